@@ -1,0 +1,51 @@
+"""Checks of numbers and names that users pass: converted or refused, with a message that helps.
+
+Imports the standard library only; arrays are checked by ``fastnet.kernels.doors``.
+"""
+
+import math
+import numbers
+import operator
+from collections.abc import Collection
+from typing import Any
+
+_LARGEST_SEED = 2**64 - 1
+
+
+def number(name: str, value: Any, least: float = -math.inf, above: float = -math.inf, below: float = math.inf) -> float:
+    """A finite number with ``value >= least``, ``value > above`` and ``value < below``."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} is {value!r}; expected a number")
+    limits = [f">= {least:g}"] * (least > -math.inf) + [f"> {above:g}"] * (above > -math.inf)
+    limits += [f"< {below:g}"] * (below < math.inf)
+    if not (math.isfinite(value) and value >= least and value > above and value < below):
+        raise ValueError(f"{name} is {value!r}; expected a finite number {' and '.join(limits)}".rstrip())
+    return float(value)
+
+
+def integer(name: str, value: Any, least: int, hint: str = "") -> int:
+    """A whole number of at least ``least``."""
+    if isinstance(value, bool):
+        raise TypeError(f"{name} is {value!r}; expected a whole number{hint}")
+    try:
+        whole = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} is {value!r}; expected a whole number{hint}") from None
+    if whole < least:
+        raise ValueError(f"{name} is {value!r}; expected a whole number of at least {least}{hint}")
+    return whole
+
+
+def seed(value: Any) -> int:
+    """A seed: a whole number from 0 to 2^64 - 1."""
+    whole = integer("seed", value, least=0)
+    if whole > _LARGEST_SEED:
+        raise ValueError(f"seed is {value!r}; expected at most 2**64 - 1")
+    return whole
+
+
+def choice(name: str, value: Any, known: Collection[str]) -> str:
+    """One of the known names."""
+    if not isinstance(value, str) or value not in known:
+        raise ValueError(f"unknown {name} {value!r}; there are: {', '.join(known)}")
+    return value

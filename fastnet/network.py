@@ -1,0 +1,293 @@
+"""Network: layer sizes, one flat parameter vector and its views, predictions.
+
+Imports `fastnet.kernels`. No arithmetic on arrays lives here.
+"""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
+
+from . import _checks
+from .kernels import doors, rng
+from .kernels.contracts import Array
+from .kernels.epoch import LOSSES, Engine, layer_views, parameter_count
+from .kernels.reference import ACTIVATIONS
+
+_ACTIVATION_NAMES = tuple(activation.name for activation in ACTIVATIONS)
+_HE = ("relu",)  # He's scale for the relu family, Glorot's for the rest
+
+
+class Network:
+    """A dense feed-forward network: Z = X W^T + b and A = activation(Z), layer after layer.
+
+    Parameters
+    ----------
+    sizes : sequence of int
+        Inputs, hidden sizes if any, outputs: ``[64, 128, 10]``.
+    hidden : str or sequence of str, default "relu"
+        Activation of the hidden layers, or one for each: "identity", "relu", "tanh", "sigmoid".
+    output : str, default "identity"
+        Activation of the last layer.
+    dtype : {"float32", "float64"}, default "float32"
+        Of the parameters and of everything computed; inputs are converted to it.
+    seed : int, default 0
+        Initial weights are a function of seed, sizes and activations alone: uniform, of He's scale
+        (limit sqrt(6 / inputs)) for relu and of Glorot's (limit sqrt(6 / (inputs + outputs))) for the
+        rest, biases zero.
+
+    Attributes
+    ----------
+    parameters : ndarray, shape (P,)
+        All parameters, writable: W1, b1, W2, b2, ..., row-major, no padding.
+    weights, biases : tuple of ndarray
+        Writable views into ``parameters``, W (k, n) and b (k,), one a layer.
+    layer_sizes : tuple of int
+    activations : tuple of str
+        One a layer.
+    loss : str or None
+        What the network was last trained with; `predict_proba` needs it.
+
+    Raises
+    ------
+    TypeError
+        If an argument is of the wrong type.
+    ValueError
+        If a size is below 1, there are fewer than two sizes, or a name is unknown.
+
+    Examples
+    --------
+    >>> from fastnet import Network
+    >>> net = Network([2, 3, 1], seed=0)
+    >>> net.predict([[0.5, 1.0]]).shape
+    (1, 1)
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        hidden: str | Sequence[str] = "relu",
+        output: str = "identity",
+        dtype: DTypeLike = "float32",
+        seed: int = 0,
+    ) -> None:
+        self.layer_sizes = _sizes(sizes)
+        self.activations = _activations(hidden, output, len(self.layer_sizes) - 2)
+        self.dtype = _dtype(dtype)
+        self.seed = _checks.seed(seed)
+        self.loss: str | None = None
+        self._parameters = np.zeros(parameter_count(self.layer_sizes), self.dtype)
+        for i, W in enumerate(self.weights):
+            k, n = W.shape
+            limit = math.sqrt(6 / n) if self.activations[i] in _HE else math.sqrt(6 / (n + k))
+            W[...] = ((2 * rng.uniform(self.seed, rng.WEIGHTS, i, k * n) - 1) * limit).reshape(k, n)
+
+    # ------------------------------------------------------------------------------------ parameters
+
+    @property
+    def parameters(self) -> Array:
+        """All parameters, one flat vector (P,)."""
+        return self._parameters
+
+    @property
+    def weights(self) -> tuple[Array, ...]:
+        """Views W (k, n), one a layer."""
+        return tuple(W for W, _ in layer_views(self._parameters, self.layer_sizes))
+
+    @property
+    def biases(self) -> tuple[Array, ...]:
+        """Views b (k,), one a layer."""
+        return tuple(b for _, b in layer_views(self._parameters, self.layer_sizes))
+
+    # ------------------------------------------------------------------------------------ prediction
+
+    def predict(self, X: ArrayLike) -> Array:
+        """Raw outputs, whatever the loss.
+
+        Parameters
+        ----------
+        X : array_like, shape (B, n_in)
+            One sample a row.
+
+        Returns
+        -------
+        ndarray, shape (B, n_out)
+
+        Raises
+        ------
+        TypeError
+            If X is not made of real numbers.
+        ValueError
+            If X is of the wrong shape, empty, or holds NaN or infinity.
+        """
+        X = self.check_inputs(X)
+        return self.engine(rows=min(len(X), 1024)).predict(X)
+
+    def predict_proba(self, X: ArrayLike) -> Array:
+        """Class probabilities: the softmax of the outputs.
+
+        Parameters
+        ----------
+        X : array_like, shape (B, n_in)
+            One sample a row.
+
+        Returns
+        -------
+        ndarray, shape (B, n_out)
+            Rows sum to 1.
+
+        Raises
+        ------
+        RuntimeError
+            If the network was not trained with cross_entropy: its outputs are then no logits.
+        TypeError, ValueError
+            As `predict`.
+        """
+        if self.loss != "cross_entropy":
+            trained = f"was trained with {self.loss}" if self.loss else "has not been trained"
+            raise RuntimeError(
+                f"this network {trained}, so its outputs are no probabilities; "
+                'train it with Trainer(net, loss="cross_entropy"), or use predict'
+            )
+        X = self.check_inputs(X)
+        return self.engine(rows=min(len(X), 1024)).predict(X, probabilities=True)
+
+    def loss_and_gradient(self, X: ArrayLike, y: ArrayLike, loss: str = "mse") -> tuple[float, Array]:
+        """The objective that training minimises, and its gradient, at the present parameters.
+
+        Parameters
+        ----------
+        X : array_like, shape (B, n_in)
+            One sample a row.
+        y : array_like
+            Targets, as `Trainer.fit` takes them for this loss.
+        loss : {"mse", "cross_entropy"}, default "mse"
+            For mse the objective is the mean over rows of the sum over outputs of the squared error.
+
+        Returns
+        -------
+        objective : float
+        gradient : ndarray, shape (P,)
+            In the order of ``parameters``.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `Trainer.fit`.
+        """
+        self.check_loss(loss)
+        X = self.check_inputs(X)
+        y = self.check_targets(y, len(X), loss)
+        engine = self.engine(loss=loss, rows=len(X))
+        value, _ = engine.loss_and_gradient(X, y)
+        return engine.objective(value, y), engine.gradient
+
+    def engine(self, loss: str = "mse", rung: str = "auto", rows: int = 1024) -> Engine:
+        """An engine over this network's own parameters."""
+        codes = [_ACTIVATION_NAMES.index(name) for name in self.activations]
+        return Engine(self._parameters, self.layer_sizes, codes, loss, rung, rows)
+
+    # ----------------------------------------------------------------------------------------- doors
+
+    def check_inputs(self, X: ArrayLike, name: str = "X") -> Array:
+        """X as a contiguous matrix of this network's dtype, or an error that says what is wrong with it."""
+        (X,) = doors.floats(**{name: X})
+        doors.matrix(name, X)
+        if X.shape[1] != self.layer_sizes[0]:
+            raise ValueError(
+                f"{name} has {X.shape[1]} columns; this network takes {self.layer_sizes[0]} "
+                f"(layer sizes {list(self.layer_sizes)})"
+            )
+        return self._converted(X, name)
+
+    def check_targets(self, y: ArrayLike, rows: int, loss: str, name: str = "y") -> Array:
+        """y as training needs it: labels (B,) for cross_entropy, else a matrix (B, n_out)."""
+        outputs = self.layer_sizes[-1]
+        if loss == "cross_entropy":
+            return doors.labels(name, y, rows, outputs)
+        (y,) = doors.floats(**{name: y})
+        expected = f"({rows}, {outputs})" + (f" or ({rows},)" if outputs == 1 else "")
+        if y.shape == (rows,) and outputs == 1:
+            y = y.reshape(rows, 1)
+        if y.shape != (rows, outputs):
+            labels = '; for class labels use loss="cross_entropy"' if y.shape == (rows,) else ""
+            raise ValueError(f"{name} has shape {y.shape}; expected {expected}, one row for each of X{labels}")
+        return self._converted(y, name)
+
+    def check_loss(self, loss: str) -> None:
+        """Refuse a loss that is unknown or that these outputs do not fit."""
+        _checks.choice("loss", loss, LOSSES)
+        if loss == "cross_entropy":
+            if self.activations[-1] != "identity":
+                raise ValueError(
+                    f"cross_entropy applies softmax to raw outputs, but this network's output is "
+                    f'{self.activations[-1]!r}; build it with output="identity"'
+                )
+            if self.layer_sizes[-1] < 2:
+                raise ValueError("cross_entropy needs one output for each class, at least 2; this network has 1")
+
+    def _converted(self, array: Array, name: str) -> Array:
+        doors.nonempty(name, array)
+        with np.errstate(over="ignore"):
+            converted = np.ascontiguousarray(array, self.dtype)
+        doors.finite(name, array)
+        if converted.dtype != array.dtype:
+            try:
+                doors.finite(name, converted)
+            except ValueError:
+                raise ValueError(
+                    f'{name} holds numbers too large for float32; scale it or use dtype="float64"'
+                ) from None
+        return converted
+
+    # --------------------------------------------------------------------------------------- summary
+
+    def summary(self) -> str:
+        """A table of the layers and their parameters, as text."""
+        lines = [f"{'layer':<8}{'inputs':>8}{'outputs':>9}  {'activation':<12}{'parameters':>12}"]
+        for i, ((n, k), activation) in enumerate(zip(pairwise(self.layer_sizes), self.activations, strict=True)):
+            lines.append(f"{f'dense {i + 1}':<8}{n:>8}{k:>9}  {activation:<12}{(n + 1) * k:>12,}")
+        size = self._parameters.nbytes
+        amount = f"{size / 2**20:.1f} MiB" if size >= 2**20 else f"{size / 1024:.1f} KiB"
+        lines.append(f"total {self._parameters.size:,} parameters, {self.dtype}, {amount}")
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        *hidden, output = self.activations
+        return (
+            f"Network({list(self.layer_sizes)}, hidden={hidden}, output={output!r}, "
+            f"dtype={self.dtype.name!r}, seed={self.seed})"
+        )
+
+
+def _sizes(sizes: Any) -> tuple[int, ...]:
+    if isinstance(sizes, (str, bytes)) or not hasattr(sizes, "__iter__"):
+        raise TypeError(f"sizes is {sizes!r}; expected a list such as [64, 128, 10]")
+    found = tuple(_checks.integer(f"sizes[{i}]", size, least=1) for i, size in enumerate(sizes))
+    if len(found) < 2:
+        raise ValueError(f"sizes is {list(found)}; expected at least inputs and outputs, such as [64, 10]")
+    return found
+
+
+def _activations(hidden: Any, output: Any, hidden_layers: int) -> tuple[str, ...]:
+    names = [hidden] * hidden_layers if isinstance(hidden, str) else list(hidden)
+    if len(names) != hidden_layers:
+        raise ValueError(f"hidden names {len(names)} activations; this network has {hidden_layers} hidden layers")
+    if isinstance(hidden, str):
+        _checks.choice("hidden activation", hidden, _ACTIVATION_NAMES)
+    for name in names:
+        _checks.choice("hidden activation", name, _ACTIVATION_NAMES)
+    return (*names, _checks.choice("output activation", output, _ACTIVATION_NAMES))
+
+
+def _dtype(dtype: Any) -> np.dtype[Any]:
+    try:
+        found = np.dtype(dtype)
+    except TypeError:
+        found = None
+    if dtype is None or found not in (np.dtype(np.float32), np.dtype(np.float64)):
+        raise ValueError(f"dtype is {dtype!r}; expected 'float32' or 'float64'")
+    return found

@@ -1,0 +1,50 @@
+"""Curves as plain text, for terminals, pipes and log files.
+
+Imports the standard library only.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+_MARKS = "*o+x"
+_LOG_FROM = 20.0  # a range of more than this factor is shown on a logarithmic scale
+
+
+def curves(named: Mapping[str, Sequence[float]], width: int = 64, height: int = 12) -> str:
+    """Draw curves over the same epochs.
+
+    Parameters
+    ----------
+    named : mapping of str to sequence of float
+        One value an epoch; what is not finite is left out. Later curves are drawn over earlier ones.
+    width, height : int, default 64 and 12
+        Size of the drawing in characters, without its axes.
+
+    Returns
+    -------
+    str
+        Lines of ASCII, with the smallest and largest value and the first and last epoch.
+    """
+    values = [value for curve in named.values() for value in curve if math.isfinite(value)]
+    if not values:
+        return "(nothing to draw: no value is finite)"
+    low, high = min(values), max(values)
+    logarithmic = low > 0 and high > _LOG_FROM * low
+    scale = math.log if logarithmic else float
+    span = (scale(high) - scale(low)) or 1.0
+    epochs = max(len(curve) for curve in named.values())
+    columns = min(width, max(2, epochs))
+    grid = [[" "] * columns for _ in range(height)]
+    for mark, curve in zip(_MARKS, named.values(), strict=False):
+        for column in range(columns):
+            value = curve[round(column * (len(curve) - 1) / (columns - 1))]
+            if math.isfinite(value):
+                grid[round((scale(high) - scale(value)) / span * (height - 1))][column] = mark
+    labels = {0: f"{high:.3g}", height - 1: f"{low:.3g}"}
+    margin = max(map(len, labels.values()))
+    lines = [f"{labels.get(i, ''):>{margin}} |{''.join(row).rstrip()}" for i, row in enumerate(grid)]
+    lines.append(f"{'':>{margin}} +{'-' * columns}")
+    lines.append(f"{'':>{margin}}  {'0':<{columns - len(str(epochs - 1))}}{epochs - 1}  epoch")
+    legend = "   ".join(f"{mark} {name}" for mark, name in zip(_MARKS, named, strict=False))
+    lines.append(f"{'':>{margin}}  {legend}{'   (log scale)' if logarithmic else ''}")
+    return "\n".join(lines)

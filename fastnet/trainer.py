@@ -1,0 +1,300 @@
+"""Trainer: epochs, batches, validation, early stopping.
+
+Imports the network, the optimizers, the history and ``fastnet.kernels``. No arithmetic on arrays lives here.
+"""
+
+import math
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+from tqdm import tqdm
+
+from . import _checks
+from .data import split
+from .history import History
+from .kernels import rng
+from .kernels.contracts import Array
+from .kernels.epoch import Engine
+from .network import Network
+from .optimizers import SGD, Adam
+
+BACKENDS = {"numpy": "reference", "serial": "loops", "auto": "loops"}
+"""The rung of the kernel table that each backend runs on."""
+
+Callback = Callable[[dict[str, float]], Any]
+
+
+class _State(NamedTuple):
+    """What training changes besides the History; a snapshot holds copies."""
+
+    parameters: Array
+    vectors: tuple[Array, ...]
+    step: int
+
+
+class _Watch:
+    """The best state so far, and how many epochs ago that was."""
+
+    def __init__(self, start: _State) -> None:
+        self.best = start
+        self.value = math.inf
+        self.age = 0
+
+    def see(self, value: float, snapshot: Callable[[], _State]) -> None:
+        self.age += 1
+        if value < self.value:
+            self.best, self.value, self.age = snapshot(), value, 0
+
+
+class Trainer:
+    """Trains a network by gradient descent over batches.
+
+    Per batch it minimises the mean over rows of the sum over outputs: for mse that is the article's
+    gradient 2 (A - y) / B, k times the derivative of the reported mean over all elements.
+
+    Parameters
+    ----------
+    network : Network
+        Trained in place.
+    loss : {"mse", "cross_entropy"}, default "mse"
+        cross_entropy takes class labels and applies softmax to the outputs itself.
+    optimizer : SGD or Adam, default SGD(0.01)
+    batch_size : int or None, default 32
+        Rows a step: 1 is stochastic gradient descent, None the full batch. The last batch may be short.
+    shuffle : bool, default True
+        Visit the rows in another order each epoch, a function of seed and epoch. False is the plain loop.
+    seed : int, default 0
+        Of the shuffling and of ``validation_split``.
+    backend : {"auto", "numpy", "serial"}, default "auto"
+        numpy is the reference, serial the compiled kernels on one thread; auto picks serial.
+
+    Attributes
+    ----------
+    network : Network
+    history : History
+        Cumulative over all calls of `fit`.
+    backend : str
+        What runs: "auto" is resolved.
+
+    Raises
+    ------
+    TypeError
+        If an argument is of the wrong type.
+    ValueError
+        If a name is unknown, a number out of range, or the loss does not fit the network's outputs.
+
+    Examples
+    --------
+    >>> import fastnet.data
+    >>> from fastnet import Adam, Network, Trainer
+    >>> X, y = fastnet.data.digits()
+    >>> trainer = Trainer(Network([64, 32, 10]), loss="cross_entropy", optimizer=Adam())
+    >>> history = trainer.fit(X, y, epochs=5)
+    >>> trainer.evaluate(X, y)["accuracy"] > 0.9
+    True
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        loss: str = "mse",
+        optimizer: SGD | Adam = SGD(0.01),  # noqa: B008 - frozen
+        batch_size: int | None = 32,
+        *,
+        shuffle: bool = True,
+        seed: int = 0,
+        backend: str = "auto",
+    ) -> None:
+        if not isinstance(network, Network):
+            raise TypeError(f"network is a {type(network).__name__}; expected a fastnet.Network")
+        if not isinstance(optimizer, (SGD, Adam)):
+            raise TypeError(f"optimizer is {optimizer!r}; expected one such as SGD(0.01) or Adam()")
+        if not isinstance(shuffle, (bool, np.bool_)):
+            raise TypeError(f"shuffle is {shuffle!r}; expected True or False")
+        network.check_loss(loss)
+        if batch_size is not None:
+            batch_size = _checks.integer("batch_size", batch_size, least=1, hint=", or None for the full batch")
+        self.network = network
+        self.loss = loss
+        self.optimizer = optimizer
+        self.batch_size = batch_size
+        self.shuffle = bool(shuffle)
+        self.seed = _checks.seed(seed)
+        rung = BACKENDS[_checks.choice("backend", backend, BACKENDS)]
+        self.backend = "serial" if backend == "auto" else backend
+        self.history = History()
+        self._rung = rung
+        self._vectors = tuple(np.zeros_like(network.parameters) for _ in range(optimizer.vectors))
+        self._step = 0
+
+    # ---------------------------------------------------------------------------------------- fitting
+
+    def fit(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        epochs: int = 100,
+        *,
+        validation_data: tuple[ArrayLike, ArrayLike] | None = None,
+        validation_split: float | None = None,
+        patience: int | None = None,
+        callbacks: Iterable[Callback] = (),
+        progress: bool | None = None,
+    ) -> History:
+        """Train for further epochs: called again it goes on where it stopped.
+
+        Parameters
+        ----------
+        X : array_like, shape (n, n_in)
+            One sample a row; converted to the network's dtype.
+        y : array_like
+            For mse targets (n, n_out), or (n,) for one output; for cross_entropy labels (n,) from 0 to
+            n_out - 1, or one-hot rows (n, n_out).
+        epochs : int, default 100
+            Passes over the data.
+        validation_data : tuple (X, y), optional
+            Measured after every epoch, never trained on.
+        validation_split : float, optional
+            Share of the rows to hold out instead, chosen by the seed, 0 < share < 1.
+        patience : int, optional
+            Stop after this many epochs without a new best ``val_loss`` (``loss`` where there is no
+            validation); at the end the network holds the best parameters of this call, and the optimizer
+            the state that goes with them.
+        callbacks : iterable of callable
+            Each is called after every epoch with its row, a dict such as ``{"epoch": 3, "loss": 0.1}``; if
+            one returns true, training stops.
+        progress : bool, optional
+            A bar on standard error; by default only where that is a terminal.
+
+        Returns
+        -------
+        History
+            The trainer's one cumulative history: ``loss`` is the row-weighted mean of the batches' losses
+            before each update.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If anything that arrives is of the wrong type, shape or range, or holds NaN or infinity;
+            nothing has been changed then.
+
+        Warns
+        -----
+        RuntimeWarning
+            If the loss or a parameter stops being finite: training ends, and the network holds the best
+            finite parameters of this call.
+        """
+        X, y, validation = self._data(X, y, validation_data, validation_split)
+        epochs = _checks.integer("epochs", epochs, least=1)
+        if patience is not None:
+            patience = _checks.integer("patience", patience, least=1, hint=", or None")
+        callbacks = tuple(callbacks)
+        for callback in callbacks:
+            if not callable(callback):
+                raise TypeError(f"callbacks holds {callback!r}; expected functions of an epoch's row")
+        show = sys.stderr.isatty() if progress is None else bool(progress)
+
+        self.network.loss = self.loss
+        batch_size = len(X) if self.batch_size is None else min(self.batch_size, len(X))
+        watch = _Watch(self._snapshot())
+        try:
+            with tqdm(total=epochs, unit="epoch", disable=not show, file=sys.stderr, dynamic_ncols=True) as bar:
+                for row in self._epochs(X, y, validation, epochs, batch_size):
+                    epoch = self.history.epochs
+                    self.history.append(row)
+                    if not (math.isfinite(row["loss"]) and np.isfinite(self.network.parameters).all()):
+                        self._restore(watch.best)
+                        warnings.warn(
+                            f"training diverged in epoch {epoch}: the loss or a parameter is no longer finite. The "
+                            "network holds the best finite parameters of this call; lower the learning rate, or scale "
+                            "the data",
+                            RuntimeWarning,
+                            stacklevel=2,
+                        )
+                        break
+                    watch.see(row.get("val_loss", row["loss"]), self._snapshot)
+                    bar.set_postfix({name: f"{value:.4g}" for name, value in row.items()}, refresh=False)
+                    bar.update()
+                    wants_stop = [callback({"epoch": epoch, **row}) for callback in callbacks]
+                    if any(wants_stop) or (patience is not None and watch.age >= patience):
+                        break
+        finally:  # Ctrl-C included
+            if patience is not None:
+                self._restore(watch.best)
+        return self.history
+
+    def _epochs(
+        self, X: Array, y: Array, validation: tuple[Array, Array] | None, epochs: int, batch_size: int
+    ) -> Iterator[dict[str, float]]:
+        """Train epoch after epoch; each yields its row."""
+        engine = self._engine(batch_size)
+        for _ in range(epochs):
+            order = rng.permutation(self.seed, rng.ORDER, self.history.epochs, len(X)) if self.shuffle else None
+            row = engine.train_epoch(self._update, X, y, order, batch_size)
+            if validation is not None:
+                row |= {f"val_{name}": value for name, value in engine.evaluate(*validation).items()}
+            yield row
+
+    def evaluate(self, X: ArrayLike, y: ArrayLike) -> dict[str, float]:
+        """Loss, and for classification accuracy, at the present parameters.
+
+        Parameters
+        ----------
+        X, y : array_like
+            As `fit` takes them.
+
+        Returns
+        -------
+        dict
+            ``{"loss": ...}`` or ``{"loss": ..., "accuracy": ...}``.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `fit`.
+        """
+        X, y = self._pair(X, y, "X", "y")
+        return self._engine(min(len(X), 1024)).evaluate(X, y)
+
+    # ---------------------------------------------------------------------------------------- inside
+
+    def _engine(self, rows: int) -> Engine:
+        return self.network.engine(loss=self.loss, rung=self._rung, rows=rows)
+
+    def _update(self, parameters: Array, gradient: Array) -> None:
+        self._step += 1
+        self.optimizer.update(self._rung, parameters, gradient, self._vectors, self._step)
+
+    def _snapshot(self) -> _State:
+        return _State(self.network.parameters.copy(), tuple(vector.copy() for vector in self._vectors), self._step)
+
+    def _restore(self, state: _State) -> None:
+        self.network.parameters[...] = state.parameters
+        for vector, kept in zip(self._vectors, state.vectors, strict=True):
+            vector[...] = kept
+        self._step = state.step
+
+    def _pair(self, X: ArrayLike, y: ArrayLike, X_name: str, y_name: str) -> tuple[Array, Array]:
+        X = self.network.check_inputs(X, X_name)
+        return X, self.network.check_targets(y, len(X), self.loss, y_name)
+
+    def _data(
+        self, X: ArrayLike, y: ArrayLike, data: tuple[ArrayLike, ArrayLike] | None, share: float | None
+    ) -> tuple[Array, Array, tuple[Array, Array] | None]:
+        """Everything that training and validation read, checked and converted."""
+        X, y = self._pair(X, y, "X", "y")
+        if data is not None and share is not None:
+            raise ValueError("validation_data and validation_split are both given; expected one of them")
+        if data is not None:
+            if not isinstance(data, (tuple, list)) or len(data) != 2:
+                raise TypeError("validation_data must be a pair (X, y)")
+            return X, y, self._pair(*data, "validation X", "validation y")
+        if share is None:
+            return X, y, None
+        share = _checks.number("validation_split", share, above=0, below=1)
+        X, X_held_out, y, y_held_out = split(X, y, share, self.seed)
+        return X, y, (X_held_out, y_held_out)

@@ -1,0 +1,127 @@
+"""Checks at the door: what arrives is converted or refused before anything is computed or overwritten.
+
+Imports NumPy only. Every message says what arrived, what was expected and what to do.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Array = NDArray[Any]
+
+_FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+_SLICE_ELEMENTS = 1 << 18  # searched at a time for NaN, so that no mask of the whole array is made
+
+
+def floats(**arrays: ArrayLike) -> list[Array]:
+    """Convert named inputs to float arrays of one dtype.
+
+    Mixed floats promote; integers and booleans become float64; float16 becomes float32.
+
+    Raises
+    ------
+    TypeError
+        If an input is not made of real numbers, or is of a float type wider than float64.
+    """
+    found = []
+    for name, value in arrays.items():
+        array = value if type(value) is np.ndarray else _as_array(name, value)
+        if array.dtype not in _FLOATS:
+            array = _to_float(name, array)
+        found.append(array)
+    if any(array.dtype != found[0].dtype for array in found):
+        found = [array.astype(np.float64, copy=False) for array in found]
+    return found
+
+
+def _as_array(name: str, value: ArrayLike) -> Array:
+    try:
+        return np.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"{name} is not an array: its rows differ in length ({error})") from None
+
+
+def _to_float(name: str, array: Array) -> Array:
+    if array.dtype.kind in "iub":
+        return array.astype(np.float64)
+    if array.dtype.kind == "f" and array.dtype.itemsize <= 8:  # float16, or another byte order
+        return array.astype(np.float64 if array.dtype.itemsize == 8 else np.float32)
+    raise TypeError(f"{name} has dtype {array.dtype}; expected float32, float64 or integers: convert it first")
+
+
+def matrix(name: str, array: Array) -> None:
+    """Refuse what is not two-dimensional."""
+    if array.ndim != 2:
+        hint = f"; for one sample use {name}.reshape(1, -1)" if array.ndim == 1 else ""
+        raise ValueError(f"{name} has shape {array.shape}; expected two dimensions, one sample a row{hint}")
+
+
+def same_shape(name: str, array: Array, other_name: str, other: Array) -> None:
+    """Refuse arrays of different shapes, which NumPy would broadcast: (B,) against (B, 1) gives (B, B)."""
+    if array.shape != other.shape:
+        raise ValueError(f"{name} has shape {array.shape} but {other_name} has {other.shape}; they must be the same")
+
+
+def nonempty(name: str, array: Array) -> None:
+    """Refuse an array without elements."""
+    if array.size == 0:
+        raise ValueError(f"{name} is empty (shape {array.shape}); expected at least one row and one column")
+
+
+def finite(name: str, array: Array) -> None:
+    """Refuse NaN and infinity, by name and position."""
+    if array.ndim == 0 or array.size == 0:
+        return
+    rows = max(1, _SLICE_ELEMENTS * len(array) // array.size)
+    for start in range(0, len(array), rows):
+        piece = array[start : start + rows]
+        if not np.isfinite(piece).all():
+            position = tuple(int(i) for i in np.argwhere(~np.isfinite(piece))[0])
+            what = "NaN" if np.isnan(piece[position]) else "infinity"
+            where = (position[0] + start, *position[1:])
+            place = f"row {where[0]}" + "".join(f", column {column}" for column in where[1:])
+            raise ValueError(f"{name} holds {what} at {place}; remove or replace such values first")
+
+
+def labels(name: str, value: ArrayLike, rows: int, classes: int) -> NDArray[np.int64]:
+    """Class labels (rows,) as int64, from integers 0..classes-1 or from one-hot rows (rows, classes).
+
+    Raises
+    ------
+    TypeError
+        If they are not numbers.
+    ValueError
+        If they are of another shape, not whole, out of range, or rows are not one-hot.
+    """
+    array = _as_array(name, value)
+    if array.dtype.kind not in "iubf":
+        raise TypeError(f"{name} has dtype {array.dtype}; expected class labels 0..{classes - 1}: number the classes")
+    if array.shape == (rows, classes):
+        return _from_one_hot(name, array)
+    if array.shape != (rows,):
+        hint = f"; use {name}.ravel()" if array.shape == (rows, 1) else ""
+        raise ValueError(
+            f"{name} has shape {array.shape}; expected ({rows},) class labels or ({rows}, {classes}) one-hot rows, "
+            f"one for each row of X{hint}"
+        )
+    finite(name, array)
+    with np.errstate(invalid="ignore"):  # 1e300 becomes some integer, and is refused below
+        whole = array.astype(np.int64)
+    wrong = np.flatnonzero((whole != array) | (whole < 0) | (whole >= classes))
+    if wrong.size:
+        row = int(wrong[0])
+        raise ValueError(
+            f"{name} holds {array[row]} in row {row}; expected whole class labels from 0 to {classes - 1}, "
+            "one for each output of the network"
+        )
+    return whole
+
+
+def _from_one_hot(name: str, array: Array) -> NDArray[np.int64]:
+    hot = array == 1
+    wrong = np.flatnonzero((np.count_nonzero(hot, axis=1) != 1) | (np.count_nonzero(array, axis=1) != 1))
+    if wrong.size:
+        row = int(wrong[0])
+        raise ValueError(f"{name} is not one-hot in row {row}: {array[row]}; expected a single 1 among zeros")
+    return hot.argmax(axis=1).astype(np.int64)

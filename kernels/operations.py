@@ -1,0 +1,486 @@
+"""The public kernel functions: check at the door, allocate the result, call a variant.
+
+Imports `doors` and `variants`. Names and shapes are the article-style ones: one sample a row, X (B, n),
+W (k, n), b (k,), Z and A (B, k). Everywhere: float32 and float64 are taken as they are, mixed floats
+promote, integers become float64, lists and arrays of any strides are converted; NaN and infinity pass
+through the arithmetic. ``variant`` names a rung, "auto" the promoted one; `variants` lists them.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from . import doors, elementwise
+from .contracts import Array
+from .variants import find
+
+# ------------------------------------------------------------------------------------------- layers
+
+
+def matmul(A: ArrayLike, B: ArrayLike, out: Array | None = None, variant: str = "auto") -> Array:
+    """Matrix product, C = A B.
+
+    Parameters
+    ----------
+    A : array_like, shape (M, K)
+        Left factor, of any strides: ``A.T`` costs no copy.
+    B : array_like, shape (K, N)
+        Right factor, of any strides.
+    out : ndarray, shape (M, N), optional
+        Where to put the product, of the product's dtype. It may overlap A or B.
+    variant : str, default "auto"
+        The rung to run.
+
+    Returns
+    -------
+    ndarray, shape (M, N)
+        ``out``, or a new array.
+
+    Raises
+    ------
+    TypeError
+        If an input is not made of real numbers, or ``out`` is not an array of the right dtype.
+    ValueError
+        If the shapes do not fit, ``out`` cannot be written, or there is no such variant.
+    """
+    A, B = doors.floats(A=A, B=B)
+    if A.ndim != 2 or B.ndim != 2 or A.shape[1] != B.shape[0]:
+        raise ValueError(f"cannot multiply A {A.shape} by B {B.shape}; expected (M, K) and (K, N)")
+    multiply = find("matmul", variant)
+    shape = (A.shape[0], B.shape[1])
+    if out is None:
+        C = np.empty(shape, A.dtype)
+        multiply(A, B, C)
+        return C
+    if not isinstance(out, np.ndarray) or out.dtype != A.dtype:
+        arrived = f"an array of {out.dtype}" if isinstance(out, np.ndarray) else f"a {type(out).__name__}"
+        raise TypeError(f"out is {arrived}; expected an array of {A.dtype}, the product's dtype")
+    if out.shape != shape or not out.flags.writeable:
+        state = "" if out.flags.writeable else ", read-only"
+        raise ValueError(f"out has shape {out.shape}{state}; expected a writable array of shape {shape}")
+    if np.may_share_memory(out, A) or np.may_share_memory(out, B):
+        C = np.empty(shape, A.dtype)
+        multiply(A, B, C)
+        out[...] = C
+    else:
+        multiply(A, B, out)
+    return out
+
+
+def dense_forward(
+    X: ArrayLike, W: ArrayLike, b: ArrayLike, activation: Callable[[Array], Any], variant: str = "auto"
+) -> tuple[Array, Array]:
+    """One dense layer, forward: Z = X W^T + b, A = activation(Z).
+
+    Parameters
+    ----------
+    X : array_like, shape (B, n)
+        A batch, one sample a row.
+    W : array_like, shape (k, n)
+        Weights, one neuron a row.
+    b : array_like, shape (k,)
+        Biases.
+    activation : callable
+        One of this package's activations (`identity`, `relu`, `tanh`, `sigmoid`), which is then fused
+        into the layer, or any function of Z.
+    variant : str, default "auto"
+        The rung to run.
+
+    Returns
+    -------
+    A : ndarray, shape (B, k)
+        The layer's output.
+    Z : ndarray, shape (B, k)
+        What the activation was applied to; `dense_backward_batch` needs it.
+
+    Raises
+    ------
+    TypeError
+        If an input is not made of real numbers, or ``activation`` is not callable.
+    ValueError
+        If the shapes do not fit, or there is no such variant.
+    """
+    X, W, b = (np.ascontiguousarray(array) for array in doors.floats(X=X, W=W, b=b))
+    _check_layer(X, W)
+    if b.shape != W.shape[:1]:
+        raise ValueError(f"b has shape {b.shape}; expected ({W.shape[0]},), one bias for each row of W {W.shape}")
+    forward = find("dense_forward", variant)
+    _check_callable("activation", activation)
+    code = _ACTIVATION_CODES.get(activation)
+    A, Z = (np.empty((len(X), len(W)), X.dtype) for _ in range(2))
+    forward(X, W, b, elementwise.IDENTITY if code is None else code, A, Z)
+    if code is None:
+        A = _same_shaped("activation(Z)", activation(Z), Z)
+    return A, Z
+
+
+def dense_backward_batch(
+    X: ArrayLike,
+    Z: ArrayLike,
+    dL_dA: ArrayLike,
+    W: ArrayLike,
+    activation_derivative: Callable[[Array], Any],
+    variant: str = "auto",
+) -> tuple[Array, Array, Array]:
+    """One dense layer, backward: dZ = dL_dA * activation'(Z), dW = dZ^T X, db = sum of dZ's rows, dX = dZ W.
+
+    Parameters
+    ----------
+    X : array_like, shape (B, n)
+        The batch that went into the layer.
+    Z : array_like, shape (B, k)
+        As returned by `dense_forward`.
+    dL_dA : array_like, shape (B, k)
+        Gradient of the loss with respect to the layer's output.
+    W : array_like, shape (k, n)
+        Weights.
+    activation_derivative : callable
+        One of this package's derivatives (`relu_derivative` and so on), which is then fused into the
+        layer, or any function of Z that returns an array of Z's shape or a number.
+    variant : str, default "auto"
+        The rung to run.
+
+    Returns
+    -------
+    dW : ndarray, shape (k, n)
+        Gradient with respect to the weights, summed over the batch.
+    db : ndarray, shape (k,)
+        Gradient with respect to the biases.
+    dX : ndarray, shape (B, n)
+        Gradient with respect to the layer's input: the ``dL_dA`` of the layer before.
+
+    Raises
+    ------
+    TypeError
+        If an input is not made of real numbers, or ``activation_derivative`` is not callable.
+    ValueError
+        If the shapes do not fit, or there is no such variant.
+    """
+    X, Z, dL_dA, W = doors.floats(X=X, Z=Z, dL_dA=dL_dA, W=W)
+    _check_layer(X, W)
+    for name, array in (("Z", Z), ("dL_dA", dL_dA)):
+        if array.shape != (len(X), len(W)):
+            raise ValueError(f"{name} has shape {array.shape}; expected {(len(X), len(W))}, rows of X by rows of W")
+    backward = find("dense_backward_batch", variant)
+    _check_callable("activation_derivative", activation_derivative)
+    code = _DERIVATIVE_CODES.get(activation_derivative)
+    if code is None:
+        slope = activation_derivative(Z)
+        if np.ndim(slope) != 0:
+            slope = _same_shaped("activation_derivative(Z)", slope, Z)
+        dL_dA = np.multiply(dL_dA, slope, dtype=Z.dtype, casting="same_kind")
+    X, Z, dL_dA, W = (np.ascontiguousarray(array) for array in (X, Z, dL_dA, W))
+    dW, db, dX = np.empty_like(W), np.empty(len(W), W.dtype), np.empty_like(X)
+    backward(X, Z, dL_dA, W, elementwise.IDENTITY if code is None else code, dW, db, dX)
+    return dW, db, dX
+
+
+def _check_layer(X: Array, W: Array) -> None:
+    if X.ndim != 2 or W.ndim != 2 or X.shape[1] != W.shape[1]:
+        raise ValueError(f"X {X.shape} and W {W.shape} do not fit; expected X (B, n) and W (k, n) with the same n")
+
+
+def _check_callable(name: str, value: Any) -> None:
+    if not callable(value):
+        raise TypeError(f"{name} is {value!r}; expected a function of Z, such as fastnet.kernels.relu or a lambda")
+
+
+def _same_shaped(name: str, value: Any, Z: Array) -> Array:
+    array: Array = np.asarray(value)
+    if array.shape != Z.shape:
+        raise ValueError(f"{name} returned shape {array.shape} for Z {Z.shape}; expected one value for each element")
+    return array
+
+
+# -------------------------------------------------------------------------------------- activations
+
+
+def _elementwise(operation: str, Z: ArrayLike, variant: str) -> Array:
+    (Z,) = doors.floats(Z=Z)
+    flat = np.ascontiguousarray(Z).reshape(-1)
+    out = np.empty_like(flat)
+    find(operation, variant)(flat, out)
+    shaped: Array = out.reshape(Z.shape)[()]  # a number for a number, as NumPy does it
+    return shaped
+
+
+def identity(Z: ArrayLike, variant: str = "auto") -> Array:
+    """Z itself, copied; any shape."""
+    return _elementwise("identity", Z, variant)
+
+
+def identity_derivative(Z: ArrayLike, variant: str = "auto") -> Array:
+    """1 for every element of Z; any shape."""
+    return _elementwise("identity_derivative", Z, variant)
+
+
+def relu(Z: ArrayLike, variant: str = "auto") -> Array:
+    """max(0, Z), elementwise; any shape. NaN stays NaN."""
+    return _elementwise("relu", Z, variant)
+
+
+def relu_derivative(Z: ArrayLike, variant: str = "auto") -> Array:
+    """1 where Z > 0, else 0 (at 0 too: the usual subgradient), in Z's dtype; any shape."""
+    return _elementwise("relu_derivative", Z, variant)
+
+
+def tanh(Z: ArrayLike, variant: str = "auto") -> Array:
+    """Hyperbolic tangent, elementwise; any shape."""
+    return _elementwise("tanh", Z, variant)
+
+
+def tanh_derivative(Z: ArrayLike, variant: str = "auto") -> Array:
+    """1 - tanh(Z)^2, elementwise; any shape."""
+    return _elementwise("tanh_derivative", Z, variant)
+
+
+def sigmoid(Z: ArrayLike, variant: str = "auto") -> Array:
+    """1 / (1 + exp(-Z)), elementwise, without overflow; any shape."""
+    return _elementwise("sigmoid", Z, variant)
+
+
+def sigmoid_derivative(Z: ArrayLike, variant: str = "auto") -> Array:
+    """S (1 - S) with S = sigmoid(Z), elementwise; any shape."""
+    return _elementwise("sigmoid_derivative", Z, variant)
+
+
+_ACTIVATION_CODES: dict[Any, int] = {
+    identity: elementwise.IDENTITY,
+    relu: elementwise.RELU,
+    tanh: elementwise.TANH,
+    sigmoid: elementwise.SIGMOID,
+}
+_DERIVATIVE_CODES: dict[Any, int] = {
+    identity_derivative: elementwise.IDENTITY,
+    relu_derivative: elementwise.RELU,
+    tanh_derivative: elementwise.TANH,
+    sigmoid_derivative: elementwise.SIGMOID,
+}
+
+# ------------------------------------------------------------------------------------------- losses
+
+
+def mse(y_true: ArrayLike, y_pred: ArrayLike, variant: str = "auto") -> float:
+    """Mean squared error over all elements.
+
+    Parameters
+    ----------
+    y_true, y_pred : array_like, shape (B,) or (B, k)
+        Targets and outputs, of the same shape: (B,) against (B, 1), which NumPy would broadcast to
+        (B, B), is refused.
+    variant : str, default "auto"
+        The rung to run.
+
+    Returns
+    -------
+    float
+        mean((y_pred - y_true)^2).
+
+    Raises
+    ------
+    TypeError
+        If an input is not made of real numbers.
+    ValueError
+        If the shapes differ, there are no elements, or there is no such variant.
+    """
+    return _scalar("mse", *_pair(y_true, y_pred)[:2], variant)
+
+
+def mse_derivative(y_true: ArrayLike, y_pred: ArrayLike, variant: str = "auto") -> Array:
+    """Gradient of the batch's squared error: 2 (y_pred - y_true) / B.
+
+    Divided by the number of rows only: with k outputs it is k times the derivative of `mse`.
+
+    Parameters
+    ----------
+    y_true, y_pred : array_like, shape (B,) or (B, k)
+        Targets and outputs, of the same shape.
+    variant : str, default "auto"
+        The rung to run.
+
+    Returns
+    -------
+    ndarray, shape (B,) or (B, k)
+        Gradient with respect to ``y_pred``.
+
+    Raises
+    ------
+    TypeError
+        If an input is not made of real numbers.
+    ValueError
+        If the shapes differ, there are no elements, or there is no such variant.
+    """
+    y_true, y_pred, shape = _pair(y_true, y_pred)
+    out = np.empty_like(y_pred)
+    find("mse_derivative", variant)(y_true, y_pred, out)
+    return out.reshape(shape)
+
+
+def softmax(Z: ArrayLike, variant: str = "auto") -> Array:
+    """Probabilities exp(Z) / sum exp(Z) of every row of Z (B, k); stable for outputs of any size."""
+    Z = _outputs(Z)
+    out = np.empty_like(Z)
+    find("softmax", variant)(Z, out)
+    return out
+
+
+def cross_entropy(y_true: ArrayLike, Z: ArrayLike, variant: str = "auto") -> float:
+    """Mean over the rows of -log softmax(Z)[label].
+
+    Parameters
+    ----------
+    y_true : array_like, shape (B,) or (B, k)
+        Integer labels 0..k-1, or one-hot rows.
+    Z : array_like, shape (B, k)
+        Raw outputs (logits), before any softmax.
+    variant : str, default "auto"
+        The rung to run.
+
+    Returns
+    -------
+    float
+        The loss, in nats.
+
+    Raises
+    ------
+    TypeError
+        If an input is not made of numbers.
+    ValueError
+        If the shapes do not fit, a label is out of range, or there is no such variant.
+    """
+    Z = _outputs(Z)
+    return _scalar("cross_entropy", doors.labels("y_true", y_true, *Z.shape), Z, variant)
+
+
+def cross_entropy_derivative(y_true: ArrayLike, Z: ArrayLike, variant: str = "auto") -> Array:
+    """Gradient of `cross_entropy` with respect to Z: (softmax(Z) - one_hot(y_true)) / B, shape (B, k)."""
+    Z = _outputs(Z)
+    out = np.empty_like(Z)
+    find("cross_entropy_derivative", variant)(doors.labels("y_true", y_true, *Z.shape), Z, out)
+    return out
+
+
+def accuracy(y_true: ArrayLike, Z: ArrayLike, variant: str = "auto") -> float:
+    """Share of the rows of Z (B, k) whose largest output stands at the label, 0 to 1."""
+    Z = _outputs(Z)
+    return _scalar("accuracy", doors.labels("y_true", y_true, *Z.shape), Z, variant)
+
+
+def _scalar(operation: str, truth: Array, outputs: Array, variant: str) -> float:
+    out = np.empty(1)
+    find(operation, variant)(truth, outputs, out)
+    return float(out[0])
+
+
+def _outputs(Z: ArrayLike) -> Array:
+    (Z,) = doors.floats(Z=Z)
+    doors.matrix("Z", Z)
+    doors.nonempty("Z", Z)
+    return np.ascontiguousarray(Z)
+
+
+def _pair(y_true: ArrayLike, y_pred: ArrayLike) -> tuple[Array, Array, tuple[int, ...]]:
+    """Both as matrices with the batch's rows, and the shape that they came in."""
+    y_true, y_pred = doors.floats(y_true=y_true, y_pred=y_pred)
+    doors.same_shape("y_true", y_true, "y_pred", y_pred)
+    doors.nonempty("y_true", y_true)
+    if y_true.ndim == 0:
+        raise ValueError("y_true and y_pred are single numbers; expected at least one dimension, one sample a row")
+    rows = len(y_true)
+    return np.ascontiguousarray(y_true).reshape(rows, -1), np.ascontiguousarray(y_pred).reshape(rows, -1), y_true.shape
+
+
+# ------------------------------------------------------------------------------------------ updates
+
+
+def sgd_update(
+    parameters: Array,
+    gradient: Array,
+    velocity: Array,
+    learning_rate: float,
+    momentum: float = 0.0,
+    variant: str = "auto",
+) -> None:
+    """Gradient descent with momentum, in place: v <- momentum v + g, p <- p - learning_rate v.
+
+    Parameters
+    ----------
+    parameters, gradient, velocity : ndarray, shape (P,)
+        Contiguous arrays of one float dtype. ``parameters`` and ``velocity`` are overwritten; with
+        momentum 0 ``velocity`` is left alone.
+    learning_rate : float
+        Step size.
+    momentum : float, default 0.0
+        How much of the last step to keep.
+    variant : str, default "auto"
+        The rung to run.
+
+    Raises
+    ------
+    TypeError
+        If an array is not a NumPy array, or the dtypes differ or are not float32 or float64.
+    ValueError
+        If the shapes differ, or an array that is overwritten is not contiguous or not writable.
+    """
+    _check_in_place(parameters=parameters, gradient=gradient, velocity=velocity)
+    find("sgd_update", variant)(parameters, gradient, velocity, float(learning_rate), float(momentum))
+
+
+def adam_update(
+    parameters: Array,
+    gradient: Array,
+    mean: Array,
+    square: Array,
+    learning_rate: float,
+    beta1: float,
+    beta2: float,
+    epsilon: float,
+    step: int,
+    variant: str = "auto",
+) -> None:
+    """One step of Adam with bias correction (Kingma and Ba 2015, algorithm 1), in place.
+
+    Parameters
+    ----------
+    parameters, gradient, mean, square : ndarray, shape (P,)
+        Contiguous arrays of one float dtype. All but ``gradient`` are overwritten; ``mean`` and
+        ``square`` are the running moments, zero before the first step.
+    learning_rate, beta1, beta2, epsilon : float
+        The paper's alpha, beta1, beta2 and epsilon.
+    step : int
+        Counts from 1.
+    variant : str, default "auto"
+        The rung to run.
+
+    Raises
+    ------
+    TypeError
+        If an array is not a NumPy array, or the dtypes differ or are not float32 or float64.
+    ValueError
+        If the shapes differ, an array that is overwritten is not contiguous or not writable, or ``step``
+        is below 1.
+    """
+    _check_in_place(parameters=parameters, gradient=gradient, mean=mean, square=square)
+    if step < 1:
+        raise ValueError(f"step is {step}; it counts from 1")
+    update = find("adam_update", variant)
+    update(
+        parameters, gradient, mean, square, float(learning_rate), float(beta1), float(beta2), float(epsilon), int(step)
+    )
+
+
+def _check_in_place(**arrays: Array) -> None:
+    """Refuse what cannot be updated in place: here nothing is converted, the caller's own array must change."""
+    first = arrays["parameters"]
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray) or array.dtype not in (np.float32, np.float64):
+            what = f"dtype {array.dtype}" if isinstance(array, np.ndarray) else f"a {type(array).__name__}"
+            raise TypeError(f"{name} is {what}; expected a NumPy array of float32 or float64")
+        if array.dtype != first.dtype:
+            raise TypeError(f"{name} has dtype {array.dtype} but parameters has {first.dtype}; they must be the same")
+        if array.ndim != 1 or array.shape != first.shape:
+            raise ValueError(f"{name} has shape {array.shape}; expected one dimension, like parameters {first.shape}")
+        if not array.flags.c_contiguous or not (array.flags.writeable or name == "gradient"):
+            raise ValueError(f"{name} must be contiguous and writable, since it is updated in place")

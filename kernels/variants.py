@@ -1,0 +1,191 @@
+"""THE table: every variant of every operation, in ladder order, and the check that each must pass.
+
+Imports the rungs and the contracts. Tests, benchmarks and the training loop iterate over `TABLE` or look
+up in it; adding a rung is one function and one line here.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from . import elementwise, loops
+from .contracts import CONTRACTS, Array, Case, Problem
+
+__all__ = ["CONTRACTS", "TABLE", "Case", "Variant", "WrongKernelError", "check", "find", "prepare", "variants"]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One implementation of an operation.
+
+    Attributes
+    ----------
+    operation : str
+        The public function's name; its contract is ``CONTRACTS[operation]``.
+    name : str
+        The rung.
+    function : callable
+        Called with the contract's arguments; fills the outputs among them.
+    device : str
+        Where the arrays must be.
+    dtypes : tuple of str
+        Which dtypes it takes.
+    """
+
+    operation: str
+    name: str
+    function: Callable[..., Any]
+    device: str = "cpu"
+    dtypes: tuple[str, ...] = ("float32", "float64")
+
+
+TABLE: tuple[Variant, ...] = (
+    *(Variant(contract.operation, "reference", contract.oracle) for contract in CONTRACTS.values()),
+    Variant("matmul", "loops", loops.matmul),
+    Variant("dense_forward", "loops", loops.dense_forward),
+    Variant("dense_backward_batch", "loops", loops.dense_backward_batch),
+    Variant("identity", "loops", partial(loops.apply_activation, elementwise.IDENTITY)),
+    Variant("identity_derivative", "loops", partial(loops.apply_derivative, elementwise.IDENTITY)),
+    Variant("relu", "loops", partial(loops.apply_activation, elementwise.RELU)),
+    Variant("relu_derivative", "loops", partial(loops.apply_derivative, elementwise.RELU)),
+    Variant("tanh", "loops", partial(loops.apply_activation, elementwise.TANH)),
+    Variant("tanh_derivative", "loops", partial(loops.apply_derivative, elementwise.TANH)),
+    Variant("sigmoid", "loops", partial(loops.apply_activation, elementwise.SIGMOID)),
+    Variant("sigmoid_derivative", "loops", partial(loops.apply_derivative, elementwise.SIGMOID)),
+    Variant("mse", "loops", loops.mse),
+    Variant("mse_derivative", "loops", loops.mse_derivative),
+    Variant("softmax", "loops", loops.softmax),
+    Variant("cross_entropy", "loops", loops.cross_entropy),
+    Variant("cross_entropy_derivative", "loops", loops.cross_entropy_derivative),
+    Variant("accuracy", "loops", loops.accuracy),
+    Variant("sgd_update", "loops", loops.sgd_update),
+    Variant("adam_update", "loops", loops.adam_update),
+)
+
+_LOOKUP = {(variant.operation, variant.name): variant.function for variant in TABLE}
+# The promoted variant is the highest rung that stands in the table.
+_LOOKUP.update({(variant.operation, "auto"): variant.function for variant in TABLE})
+
+
+def variants(operation: str) -> tuple[str, ...]:
+    """Name the variants of an operation that are usable here, in ladder order.
+
+    Parameters
+    ----------
+    operation : str
+        Name of a function of `fastnet.kernels`, such as ``"matmul"``.
+
+    Returns
+    -------
+    tuple of str
+        What the function's ``variant=`` takes, besides ``"auto"``.
+
+    Raises
+    ------
+    ValueError
+        If there is no such operation.
+    """
+    if operation not in CONTRACTS:
+        raise ValueError(f"unknown operation {operation!r}; there are: {', '.join(CONTRACTS)}")
+    return tuple(variant.name for variant in TABLE if variant.operation == operation)
+
+
+def find(operation: str, variant: str) -> Callable[..., Any]:
+    """Look up the function of a variant; ``"auto"`` is the promoted one."""
+    try:
+        return _LOOKUP[operation, variant]
+    except (KeyError, TypeError):
+        names = ", ".join(variants(operation))
+        raise ValueError(f"unknown variant {variant!r} of {operation}; there are: auto, {names}") from None
+
+
+# ---------------------------------------------------------------------------------------- the check
+
+
+class WrongKernelError(AssertionError):
+    """A variant broke its operation's contract."""
+
+
+def prepare(operation: str, case: Case, dtype: DTypeLike, seed: int = 0) -> Problem:
+    """Make the arguments of one call: a function of operation, case, dtype and seed alone."""
+    return CONTRACTS[operation].problem(case, np.dtype(dtype), np.random.default_rng(seed))
+
+
+def _copies(problem: Problem) -> list[Any]:
+    """Copy a problem's arguments; a view that is not contiguous stays as it is, since nothing may write to it."""
+    return [
+        argument.copy() if isinstance(argument, np.ndarray) and argument.flags.c_contiguous else argument
+        for argument in problem.arguments
+    ]
+
+
+def _widened(problem: Problem) -> list[Any]:
+    """Copy the arguments with every float array in a wider dtype."""
+    wider = {np.dtype(np.float32): np.float64, np.dtype(np.float64): np.longdouble}
+    return [
+        argument.astype(wider.get(argument.dtype, argument.dtype)) if isinstance(argument, np.ndarray) else argument
+        for argument in problem.arguments
+    ]
+
+
+def check(variant: Variant, case: Case, dtype: DTypeLike, seed: int = 0) -> float:
+    """Hold a variant against the oracle on one random problem.
+
+    Parameters
+    ----------
+    variant : Variant
+        What to check; it need not stand in the table.
+    case : Case
+        Sizes.
+    dtype : dtype
+        float32 or float64.
+    seed : int, default 0
+        Seed of the inputs.
+
+    Returns
+    -------
+    float
+        The worst error over all elements of all results, as a share of the contract's bound.
+
+    Raises
+    ------
+    WrongKernelError
+        If an element is off by more than the bound, or is not a number, or an input was changed.
+    """
+    contract = CONTRACTS[variant.operation]
+    problem = prepare(variant.operation, case, dtype, seed)
+    arguments, wide = _copies(problem), _widened(problem)
+    pristine = [np.array(argument) for argument in problem.arguments]
+    variant.function(*arguments)
+    contract.oracle(*wide)
+    truths = tuple(wide[i] for i in problem.results)
+    bounds = contract.bound(tuple(_widened(problem)), truths, float(np.finfo(np.dtype(dtype)).eps))
+    where = f"{variant.operation}, variant {variant.name}, {np.dtype(dtype)}, case {case} ({case.why})"
+
+    for i, (argument, before) in enumerate(zip(arguments, pristine, strict=True)):
+        if i not in problem.results and not np.array_equal(argument, before):
+            raise WrongKernelError(f"{where}: argument {i} is an input, but was changed")
+    worst = 0.0
+    for i, truth, bound in zip(problem.results, truths, bounds, strict=True):
+        worst = max(worst, _worst_share(arguments[i], truth, bound, f"{where}: argument {i}"))
+    return worst
+
+
+def _worst_share(result: Array, truth: Array, bound: Array, where: str) -> float:
+    """Worst ratio of error to bound; raises unless every element keeps within it (NaN does not)."""
+    if truth.size == 0:
+        return 0.0
+    error = np.abs(result - truth)
+    right = (error <= bound) | (result == truth)  # the latter for infinities
+    if not right.all():
+        position = tuple(int(i) for i in np.argwhere(~right)[0])
+        raise WrongKernelError(
+            f"{where}: {np.sum(~right)} of {truth.size} elements are wrong, first at {position}: "
+            f"{result[position]!r}, truth {truth[position]!r}, error allowed {bound[position]:.3g}"
+        )
+    share = np.divide(error, bound, out=np.zeros_like(error), where=bound > 0)
+    return float(share.max())

@@ -1,0 +1,160 @@
+"""The oracle itself: central differences, a step worked by hand, and mutants that the check must reject."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fastnet.kernels import elementwise, reference
+
+STEP = 1e-6
+
+
+def central(function: Callable[[np.ndarray], float], at: np.ndarray) -> np.ndarray:
+    """Central differences of a scalar function, element by element, in float64."""
+    slopes = np.empty_like(at)
+    for i in np.ndindex(at.shape):
+        high, low = at.copy(), at.copy()
+        high[i] += STEP
+        low[i] -= STEP
+        slopes[i] = (function(high) - function(low)) / (2 * STEP)
+    return slopes
+
+
+def agree(analytic: Any, numeric: np.ndarray) -> bool:
+    """Written so that NaN fails."""
+    return bool(np.max(np.abs(analytic - numeric)) <= 1e-8 * (1 + np.max(np.abs(numeric))))
+
+
+Z = np.array([-31.0, -5.5, -1.25, -0.3, -1e-3, 1e-3, 0.4, 1.0, 2.5, 7.0, 33.0])  # both sides of relu's corner, tails
+
+
+@pytest.mark.parametrize("activation", reference.ACTIVATIONS, ids=lambda a: a.name)
+def test_activation_derivatives(activation: reference.Activation) -> None:
+    numeric = (activation.function(Z + STEP) - activation.function(Z - STEP)) / (2 * STEP)
+    assert agree(activation.derivative(Z), numeric)
+
+
+@pytest.mark.parametrize(
+    "mutant",
+    [
+        (reference.relu, lambda z: np.ones_like(z)),
+        (reference.relu, lambda z: (z > 0.01).astype(z.dtype)),
+        (reference.tanh, lambda z: 1 - np.tanh(z)),
+        (reference.sigmoid, lambda z: reference.sigmoid(z) ** 2),
+        (reference.sigmoid, lambda z: np.full_like(z, np.nan)),
+        (reference.identity, np.zeros_like),
+    ],
+)
+def test_wrong_derivatives_are_rejected(mutant: tuple[Any, Any]) -> None:
+    function, derivative = mutant
+    assert not agree(derivative(Z), (function(Z + STEP) - function(Z - STEP)) / (2 * STEP))
+
+
+def test_relu_at_zero_and_nan() -> None:
+    assert reference.relu_derivative(np.array([0.0]))[0] == 0
+    assert np.isnan(reference.relu(np.array([np.nan]))[0])
+
+
+def test_saturation_neither_overflows_nor_warns() -> None:
+    far = np.array([-1e4, 1e4])
+    assert reference.sigmoid(far).tolist() == [0, 1]
+    assert reference.sigmoid_derivative(far).tolist() == [0, 0]
+    logits = np.array([[1e4, -1e4], [-1e4, 1e4]])
+    assert reference.cross_entropy(np.array([0, 0]), logits) == pytest.approx(1e4)
+    assert reference.softmax(logits).tolist() == [[1, 0], [0, 1]]
+
+
+OUTPUTS = np.random.default_rng(1).standard_normal((5, 3))
+TARGETS = np.random.default_rng(2).standard_normal((5, 3))
+LABELS = np.array([0, 2, 1, 1, 0])
+
+
+def test_mse_derivative_is_k_times_the_derivative_of_mse() -> None:
+    numeric = central(lambda p: float(reference.mse(TARGETS, p)), OUTPUTS)
+    assert agree(reference.mse_derivative(TARGETS, OUTPUTS), 3 * numeric)
+    assert not agree(reference.mse_derivative(TARGETS, OUTPUTS), numeric)
+
+
+def test_cross_entropy_derivative() -> None:
+    numeric = central(lambda z: float(reference.cross_entropy(LABELS, z)), OUTPUTS)
+    assert agree(reference.cross_entropy_derivative(LABELS, OUTPUTS), numeric)
+    for wrong in (
+        reference.softmax(OUTPUTS),  # nothing subtracted
+        reference.cross_entropy_derivative(LABELS, OUTPUTS) * 5,  # not averaged
+        reference.cross_entropy_derivative((LABELS + 1) % 3, OUTPUTS),  # another label
+    ):
+        assert not agree(wrong, numeric)
+
+
+@pytest.mark.parametrize("activation", reference.ACTIVATIONS, ids=lambda a: a.name)
+def test_layer_backward(activation: reference.Activation) -> None:
+    rng = np.random.default_rng(4)
+    X, W, b, weight = (
+        rng.standard_normal((4, 3)),
+        rng.standard_normal((2, 3)),
+        rng.standard_normal(2),
+        rng.random((4, 2)),
+    )
+
+    def loss(X: np.ndarray = X, W: np.ndarray = W, b: np.ndarray = b) -> float:
+        return float(np.sum(weight * reference.dense_forward(X, W, b, activation.function)[0]))
+
+    _, Z = reference.dense_forward(X, W, b, activation.function)
+    dW, db, dX = reference.dense_backward_batch(X, Z, weight, W, activation.derivative)
+    assert agree(dW, central(lambda w: loss(W=w), W))
+    assert agree(db, central(lambda v: loss(b=v), b))
+    assert agree(dX, central(lambda x: loss(X=x), X))
+
+
+def test_a_step_worked_by_hand() -> None:
+    """Two samples, 2-2-1, relu, mse, rate 1/2. Every number below was worked out on paper."""
+    X, y = np.array([[1.0, 2.0], [3.0, -1.0]]), np.array([[1.0], [2.0]])
+    W1, b1 = np.array([[1.0, 0.0], [-1.0, 1.0]]), np.array([0.5, 0.0])
+    W2, b2 = np.array([[2.0, -1.0]]), np.array([1.0])
+
+    A1, Z1 = reference.dense_forward(X, W1, b1, reference.relu)
+    assert Z1.tolist() == [[1.5, 1.0], [3.5, -4.0]]
+    assert A1.tolist() == [[1.5, 1.0], [3.5, 0.0]]
+    A2, Z2 = reference.dense_forward(A1, W2, b2, reference.identity)
+    assert A2.tolist() == Z2.tolist() == [[3.0], [8.0]]
+    assert reference.mse(y, A2) == (4 + 36) / 2
+
+    dA2 = reference.mse_derivative(y, A2)
+    assert dA2.tolist() == [[2.0], [6.0]]
+    dW2, db2, dA1 = reference.dense_backward_batch(A1, Z2, dA2, W2, reference.identity_derivative)
+    assert dW2.tolist() == [[2 * 1.5 + 6 * 3.5, 2 * 1.0]]
+    assert db2.tolist() == [8.0]
+    assert dA1.tolist() == [[4.0, -2.0], [12.0, -6.0]]
+    dW1, db1, dX = reference.dense_backward_batch(X, Z1, dA1, W1, reference.relu_derivative)
+    assert dW1.tolist() == [[4 * 1 + 12 * 3, 4 * 2 - 12 * 1], [-2.0, -4.0]]  # the second neuron was off for sample 2
+    assert db1.tolist() == [16.0, -2.0]
+    assert dX.tolist() == [[4 * 1 + 2 * 1, -2.0], [12.0, 0.0]]
+
+    velocity = np.zeros(2)
+    p = W2.ravel().copy()
+    reference.sgd_update(p, dW2.ravel(), velocity, 0.5, 0.0)
+    assert p.tolist() == [2 - 12.0, -1 - 1.0]
+    assert velocity.tolist() == [0, 0]
+
+
+def test_momentum_by_hand() -> None:
+    p, v = np.array([1.0]), np.array([0.0])
+    for _ in range(2):
+        reference.sgd_update(p, np.array([4.0]), v, 0.25, 0.5)
+    assert v.tolist() == [6.0]  # 4, then 0.5 * 4 + 4
+    assert p.tolist() == [1 - 1 - 1.5]
+
+
+def test_adams_first_step_is_the_rate_whatever_the_gradient() -> None:
+    """Kingma and Ba, section 2.1: the bias-corrected first step has size alpha."""
+    for gradient in (1e-3, 5.0, -1e4):
+        p, m, v = np.zeros(1), np.zeros(1), np.zeros(1)
+        reference.adam_update(p, np.array([gradient]), m, v, 0.01, 0.9, 0.999, 1e-12, 1)
+        assert p[0] == pytest.approx(-0.01 * np.sign(gradient), rel=1e-8)
+
+
+def test_codes_name_the_same_activations() -> None:
+    names = [activation.name.upper() for activation in reference.ACTIVATIONS]
+    assert [getattr(elementwise, name) for name in names] == list(range(len(names)))

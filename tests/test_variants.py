@@ -1,0 +1,215 @@
+"""Every variant in the table against its contract; broken kernels must fail it; training runs on the table alone."""
+
+import ast
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fastnet.kernels
+from fastnet.kernels import epoch, loops, reference
+from fastnet.kernels.contracts import C
+from fastnet.kernels.variants import CONTRACTS, TABLE, Case, Variant, WrongKernelError, check, find, prepare, variants
+
+CHECKS = [(variant, case) for variant in TABLE for case in CONTRACTS[variant.operation].cases]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("variant", "case"), CHECKS, ids=lambda p: p.name if isinstance(p, Variant) else str(p))
+def test_variant_keeps_its_contract(variant: Variant, case: Case, dtype: str) -> None:
+    share = check(variant, case, dtype)
+    assert share <= 1 / 3, f"{variant.operation}, {variant.name}: right kernels use under a third of the bound"
+
+
+def test_every_case_says_why() -> None:
+    assert all(case.why for contract in CONTRACTS.values() for case in (*contract.cases, *contract.benches))
+    assert all(contract.benches for contract in CONTRACTS.values())
+
+
+# ------------------------------------------------------------------------------------------ mutants
+# Each breaks a right kernel in one way that has happened to somebody.
+
+
+def _matmul(wrong: Callable[..., Any]) -> Callable[..., None]:
+    def kernel(A: Any, B: Any, out: Any) -> None:
+        out[...] = wrong(A, B)
+
+    return kernel
+
+
+def _untouched(*arguments: Any) -> None:
+    pass
+
+
+def _scribble(A: Any, B: Any, out: Any) -> None:
+    out[...] = A @ B
+    A *= 2
+
+
+def _half(a: Any) -> Any:
+    return a.astype(np.float16).astype(a.dtype)
+
+
+def _forward(wrong: Callable[..., Any]) -> Callable[..., None]:
+    def kernel(X: Any, W: Any, b: Any, activation: int, A: Any, Z: Any) -> None:
+        Z[...] = wrong(X, W, b)
+        A[...] = reference.ACTIVATIONS[activation].function(Z)
+
+    return kernel
+
+
+def _no_activation(X: Any, W: Any, b: Any, activation: int, A: Any, Z: Any) -> None:
+    A[...], Z[...] = reference.dense_forward(X, W, b, reference.identity)
+
+
+def _backward(wrong_derivative: Any = None, rows: int | None = None, transpose_db: bool = False) -> Callable[..., None]:
+    def kernel(X: Any, Z: Any, dL_dA: Any, W: Any, activation: int, dW: Any, db: Any, dX: Any) -> None:
+        derivative = wrong_derivative or reference.ACTIVATIONS[activation].derivative
+        dW[...], db[...], dX[...] = reference.dense_backward_batch(X, Z, dL_dA, W, derivative)
+        if rows is not None:
+            dZ = dL_dA[:rows] * derivative(Z[:rows])
+            dW[...] = dZ.T @ X[:rows]
+        if transpose_db:
+            db[...] /= len(X)
+
+    return kernel
+
+
+def _fill(function: Callable[..., Any]) -> Callable[..., None]:
+    def kernel(*arguments: Any) -> None:
+        arguments[-1][...] = function(*arguments[:-1])
+
+    return kernel
+
+
+def _nan_in_one_place(A: Any, B: Any, out: Any) -> None:
+    out[...] = A @ B
+    out[-1, -1] = np.nan
+
+
+def _no_correction(p: Any, g: Any, m: Any, v: Any, rate: Any, b1: Any, b2: Any, epsilon: Any, step: int) -> None:
+    reference.adam_update(p, g, m, v, rate, b1, b2, epsilon, 10**6)
+
+
+def _momentum_forgotten(p: Any, g: Any, v: Any, rate: float, momentum: float) -> None:
+    reference.sgd_update(p, g, v, rate, 0.0)
+
+
+LAYER = Case((37, 93, 41), "odd everywhere", "relu")
+PRODUCT = Case((37, 93, 41), "odd everywhere", "nn")
+BATCH = Case((33, 17), "odd")
+MUTANTS: list[tuple[str, str, Case, Callable[..., None]]] = [
+    ("zeros", "matmul", PRODUCT, _matmul(lambda A, B: 0)),
+    ("untouched", "matmul", PRODUCT, _untouched),
+    ("last k dropped", "matmul", PRODUCT, _matmul(lambda A, B: A[:, :-1] @ B[:-1])),
+    ("half precision", "matmul", PRODUCT, _matmul(lambda A, B: A @ _half(B))),
+    ("one NaN", "matmul", PRODUCT, _nan_in_one_place),
+    ("input changed", "matmul", PRODUCT, _scribble),
+    ("empty sum not zero", "matmul", Case((3, 0, 2), "empty", "nn"), _untouched),
+    ("bias missing", "dense_forward", LAYER, _forward(lambda X, W, b: X @ W.T)),
+    (
+        "weights not transposed back",
+        "dense_forward",
+        Case((4, 5, 5), "square", "relu"),
+        _forward(lambda X, W, b: X @ W + b),
+    ),
+    ("activation missing", "dense_forward", LAYER, _no_activation),
+    ("half-precision weights", "dense_forward", LAYER, _forward(lambda X, W, b: X @ _half(W).T + b)),
+    ("derivative missing", "dense_backward_batch", LAYER, _backward(reference.identity_derivative)),
+    ("last row dropped", "dense_backward_batch", LAYER, _backward(rows=36)),
+    ("db averaged", "dense_backward_batch", LAYER, _backward(transpose_db=True)),
+    ("relu passes all", "relu", Case((17,), "odd"), _fill(lambda Z: Z)),
+    ("tanh by its series", "tanh", Case((17,), "odd"), _fill(lambda Z: Z - Z**3 / 3)),
+    ("derivative from A", "sigmoid_derivative", Case((17,), "odd"), _fill(lambda Z: Z * (1 - Z))),
+    ("mean over rows", "mse", BATCH, _fill(lambda t, p: np.sum((p - t) ** 2) / len(t))),
+    ("one element lost", "mse", BATCH, _fill(lambda t, p: np.sum((p - t).ravel()[1:] ** 2) / t.size)),
+    ("mean over elements", "mse_derivative", BATCH, _fill(lambda t, p: 2 * (p - t) / t.size)),
+    ("sign", "mse_derivative", BATCH, _fill(lambda t, p: 2 * (t - p) / len(t))),
+    ("over columns", "softmax", BATCH, _fill(lambda Z: reference.softmax(Z.T).T)),
+    ("next label", "cross_entropy", BATCH, _fill(lambda t, Z: reference.cross_entropy((t + 1) % 17, Z))),
+    (
+        "not averaged",
+        "cross_entropy_derivative",
+        BATCH,
+        _fill(lambda t, Z: reference.cross_entropy_derivative(t, Z) * 33),
+    ),
+    ("one more right", "accuracy", BATCH, _fill(lambda t, Z: reference.accuracy(t, Z) + 1 / 33)),
+    ("momentum forgotten", "sgd_update", Case((17,), "odd", "momentum"), _momentum_forgotten),
+    ("no bias correction", "adam_update", Case((17,), "odd", "first"), _no_correction),
+]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("name", "operation", "case", "kernel"), MUTANTS, ids=[f"{m[1]}: {m[0]}" for m in MUTANTS])
+def test_wrong_kernels_are_rejected(
+    name: str, operation: str, case: Case, kernel: Callable[..., None], dtype: str
+) -> None:
+    check(Variant(operation, "right", find(operation, "reference")), case, dtype)
+    with pytest.raises(WrongKernelError, match=operation):
+        check(Variant(operation, name, kernel), case, dtype)
+
+
+def test_every_operation_has_a_mutant() -> None:
+    plain = {"identity", "identity_derivative", "relu_derivative", "tanh_derivative", "sigmoid"}  # one shared contract
+    assert {operation for _, operation, _, _ in MUTANTS} == set(CONTRACTS) - plain
+
+
+def test_a_bound_linear_in_k_would_let_half_precision_through() -> None:
+    """Why the bound grows with sqrt(k)."""
+    A, B, _ = prepare("matmul", Case((37, 1024, 41), "long sums", "nn"), "float32").arguments
+    error = np.abs(A.astype(float) @ _half(B).astype(float) - A.astype(float) @ B.astype(float))
+    linear = C * np.finfo(np.float32).eps * 1024 * (np.abs(A) @ np.abs(B))
+    assert (error <= linear).all()
+    assert not (error <= linear / np.sqrt(1024)).all()
+
+
+# -------------------------------------------------------------------------------------------- table
+
+
+def test_the_reference_is_in_every_group_and_first() -> None:
+    for operation in CONTRACTS:
+        assert variants(operation)[0] == "reference"
+        assert len(set(variants(operation))) == len(variants(operation)) > 1
+
+
+def test_operations_are_the_public_functions() -> None:
+    assert set(CONTRACTS) == set(fastnet.kernels.__all__) - {"variants"}
+
+
+def test_unknown_names() -> None:
+    with pytest.raises(ValueError, match=r"unknown operation 'matmull'; there are: matmul"):
+        variants("matmull")
+    with pytest.raises(ValueError, match=r"unknown variant 'fast' of matmul; there are: auto, reference, loops"):
+        fastnet.kernels.matmul([[1]], [[1]], variant="fast")
+
+
+def test_training_runs_nothing_that_is_not_in_the_table() -> None:
+    """epoch.py and the optimizers reach kernels through `find` only: they import no rung."""
+    root = Path(epoch.__file__).parent
+    package = Path(fastnet.__file__).parent
+    rungs = {variant.function.__module__ for variant in TABLE if hasattr(variant.function, "__module__")}
+    assert loops.__name__ in rungs
+    for path in (root / "epoch.py", package / "optimizers.py", package / "trainer.py", package / "network.py"):
+        imported = {
+            alias.name
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.ImportFrom)
+            for alias in node.names
+        } | {node.module or "" for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)}
+        assert not imported & {"loops", ".loops", "kernels.loops", "operations"}
+
+
+def test_find_is_what_an_engine_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: set[str] = set()
+
+    def spy(operation: str, variant: str) -> Callable[..., Any]:
+        asked.add(operation)
+        return find(operation, variant)
+
+    monkeypatch.setattr(epoch, "find", spy)
+    engine = epoch.Engine(np.zeros(9), [2, 3], [0], "cross_entropy", "reference", 4)
+    engine.train_epoch(lambda p, g: None, np.ones((4, 2)), np.array([0, 1, 2, 0]), None, 2)
+    assert asked <= set(CONTRACTS)
+    assert {"dense_forward", "dense_backward_batch", "cross_entropy", "cross_entropy_derivative", "accuracy"} <= asked
