@@ -175,7 +175,7 @@ def _train(options: argparse.Namespace) -> int:
 
 def _info(options: argparse.Namespace) -> int:
     for name, value in _facts():
-        print(f"{name:<14}{value}")
+        print(f"{name:<15}{value}")
     return 0
 
 

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, DTypeLike
 from . import _checks
 from .kernels import doors, rng
 from .kernels.contracts import Array
-from .kernels.epoch import LOSSES, Engine, layer_views, parameter_count
+from .kernels.epoch import LOSSES, PREDICT_ROWS, Engine, layer_views, parameter_count
 from .kernels.reference import ACTIVATIONS
 
 _ACTIVATION_NAMES = tuple(activation.name for activation in ACTIVATIONS)
@@ -124,7 +124,7 @@ class Network:
             If X is of the wrong shape, empty, or holds NaN or infinity.
         """
         X = self.check_inputs(X)
-        return self.engine(rows=min(len(X), 1024)).predict(X)
+        return self.engine(rows=min(len(X), PREDICT_ROWS)).predict(X)
 
     def predict_proba(self, X: ArrayLike) -> Array:
         """Class probabilities: the softmax of the outputs.
@@ -153,7 +153,7 @@ class Network:
                 'train it with Trainer(net, loss="cross_entropy"), or use predict'
             )
         X = self.check_inputs(X)
-        return self.engine(rows=min(len(X), 1024)).predict(X, probabilities=True)
+        return self.engine(rows=min(len(X), PREDICT_ROWS)).predict(X, probabilities=True)
 
     def loss_and_gradient(self, X: ArrayLike, y: ArrayLike, loss: str = "mse") -> tuple[float, Array]:
         """The objective that training minimises, and its gradient, at the present parameters.
@@ -185,7 +185,7 @@ class Network:
         value, _ = engine.loss_and_gradient(X, y)
         return engine.objective(value, y), engine.gradient
 
-    def engine(self, loss: str = "mse", rung: str = "auto", rows: int = 1024) -> Engine:
+    def engine(self, loss: str = "mse", rung: str = "auto", rows: int = PREDICT_ROWS) -> Engine:
         """An engine over this network's own parameters."""
         codes = [_ACTIVATION_NAMES.index(name) for name in self.activations]
         return Engine(self._parameters, self.layer_sizes, codes, loss, rung, rows)
@@ -288,6 +288,7 @@ def _dtype(dtype: Any) -> np.dtype[Any]:
         found = np.dtype(dtype)
     except TypeError:
         found = None
-    if dtype is None or found not in (np.dtype(np.float32), np.dtype(np.float64)):
+    # None is looked for first: np.dtype(None) is float64, and np.dtype(float64) == None is true.
+    if dtype is None or found is None or found not in (np.dtype(np.float32), np.dtype(np.float64)):
         raise ValueError(f"dtype is {dtype!r}; expected 'float32' or 'float64'")
     return found

@@ -18,7 +18,7 @@ from .data import split
 from .history import History
 from .kernels import rng
 from .kernels.contracts import Array
-from .kernels.epoch import Engine
+from .kernels.epoch import PREDICT_ROWS, Engine
 from .network import Network
 from .optimizers import SGD, Adam
 
@@ -232,11 +232,13 @@ class Trainer:
     ) -> Iterator[dict[str, float]]:
         """Train epoch after epoch; each yields its row."""
         engine = self._engine(batch_size)
+        # An engine of its own, so that a loss does not depend on the batch size: sums of other slices round otherwise.
+        validator = self._engine(min(len(validation[0]), PREDICT_ROWS)) if validation is not None else None
         for _ in range(epochs):
             order = rng.permutation(self.seed, rng.ORDER, self.history.epochs, len(X)) if self.shuffle else None
             row = engine.train_epoch(self._update, X, y, order, batch_size)
-            if validation is not None:
-                row |= {f"val_{name}": value for name, value in engine.evaluate(*validation).items()}
+            if validator is not None and validation is not None:
+                row |= {f"val_{name}": value for name, value in validator.evaluate(*validation).items()}
             yield row
 
     def evaluate(self, X: ArrayLike, y: ArrayLike) -> dict[str, float]:
@@ -258,7 +260,7 @@ class Trainer:
             As `fit`.
         """
         X, y = self._pair(X, y, "X", "y")
-        return self._engine(min(len(X), 1024)).evaluate(X, y)
+        return self._engine(min(len(X), PREDICT_ROWS)).evaluate(X, y)
 
     # ---------------------------------------------------------------------------------------- inside
 

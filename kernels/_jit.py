@@ -16,6 +16,7 @@ another file, or an upgrade of the package, a cached caller goes on running the 
 cache lies in a folder named after a hash of all kernel sources, so that any change starts a new one.
 """
 
+import contextlib
 import hashlib
 import os
 import sys
@@ -116,6 +117,8 @@ class _KernelCache(FunctionCache):  # type: ignore[misc]
     worst an index entry is lost and compiled again.
     """
 
+    _failed = False  # said once for all kernels
+
     def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__(function)
         names = self._cache_file
@@ -125,16 +128,16 @@ class _KernelCache(FunctionCache):  # type: ignore[misc]
         try:
             return super().load_overload(sig, target_context)
         except Exception:  # a file cut short by a crash unpickles to anything; the kernel is compiled again
+            with contextlib.suppress(OSError):
+                self.flush()  # an index cut short would refuse every later save
             return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
         try:
             super().save_overload(sig, data)
-        except Exception as error:
-            try:
-                self.flush()  # an index cut short would otherwise refuse every later save
-            except OSError:
-                self.disable()
+        except OSError as error:
+            if not _KernelCache._failed:
+                _KernelCache._failed = True
                 warnings.warn(f"fastnet could not save a compiled kernel: {error}", RuntimeWarning, stacklevel=2)
 
 

@@ -18,7 +18,8 @@ from .variants import find
 LOSSES = {"mse": ("mse", "mse_derivative"), "cross_entropy": ("cross_entropy", "cross_entropy_derivative")}
 """The operations that a loss is made of: its value and its gradient."""
 
-_PREDICT_ROWS = 1024  # rows worked through at a time where no batch size is given
+PREDICT_ROWS = 1024
+"""Rows worked through at a time where no batch size is given."""
 
 Update = Callable[[Array, Array], None]
 
@@ -64,7 +65,7 @@ class Engine:
         activations: Sequence[int],
         loss: str = "mse",
         rung: str = "auto",
-        rows: int = _PREDICT_ROWS,
+        rows: int = PREDICT_ROWS,
     ) -> None:
         dtype = parameters.dtype
         self.rows = rows

@@ -1,0 +1,158 @@
+"""The command line, run as a user runs it: in a process of its own, with pipes."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from fastnet import __version__, cli, textplot
+
+
+def run(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "fastnet", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, **options)  # type: ignore[call-overload,no-any-return]
+
+
+def test_train_without_arguments_learns_the_digits() -> None:
+    result = run("train")
+    assert result.returncode == 0, result.stderr
+    assert "total 9,610 parameters" in result.stdout
+    assert "* loss   o val_loss" in result.stdout
+    accuracy = re.search(r"^accuracy +([\d.]+)% of the 359 held-out images", result.stdout, re.M)
+    assert accuracy
+    assert float(accuracy[1]) > 94
+    assert re.search(r"^time +[\d.]+ s for 30 epochs.*; backend serial$", result.stdout, re.M)
+    assert "\r" not in result.stdout, "the bar belongs to standard error"
+    assert result.stdout.isascii()
+
+
+def strip_time(text: str) -> str:
+    return re.sub(r"^time.*$", "", text, flags=re.M)
+
+
+@pytest.mark.parametrize("backend", ["numpy", "serial"])
+@pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_train_with_options(backend: str, loss: str, optimizer: str, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["train", "--hidden", "32,16", "--epochs", "3", "--batch-size", "64", "--lr", "0.01", "--seed", "5"]
+    arguments += ["--loss", loss, "--optimizer", optimizer, "--backend", backend]
+    outputs = []
+    for _ in range(2):
+        assert cli.main(arguments) == 0
+        outputs.append(strip_time(capsys.readouterr().out))
+    assert outputs[0] == outputs[1]
+    for expected in ("learning_rate=0.01", "batch size 64", "seed 5", loss, "dense 3"):
+        assert expected in outputs[0]
+
+
+def test_no_hidden_layer_and_the_full_batch(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["train", "--hidden", "none", "--epochs", "2", "--batch-size", "full"]) == 0
+    output = capsys.readouterr().out
+    assert "total 650 parameters" in output
+    assert "batch size full" in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "the following arguments are required: command"),
+        (("fly",), "invalid choice: 'fly'"),
+        (("train", "--epochs", "0"), "argument --epochs: '0' is not a whole number of at least 1"),
+        (("train", "--hidden", "8,x"), "argument --hidden: 'x' is not a list of sizes such as 64,64, or none"),
+        (("train", "--batch-size", "-1"), "argument --batch-size: '-1' is not a whole number of at least 1, or full"),
+        (("train", "--lr", "nan"), "argument --lr: 'nan' is not a number above 0"),
+        (("train", "--loss", "mae"), "argument --loss: invalid choice: 'mae'"),
+        (("train", "--seed", "1.5"), "argument --seed: '1.5' is not a whole number"),
+        (("train", "file.csv"), "unrecognized arguments: file.csv"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_status_2(
+    arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(arguments)
+    assert stop.value.code == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
+    assert "--help" in captured.err
+
+
+def test_a_seed_too_large_is_an_error_of_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["train", "--seed", str(2**64)]) == 1
+    captured = capsys.readouterr()
+    assert captured.err == f"fastnet train: seed is {2**64}; expected at most 2**64 - 1\n"
+
+
+def test_divergence_is_said_and_the_work_goes_on() -> None:
+    result = run("train", "--optimizer", "sgd", "--lr", "1e30", "--epochs", "3")
+    assert result.returncode == 0
+    assert "diverged" in result.stderr
+
+
+def test_help_is_complete() -> None:
+    result = run("train", "--help")
+    assert result.returncode == 0
+    for option in ("--hidden", "--epochs", "--batch-size", "--lr", "--loss", "--optimizer", "--seed", "--backend"):
+        assert option in result.stdout
+    assert "(default: 0.001 for adam, 0.1 for sgd)" in " ".join(result.stdout.split())
+    assert run("--version").stdout == f"fastnet {__version__}\n"
+
+
+def test_info_names_what_a_bug_report_needs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["info"]) == 0
+    output = capsys.readouterr().out
+    for name in ("fastnet", "python", "numpy", "numba", "llvmlite", "cpu", "features", "vector width", "compile cache"):
+        assert re.search(rf"^{name}  +\S", output, re.M)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes close differently there")
+def test_a_closed_pipe_is_no_error() -> None:
+    command = f"{sys.executable} -m fastnet train --epochs 2 | head -n 1"
+    result = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=300, check=False)
+    assert result.stdout.startswith("data ")
+    assert result.stderr == ""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Ctrl-C is sent differently there")
+def test_ctrl_c_ends_with_one_line_and_status_130() -> None:
+    command = [sys.executable, "-m", "fastnet", "train", "--epochs", "1000000"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("total"):
+                break
+        time.sleep(1.0)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.splitlines()[-1] == "fastnet: interrupted"
+    assert "Traceback" not in errors
+
+
+# ------------------------------------------------------------------------------------------- text plot
+
+
+def test_curves_are_drawn_to_scale() -> None:
+    plot = textplot.curves({"loss": [3, 2, 1], "val_loss": [3, 3, 2]}, width=3, height=3)
+    assert plot.splitlines() == ["3 |oo", "  | *o", "1 |  *", "  +---", "   0 2  epoch", "   * loss   o val_loss"]
+
+
+def test_wide_ranges_are_logarithmic_and_gaps_are_left_out() -> None:
+    plot = textplot.curves({"loss": [100, float("nan"), 1]}, width=3, height=3)
+    assert plot.splitlines()[:3] == ["100 |*", "    |", "  1 |  *"]
+    assert "(log scale)" in plot
+    assert textplot.curves({"loss": [float("nan")]}) == "(nothing to draw: no value is finite)"
+
+
+@pytest.mark.parametrize("curve", [[1.0], [0.0, 0.0], [-1.0, -5.0], [5.0] * 1000])
+def test_any_curve_can_be_drawn(curve: list[float]) -> None:
+    lines = textplot.curves({"loss": curve}, width=20, height=5).splitlines()
+    assert len(lines) == 8
+    assert any("*" in line for line in lines[:5])
+    assert all(len(line) <= 20 + 20 for line in lines)

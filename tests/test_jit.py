@@ -1,0 +1,262 @@
+"""The compile cache follows the sources, survives crowds, full disks and torn files; nothing compiles at import.
+
+Each test runs fresh interpreters on a private copy of the package, laid out as a wheel lays it out, with a
+cache folder of its own.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import fastnet
+from fastnet.kernels import _jit
+
+PACKAGE = Path(fastnet.__file__).parent
+KERNELS = Path(_jit.__file__).parent
+
+pytestmark = pytest.mark.skipif(
+    os.environ.get("NUMBA_DISABLE_JIT", "0") != "0", reason="nothing is compiled, so nothing is cached"
+)
+
+# relu lives in elementwise.py, its caller dense_forward in loops.py.
+RELU_OF_MINUS_ONE = """
+import sys, numpy as np
+from fastnet.kernels import dense_forward, relu
+A, Z = dense_forward(-np.ones((1, 1)), np.ones((1, 1)), np.zeros(1), relu, variant="loops")
+print(A[0, 0])
+"""
+
+
+def install(site: Path) -> Path:
+    """Copy the package, as a wheel would be unpacked."""
+    skip = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(PACKAGE, site / "fastnet", ignore=skip, dirs_exist_ok=True)
+    shutil.copytree(KERNELS, site / "fastnet" / "kernels", ignore=skip, dirs_exist_ok=True)
+    return site
+
+
+def environment(site: Path, cache: Path | str) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("NUMBA_", "PYTHON", "XDG_"))}
+    return {**kept, "PYTHONPATH": str(site), "NUMBA_CACHE_DIR": str(cache), "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+def run(code: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    result = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, cwd="/", timeout=300)
+    assert result.returncode == 0, result.stderr
+    return result
+
+
+def leak(site: Path, slope: str) -> None:
+    """Edit the helper's file: relu passes this much of what is negative."""
+    path = site / "fastnet" / "kernels" / "elementwise.py"
+    text = path.read_text()
+    right = "return zero if z < zero else z"
+    assert right in text
+    path.write_text(text.replace(right, f"return z * (one / {slope}) if z < zero else z"))
+
+
+def compiled_files(cache: Path) -> set[Path]:
+    return set(cache.rglob("*.nbc"))
+
+
+def test_an_edit_in_another_file_is_seen(tmp_path: Path) -> None:
+    site, cache = install(tmp_path / "site"), tmp_path / "cache"
+    env = environment(site, cache)
+    assert run(RELU_OF_MINUS_ONE, env).stdout == "0.0\n"
+    first = compiled_files(cache)
+    assert first, "nothing was cached where NUMBA_CACHE_DIR says"
+    assert run(RELU_OF_MINUS_ONE, env).stdout == "0.0\n"
+    assert compiled_files(cache) == first, "the second run must find what the first compiled"
+    leak(site, "4")
+    assert run(RELU_OF_MINUS_ONE, env).stdout == "-0.25\n"
+
+
+def test_an_upgrade_is_seen_even_with_old_timestamps(tmp_path: Path) -> None:
+    """Wheels may carry any timestamps; here the new version's files look as old as the old one's."""
+    site, upgrade, cache = install(tmp_path / "site"), install(tmp_path / "upgrade"), tmp_path / "cache"
+    env = environment(site, cache)
+    assert run(RELU_OF_MINUS_ONE, env).stdout == "0.0\n"
+    leak(upgrade, "2")
+    for new in upgrade.rglob("*.py"):
+        old = site / new.relative_to(upgrade)
+        stamp = old.stat()
+        old.write_bytes(new.read_bytes())
+        os.utime(old, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    assert run(RELU_OF_MINUS_ONE, env).stdout == "-0.5\n"
+
+
+def test_the_users_own_cache_stays_where_the_user_put_it(tmp_path: Path) -> None:
+    site, cache, users = install(tmp_path / "site"), tmp_path / "cache", tmp_path / "users"
+    users.mkdir()
+    (users / "mine.py").write_text("import numba\n@numba.njit(cache=True)\ndef f(x):\n    return x + 1\n")
+    env = environment(site, cache)
+    env["PYTHONPATH"] += os.pathsep + str(users)
+    run(
+        "import numba\nbefore = numba.config.CACHE_DIR\nimport fastnet, mine\nmine.f(1)\n"
+        "assert numba.config.CACHE_DIR == before",
+        env,
+    )
+    (mine,) = [path for path in cache.rglob("*.nbi") if path.name.startswith("mine.")]
+    assert not any("fastnet-" in part for part in mine.relative_to(cache).parts)
+
+
+NOWHERE = "/dev/null/nowhere" if os.name == "posix" else "NUL\\nowhere"  # not writable, for root neither
+
+
+def test_without_a_writable_folder_one_warning_and_right_results(tmp_path: Path) -> None:
+    site = install(tmp_path / "site")
+    result = run(RELU_OF_MINUS_ONE, environment(site, NOWHERE))
+    assert result.stdout == "0.0\n"
+    assert result.stderr.count("RuntimeWarning") == 1
+    assert "cannot write its compile cache" in result.stderr
+    assert "NUMBA_CACHE_DIR" in result.stderr
+    assert not list(site.rglob("*.nbc"))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file permissions are another matter there")
+def test_a_read_only_install_caches_in_the_users_folder(tmp_path: Path) -> None:
+    site, home = install(tmp_path / "site"), tmp_path / "home"
+    env = environment(site, "")
+    del env["NUMBA_CACHE_DIR"]
+    env |= {"HOME": str(home), "XDG_CACHE_HOME": str(home / "caches")}
+    for path in (*site.rglob("*"), site):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    try:
+        result = run(RELU_OF_MINUS_ONE, env)
+    finally:
+        for path in (site, *site.rglob("*")):
+            path.chmod(0o755 if path.is_dir() else 0o644)
+    assert result.stdout == "0.0\n"
+    assert "Warning" not in result.stderr
+    assert compiled_files(home)
+    assert not list(site.rglob("*.nbc"))
+
+
+CROWD = """
+import sys, numpy as np
+from fastnet.kernels import matmul
+dtype = sys.argv[1] if len(sys.argv) > 1 else DTYPE
+for layout in "nt":
+    A = np.arange(6, dtype=dtype).reshape(2, 3)
+    B = np.arange(12, dtype=dtype).reshape(3, 4)
+    C = matmul(A, B.T.copy().T if layout == "t" else B, variant="loops")
+    assert C.dtype == dtype and (C == A.astype(int) @ B.astype(int)).all(), C
+print("right")
+"""
+
+
+def test_first_runs_at_once_are_safe(tmp_path: Path) -> None:
+    """Four processes compile two signatures each at the same time; then every signature runs from the cache."""
+    site, cache = install(tmp_path / "site"), tmp_path / "cache"
+    env = environment(site, cache)
+    codes = [CROWD.replace("DTYPE", repr(dtype)) for dtype in ("float32", "float64") * 2]
+    crowd = [
+        subprocess.Popen(
+            [sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for code in codes
+    ]
+    for process in crowd:
+        output, errors = process.communicate(timeout=300)
+        assert (process.returncode, output) == (0, "right\n"), errors
+    for code in codes[:2]:
+        assert run(code, env).stdout == "right\n"
+
+
+def test_two_processes_never_share_a_data_file(tmp_path: Path) -> None:
+    """Numba numbers them from 1 in each process; two first runs would write one file for two signatures."""
+    site, cache = install(tmp_path / "site"), tmp_path / "cache"
+    env = environment(site, cache)
+    names = []
+    for dtype in ("float32", "float64"):
+        shutil.rmtree(cache, ignore_errors=True)  # as if neither had seen the other
+        run(CROWD.replace("DTYPE", repr(dtype)), env)
+        names.append({path.name for path in compiled_files(cache)})
+    assert names[0]
+    assert not names[0] & names[1]
+
+
+@pytest.mark.parametrize("pattern", ["*.nbc", "*.nbi"])
+def test_torn_cache_files_are_compiled_again(tmp_path: Path, pattern: str) -> None:
+    site, cache = install(tmp_path / "site"), tmp_path / "cache"
+    env = environment(site, cache)
+    run(RELU_OF_MINUS_ONE, env)
+    for path in cache.rglob(pattern):
+        path.write_bytes(path.read_bytes()[:20])
+    assert run(RELU_OF_MINUS_ONE, env).stdout == "0.0\n"
+    healed = compiled_files(cache)
+    assert run(RELU_OF_MINUS_ONE, env).stdout == "0.0\n"
+    assert compiled_files(cache) == healed, "the run after must find the cache whole again"
+
+
+FULL_DISK = """
+import errno
+from fastnet.kernels import _jit
+def no_space(*a, **k):
+    raise OSError(errno.ENOSPC, "No space left on device")
+import numba.core.caching as caching
+caching.IndexDataCacheFile._open_for_write = no_space
+"""
+
+
+def test_a_full_disk_warns_and_goes_on(tmp_path: Path) -> None:
+    site = install(tmp_path / "site")
+    result = run(FULL_DISK + RELU_OF_MINUS_ONE, environment(site, tmp_path / "cache"))
+    assert result.stdout == "0.0\n"
+    assert "could not save a compiled kernel" in result.stderr
+    assert result.stderr.count("No space left") == 1
+
+
+def test_importing_compiles_nothing(tmp_path: Path) -> None:
+    code = (
+        "from numba.core import event\n"
+        "with event.install_recorder('numba:compile') as seen:\n"
+        "    import fastnet, fastnet.data, fastnet.cli, fastnet.kernels\n"
+        "assert not seen.buffer, seen.buffer\n"
+        "with event.install_recorder('numba:compile') as seen:\n"
+        "    fastnet.kernels.relu(1.0, variant='loops')\n"
+        "assert seen.buffer, 'the recorder must be able to see'\n"
+    )
+    run(code, environment(install(tmp_path / "site"), tmp_path / "cache"))
+
+
+def test_a_long_first_compilation_is_announced_once_on_standard_error(tmp_path: Path) -> None:
+    site, cache = install(tmp_path / "site"), tmp_path / "cache"
+    env = environment(site, cache)
+    impatient = "from fastnet.kernels import _jit\n_jit._ANNOUNCE_AFTER_S = 0.05\n"
+    patient = "from fastnet.kernels import _jit\n_jit._ANNOUNCE_AFTER_S = 1e9\n"
+    assert run(patient + RELU_OF_MINUS_ONE, env).stderr == ""
+    assert run(impatient + RELU_OF_MINUS_ONE, env).stderr == "", "nothing is compiled: nothing is said"
+    shutil.rmtree(cache)
+    result = run(impatient + RELU_OF_MINUS_ONE, env)
+    assert result.stderr.count("fastnet: compiling kernels for") == 1
+    assert result.stdout == "0.0\n"
+
+
+def test_old_caches_are_pruned_and_young_ones_kept(tmp_path: Path) -> None:
+    site, cache = install(tmp_path / "site"), tmp_path / "cache"
+    old, young, other = cache / f"fastnet-{'0' * 16}", cache / f"fastnet-{'1' * 16}", cache / "somebody-elses"
+    for folder in (old, young, other):
+        (folder / "sub").mkdir(parents=True)
+        (folder / "sub" / "file.nbc").touch()
+    long_ago = time.time() - 86400 * (_jit._STALE_DAYS + 1)
+    for folder in (old, other):
+        os.utime(folder, (long_ago, long_ago))
+    run("import fastnet", environment(site, cache))
+    assert not old.exists()
+    assert young.is_dir()
+    assert other.is_dir()
+
+
+def test_features_and_width_follow_numbas_settings(tmp_path: Path) -> None:
+    site = install(tmp_path / "site")
+    code = "from fastnet.kernels import _jit; print(_jit.target_cpu(), _jit.vector_bytes())"
+    narrow = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx,+avx2,+fma"}
+    assert run(code, environment(site, tmp_path) | narrow).stdout == "haswell 32\n"
+    narrow = {"NUMBA_CPU_NAME": "nehalem", "NUMBA_CPU_FEATURES": "+sse2"}
+    assert run(code, environment(site, tmp_path) | narrow).stdout == "nehalem 16\n"

@@ -1,0 +1,291 @@
+"""The public kernel functions: what they accept, convert, refuse; results of every variant are the same functions."""
+
+from collections.abc import Callable
+from typing import Any
+
+import hypothesis.extra.numpy as hnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fastnet.kernels import (
+    accuracy,
+    adam_update,
+    cross_entropy,
+    cross_entropy_derivative,
+    dense_backward_batch,
+    dense_forward,
+    identity,
+    matmul,
+    mse,
+    mse_derivative,
+    relu,
+    relu_derivative,
+    sgd_update,
+    sigmoid,
+    softmax,
+    tanh,
+    tanh_derivative,
+    variants,
+)
+
+RNG = np.random.default_rng(0)
+A, B = RNG.standard_normal((5, 4)), RNG.standard_normal((4, 3))
+X, W, b = RNG.standard_normal((6, 4)), RNG.standard_normal((3, 4)), RNG.standard_normal(3)
+
+# ------------------------------------------------------------------------------------------- matmul
+
+
+@pytest.mark.parametrize("variant", ["auto", *variants("matmul")])
+def test_matmul_takes_lists_integers_views_and_read_only_arrays(variant: str) -> None:
+    assert matmul([[1, 2], [3, 4]], [[1], [10]], variant=variant).tolist() == [[21.0], [43.0]]
+    np.testing.assert_allclose(matmul(B.T, A.T, variant=variant), (A @ B).T)
+    np.testing.assert_allclose(matmul(A[::-2, ::2], B[::2, ::-1], variant=variant), A[::-2, ::2] @ B[::2, ::-1])
+    frozen = A.copy()
+    frozen.flags.writeable = False
+    np.testing.assert_allclose(matmul(frozen, B, variant=variant), A @ B)
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "result"),
+    [
+        ("float32", "float32", "float32"),
+        ("float32", "float64", "float64"),
+        ("float16", "float32", "float32"),
+        ("int8", "float32", "float64"),
+        ("bool", "int64", "float64"),
+        (">f4", "<f4", "float32"),
+        (">f8", "float32", "float64"),
+    ],
+)
+def test_dtypes_promote(left: str, right: str, result: str) -> None:
+    C = matmul(np.ones((2, 2), left), np.ones((2, 2), right))
+    assert C.dtype == np.dtype(result)
+    assert C.dtype.isnative
+    assert (C == 2).all()
+
+
+@pytest.mark.parametrize("dtype", ["complex64", "longdouble", "U3", "object", "datetime64[s]"])
+def test_other_dtypes_are_refused(dtype: str) -> None:
+    with pytest.raises(TypeError, match=r"^B has dtype .*; expected float32, float64 or integers"):
+        matmul(A, np.zeros((4, 3), dtype))
+
+
+def test_ragged_lists_are_refused() -> None:
+    with pytest.raises(ValueError, match="A is not an array: its rows differ in length"):
+        matmul([[1, 2], [3]], [[1]])
+
+
+@pytest.mark.parametrize("shapes", [((2, 3), (2, 3)), ((3,), (3, 1)), ((2, 3), (3,)), ((1, 2, 3), (3, 1)), ((), ())])
+def test_matmul_refuses_shapes(shapes: tuple[Any, Any]) -> None:
+    with pytest.raises(ValueError, match=r"cannot multiply A .* by B .*; expected \(M, K\) and \(K, N\)"):
+        matmul(np.ones(shapes[0]), np.ones(shapes[1]))
+
+
+@pytest.mark.parametrize("variant", variants("matmul"))
+def test_out_is_filled_and_returned(variant: str) -> None:
+    for out in (np.full((5, 3), np.nan), np.full((3, 5), np.nan).T, np.full((10, 6), np.nan)[::2, ::2]):
+        assert matmul(A, B, out=out, variant=variant) is out
+        np.testing.assert_allclose(out, A @ B)
+
+
+@pytest.mark.parametrize("variant", variants("matmul"))
+def test_out_may_overlap_an_input(variant: str) -> None:
+    square = RNG.standard_normal((4, 4))
+    for pick in (lambda s: s, lambda s: s.T, lambda s: s[::-1]):
+        left, right = square.copy(), square.copy()
+        np.testing.assert_allclose(matmul(left, square, out=pick(left), variant=variant), square @ square)
+        np.testing.assert_allclose(matmul(square, right, out=pick(right), variant=variant), square @ square)
+    both = square.copy()
+    np.testing.assert_allclose(matmul(both, both.T, out=both, variant=variant), square @ square.T)
+
+
+def test_out_is_checked_before_anything_is_written() -> None:
+    for wrong in (np.zeros((5, 3), "float32"), [[0.0] * 3] * 5):
+        with pytest.raises(TypeError, match=r"out is .*; expected an array of float64"):
+            matmul(A, B, out=wrong)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"out has shape \(3, 5\); expected a writable array of shape \(5, 3\)"):
+        matmul(A, B, out=np.zeros((3, 5)))
+    frozen = np.zeros((5, 3))
+    frozen.flags.writeable = False
+    with pytest.raises(ValueError, match="read-only"):
+        matmul(A, B, out=frozen)
+    assert (frozen == 0).all()
+
+
+def test_nan_and_infinity_stay_visible() -> None:
+    for variant in variants("matmul"):
+        poisoned = A.copy()
+        poisoned[2, 1] = np.nan
+        C = matmul(poisoned, B, variant=variant)
+        assert np.isnan(C[2]).all()
+        assert np.isfinite(np.delete(C, 2, axis=0)).all()
+        assert matmul([[np.inf]], [[2.0]], variant=variant)[0, 0] == np.inf
+    for function in (relu, tanh, sigmoid, identity):
+        for variant in variants(function.__name__):
+            assert np.isnan(function(np.array([1.0, np.nan]), variant=variant)).tolist() == [False, True]
+    assert np.isnan(softmax(np.array([[1.0, np.nan], [1.0, 2.0]]))).tolist() == [[True, True], [False, False]]
+    assert np.isnan(cross_entropy([0], [[1.0, np.nan]]))
+
+
+# ------------------------------------------------------------------------------------------- layers
+
+
+def test_any_callable_is_an_activation_and_the_fused_ones_agree_with_it() -> None:
+    fused_A, fused_Z = dense_forward(X, W, b, relu)
+    plain_A, plain_Z = dense_forward(X, W, b, lambda z: np.maximum(z, 0))
+    assert (fused_A == plain_A).all()
+    assert (fused_Z == plain_Z).all()
+    dL_dA = RNG.standard_normal((6, 3))
+    fused = dense_backward_batch(X, fused_Z, dL_dA, W, tanh_derivative)
+    plain = dense_backward_batch(X, fused_Z, dL_dA, W, lambda z: 1 - np.tanh(z) ** 2)
+    for ours, theirs in zip(fused, plain, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-14)
+
+
+def test_layers_take_float32_lists_and_views() -> None:
+    A32, Z32 = dense_forward(X.astype("f4"), W.astype("f4"), b.astype("f4"), tanh)
+    assert A32.dtype == Z32.dtype == np.float32
+    wide = np.repeat(np.repeat(X, 2, axis=0), 2, axis=1)[::2, ::2]
+    assert (dense_forward(wide, W, b, tanh)[0] == dense_forward(X.tolist(), W, b, tanh)[0]).all()
+    for constant in (1.0, 1, np.float64(1)):
+        assert dense_backward_batch(X.astype("f4"), Z32, A32, W.astype("f4"), lambda z, c=constant: c)[0].dtype == "f4"
+
+
+def test_layers_refuse_shapes() -> None:
+    with pytest.raises(ValueError, match=r"X \(6, 4\) and W \(4, 3\) do not fit"):
+        dense_forward(X, W.T, b, relu)
+    with pytest.raises(ValueError, match=r"b has shape \(4,\); expected \(3,\)"):
+        dense_forward(X, W, np.ones(4), relu)
+    with pytest.raises(ValueError, match=r"b has shape \(1, 3\)"):
+        dense_forward(X, W, b[None], relu)
+    Z = np.ones((6, 3))
+    with pytest.raises(ValueError, match=r"dL_dA has shape \(3,\); expected \(6, 3\)"):
+        dense_backward_batch(X, Z, np.ones(3), W, relu_derivative)
+    with pytest.raises(ValueError, match=r"Z has shape \(6, 4\)"):
+        dense_backward_batch(X, X, Z, W, relu_derivative)
+    with pytest.raises(ValueError, match=r"activation\(Z\) returned shape \(3,\)"):
+        dense_forward(X, W, b, lambda z: z[0])
+    with pytest.raises(ValueError, match=r"activation_derivative\(Z\) returned shape \(6, 1\)"):
+        dense_backward_batch(X, Z, Z, W, lambda z: z[:, :1])
+    with pytest.raises(TypeError, match="activation is 'relu'; expected a function"):
+        dense_forward(X, W, b, "relu")  # type: ignore[arg-type]
+
+
+# -------------------------------------------------------------------------------------- elementwise
+
+SHAPES = hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=7)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    hnp.arrays("float64", SHAPES, elements=st.floats(-50, 50)), st.sampled_from([relu, tanh, sigmoid, tanh_derivative])
+)
+def test_elementwise_functions_keep_any_shape(Z: np.ndarray, function: Callable[..., Any]) -> None:
+    ours, reference = (function(Z, variant=variant) for variant in ("auto", "reference"))
+    assert np.shape(ours) == Z.shape
+    np.testing.assert_allclose(ours, reference, rtol=1e-13, atol=1e-14)
+
+
+def test_elementwise_functions_take_numbers_and_lists() -> None:
+    assert relu(-2) == 0
+    assert relu([[1, -1]]).tolist() == [[1, 0]]
+    assert sigmoid(np.float32(0)) == 0.5
+    assert sigmoid(np.float32(0)).dtype == np.float32
+
+
+# ------------------------------------------------------------------------------------------- losses
+
+
+def test_mse_takes_vectors_and_matrices_and_refuses_to_broadcast() -> None:
+    assert mse([1, 2], [1, 4]) == 2.0
+    assert isinstance(mse([1, 2], [1, 4]), float)
+    assert mse_derivative([1, 2], [1, 4]).tolist() == [0.0, 2.0]
+    assert mse_derivative(np.zeros((2, 2, 2)), np.ones((2, 2, 2))).shape == (2, 2, 2)
+    for function in (mse, mse_derivative):
+        with pytest.raises(ValueError, match=r"y_true has shape \(3,\) but y_pred has \(3, 1\)"):
+            function(np.ones(3), np.ones((3, 1)))
+        with pytest.raises(ValueError, match="y_true is empty"):
+            function(np.ones((0, 2)), np.ones((0, 2)))
+        with pytest.raises(ValueError, match="single numbers"):
+            function(1.0, 2.0)
+
+
+def test_labels_or_one_hot_rows() -> None:
+    Z = RNG.standard_normal((4, 3))
+    labels = [2, 0, 1, 1]
+    for form in (
+        labels,
+        np.array(labels, "uint8"),
+        np.array(labels, float),
+        np.eye(3)[labels],
+        np.eye(3, dtype=bool)[labels],
+    ):
+        assert cross_entropy(form, Z) == cross_entropy(labels, Z)
+        assert accuracy(form, Z) == accuracy(labels, Z)
+        assert (cross_entropy_derivative(form, Z) == cross_entropy_derivative(labels, Z)).all()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ([0, 1, 2, 3], "y_true holds 3 in row 3; expected whole class labels from 0 to 2"),
+        ([0, 1, -1, 0], "y_true holds -1 in row 2"),
+        ([0, 1, 0.5, 0], "y_true holds 0.5 in row 2"),
+        ([0, 1, 1e300, 0], r"y_true holds 1e\+300 in row 2"),
+        ([0, np.nan, 0, 0], "y_true holds NaN at row 1"),
+        ([0, 1, 2], r"y_true has shape \(3,\); expected \(4,\) class labels or \(4, 3\) one-hot rows"),
+        ([[0], [1], [2], [0]], r"use y_true.ravel\(\)"),
+        (np.full((4, 3), 1 / 3), "y_true is not one-hot in row 0"),
+        (np.eye(4, 3), "y_true is not one-hot in row 3"),
+        (np.eye(4, 3) * 2, "y_true is not one-hot in row 0"),
+    ],
+)
+def test_labels_are_checked(wrong: Any, message: str) -> None:
+    for function in (cross_entropy, cross_entropy_derivative, accuracy):
+        with pytest.raises(ValueError, match=message):
+            function(wrong, np.ones((4, 3)))
+    with pytest.raises(TypeError, match="y_true has dtype <U1; expected class labels"):
+        cross_entropy(["a", "b", "c", "a"], np.ones((4, 3)))
+
+
+def test_outputs_are_checked() -> None:
+    with pytest.raises(ValueError, match=r"Z has shape \(3,\); expected two dimensions"):
+        softmax(np.ones(3))
+    with pytest.raises(ValueError, match="Z is empty"):
+        accuracy([], np.ones((0, 3)))
+
+
+# ------------------------------------------------------------------------------------------ updates
+
+
+def test_updates_work_in_place_on_views() -> None:
+    flat = np.ones(10)
+    sgd_update(flat[2:5], np.full(3, 2.0), np.zeros(3), 0.5)
+    assert flat.tolist() == [1, 1, 0, 0, 0, 1, 1, 1, 1, 1]
+    adam_update(flat[:2], np.ones(2), np.zeros(2), np.zeros(2), 0.1, 0.9, 0.999, 1e-8, 1)
+    np.testing.assert_allclose(flat[:2], 0.9)
+
+
+def test_updates_refuse_what_they_cannot_change_in_place() -> None:
+    good = np.ones(3)
+
+    def refuse(error: type[Exception], message: str, *arrays: Any) -> None:
+        before = [np.array(array) for array in arrays]
+        with pytest.raises(error, match=message):
+            sgd_update(*arrays, 0.1)
+        for array, copy in zip(arrays, before, strict=True):
+            assert (np.array(array) == copy).all()
+
+    frozen = good.copy()
+    frozen.flags.writeable = False
+    refuse(TypeError, "parameters is a list", [1.0, 2.0, 3.0], good, good.copy())
+    refuse(TypeError, "gradient has dtype float32 but parameters has float64", good, good.astype("f4"), good.copy())
+    refuse(TypeError, "parameters is dtype int64", np.ones(3, int), good, good.copy())
+    refuse(ValueError, r"velocity has shape \(4,\)", good, good.copy(), np.ones(4))
+    refuse(ValueError, "parameters must be contiguous and writable", np.ones(6)[::2], good, good.copy())
+    refuse(ValueError, "parameters must be contiguous and writable", frozen, good, good.copy())
+    sgd_update(good.copy(), frozen, good.copy(), 0.1)  # a gradient is only read
+    with pytest.raises(ValueError, match="step is 0; it counts from 1"):
+        adam_update(good, good.copy(), good.copy(), good.copy(), 0.1, 0.9, 0.999, 1e-8, 0)

@@ -1,0 +1,382 @@
+"""Trainer: batches, shuffling, validation, patience, callbacks, progress, divergence, doors; both backends."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fastnet.data
+from fastnet import SGD, Adam, Network, Trainer
+from fastnet.kernels import reference
+
+RNG = np.random.default_rng(0)
+X = RNG.standard_normal((50, 3))
+Y = np.stack([X[:, 0] - X[:, 1], np.sin(X[:, 2])], axis=1)
+LABELS = (X[:, 0] > 0).astype(int) + (X[:, 1] > 0)
+OPTIMIZERS = [SGD(0.05), SGD(0.05, momentum=0.9), Adam(0.01)]
+
+
+def trainer(sizes: Any = (3, 8, 2), **options: Any) -> Trainer:
+    network = {name: options.pop(name) for name in ("hidden", "output", "dtype") if name in options}
+    return Trainer(Network(sizes, **{"dtype": "float64", **network}), **options)
+
+
+# ------------------------------------------------------------------------------------- trajectories
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=repr)
+@pytest.mark.parametrize("hidden", [activation.name for activation in reference.ACTIVATIONS])
+@pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
+def test_ten_steps_agree_across_backends(loss: str, hidden: str, optimizer: Any) -> None:
+    """The numpy backend runs the oracle's own functions, so agreement is correctness."""
+    runs = []
+    for backend in ("numpy", "serial"):
+        ours = trainer((3, 8, 5, 3), hidden=hidden, loss=loss, optimizer=optimizer, batch_size=5, backend=backend)
+        y = LABELS if loss == "cross_entropy" else np.hstack([Y, Y[:, :1]])
+        history = ours.fit(X, y, epochs=1)
+        runs.append((history["loss"], ours.network.parameters, ours.history))
+    np.testing.assert_allclose(runs[0][0], runs[1][0], rtol=1e-12)
+    np.testing.assert_allclose(runs[0][1], runs[1][1], rtol=1e-9, atol=1e-11)
+    assert runs[0][2].keys() == runs[1][2].keys()
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=repr)
+def test_one_epoch_is_the_loop_written_out(optimizer: Any) -> None:
+    """Forward, loss, backward, update in plain NumPy, batch by batch, the last one short."""
+    ours = trainer(optimizer=optimizer, batch_size=16, shuffle=False)
+    net = trainer().network
+    (W1, W2), (b1, b2) = net.weights, net.biases
+    state = [np.zeros_like(net.parameters) for _ in range(optimizer.vectors)]
+    losses, rows = [], []
+    for step, start in enumerate(range(0, 50, 16), start=1):
+        x, y = X[start : start + 16], Y[start : start + 16]
+        A1, Z1 = reference.dense_forward(x, W1, b1, reference.relu)
+        A2, Z2 = reference.dense_forward(A1, W2, b2, reference.identity)
+        losses.append(reference.mse(y, A2))
+        rows.append(len(x))
+        d = reference.mse_derivative(y, A2)
+        dW2, db2, dA1 = reference.dense_backward_batch(A1, Z2, d, W2, reference.identity_derivative)
+        dW1, db1, _ = reference.dense_backward_batch(x, Z1, dA1, W1, reference.relu_derivative)
+        gradient = np.concatenate([dW1.ravel(), db1, dW2.ravel(), db2])
+        if isinstance(optimizer, Adam):
+            hyper = (optimizer.learning_rate, optimizer.beta1, optimizer.beta2, optimizer.epsilon)
+            reference.adam_update(net.parameters, gradient, *state, *hyper, step)
+        else:
+            reference.sgd_update(net.parameters, gradient, *state, optimizer.learning_rate, optimizer.momentum)
+    history = ours.fit(X, Y, epochs=1)
+    assert history["loss"][0] == pytest.approx(np.average(losses, weights=rows), rel=1e-12)
+    np.testing.assert_allclose(ours.network.parameters, net.parameters, rtol=1e-10, atol=1e-13)
+
+
+@pytest.mark.parametrize("backend", ["numpy", "serial"])
+@pytest.mark.parametrize("batch_size", [1, 7, 50, 1000, None])
+def test_every_batch_size_learns(batch_size: int | None, backend: str) -> None:
+    ours = trainer(optimizer=Adam(0.01), batch_size=batch_size, backend=backend)
+    before = ours.evaluate(X, Y)["loss"]
+    ours.fit(X, Y, epochs=60)
+    assert ours.evaluate(X, Y)["loss"] < 0.6 * before
+    assert list(ours.history) == ["loss"]
+
+
+def test_a_batch_larger_than_the_data_is_the_full_batch() -> None:
+    runs = [trainer(batch_size=size, shuffle=False).fit(X, Y, epochs=3)["loss"] for size in (None, 50, 10**9)]
+    assert runs[0] == runs[1] == runs[2]
+
+
+def test_one_row_is_a_batch() -> None:
+    assert math.isfinite(trainer().fit(X[:1], Y[:1], epochs=2)["loss"][-1])
+
+
+# ----------------------------------------------------------------------------- shuffling and repeats
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("backend", ["numpy", "serial"])
+def test_same_seed_same_bits(dtype: str, backend: str) -> None:
+    runs = [trainer(dtype=dtype, seed=4, backend=backend) for _ in range(2)]
+    for run in runs:
+        run.fit(X, Y, epochs=5)
+    assert runs[0].network.parameters.tobytes() == runs[1].network.parameters.tobytes()
+    assert runs[0].history == runs[1].history
+    other = trainer(dtype=dtype, seed=5, backend=backend)
+    other.fit(X, Y, epochs=5)
+    assert runs[0].network.parameters.tobytes() != other.network.parameters.tobytes()
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=repr)
+def test_fit_goes_on_where_it_stopped(optimizer: Any) -> None:
+    once, twice = trainer(optimizer=optimizer), trainer(optimizer=optimizer)
+    once.fit(X, Y, epochs=10)
+    twice.fit(X, Y, epochs=4)
+    history = twice.fit(X, Y, epochs=6)
+    assert history is twice.history
+    assert history.epochs == 10
+    assert once.network.parameters.tobytes() == twice.network.parameters.tobytes()
+    assert once.history == history
+
+
+def test_shuffling_visits_every_row_once_in_another_order_each_epoch() -> None:
+    """One weight, rate tiny, loss of each single-row batch is its target squared: the losses show the order."""
+    targets = np.arange(1.0, 21.0)
+    orders = []
+    for epochs in (1, 2):
+        seen: list[float] = []
+        ours = trainer((1, 1), optimizer=SGD(1e-300), batch_size=1, seed=3)
+        ours.network.parameters[:] = 0
+        original = ours.network.engine
+
+        def spying_engine(*arguments: Any, seen: list[float] = seen, original: Any = original, **names: Any) -> Any:
+            engine = original(*arguments, **names)
+            step = engine.loss_and_gradient
+            engine.loss_and_gradient = lambda X, y: (seen.append(float(y[0, 0])), step(X, y))[1]
+            return engine
+
+        ours.network.engine = spying_engine  # type: ignore[method-assign]
+        ours.fit(np.ones((20, 1)), targets, epochs=epochs)
+        orders.append(seen)
+    first, second = orders[1][:20], orders[1][20:]
+    assert orders[0] == first, "the order of an epoch is a function of seed and epoch"
+    assert sorted(first) == sorted(second) == targets.tolist()
+    assert first != second
+    assert first != targets.tolist()
+
+
+# ------------------------------------------------------------------------ validation and early stopping
+
+
+def test_validation_data_is_measured_and_never_trained_on() -> None:
+    plain, ours = trainer(), trainer()
+    plain.fit(X, Y, epochs=3)
+    held_out = (X[:10] * 2, Y[:10])
+    history = ours.fit(X, Y, epochs=3, validation_data=held_out)
+    assert history["loss"] == plain.history["loss"]
+    assert history["val_loss"][-1] == ours.evaluate(*held_out)["loss"]
+
+
+def test_validation_split_trains_on_the_other_rows() -> None:
+    split, given = trainer(seed=7), trainer(seed=7)
+    split.fit(X, Y, epochs=3, validation_split=0.2)
+    X_train, X_out, y_train, y_out = fastnet.data.split(X, Y, 0.2, seed=7)
+    given.fit(X_train, y_train, epochs=3, validation_data=(X_out, y_out))
+    assert split.history == given.history
+    assert len(X_out) == 10
+
+
+def test_classification_curves() -> None:
+    ours = trainer((3, 16, 3), loss="cross_entropy", optimizer=Adam(0.02))
+    history = ours.fit(X, LABELS, epochs=40, validation_split=0.2)
+    assert list(history) == ["loss", "accuracy", "val_loss", "val_accuracy"]
+    result = ours.evaluate(X, np.eye(3)[LABELS])
+    assert result["accuracy"] == np.mean(ours.network.predict(X).argmax(axis=1) == LABELS) > 0.8
+    assert all(0 <= value <= 1 for value in history["accuracy"])
+
+
+@pytest.mark.parametrize("optimizer", [SGD(0.02), SGD(0.005, momentum=0.9), Adam(0.01)], ids=repr)
+def test_patience_stops_and_restores_the_best(optimizer: Any) -> None:
+    """Noise to fit and other noise to validate: the validation loss must rise."""
+    rng = np.random.default_rng(1)
+    noise, other = rng.standard_normal((20, 2)), (rng.standard_normal((20, 3)), rng.standard_normal((20, 2)))
+    ours = trainer((3, 32, 2), optimizer=optimizer, batch_size=5)
+    history = ours.fit(X[:20], noise, epochs=1000, validation_data=other, patience=7)
+    best = history.best_epoch
+    assert best is not None
+    assert history.epochs == best + 1 + 7
+    assert ours.evaluate(*other)["loss"] == history["val_loss"][best] == min(history["val_loss"])
+
+    straight = trainer((3, 32, 2), optimizer=optimizer, batch_size=5)
+    straight.fit(X[:20], noise, epochs=best + 1, validation_data=other)
+    assert straight.network.parameters.tobytes() == ours.network.parameters.tobytes()
+    assert [v.tobytes() for v in straight._vectors] == [v.tobytes() for v in ours._vectors], "and the optimizer's state"
+    assert straight._step == ours._step
+
+
+def test_without_validation_patience_watches_the_loss() -> None:
+    ours = trainer(optimizer=SGD(0.9), batch_size=None)  # so large a rate that the loss soon goes up
+    history = ours.fit(X, Y, epochs=200, patience=3)
+    assert history.epochs < 200
+    assert history.best_epoch == history.epochs - 1 - 3
+
+
+def test_patience_restores_the_best_even_when_interrupted() -> None:
+    rng = np.random.default_rng(1)
+    other = (rng.standard_normal((20, 3)), rng.standard_normal((20, 2)))
+
+    def interrupt(row: dict[str, float]) -> None:
+        if row["epoch"] == 150:
+            raise KeyboardInterrupt
+
+    ours = trainer((3, 32, 2), optimizer=Adam(0.01), batch_size=5)
+    with pytest.raises(KeyboardInterrupt):
+        ours.fit(X[:20], rng.standard_normal((20, 2)), 500, validation_data=other, patience=1000, callbacks=[interrupt])
+    assert ours.history.epochs == 151
+    assert ours.evaluate(*other)["loss"] == min(ours.history["val_loss"])
+    assert ours.history.best_epoch != 150
+
+
+# ------------------------------------------------------------------------------ callbacks and progress
+
+
+def test_callbacks_see_every_row_and_can_stop() -> None:
+    rows: list[dict[str, float]] = []
+    others: list[int] = []
+    ours = trainer()
+    history = ours.fit(
+        X, Y, epochs=50, callbacks=[lambda row: rows.append(row) or row["epoch"] == 4, lambda row: others.append(1)]
+    )
+    assert [row["epoch"] for row in rows] == [0, 1, 2, 3, 4]
+    assert [row["loss"] for row in rows] == history["loss"]
+    assert len(others) == 5, "all callbacks are called, also in the last epoch"
+
+
+def test_nothing_is_printed_to_standard_output(capfd: pytest.CaptureFixture[str]) -> None:
+    trainer().fit(X, Y, epochs=2)
+    assert capfd.readouterr() == ("", "")  # standard error is no terminal here, so no bar
+    trainer().fit(X, Y, epochs=2, validation_split=0.1, progress=True)
+    captured = capfd.readouterr()
+    assert captured.out == ""
+    assert "2/2" in captured.err
+    assert "val_loss=" in captured.err
+
+
+# ------------------------------------------------------------------------------------------ divergence
+
+
+@pytest.mark.parametrize("backend", ["numpy", "serial"])
+def test_divergence_warns_once_and_keeps_the_best_finite_parameters(backend: str) -> None:
+    ours = trainer(optimizer=SGD(1e6), backend=backend)
+    start = ours.network.parameters.copy()
+    with pytest.warns(RuntimeWarning, match="training diverged in epoch .*lower the learning rate") as caught:
+        history = ours.fit(X, Y, epochs=500)
+    assert len(caught) == 1
+    assert history.epochs < 500
+    assert not math.isfinite(history["loss"][-1]) or history.epochs == 1
+    assert np.isfinite(ours.network.parameters).all()
+    if history.best_epoch is None:
+        assert (ours.network.parameters == start).all()
+
+
+def test_parameters_that_overflow_in_the_last_step_are_noticed() -> None:
+    ours = trainer((1, 1), optimizer=SGD(1e300), batch_size=None)
+    with pytest.warns(RuntimeWarning, match="diverged in epoch 0"):
+        history = ours.fit([[1e10]], [-1e10], epochs=1)
+    assert math.isfinite(history["loss"][0])
+    assert np.isfinite(ours.network.parameters).all()
+
+
+# ---------------------------------------------------------------------------------------------- doors
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "options"),
+    [
+        (ValueError, "unknown loss 'mae'; there are: mse, cross_entropy", {"loss": "mae"}),
+        (ValueError, "unknown backend 'gpu'; there are: numpy, serial, auto", {"backend": "gpu"}),
+        (ValueError, "batch_size is 0; expected a whole number of at least 1, or None", {"batch_size": 0}),
+        (TypeError, "batch_size is 2.5; expected a whole number", {"batch_size": 2.5}),
+        (TypeError, "batch_size is True", {"batch_size": True}),
+        (TypeError, "optimizer is 'adam'; expected one such as", {"optimizer": "adam"}),
+        (TypeError, "optimizer is <class", {"optimizer": Adam}),
+        (TypeError, "shuffle is 'no'", {"shuffle": "no"}),
+        (ValueError, "seed is -3", {"seed": -3}),
+        (ValueError, "output is 'sigmoid'; build it with", {"loss": "cross_entropy", "output": "sigmoid"}),
+        (ValueError, "at least 2; this network has 1", {"loss": "cross_entropy", "sizes": (3, 1)}),
+    ],
+)
+def test_construction_is_checked(error: type[Exception], message: str, options: dict[str, Any]) -> None:
+    with pytest.raises(error, match=message):
+        trainer(**options)
+
+
+def test_a_network_is_needed() -> None:
+    with pytest.raises(TypeError, match=r"network is a list; expected a fastnet.Network"):
+        Trainer([3, 2])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("error", "make"),
+    [
+        (ValueError, lambda: SGD(0)),
+        (ValueError, lambda: SGD(-0.1)),
+        (ValueError, lambda: SGD(math.nan)),
+        (ValueError, lambda: SGD(math.inf)),
+        (TypeError, lambda: SGD("fast")),
+        (TypeError, lambda: SGD(True)),
+        (ValueError, lambda: SGD(momentum=1)),
+        (ValueError, lambda: SGD(momentum=-0.1)),
+        (ValueError, lambda: Adam(0)),
+        (ValueError, lambda: Adam(beta1=1.0)),
+        (ValueError, lambda: Adam(beta2=-0.1)),
+        (ValueError, lambda: Adam(epsilon=0)),
+    ],
+)
+def test_hyper_parameters_are_checked(error: type[Exception], make: Any) -> None:
+    with pytest.raises(error, match=r"^(SGD|Adam) \w+ is .*; expected a"):
+        make()
+
+
+def test_hyper_parameters_are_frozen() -> None:
+    with pytest.raises(AttributeError):
+        SGD().learning_rate = 1  # type: ignore[misc]
+
+
+NAN_X = np.where(np.arange(150) == 31, np.nan, X.ravel()).reshape(50, 3)
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "loss", "arguments", "options"),
+    [
+        (ValueError, "X has 2 columns; this network takes 3", "mse", (X[:, :2], Y), {}),
+        (ValueError, "X holds NaN at row 10, column 1", "mse", (NAN_X, Y), {}),
+        (ValueError, "X is empty", "mse", (X[:0], Y[:0]), {}),
+        (ValueError, r"y has shape \(49, 2\); expected \(50, 2\)", "mse", (X, Y[:49]), {}),
+        (ValueError, r'y has shape \(50,\); expected \(50, 2\).*loss="cross_entropy"', "mse", (X, LABELS), {}),
+        (ValueError, "y holds infinity at row 0, column 0", "mse", (X, Y * np.inf), {}),
+        (TypeError, "y has dtype <U3; expected class labels", "cross_entropy", (X, ["cat"] * 50), {}),
+        (ValueError, "y holds 2 in row", "cross_entropy", (X, LABELS), {}),
+        (ValueError, "epochs is 0", "mse", (X, Y, 0), {}),
+        (TypeError, "epochs is 1.5", "mse", (X, Y, 1.5), {}),
+        (ValueError, "patience is 0", "mse", (X, Y), {"patience": 0}),
+        (ValueError, "validation_split is 1", "mse", (X, Y), {"validation_split": 1}),
+        (ValueError, "validation_split is nan", "mse", (X, Y), {"validation_split": math.nan}),
+        (ValueError, "both given", "mse", (X, Y), {"validation_split": 0.1, "validation_data": (X, Y)}),
+        (ValueError, "leaves none", "mse", (X[:1], Y[:1]), {"validation_split": 0.5}),
+        (TypeError, "must be a pair", "mse", (X, Y), {"validation_data": X}),
+        (ValueError, "validation X has 1 columns", "mse", (X, Y), {"validation_data": (X[:, :1], Y)}),
+        (ValueError, r"validation y has shape \(50, 1\)", "mse", (X, Y), {"validation_data": (X, Y[:, :1])}),
+        (TypeError, "callbacks holds 3", "mse", (X, Y), {"callbacks": [3]}),
+    ],
+)
+def test_fit_is_checked_and_changes_nothing(
+    error: type[Exception], message: str, loss: str, arguments: tuple[Any, ...], options: dict[str, Any]
+) -> None:
+    ours = trainer(loss=loss, optimizer=SGD(0.1, momentum=0.5))
+    before = ours.network.parameters.copy()
+    with pytest.raises(error, match=message):
+        ours.fit(*arguments, **options)
+    assert (ours.network.parameters == before).all()
+    assert ours.history.epochs == 0
+    assert ours.network.loss is None
+    assert ours._step == 0
+    assert not ours._vectors[0].any()
+
+
+def test_evaluate_is_checked() -> None:
+    with pytest.raises(ValueError, match="X has 2 columns"):
+        trainer().evaluate(X[:, :2], Y)
+
+
+def test_one_output_takes_a_vector() -> None:
+    flat, column = trainer((3, 4, 1)), trainer((3, 4, 1))
+    flat.fit(X, Y[:, 0], epochs=2)
+    column.fit(X, Y[:, :1], epochs=2)
+    assert flat.network.parameters.tobytes() == column.network.parameters.tobytes()
+
+
+def test_inputs_of_any_form_train_the_same() -> None:
+    runs = []
+    for x, y in ((X, Y), (X.tolist(), Y.tolist()), (np.asfortranarray(X), Y[::-1][::-1])):
+        ours = trainer()
+        ours.fit(x, y, epochs=2)
+        runs.append(ours.network.parameters.tobytes())
+    assert runs[0] == runs[1] == runs[2]
