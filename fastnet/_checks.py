@@ -16,11 +16,12 @@ def number(name: str, value: Any, least: float = -math.inf, above: float = -math
     """A finite number with ``value >= least``, ``value > above`` and ``value < below``."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} is {value!r}; expected a number")
+    found = float(value)
     limits = [f">= {least:g}"] * (least > -math.inf) + [f"> {above:g}"] * (above > -math.inf)
     limits += [f"< {below:g}"] * (below < math.inf)
-    if not (math.isfinite(value) and value >= least and value > above and value < below):
+    if not (math.isfinite(found) and found >= least and found > above and found < below):
         raise ValueError(f"{name} is {value!r}; expected a finite number {' and '.join(limits)}".rstrip())
-    return float(value)
+    return found
 
 
 def integer(name: str, value: Any, least: int, hint: str = "") -> int:

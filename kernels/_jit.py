@@ -180,7 +180,7 @@ def _compile_lazily(function: F, parallel: bool, inline: bool) -> F:
             dispatcher._cache = _KernelCache(function)
         finally:
             numba.config.CACHE_DIR = users
-    return dispatcher  # type: ignore[no-any-return]
+    return dispatcher
 
 
 class _Announcer(event.Listener):  # type: ignore[misc]

@@ -22,7 +22,7 @@ def _words(seed: int, purpose: int, index: int, size: int) -> NDArray[np.uint64]
 
 def uniform(seed: int, purpose: int, index: int, size: int) -> NDArray[np.float64]:
     """``size`` numbers in [0, 1), from the top 53 bits of each word."""
-    return (_words(seed, purpose, index, size) >> np.uint64(11)) * 2.0**-53
+    return (_words(seed, purpose, index, size) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def permutation(seed: int, purpose: int, index: int, size: int) -> NDArray[np.int64]:
