@@ -1,6 +1,6 @@
 """An epoch of training, backend against backend, on one thread; the numpy backend stands in every group.
 
-    pytest bench/test_training.py --benchmark-enable
+Run it as ``pytest bench/test_training.py --benchmark-enable``.
 """
 
 from typing import Any

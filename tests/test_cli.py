@@ -17,6 +17,7 @@ def run(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, **options)  # type: ignore[call-overload,no-any-return]
 
 
+@pytest.mark.compiled
 def test_train_without_arguments_learns_the_digits() -> None:
     result = run("train")
     assert result.returncode == 0, result.stderr
@@ -111,6 +112,7 @@ def test_info_names_what_a_bug_report_needs(capsys: pytest.CaptureFixture[str]) 
         assert re.search(rf"^{name}  +\S", output, re.M)
 
 
+@pytest.mark.compiled
 @pytest.mark.skipif(os.name != "posix", reason="pipes close differently there")
 def test_a_closed_pipe_is_no_error() -> None:
     command = f"{sys.executable} -m fastnet train --epochs 2 | head -n 1"
@@ -119,6 +121,7 @@ def test_a_closed_pipe_is_no_error() -> None:
     assert result.stderr == ""
 
 
+@pytest.mark.compiled
 @pytest.mark.skipif(os.name != "posix", reason="Ctrl-C is sent differently there")
 def test_ctrl_c_ends_with_one_line_and_status_130() -> None:
     command = [sys.executable, "-m", "fastnet", "train", "--epochs", "1000000"]

@@ -19,9 +19,7 @@ from fastnet.kernels import _jit
 PACKAGE = Path(fastnet.__file__).parent
 KERNELS = Path(_jit.__file__).parent
 
-pytestmark = pytest.mark.skipif(
-    os.environ.get("NUMBA_DISABLE_JIT", "0") != "0", reason="nothing is compiled, so nothing is cached"
-)
+pytestmark = pytest.mark.compiled
 
 # relu lives in elementwise.py, its caller dense_forward in loops.py.
 RELU_OF_MINUS_ONE = """
