@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from ._checks import number
 from .kernels.contracts import Array
-from .kernels.variants import find
+from .kernels.variants import highest
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class SGD:
 
     def update(self, rung: str, parameters: Array, gradient: Array, state: Sequence[Array], step: int) -> None:
         """One step in place; ``step`` counts from 1."""
-        find("sgd_update", rung)(parameters, gradient, *state, float(self.learning_rate), float(self.momentum))
+        highest("sgd_update", rung)(parameters, gradient, *state, float(self.learning_rate), float(self.momentum))
 
 
 @dataclass(frozen=True)
@@ -86,4 +86,4 @@ class Adam:
     def update(self, rung: str, parameters: Array, gradient: Array, state: Sequence[Array], step: int) -> None:
         """One step in place; ``step`` counts from 1."""
         hyper = (float(self.learning_rate), float(self.beta1), float(self.beta2), float(self.epsilon))
-        find("adam_update", rung)(parameters, gradient, *state, *hyper, step)
+        highest("adam_update", rung)(parameters, gradient, *state, *hyper, step)

@@ -22,8 +22,8 @@ from .kernels.epoch import PREDICT_ROWS, Engine
 from .network import Network
 from .optimizers import SGD, Adam
 
-BACKENDS = {"numpy": "reference", "serial": "loops", "auto": "loops"}
-"""The rung of the kernel table that each backend runs on."""
+BACKENDS = {"numpy": "reference", "serial": "blocked", "auto": "blocked"}
+"""How far up the ladder of kernels each backend goes."""
 
 Callback = Callable[[dict[str, float]], Any]
 

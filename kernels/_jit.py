@@ -19,6 +19,7 @@ cache lies in a folder named after a hash of all kernel sources, so that any cha
 import contextlib
 import hashlib
 import os
+import platform
 import sys
 import threading
 import time
@@ -147,8 +148,10 @@ class _KernelCache(FunctionCache):  # type: ignore[misc]
 @overload
 def jit(function: F, /) -> F: ...
 @overload
-def jit(*, parallel: bool = False, inline: bool = False) -> Callable[[F], F]: ...
-def jit(function: F | None = None, /, *, parallel: bool = False, inline: bool = False) -> F | Callable[[F], F]:
+def jit(*, parallel: bool = False, inline: bool = False, internal: bool = False) -> Callable[[F], F]: ...
+def jit(
+    function: F | None = None, /, *, parallel: bool = False, inline: bool = False, internal: bool = False
+) -> F | Callable[[F], F]:
     """Compile a kernel at its first call, with the house's flags, and cache it on disk.
 
     Parameters
@@ -159,6 +162,8 @@ def jit(function: F | None = None, /, *, parallel: bool = False, inline: bool = 
         Let ``numba.prange`` use threads.
     inline : bool, default False
         Paste the function into its callers before types are inferred.
+    internal : bool, default False
+        Only compiled code calls it: no entry from Python is compiled.
 
     Returns
     -------
@@ -166,12 +171,14 @@ def jit(function: F | None = None, /, *, parallel: bool = False, inline: bool = 
         Numba's dispatcher; with ``NUMBA_DISABLE_JIT=1`` the function itself.
     """
     if function is None:
-        return lambda f: _compile_lazily(f, parallel, inline)
-    return _compile_lazily(function, False, False)
+        return lambda f: _compile_lazily(f, parallel, inline, internal)
+    return _compile_lazily(function, False, False, False)
 
 
-def _compile_lazily(function: F, parallel: bool, inline: bool) -> F:
-    dispatcher: Any = numba.njit(parallel=parallel, inline="always" if inline else "never", **_FLAGS)(function)
+def _compile_lazily(function: F, parallel: bool, inline: bool, internal: bool) -> F:
+    entries = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True} if internal else {}
+    flags = {"parallel": parallel, "inline": "always" if inline else "never", **entries, **_FLAGS}
+    dispatcher: Any = numba.njit(**flags)(function)
     if cache_folder is not None and not numba.config.DISABLE_JIT:
         # CACHE_DIR is one setting for the whole process: lent for this line, then given back, so that
         # the user's own cache=True functions stay where the user put them.
@@ -246,6 +253,12 @@ def vector_bytes() -> int:
     if "avx512f" in features:
         return 64
     return 32 if "avx" in features else 16
+
+
+def registers() -> int:
+    """Count of vector registers of the CPU compiled for: 32 with AVX-512 and on ARM, else 16."""
+    arm = platform.machine().lower() in ("arm64", "aarch64")
+    return 32 if arm or "avx512f" in target_features() else 16
 
 
 event.register("numba:compile", _Announcer())

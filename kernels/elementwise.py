@@ -1,4 +1,4 @@
-"""Scalar functions that the compiled rungs share: activations and their derivatives, by integer code.
+"""What the lower rungs do element by element: activations by integer code, and the two passes of a layer.
 
 Imports `_jit` only. A kernel chooses its activation by code instead of taking a function: a function
 passed to compiled code makes Numba miss its cache, and compile again for each one. The codes are the
@@ -47,3 +47,26 @@ def derivative(code: int, z: Any, one: Any) -> Any:
     if code == SIGMOID:
         return sigmoid(z, one) * sigmoid(-z, one)
     return one
+
+
+@jit
+def add_bias_and_activate(Z: Any, b: Any, activation: int, A: Any) -> None:
+    """Z <- Z + b;  A = activation(Z).  The pass that ends a layer's forward product."""
+    one = Z.dtype.type(1)
+    for i in range(Z.shape[0]):
+        for j in range(Z.shape[1]):
+            z = Z[i, j] + b[j]
+            Z[i, j] = z
+            A[i, j] = activate(activation, z, one)
+
+
+@jit
+def gradient_at_z(Z: Any, dL_dA: Any, activation: int, dZ: Any, db: Any) -> None:
+    """dZ = dL_dA * activation'(Z);  db = sum of dZ's rows.  The pass that begins a layer's backward products."""
+    one = Z.dtype.type(1)
+    db[:] = 0
+    for i in range(Z.shape[0]):
+        for j in range(Z.shape[1]):
+            d = dL_dA[i, j] * derivative(activation, Z[i, j], one)
+            dZ[i, j] = d
+            db[j] += d

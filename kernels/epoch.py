@@ -13,7 +13,7 @@ from itertools import pairwise
 import numpy as np
 
 from .contracts import Array
-from .variants import find
+from .variants import LADDER, highest
 
 LOSSES = {"mse": ("mse", "mse_derivative"), "cross_entropy": ("cross_entropy", "cross_entropy_derivative")}
 """The operations that a loss is made of: its value and its gradient."""
@@ -53,7 +53,7 @@ class Engine:
     loss : str
         A key of `LOSSES`.
     rung : str
-        Name of the variants to run.
+        Of every operation the highest variant up to this rung of the ladder runs.
     rows : int, optional
         Largest batch.
     """
@@ -64,7 +64,7 @@ class Engine:
         layer_sizes: Sequence[int],
         activations: Sequence[int],
         loss: str = "mse",
-        rung: str = "auto",
+        rung: str = LADDER[-1],
         rows: int = PREDICT_ROWS,
     ) -> None:
         dtype = parameters.dtype
@@ -74,11 +74,11 @@ class Engine:
         self._layers = list(zip(layer_views(parameters, layer_sizes), activations, strict=True))
         self._gradients = layer_views(self.gradient, layer_sizes)
         self._loss_name = loss
-        self._forward = find("dense_forward", rung)
-        self._backward = find("dense_backward_batch", rung)
-        self._loss, self._loss_derivative = (find(operation, rung) for operation in LOSSES[loss])
-        self._accuracy = find("accuracy", rung)
-        self._softmax = find("softmax", rung)
+        self._forward = highest("dense_forward", rung)
+        self._backward = highest("dense_backward_batch", rung)
+        self._loss, self._loss_derivative = (highest(operation, rung) for operation in LOSSES[loss])
+        self._accuracy = highest("accuracy", rung)
+        self._softmax = highest("softmax", rung)
 
         def per_layer() -> list[Array]:
             return [np.empty((rows, k), dtype) for k in layer_sizes[1:]]

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from ._jit import jit
-from .elementwise import activate, derivative
+from .elementwise import activate, add_bias_and_activate, derivative, gradient_at_z
 
 # ------------------------------------------------------------------------------------------- layers
 
@@ -40,13 +40,8 @@ def matmul(A: Any, B: Any, C: Any) -> None:
 @jit
 def dense_forward(X: Any, W: Any, b: Any, activation: int, A: Any, Z: Any) -> None:
     """Z (B, k) = X (B, n) W^T (n, k) + b;  A = activation(Z)."""
-    one = Z.dtype.type(1)
     matmul(X, W.T, Z)
-    for i in range(Z.shape[0]):
-        for j in range(Z.shape[1]):
-            z = Z[i, j] + b[j]
-            Z[i, j] = z
-            A[i, j] = activate(activation, z, one)
+    add_bias_and_activate(Z, b, activation, A)
 
 
 @jit
@@ -55,14 +50,8 @@ def dense_backward_batch(X: Any, Z: Any, dL_dA: Any, W: Any, activation: int, dW
 
     A dX of no elements is not computed: the first layer has nobody to hand it to.
     """
-    one = Z.dtype.type(1)
     dZ = np.empty(Z.shape, Z.dtype)
-    db[:] = 0
-    for i in range(Z.shape[0]):
-        for j in range(Z.shape[1]):
-            d = dL_dA[i, j] * derivative(activation, Z[i, j], one)
-            dZ[i, j] = d
-            db[j] += d
+    gradient_at_z(Z, dL_dA, activation, dZ, db)
     matmul(dZ.T, X, dW)
     if dX.size > 0:
         matmul(dZ, W, dX)

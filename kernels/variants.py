@@ -12,10 +12,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from . import elementwise, loops
+from . import blocked, elementwise, loops
 from .contracts import CONTRACTS, Array, Case, Problem
 
-__all__ = ["CONTRACTS", "TABLE", "Case", "Variant", "WrongKernelError", "check", "find", "prepare", "variants"]
+__all__ = [
+    "CONTRACTS",
+    "LADDER",
+    "TABLE",
+    "Case",
+    "Variant",
+    "WrongKernelError",
+    "check",
+    "find",
+    "highest",
+    "prepare",
+    "variants",
+]
 
 
 @dataclass(frozen=True)
@@ -64,10 +76,16 @@ TABLE: tuple[Variant, ...] = (
     Variant("accuracy", "loops", loops.accuracy),
     Variant("sgd_update", "loops", loops.sgd_update),
     Variant("adam_update", "loops", loops.adam_update),
+    Variant("matmul", "blocked", blocked.matmul),
+    Variant("dense_forward", "blocked", blocked.dense_forward),
+    Variant("dense_backward_batch", "blocked", blocked.dense_backward_batch),
 )
 
+LADDER = ("reference", "loops", "blocked")
+"""The rungs, from the oracle up."""
+
 _LOOKUP = {(variant.operation, variant.name): variant.function for variant in TABLE}
-# The promoted variant is the highest rung that stands in the table.
+# The promoted variant of an operation is its highest rung.
 _LOOKUP.update({(variant.operation, "auto"): variant.function for variant in TABLE})
 
 
@@ -101,6 +119,12 @@ def find(operation: str, variant: str) -> Callable[..., Any]:
     except (KeyError, TypeError):
         names = ", ".join(variants(operation))
         raise ValueError(f"unknown variant {variant!r} of {operation}; there are: auto, {names}") from None
+
+
+def highest(operation: str, rung: str) -> Callable[..., Any]:
+    """Look up an operation's highest variant that stands no higher than a rung."""
+    allowed = LADDER[: LADDER.index(rung) + 1]
+    return next(_LOOKUP[operation, name] for name in reversed(allowed) if (operation, name) in _LOOKUP)
 
 
 # ---------------------------------------------------------------------------------------- the check

@@ -11,7 +11,19 @@ import pytest
 import fastnet.kernels
 from fastnet.kernels import epoch, loops, reference
 from fastnet.kernels.contracts import C
-from fastnet.kernels.variants import CONTRACTS, TABLE, Case, Variant, WrongKernelError, check, find, prepare, variants
+from fastnet.kernels.variants import (
+    CONTRACTS,
+    LADDER,
+    TABLE,
+    Case,
+    Variant,
+    WrongKernelError,
+    check,
+    find,
+    highest,
+    prepare,
+    variants,
+)
 
 CHECKS = [(variant, case) for variant in TABLE for case in CONTRACTS[variant.operation].cases]
 
@@ -186,7 +198,7 @@ def test_unknown_names() -> None:
 
 
 def test_training_runs_nothing_that_is_not_in_the_table() -> None:
-    """epoch.py and the optimizers reach kernels through `find` only: they import no rung."""
+    """epoch.py and the optimizers reach kernels through `highest` only: they import no rung."""
     root = Path(epoch.__file__).parent
     package = Path(fastnet.__file__).parent
     rungs = {variant.function.__module__ for variant in TABLE if hasattr(variant.function, "__module__")}
@@ -201,14 +213,27 @@ def test_training_runs_nothing_that_is_not_in_the_table() -> None:
         assert not imported & {"loops", ".loops", "kernels.loops", "operations"}
 
 
-def test_find_is_what_an_engine_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_table_is_in_ladder_order() -> None:
+    for operation in CONTRACTS:
+        assert list(variants(operation)) == [name for name in LADDER if name in variants(operation)]
+    assert {variant.name for variant in TABLE} == set(LADDER)
+
+
+def test_highest_goes_no_higher_than_asked() -> None:
+    assert highest("matmul", "reference") is find("matmul", "reference")
+    assert highest("matmul", "loops") is find("matmul", "loops")
+    assert highest("mse", "blocked") is find("mse", "loops"), "no blocked variant: the rung below serves"
+    assert all(highest(operation, LADDER[-1]) is find(operation, "auto") for operation in CONTRACTS)
+
+
+def test_an_engine_runs_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: set[str] = set()
 
     def spy(operation: str, variant: str) -> Callable[..., Any]:
         asked.add(operation)
-        return find(operation, variant)
+        return highest(operation, variant)
 
-    monkeypatch.setattr(epoch, "find", spy)
+    monkeypatch.setattr(epoch, "highest", spy)
     engine = epoch.Engine(np.zeros(9), [2, 3], [0], "cross_entropy", "reference", 4)
     engine.train_epoch(lambda p, g: None, np.ones((4, 2)), np.array([0, 1, 2, 0]), None, 2)
     assert asked <= set(CONTRACTS)
