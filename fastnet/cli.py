@@ -9,6 +9,7 @@ import os
 import platform
 import sys
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from importlib import metadata
 from typing import Any, NoReturn
@@ -20,14 +21,17 @@ from .kernels import _jit, accuracy
 from .kernels.epoch import LOSSES
 from .network import Network
 from .optimizers import SGD, Adam
-from .trainer import BACKENDS, Trainer
+from .trainer import BACKENDS, DivergenceWarning, Trainer
 
 _HELD_OUT, _VALIDATED = 0.2, 0.1
 _RATES = {"adam": 0.001, "sgd": 0.1}
 
 
 class _Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line."""
+    """An argument parser whose errors are one line, and which guesses no option from its beginning."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
@@ -50,7 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         status: int = options.run(options)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # None where the shell closed it
+            sys.stdout.flush()
         return status
     except KeyboardInterrupt:
         print("fastnet: interrupted", file=sys.stderr)
@@ -58,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (OSError, ValueError) as error:
+    except (MemoryError, OSError, ValueError) as error:
         print(f"fastnet {options.command}: {error}", file=sys.stderr)
         return 1
 
@@ -124,7 +129,13 @@ def _batch(text: str) -> int | None:
 def _hidden(text: str) -> list[int]:
     if text == "none":
         return []
-    return [_whole(part, 1, "a list of sizes such as 64,64, or none") for part in text.split(",")]
+    try:
+        sizes = [int(part) for part in text.split(",")]
+    except ValueError:
+        sizes = [0]
+    if min(sizes) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of sizes such as 64,64, or none")
+    return sizes
 
 
 def _rate(text: str) -> float:
@@ -156,21 +167,38 @@ def _train(options: argparse.Namespace) -> int:
     print(net.summary(), end="\n\n", flush=True)
 
     start = time.perf_counter()
-    history = trainer.fit(X, y, epochs=options.epochs, validation_split=_VALIDATED)
+    status = _fit(trainer, X, y, options.epochs)
     seconds = time.perf_counter() - start
+    history = trainer.history
+    if history.epochs == 0:
+        return status
 
     print(textplot.curves({name: history[name] for name in ("loss", "val_loss")}), end="\n\n")
     right = accuracy(labels_held_out, net.predict(X_held_out))
     print(f"accuracy  {right:.2%} of the {len(X_held_out)} held-out images")
-    print(
-        f"best      val_loss {history['val_loss'][history.best_epoch]:.4g} in epoch {history.best_epoch}"
-        if history.best_epoch is not None
-        else "best      none: no loss was finite"
-    )
-    print(
-        f"time      {seconds:.2f} s for {history.epochs} epochs, first compilation included; backend {trainer.backend}"
-    )
-    return 0
+    best = history.best_epoch
+    print("best      none" if best is None else f"best      val_loss {history['val_loss'][best]:.4g} in epoch {best}")
+    compiling = _jit.compile_seconds()
+    share = f", {compiling:.2f} s of it compiling" if compiling else ""
+    print(f"time      {seconds:.2f} s for {history.epochs} epochs{share}; backend {trainer.backend}")
+    return status
+
+
+def _fit(trainer: Trainer, X: Any, y: Any, epochs: int) -> int:
+    """Train; say what went wrong in one line, and return the exit status."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            trainer.fit(X, y, epochs=epochs, validation_split=_VALIDATED)
+            status = 0
+        except KeyboardInterrupt:
+            print(f"fastnet train: interrupted after {trainer.history.epochs} whole epochs", file=sys.stderr)
+            status = 130
+    for warning in caught:
+        print(f"fastnet train: {warning.message}", file=sys.stderr)
+        if issubclass(warning.category, DivergenceWarning):
+            status = 1
+    return status
 
 
 def _info(options: argparse.Namespace) -> int:

@@ -3,6 +3,8 @@
 Imports NumPy and `fastnet.kernels.rng`.
 """
 
+from __future__ import annotations  # so that help() shows ArrayLike by its name
+
 from importlib import resources
 
 import numpy as np

@@ -3,6 +3,8 @@
 Imports `fastnet.kernels`. No arithmetic on arrays lives here.
 """
 
+from __future__ import annotations  # so that help() shows ArrayLike by its name
+
 import math
 from collections.abc import Sequence
 from itertools import pairwise
@@ -150,8 +152,8 @@ class Network:
         if self.loss != "cross_entropy":
             trained = f"was trained with {self.loss}" if self.loss else "has not been trained"
             raise RuntimeError(
-                f"this network {trained}, so its outputs are no probabilities; "
-                'train it with Trainer(net, loss="cross_entropy"), or use predict'
+                f"this network {trained}, so its outputs are no probabilities; train it with "
+                'Trainer(net, loss="cross_entropy"), or set net.loss if its parameters were trained so elsewhere'
             )
         X = self.check_inputs(X)
         return self.engine(rows=min(len(X), PREDICT_ROWS)).predict(X, probabilities=True)
@@ -274,9 +276,11 @@ def _sizes(sizes: Any) -> tuple[int, ...]:
 
 
 def _activations(hidden: Any, output: Any, hidden_layers: int) -> tuple[str, ...]:
+    if not isinstance(hidden, (str, list, tuple)):
+        raise TypeError(f"hidden is {hidden!r}; expected the name of an activation, or a list with one for each layer")
     names = [hidden] * hidden_layers if isinstance(hidden, str) else list(hidden)
     if len(names) != hidden_layers:
-        raise ValueError(f"hidden names {len(names)} activations; this network has {hidden_layers} hidden layers")
+        raise ValueError(f"hidden names {len(names)} activations; expected {hidden_layers}, one for each hidden layer")
     if isinstance(hidden, str):
         _checks.choice("hidden activation", hidden, _ACTIVATION_NAMES)
     for name in names:

@@ -3,6 +3,8 @@
 Imports the network, the optimizers, the history and ``fastnet.kernels``. No arithmetic on arrays lives here.
 """
 
+from __future__ import annotations  # so that help() shows ArrayLike by its name
+
 import math
 import sys
 import warnings
@@ -16,7 +18,7 @@ from tqdm import tqdm
 from . import _checks
 from .data import split
 from .history import History
-from .kernels import rng
+from .kernels import doors, rng
 from .kernels.contracts import Array
 from .kernels.epoch import PREDICT_ROWS, Engine
 from .network import Network
@@ -26,6 +28,10 @@ BACKENDS = {"numpy": "reference", "serial": "blocked", "auto": "blocked"}
 """How far up the ladder of kernels each backend goes."""
 
 Callback = Callable[[dict[str, float]], Any]
+
+
+class DivergenceWarning(RuntimeWarning):
+    """The loss or a parameter stopped being finite, and training ended."""
 
 
 class _State(NamedTuple):
@@ -44,10 +50,10 @@ class _Watch:
         self.value = math.inf
         self.age = 0
 
-    def see(self, value: float, snapshot: Callable[[], _State]) -> None:
+    def see(self, value: float, state: _State) -> None:
         self.age += 1
         if value < self.value:
-            self.best, self.value, self.age = snapshot(), value, 0
+            self.best, self.value, self.age = state, value, 0
 
 
 class Trainer:
@@ -130,6 +136,7 @@ class Trainer:
         self._rung = rung
         self._vectors = tuple(np.zeros_like(network.parameters) for _ in range(optimizer.vectors))
         self._step = 0
+        self._fitting = False
 
     # ---------------------------------------------------------------------------------------- fitting
 
@@ -182,49 +189,63 @@ class Trainer:
             If anything that arrives is of the wrong type, shape or range, or holds NaN or infinity;
             nothing has been changed then.
 
+        RuntimeError
+            If this trainer is in `fit` already, in another thread or above a callback.
+
         Warns
         -----
-        RuntimeWarning
+        DivergenceWarning
             If the loss or a parameter stops being finite: training ends, and the network holds the best
             finite parameters of this call.
+
+        Notes
+        -----
+        Ctrl-C, or an exception in a callback, leaves everything as it was after the last whole epoch of the
+        history (with ``patience``, the best parameters so far), and `fit` can be called again.
         """
         X, y, validation = self._data(X, y, validation_data, validation_split)
         epochs = _checks.integer("epochs", epochs, least=1)
         if patience is not None:
             patience = _checks.integer("patience", patience, least=1, hint=", or None")
+        if not isinstance(callbacks, Iterable):
+            raise TypeError(f"callbacks is {callbacks!r}; expected a list of functions of an epoch's row")
         callbacks = tuple(callbacks)
         for callback in callbacks:
             if not callable(callback):
                 raise TypeError(f"callbacks holds {callback!r}; expected functions of an epoch's row")
         show = sys.stderr.isatty() if progress is None else bool(progress)
 
+        self._check_ready()
         self.network.loss = self.loss
         batch_size = len(X) if self.batch_size is None else min(self.batch_size, len(X))
-        watch = _Watch(self._snapshot())
+        last = self._snapshot()
+        watch = _Watch(last)
+        self._fitting = True
         try:
             with tqdm(total=epochs, unit="epoch", disable=not show, file=sys.stderr, dynamic_ncols=True) as bar:
                 for row in self._epochs(X, y, validation, epochs, batch_size):
                     epoch = self.history.epochs
                     self.history.append(row)
                     if not (math.isfinite(row["loss"]) and np.isfinite(self.network.parameters).all()):
-                        self._restore(watch.best)
+                        last = watch.best
                         warnings.warn(
                             f"training diverged in epoch {epoch}: the loss or a parameter is no longer finite. The "
                             "network holds the best finite parameters of this call; lower the learning rate, or scale "
                             "the data",
-                            RuntimeWarning,
+                            DivergenceWarning,
                             stacklevel=2,
                         )
                         break
-                    watch.see(row.get("val_loss", row["loss"]), self._snapshot)
+                    last = self._snapshot()
+                    watch.see(row.get("val_loss", row["loss"]), last)
                     bar.set_postfix({name: f"{value:.4g}" for name, value in row.items()}, refresh=False)
                     bar.update()
                     wants_stop = [callback({"epoch": epoch, **row}) for callback in callbacks]
                     if any(wants_stop) or (patience is not None and watch.age >= patience):
                         break
-        finally:  # Ctrl-C included
-            if patience is not None:
-                self._restore(watch.best)
+        finally:  # Ctrl-C included, which may come in the middle of an epoch
+            self._restore(last if patience is None else watch.best)
+            self._fitting = False
         return self.history
 
     def _epochs(
@@ -262,7 +283,23 @@ class Trainer:
         X, y = self._pair(X, y, "X", "y")
         return self._engine(min(len(X), PREDICT_ROWS)).evaluate(X, y)
 
+    def __repr__(self) -> str:
+        return (
+            f"Trainer({self.network!r}, loss={self.loss!r}, optimizer={self.optimizer}, batch_size={self.batch_size}, "
+            f"shuffle={self.shuffle}, seed={self.seed}, backend={self.backend!r})"
+        )
+
     # ---------------------------------------------------------------------------------------- inside
+
+    def _check_ready(self) -> None:
+        """Refuse to start from what cannot be trained."""
+        if self._fitting:
+            raise RuntimeError(
+                "this Trainer is already in fit, in another thread or above a callback; use one for each"
+            )
+        if not self.network.parameters.flags.writeable:
+            raise ValueError("network.parameters is read-only; training changes it in place")
+        doors.finite("network.parameters", self.network.parameters)
 
     def _engine(self, rows: int) -> Engine:
         return self.network.engine(loss=self.loss, rung=self._rung, rows=rows)

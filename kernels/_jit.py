@@ -34,7 +34,7 @@ import numba
 from numba.core import event
 from numba.core.caching import FunctionCache
 
-__all__ = ["cache_folder", "jit", "target_cpu", "vector_bytes"]
+__all__ = ["cache_folder", "compile_seconds", "jit", "registers", "target_cpu", "target_features", "vector_bytes"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -191,11 +191,11 @@ def _compile_lazily(function: F, parallel: bool, inline: bool, internal: bool) -
 
 
 class _Announcer(event.Listener):  # type: ignore[misc]
-    """Says once, on standard error, that kernels are being compiled, when that takes over a second."""
+    """Counts the seconds spent on compiling kernels, and says so on standard error, once, after the first of them."""
 
     def __init__(self) -> None:
+        self.spent_s = 0.0
         self._said = False
-        self._spent_s = 0.0
         self._depth = 0
         self._start = 0.0
         self._timer: threading.Timer | None = None
@@ -205,30 +205,43 @@ class _Announcer(event.Listener):  # type: ignore[misc]
         function = getattr(occurrence.data.get("dispatcher"), "py_func", None)
         return str(getattr(function, "__module__", "")).startswith(__package__)
 
+    # Numba compiles under one lock for the whole process, so these never run in two threads at once.
+
     def on_start(self, occurrence: Any) -> None:
-        if self._said or not self._is_ours(occurrence):
+        if not self._is_ours(occurrence):
             return
         self._depth += 1
-        if self._depth == 1:
+        if self._depth == 1:  # the outermost; what it calls is compiled inside it
             self._start = time.perf_counter()
-            self._timer = threading.Timer(max(0.0, _ANNOUNCE_AFTER_S - self._spent_s), self._say)
-            self._timer.daemon = True
-            self._timer.start()
+            if not self._said:
+                self._timer = threading.Timer(max(0.0, _ANNOUNCE_AFTER_S - self.spent_s), self._say)
+                self._timer.daemon = True
+                self._timer.start()
 
     def on_end(self, occurrence: Any) -> None:
-        if self._depth == 0 or not self._is_ours(occurrence):
+        if not self._is_ours(occurrence):
             return
         self._depth -= 1
         if self._depth == 0:
-            self._spent_s += time.perf_counter() - self._start
+            self.spent_s += time.perf_counter() - self._start
             if self._timer is not None:
                 self._timer.cancel()
+                self._timer = None
 
     def _say(self) -> None:
         if not self._said:
             self._said = True
             kept = "kept for later runs" if cache_folder is not None else "not kept: no cache folder can be written"
             print(f"fastnet: compiling kernels for {target_cpu()} ({kept}) ...", file=sys.stderr, flush=True)
+
+
+_announcer = _Announcer()
+event.register("numba:compile", _announcer)
+
+
+def compile_seconds() -> float:
+    """Seconds that this process has spent on compiling kernels; 0 where all came from the cache."""
+    return _announcer.spent_s
 
 
 # ------------------------------------------------------------------------------- the CPU compiled for
@@ -259,6 +272,3 @@ def registers() -> int:
     """Count of vector registers of the CPU compiled for: 32 with AVX-512 and on ARM, else 16."""
     arm = platform.machine().lower() in ("arm64", "aarch64")
     return 32 if arm or "avx512f" in target_features() else 16
-
-
-event.register("numba:compile", _Announcer())

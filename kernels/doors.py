@@ -36,6 +36,8 @@ def floats(**arrays: ArrayLike) -> list[Array]:
 
 
 def _as_array(name: str, value: ArrayLike) -> Array:
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{name} is a masked array, whose masked values would be used; fill them in or drop their rows")
     try:
         return np.asarray(value)
     except ValueError as error:
@@ -47,7 +49,10 @@ def _to_float(name: str, array: Array) -> Array:
         return array.astype(np.float64)
     if array.dtype.kind == "f" and array.dtype.itemsize <= 8:  # float16, or another byte order
         return array.astype(np.float64 if array.dtype.itemsize == 8 else np.float32)
-    raise TypeError(f"{name} has dtype {array.dtype}; expected float32, float64 or integers: convert it first")
+    raise TypeError(
+        f"{name} has dtype {array.dtype}; expected numbers, at most float64: convert it first, "
+        f'for example by np.asarray({name}, dtype="float64")'
+    )
 
 
 def matrix(name: str, array: Array) -> None:
@@ -96,7 +101,10 @@ def labels(name: str, value: ArrayLike, rows: int, classes: int) -> NDArray[np.i
     """
     array = _as_array(name, value)
     if array.dtype.kind not in "iubf":
-        raise TypeError(f"{name} has dtype {array.dtype}; expected class labels 0..{classes - 1}: number the classes")
+        raise TypeError(
+            f"{name} has dtype {array.dtype}; expected class labels 0..{classes - 1}: number the classes, "
+            f"for example by np.unique({name}, return_inverse=True)[1]"
+        )
     if array.shape == (rows, classes):
         return _from_one_hot(name, array)
     if array.shape != (rows,):
@@ -111,9 +119,10 @@ def labels(name: str, value: ArrayLike, rows: int, classes: int) -> NDArray[np.i
     wrong = np.flatnonzero((whole != array) | (whole < 0) | (whole >= classes))
     if wrong.size:
         row = int(wrong[0])
+        hint = f"; if they count from 1, use {name} - 1" if whole.min() == 1 and whole.max() == classes else ""
         raise ValueError(
             f"{name} holds {array[row]} in row {row}; expected whole class labels from 0 to {classes - 1}, "
-            "one for each output of the network"
+            f"one for each output{hint}"
         )
     return whole
 

@@ -6,6 +6,8 @@ promote, integers become float64, lists and arrays of any strides are converted;
 through the arithmetic. ``variant`` names a rung, "auto" the promoted one; `variants` lists them.
 """
 
+from __future__ import annotations  # so that help() shows ArrayLike by its name
+
 from collections.abc import Callable
 from typing import Any
 

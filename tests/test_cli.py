@@ -26,7 +26,9 @@ def test_train_without_arguments_learns_the_digits() -> None:
     accuracy = re.search(r"^accuracy +([\d.]+)% of the 359 held-out images", result.stdout, re.M)
     assert accuracy
     assert float(accuracy[1]) > 94
-    assert re.search(r"^time +[\d.]+ s for 30 epochs.*; backend serial$", result.stdout, re.M)
+    assert re.search(
+        r"^time +[\d.]+ s for 30 epochs(, [\d.]+ s of it compiling)?; backend serial$", result.stdout, re.M
+    )
     assert "\r" not in result.stdout, "the bar belongs to standard error"
     assert result.stdout.isascii()
 
@@ -63,11 +65,13 @@ def test_no_hidden_layer_and_the_full_batch(capsys: pytest.CaptureFixture[str]) 
         ((), "the following arguments are required: command"),
         (("fly",), "invalid choice: 'fly'"),
         (("train", "--epochs", "0"), "argument --epochs: '0' is not a whole number of at least 1"),
-        (("train", "--hidden", "8,x"), "argument --hidden: 'x' is not a list of sizes such as 64,64, or none"),
+        (("train", "--hidden", "8,x"), "argument --hidden: '8,x' is not a list of sizes such as 64,64, or none"),
         (("train", "--batch-size", "-1"), "argument --batch-size: '-1' is not a whole number of at least 1, or full"),
         (("train", "--lr", "nan"), "argument --lr: 'nan' is not a number above 0"),
         (("train", "--loss", "mae"), "argument --loss: invalid choice: 'mae'"),
         (("train", "--seed", "1.5"), "argument --seed: '1.5' is not a whole number"),
+        (("train", "--hidden", "64,,64"), "argument --hidden: '64,,64' is not a list of sizes"),
+        (("train", "--epoch", "1"), "unrecognized arguments: --epoch 1"),
         (("train", "file.csv"), "unrecognized arguments: file.csv"),
     ],
 )
@@ -90,10 +94,26 @@ def test_a_seed_too_large_is_an_error_of_one_line(capsys: pytest.CaptureFixture[
     assert captured.err == f"fastnet train: seed is {2**64}; expected at most 2**64 - 1\n"
 
 
-def test_divergence_is_said_and_the_work_goes_on() -> None:
-    result = run("train", "--optimizer", "sgd", "--lr", "1e30", "--epochs", "3")
-    assert result.returncode == 0
-    assert "diverged" in result.stderr
+def test_divergence_is_one_line_and_status_1(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["train", "--optimizer", "sgd", "--lr", "1e30", "--epochs", "3"]) == 1
+    captured = capsys.readouterr()
+    assert captured.err.startswith("fastnet train: training diverged in epoch 0")
+    assert captured.err.count("\n") == 1
+    assert "best      none" in captured.out
+
+
+def test_a_network_too_large_for_memory_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["train", "--hidden", "100000000000"]) == 1
+    captured = capsys.readouterr()
+    assert captured.err.startswith("fastnet train: Unable to allocate")
+    assert captured.err.count("\n") == 1
+
+
+@pytest.mark.skipif(os.name != "posix", reason="shells close files differently there")
+def test_a_closed_standard_output_is_no_error() -> None:
+    command = f"{sys.executable} -m fastnet train --epochs 1 --backend numpy >&-"
+    result = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=300, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
 
 
 def test_help_is_complete() -> None:
@@ -123,7 +143,7 @@ def test_a_closed_pipe_is_no_error() -> None:
 
 @pytest.mark.compiled
 @pytest.mark.skipif(os.name != "posix", reason="Ctrl-C is sent differently there")
-def test_ctrl_c_ends_with_one_line_and_status_130() -> None:
+def test_ctrl_c_shows_what_there_is_and_ends_with_status_130() -> None:
     command = [sys.executable, "-m", "fastnet", "train", "--epochs", "1000000"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -132,10 +152,11 @@ def test_ctrl_c_ends_with_one_line_and_status_130() -> None:
                 break
         time.sleep(1.0)
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
+        output, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert errors.splitlines()[-1] == "fastnet: interrupted"
+    assert re.fullmatch(r"fastnet train: interrupted after \d+ whole epochs", errors.splitlines()[-1])
     assert "Traceback" not in errors
+    assert "accuracy " in output or "interrupted after 0 " in errors
 
 
 # ------------------------------------------------------------------------------------------- text plot

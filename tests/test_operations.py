@@ -68,8 +68,15 @@ def test_dtypes_promote(left: str, right: str, result: str) -> None:
 
 @pytest.mark.parametrize("dtype", ["complex64", "longdouble", "U3", "object", "datetime64[s]"])
 def test_other_dtypes_are_refused(dtype: str) -> None:
-    with pytest.raises(TypeError, match=r"^B has dtype .*; expected float32, float64 or integers"):
+    with pytest.raises(TypeError, match=r"^B has dtype .*; expected numbers, at most float64: convert it"):
         matmul(A, np.zeros((4, 3), dtype))
+
+
+def test_masked_arrays_are_refused() -> None:
+    with pytest.raises(TypeError, match="A is a masked array, whose masked values would be used"):
+        matmul(np.ma.masked_greater([[1.0, 999.0]], 100), B)
+    with pytest.raises(TypeError, match="y_true is a masked array"):
+        accuracy(np.ma.masked_equal([0, 1], 1), np.ones((2, 2)))
 
 
 def test_ragged_lists_are_refused() -> None:
@@ -231,6 +238,7 @@ def test_labels_or_one_hot_rows() -> None:
     ("wrong", "message"),
     [
         ([0, 1, 2, 3], "y_true holds 3 in row 3; expected whole class labels from 0 to 2"),
+        ([1, 2, 3, 1], "y_true holds 3 in row 2.*; if they count from 1, use y_true - 1"),
         ([0, 1, -1, 0], "y_true holds -1 in row 2"),
         ([0, 1, 0.5, 0], "y_true holds 0.5 in row 2"),
         ([0, 1, 1e300, 0], r"y_true holds 1e\+300 in row 2"),

@@ -214,6 +214,29 @@ def test_patience_restores_the_best_even_when_interrupted() -> None:
     assert ours.history.best_epoch != 150
 
 
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=repr)
+def test_an_interruption_leaves_the_last_whole_epoch(optimizer: Any) -> None:
+    """Ctrl-C in the middle of an epoch: parameters and optimizer state match the history, and fit goes on."""
+    straight, ours = trainer(optimizer=optimizer), trainer(optimizer=optimizer)
+    straight.fit(X, Y, epochs=5)
+    update, steps = ours._update, []
+
+    def interrupted_update(parameters: Any, gradient: Any) -> None:
+        update(parameters, gradient)
+        steps.append(1)
+        if len(steps) == 3 * 2 + 1:  # two batches an epoch: after the first of epoch 3
+            raise KeyboardInterrupt
+
+    ours._update = interrupted_update  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        ours.fit(X, Y, epochs=5)
+    assert ours.history.epochs == 3
+    ours._update = update  # type: ignore[method-assign]
+    ours.fit(X, Y, epochs=2)
+    assert ours.network.parameters.tobytes() == straight.network.parameters.tobytes()
+    assert ours.history == straight.history
+
+
 # ------------------------------------------------------------------------------ callbacks and progress
 
 
@@ -345,6 +368,7 @@ NAN_X = np.where(np.arange(150) == 31, np.nan, X.ravel()).reshape(50, 3)
         (ValueError, "validation X has 1 columns", "mse", (X, Y), {"validation_data": (X[:, :1], Y)}),
         (ValueError, r"validation y has shape \(50, 1\)", "mse", (X, Y), {"validation_data": (X, Y[:, :1])}),
         (TypeError, "callbacks holds 3", "mse", (X, Y), {"callbacks": [3]}),
+        (TypeError, "callbacks is <built-in function print>; expected a list", "mse", (X, Y), {"callbacks": print}),
     ],
 )
 def test_fit_is_checked_and_changes_nothing(
@@ -359,6 +383,31 @@ def test_fit_is_checked_and_changes_nothing(
     assert ours.network.loss is None
     assert ours._step == 0
     assert not ours._vectors[0].any()
+
+
+def test_parameters_must_be_trainable() -> None:
+    ours = trainer()
+    ours.network.parameters[3] = np.nan
+    with pytest.raises(ValueError, match=r"network.parameters holds NaN at row 3"):
+        ours.fit(X, Y)
+    ours = trainer()
+    ours.network.parameters.flags.writeable = False
+    with pytest.raises(ValueError, match=r"network.parameters is read-only"):
+        ours.fit(X, Y)
+
+
+def test_a_trainer_is_in_one_fit_at_a_time() -> None:
+    ours = trainer()
+    with pytest.raises(RuntimeError, match="already in fit"):
+        ours.fit(X, Y, epochs=2, callbacks=[lambda row: ours.fit(X, Y, epochs=1)])
+    assert ours.fit(X, Y, epochs=1).epochs == 2, "and is free again after an error"
+
+
+def test_repr_says_what_trains() -> None:
+    assert repr(trainer(optimizer=Adam(0.01), seed=3)).endswith(
+        "loss='mse', optimizer=Adam(learning_rate=0.01, beta1=0.9, beta2=0.999, epsilon=1e-08), "
+        "batch_size=32, shuffle=True, seed=3, backend='serial')"
+    )
 
 
 def test_evaluate_is_checked() -> None:
