@@ -24,7 +24,7 @@ from .kernels.epoch import PREDICT_ROWS, Engine
 from .network import Network
 from .optimizers import SGD, Adam
 
-BACKENDS = {"numpy": "reference", "serial": "blocked", "auto": "blocked"}
+BACKENDS = {"numpy": "reference", "serial": "simd", "auto": "simd"}
 """How far up the ladder of kernels each backend goes."""
 
 Callback = Callable[[dict[str, float]], Any]

@@ -34,7 +34,16 @@ import numba
 from numba.core import event
 from numba.core.caching import FunctionCache
 
-__all__ = ["cache_folder", "compile_seconds", "jit", "registers", "target_cpu", "target_features", "vector_bytes"]
+__all__ = [
+    "COMPILES",
+    "cache_folder",
+    "compile_seconds",
+    "jit",
+    "registers",
+    "target_cpu",
+    "target_features",
+    "vector_bytes",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -104,6 +113,9 @@ def _prune(current: Path) -> None:
                 path.rmdir() if path.is_dir() else path.unlink(missing_ok=True)
             folder.rmdir()
 
+
+COMPILES = not numba.config.DISABLE_JIT
+"""False where ``NUMBA_DISABLE_JIT`` asks for plain Python, as coverage and debuggers do."""
 
 cache_folder: Path | None = _open_cache()
 """Folder of this version's compiled kernels; None where nothing can be written."""
@@ -179,7 +191,7 @@ def _compile_lazily(function: F, parallel: bool, inline: bool, internal: bool) -
     entries = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True} if internal else {}
     flags = {"parallel": parallel, "inline": "always" if inline else "never", **entries, **_FLAGS}
     dispatcher: Any = numba.njit(**flags)(function)
-    if cache_folder is not None and not numba.config.DISABLE_JIT:
+    if cache_folder is not None and COMPILES:
         # CACHE_DIR is one setting for the whole process: lent for this line, then given back, so that
         # the user's own cache=True functions stay where the user put them.
         users, numba.config.CACHE_DIR = numba.config.CACHE_DIR, str(cache_folder)

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from . import blocked, elementwise, loops
+from . import blocked, elementwise, loops, simd
+from ._jit import COMPILES
 from .contracts import CONTRACTS, Array, Case, Problem
 
 __all__ = [
@@ -79,9 +80,18 @@ TABLE: tuple[Variant, ...] = (
     Variant("matmul", "blocked", blocked.matmul),
     Variant("dense_forward", "blocked", blocked.dense_forward),
     Variant("dense_backward_batch", "blocked", blocked.dense_backward_batch),
+    *(
+        (
+            Variant("matmul", "simd", simd.matmul),
+            Variant("dense_forward", "simd", simd.dense_forward),
+            Variant("dense_backward_batch", "simd", simd.dense_backward_batch),
+        )
+        if COMPILES  # vector instructions have no Python to fall back on
+        else ()
+    ),
 )
 
-LADDER = ("reference", "loops", "blocked")
+LADDER = ("reference", "loops", "blocked", "simd")
 """The rungs, from the oracle up."""
 
 _LOOKUP = {(variant.operation, variant.name): variant.function for variant in TABLE}

@@ -216,7 +216,7 @@ def test_training_runs_nothing_that_is_not_in_the_table() -> None:
 def test_the_table_is_in_ladder_order() -> None:
     for operation in CONTRACTS:
         assert list(variants(operation)) == [name for name in LADDER if name in variants(operation)]
-    assert {variant.name for variant in TABLE} == set(LADDER)
+    assert {variant.name for variant in TABLE} <= set(LADDER)
 
 
 def test_highest_goes_no_higher_than_asked() -> None:

@@ -1,0 +1,440 @@
+"""The micro-kernel: a register tile of C in LLVM vector instructions, and the two copies that feed it.
+
+Imports `_jit` only. A tile is ``rows`` x ``columns`` elements of C, at most MR x NR, that stay in vector
+registers while k runs once over a slice of A and B::
+
+    C[i, j] = sum over k of A[i, k] B[k, j]        (+ a bias or C's former value; then ReLU)
+
+    for k:   load NV vectors of B's row k          NV loads
+             for each row i of the tile:
+                 broadcast A[i, k]                 MR loads
+                 acc[i, :] += A[i, k] * B[k, :]    MR x NV FMAs, no two of which wait for each other
+
+Why registers: each FMA of a plain loop loads B and C and stores C; here MR x NV of them share MR + NV
+loads, so the FMA units, not the load ports, decide. Why LLVM and not a Python loop: Numba's own loops
+leave it to LLVM's heuristics which sums live in registers; an explicit tile of vectors does not.
+
+All addresses and strides are integers in bytes, of NumPy's intp; so one compiled kernel serves every
+layout of array. Who calls must keep the arrays alive. Nothing here allocates.
+
+A is read one element at a time, by any strides. B's rows are contiguous vectors, and are read to
+the full width of the last vector, which may reach beyond ``columns``: what is packed is padded. C's rows
+are contiguous, and nothing beyond ``columns`` is read or written.
+
+Order of the sums: an element of C is one chain of FMAs over ascending k that starts at zero. That depends
+neither on the tile's height or width nor on where in the tile the element lies.
+
+The last columns: tiles are 4, 2 and 1 vectors wide, and only those of one vector are masked; 3 vectors are a tile
+of 2 and one of 1. Masks and widths for everything: the code of the tiles was 2.5 times longer.
+
+What was measured (Zen 4 and Zen 5, share of the register-only FMA limit):
+
+- 6 x 4 and 8 x 3 vectors reach the limit in L1; 14 x 2 too, but rows of A that lie a power of two apart
+  share one cache set, and at 2048 cubed 14 of them do not fit (0.80 to 0.87). MR x NV accumulators, NV
+  vectors of B and a broadcast must fit the registers: 7 x 4 of 32 spills (0.40).
+- Every height from 1 to MR has a kernel: clamping a 14-row tile at the last rows capped 128 rows at 0.914.
+- The epilogue is chosen by arguments after the k loop. One kernel for each would compile twice as long.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba.core import cgutils as _cgutils
+from numba.core import types as _types
+from numba.extending import intrinsic as _intrinsic
+
+from ._jit import registers, vector_bytes
+
+cgutils: Any = _cgutils  # no types
+types: Any = _types
+
+
+def intrinsic(function: Callable[..., Any]) -> Any:
+    """Make a generator of LLVM code a function of compiled code, which leaves out the typing context."""
+    return _intrinsic(function)
+
+
+VECTOR = vector_bytes()
+"""Bytes in a vector register."""
+
+MR = 6
+"""Rows of the largest tile."""
+
+NV = 4 if registers() >= 32 else 2
+"""Vectors in a row of the largest tile.  6 x 4 + 4 + 1 = 29 registers of 32;  6 x 2 + 2 + 1 = 15 of 16."""
+
+WIDTHS = tuple(2**i for i in range(NV.bit_length()))
+"""Vectors in a row of a tile: 1, 2, 4.  Only tiles of one vector are masked."""
+
+_BYTE = ir.IntType(8)
+_INT32 = ir.IntType(32)
+_POINTER = ir.PointerType()
+_VOID = ir.VoidType()
+
+
+class Vectors:
+    """What every generator here needs: LLVM types for one dtype, and short names for common instructions.
+
+    Parameters
+    ----------
+    builder : ir.IRBuilder
+        Where instructions go.
+    dtype : Numba type
+        Numba's float32 or float64.
+    lanes : int, optional
+        Elements in a vector; by default as many as fill a register.
+    """
+
+    def __init__(self, builder: ir.IRBuilder, dtype: Any, lanes: int | None = None) -> None:
+        self.builder = builder
+        self.bits = dtype.bitwidth
+        self.bytes = dtype.bitwidth // 8
+        self.lanes = lanes or VECTOR // self.bytes
+        self.scalar = ir.FloatType() if self.bits == 32 else ir.DoubleType()
+        self.vector = ir.VectorType(self.scalar, self.lanes)
+        self.mask = ir.VectorType(ir.IntType(1), self.lanes)
+        self.zero = ir.Constant(self.vector, [ir.Constant(self.scalar, 0.0)] * self.lanes)
+
+    def intrinsic(self, name: str, result: ir.Type, *operands: ir.Type) -> ir.Function:
+        """Declare an LLVM intrinsic; llvmlite's own ``declare_intrinsic`` refuses vectors."""
+        return _function(self.builder.module, f"llvm.{name}", ir.FunctionType(result, operands))
+
+    def at(self, pointer: ir.Value, offset: ir.Value) -> ir.Value:
+        """Give the pointer ``offset`` bytes on."""
+        return self.builder.gep(pointer, [offset], source_etype=_BYTE)
+
+    def vectors_at(self, pointer: ir.Value, count: int) -> list[ir.Value]:
+        """Pointers to ``count`` vectors, one behind the other."""
+        return [self.at(pointer, _INT32(q * self.lanes * self.bytes)) for q in range(count)]
+
+    def prefetch(self, pointer: ir.Value) -> None:
+        """Ask for a cache line, to be read soon."""
+        ask = self.intrinsic("prefetch.p0", _VOID, _POINTER, _INT32, _INT32, _INT32)
+        self.builder.call(ask, [pointer, _INT32(0), _INT32(3), _INT32(1)])  # for reading, into L1, data
+
+    def splat(self, scalar: ir.Value) -> ir.Value:
+        """Give a vector with ``scalar`` in every lane."""
+        undefined = ir.Constant(ir.VectorType(scalar.type, self.lanes), ir.Undefined)
+        first = self.builder.insert_element(undefined, scalar, _INT32(0))
+        return self.builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(_INT32, self.lanes), None))
+
+    def shuffle(self, x: ir.Value, y: ir.Value, places: list[int]) -> ir.Value:
+        """Lanes ``places`` of x followed by y."""
+        return self.builder.shuffle_vector(
+            x, y, ir.Constant(ir.VectorType(_INT32, self.lanes), [_INT32(p) for p in places])
+        )
+
+    def first_lanes(self, count: ir.Value) -> ir.Value:
+        """Give the mask of lanes 0 to count - 1."""
+        numbers = ir.Constant(ir.VectorType(_INT32, self.lanes), [_INT32(i) for i in range(self.lanes)])
+        return self.builder.icmp_signed("<", numbers, self.splat(self.builder.trunc(count, _INT32)))
+
+    def load(self, pointer: ir.Value, mask: ir.Value | None = None) -> ir.Value:
+        """Read a vector; lanes outside ``mask`` are zero and their memory is not touched."""
+        if mask is None:
+            return self.builder.load(pointer, typ=self.vector, align=self.bytes)
+        masked = self.intrinsic(
+            f"masked.load.v{self.lanes}f{self.bits}.p0", self.vector, _POINTER, _INT32, self.mask, self.vector
+        )
+        return self.builder.call(masked, [pointer, _INT32(self.bytes), mask, self.zero])
+
+    def store(self, value: ir.Value, pointer: ir.Value, mask: ir.Value | None = None) -> None:
+        """Write a vector; memory of lanes outside ``mask`` is not touched."""
+        if mask is None:
+            self.builder.store(value, pointer, align=self.bytes)
+            return
+        masked = self.intrinsic(
+            f"masked.store.v{self.lanes}f{self.bits}.p0", _VOID, self.vector, _POINTER, _INT32, self.mask
+        )
+        self.builder.call(masked, [value, pointer, _INT32(self.bytes), mask])
+
+    def fma(self, x: ir.Value, y: ir.Value, z: ir.Value) -> ir.Value:
+        """X * y + z.  ``llvm.fmuladd``: where there is no FMA, ``llvm.fma`` calls libm lane by lane."""
+        name = f"fmuladd.v{self.lanes}f{self.bits}"
+        return self.builder.call(self.intrinsic(name, self.vector, *[self.vector] * 3), [x, y, z])
+
+    def relu(self, x: ir.Value) -> ir.Value:
+        """0 where x < 0, else x.  Not ``maxnum``, which turns NaN into 0."""
+        return self.builder.select(self.builder.fcmp_ordered("<", x, self.zero), self.zero, x)
+
+    def phi(self, *incoming: tuple[ir.Value, ir.Block]) -> ir.Value:
+        """Give the value that belongs to the block from which control came."""
+        phi = self.builder.phi(incoming[0][0].type)
+        for value, block in incoming:
+            phi.add_incoming(value, block)
+        return phi
+
+    def unless_zero(self, number: ir.Value) -> Any:
+        """Context manager: what is emitted inside runs where ``number`` is not zero."""
+        return self.builder.if_then(self.builder.icmp_signed("!=", number, number.type(0)))
+
+
+def _function(module: ir.Module, name: str, kind: ir.FunctionType) -> ir.Function:
+    return module.globals.get(name) or ir.Function(module, kind, name)
+
+
+def _keep_small(builder: ir.IRBuilder) -> None:
+    """Keep LLVM from unrolling and unswitching the loops around: nothing is gained, compiling took 2.5 s, not 1.9."""
+    builder.function.attributes.add("optsize")
+
+
+# ------------------------------------------------------------------------------------------- the tile
+
+
+def _tile(module: ir.Module, dtype: Any, rows: int, vectors: int) -> ir.Function:
+    """Give the LLVM function that computes a tile of ``rows`` x ``vectors``; generated once a module."""
+    intp = ir.IntType(types.intp.bitwidth)
+    name = f"fastnet.tile.{dtype}.{rows}x{vectors}x{VECTOR}"
+    function = _function(module, name, ir.FunctionType(_VOID, [intp] * 13))
+    if function.blocks:
+        return function
+    function.linkage = "linkonce_odr"  # one copy, however many modules are linked
+    function.attributes.add("noinline")
+    function.attributes.add("nounwind")
+    function.attributes.add("optsize")
+    columns, k, a, a_row, a_step, b, b_step, c, c_row, start, start_row, relu, relu_row = function.args
+    builder = ir.IRBuilder(function.append_basic_block("entry"))
+    code = Vectors(builder, dtype)
+
+    sums = _sums_over_k(code, rows, vectors, k, (a, a_row, a_step), (b, b_step))
+
+    _finish(code, sums, vectors, columns, (c, c_row), (start, start_row), (relu, relu_row))
+    builder.ret_void()
+    return function
+
+
+def _sums_over_k(
+    code: Vectors, rows: int, vectors: int, k: ir.Value, a: tuple[ir.Value, ...], b: tuple[ir.Value, ...]
+) -> list[ir.Value]:
+    """Emit the loop; gives rows x vectors sums, row by row.  No iteration where k is 0."""
+    builder, intp = code.builder, k.type
+    (a, a_row, a_step), (b, b_step) = a, b
+    offsets = [builder.mul(intp(i), a_row) for i in range(rows)]
+    a0, b0 = builder.inttoptr(a, _POINTER), builder.inttoptr(b, _POINTER)
+    before = builder.block
+    loop = builder.append_basic_block("k")
+    after = builder.append_basic_block("sums")
+    builder.cbranch(builder.icmp_signed(">", k, intp(0)), loop, after)
+
+    builder.position_at_end(loop)
+    left, a_k, b_k = (code.phi((start, before)) for start in (k, a0, b0))
+    sums = [code.phi((code.zero, before)) for _ in range(rows * vectors)]
+    b_vectors = [code.load(p) for p in code.vectors_at(b_k, vectors)]
+    new = []
+    for i in range(rows):
+        a_ik = code.splat(builder.load(code.at(a_k, offsets[i]), typ=code.scalar, align=code.bytes))
+        new += [code.fma(a_ik, b_vectors[q], sums[i * vectors + q]) for q in range(vectors)]
+    left_next = builder.sub(left, intp(1))
+    advanced = (left_next, code.at(a_k, a_step), code.at(b_k, b_step), *new)
+    for phi, value in zip((left, a_k, b_k, *sums), advanced, strict=True):
+        phi.add_incoming(value, loop)
+    builder.cbranch(builder.icmp_signed(">", left_next, intp(0)), loop, after)
+
+    builder.position_at_end(after)
+    return [code.phi((code.zero, before), (x, loop)) for x in new]
+
+
+def _finish(
+    code: Vectors,
+    sums: list[ir.Value],
+    vectors: int,
+    columns: ir.Value,
+    c: tuple[ir.Value, ir.Value],
+    start: tuple[ir.Value, ir.Value],
+    relu: tuple[ir.Value, ir.Value],
+) -> None:
+    """Emit the epilogue: C = start + sums, and ReLU of C.  Pairs are an address and the bytes from row to row."""
+    builder = code.builder
+    mask = code.first_lanes(columns) if vectors == 1 else None
+
+    def tile(base: ir.Value, row: ir.Value) -> list[ir.Value]:
+        rows = [
+            code.at(builder.inttoptr(base, _POINTER), builder.mul(row.type(i), row))
+            for i in range(len(sums) // vectors)
+        ]
+        return [p for row_pointer in rows for p in code.vectors_at(row_pointer, vectors)]
+
+    before = builder.block
+    with code.unless_zero(start[0]):
+        started = [builder.fadd(code.load(p, mask), x) for p, x in zip(tile(*start), sums, strict=True)]
+        inside = builder.block
+    results = [code.phi((x, before), (y, inside)) for x, y in zip(sums, started, strict=True)]
+    for p, x in zip(tile(*c), results, strict=True):
+        code.store(x, p, mask)
+    with code.unless_zero(relu[0]):
+        for p, x in zip(tile(*relu), results, strict=True):
+            code.store(code.relu(x), p, mask)
+
+
+@intrinsic
+def micro_kernel(
+    typing_context: Any, dtype: Any, rows: Any, columns: Any, k: Any, a: Any, b: Any, c: Any, start: Any, relu: Any
+) -> Any:
+    """One tile of C = start + A B, and ReLU of it.
+
+    Parameters
+    ----------
+    dtype : dtype
+        Of all arrays: float32 or float64.
+    rows, columns, k : intp
+        The tile's height, 1 to MR; its width, one of WIDTHS in vectors, or less than one vector; how many products
+        are summed (0 gives zeros).
+    a : (intp, intp, intp)
+        Address of A[0, 0]; bytes from a row of A to the next, and from a k to the next.
+    b, c : (intp, intp)
+        Address of B[0, 0] and of C[0, 0]; bytes from a row to the next.
+    start : (intp, intp)
+        The same of what is added to the sums: C itself; a bias, with 0 bytes from row to row; address 0 for nothing.
+    relu : (intp, intp)
+        The same of an array that receives max(0, C); address 0 for none.
+    """
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        _, rows, columns, k, *matrices = arguments
+        _keep_small(builder)
+        intp = rows.type
+        numbers = [columns, k, *(x for matrix in matrices for x in cgutils.unpack_tuple(builder, matrix))]
+        lanes = VECTOR * 8 // dtype.dtype.bitwidth
+        vectors = builder.sdiv(builder.add(columns, intp(lanes - 1)), intp(lanes))
+        done, impossible = builder.append_basic_block("tile_done"), builder.append_basic_block("no_such_tile")
+        choice = builder.switch(builder.add(builder.mul(rows, intp(NV)), vectors), impossible)
+        for height in range(1, MR + 1):
+            for width in WIDTHS:
+                block = builder.append_basic_block(f"tile_{height}x{width}")
+                choice.add_case(intp(height * NV + width), block)
+                builder.position_at_end(block)
+                builder.call(_tile(builder.module, dtype.dtype, height, width), numbers)
+                builder.branch(done)
+        builder.position_at_end(impossible)  # the macro-kernel cuts tiles that there are
+        builder.unreachable()
+        builder.position_at_end(done)
+        return context.get_dummy_value()
+
+    pair, triple = types.UniTuple(types.intp, 2), types.UniTuple(types.intp, 3)
+    return types.void(dtype, *[types.intp] * 3, triple, *[pair] * 4), codegen
+
+
+# --------------------------------------------------------------------------------- what packing needs
+
+
+@intrinsic
+def layout(typing_context: Any, array: Any) -> Any:
+    """(address of the first element, the strides in bytes).  `keep` the array while that is used."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        struct = context.make_array(array)(context, builder, arguments[0])
+        start = builder.ptrtoint(struct.data, context.get_value_type(types.intp))
+        strides = cgutils.unpack_tuple(builder, struct.strides)
+        return context.make_tuple(builder, signature.return_type, [start, *strides])
+
+    return types.UniTuple(types.intp, 1 + array.ndim)(array), codegen
+
+
+@intrinsic
+def keep(typing_context: Any, array: Any) -> Any:
+    """Nothing, after the last use of an array's address: Numba frees what no later line names."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        return context.get_dummy_value()
+
+    return types.void(array), codegen
+
+
+@intrinsic
+def item_bytes(typing_context: Any, dtype: Any) -> Any:
+    """Bytes of an element, as a constant."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        return context.get_constant(types.intp, dtype.dtype.bitwidth // 8)
+
+    return types.intp(dtype), codegen
+
+
+@intrinsic
+def copy_element(typing_context: Any, dtype: Any, target: Any, source: Any) -> Any:
+    """Copy one element."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        _, target, source = arguments
+        code = Vectors(builder, dtype.dtype, lanes=1)
+        code.store(code.load(builder.inttoptr(source, _POINTER)), builder.inttoptr(target, _POINTER))
+        return context.get_dummy_value()
+
+    return types.void(dtype, types.intp, types.intp), codegen
+
+
+@intrinsic
+def copy_vector(typing_context: Any, dtype: Any, target: Any, source: Any, count: Any) -> Any:
+    """Copy the first ``count`` elements as one whole vector, with zeros behind them."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        _, target, source, count = arguments
+        _keep_small(builder)
+        code = Vectors(builder, dtype.dtype)
+        pointer = builder.inttoptr(source, _POINTER)
+        with builder.if_else(builder.icmp_signed(">=", count, count.type(code.lanes))) as (full, part):
+            with full:
+                x, x_block = code.load(pointer), builder.block
+            with part:
+                y, y_block = code.load(pointer, code.first_lanes(count)), builder.block
+        code.store(code.phi((x, x_block), (y, y_block)), builder.inttoptr(target, _POINTER))
+        return context.get_dummy_value()
+
+    return types.void(dtype, types.intp, types.intp, types.intp), codegen
+
+
+@intrinsic
+def prefetch(typing_context: Any, place: Any) -> Any:
+    """Ask for the cache line at an address, which need not be valid, to be read soon."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        Vectors(builder, types.float32).prefetch(builder.inttoptr(arguments[0], _POINTER))
+        return context.get_dummy_value()
+
+    return types.void(types.intp), codegen
+
+
+@intrinsic
+def transpose_block(
+    typing_context: Any, dtype: Any, target: Any, target_row: Any, source: Any, source_row: Any, rows: Any, count: Any
+) -> Any:
+    """Target (lanes x lanes) = transpose of the source's first ``rows`` rows of ``count`` elements.
+
+    A vector a row. What the source lacks is filled up: lanes with copies of its last row, rows with zeros.
+    """
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        _, target, target_row, source, source_row, rows, count = arguments
+        _keep_small(builder)
+        intp = rows.type
+        code = Vectors(builder, dtype.dtype)
+        lanes = code.lanes
+        last = builder.sub(rows, intp(1))
+        start = builder.inttoptr(source, _POINTER)
+        pointers = []
+        for i in range(lanes):
+            row = builder.select(builder.icmp_signed("<", last, intp(i)), last, intp(i))
+            pointers.append(code.at(start, builder.mul(row, source_row)))
+        with builder.if_else(builder.icmp_signed(">=", count, intp(lanes))) as (full, part):
+            with full:
+                whole, whole_block = [code.load(p) for p in pointers], builder.block
+            with part:
+                mask = code.first_lanes(count)
+                cut, cut_block = [code.load(p, mask) for p in pointers], builder.block
+        x = [code.phi((w, whole_block), (c, cut_block)) for w, c in zip(whole, cut, strict=True)]
+        # In step h, the 2 x 2 blocks of h x h elements swap their off-diagonal blocks; h = 1, 2, 4, ...
+        h = 1
+        while h < lanes:
+            low = [c + lanes - h if c & h else c for c in range(lanes)]
+            high = [c + lanes if c & h else c + h for c in range(lanes)]
+            for i in range(lanes):
+                if not i & h:
+                    x[i], x[i + h] = code.shuffle(x[i], x[i + h], low), code.shuffle(x[i], x[i + h], high)
+            h *= 2
+        end = builder.inttoptr(target, _POINTER)
+        for j in range(lanes):
+            code.store(x[j], code.at(end, builder.mul(intp(j), target_row)))
+        return context.get_dummy_value()
+
+    return types.void(dtype, *[types.intp] * 6), codegen

@@ -1,0 +1,352 @@
+"""Rung 3, `simd`: packing, and the loops around the micro-kernel.
+
+Imports `_jit`, `elementwise` and `microkernel`. What changed from the loops: the innermost three loops are
+register tiles of vector instructions, and B is copied, a block of KC x NC at a time, into the order in which
+the tiles read it. Why that is faster: every value in a register serves MR or NR products, every line of
+L1 a whole row of tiles, every line of L2 a whole column; the FMA units never wait. What it costs: one to three
+seconds of compilation, once a machine, and a buffer of half the L2 cache.
+
+The five loops are BLIS's with the parts of A and B exchanged, because A needs no packing: the micro-kernel
+broadcasts single elements of it, which may lie anywhere. So the block that stays in L2 is B's, and the
+sliver that stays in L1 is A's::
+
+    loop 5: rows of C by MC                        a block of A, packed here if it is a transpose
+      loop 4: k by KC
+        loop 3: columns of C by NC                 a block of B, packed here, stays in L2
+          loop 2: rows by MR                       a sliver of A stays in L1
+            loop 1: columns by NR                  the micro-kernel: a tile of C stays in registers
+
+**Same bits.** An element of C is one chain of FMAs for each slice of KC, over ascending k from zero; the
+slices are added in their order. KC depends on the dtype and the slices on K alone. Where tiles, blocks and
+panels begin changes nothing, nor whether anything is packed: so rows or columns of C may be computed
+apart, by any number of threads, and give the same bits. Bits do differ between CPUs with and without FMA.
+
+Memory: C is written, A and B are only read; none may overlap C. A matrix is handed on as (address, bytes from
+row to row, bytes from column to column), so that the loops are compiled once for all layouts; the callers
+hold the arrays meanwhile.
+
+What was measured (Zen 4, float32, share of the FMA limit measured beside it; it wavers by 0.02):
+
+- KC of 4096 bytes, a block of 512 KiB: 0.94 at 1024 cubed; KC of 2048 bytes 0.93, 256 KiB 0.94, 768 KiB 0.93.
+- B in place where it fits L2: 0.97 at 256 and 512 cubed, packed 0.96 and 0.95; at 2048 it is 0.84, packed 0.90.
+- Prefetching 8 rows ahead while B is packed: 0.93, without 0.90 (1024). 16 and 32 rows ahead are no better.
+- A.T in place while it fits L2: 0.97 at 256, packed 0.90. At 2048: 0.66, packed 0.91. Packing it all
+  slivers at once, one k after the other: 0.86 at 1024, each store in another page; 8 slivers at once: 0.91.
+- Prefetching C, or B within the micro-kernel: nothing.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ._jit import jit
+from .elementwise import RELU, activate, derivative
+from .microkernel import (
+    MR,
+    NV,
+    VECTOR,
+    copy_element,
+    copy_vector,
+    item_bytes,
+    keep,
+    layout,
+    micro_kernel,
+    prefetch,
+    transpose_block,
+)
+
+# ----------------------------------------------------------------------------------------- block sizes
+
+
+def _l2_bytes() -> int:
+    """Size of this machine's L2 cache a core, where the system tells; else 1 MiB.  Never changes a bit of C."""
+    try:
+        size = Path("/sys/devices/system/cpu/cpu0/cache/index2/size").read_text().strip()
+        return int(size.removesuffix("K")) * 1024
+    except (OSError, ValueError):
+        return 1 << 20
+
+
+L2 = _l2_bytes()
+
+KC_BYTES = 4096
+"""A slice of k in bytes of one row of A, 1024 float32; MR rows of it stay in L1.  A constant, for it
+decides where sums are cut: no machine may have its own."""
+
+B_BYTES = L2 // 2
+"""The block of B, KC x NC."""
+
+MC = 340 * MR
+"""Rows of A that are packed at a time where A is a transpose; the packed block streams from L3."""
+
+FEW_ROWS = 64
+"""Fewer rows than these do not pay for packing B: a copy costs as much as some 3 rows."""
+
+AHEAD = 8
+"""Rows that packing prefetches ahead."""
+
+SLIVERS = 8
+"""Slivers of A.T that are packed side by side: 48 elements, 3 cache lines of a row in float32."""
+
+# --------------------------------------------------------------------------------------------- packing
+
+
+@jit(internal=True)
+def _pack_b(dtype: Any, kb: int, nb: int, b: Any, target: int) -> None:
+    """Copy a block of B, kb x nb, into panels of NR columns, rows of a panel one behind the other.
+
+    The last panel is filled up to whole vectors. B.T goes through transposes of a vector of vectors; a panel has
+    room for whole ones, so that what they write beyond the last k harms nothing.
+    """
+    item = item_bytes(dtype)
+    lanes = VECTOR // item
+    nr = NV * lanes
+    start, b_row, b_column = b
+    panel = -(-kb // lanes) * lanes * nr * item
+    if b_column == item:
+        for k in range(kb):
+            for j in range(0, nb, lanes):
+                to = target + j // nr * panel + (k * nr + j % nr) * item
+                prefetch(start + (k + AHEAD) * b_row + j * item)
+                copy_vector(dtype, to, start + k * b_row + j * item, nb - j)
+    elif b_row == item:
+        for j in range(0, nb, lanes):
+            for k in range(0, kb, lanes):
+                to = target + j // nr * panel + (k * nr + j % nr) * item
+                transpose_block(dtype, to, nr * item, start + k * item + j * b_column, b_column, nb - j, kb - k)
+    else:  # neither rows nor columns are contiguous
+        for k in range(kb):
+            for j in range(nb):
+                to = target + j // nr * panel + (k * nr + j % nr) * item
+                copy_element(dtype, to, start + k * b_row + j * b_column)
+
+
+@jit(internal=True)
+def _pack_a(dtype: Any, rows: int, tiles: int, kb: int, sliver: int, beyond: int, a: Any, target: int) -> None:
+    """Copy a block of A.T, whose columns are contiguous, into slivers: for each k, the rows of one tile.
+
+    ``beyond`` counts the rows that may be read. A vector is copied where a tile's rows are wanted; the next one
+    overwrites the rest.
+    """
+    item = item_bytes(dtype)
+    lanes = VECTOR // item
+    short, taller = rows // tiles, rows % tiles
+    start, _, a_column = a
+    for first in range(0, tiles, SLIVERS):
+        for k in range(kb):
+            for t in range(first, min(first + SLIVERS, tiles)):
+                i = t * short + min(t, taller)
+                height = short + (t < taller)
+                source = start + i * item + k * a_column
+                prefetch(source + AHEAD * a_column)
+                for q in range(0, height, lanes):  # once, where a vector has MR lanes
+                    to = target + t * sliver + (k * height + q) * item
+                    copy_vector(dtype, to, source + q * item, beyond - i - q)
+
+
+# ------------------------------------------------------------------------------------------- the loops
+
+
+@jit(inline=True)
+def _macro_kernel(
+    dtype: Any,
+    rows: int,
+    tiles: int,
+    nb: int,
+    kb: int,
+    a: Any,
+    sliver: int,
+    b: Any,
+    panel: int,
+    c: Any,
+    add: Any,
+    relu: Any,
+) -> None:
+    """Loops 2 and 1: a block of C, rows x nb, from a block of A and a block of B.
+
+    The rows are dealt to the tiles evenly: 37 make tiles of 6, 6, 5, 5, 5, 5, 5, none of one row, whose few
+    FMAs would wait for each other.
+
+    Parameters
+    ----------
+    dtype : dtype
+        float32 or float64.
+    rows, tiles, nb, kb : int
+        The block's rows, the tiles these are dealt to, its columns, and k.
+    a, sliver : tuple, int
+        A's block; where it is packed, the bytes of a sliver, else 0.
+    b, panel : tuple, int
+        B's block as (address, bytes from row to row); bytes from one NR columns to the next.
+    c, add, relu : tuple
+        C, what is added to the sums, and what receives the ReLU: each (address or 0, bytes from row to row).
+    """
+    item = item_bytes(dtype)
+    lanes = VECTOR // item
+    nr = NV * lanes
+    short, taller = rows // tiles, rows % tiles
+    for t in range(tiles):  # loop 2
+        i = t * short + min(t, taller)
+        height = short + (t < taller)
+        a_tile = (a[0] + i * a[1], a[1], a[2])
+        if sliver > 0:
+            a_tile = (a[0] + t * sliver, item, height * item)
+        j = 0
+        while j < nb:  # loop 1
+            width = nr
+            while width > max(lanes, nb - j):
+                width >>= 1
+            b_tile = (b[0] + j // nr * panel + j % nr * item, b[1])
+            c_tile = (c[0] + i * c[1] + j * item, c[1])
+            start = (add[0] + i * add[1] + j * item if add[0] != 0 else 0, add[1])
+            clamp = (relu[0] + i * relu[1] + j * item if relu[0] != 0 else 0, relu[1])
+            micro_kernel(dtype, height, min(width, nb - j), kb, a_tile, b_tile, c_tile, start, clamp)
+            j += width
+
+
+@jit(internal=True)
+def _product(dtype: Any, m: int, n: int, k: int, a: Any, b: Any, c: Any, bias: int, relu: Any) -> None:
+    """C (m, n) = A (m, k) B (k, n) + bias, and ReLU of C.  Loops 5 to 3.
+
+    Parameters
+    ----------
+    dtype : dtype
+        float32 or float64, of everything.
+    m, n, k : int
+        Sizes, 0 allowed.
+    a, b : tuple
+        (address, bytes from row to row, bytes from column to column).
+    c, relu : tuple
+        (address, bytes from row to row) of C and of an array for max(0, C), or (0, 0); columns are contiguous.
+    bias : int
+        Address of n contiguous values, or 0.
+    """
+    item = item_bytes(dtype)
+    lanes = VECTOR // item
+    nr = NV * lanes
+    slices = max(1, -(-k // (KC_BYTES // item)))
+    kc = -(-k // slices)
+
+    # What is packed, and how much room that takes. A block of B in place is one panel, which loop 2 finds in L2.
+    b_in_place = b[2] == item and (m < FEW_ROWS or kc * n * item <= L2)
+    a_packed = a[1] == item and a[2] != item and m * k * item > L2
+    nc = nr
+    if not b_in_place:
+        blocks = max(1, -(-n * kc * item // B_BYTES))
+        nc = max(1, -(-n // (blocks * nr))) * nr
+    mc = max(1, min(m, MC))
+    sliver = (MR * kc + lanes) * item if a_packed else 0
+    b_room = 0 if b_in_place and n % lanes == 0 else (kc + lanes) * nc * item
+    work = np.empty((b_room + -(-mc // MR) * sliver + VECTOR) // item, dtype)
+    b_packed = -(-layout(work)[0] // VECTOR) * VECTOR
+
+    for i in range(0, m, mc):  # loop 5
+        rows = min(mc, m - i)
+        tiles = -(-rows // MR)
+        for s in range(slices):  # loop 4
+            kb = min(kc, k - s * kc)
+            a_block = (a[0] + i * a[1] + s * kc * a[2], a[1], a[2])
+            if a_packed:
+                _pack_a(dtype, rows, tiles, kb, sliver, m - i, a_block, b_packed + b_room)
+                a_block = (b_packed + b_room, a[1], a[2])
+            for j in range(0, n, nc):  # loop 3
+                nb = min(nc, n - j)
+                b_block = (b[0] + s * kc * b[1] + j * b[2], b[1])
+                panel = nr * item
+                if not b_in_place or nb % lanes > 0:
+                    _pack_b(dtype, kb, nb, (b_block[0], b[1], b[2]), b_packed)
+                    b_block = (b_packed, nr * item)
+                    panel = -(-kb // lanes) * lanes * nr * item
+                c_block = (c[0] + i * c[1] + j * item, c[1])
+                add = c_block
+                if s == 0:
+                    add = (bias + j * item if bias != 0 else 0, 0)
+                clamp = (0, 0)
+                if s == slices - 1 and relu[0] != 0:
+                    clamp = (relu[0] + i * relu[1] + j * item, relu[1])
+                _macro_kernel(dtype, rows, tiles, nb, kb, a_block, sliver, b_block, panel, c_block, add, clamp)
+    keep(work)
+
+
+# ---------------------------------------------------------------------------------------- the products
+
+
+@jit(inline=True)
+def _matmul(A: Any, B: Any, C: Any) -> None:
+    """Multiply as `matmul` does. Pasted into its callers: each function around `_product` links it all again."""
+    a, b, c = layout(A), layout(B), layout(C)
+    m, n, k = A.shape[0], B.shape[1], A.shape[1]
+    room = 0
+    if c[2] != C.itemsize and n > 1:
+        if c[1] == C.itemsize or m <= 1:  # C.T = B.T A.T, the same products in the same order
+            a, b, c = (b[0], b[2], b[1]), (a[0], a[2], a[1]), (c[0], c[2], c[1])
+            m, n = n, m
+        else:
+            room = m * n
+    spare = np.empty(room, C.dtype)
+    if room > 0:
+        c = (layout(spare)[0], n * C.itemsize, C.itemsize)
+    _product(C.dtype, m, n, k, a, b, (c[0], c[1]), 0, (0, 0))
+    for p in range(room):  # element by element: an assignment to C[:, :] compiles for 3 s
+        C[p // n, p % n] = spare[p]
+    keep(A)  # a caller's own array, as dZ below, would else be freed before _product reads it
+    keep(B)
+
+
+@jit
+def matmul(A: Any, B: Any, C: Any) -> None:
+    """C (M, N) = A (M, K) B (K, N).  Any strides; C with neither rows nor columns contiguous goes through a copy."""
+    _matmul(A, B, C)
+
+
+@jit
+def dense_forward(X: Any, W: Any, b: Any, activation: int, A: Any, Z: Any) -> None:
+    """Z (B, k) = X (B, n) W^T (n, k) + b;  A = activation(Z).
+
+    Bias and ReLU are applied in registers. Other activations take a pass of their own over Z, which lies in
+    some cache; between the loops of `_product`, every product would have to compile them.
+    """
+    rows, columns = Z.shape
+    one = Z.dtype.type(1)
+    x, w, z, a = layout(X), layout(W), layout(Z), layout(A)
+    bias = np.ascontiguousarray(b)
+    in_place = columns <= 1 or (z[2] == Z.itemsize and a[2] == A.itemsize)
+    room = 0 if in_place else rows * columns
+    spare = np.empty(2 * room, Z.dtype)
+    if room > 0:
+        z = (layout(spare)[0], columns * Z.itemsize, Z.itemsize)
+        a = (z[0] + room * Z.itemsize, z[1], z[2])
+    fused = (a[0], a[1]) if activation == RELU else (0, 0)
+    _product(Z.dtype, rows, columns, X.shape[1], x, (w[0], w[2], w[1]), (z[0], z[1]), layout(bias)[0], fused)
+    keep(bias)
+    for p in range(room):
+        Z[p // columns, p % columns] = spare[p]
+        A[p // columns, p % columns] = spare[room + p]
+    if activation != RELU:
+        for i in range(rows):
+            for j in range(columns):
+                A[i, j] = activate(activation, Z[i, j], one)
+
+
+@jit
+def dense_backward_batch(X: Any, Z: Any, dL_dA: Any, W: Any, activation: int, dW: Any, db: Any, dX: Any) -> None:
+    """Compute dZ = dL_dA * activation'(Z);  dW = dZ^T X;  db = sum of dZ's rows;  dX = dZ W.
+
+    A dX of no elements is not computed: the first layer has nobody to hand it to.
+    """
+    one = Z.dtype.type(1)
+    zero = one - one
+    dZ = np.empty(Z.shape, Z.dtype)
+    db[:] = 0
+    for i in range(Z.shape[0]):
+        if activation == RELU:  # a loop of its own, which vectorises
+            for j in range(Z.shape[1]):
+                dZ[i, j] = dL_dA[i, j] * (one if Z[i, j] > zero else zero)
+        else:
+            for j in range(Z.shape[1]):
+                dZ[i, j] = dL_dA[i, j] * derivative(activation, Z[i, j], one)
+        for j in range(Z.shape[1]):
+            db[j] += dZ[i, j]
+    _matmul(dZ.T, X, dW)
+    if dX.size > 0:
+        _matmul(dZ, W, dX)

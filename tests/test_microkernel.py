@@ -1,0 +1,296 @@
+"""The micro-kernel alone: every tile, the epilogues, the copies, and the assembly that comes out.
+
+Imports pytest, NumPy, Numba and the package. Each tile is an LLVM function of its own, so each is run. The
+broken ones at the end show that these tests can fail; they run in processes of their own, because LLVM keeps
+one tile of a name, and with caches of their own, because the compile cache knows sources, not patches.
+"""
+
+import os
+import platform
+import re
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+import pytest
+from numba import types
+
+from fastnet.kernels import microkernel
+from fastnet.kernels.microkernel import MR, NV, VECTOR, WIDTHS, copy_vector, layout, micro_kernel, transpose_block
+
+DTYPES = [np.float32, np.float64]
+GUARD = 3
+"""Elements around each output that no kernel may touch."""
+
+outermost = pytest.mark.skipif("FASTNET_INNER_TEST" in os.environ, reason="runs once, in the outer process")
+
+
+def lanes_of(dtype: Any) -> int:
+    return VECTOR // np.dtype(dtype).itemsize
+
+
+@cache
+def kernels(dtype: Any) -> dict[str, Any]:
+    """Compile each intrinsic in a function that can be called; once for all layouts."""
+
+    def tile(A: Any, B: Any, C: Any, columns: Any, start: Any, relu: Any) -> None:
+        b, c, s, r = layout(B), layout(C), layout(start), layout(relu)
+        add = (s[0] if start.size > 0 else 0, s[1])
+        clamp = (r[0] if relu.size > 0 else 0, r[1])
+        micro_kernel(C.dtype, A.shape[0], columns, A.shape[1], layout(A), (b[0], b[1]), (c[0], c[1]), add, clamp)
+
+    def copy(target: Any, source: Any, count: Any) -> None:
+        copy_vector(target.dtype, layout(target)[0], layout(source)[0], count)
+
+    def transpose(target: Any, source: Any) -> None:
+        t, s = layout(target), layout(source)
+        transpose_block(target.dtype, t[0], t[1], s[0], s[1], source.shape[0], source.shape[1])
+
+    scalar = numba.from_dtype(np.dtype(dtype))
+    vector, matrix = types.Array(scalar, 1, "A"), types.Array(scalar, 2, "A")
+    signatures = {
+        tile: (matrix, matrix, matrix, types.intp, matrix, matrix),
+        copy: (vector, vector, types.intp),
+        transpose: (matrix, matrix),
+    }
+    return {f.__name__: numba.njit(signature)(f) for f, signature in signatures.items()}
+
+
+def guarded(dtype: Any, rows: int, columns: int, fill: float = np.nan) -> tuple[Any, Any]:
+    """Make an array of 7 with ``fill`` in its middle; gives both."""
+    outer = np.full((rows + 2 * GUARD, columns + 2 * GUARD), 7, dtype)
+    inner = outer[GUARD : GUARD + rows, GUARD : GUARD + columns]
+    inner[:] = fill
+    return outer, inner
+
+
+def assert_guard(outer: Any, rows: int, columns: int) -> None:
+    edge = outer.copy()
+    edge[GUARD : GUARD + rows, GUARD : GUARD + columns] = 7
+    assert (edge == 7).all()
+
+
+def tiles(dtype: Any) -> list[tuple[int, int]]:
+    """Every height, and every number of columns that has a tile: partial vectors only in tiles of one."""
+    lanes = lanes_of(dtype)
+    widths = [*range(1, lanes), *(lanes * w for w in WIDTHS)]
+    return [(rows, columns) for rows in range(1, MR + 1) for columns in widths]
+
+
+def strided(A: Any) -> list[Any]:
+    """Lay A out in every way that a broadcast has to read."""
+    spread = np.zeros((2 * A.shape[0], 3 * A.shape[1]), A.dtype)
+    spread[::2, ::3] = A
+    return [A, np.asfortranarray(A), spread[::2, ::3], A[::-1, ::-1].copy()[::-1, ::-1]]
+
+
+def check_identity(dtype: Any) -> None:
+    """Require that A times I is A, exactly, and that nothing beside C is touched."""
+    rng = np.random.default_rng(0)
+    nothing = np.empty((0, 0), dtype)
+    for rows, columns in tiles(dtype):
+        A = rng.standard_normal((rows, columns)).astype(dtype)
+        identity = np.full((columns, NV * lanes_of(dtype)), 5, dtype)  # beyond the columns: must not be used
+        identity[:, :columns] = np.eye(columns)
+        for layout_of_a in strided(A):
+            outer, C = guarded(dtype, rows, columns)
+            kernels(dtype)["tile"](layout_of_a, identity, C, columns, nothing, nothing)
+            assert np.array_equal(C, A), (rows, columns)
+            assert_guard(outer, rows, columns)
+
+
+def check_epilogue(dtype: Any) -> None:
+    """C = start + A B where start is C or a bias, and ReLU of it, in which NaN stays NaN."""
+    rng = np.random.default_rng(1)
+    k = 5
+    for rows, columns in tiles(dtype):
+        # Small integers: every sum is exact, so the order does not matter.
+        A = rng.integers(-3, 4, (rows, k)).astype(dtype)
+        B = rng.integers(-3, 4, (k, NV * lanes_of(dtype))).astype(dtype)
+        A[0, 0] = np.nan
+        former = rng.integers(-9, 10, (rows, columns)).astype(dtype)
+        bias = rng.integers(-9, 10, columns).astype(dtype)
+        for start in ("nothing", "C", "bias"):
+            outer, C = guarded(dtype, rows, columns)
+            relu_outer, relu = guarded(dtype, rows, columns)
+            expected = A @ B[:, :columns]
+            source = np.empty((0, 0), dtype)
+            if start == "C":
+                C[:], source = former, C
+                expected = expected + former
+            elif start == "bias":
+                source = np.lib.stride_tricks.as_strided(bias, (rows, columns), (0, bias.itemsize))
+                expected = expected + bias
+            kernels(dtype)["tile"](A, B, C, columns, source, relu)
+            assert np.array_equal(C, expected, equal_nan=True), (rows, columns, start)
+            assert np.isnan(C[0]).all()
+            assert np.array_equal(relu, np.maximum(expected, 0), equal_nan=True), (rows, columns, start)
+            assert_guard(outer, rows, columns)
+            assert_guard(relu_outer, rows, columns)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_times_identity_is_a(dtype: Any) -> None:
+    check_identity(dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_epilogues(dtype: Any) -> None:
+    check_epilogue(dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_no_products_give_zeros(dtype: Any) -> None:
+    nothing = np.empty((0, 0), dtype)
+    for rows, columns in tiles(dtype):
+        outer, C = guarded(dtype, rows, columns)
+        kernels(dtype)["tile"](np.empty((rows, 0), dtype), np.empty((0, columns), dtype), C, columns, nothing, nothing)
+        assert (C == 0).all()
+        assert_guard(outer, rows, columns)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_sums_are_chains_over_ascending_k(dtype: Any) -> None:
+    """The bits of an element are the same in every tile, and those of one chain, with or without FMA."""
+    rng = np.random.default_rng(2)
+    k = 40
+    A = rng.standard_normal((MR, k)).astype(dtype)
+    B = rng.standard_normal((k, NV * lanes_of(dtype))).astype(dtype)
+    nothing = np.empty((0, 0), dtype)
+    widest = np.full((MR, B.shape[1]), np.nan, dtype)
+    kernels(dtype)["tile"](A, B, widest, B.shape[1], nothing, nothing)
+    for rows, columns in tiles(dtype):
+        C = np.full((rows, columns), np.nan, dtype)
+        kernels(dtype)["tile"](A[:rows], B, C, columns, nothing, nothing)
+        assert np.array_equal(C, widest[:rows, :columns])
+    if dtype is np.float32:  # a float64 product of float32 is exact: one rounding a step is FMA, two are not
+        fused, plain = np.float32(0) * A[:, :1] * B[:1], np.float32(0) * A[:, :1] * B[:1]
+        for i in range(k):
+            exact = A[:, i : i + 1].astype(np.longdouble) * B[i]
+            fused = (exact + fused).astype(np.float32)
+            plain = exact.astype(np.float32) + plain
+        assert np.array_equal(widest, fused) or np.array_equal(widest, plain)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_copy_vector(dtype: Any) -> None:
+    lanes = lanes_of(dtype)
+    for count in range(1, lanes + 3):
+        source = np.arange(1, lanes + 3, dtype=dtype)
+        outer, target = guarded(dtype, 1, lanes)
+        kernels(dtype)["copy"](target[0], source, count)
+        assert np.array_equal(target[0], np.where(np.arange(lanes) < count, source[:lanes], 0))
+        assert_guard(outer, 1, lanes)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_transpose_block(dtype: Any) -> None:
+    lanes = lanes_of(dtype)
+    for rows in range(1, lanes + 2):
+        for count in range(1, lanes + 2):
+            source = np.arange(1, 1 + rows * count, dtype=dtype).reshape(rows, count)
+            outer, target = guarded(dtype, lanes, lanes)
+            kernels(dtype)["transpose"](target, source)
+            there = source[:lanes, :lanes].T
+            assert np.array_equal(target[: there.shape[0], : there.shape[1]], there)
+            assert (target[there.shape[0] :] == 0).all()
+            assert_guard(outer, lanes, lanes)
+
+
+# --------------------------------------------------------------------------------------- the assembly
+
+
+def inner_loops(function: str) -> list[str]:
+    """Give the bodies between a label and a jump back to it."""
+    loops = []
+    for jump in re.finditer(r"\tj\w+\t(\.LBB\w+)\n", function):
+        start = function.rfind(f"\n{jump[1]}:", 0, jump.start())
+        if start >= 0:
+            loops.append(function[start : jump.end()])
+    return loops
+
+
+@pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"), reason="reads x86 assembly")
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_assembly_of_the_loop(dtype: Any) -> None:
+    """The largest tile's loop: each FMA on whole registers, as many as there are sums, and no stack."""
+    (assembly,) = kernels(dtype)["tile"].inspect_asm().values()  # compiled in this process: no cache
+    name = f'"?fastnet.tile.{np.dtype(dtype)}.{MR}x{NV}x{VECTOR}"?'
+    function = re.search(rf"\n{name}:.*?\.Lfunc_end", assembly, re.DOTALL)
+    assert function
+    loop = max(inner_loops(function[0]), key=len)
+    register = {64: "zmm", 32: "ymm", 16: "xmm"}[VECTOR]
+    suffix = "ps" if dtype is np.float32 else "pd"
+    product = "vfmadd" if "vfmadd" in loop else "mul"
+    products = re.findall(rf"\t\w*{product}\w*{suffix}\t(.*)", loop)
+    assert len(products) % (MR * NV) == 0
+    assert len(products) > 0
+    assert all(re.search(rf"%{register}\d+$", operands) for operands in products)
+    assert "%rsp" not in loop
+    assert "%rbp)" not in loop
+    assert VECTOR == 16 or product == "vfmadd"
+
+
+# ------------------------------------------------------------------------------- kernels that are wrong
+
+MUTANTS = {
+    "masks one lane too many": ("check_identity", "first_lanes", "lambda s, n: real(s, s.builder.add(n, n.type(1)))"),
+    "masks one lane too few": ("check_identity", "first_lanes", "lambda s, n: real(s, s.builder.sub(n, n.type(1)))"),
+    "forgets to sum": ("check_epilogue", "fma", "lambda s, x, y, z: s.builder.fmul(x, y)"),
+    "ReLU hides NaN": (
+        "check_epilogue",
+        "relu",
+        "lambda s, x: s.builder.select(s.builder.fcmp_ordered('>', x, s.zero), x, s.zero)",
+    ),
+}
+
+
+@outermost
+@pytest.mark.parametrize("mutant", MUTANTS)
+def test_wrong_kernels_are_rejected(mutant: str, tmp_path: Path) -> None:
+    check, method, body = MUTANTS[mutant]
+    script = (
+        "import numpy as np, test_microkernel as t\n"
+        f"real = t.microkernel.Vectors.{method}\n"
+        f"t.microkernel.Vectors.{method} = {body}\n"
+        f"try: t.{check}(np.float32)\n"
+        "except AssertionError: print('rejected')\n"
+    )
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(Path(__file__).parent)}
+    run = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert run.stdout == "rejected\n"
+
+
+def test_mutants_change_what_exists() -> None:
+    for _, method, _ in MUTANTS.values():
+        assert hasattr(microkernel.Vectors, method)
+
+
+# ------------------------------------------------------------------------------- narrower instructions
+
+TARGETS = {
+    "AVX2 and FMA": ("haswell", "+avx,+avx2,+fma"),
+    "SSE": ("nehalem", "+sse,+sse2,+sse3,+ssse3,+sse4.1,+sse4.2"),
+}
+
+
+@outermost
+@pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"), reason="names x86 targets")
+@pytest.mark.parametrize("target", TARGETS)
+def test_narrower_vectors(target: str) -> None:
+    """All tests of this file and of test_simd.py again, compiled for an older CPU."""
+    name, features = TARGETS[target]
+    environment = {
+        **os.environ,
+        "NUMBA_CPU_NAME": name,
+        "NUMBA_CPU_FEATURES": features,
+        "FASTNET_INNER_TEST": "1",
+    }
+    files = [str(Path(__file__).with_name(n)) for n in ("test_microkernel.py", "test_simd.py")]
+    command = [sys.executable, "-m", "pytest", "-q", *files]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout[-3000:]

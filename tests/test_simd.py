@@ -1,0 +1,255 @@
+"""The `simd` rung against NumPy in a wider dtype, its bits against itself, and its compile cache.
+
+Imports pytest, NumPy and the package.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fastnet.kernels import loops, reference, simd
+from fastnet.kernels.elementwise import IDENTITY, RELU, SIGMOID, TANH
+from fastnet.kernels.microkernel import MR, NV, VECTOR
+
+DTYPES = [np.float32, np.float64]
+WIDER = {np.float32: np.float64, np.float64: np.longdouble}
+
+outermost = pytest.mark.skipif("FASTNET_INNER_TEST" in os.environ, reason="runs once, in the outer process")
+
+
+def sizes(dtype: Any) -> list[tuple[int, int, int]]:
+    """(m, k, n), each there for a reason."""
+    v = VECTOR // np.dtype(dtype).itemsize
+    nr = NV * v
+    kc = simd.KC_BYTES // np.dtype(dtype).itemsize
+    l2 = simd.L2 // np.dtype(dtype).itemsize
+    return [
+        (0, 3, 2), (3, 0, 2), (3, 2, 0), (0, 0, 0),  # nothing; k = 0 must write zeros
+        (1, 1, 1), (1, 5, 1), (1, 7, 40), (9, 8, 1),  # one row, one column
+        (MR - 1, 3, v - 1), (MR, v, v), (MR + 1, v + 1, v + 1),  # a vector's width - 1, + 0, + 1
+        (2 * MR, v - 1, nr - 1), (13, 16, nr), (11, 17, nr + 1),  # a tile's edges
+        (37, 93, 41), (100, 30, 7), (129, 257, 65),  # odd
+        (simd.FEW_ROWS, 33, 2 * nr + v + 3),  # every width of tile in one row of them
+        (7, kc, 5), (7, kc + 1, 70), (30, 2 * kc + 3, 33),  # slices of k
+        (200, 200, l2 // 200 + nr + 3),  # B is packed, more than one block
+        (simd.MC + 7, l2 // simd.MC + 3, nr + 2),  # A.T is packed, more than one block
+    ]  # fmt: skip
+
+
+def lay(X: Any, kind: str) -> Any:
+    """Lay the same matrix out: by rows, as a transpose, with gaps, backwards, one element off alignment."""
+    if kind == "transpose":
+        return np.asfortranarray(X)
+    if kind == "gaps":
+        wide = np.full((2 * X.shape[0], 3 * X.shape[1]), np.nan, X.dtype)
+        wide[::2, ::3] = X
+        return wide[::2, ::3]
+    if kind == "backwards":
+        return X[::-1, ::-1].copy()[::-1, ::-1]
+    if kind == "odd":
+        shifted = np.empty((X.shape[0], X.shape[1] + 1), X.dtype)[:, 1:]
+        shifted[:] = X
+        return shifted
+    return np.ascontiguousarray(X)
+
+
+def assert_close(got: Any, A: Any, B: Any, bias: Any = 0) -> None:
+    """|got - AB - bias| <= 8 eps sqrt(k) (|A| |B| + |bias|), elementwise; false where anything is NaN."""
+    wider = WIDER[got.dtype.type]
+    exact = A.astype(wider) @ B.astype(wider) + bias
+    scale = np.abs(A).astype(wider) @ np.abs(B).astype(wider) + np.abs(bias)
+    assert (np.abs(got - exact) <= 8 * np.finfo(got.dtype).eps * np.sqrt(max(1, A.shape[1])) * scale).all()
+
+
+def check_matmul(matmul: Any, dtype: Any, m: int, k: int, n: int, a: str = "", b: str = "", c: str = "") -> None:
+    rng = np.random.default_rng(m + k + n)
+    A, B = rng.standard_normal((m, k)).astype(dtype), rng.standard_normal((k, n)).astype(dtype)
+    C = lay(np.full((m, n), np.nan, dtype), c)
+    matmul(lay(A, a), lay(B, b), C)
+    assert_close(C, A, B)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("a", ["rows", "transpose"])
+@pytest.mark.parametrize("b", ["rows", "transpose"])
+def test_matmul(dtype: Any, a: str, b: str) -> None:
+    for m, k, n in sizes(dtype):
+        check_matmul(simd.matmul, dtype, m, k, n, a, b)
+
+
+@pytest.mark.parametrize("kind", ["gaps", "backwards", "odd"])
+def test_matmul_of_any_strides(kind: str) -> None:
+    for m, k, n in sizes(np.float32):
+        check_matmul(simd.matmul, np.float32, m, k, n, kind, kind, kind)
+
+
+def test_matmul_into_a_transpose() -> None:
+    for m, k, n in sizes(np.float32):
+        check_matmul(simd.matmul, np.float32, m, k, n, c="transpose")
+
+
+def test_matmul_leaves_what_surrounds_the_output() -> None:
+    for m, k, n in sizes(np.float32):
+        outer = np.full((m + 2, n + 40), 7, np.float32)
+        simd.matmul(np.ones((m, k), np.float32), np.ones((k, n), np.float32), outer[1:-1, 20:-20])
+        assert (outer[1:-1, 20:-20] == k).all()
+        assert (outer == 7).sum() == outer.size - (m * n if k != 7 else 0)
+
+
+def test_nan_stays_where_it_belongs() -> None:
+    A, B = np.ones((20, 30), np.float32), np.ones((30, 50), np.float32)
+    A[3, 4], B[5, 6] = np.nan, np.nan
+    C = np.zeros((20, 50), np.float32)
+    simd.matmul(A, B, C)
+    expected = np.zeros(C.shape, bool)
+    expected[3], expected[:, 6] = True, True
+    assert np.array_equal(np.isnan(C), expected)
+
+
+BROKEN = {
+    "zeros": lambda A, B, C: C.fill(0),
+    "untouched": lambda A, B, C: None,
+    "drops the last k": lambda A, B, C: np.matmul(A[:, :-1], B[:-1], out=C),
+    "half precision": lambda A, B, C: C.__setitem__(..., A.astype(np.float16).astype(A.dtype) @ B),
+    "last column missing": lambda A, B, C: np.matmul(A, B[:, :-1], out=C[:, :-1]),
+}
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+def test_broken_products_are_rejected(broken: str) -> None:
+    with pytest.raises(AssertionError):
+        check_matmul(BROKEN[broken], np.float32, 37, 93, 41)
+
+
+# --------------------------------------------------------------------------------------------- bits
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_bits_do_not_depend_on_how_c_is_cut(dtype: Any) -> None:
+    """Whole, and by uneven rows and columns, of any layout: the same bits.  Large enough that the whole is packed."""
+    m, k, n = 300, simd.KC_BYTES // np.dtype(dtype).itemsize + 77, simd.L2 // 4096 + 45
+    rng = np.random.default_rng(3)
+    A, B = rng.standard_normal((m, k)).astype(dtype), rng.standard_normal((k, n)).astype(dtype)
+    whole = np.full((m, n), np.nan, dtype)
+    simd.matmul(A, B, whole)
+    assert_close(whole, A, B)
+    for a, b in [("rows", "rows"), ("transpose", "rows"), ("rows", "transpose"), ("transpose", "transpose")]:
+        parts = np.full((m, n), np.nan, dtype)
+        left, right = lay(A, a), lay(B, b)
+        for i, j in [(0, 1), (1, 8), (8, 77), (77, m)]:
+            for p, q in [(0, 100), (100, 101), (101, n)]:
+                simd.matmul(left[i:j], right[:, p:q], parts[i:j, p:q])
+        assert np.array_equal(parts, whole), (a, b)
+
+
+def test_bits_do_not_depend_on_alignment_or_layout() -> None:
+    rng = np.random.default_rng(4)
+    A, B = rng.standard_normal((50, 1100)).astype(np.float32), rng.standard_normal((1100, 70)).astype(np.float32)
+    C = np.full((50, 70), np.nan, np.float32)
+    simd.matmul(A, B, C)
+    for kind in ("transpose", "gaps", "backwards", "odd"):
+        again = lay(np.full((50, 70), np.nan, np.float32), kind)
+        simd.matmul(lay(A, kind), lay(B, kind), again)
+        assert np.array_equal(again, C), kind
+
+
+# --------------------------------------------------------------------------------------------- layers
+
+
+def check_forward(forward: Any, dtype: Any, rows: int, n: int, k: int, activation: int, kind: str = "") -> None:
+    rng = np.random.default_rng(5)
+    X, W = rng.standard_normal((rows, n)).astype(dtype), rng.standard_normal((k, n)).astype(dtype)
+    b = rng.standard_normal(k).astype(dtype)
+    A, Z = (lay(np.full((rows, k), np.nan, dtype), kind) for _ in range(2))
+    forward(lay(X, kind), lay(W, kind), b, activation, A, Z)
+    assert_close(Z, X, W.T, b)
+    expected = reference.ACTIVATIONS[activation].function(Z.astype(WIDER[dtype]))
+    limits = np.finfo(dtype)
+    assert (np.abs(A - expected) <= 4 * limits.eps * np.abs(expected) + limits.tiny).all()
+
+
+LAYERS = [(0, 3, 2), (1, 1, 1), (5, 0, 3), (1, 40, 33), (32, 13, 64), (33, 64, 10), (37, 93, 41), (9, 1100, 70)]
+"""(B, n, k): nothing, one, no inputs, one sample, layers of small networks, odd, two slices of n."""
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("activation", [IDENTITY, RELU, TANH, SIGMOID])
+def test_dense_forward(dtype: Any, activation: int) -> None:
+    for rows, n, k in LAYERS:
+        check_forward(simd.dense_forward, dtype, rows, n, k, activation)
+
+
+def test_dense_forward_of_any_strides() -> None:
+    for kind in ("transpose", "gaps"):
+        for rows, n, k in LAYERS:
+            check_forward(simd.dense_forward, np.float32, rows, n, k, RELU, kind)
+
+
+def without_bias(X: Any, W: Any, b: Any, activation: int, A: Any, Z: Any) -> None:
+    loops.dense_forward(X, W, np.zeros_like(b), activation, A, Z)
+
+
+def without_relu(X: Any, W: Any, b: Any, activation: int, A: Any, Z: Any) -> None:
+    loops.dense_forward(X, W, b, IDENTITY, A, Z)
+
+
+@pytest.mark.parametrize("broken", [without_bias, without_relu])
+def test_broken_layers_are_rejected(broken: Any) -> None:
+    with pytest.raises(AssertionError):
+        check_forward(broken, np.float32, 37, 93, 41, RELU)
+
+
+def test_nan_passes_the_relu() -> None:
+    X, W, b = np.ones((3, 4), np.float32), np.ones((5, 4), np.float32), np.zeros(5, np.float32)
+    X[1, 2] = np.nan
+    A, Z = np.zeros((3, 5), np.float32), np.zeros((3, 5), np.float32)
+    simd.dense_forward(X, W, b, RELU, A, Z)
+    assert np.isnan(A[1]).all()
+    assert (A[[0, 2]] == 4).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("activation", [IDENTITY, RELU, TANH, SIGMOID])
+def test_dense_backward_batch(dtype: Any, activation: int) -> None:
+    rng = np.random.default_rng(6)
+    wider = WIDER[dtype]
+    for rows, n, k in LAYERS:
+        X, W = rng.standard_normal((rows, n)).astype(dtype), rng.standard_normal((k, n)).astype(dtype)
+        Z = rng.uniform(-1, 1, (rows, k)).astype(dtype)  # beyond, 1 - tanh(Z)^2 cancels
+        dL_dA = rng.standard_normal((rows, k)).astype(dtype)
+        for first_layer in (False, True):
+            dW, db = np.full((k, n), np.nan, dtype), np.full(k, np.nan, dtype)
+            dX = np.full((0, 0) if first_layer else (rows, n), np.nan, dtype)
+            simd.dense_backward_batch(X, Z, dL_dA, W, activation, dW, db, dX)
+            dZ = dL_dA.astype(wider) * reference.ACTIVATIONS[activation].derivative(Z.astype(wider))
+            assert_close(dW, dZ.T, X)
+            assert_close(db[None], np.ones((1, rows)), dZ)
+            if not first_layer:
+                assert_close(dX, dZ, W)
+
+
+# --------------------------------------------------------------------------------------------- cache
+
+
+@outermost
+def test_a_second_process_compiles_nothing(tmp_path: Path) -> None:
+    script = (
+        "import numpy as np\n"
+        "from fastnet.kernels import simd\n"
+        "x = np.ones((3, 3), np.float32)\n"
+        "simd.matmul(x, x.copy(), x.copy())\n"
+        "print(sum(simd.matmul.stats.cache_misses.values()))\n"
+    )
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    misses = [
+        subprocess.run(
+            [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
+        ).stdout
+        for _ in range(2)
+    ]
+    assert misses == ["1\n", "0\n"]
