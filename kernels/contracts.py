@@ -1,6 +1,6 @@
 """What each operation promises: its inputs for a case, its error bound, its operations and bytes.
 
-Imports `reference` only. A contract knows nothing of the variants; `variants` holds them against it.
+Imports `reference` and `cases`. A contract knows nothing of the variants; `variants` holds them against it.
 
 The bounds. A sum of k products in floating point is off by a random walk of roundings, so an element may
 miss the truth by ``C eps sqrt(k) (|A| |B|)``: tight enough that zeros, a dropped last k, a missing bias or
@@ -16,34 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import reference
+from .cases import BATCH_BENCHES, BATCHES, EDGES, VECTORS, Case, with_options
 
 Array = NDArray[Any]
 
 C = 8.0
 """Constant of the error bounds."""
-
-
-@dataclass(frozen=True)
-class Case:
-    """Sizes of one problem, and why they are there.
-
-    Attributes
-    ----------
-    dims : tuple of int
-        The operation's sizes, in the order that its contract names them.
-    why : str
-        What this case would catch.
-    option : str
-        Whatever else the operation needs to be told: a memory layout, an activation.
-    """
-
-    dims: tuple[int, ...]
-    why: str
-    option: str = ""
-
-    def __str__(self) -> str:
-        sizes = "x".join(map(str, self.dims))
-        return f"{sizes}-{self.option}" if self.option else sizes
 
 
 @dataclass(frozen=True)
@@ -129,28 +107,6 @@ def _rounding(*magnitudes: Array | float, eps: float) -> Array:
 
 # ------------------------------------------------------------------------------------------- layers
 
-_EDGES = (
-    Case((1, 1, 1), "the smallest"),
-    Case((0, 3, 2), "no rows"),
-    Case((3, 0, 2), "an empty sum is 0, not what was there"),
-    Case((3, 2, 0), "no columns"),
-    Case((1, 64, 64), "one row, as in single-sample training"),
-    Case((64, 1, 64), "one term: nothing is summed"),
-    Case((64, 64, 1), "one column, as in regression"),
-    Case((5, 7, 15), "one less than a vector of 16 floats"),
-    Case((6, 9, 16), "exactly a vector"),
-    Case((7, 8, 17), "one more than a vector"),
-    Case((4, 33, 31), "one less than two vectors"),
-    Case((8, 31, 33), "one more than two vectors"),
-    Case((13, 130, 65), "one more than a tile of 64 columns; odd rows"),
-    Case((37, 93, 41), "odd everywhere"),
-    Case((129, 70, 66), "many tiles and an edge on every side"),
-)
-
-
-def _with_options(cases: tuple[Case, ...], options: tuple[str, ...]) -> tuple[Case, ...]:
-    return tuple(Case(case.dims, case.why, option) for case in cases for option in options)
-
 
 def _matrix(rng: np.random.Generator, shape: tuple[int, int], dtype: Any, layout: str) -> Array:
     """A matrix of this shape: "n" row-major, "t" the transpose of a row-major one, "s" every other element."""
@@ -230,7 +186,7 @@ _LAYERS = (
         _matmul_bound,
         lambda M, K, N: 2 * M * K * N,
         lambda M, K, N: M * K + K * N + M * N,
-        _with_options(_EDGES, ("nn", "tn", "nt", "tt", "ss")),
+        with_options(EDGES, ("nn", "tn", "nt", "tt", "ss")),
         (
             Case((32, 64, 64), "a layer of a small network", "nn"),
             Case((100, 30, 7), "smaller than any tile", "nn"),
@@ -248,7 +204,7 @@ _LAYERS = (
         _forward_bound,
         lambda B, n, k: 2 * B * n * k + 2 * B * k,
         lambda B, n, k: B * n + k * n + k + 2 * B * k,
-        _with_options(_EDGES, _NAMES),
+        with_options(EDGES, _NAMES),
         (
             Case((32, 64, 128), "the digits' first layer", "relu"),
             Case((32, 128, 10), "the digits' last layer", "identity"),
@@ -264,7 +220,7 @@ _LAYERS = (
         _backward_bound,
         lambda B, n, k: 4 * B * n * k + 2 * B * k,
         lambda B, n, k: 2 * B * n + 2 * k * n + k + 2 * B * k,
-        _with_options(_EDGES, _NAMES),
+        with_options(EDGES, _NAMES),
         (
             Case((32, 64, 128), "the digits' first layer", "relu"),
             Case((32, 128, 10), "the digits' last layer", "identity"),
@@ -274,20 +230,6 @@ _LAYERS = (
 )
 
 # -------------------------------------------------------------------------------------- activations
-
-_VECTORS = tuple(
-    Case((n,), why)
-    for n, why in (
-        (0, "nothing to do"),
-        (1, "less than any vector"),
-        (15, "one less than a vector of 16 floats"),
-        (16, "exactly a vector"),
-        (17, "one more than a vector"),
-        (63, "one less than an unrolled loop of vectors"),
-        (65, "one more than an unrolled loop of vectors"),
-        (1003, "odd and longer than any unrolling"),
-    )
-)
 
 
 def _activation_contract(name: str, function: Callable[..., Any]) -> Contract:
@@ -308,7 +250,7 @@ def _activation_contract(name: str, function: Callable[..., Any]) -> Contract:
         bound,
         lambda n: n,
         lambda n: 2 * n,
-        _VECTORS,
+        VECTORS,
         (Case((16384,), "fits L2"),),
     )
 
@@ -320,17 +262,6 @@ _ACTIVATIONS = tuple(
 )
 
 # ------------------------------------------------------------------------------------------- losses
-
-_BATCHES = (
-    Case((1, 1), "one number"),
-    Case((1, 10), "one row"),
-    Case((16, 1), "one output, as in regression"),
-    Case((17, 3), "fewer columns than a vector"),
-    Case((32, 10), "the digits' batch"),
-    Case((33, 17), "one more than a vector on both sides"),
-    Case((5, 100), "more columns than rows"),
-)
-_BATCH_BENCHES = (Case((32, 10), "the digits' batch"), Case((1024, 128), "fits L2"))
 
 
 def _mse_problem(case: Case, dtype: Any, rng: np.random.Generator) -> Problem:
@@ -411,8 +342,8 @@ def _loss(name: str, problem: Any, bound: Any, flops: int, matrices: int, functi
         bound,
         lambda B, k: flops * B * k,
         lambda B, k: matrices * B * k,
-        _BATCHES,
-        _BATCH_BENCHES,
+        BATCHES,
+        BATCH_BENCHES,
     )
 
 
@@ -472,8 +403,8 @@ _UPDATES = (
         _sgd_bound,
         lambda n: 4 * n,
         lambda n: 5 * n,
-        _with_options(_VECTORS, ("plain", "momentum")),
-        _with_options((_UPDATE_BENCH,), ("momentum",)),
+        with_options(VECTORS, ("plain", "momentum")),
+        with_options((_UPDATE_BENCH,), ("momentum",)),
     ),
     Contract(
         "adam_update",
@@ -483,8 +414,8 @@ _UPDATES = (
         _adam_bound,
         lambda n: 12 * n,
         lambda n: 7 * n,
-        _with_options(_VECTORS, ("first", "later")),
-        _with_options((_UPDATE_BENCH,), ("later",)),
+        with_options(VECTORS, ("first", "later")),
+        with_options((_UPDATE_BENCH,), ("later",)),
     ),
 )
 

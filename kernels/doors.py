@@ -134,3 +134,24 @@ def _from_one_hot(name: str, array: Array) -> NDArray[np.int64]:
         row = int(wrong[0])
         raise ValueError(f"{name} is not one-hot in row {row}: {array[row]}; expected a single 1 among zeros")
     return hot.argmax(axis=1).astype(np.int64)
+
+
+def function(name: str, value: Any) -> None:
+    """Refuse what cannot be called, such as the name of an activation."""
+    if not callable(value):
+        raise TypeError(f"{name} is {value!r}; expected a function of Z, such as fastnet.kernels.relu or a lambda")
+
+
+def in_place(**arrays: Array) -> None:
+    """Refuse what cannot be updated in place: here nothing is converted, the caller's own array must change."""
+    first = arrays["parameters"]
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray) or array.dtype not in (np.float32, np.float64):
+            what = f"dtype {array.dtype}" if isinstance(array, np.ndarray) else f"a {type(array).__name__}"
+            raise TypeError(f"{name} is {what}; expected a NumPy array of float32 or float64")
+        if array.dtype != first.dtype:
+            raise TypeError(f"{name} has dtype {array.dtype} but parameters has {first.dtype}; they must be the same")
+        if array.ndim != 1 or array.shape != first.shape:
+            raise ValueError(f"{name} has shape {array.shape}; expected one dimension, like parameters {first.shape}")
+        if not array.flags.c_contiguous or not (array.flags.writeable or name == "gradient"):
+            raise ValueError(f"{name} must be contiguous and writable, since it is updated in place")

@@ -109,7 +109,7 @@ def dense_forward(
     if b.shape != W.shape[:1]:
         raise ValueError(f"b has shape {b.shape}; expected ({W.shape[0]},), one bias for each row of W {W.shape}")
     forward = find("dense_forward", variant)
-    _check_callable("activation", activation)
+    doors.function("activation", activation)
     code = _ACTIVATION_CODES.get(activation)
     A, Z = (np.empty((len(X), len(W)), X.dtype) for _ in range(2))
     forward(X, W, b, elementwise.IDENTITY if code is None else code, A, Z)
@@ -166,7 +166,7 @@ def dense_backward_batch(
         if array.shape != (len(X), len(W)):
             raise ValueError(f"{name} has shape {array.shape}; expected {(len(X), len(W))}, rows of X by rows of W")
     backward = find("dense_backward_batch", variant)
-    _check_callable("activation_derivative", activation_derivative)
+    doors.function("activation_derivative", activation_derivative)
     code = _DERIVATIVE_CODES.get(activation_derivative)
     if code is None:
         slope = activation_derivative(Z)
@@ -182,11 +182,6 @@ def dense_backward_batch(
 def _check_layer(X: Array, W: Array) -> None:
     if X.ndim != 2 or W.ndim != 2 or X.shape[1] != W.shape[1]:
         raise ValueError(f"X {X.shape} and W {W.shape} do not fit; expected X (B, n) and W (k, n) with the same n")
-
-
-def _check_callable(name: str, value: Any) -> None:
-    if not callable(value):
-        raise TypeError(f"{name} is {value!r}; expected a function of Z, such as fastnet.kernels.relu or a lambda")
 
 
 def _same_shaped(name: str, value: Any, Z: Array) -> Array:
@@ -426,7 +421,7 @@ def sgd_update(
     ValueError
         If the shapes differ, or an array that is overwritten is not contiguous or not writable.
     """
-    _check_in_place(parameters=parameters, gradient=gradient, velocity=velocity)
+    doors.in_place(parameters=parameters, gradient=gradient, velocity=velocity)
     find("sgd_update", variant)(parameters, gradient, velocity, float(learning_rate), float(momentum))
 
 
@@ -464,25 +459,10 @@ def adam_update(
         If the shapes differ, an array that is overwritten is not contiguous or not writable, or ``step``
         is below 1.
     """
-    _check_in_place(parameters=parameters, gradient=gradient, mean=mean, square=square)
+    doors.in_place(parameters=parameters, gradient=gradient, mean=mean, square=square)
     if step < 1:
         raise ValueError(f"step is {step}; it counts from 1")
     update = find("adam_update", variant)
     update(
         parameters, gradient, mean, square, float(learning_rate), float(beta1), float(beta2), float(epsilon), int(step)
     )
-
-
-def _check_in_place(**arrays: Array) -> None:
-    """Refuse what cannot be updated in place: here nothing is converted, the caller's own array must change."""
-    first = arrays["parameters"]
-    for name, array in arrays.items():
-        if not isinstance(array, np.ndarray) or array.dtype not in (np.float32, np.float64):
-            what = f"dtype {array.dtype}" if isinstance(array, np.ndarray) else f"a {type(array).__name__}"
-            raise TypeError(f"{name} is {what}; expected a NumPy array of float32 or float64")
-        if array.dtype != first.dtype:
-            raise TypeError(f"{name} has dtype {array.dtype} but parameters has {first.dtype}; they must be the same")
-        if array.ndim != 1 or array.shape != first.shape:
-            raise ValueError(f"{name} has shape {array.shape}; expected one dimension, like parameters {first.shape}")
-        if not array.flags.c_contiguous or not (array.flags.writeable or name == "gradient"):
-            raise ValueError(f"{name} must be contiguous and writable, since it is updated in place")

@@ -1,0 +1,81 @@
+"""The sizes at which kernels are held against the oracle, and why each is there.
+
+Imports the standard library only.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Case:
+    """Sizes of one problem, and why they are there.
+
+    Attributes
+    ----------
+    dims : tuple of int
+        The operation's sizes, in the order that its contract names them.
+    why : str
+        What this case would catch.
+    option : str
+        Whatever else the operation needs to be told: a memory layout, an activation.
+    """
+
+    dims: tuple[int, ...]
+    why: str
+    option: str = ""
+
+    def __str__(self) -> str:
+        sizes = "x".join(map(str, self.dims))
+        return f"{sizes}-{self.option}" if self.option else sizes
+
+
+def with_options(cases: tuple[Case, ...], options: tuple[str, ...]) -> tuple[Case, ...]:
+    """Every case under every option."""
+    return tuple(Case(case.dims, case.why, option) for case in cases for option in options)
+
+
+EDGES = (
+    Case((1, 1, 1), "the smallest"),
+    Case((0, 3, 2), "no rows"),
+    Case((3, 0, 2), "an empty sum is 0, not what was there"),
+    Case((3, 2, 0), "no columns"),
+    Case((1, 64, 64), "one row, as in single-sample training"),
+    Case((64, 1, 64), "one term: nothing is summed"),
+    Case((64, 64, 1), "one column, as in regression"),
+    Case((5, 7, 15), "one less than a vector of 16 floats"),
+    Case((6, 9, 16), "exactly a vector"),
+    Case((7, 8, 17), "one more than a vector"),
+    Case((4, 33, 31), "one less than two vectors"),
+    Case((8, 31, 33), "one more than two vectors"),
+    Case((13, 130, 65), "one more than a tile of 64 columns; odd rows"),
+    Case((37, 93, 41), "odd everywhere"),
+    Case((129, 70, 66), "many tiles and an edge on every side"),
+)
+"""Products: (M, K, N), or (B, n, k) of a layer."""
+
+VECTORS = tuple(
+    Case((n,), why)
+    for n, why in (
+        (0, "nothing to do"),
+        (1, "less than any vector"),
+        (15, "one less than a vector of 16 floats"),
+        (16, "exactly a vector"),
+        (17, "one more than a vector"),
+        (63, "one less than an unrolled loop of vectors"),
+        (65, "one more than an unrolled loop of vectors"),
+        (1003, "odd and longer than any unrolling"),
+    )
+)
+"""Elementwise operations and updates: how many elements."""
+
+BATCHES = (
+    Case((1, 1), "one number"),
+    Case((1, 10), "one row"),
+    Case((16, 1), "one output, as in regression"),
+    Case((17, 3), "fewer columns than a vector"),
+    Case((32, 10), "the digits' batch"),
+    Case((33, 17), "one more than a vector on both sides"),
+    Case((5, 100), "more columns than rows"),
+)
+BATCH_BENCHES = (Case((32, 10), "the digits' batch"), Case((1024, 128), "fits L2"))
+"""Losses: (B, k); timed at the last two."""
