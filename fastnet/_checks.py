@@ -16,7 +16,10 @@ def number(name: str, value: Any, least: float = -math.inf, above: float = -math
     """A finite number with ``value >= least``, ``value > above`` and ``value < below``."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} is {value!r}; expected a number")
-    found = float(value)
+    try:
+        found = float(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        found = math.inf
     limits = [f">= {least:g}"] * (least > -math.inf) + [f"> {above:g}"] * (above > -math.inf)
     limits += [f"< {below:g}"] * (below < math.inf)
     if not (math.isfinite(found) and found >= least and found > above and found < below):

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from . import __version__, data, textplot
+from . import __version__, _checks, data, textplot
 from .kernels import _jit, accuracy
 from .kernels.epoch import LOSSES
 from .network import Network
@@ -89,7 +89,7 @@ def _parser() -> _Parser:
     train.add_argument("--loss", choices=sorted(LOSSES), default="cross_entropy", help="what is minimised")
     train.add_argument("--optimizer", choices=sorted(_RATES), default="adam", help="how it is minimised")
     train.add_argument("--seed", type=_seed, default=0, metavar="N", help="of weights, shuffling and held-out rows")
-    train.add_argument("--backend", choices=sorted(BACKENDS), default="auto", help="what computes")
+    train.add_argument("--backend", choices=["auto", *BACKENDS], default="auto", help="what computes")
     train.set_defaults(run=_train)
 
     info = commands.add_parser(
@@ -119,7 +119,10 @@ def _count(text: str) -> int:
 
 
 def _seed(text: str) -> int:
-    return _whole(text, 0, "a whole number of at least 0")
+    try:
+        return _checks.seed(int(text))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 2**64 - 1") from None
 
 
 def _batch(text: str) -> int | None:
@@ -166,19 +169,18 @@ def _train(options: argparse.Namespace) -> int:
     print(f"training  {trainer.loss}, {optimizer}, batch size {options.batch_size or 'full'}, seed {options.seed}\n")
     print(net.summary(), end="\n\n", flush=True)
 
-    start = time.perf_counter()
+    start, compiled = time.perf_counter(), _jit.compile_seconds()
     status = _fit(trainer, X, y, options.epochs)
-    seconds = time.perf_counter() - start
+    seconds, compiling = time.perf_counter() - start, _jit.compile_seconds() - compiled
     history = trainer.history
     if history.epochs == 0:
         return status
 
     print(textplot.curves({name: history[name] for name in ("loss", "val_loss")}), end="\n\n")
-    right = accuracy(labels_held_out, net.predict(X_held_out))
+    right = accuracy(labels_held_out, net.predict(X_held_out), variant="reference")
     print(f"accuracy  {right:.2%} of the {len(X_held_out)} held-out images")
     best = history.best_epoch
     print("best      none" if best is None else f"best      val_loss {history['val_loss'][best]:.4g} in epoch {best}")
-    compiling = _jit.compile_seconds()
     share = f", {compiling:.2f} s of it compiling" if compiling else ""
     print(f"time      {seconds:.2f} s for {history.epochs} epochs{share}; backend {trainer.backend}")
     return status

@@ -45,7 +45,7 @@ class History(Mapping[str, list[float]]):
     @property
     def watched(self) -> str:
         """The curve that tells the best epoch: ``"val_loss"`` where there was validation, else ``"loss"``."""
-        return "val_loss" if any(map(math.isfinite, self._curves.get("val_loss", ()))) else "loss"
+        return "val_loss" if "val_loss" in self._curves else "loss"
 
     @property
     def best_epoch(self) -> int | None:

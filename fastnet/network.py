@@ -86,7 +86,7 @@ class Network:
         for i, W in enumerate(self.weights):
             k, n = W.shape
             limit = math.sqrt(6 / n) if self.activations[i] in _HE else math.sqrt(6 / (n + k))
-            W[...] = ((2 * rng.uniform(self.seed, rng.WEIGHTS, i, k * n) - 1) * limit).reshape(k, n)
+            W[...] = rng.symmetric(self.seed, rng.WEIGHTS, i, W.shape, limit)
 
     # ------------------------------------------------------------------------------------ parameters
 
@@ -126,8 +126,8 @@ class Network:
         ValueError
             If X is of the wrong shape, empty, or holds NaN or infinity.
         """
-        X = self.check_inputs(X)
-        return self.engine(rows=min(len(X), PREDICT_ROWS)).predict(X)
+        X = self._check_inputs(X)
+        return self._engine(rows=min(len(X), PREDICT_ROWS)).predict(X)
 
     def predict_proba(self, X: ArrayLike) -> Array:
         """Class probabilities: the softmax of the outputs.
@@ -155,8 +155,8 @@ class Network:
                 f"this network {trained}, so its outputs are no probabilities; train it with "
                 'Trainer(net, loss="cross_entropy"), or set net.loss if its parameters were trained so elsewhere'
             )
-        X = self.check_inputs(X)
-        return self.engine(rows=min(len(X), PREDICT_ROWS)).predict(X, probabilities=True)
+        X = self._check_inputs(X)
+        return self._engine(rows=min(len(X), PREDICT_ROWS)).predict(X, probabilities=True)
 
     def loss_and_gradient(self, X: ArrayLike, y: ArrayLike, loss: str = "mse") -> tuple[float, Array]:
         """The objective that training minimises, and its gradient, at the present parameters.
@@ -181,21 +181,21 @@ class Network:
         TypeError, ValueError
             As `Trainer.fit`.
         """
-        self.check_loss(loss)
-        X = self.check_inputs(X)
-        y = self.check_targets(y, len(X), loss)
-        engine = self.engine(loss=loss, rows=len(X))
+        self._check_loss(loss)
+        X = self._check_inputs(X)
+        y = self._check_targets(y, len(X), loss)
+        engine = self._engine(loss=loss, rows=len(X))
         value, _ = engine.loss_and_gradient(X, y)
         return engine.objective(value, y), engine.gradient
 
-    def engine(self, loss: str = "mse", rung: str = LADDER[-1], rows: int = PREDICT_ROWS) -> Engine:
+    def _engine(self, loss: str = "mse", rung: str = LADDER[-1], rows: int = PREDICT_ROWS) -> Engine:
         """An engine over this network's own parameters."""
         codes = [_ACTIVATION_NAMES.index(name) for name in self.activations]
         return Engine(self._parameters, self.layer_sizes, codes, loss, rung, rows)
 
     # ----------------------------------------------------------------------------------------- doors
 
-    def check_inputs(self, X: ArrayLike, name: str = "X") -> Array:
+    def _check_inputs(self, X: ArrayLike, name: str = "X") -> Array:
         """X as a contiguous matrix of this network's dtype, or an error that says what is wrong with it."""
         (X,) = doors.floats(**{name: X})
         doors.matrix(name, X)
@@ -206,7 +206,7 @@ class Network:
             )
         return self._converted(X, name)
 
-    def check_targets(self, y: ArrayLike, rows: int, loss: str, name: str = "y") -> Array:
+    def _check_targets(self, y: ArrayLike, rows: int, loss: str, name: str = "y") -> Array:
         """y as training needs it: labels (B,) for cross_entropy, else a matrix (B, n_out)."""
         outputs = self.layer_sizes[-1]
         if loss == "cross_entropy":
@@ -220,7 +220,7 @@ class Network:
             raise ValueError(f"{name} has shape {y.shape}; expected {expected}, one row for each of X{labels}")
         return self._converted(y, name)
 
-    def check_loss(self, loss: str) -> None:
+    def _check_loss(self, loss: str) -> None:
         """Refuse a loss that is unknown or that these outputs do not fit."""
         _checks.choice("loss", loss, LOSSES)
         if loss == "cross_entropy":

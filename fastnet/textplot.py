@@ -18,7 +18,7 @@ def curves(named: Mapping[str, Sequence[float]], width: int = 64, height: int = 
     named : mapping of str to sequence of float
         One value an epoch; what is not finite is left out. Later curves are drawn over earlier ones.
     width, height : int, default 64 and 12
-        Size of the drawing in characters, without its axes.
+        Size of the drawing in characters, without its axes; at least 2.
 
     Returns
     -------
@@ -37,7 +37,8 @@ def curves(named: Mapping[str, Sequence[float]], width: int = 64, height: int = 
     grid = [[" "] * columns for _ in range(height)]
     for mark, curve in zip(_MARKS, named.values(), strict=False):
         for column in range(columns):
-            value = curve[round(column * (len(curve) - 1) / (columns - 1))]
+            epoch = round(column * (epochs - 1) / (columns - 1))
+            value = curve[epoch] if epoch < len(curve) else math.nan
             if math.isfinite(value):
                 grid[round((scale(high) - scale(value)) / span * (height - 1))][column] = mark
     labels = {0: f"{high:.3g}", height - 1: f"{low:.3g}"}

@@ -5,6 +5,7 @@ Imports the network, the optimizers, the history and ``fastnet.kernels``. No ari
 
 from __future__ import annotations  # so that help() shows ArrayLike by its name
 
+import dataclasses
 import math
 import sys
 import warnings
@@ -24,7 +25,7 @@ from .kernels.epoch import PREDICT_ROWS, Engine
 from .network import Network
 from .optimizers import SGD, Adam
 
-BACKENDS = {"numpy": "reference", "serial": "simd", "auto": "simd"}
+BACKENDS = {"numpy": "reference", "serial": "simd"}
 """How far up the ladder of kernels each backend goes."""
 
 Callback = Callable[[dict[str, float]], Any]
@@ -45,9 +46,9 @@ class _State(NamedTuple):
 class _Watch:
     """The best state so far, and how many epochs ago that was."""
 
-    def __init__(self, start: _State) -> None:
+    def __init__(self, start: _State, value: float) -> None:
         self.best = start
-        self.value = math.inf
+        self.value = value
         self.age = 0
 
     def see(self, value: float, state: _State) -> None:
@@ -121,22 +122,39 @@ class Trainer:
             raise TypeError(f"optimizer is {optimizer!r}; expected one such as SGD(0.01) or Adam()")
         if not isinstance(shuffle, (bool, np.bool_)):
             raise TypeError(f"shuffle is {shuffle!r}; expected True or False")
-        network.check_loss(loss)
+        network._check_loss(loss)
         if batch_size is not None:
             batch_size = _checks.integer("batch_size", batch_size, least=1, hint=", or None for the full batch")
+        for field in dataclasses.fields(optimizer):
+            value = getattr(optimizer, field.name)
+            with np.errstate(over="ignore"):
+                held = float(network.dtype.type(value))
+            if value != 0 and not 0 < held < math.inf:
+                raise ValueError(
+                    f"{type(optimizer).__name__} {field.name} is {value!r}, which {network.dtype} cannot hold; "
+                    'use another, or a network of dtype="float64"'
+                )
         self.network = network
         self.loss = loss
         self.optimizer = optimizer
         self.batch_size = batch_size
         self.shuffle = bool(shuffle)
         self.seed = _checks.seed(seed)
-        rung = BACKENDS[_checks.choice("backend", backend, BACKENDS)]
-        self.backend = "serial" if backend == "auto" else backend
+        self.backend = "serial" if backend == "auto" else _checks.choice("backend", backend, (*BACKENDS, "auto"))
         self.history = History()
-        self._rung = rung
         self._vectors = tuple(np.zeros_like(network.parameters) for _ in range(optimizer.vectors))
         self._step = 0
         self._fitting = False
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Attributes stay as they were checked: state and History belong to them."""
+        if name in self.__dict__ and not name.startswith("_"):
+            raise AttributeError(f"{name} cannot be changed; make another Trainer of the same network")
+        super().__setattr__(name, value)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy, made in a callback say, is not in `fit`."""
+        return {**self.__dict__, "_fitting": False}
 
     # ---------------------------------------------------------------------------------------- fitting
 
@@ -169,8 +187,8 @@ class Trainer:
             Share of the rows to hold out instead, chosen by the seed, 0 < share < 1.
         patience : int, optional
             Stop after this many epochs without a new best ``val_loss`` (``loss`` where there is no
-            validation); at the end the network holds the best parameters of this call, and the optimizer
-            the state that goes with them.
+            validation); at the end the network holds the best parameters of this call, those at its start
+            included, and the optimizer the state that goes with them.
         callbacks : iterable of callable
             Each is called after every epoch with its row, a dict such as ``{"epoch": 3, "loss": 0.1}``; if
             one returns true, training stops.
@@ -213,31 +231,47 @@ class Trainer:
         for callback in callbacks:
             if not callable(callback):
                 raise TypeError(f"callbacks holds {callback!r}; expected functions of an epoch's row")
-        show = sys.stderr.isatty() if progress is None else bool(progress)
+        terminal = sys.stderr is not None and sys.stderr.isatty()  # None under pythonw
+        show = terminal if progress is None else bool(progress)
 
         self._check_ready()
-        self.network.loss = self.loss
         batch_size = len(X) if self.batch_size is None else min(self.batch_size, len(X))
+        # An engine of its own, so that a loss does not depend on the batch size: sums of other slices round otherwise.
+        validator = self._engine(min(len(validation[0]), PREDICT_ROWS)) if validation is not None else None
+
+        def validate() -> dict[str, float]:
+            if validator is None or validation is None:
+                return {}
+            return {f"val_{name}": value for name, value in validator.evaluate(*validation).items()}
+
         last = self._snapshot()
-        watch = _Watch(last)
+        watch = _Watch(last, validate().get("val_loss", math.inf))
         self._fitting = True
         try:
             with tqdm(total=epochs, unit="epoch", disable=not show, file=sys.stderr, dynamic_ncols=True) as bar:
-                for row in self._epochs(X, y, validation, epochs, batch_size):
+                for row in self._epochs(X, y, epochs, batch_size):
+                    row |= validate()
                     epoch = self.history.epochs
                     self.history.append(row)
-                    if not (math.isfinite(row["loss"]) and np.isfinite(self.network.parameters).all()):
+                    # The loss was measured before the updates, so it belongs to the parameters at the epoch's start;
+                    # the validation loss to those at its end.
+                    start, last = last, self._snapshot()
+                    finite = all(map(math.isfinite, row.values())) and bool(np.isfinite(last.parameters).all())
+                    if "val_loss" not in row:
+                        watch.see(row["loss"], start)
+                    elif finite:
+                        watch.see(row["val_loss"], last)
+                    if not finite:
                         last = watch.best
                         warnings.warn(
-                            f"training diverged in epoch {epoch}: the loss or a parameter is no longer finite. The "
+                            f"training diverged in epoch {epoch}: a loss or a parameter is no longer finite. The "
                             "network holds the best finite parameters of this call; lower the learning rate, or scale "
                             "the data",
                             DivergenceWarning,
                             stacklevel=2,
                         )
                         break
-                    last = self._snapshot()
-                    watch.see(row.get("val_loss", row["loss"]), last)
+                    self.network.loss = self.loss
                     bar.set_postfix({name: f"{value:.4g}" for name, value in row.items()}, refresh=False)
                     bar.update()
                     wants_stop = [callback({"epoch": epoch, **row}) for callback in callbacks]
@@ -248,19 +282,12 @@ class Trainer:
             self._fitting = False
         return self.history
 
-    def _epochs(
-        self, X: Array, y: Array, validation: tuple[Array, Array] | None, epochs: int, batch_size: int
-    ) -> Iterator[dict[str, float]]:
+    def _epochs(self, X: Array, y: Array, epochs: int, batch_size: int) -> Iterator[dict[str, float]]:
         """Train epoch after epoch; each yields its row."""
         engine = self._engine(batch_size)
-        # An engine of its own, so that a loss does not depend on the batch size: sums of other slices round otherwise.
-        validator = self._engine(min(len(validation[0]), PREDICT_ROWS)) if validation is not None else None
         for _ in range(epochs):
             order = rng.permutation(self.seed, rng.ORDER, self.history.epochs, len(X)) if self.shuffle else None
-            row = engine.train_epoch(self._update, X, y, order, batch_size)
-            if validator is not None and validation is not None:
-                row |= {f"val_{name}": value for name, value in validator.evaluate(*validation).items()}
-            yield row
+            yield engine.train_epoch(self._update, X, y, order, batch_size)
 
     def evaluate(self, X: ArrayLike, y: ArrayLike) -> dict[str, float]:
         """Loss, and for classification accuracy, at the present parameters.
@@ -302,11 +329,11 @@ class Trainer:
         doors.finite("network.parameters", self.network.parameters)
 
     def _engine(self, rows: int) -> Engine:
-        return self.network.engine(loss=self.loss, rung=self._rung, rows=rows)
+        return self.network._engine(loss=self.loss, rung=BACKENDS[self.backend], rows=rows)
 
     def _update(self, parameters: Array, gradient: Array) -> None:
         self._step += 1
-        self.optimizer.update(self._rung, parameters, gradient, self._vectors, self._step)
+        self.optimizer.update(BACKENDS[self.backend], parameters, gradient, self._vectors, self._step)
 
     def _snapshot(self) -> _State:
         return _State(self.network.parameters.copy(), tuple(vector.copy() for vector in self._vectors), self._step)
@@ -318,8 +345,8 @@ class Trainer:
         self._step = state.step
 
     def _pair(self, X: ArrayLike, y: ArrayLike, X_name: str, y_name: str) -> tuple[Array, Array]:
-        X = self.network.check_inputs(X, X_name)
-        return X, self.network.check_targets(y, len(X), self.loss, y_name)
+        X = self.network._check_inputs(X, X_name)
+        return X, self.network._check_targets(y, len(X), self.loss, y_name)
 
     def _data(
         self, X: ArrayLike, y: ArrayLike, data: tuple[ArrayLike, ArrayLike] | None, share: float | None

@@ -20,6 +20,7 @@ import contextlib
 import hashlib
 import os
 import platform
+import shutil
 import sys
 import threading
 import time
@@ -29,10 +30,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
-import llvmlite.binding as llvm
 import numba
 from numba.core import event
 from numba.core.caching import FunctionCache
+from numba.core.registry import cpu_target
 
 __all__ = [
     "COMPILES",
@@ -58,7 +59,10 @@ _ANNOUNCE_AFTER_S = 1.0
 def _source_hash(folder: Path) -> str:
     """Hash of the names and contents of every kernel source."""
     digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.py")):
+    sources = sorted(folder.glob("*.py"))
+    if not sources:  # in a zip file, say
+        raise OSError(f"the kernels' sources cannot be read in {folder}")
+    for path in sources:
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
 
@@ -107,11 +111,10 @@ def _prune(current: Path) -> None:
     must still be able to save what it compiles.
     """
     oldest = time.time() - _STALE_DAYS * 86400
-    for folder in current.parent.glob("fastnet-" + "[0-9a-f]" * 16):
-        if folder != current and folder.stat().st_mtime < oldest:
-            for path in sorted(folder.rglob("*"), reverse=True):
-                path.rmdir() if path.is_dir() else path.unlink(missing_ok=True)
-            folder.rmdir()
+    with contextlib.suppress(OSError):  # somebody else's folder, or another process is pruning too: no matter
+        for folder in current.parent.glob("fastnet-" + "[0-9a-f]" * 16):
+            if folder != current and folder.stat().st_mtime < oldest:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 COMPILES = not numba.config.DISABLE_JIT
@@ -121,21 +124,34 @@ cache_folder: Path | None = _open_cache()
 """Folder of this version's compiled kernels; None where nothing can be written."""
 
 
+_warned: set[str] = set()
+
+
+def _warn_once(message: str) -> None:
+    """Warn once for all kernels of whatever the first of them met."""
+    kind = message.partition(":")[0]
+    if kind not in _warned:
+        _warned.add(kind)
+        warnings.warn(message, RuntimeWarning, stacklevel=3)
+
+
 class _KernelCache(FunctionCache):  # type: ignore[misc]
     """Numba's cache of one function, safe for several processes, full disks and torn files.
 
     Numba numbers data files within a function: two processes that compile different signatures at the
     same time both take number 1, and the index of the one can end up beside the data of the other,
-    which would later run float32 code on float64 arrays. Names unique to the process rule that out; at
-    worst an index entry is lost and compiled again.
+    which would later run float32 code on float64 arrays. A name drawn anew for every file rules that out;
+    at worst an index entry is lost and compiled again.
     """
-
-    _failed = False  # said once for all kernels
 
     def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__(function)
-        names = self._cache_file
-        names._data_name_pattern = names._data_name_pattern.replace("{number", f"{uuid.uuid4().hex[:8]}-{{number")
+        if cache_folder is None or cache_folder not in Path(self.cache_path).parents:
+            # Numba's next choice is beside the source, where nothing tells versions apart.
+            raise OSError(f"Numba would cache in {self.cache_path}")
+        # Drawn when a file is saved, not here: children of a fork would share it.
+        stem = self._impl.filename_base
+        self._cache_file._data_name = lambda number: f"{stem}.{uuid.uuid4().hex}.nbc"
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         try:
@@ -148,10 +164,8 @@ class _KernelCache(FunctionCache):  # type: ignore[misc]
     def save_overload(self, sig: Any, data: Any) -> None:
         try:
             super().save_overload(sig, data)
-        except OSError as error:
-            if not _KernelCache._failed:
-                _KernelCache._failed = True
-                warnings.warn(f"fastnet could not save a compiled kernel: {error}", RuntimeWarning, stacklevel=2)
+        except Exception as error:
+            _warn_once(f"fastnet could not save a compiled kernel: {error}")
 
 
 # -------------------------------------------------------------------------------------- the decorator
@@ -197,6 +211,8 @@ def _compile_lazily(function: F, parallel: bool, inline: bool, internal: bool) -
         users, numba.config.CACHE_DIR = numba.config.CACHE_DIR, str(cache_folder)
         try:
             dispatcher._cache = _KernelCache(function)
+        except Exception as error:  # a later Numba may keep its cache otherwise: slower starts, but right
+            _warn_once(f"fastnet does not cache its compiled kernels: {error}")
         finally:
             numba.config.CACHE_DIR = users
     return dispatcher
@@ -259,17 +275,20 @@ def compile_seconds() -> float:
 # ------------------------------------------------------------------------------- the CPU compiled for
 
 
+def _target() -> tuple[str, str, str]:
+    """Numba's own answer (triple, CPU, features): the host, or what NUMBA_CPU_NAME and its like ask for."""
+    triple, cpu, features = cpu_target.target_context.codegen().magic_tuple()
+    return str(triple), str(cpu), str(features)
+
+
 def target_cpu() -> str:
-    """Name of the CPU that Numba compiles for: the host's, or ``NUMBA_CPU_NAME``."""
-    return str(numba.config.CPU_NAME or llvm.get_host_cpu_name())
+    """Name of the CPU that Numba compiles for."""
+    return _target()[1]
 
 
 def target_features() -> frozenset[str]:
-    """Features of the CPU that Numba compiles for: the host's, or ``NUMBA_CPU_FEATURES``."""
-    if numba.config.CPU_FEATURES is not None:
-        flags = str(numba.config.CPU_FEATURES).split(",")
-        return frozenset(flag[1:] for flag in flags if flag.startswith("+"))
-    return frozenset(name for name, present in llvm.get_host_cpu_features().items() if present)
+    """Features of the CPU that Numba compiles for, such as "avx2"."""
+    return frozenset(flag[1:] for flag in _target()[2].split(",") if flag.startswith("+"))
 
 
 def vector_bytes() -> int:

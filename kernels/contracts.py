@@ -146,8 +146,10 @@ def _backward_problem(case: Case, dtype: Any, rng: np.random.Generator) -> Probl
     B, n, k = case.dims
     X, Z, dL_dA = _normal(rng, (B, n), dtype), _normal(rng, (B, k), dtype), _normal(rng, (B, k), dtype)
     W = _normal(rng, (k, n), dtype)
-    outputs = _nan((k, n), dtype), _nan((k,), dtype), _nan((B, n), dtype)
-    return Problem((X, Z, dL_dA, W, _code(case.option), *outputs), (5, 6, 7))
+    name, _, first_layer = case.option.partition("-")
+    wanted = 0 if first_layer else B  # the first layer's dX goes to nobody: no rows, and it must be left alone
+    outputs = _nan((k, n), dtype), _nan((k,), dtype), _nan((wanted, n), dtype)
+    return Problem((X, Z, dL_dA, W, _code(name), *outputs), (5, 6, 7))
 
 
 def _backward_bound(arguments: tuple[Any, ...], results: tuple[Array, ...], eps: float) -> tuple[Array, ...]:
@@ -220,11 +222,11 @@ _LAYERS = (
         _backward_bound,
         lambda B, n, k: 4 * B * n * k + 2 * B * k,
         lambda B, n, k: 2 * B * n + 2 * k * n + k + 2 * B * k,
-        with_options(EDGES, _NAMES),
+        with_options(EDGES, (*_NAMES, "relu-first")),
         (
-            Case((32, 64, 128), "the digits' first layer", "relu"),
+            Case((32, 64, 128), "the digits' first layer", "relu-first"),
             Case((32, 128, 10), "the digits' last layer", "identity"),
-            Case((128, 784, 256), "the first layer of an MNIST network", "relu"),
+            Case((128, 784, 256), "the first layer of an MNIST network", "relu-first"),
         ),
     ),
 )

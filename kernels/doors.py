@@ -155,3 +155,8 @@ def in_place(**arrays: Array) -> None:
             raise ValueError(f"{name} has shape {array.shape}; expected one dimension, like parameters {first.shape}")
         if not array.flags.c_contiguous or not (array.flags.writeable or name == "gradient"):
             raise ValueError(f"{name} must be contiguous and writable, since it is updated in place")
+    names = list(arrays)
+    for i, name in enumerate(names):
+        for other in names[:i]:
+            if np.may_share_memory(arrays[name], arrays[other]):
+                raise ValueError(f"{name} shares memory with {other}; expected arrays of their own")

@@ -1,8 +1,8 @@
 """The training loop over one rung of the table: forward, loss, backward, update.
 
-Imports `variants`. An `Engine` owns every buffer of a network at one batch size; nothing is allocated
-while it trains. It takes its functions from the table and nowhere else, so nothing runs in training that
-is not held against the oracle.
+Imports `variants`. An `Engine` owns the activations and gradients of a network at one batch size; kernels
+allocate what scratch they need. It takes its functions from the table and nowhere else, so nothing runs in
+training that is not held against the oracle.
 
 Layout: parameters and gradient are flat vectors (P,): W1, b1, W2, b2, ..., row-major, no padding.
 """

@@ -8,6 +8,7 @@ through the arithmetic. ``variant`` names a rung, "auto" the promoted one; `vari
 
 from __future__ import annotations  # so that help() shows ArrayLike by its name
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -104,13 +105,14 @@ def dense_forward(
     ValueError
         If the shapes do not fit, or there is no such variant.
     """
-    X, W, b = (np.ascontiguousarray(array) for array in doors.floats(X=X, W=W, b=b))
+    X, W, b = doors.floats(X=X, W=W, b=b)
     _check_layer(X, W)
     if b.shape != W.shape[:1]:
         raise ValueError(f"b has shape {b.shape}; expected ({W.shape[0]},), one bias for each row of W {W.shape}")
     forward = find("dense_forward", variant)
     doors.function("activation", activation)
-    code = _ACTIVATION_CODES.get(activation)
+    code = _ACTIVATION_CODES.get(id(activation))
+    X, W, b = (np.ascontiguousarray(array) for array in (X, W, b))
     A, Z = (np.empty((len(X), len(W)), X.dtype) for _ in range(2))
     forward(X, W, b, elementwise.IDENTITY if code is None else code, A, Z)
     if code is None:
@@ -167,7 +169,7 @@ def dense_backward_batch(
             raise ValueError(f"{name} has shape {array.shape}; expected {(len(X), len(W))}, rows of X by rows of W")
     backward = find("dense_backward_batch", variant)
     doors.function("activation_derivative", activation_derivative)
-    code = _DERIVATIVE_CODES.get(activation_derivative)
+    code = _DERIVATIVE_CODES.get(id(activation_derivative))
     if code is None:
         slope = activation_derivative(Z)
         if np.ndim(slope) != 0:
@@ -243,17 +245,18 @@ def sigmoid_derivative(Z: ArrayLike, variant: str = "auto") -> Array:
     return _elementwise("sigmoid_derivative", Z, variant)
 
 
-_ACTIVATION_CODES: dict[Any, int] = {
-    identity: elementwise.IDENTITY,
-    relu: elementwise.RELU,
-    tanh: elementwise.TANH,
-    sigmoid: elementwise.SIGMOID,
+# By identity, since a callable need not be hashable.
+_ACTIVATION_CODES = {
+    id(identity): elementwise.IDENTITY,
+    id(relu): elementwise.RELU,
+    id(tanh): elementwise.TANH,
+    id(sigmoid): elementwise.SIGMOID,
 }
-_DERIVATIVE_CODES: dict[Any, int] = {
-    identity_derivative: elementwise.IDENTITY,
-    relu_derivative: elementwise.RELU,
-    tanh_derivative: elementwise.TANH,
-    sigmoid_derivative: elementwise.SIGMOID,
+_DERIVATIVE_CODES = {
+    id(identity_derivative): elementwise.IDENTITY,
+    id(relu_derivative): elementwise.RELU,
+    id(tanh_derivative): elementwise.TANH,
+    id(sigmoid_derivative): elementwise.SIGMOID,
 }
 
 # ------------------------------------------------------------------------------------------- losses
@@ -460,9 +463,8 @@ def adam_update(
         is below 1.
     """
     doors.in_place(parameters=parameters, gradient=gradient, mean=mean, square=square)
+    step = operator.index(step)
     if step < 1:
         raise ValueError(f"step is {step}; it counts from 1")
     update = find("adam_update", variant)
-    update(
-        parameters, gradient, mean, square, float(learning_rate), float(beta1), float(beta2), float(epsilon), int(step)
-    )
+    update(parameters, gradient, mean, square, float(learning_rate), float(beta1), float(beta2), float(epsilon), step)

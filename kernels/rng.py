@@ -25,6 +25,11 @@ def uniform(seed: int, purpose: int, index: int, size: int) -> NDArray[np.float6
     return (_words(seed, purpose, index, size) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
+def symmetric(seed: int, purpose: int, index: int, shape: tuple[int, ...], limit: float) -> NDArray[np.float64]:
+    """Numbers in [-limit, limit), of any shape."""
+    return ((2 * uniform(seed, purpose, index, int(np.prod(shape))) - 1) * limit).reshape(shape)
+
+
 def permutation(seed: int, purpose: int, index: int, size: int) -> NDArray[np.int64]:
     """0..size-1 in random order: the order that sorts random words, whose ties (1 in 2^64) keep theirs."""
     return np.argsort(_words(seed, purpose, index, size), kind="stable")

@@ -286,7 +286,7 @@ def _matmul(A: Any, B: Any, C: Any) -> None:
     spare = np.empty(room, C.dtype)
     if room > 0:
         c = (layout(spare)[0], n * C.itemsize, C.itemsize)
-    none = np.intp(0)  # a literal 0 is a type of its own to Numba, which would compile _product again: 0.9 s
+    none: Any = np.intp(0)  # a literal 0 is a type of its own to Numba, which would compile _product again: 0.9 s
     _product(C.dtype, m, n, k, a, b, (c[0], c[1]), none, (none, none))
     for p in range(room):  # element by element: an assignment to C[:, :] compiles for 3 s
         C[p // n, p % n] = spare[p]

@@ -14,7 +14,8 @@ from numpy.typing import DTypeLike
 
 from . import blocked, elementwise, loops, simd
 from ._jit import COMPILES
-from .contracts import CONTRACTS, Array, Case, Problem
+from .cases import Case
+from .contracts import CONTRACTS, Array, Problem
 
 __all__ = [
     "CONTRACTS",
@@ -47,6 +48,8 @@ class Variant:
         Where the arrays must be.
     dtypes : tuple of str
         Which dtypes it takes.
+    compiled : bool
+        Whether it is made of vector instructions, and has no Python to fall back on.
     """
 
     operation: str
@@ -54,9 +57,10 @@ class Variant:
     function: Callable[..., Any]
     device: str = "cpu"
     dtypes: tuple[str, ...] = ("float32", "float64")
+    compiled: bool = False
 
 
-TABLE: tuple[Variant, ...] = (
+_ALL: tuple[Variant, ...] = (
     *(Variant(contract.operation, "reference", contract.oracle) for contract in CONTRACTS.values()),
     Variant("matmul", "loops", loops.matmul),
     Variant("dense_forward", "loops", loops.dense_forward),
@@ -80,18 +84,15 @@ TABLE: tuple[Variant, ...] = (
     Variant("matmul", "blocked", blocked.matmul),
     Variant("dense_forward", "blocked", blocked.dense_forward),
     Variant("dense_backward_batch", "blocked", blocked.dense_backward_batch),
-    *(
-        (
-            Variant("matmul", "simd", simd.matmul),
-            Variant("dense_forward", "simd", simd.dense_forward),
-            Variant("dense_backward_batch", "simd", simd.dense_backward_batch),
-        )
-        if COMPILES  # vector instructions have no Python to fall back on
-        else ()
-    ),
+    Variant("matmul", "simd", simd.matmul, compiled=True),
+    Variant("dense_forward", "simd", simd.dense_forward, compiled=True),
+    Variant("dense_backward_batch", "simd", simd.dense_backward_batch, compiled=True),
 )
 
-LADDER = ("reference", "loops", "blocked", "simd")
+TABLE: tuple[Variant, ...] = tuple(variant for variant in _ALL if COMPILES or not variant.compiled)
+"""Every variant that is usable here, in ladder order."""
+
+LADDER = tuple(dict.fromkeys(variant.name for variant in _ALL))
 """The rungs, from the oracle up."""
 
 _LOOKUP = {(variant.operation, variant.name): variant.function for variant in TABLE}
@@ -213,8 +214,8 @@ def _worst_share(result: Array, truth: Array, bound: Array, where: str) -> float
     """Worst ratio of error to bound; raises unless every element keeps within it (NaN does not)."""
     if truth.size == 0:
         return 0.0
-    error = np.abs(result - truth)
-    right = (error <= bound) | (result == truth)  # the latter for infinities
+    error = np.abs(np.where(result == truth, 0, result - truth))  # equal infinities differ by NaN
+    right = error <= bound
     if not right.all():
         position = tuple(int(i) for i in np.argwhere(~right)[0])
         raise WrongKernelError(

@@ -12,6 +12,11 @@ import pytest
 from fastnet import __version__, cli, textplot
 
 
+def errors(text: str) -> str:
+    """Standard error, but for the line that a first compilation writes."""
+    return "".join(line for line in text.splitlines(keepends=True) if not line.startswith("fastnet: compiling"))
+
+
 def run(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "fastnet", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, **options)  # type: ignore[call-overload,no-any-return]
@@ -72,6 +77,10 @@ def test_no_hidden_layer_and_the_full_batch(capsys: pytest.CaptureFixture[str]) 
         (("train", "--seed", "1.5"), "argument --seed: '1.5' is not a whole number"),
         (("train", "--hidden", "64,,64"), "argument --hidden: '64,,64' is not a list of sizes"),
         (("train", "--epoch", "1"), "unrecognized arguments: --epoch 1"),
+        (
+            ("train", "--seed", str(2**64)),
+            "argument --seed: '18446744073709551616' is not a whole number from 0 to 2**64 - 1",
+        ),
         (("train", "file.csv"), "unrecognized arguments: file.csv"),
     ],
 )
@@ -88,17 +97,11 @@ def test_wrong_usage_is_one_line_and_status_2(
     assert "--help" in captured.err
 
 
-def test_a_seed_too_large_is_an_error_of_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["train", "--seed", str(2**64)]) == 1
-    captured = capsys.readouterr()
-    assert captured.err == f"fastnet train: seed is {2**64}; expected at most 2**64 - 1\n"
-
-
 def test_divergence_is_one_line_and_status_1(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["train", "--optimizer", "sgd", "--lr", "1e30", "--epochs", "3"]) == 1
     captured = capsys.readouterr()
-    assert captured.err.startswith("fastnet train: training diverged in epoch 0")
-    assert captured.err.count("\n") == 1
+    assert errors(captured.err).startswith("fastnet train: training diverged in epoch 0")
+    assert errors(captured.err).count("\n") == 1
     assert "best      none" in captured.out
 
 
@@ -113,7 +116,7 @@ def test_a_network_too_large_for_memory_is_one_line(capsys: pytest.CaptureFixtur
 def test_a_closed_standard_output_is_no_error() -> None:
     command = f"{sys.executable} -m fastnet train --epochs 1 --backend numpy >&-"
     result = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=300, check=False)
-    assert (result.returncode, result.stderr) == (0, "")
+    assert (result.returncode, errors(result.stderr)) == (0, "")
 
 
 def test_help_is_complete() -> None:
@@ -138,7 +141,7 @@ def test_a_closed_pipe_is_no_error() -> None:
     command = f"{sys.executable} -m fastnet train --epochs 2 | head -n 1"
     result = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=300, check=False)
     assert result.stdout.startswith("data ")
-    assert result.stderr == ""
+    assert errors(result.stderr) == ""
 
 
 @pytest.mark.compiled
@@ -152,11 +155,11 @@ def test_ctrl_c_shows_what_there_is_and_ends_with_status_130() -> None:
                 break
         time.sleep(1.0)
         process.send_signal(signal.SIGINT)
-        output, errors = process.communicate(timeout=60)
+        output, said = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert re.fullmatch(r"fastnet train: interrupted after \d+ whole epochs", errors.splitlines()[-1])
-    assert "Traceback" not in errors
-    assert "accuracy " in output or "interrupted after 0 " in errors
+    assert re.fullmatch(r"fastnet train: interrupted after \d+ whole epochs", said.splitlines()[-1])
+    assert "Traceback" not in said
+    assert "accuracy " in output or "interrupted after 0 " in said
 
 
 # ------------------------------------------------------------------------------------------- text plot
@@ -172,6 +175,11 @@ def test_wide_ranges_are_logarithmic_and_gaps_are_left_out() -> None:
     assert plot.splitlines()[:3] == ["100 |*", "    |", "  1 |  *"]
     assert "(log scale)" in plot
     assert textplot.curves({"loss": [float("nan")]}) == "(nothing to draw: no value is finite)"
+
+
+def test_curves_of_different_lengths_share_their_epochs() -> None:
+    plot = textplot.curves({"loss": [4, 3, 2, 1], "val_loss": [4, 3], "none": []}, width=4, height=4)
+    assert plot.splitlines()[:4] == ["4 |o", "  | o", "  |  *", "1 |   *"]
 
 
 @pytest.mark.parametrize("curve", [[1.0], [0.0, 0.0], [-1.0, -5.0], [5.0] * 1000])

@@ -44,9 +44,7 @@ def test_curves_stay_as_long_as_the_epochs() -> None:
 )
 def test_best_epoch(losses: list[float], best: int | None) -> None:
     assert filled(*({"loss": loss} for loss in losses)).best_epoch == best
-    assert filled(*({"loss": 0, "val_loss": loss} for loss in losses)).best_epoch == (
-        best if best is not None or not losses else 0
-    )
+    assert filled(*({"loss": 0, "val_loss": loss} for loss in losses)).best_epoch == best
 
 
 def test_repr() -> None:

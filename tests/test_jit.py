@@ -179,6 +179,64 @@ def test_two_processes_never_share_a_data_file(tmp_path: Path) -> None:
     assert not names[0] & names[1]
 
 
+FORK = """
+import os, sys
+from fastnet.kernels import matmul
+import numpy as np
+children = []
+for dtype in ("float32", "float64"):
+    child = os.fork()
+    if child == 0:
+        matmul(np.ones((2, 2), dtype), np.ones((2, 2), dtype), variant="loops")
+        os._exit(0)
+    children.append(child)
+assert all(os.waitpid(child, 0)[1] == 0 for child in children)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_children_of_a_fork_never_share_a_data_file(tmp_path: Path) -> None:
+    """They share everything that was drawn at import; numbers from 1, too."""
+    site, cache = install(tmp_path / "site"), tmp_path / "cache"
+    env = environment(site, cache)
+    one_by_one = FORK.replace("children.append(child)", "os.waitpid(child, 0); shutil.rmtree(CACHE)").replace(
+        "import os, sys", f"import os, shutil\nCACHE = {str(cache)!r}\nkept = []"
+    )
+    one_by_one = one_by_one.replace("os.waitpid(child, 0);", "os.waitpid(child, 0); kept.append(names());").replace(
+        "children = []", "import pathlib\ndef names():\n    return {p.name for p in pathlib.Path(CACHE).rglob('*.nbc')}"
+    )
+    one_by_one = (
+        one_by_one[: one_by_one.index("assert all")] + "assert kept[0] and kept[1] and not kept[0] & kept[1], kept\n"
+    )
+    run(one_by_one, env)
+    shutil.rmtree(cache, ignore_errors=True)
+    run(FORK, env)
+    for dtype in ("float32", "float64"):
+        assert run(CROWD.replace("DTYPE", repr(dtype)), env).stdout == "right\n"
+
+
+def test_when_numba_keeps_its_cache_otherwise_kernels_still_run(tmp_path: Path) -> None:
+    """As a later Numba might: no attribute that the cache relies on is left."""
+    code = "import numba.core.caching as c\ndel c.CompileResultCacheImpl.filename_base\n"
+    result = run(code + RELU_OF_MINUS_ONE, environment(install(tmp_path / "site"), tmp_path / "cache"))
+    assert result.stdout == "0.0\n"
+    assert result.stderr.count("RuntimeWarning") == 1
+    assert "does not cache its compiled kernels" in result.stderr
+
+
+def test_a_cache_beside_the_sources_is_not_used(tmp_path: Path) -> None:
+    """Where Numba finds its folder taken it would fall back to __pycache__, which no hash tells apart."""
+    site, cache = install(tmp_path / "site"), tmp_path / "cache"
+    env = environment(site, cache)
+    run("from fastnet.kernels import relu; relu(1.0, variant='loops')", env)
+    (folder,) = cache.glob("fastnet-*/kernels_*")
+    shutil.rmtree(folder)
+    folder.touch()
+    result = run(RELU_OF_MINUS_ONE, env)
+    assert result.stdout == "0.0\n"
+    assert not list(site.rglob("*.nbc"))
+
+
 @pytest.mark.parametrize("pattern", ["*.nbc", "*.nbi"])
 def test_torn_cache_files_are_compiled_again(tmp_path: Path, pattern: str) -> None:
     site, cache = install(tmp_path / "site"), tmp_path / "cache"
@@ -256,5 +314,6 @@ def test_features_and_width_follow_numbas_settings(tmp_path: Path) -> None:
     code = "from fastnet.kernels import _jit; print(_jit.target_cpu(), _jit.vector_bytes())"
     narrow = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx,+avx2,+fma"}
     assert run(code, environment(site, tmp_path) | narrow).stdout == "haswell 32\n"
+    assert run(code, environment(site, tmp_path) | {"NUMBA_ENABLE_AVX": "0"}).stdout.endswith(" 16\n")
     narrow = {"NUMBA_CPU_NAME": "nehalem", "NUMBA_CPU_FEATURES": "+sse2"}
     assert run(code, environment(site, tmp_path) | narrow).stdout == "nehalem 16\n"

@@ -151,6 +151,17 @@ def test_any_callable_is_an_activation_and_the_fused_ones_agree_with_it() -> Non
         np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-14)
 
 
+def test_a_callable_need_not_be_hashable() -> None:
+    class Leaky:
+        __hash__ = None  # type: ignore[assignment]
+
+        def __call__(self, z: np.ndarray) -> np.ndarray:
+            return np.maximum(z, 0.1 * z)
+
+    leaky_A, Z = dense_forward(X, W, b, Leaky())
+    assert (leaky_A == np.maximum(Z, 0.1 * Z)).all()
+
+
 def test_layers_take_float32_lists_and_views() -> None:
     A32, Z32 = dense_forward(X.astype("f4"), W.astype("f4"), b.astype("f4"), tanh)
     assert A32.dtype == Z32.dtype == np.float32
@@ -167,6 +178,8 @@ def test_layers_refuse_shapes() -> None:
         dense_forward(X, W, np.ones(4), relu)
     with pytest.raises(ValueError, match=r"b has shape \(1, 3\)"):
         dense_forward(X, W, b[None], relu)
+    with pytest.raises(ValueError, match=r"b has shape \(\); expected \(1,\)"):
+        dense_forward(X, W[:1], 0.5, relu)
     Z = np.ones((6, 3))
     with pytest.raises(ValueError, match=r"dL_dA has shape \(3,\); expected \(6, 3\)"):
         dense_backward_batch(X, Z, np.ones(3), W, relu_derivative)
@@ -294,6 +307,9 @@ def test_updates_refuse_what_they_cannot_change_in_place() -> None:
     refuse(ValueError, r"velocity has shape \(4,\)", good, good.copy(), np.ones(4))
     refuse(ValueError, "parameters must be contiguous and writable", np.ones(6)[::2], good, good.copy())
     refuse(ValueError, "parameters must be contiguous and writable", frozen, good, good.copy())
+    refuse(ValueError, "velocity shares memory with parameters", good, frozen, good)
     sgd_update(good.copy(), frozen, good.copy(), 0.1)  # a gradient is only read
     with pytest.raises(ValueError, match="step is 0; it counts from 1"):
         adam_update(good, good.copy(), good.copy(), good.copy(), 0.1, 0.9, 0.999, 1e-8, 0)
+    with pytest.raises(TypeError):
+        adam_update(good, good.copy(), good.copy(), good.copy(), 0.1, 0.9, 0.999, 1e-8, 1.5)  # type: ignore[arg-type]

@@ -1,6 +1,7 @@
 """Trainer: batches, shuffling, validation, patience, callbacks, progress, divergence, doors; both backends."""
 
 import math
+import pickle
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import fastnet.data
 from fastnet import SGD, Adam, Network, Trainer
 from fastnet.kernels import reference
+from fastnet.trainer import DivergenceWarning
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((50, 3))
@@ -124,7 +126,7 @@ def test_shuffling_visits_every_row_once_in_another_order_each_epoch() -> None:
         seen: list[float] = []
         ours = trainer((1, 1), optimizer=SGD(1e-300), batch_size=1, seed=3)
         ours.network.parameters[:] = 0
-        original = ours.network.engine
+        original = ours.network._engine
 
         def spying_engine(*arguments: Any, seen: list[float] = seen, original: Any = original, **names: Any) -> Any:
             engine = original(*arguments, **names)
@@ -132,7 +134,7 @@ def test_shuffling_visits_every_row_once_in_another_order_each_epoch() -> None:
             engine.loss_and_gradient = lambda X, y: (seen.append(float(y[0, 0])), step(X, y))[1]
             return engine
 
-        ours.network.engine = spying_engine  # type: ignore[method-assign]
+        ours.network._engine = spying_engine  # type: ignore[method-assign]
         ours.fit(np.ones((20, 1)), targets, epochs=epochs)
         orders.append(seen)
     first, second = orders[1][:20], orders[1][20:]
@@ -191,11 +193,24 @@ def test_patience_stops_and_restores_the_best(optimizer: Any) -> None:
     assert straight._step == ours._step
 
 
-def test_without_validation_patience_watches_the_loss() -> None:
-    ours = trainer(optimizer=SGD(0.9), batch_size=None)  # so large a rate that the loss soon goes up
-    history = ours.fit(X, Y, epochs=200, patience=3)
-    assert history.epochs < 200
+@pytest.mark.parametrize("rate", [0.9, 0.4])
+def test_without_validation_patience_watches_the_loss(rate: float) -> None:
+    """The loss of an epoch is that before its updates, so in full batch it is exactly that of the parameters kept."""
+    ours = trainer(optimizer=SGD(rate), batch_size=None)  # so large a rate that the loss goes up
+    history = ours.fit(X, Y, epochs=500, patience=3)
+    assert history.epochs < 500
     assert history.best_epoch == history.epochs - 1 - 3
+    assert ours.evaluate(X, Y)["loss"] == pytest.approx(min(history["loss"]), rel=1e-12)
+
+
+def test_a_second_fit_with_patience_never_ends_worse_than_it_began() -> None:
+    rng = np.random.default_rng(1)
+    noise, other = rng.standard_normal((20, 2)), (rng.standard_normal((20, 3)), rng.standard_normal((20, 2)))
+    ours = trainer((3, 32, 2), optimizer=Adam(0.01), batch_size=5)
+    ours.fit(X[:20], noise, epochs=1000, validation_data=other, patience=7)
+    best = ours.evaluate(*other)["loss"]
+    ours.fit(X[:20], noise, epochs=1000, validation_data=other, patience=2)
+    assert ours.evaluate(*other)["loss"] <= best
 
 
 def test_patience_restores_the_best_even_when_interrupted() -> None:
@@ -269,14 +284,30 @@ def test_nothing_is_printed_to_standard_output(capfd: pytest.CaptureFixture[str]
 def test_divergence_warns_once_and_keeps_the_best_finite_parameters(backend: str) -> None:
     ours = trainer(optimizer=SGD(1e6), backend=backend)
     start = ours.network.parameters.copy()
-    with pytest.warns(RuntimeWarning, match="training diverged in epoch .*lower the learning rate") as caught:
+    before = ours.evaluate(X, Y)["loss"]
+    with pytest.warns(DivergenceWarning, match="training diverged in epoch .*lower the learning rate") as caught:
         history = ours.fit(X, Y, epochs=500)
     assert len(caught) == 1
     assert history.epochs < 500
     assert not math.isfinite(history["loss"][-1]) or history.epochs == 1
     assert np.isfinite(ours.network.parameters).all()
+    assert ours.evaluate(X, Y)["loss"] <= before
     if history.best_epoch is None:
         assert (ours.network.parameters == start).all()
+
+
+def test_divergence_in_full_batch_keeps_the_parameters_of_the_smallest_loss() -> None:
+    ours = trainer(optimizer=SGD(5.0), batch_size=None)
+    with pytest.warns(DivergenceWarning):
+        history = ours.fit(X, Y, epochs=500)
+    assert ours.evaluate(X, Y)["loss"] == pytest.approx(np.nanmin(history["loss"]), rel=1e-12)
+
+
+def test_a_validation_loss_that_is_not_finite_is_divergence_too() -> None:
+    ours = trainer(optimizer=SGD(1e-3))
+    with pytest.warns(DivergenceWarning, match="epoch 0"):
+        ours.fit(X, Y, epochs=5, validation_data=(np.full((2, 3), 1e200), Y[:2]))
+    assert ours.history.epochs == 1
 
 
 def test_parameters_that_overflow_in_the_last_step_are_noticed() -> None:
@@ -323,6 +354,7 @@ def test_a_network_is_needed() -> None:
         (ValueError, lambda: SGD(-0.1)),
         (ValueError, lambda: SGD(math.nan)),
         (ValueError, lambda: SGD(math.inf)),
+        (ValueError, lambda: SGD(10**400)),
         (TypeError, lambda: SGD("fast")),
         (TypeError, lambda: SGD(True)),
         (ValueError, lambda: SGD(momentum=1)),
@@ -401,6 +433,34 @@ def test_a_trainer_is_in_one_fit_at_a_time() -> None:
     with pytest.raises(RuntimeError, match="already in fit"):
         ours.fit(X, Y, epochs=2, callbacks=[lambda row: ours.fit(X, Y, epochs=1)])
     assert ours.fit(X, Y, epochs=1).epochs == 2, "and is free again after an error"
+
+
+def test_attributes_stay_as_they_were_checked() -> None:
+    ours = trainer()
+    for name, value in {"backend": "numpy", "batch_size": 0, "optimizer": Adam(), "loss": "mae"}.items():
+        with pytest.raises(AttributeError, match=f"{name} cannot be changed; make another Trainer"):
+            setattr(ours, name, value)
+
+
+def test_copies_made_in_a_callback_can_be_fitted() -> None:
+    copies: list[Trainer] = []
+    ours = trainer()
+    ours.fit(X, Y, epochs=1, callbacks=[lambda row: copies.append(pickle.loads(pickle.dumps(ours)))])
+    copies[0].fit(X, Y, epochs=1)
+    ours.fit(X, Y, epochs=1)
+    assert copies[0].network.parameters.tobytes() == ours.network.parameters.tobytes()
+
+
+@pytest.mark.parametrize("optimizer", [Adam(epsilon=1e-50), SGD(1e300)], ids=repr)
+def test_hyper_parameters_must_fit_the_networks_dtype(optimizer: Any) -> None:
+    trainer(optimizer=optimizer)
+    with pytest.raises(ValueError, match=r"which float32 cannot hold; use another, or a network of dtype=\"float64\""):
+        trainer(optimizer=optimizer, dtype="float32")
+
+
+def test_without_a_standard_error_there_is_no_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stderr", None)
+    trainer().fit(X, Y, epochs=1)
 
 
 def test_repr_says_what_trains() -> None:
