@@ -1,8 +1,8 @@
 """Rung 3, `simd`: packing, and the loops around the micro-kernel.
 
-Imports `_jit`, `elementwise` and `microkernel`. What changed from the loops: the innermost three loops are
-register tiles of vector instructions, and B is copied, a block of KC x NC at a time, into the order in which
-the tiles read it. Why that is faster: every value in a register serves MR or NR products, every line of
+Imports `_jit`, `activations`, `elementwise` and `microkernel`. What changed from the loops: the innermost three
+loops are register tiles of vector instructions, and B is copied, a block of KC x NC at a time, into the order in
+which the tiles read it. Why that is faster: every value in a register serves MR or NR products, every line of
 L1 a whole row of tiles, every line of L2 a whole column; the FMA units never wait. What it costs: one to three
 seconds of compilation, once a machine, and a buffer of half the L2 cache.
 
@@ -41,7 +41,8 @@ from typing import Any
 import numpy as np
 
 from ._jit import jit
-from .elementwise import RELU, activate, derivative
+from .activations import apply_activation, apply_derivative
+from .elementwise import RELU
 from .microkernel import (
     MR,
     NV,
@@ -205,7 +206,7 @@ def _macro_kernel(
 
 
 @jit(internal=True)
-def _product(dtype: Any, m: int, n: int, k: int, a: Any, b: Any, c: Any, bias: int, relu: Any) -> None:
+def product(dtype: Any, m: int, n: int, k: int, a: Any, b: Any, c: Any, bias: int, relu: Any) -> None:
     """C (m, n) = A (m, k) B (k, n) + bias, and ReLU of C.  Loops 5 to 3.
 
     Parameters
@@ -273,7 +274,7 @@ def _product(dtype: Any, m: int, n: int, k: int, a: Any, b: Any, c: Any, bias: i
 
 @jit(inline=True)
 def _matmul(A: Any, B: Any, C: Any) -> None:
-    """Multiply as `matmul` does. Pasted into its callers: each function around `_product` links it all again."""
+    """Multiply as `matmul` does. Pasted into its callers: each function around `product` links it all again."""
     a, b, c = layout(A), layout(B), layout(C)
     m, n, k = A.shape[0], B.shape[1], A.shape[1]
     room = 0
@@ -286,11 +287,11 @@ def _matmul(A: Any, B: Any, C: Any) -> None:
     spare = np.empty(room, C.dtype)
     if room > 0:
         c = (layout(spare)[0], n * C.itemsize, C.itemsize)
-    none: Any = np.intp(0)  # a literal 0 is a type of its own to Numba, which would compile _product again: 0.9 s
-    _product(C.dtype, m, n, k, a, b, (c[0], c[1]), none, (none, none))
+    none: Any = np.intp(0)  # a literal 0 is a type of its own to Numba, which would compile product again: 0.9 s
+    product(C.dtype, m, n, k, a, b, (c[0], c[1]), none, (none, none))
     for p in range(room):  # element by element: an assignment to C[:, :] compiles for 3 s
         C[p // n, p % n] = spare[p]
-    keep(A)  # a caller's own array, as dZ below, would else be freed before _product reads it
+    keep(A)  # a caller's own array, as dZ below, would else be freed before product reads it
     keep(B)
 
 
@@ -300,15 +301,33 @@ def matmul(A: Any, B: Any, C: Any) -> None:
     _matmul(A, B, C)
 
 
+@jit(internal=True)
+def activate_block(activation: int, Z: Any, A: Any, top: int, bottom: int, left: int, right: int) -> None:
+    """A = activation(Z) in rows top to bottom and columns left to right."""
+    for i in range(top, bottom):
+        apply_activation(activation, Z[i, left:right], A[i, left:right])
+
+
+@jit(internal=True)
+def dz_columns(activation: int, Z: Any, dL_dA: Any, dZ: Any, db: Any, left: int, right: int) -> None:
+    """dZ = dL_dA * activation'(Z) and db, the sums of its columns from the first row on, in columns left to right."""
+    for j in range(left, right):
+        db[j] = 0
+    for i in range(Z.shape[0]):
+        apply_derivative(activation, Z[i, left:right], dZ[i, left:right])
+        for j in range(left, right):
+            dZ[i, j] *= dL_dA[i, j]
+            db[j] += dZ[i, j]
+
+
 @jit
 def dense_forward(X: Any, W: Any, b: Any, activation: int, A: Any, Z: Any) -> None:
     """Z (B, k) = X (B, n) W^T (n, k) + b;  A = activation(Z).
 
     Bias and ReLU are applied in registers. Other activations take a pass of their own over Z, which lies in
-    some cache; between the loops of `_product`, every product would have to compile them.
+    some cache; between the loops of `product`, every product would have to compile them.
     """
     rows, columns = Z.shape
-    one = Z.dtype.type(1)
     x, w, z, a = layout(X), layout(W), layout(Z), layout(A)
     bias = np.ascontiguousarray(b)
     in_place = columns <= 1 or (z[2] == Z.itemsize and a[2] == A.itemsize)
@@ -318,15 +337,13 @@ def dense_forward(X: Any, W: Any, b: Any, activation: int, A: Any, Z: Any) -> No
         z = (layout(spare)[0], columns * Z.itemsize, Z.itemsize)
         a = (z[0] + room * Z.itemsize, z[1], z[2])
     fused = (a[0], a[1]) if activation == RELU else (0, 0)
-    _product(Z.dtype, rows, columns, X.shape[1], x, (w[0], w[2], w[1]), (z[0], z[1]), layout(bias)[0], fused)
+    product(Z.dtype, rows, columns, X.shape[1], x, (w[0], w[2], w[1]), (z[0], z[1]), layout(bias)[0], fused)
     keep(bias)
     for p in range(room):
         Z[p // columns, p % columns] = spare[p]
         A[p // columns, p % columns] = spare[room + p]
     if activation != RELU:
-        for i in range(rows):
-            for j in range(columns):
-                A[i, j] = activate(activation, Z[i, j], one)
+        activate_block(activation, Z, A, 0, rows, 0, columns)
 
 
 @jit
@@ -335,19 +352,8 @@ def dense_backward_batch(X: Any, Z: Any, dL_dA: Any, W: Any, activation: int, dW
 
     A dX of no elements is not computed: the first layer has nobody to hand it to.
     """
-    one = Z.dtype.type(1)
-    zero = one - one
     dZ = np.empty(Z.shape, Z.dtype)
-    db[:] = 0
-    for i in range(Z.shape[0]):
-        if activation == RELU:  # a loop of its own, which vectorises
-            for j in range(Z.shape[1]):
-                dZ[i, j] = dL_dA[i, j] * (one if Z[i, j] > zero else zero)
-        else:
-            for j in range(Z.shape[1]):
-                dZ[i, j] = dL_dA[i, j] * derivative(activation, Z[i, j], one)
-        for j in range(Z.shape[1]):
-            db[j] += dZ[i, j]
+    dz_columns(activation, Z, dL_dA, dZ, db, 0, Z.shape[1])
     _matmul(dZ.T, X, dW)
     if dX.size > 0:
         _matmul(dZ, W, dX)

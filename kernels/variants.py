@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from . import blocked, elementwise, loops, simd
+from . import activations, blocked, elementwise, loops, losses, simd
 from ._jit import COMPILES
 from .cases import Case
 from .contracts import CONTRACTS, Array, Problem
@@ -87,6 +87,16 @@ _ALL: tuple[Variant, ...] = (
     Variant("matmul", "simd", simd.matmul, compiled=True),
     Variant("dense_forward", "simd", simd.dense_forward, compiled=True),
     Variant("dense_backward_batch", "simd", simd.dense_backward_batch, compiled=True),
+    # identity, relu, mse_derivative and the updates are vectors already in `loops`: a copy here gained nothing.
+    Variant("tanh", "simd", partial(activations.apply_activation, elementwise.TANH), compiled=True),
+    Variant("tanh_derivative", "simd", partial(activations.apply_derivative, elementwise.TANH), compiled=True),
+    Variant("sigmoid", "simd", partial(activations.apply_activation, elementwise.SIGMOID), compiled=True),
+    Variant("sigmoid_derivative", "simd", partial(activations.apply_derivative, elementwise.SIGMOID), compiled=True),
+    Variant("mse", "simd", losses.mse, compiled=True),
+    Variant("softmax", "simd", losses.softmax, compiled=True),
+    Variant("cross_entropy", "simd", losses.cross_entropy, compiled=True),
+    Variant("cross_entropy_derivative", "simd", losses.cross_entropy_derivative, compiled=True),
+    Variant("accuracy", "simd", losses.accuracy, compiled=True),
 )
 
 TABLE: tuple[Variant, ...] = tuple(variant for variant in _ALL if COMPILES or not variant.compiled)

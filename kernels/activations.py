@@ -1,0 +1,53 @@
+"""Rung `simd`: activations and their derivatives over vectors.
+
+Imports `_jit`, `elementwise` for the codes, and `vmath`. What changed from `loops`: the activation is chosen
+once, outside the loop, and exp and tanh are `vmath`'s. Why that is faster: each loop is straight-line code that
+LLVM vectorises to the full register, where `loops` calls libm for one element at a time (6 to 35 times at 16384
+elements). What it costs: up to 2 ulp instead of libm's 0.6 to 1; one more loop to compile for each activation.
+
+Arrays in, arrays out: the caller allocates every output.
+"""
+
+from typing import Any
+
+from . import vmath
+from ._jit import jit
+from .elementwise import RELU, SIGMOID, TANH
+
+
+@jit
+def apply_activation(activation: int, Z: Any, out: Any) -> None:
+    """Out = activation(Z), elementwise over vectors of one length."""
+    zero = Z.dtype.type(0)
+    if activation == RELU:
+        for i in range(Z.size):
+            z = Z[i]
+            out[i] = zero if z < zero else z  # not max(): it would turn NaN into 0
+    elif activation == TANH:
+        for i in range(Z.size):
+            out[i] = vmath.tanh(Z[i])
+    elif activation == SIGMOID:
+        for i in range(Z.size):
+            out[i] = vmath.sigmoid(Z[i])
+    else:
+        for i in range(Z.size):
+            out[i] = Z[i]
+
+
+@jit
+def apply_derivative(activation: int, Z: Any, out: Any) -> None:
+    """Out = activation'(Z), elementwise over vectors of one length."""
+    one = Z.dtype.type(1)
+    if activation == RELU:
+        for i in range(Z.size):
+            out[i] = one if Z[i] > one - one else one - one
+    elif activation == TANH:
+        for i in range(Z.size):
+            t = vmath.tanh(Z[i])
+            out[i] = one - t * t
+    elif activation == SIGMOID:
+        for i in range(Z.size):
+            out[i] = vmath.sigmoid_derivative(Z[i])
+    else:
+        for i in range(Z.size):
+            out[i] = one

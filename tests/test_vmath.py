@@ -1,0 +1,349 @@
+"""Accuracy of the vector functions, their special values, and that LLVM makes full vectors of them.
+
+Run as a script, the file measures what the tests assert: ``python tests/test_vmath.py``. The tests do so for
+narrower targets, in processes of their own.
+"""
+
+import json
+import math
+import os
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fastnet.kernels import vmath
+from fastnet.kernels._jit import jit, target_features
+
+Array = Any
+DTYPES = ("float32", "float64")
+X86 = platform.machine() in ("x86_64", "AMD64")
+BOUND = {"exp": 0.95, "log": 0.95, "tanh": 2.0, "sigmoid": 1.8}
+"""Units in the last place of the result."""
+WITHOUT_FMA = 0.25
+"""What may come on top where a product is rounded before it is added."""
+
+
+@jit
+def loop_exp(x: Any, out: Any) -> None:
+    for i in range(x.size):
+        out[i] = vmath.exp(x[i])
+
+
+@jit
+def loop_exp_nonpositive(x: Any, out: Any) -> None:
+    for i in range(x.size):
+        out[i] = vmath.exp_nonpositive(x[i])
+
+
+@jit
+def loop_log(x: Any, out: Any) -> None:
+    for i in range(x.size):
+        out[i] = vmath.log(x[i])
+
+
+@jit
+def loop_tanh(x: Any, out: Any) -> None:
+    for i in range(x.size):
+        out[i] = vmath.tanh(x[i])
+
+
+@jit
+def loop_sigmoid(x: Any, out: Any) -> None:
+    for i in range(x.size):
+        out[i] = vmath.sigmoid(x[i])
+
+
+@jit
+def loop_sigmoid_derivative(x: Any, out: Any) -> None:
+    for i in range(x.size):
+        out[i] = vmath.sigmoid_derivative(x[i])
+
+
+@jit
+def loop_gelu(x: Any, out: Any) -> None:
+    for i in range(x.size):
+        out[i] = vmath.gelu(x[i])
+
+
+@jit
+def loop_gelu_derivative(x: Any, out: Any) -> None:
+    for i in range(x.size):
+        out[i] = vmath.gelu_derivative(x[i])
+
+
+@jit
+def loop_product(x: Any, out: Any) -> None:
+    """The yardstick: whatever register LLVM chooses for this is the full one."""
+    for i in range(x.size):
+        out[i] = x[i] * x[i]
+
+
+LOOPS: dict[str, Callable[[Array, Array], None]] = {
+    "exp": loop_exp,
+    "exp_nonpositive": loop_exp_nonpositive,
+    "log": loop_log,
+    "tanh": loop_tanh,
+    "sigmoid": loop_sigmoid,
+    "sigmoid_derivative": loop_sigmoid_derivative,
+    "gelu": loop_gelu,
+    "gelu_derivative": loop_gelu_derivative,
+}
+
+
+def apply(name: str, x: Array) -> Array:
+    out = np.full(x.shape, np.nan, x.dtype)
+    LOOPS[name](x, out)
+    return out
+
+
+# ------------------------------------------------------------------------------------------- accuracy
+
+
+def _sigmoid(x: Array) -> Array:
+    e = np.exp(-np.abs(x))
+    return np.where(x < 0, e, 1) / (1 + e)
+
+
+TRUTH: dict[str, Callable[[Array], Array]] = {"exp": np.exp, "log": np.log, "tanh": np.tanh, "sigmoid": _sigmoid}
+WIDER = {"float32": np.float64, "float64": np.longdouble}
+
+
+def ulps(result: Array, truth: Array) -> float:
+    """Largest error in units in the last place of the truth; infinite where one is finite and the other is not."""
+    with np.errstate(over="ignore"):
+        rounded = truth.astype(result.dtype)
+    exact = (result == rounded) | (np.isnan(result) & np.isnan(rounded))
+    finite = np.isfinite(result) & np.isfinite(rounded)
+    spacing = np.spacing(np.abs(rounded[finite])).astype(truth.dtype)
+    error = np.abs(result[finite].astype(truth.dtype) - truth[finite]) / spacing
+    return float(error.max(initial=0)) if (exact | finite).all() else math.inf
+
+
+def sweep(name: str, dtype: str) -> Array:
+    """A few 100 000 arguments: float32 from the whole range, every 16411th; float64 at random where it bends."""
+    if dtype == "float32":
+        return np.arange(0, 2**32, 16411, dtype=np.uint64).astype(np.uint32).view(np.float32)
+    rng = np.random.default_rng(0)
+    bits = rng.integers(0, 2**64, 50_000, dtype=np.uint64).view(np.float64)  # every magnitude, and NaN
+    bits[:4] = [0.0, -0.0, np.inf, -np.inf]
+    spans = (0.01, 0.5, 3, 20, 750)
+    x = np.concatenate([bits, *(rng.uniform(-span, span, 50_000) for span in spans)])
+    return np.concatenate([x, 1 + x[50_000:100_000], np.exp(x[-50_000:] / 1.1)]) if name == "log" else x
+
+
+def measure(function: Callable[[Array], Array], name: str, dtype: str) -> float:
+    x = sweep(name, dtype)
+    with np.errstate(all="ignore"):
+        return ulps(function(x), TRUTH[name](x.astype(WIDER[dtype])))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", BOUND)
+def test_ulp_bounds(name: str, dtype: str) -> None:
+    slack = 0 if np.finfo(np.longdouble).eps < 1e-18 else 1.0  # where longdouble is float64
+    slack += 0 if "fma" in target_features() or not X86 else WITHOUT_FMA
+    assert measure(lambda x: apply(name, x), name, dtype) <= BOUND[name] + slack
+
+
+def _forgotten_low(x: Array) -> Array:
+    n = np.round(x * x.dtype.type(1.4426950408889634))
+    return np.ldexp(np.exp(x - n * x.dtype.type(0.693145751953125)), np.nan_to_num(n).clip(-2000, 2000).astype(int))
+
+
+def _flushed(x: Array) -> Array:
+    y = np.exp(x)
+    return np.where(y < np.finfo(x.dtype).tiny, x.dtype.type(0) * y, y)
+
+
+MUTANTS: list[tuple[str, str, Callable[[Array], Array]]] = [
+    ("ln 2 in one piece", "exp", _forgotten_low),
+    ("no subnormals", "exp", _flushed),
+    ("clamped NaN", "exp", lambda x: np.exp(np.where(np.isnan(x), x.dtype.type(89), x))),
+    ("three ulp off", "log", lambda x: np.log(x) * (1 + 3 * np.finfo(x.dtype).eps)),
+    ("zero as the smallest", "log", lambda x: np.log(np.where(x == 0, np.finfo(x.dtype).tiny, x))),
+    ("cancellation near 0", "tanh", lambda x: (np.exp(2 * x) - 1) / (np.exp(2 * x) + 1)),
+    ("two thirds of a polynomial", "tanh", lambda x: np.where(abs(x) < 0.1, x - x**3 / 3, np.tanh(x))),
+    ("overflow", "sigmoid", lambda x: 1 / (1 + np.exp(-x))),
+    ("half precision", "sigmoid", lambda x: _sigmoid(x).astype(np.float16).astype(x.dtype)),
+]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("why", "name", "wrong"), MUTANTS, ids=[f"{m[1]}: {m[0]}" for m in MUTANTS])
+def test_the_ulp_check_rejects(why: str, name: str, wrong: Callable[[Array], Array], dtype: str) -> None:
+    assert measure(TRUTH[name], name, dtype) <= 4
+    assert measure(wrong, name, dtype) > 4, why
+
+
+def _gelu_truth(x: Array) -> tuple[Array, Array]:
+    """gelu and its derivative from libm's erfc, in float64."""
+    tail = np.array([0.5 * math.erfc(-z / math.sqrt(2)) for z in x.tolist()])
+    bell = np.exp(-0.5 * x * x) / math.sqrt(2 * math.pi)
+    return x * tail, tail + x * bell
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_gelu_within_four_ulp_or_little(dtype: str) -> None:
+    x = np.linspace(-37, 40, 100_001).astype(dtype)
+    wide = x.astype(np.float64)
+    truth, slope = _gelu_truth(wide)
+    spacing = np.spacing(np.abs(truth).astype(dtype)).astype(np.float64)
+    # For float64 the truth itself is off: erfc magnifies the rounding of its argument by that argument's square.
+    own = 2 * np.finfo(np.float64).eps * (1 + wide**2) * np.abs(truth)
+    assert (
+        np.abs(apply("gelu", x) - truth) <= np.maximum(4 * spacing, 1e-15 if dtype == "float64" else 1e-7) + own
+    ).all()
+    assert (np.abs(apply("gelu_derivative", x) - slope) <= 4 * np.finfo(dtype).eps).all()
+
+
+GELU = np.array(
+    [  # z, gelu(z), gelu'(z), from 60-digit arithmetic
+        [-37.0, -2.1184613523340935e-298, -7.838298669418516e-297],
+        [-12.5, -4.665705373597142e-35, -5.831668554480156e-34],
+        [-6.0, -5.9195258702261885e-09, -3.5468709453902015e-08],
+        [-3.25, -0.0018753313877699928, -0.006017381143833479],
+        [-1.0, -0.15865525393145705, -0.0833154705876863],
+        [-0.75, -0.16997051428265114, 0.0007742782607648957],
+        [-0.125, -0.056282721896235885, 0.4007820643017934],
+        [-1e-10, -4.999999999601058e-11, 0.49999999992021155],
+        [1e-05, 5.0000398942280396e-06, 0.5000079788456078],
+        [0.3, 0.1853734266566858, 0.7323277668271099],
+        [0.75, 0.5800294857173488, 0.9992257217392351],
+        [2.5, 2.4844758366855597, 1.037611085908145],
+        [6.0, 5.999999994080474, 1.0000000354687095],
+    ]
+)
+
+
+def test_gelu_of_float64_keeps_its_digits_far_down() -> None:
+    z, value, slope = GELU.T
+    assert (np.abs(apply("gelu", z) - value) <= 4 * np.spacing(np.abs(value))).all()
+    assert (np.abs(apply("gelu_derivative", z) - slope) <= 1e-15).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_sigmoid_derivative(dtype: str) -> None:
+    x = np.linspace(-100, 100, 100_001).astype(dtype)
+    wide = x.astype(WIDER[dtype])
+    truth = _sigmoid(wide) * _sigmoid(-wide)
+    subnormal = np.finfo(dtype).smallest_subnormal
+    assert (np.abs(apply("sigmoid_derivative", x) - truth) <= 4 * np.finfo(dtype).eps * truth + subnormal).all()
+
+
+# ------------------------------------------------------------------------------------- special values
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_special_values(dtype: str) -> None:
+    tiny = np.finfo(dtype).smallest_subnormal
+    x = np.array([np.inf, -np.inf, 0.0, -0.0, tiny, -tiny], dtype)
+    expected = {
+        "exp": [np.inf, 0, 1, 1, 1, 1],
+        "log": [np.inf, np.nan, -np.inf, -np.inf, np.log(tiny), np.nan],
+        "tanh": [1, -1, 0.0, -0.0, tiny, -tiny],
+        "sigmoid": [1, 0, 0.5, 0.5, 0.5, 0.5],
+        "sigmoid_derivative": [0, 0, 0.25, 0.25, 0.25, 0.25],
+        "gelu_derivative": [1, 0, 0.5, 0.5, 0.5, 0.5],
+    }
+    for name, values in expected.items():
+        np.testing.assert_array_equal(apply(name, x), np.array(values, dtype), err_msg=name)
+    assert np.signbit(apply("tanh", x)).tolist() == [False, True, False, True, False, True]
+    np.testing.assert_array_equal(apply("gelu", x)[:4], np.array([np.inf, 0, 0, 0], dtype))
+    np.testing.assert_array_equal(apply("log", np.ones(1, dtype)), 0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", LOOPS)
+def test_nan_stays(name: str, dtype: str) -> None:
+    x = np.zeros(100, dtype)
+    x[::7] = np.nan
+    x[::14] *= -1  # of either sign
+    np.testing.assert_array_equal(np.isnan(apply(name, x)), np.isnan(x))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_symmetries(dtype: str) -> None:
+    x = np.random.default_rng(0).uniform(-30, 30, 100_000).astype(dtype)
+    np.testing.assert_array_equal(apply("tanh", -x), -apply("tanh", x))
+    s = apply("sigmoid", x)
+    assert (np.abs(apply("sigmoid", -x) - (1 - s)) <= np.finfo(dtype).eps / 2).all()
+    down = -np.abs(x)
+    np.testing.assert_array_equal(apply("exp_nonpositive", down), apply("exp", down))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", LOOPS)
+def test_an_element_has_the_same_bits_anywhere(name: str, dtype: str) -> None:
+    """In a vector, in the remainder, in a strided array, backwards."""
+    x = -np.abs(np.random.default_rng(0).standard_normal(300) * 5).astype(dtype)
+    whole = apply(name, x).tobytes()
+    wide = np.zeros((300, 3), dtype)
+    wide[:, 1] = x
+    assert apply(name, wide[:, 1]).tobytes() == whole
+    assert apply(name, x[::-1])[::-1].tobytes() == whole
+    assert np.concatenate([apply(name, part) for part in np.split(x, [1, 18, 35, 80])]).tobytes() == whole
+
+
+# ------------------------------------------------------------------------------------------- vectors
+
+
+def registers(loop: Any, dtype: str) -> str:
+    """Widest register in a compiled loop's hottest part, and "call" where that part calls something."""
+    x = np.ones(64, dtype)
+    loop(x, x.copy())
+    bodies: list[str] = []
+    for assembly in loop.inspect_asm().values():
+        lines = assembly.splitlines()
+        start: dict[str, int] = {}
+        for i, line in enumerate(lines):
+            if label := re.match(r"(\.\w+):", line):
+                start[label[1]] = i
+            if (jump := re.search(r"\tj\w+\t(\.\w+)", line)) and jump[1] in start:
+                body = "\n".join(lines[start[jump[1]] : i])
+                if re.search(r"(mul|fmadd\w*)p[sd]\t", body):
+                    bodies.append(body)
+    widths = [max((w for w in "xyz" if f"%{w}mm" in body), default="") for body in bodies]
+    return max(widths, default="") + (" call" if any("call" in body for body in bodies) else "")
+
+
+def report() -> dict[str, dict[str, Any]]:
+    """What the tests of other targets compare."""
+    return {
+        dtype: {
+            "ulp": {name: measure(lambda x, name=name: apply(name, x), name, dtype) for name in BOUND},
+            "registers": {name: registers(loop, dtype) for name, loop in LOOPS.items()},
+            "full": registers(loop_product, dtype),
+        }
+        for dtype in DTYPES
+    }
+
+
+TARGETS = {
+    "host": {},
+    "avx2": {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx,+avx2,+fma"},
+    "sse2, without FMA": {"NUMBA_CPU_NAME": "x86-64", "NUMBA_CPU_FEATURES": "+sse,+sse2"},
+}
+
+
+@pytest.mark.skipif(not X86, reason="reads x86 assembly")
+@pytest.mark.parametrize("target", TARGETS)
+def test_full_vectors_and_the_same_bounds_on_every_target(target: str, tmp_path: Path) -> None:
+    # A fresh cache, since a function that comes out of the cache has no assembly to read.
+    environment = {**os.environ, **TARGETS[target], "NUMBA_CACHE_DIR": str(tmp_path)}
+    run = subprocess.run([sys.executable, __file__], env=environment, capture_output=True, text=True, check=True)
+    for dtype, found in json.loads(run.stdout).items():
+        slack = WITHOUT_FMA if "without FMA" in target else 0
+        assert {name: ulp for name, ulp in found["ulp"].items() if not ulp <= BOUND[name] + slack} == {}, dtype
+        assert found["full"] == {"avx2": "y", "sse2, without FMA": "x"}.get(target, found["full"])
+        assert set(found["registers"].values()) == {found["full"]}, (dtype, found["registers"])
+
+
+if __name__ == "__main__":
+    print(json.dumps(report(), indent=1))
