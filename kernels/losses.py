@@ -59,7 +59,7 @@ def tree_sum(values: Any) -> float:
         for i in range(n - half):
             values[i] += values[half + i]
         n = half
-    return values[0]  # type: ignore[no-any-return]
+    return values[0]
 
 
 # -------------------------------------------------------------------------------------------- rows
