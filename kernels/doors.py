@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[Any]
 
-_FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 _SLICE_ELEMENTS = 1 << 18  # searched at a time for NaN, so that no mask of the whole array is made
 
 
@@ -27,7 +27,7 @@ def floats(**arrays: ArrayLike) -> list[Array]:
     found = []
     for name, value in arrays.items():
         array = value if type(value) is np.ndarray else _as_array(name, value)
-        if array.dtype not in _FLOATS:
+        if array.dtype not in FLOATS:
             array = _to_float(name, array)
         found.append(array)
     if any(array.dtype != found[0].dtype for array in found):

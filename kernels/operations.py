@@ -48,7 +48,9 @@ def matmul(A: ArrayLike, B: ArrayLike, out: Array | None = None, variant: str = 
     ValueError
         If the shapes do not fit, ``out`` cannot be written, or there is no such variant.
     """
-    A, B = doors.floats(A=A, B=B)
+    # At 8 cubed the product takes 0.4 us and NumPy's 0.9: the door decides. What is right already passes by identity.
+    if type(A) is not np.ndarray or type(B) is not np.ndarray or A.dtype is not B.dtype or A.dtype not in doors.FLOATS:
+        A, B = doors.floats(A=A, B=B)
     if A.ndim != 2 or B.ndim != 2 or A.shape[1] != B.shape[0]:
         raise ValueError(f"cannot multiply A {A.shape} by B {B.shape}; expected (M, K) and (K, N)")
     multiply = find("matmul", variant)
