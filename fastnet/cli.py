@@ -90,6 +90,7 @@ def _parser() -> _Parser:
     train.add_argument("--optimizer", choices=sorted(_RATES), default="adam", help="how it is minimised")
     train.add_argument("--seed", type=_seed, default=0, metavar="N", help="of weights, shuffling and held-out rows")
     train.add_argument("--backend", choices=["auto", *BACKENDS], default="auto", help="what computes")
+    train.add_argument("--threads", type=_count, metavar="N", help="at most so many, for parallel (default: all)")
     train.set_defaults(run=_train)
 
     info = commands.add_parser(

@@ -18,7 +18,7 @@ from .kernels import doors, rng
 from .kernels.contracts import Array
 from .kernels.epoch import LOSSES, PREDICT_ROWS, Engine, layer_views, parameter_count
 from .kernels.reference import ACTIVATIONS
-from .kernels.variants import LADDER
+from .kernels.variants import PROMOTED
 
 _ACTIVATION_NAMES = tuple(activation.name for activation in ACTIVATIONS)
 _HE = ("relu",)  # He's scale for the relu family, Glorot's for the rest
@@ -188,7 +188,7 @@ class Network:
         value, _ = engine.loss_and_gradient(X, y)
         return engine.objective(value, y), engine.gradient
 
-    def _engine(self, loss: str = "mse", rung: str = LADDER[-1], rows: int = PREDICT_ROWS) -> Engine:
+    def _engine(self, loss: str = "mse", rung: str = PROMOTED, rows: int = PREDICT_ROWS) -> Engine:
         """An engine over this network's own parameters."""
         codes = [_ACTIVATION_NAMES.index(name) for name in self.activations]
         return Engine(self._parameters, self.layer_sizes, codes, loss, rung, rows)

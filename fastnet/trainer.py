@@ -22,10 +22,11 @@ from .history import History
 from .kernels import doors, rng
 from .kernels.contracts import Array
 from .kernels.epoch import PREDICT_ROWS, Engine
+from .kernels.threads import at_most
 from .network import Network
 from .optimizers import SGD, Adam
 
-BACKENDS = {"numpy": "reference", "serial": "simd"}
+BACKENDS = {"numpy": "reference", "serial": "simd", "parallel": "parallel"}
 """How far up the ladder of kernels each backend goes."""
 
 Callback = Callable[[dict[str, float]], Any]
@@ -33,6 +34,10 @@ Callback = Callable[[dict[str, float]], Any]
 
 class DivergenceWarning(RuntimeWarning):
     """The loss or a parameter stopped being finite, and training ended."""
+
+
+def _bar(epochs: int, show: bool) -> Any:
+    return tqdm(total=epochs, unit="epoch", disable=not show, file=sys.stderr, dynamic_ncols=True)
 
 
 class _State(NamedTuple):
@@ -76,8 +81,11 @@ class Trainer:
         Visit the rows in another order each epoch, a function of seed and epoch. False is the plain loop.
     seed : int, default 0
         Of the shuffling and of ``validation_split``.
-    backend : {"auto", "numpy", "serial"}, default "auto"
-        numpy is the reference, serial the compiled kernels on one thread; auto picks serial.
+    backend : {"auto", "numpy", "serial", "parallel"}, default "auto"
+        numpy is the reference, serial the compiled kernels on one thread, parallel those on several, with the
+        same bits; small layers stay on one. auto picks serial.
+    threads : int, optional
+        Upper bound for parallel; more than there are is no error, None means all.
 
     Attributes
     ----------
@@ -115,6 +123,7 @@ class Trainer:
         shuffle: bool = True,
         seed: int = 0,
         backend: str = "auto",
+        threads: int | None = None,
     ) -> None:
         if not isinstance(network, Network):
             raise TypeError(f"network is a {type(network).__name__}; expected a fastnet.Network")
@@ -140,6 +149,9 @@ class Trainer:
         self.batch_size = batch_size
         self.shuffle = bool(shuffle)
         self.seed = _checks.seed(seed)
+        if threads is not None:
+            threads = _checks.integer("threads", threads, least=1, hint=", or None for all")
+        self.threads = threads
         self.backend = "serial" if backend == "auto" else _checks.choice("backend", backend, (*BACKENDS, "auto"))
         self.history = History()
         self._vectors = tuple(np.zeros_like(network.parameters) for _ in range(optimizer.vectors))
@@ -245,10 +257,11 @@ class Trainer:
             return {f"val_{name}": value for name, value in validator.evaluate(*validation).items()}
 
         last = self._snapshot()
-        watch = _Watch(last, validate().get("val_loss", math.inf))
+        with at_most(self.threads):
+            watch = _Watch(last, validate().get("val_loss", math.inf))
         self._fitting = True
         try:
-            with tqdm(total=epochs, unit="epoch", disable=not show, file=sys.stderr, dynamic_ncols=True) as bar:
+            with at_most(self.threads), _bar(epochs, show) as bar:
                 for row in self._epochs(X, y, epochs, batch_size):
                     row |= validate()
                     epoch = self.history.epochs
@@ -308,12 +321,14 @@ class Trainer:
             As `fit`.
         """
         X, y = self._pair(X, y, "X", "y")
-        return self._engine(min(len(X), PREDICT_ROWS)).evaluate(X, y)
+        with at_most(self.threads):
+            return self._engine(min(len(X), PREDICT_ROWS)).evaluate(X, y)
 
     def __repr__(self) -> str:
         return (
             f"Trainer({self.network!r}, loss={self.loss!r}, optimizer={self.optimizer}, batch_size={self.batch_size}, "
-            f"shuffle={self.shuffle}, seed={self.seed}, backend={self.backend!r})"
+            f"shuffle={self.shuffle}, seed={self.seed}, backend={self.backend!r}, "
+            f"threads={self.threads})"
         )
 
     # ---------------------------------------------------------------------------------------- inside

@@ -13,7 +13,7 @@ from itertools import pairwise
 import numpy as np
 
 from .contracts import Array
-from .variants import LADDER, highest
+from .variants import PROMOTED, highest
 
 LOSSES = {"mse": ("mse", "mse_derivative"), "cross_entropy": ("cross_entropy", "cross_entropy_derivative")}
 """The operations that a loss is made of: its value and its gradient."""
@@ -64,7 +64,7 @@ class Engine:
         layer_sizes: Sequence[int],
         activations: Sequence[int],
         loss: str = "mse",
-        rung: str = LADDER[-1],
+        rung: str = PROMOTED,
         rows: int = PREDICT_ROWS,
     ) -> None:
         dtype = parameters.dtype

@@ -311,13 +311,15 @@ def activate_block(activation: int, Z: Any, A: Any, top: int, bottom: int, left:
 @jit(internal=True)
 def dz_columns(activation: int, Z: Any, dL_dA: Any, dZ: Any, db: Any, left: int, right: int) -> None:
     """dZ = dL_dA * activation'(Z) and db, the sums of its columns from the first row on, in columns left to right."""
-    for j in range(left, right):
-        db[j] = 0
-    for i in range(Z.shape[0]):
-        apply_derivative(activation, Z[i, left:right], dZ[i, left:right])
-        for j in range(left, right):
-            dZ[i, j] *= dL_dA[i, j]
-            db[j] += dZ[i, j]
+    # Views, since Numba asks of every index that may be negative for all it knows whether it is: 0.8 of the speed.
+    z, dl_da, dz, sums = Z[:, left:right], dL_dA[:, left:right], dZ[:, left:right], db[left:right]
+    for j in range(sums.size):
+        sums[j] = 0
+    for i in range(z.shape[0]):
+        apply_derivative(activation, z[i], dz[i])
+        for j in range(sums.size):
+            dz[i, j] *= dl_da[i, j]
+            sums[j] += dz[i, j]
 
 
 @jit

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from . import activations, blocked, elementwise, loops, losses, simd
+from . import activations, blocked, elementwise, loops, losses, parallel, simd
 from ._jit import COMPILES
 from .cases import Case
 from .contracts import CONTRACTS, Array, Problem
@@ -20,6 +20,7 @@ from .contracts import CONTRACTS, Array, Problem
 __all__ = [
     "CONTRACTS",
     "LADDER",
+    "PROMOTED",
     "TABLE",
     "Case",
     "Variant",
@@ -97,6 +98,9 @@ _ALL: tuple[Variant, ...] = (
     Variant("cross_entropy", "simd", losses.cross_entropy, compiled=True),
     Variant("cross_entropy_derivative", "simd", losses.cross_entropy_derivative, compiled=True),
     Variant("accuracy", "simd", losses.accuracy, compiled=True),
+    Variant("matmul", "parallel", parallel.matmul, compiled=True),
+    Variant("dense_forward", "parallel", parallel.dense_forward, compiled=True),
+    Variant("dense_backward_batch", "parallel", parallel.dense_backward_batch, compiled=True),
 )
 
 TABLE: tuple[Variant, ...] = tuple(variant for variant in _ALL if COMPILES or not variant.compiled)
@@ -105,9 +109,10 @@ TABLE: tuple[Variant, ...] = tuple(variant for variant in _ALL if COMPILES or no
 LADDER = tuple(dict.fromkeys(variant.name for variant in _ALL))
 """The rungs, from the oracle up."""
 
+PROMOTED = "simd"
+"""The rung up to which ``"auto"`` climbs. Threads are asked for by name."""
+
 _LOOKUP = {(variant.operation, variant.name): variant.function for variant in TABLE}
-# The promoted variant of an operation is its highest rung.
-_LOOKUP.update({(variant.operation, "auto"): variant.function for variant in TABLE})
 
 
 def variants(operation: str) -> tuple[str, ...]:
@@ -134,7 +139,7 @@ def variants(operation: str) -> tuple[str, ...]:
 
 
 def find(operation: str, variant: str) -> Callable[..., Any]:
-    """Look up the function of a variant; ``"auto"`` is the promoted one."""
+    """Look up the function of a variant; ``"auto"`` is the highest up to `PROMOTED`."""
     try:
         return _LOOKUP[operation, variant]
     except (KeyError, TypeError):
@@ -146,6 +151,9 @@ def highest(operation: str, rung: str) -> Callable[..., Any]:
     """Look up an operation's highest variant that stands no higher than a rung."""
     allowed = LADDER[: LADDER.index(rung) + 1]
     return next(_LOOKUP[operation, name] for name in reversed(allowed) if (operation, name) in _LOOKUP)
+
+
+_LOOKUP.update({(operation, "auto"): highest(operation, PROMOTED) for operation in CONTRACTS})
 
 
 # ---------------------------------------------------------------------------------------- the check

@@ -106,6 +106,21 @@ def test_same_seed_same_bits(dtype: str, backend: str) -> None:
     assert runs[0].network.parameters.tobytes() != other.network.parameters.tobytes()
 
 
+@pytest.mark.parametrize("threads", [None, 1, 2, 7])
+def test_parallel_has_the_bits_of_serial(threads: int | None) -> None:
+    """Layers large enough to be shared out."""
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((300, 100)), rng.integers(0, 10, 300)
+    runs = []
+    for options in ({"backend": "serial"}, {"backend": "parallel", "threads": threads}):
+        ours = trainer(
+            (100, 150, 10), loss="cross_entropy", optimizer=Adam(), batch_size=128, dtype="float32", **options
+        )
+        ours.fit(x, y, epochs=3, validation_split=0.1)
+        runs.append((ours.network.parameters.tobytes(), dict(ours.history), ours.evaluate(x, y)))
+    assert runs[0] == runs[1]
+
+
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=repr)
 def test_fit_goes_on_where_it_stopped(optimizer: Any) -> None:
     once, twice = trainer(optimizer=optimizer), trainer(optimizer=optimizer)
@@ -325,7 +340,7 @@ def test_parameters_that_overflow_in_the_last_step_are_noticed() -> None:
     ("error", "message", "options"),
     [
         (ValueError, "unknown loss 'mae'; there are: mse, cross_entropy", {"loss": "mae"}),
-        (ValueError, "unknown backend 'gpu'; there are: numpy, serial, auto", {"backend": "gpu"}),
+        (ValueError, "unknown backend 'gpu'; there are: numpy, serial, parallel, auto", {"backend": "gpu"}),
         (ValueError, "batch_size is 0; expected a whole number of at least 1, or None", {"batch_size": 0}),
         (TypeError, "batch_size is 2.5; expected a whole number", {"batch_size": 2.5}),
         (TypeError, "batch_size is True", {"batch_size": True}),
@@ -333,6 +348,8 @@ def test_parameters_that_overflow_in_the_last_step_are_noticed() -> None:
         (TypeError, "optimizer is <class", {"optimizer": Adam}),
         (TypeError, "shuffle is 'no'", {"shuffle": "no"}),
         (ValueError, "seed is -3", {"seed": -3}),
+        (ValueError, "threads is 0; expected a whole number of at least 1, or None for all", {"threads": 0}),
+        (TypeError, "threads is 1.5", {"threads": 1.5}),
         (ValueError, "output is 'sigmoid'; build it with", {"loss": "cross_entropy", "output": "sigmoid"}),
         (ValueError, "at least 2; this network has 1", {"loss": "cross_entropy", "sizes": (3, 1)}),
     ],
@@ -466,7 +483,7 @@ def test_without_a_standard_error_there_is_no_bar(monkeypatch: pytest.MonkeyPatc
 def test_repr_says_what_trains() -> None:
     assert repr(trainer(optimizer=Adam(0.01), seed=3)).endswith(
         "loss='mse', optimizer=Adam(learning_rate=0.01, beta1=0.9, beta2=0.999, epsilon=1e-08), "
-        "batch_size=32, shuffle=True, seed=3, backend='serial')"
+        "batch_size=32, shuffle=True, seed=3, backend='serial', threads=None)"
     )
 
 

@@ -1,0 +1,500 @@
+"""The parallel rung: simd's bits for any number of threads, and no crash, hang or leftover wherever it is called.
+
+Whatever could kill or hang a process runs in one of its own, with a time limit.
+"""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numba
+import numpy as np
+import pytest
+
+from fastnet.kernels import matmul, parallel, simd, threads
+from fastnet.kernels._jit import jit
+from fastnet.kernels.contracts import Case
+from fastnet.kernels.threads import SHARED, at_most, share_out, team
+from fastnet.kernels.variants import CONTRACTS, Variant, WrongKernelError, check, prepare
+
+pytestmark = pytest.mark.compiled
+
+COUNTS = (1, 2, 3, 7, 64)
+"""Threads asked for: none to spare, as many as there may be, odd, more than CPUs, more than tiles."""
+
+SIZES = (
+    (1, 1, 1),  # less than any piece
+    (7, 8, 17),  # a vector and one
+    (37, 93, 41),  # odd everywhere
+    (129, 70, 66),  # a row and two columns beyond whole tiles
+    (5, 1100, 300),  # two slices of k, fewer rows than a tile
+    (300, 2050, 130),  # three slices of k
+    (513, 257, 65),  # one more than whole tiles on every side
+)
+
+
+@pytest.fixture
+def no_threshold(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel, "SMALL", 0)
+
+
+@pytest.fixture(params=COUNTS)
+def count(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, no_threshold: None) -> int:
+    """Work is cut for so many threads, however many there are: who does a piece is another matter."""
+    team()
+    asked = _One(1) if request.param == 1 else request.param
+    monkeypatch.setattr(parallel, "team", lambda: asked)
+    return int(request.param)
+
+
+class _One(int):
+    """A 1 that says it is none, so that one thread works off pieces too."""
+
+    __hash__ = int.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return False
+
+
+# --------------------------------------------------------------------------------------------- bits
+
+
+def outputs(operation: str, rung: Any, case: Case, dtype: str) -> list[bytes]:
+    problem = prepare(operation, case, dtype)
+    getattr(rung, operation)(*problem.arguments)
+    results = [problem.arguments[i] for i in problem.results]
+    assert not any(np.isnan(result).any() for result in results)
+    return [result.tobytes() for result in results]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("layout", ["nn", "tn", "nt", "tt", "ss"])
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_matmul_has_simds_bits(size: tuple[int, ...], layout: str, dtype: str, count: int) -> None:
+    case = Case(size, "", layout)
+    assert outputs("matmul", parallel, case, dtype) == outputs("matmul", simd, case, dtype)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("activation", ["identity", "relu", "tanh"])
+@pytest.mark.parametrize("operation", ["dense_forward", "dense_backward_batch"])
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_layers_have_simds_bits(operation: str, size: tuple[int, ...], activation: str, dtype: str, count: int) -> None:
+    case = Case(size, "", activation)
+    assert outputs(operation, parallel, case, dtype) == outputs(operation, simd, case, dtype)
+
+
+def test_the_first_layers_backward_pass(count: int) -> None:
+    """A dX of no elements is not computed; dW and db are the same."""
+    problem = prepare("dense_backward_batch", Case((37, 93, 41), "", "relu"), "float32")
+    X, Z, dL_dA, W, activation, dW, db, _ = problem.arguments
+    nothing = np.empty((0, 93), np.float32)
+    parallel.dense_backward_batch(X, Z, dL_dA, W, activation, dW, db, nothing)
+    truth = [np.empty_like(dW), np.empty_like(db)]
+    simd.dense_backward_batch(X, Z, dL_dA, W, activation, *truth, nothing)
+    assert [dW.tobytes(), db.tobytes()] == [array.tobytes() for array in truth]
+
+
+@pytest.mark.parametrize("make", [lambda m, n: np.empty((n, m)).T, lambda m, n: np.empty((2 * m, 2 * n))[::2, ::2]])
+def test_outputs_of_any_strides(make: Callable[[int, int], Any], count: int) -> None:
+    A, B, C = prepare("matmul", Case((129, 70, 66), "", "nn"), "float64").arguments
+    simd.matmul(A, B, C)
+    D = make(129, 66)
+    D[...] = np.nan
+    parallel.matmul(A, B, D)
+    assert (C == D).all()
+
+
+@pytest.mark.parametrize("operation", ["matmul", "dense_forward", "dense_backward_batch"])
+def test_every_case_of_the_contract_when_cut(operation: str, count: int) -> None:
+    for case in CONTRACTS[operation].cases:
+        assert check(Variant(operation, "parallel", getattr(parallel, operation)), case, "float32") <= 1 / 3
+
+
+# ------------------------------------------------------------------------------------------ mutants
+
+
+def _lost_rows(A: Any, B: Any, C: Any) -> None:
+    """Thirds of the rows, rounded down."""
+    third = len(A) // 3
+    for i in range(3):
+        simd.matmul(A[i * third : (i + 1) * third], B, C[i * third : (i + 1) * third])
+
+
+def _lost_columns(A: Any, B: Any, C: Any) -> None:
+    simd.matmul(A, B[:, : B.shape[1] // 16 * 16], C[:, : B.shape[1] // 16 * 16])
+
+
+def _overlapping_sum(A: Any, B: Any, C: Any) -> None:
+    """K in halves, the middle in both."""
+    half = A.shape[1] // 2
+    simd.matmul(A[:, : half + 1], B[: half + 1], C)
+    C += A[:, half:] @ B[half:]
+
+
+@pytest.mark.parametrize("wrong", [_lost_rows, _lost_columns, _overlapping_sum])
+def test_wrong_cuts_are_rejected(wrong: Callable[..., None]) -> None:
+    with pytest.raises(WrongKernelError, match="matmul"):
+        check(Variant("matmul", "wrong", wrong), Case((37, 93, 41), "", "nn"), "float32")
+
+
+def test_cutting_k_would_show_in_the_bits() -> None:
+    A, B, C = prepare("matmul", Case((37, 93, 41), "", "nn"), "float32").arguments
+    parallel.matmul(A, B, C)
+    D, E = np.empty_like(C), np.empty_like(C)
+    simd.matmul(A[:, :50], B[:50], D)
+    simd.matmul(A[:, 50:], B[50:], E)
+    assert C.tobytes() != (D + E).tobytes()
+
+
+# ---------------------------------------------------------------------------------------- threshold
+
+
+def test_small_work_never_asks_for_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    class AskedError(Exception):
+        pass
+
+    def refuse() -> int:
+        raise AskedError
+
+    monkeypatch.setattr(parallel, "team", refuse)
+    for operation in ("matmul", "dense_forward", "dense_backward_batch"):
+        option = "nn" if operation == "matmul" else "relu"
+        function = getattr(parallel, operation)
+        function(*prepare(operation, Case((8, 8, 8), "", option), "float32").arguments)
+        with pytest.raises(AskedError):
+            function(*prepare(operation, Case((128, 128, 128), "", option), "float32").arguments)
+
+
+# -------------------------------------------------------------------------------- numbers of threads
+
+
+def test_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "_there", 4)
+    assert team() == 4
+    for asked, given in ((1, 1), (2, 2), (3, 3), (7, 4), (None, 4), (np.int64(2), 2)):
+        with at_most(asked):
+            assert team() == given
+        assert team() == 4
+    with at_most(1), at_most(None):
+        assert team() == 4
+    with pytest.raises(ZeroDivisionError), at_most(1):
+        raise ZeroDivisionError
+    assert team() == 4
+
+
+@pytest.mark.parametrize(("wrong", "error"), [(0, ValueError), (-1, ValueError), (1.5, TypeError), (True, TypeError)])
+def test_wrong_bounds(wrong: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match="threads is"), at_most(wrong):
+        pass
+
+
+def test_a_bound_is_its_own_python_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "_there", 4)
+    with at_most(2), ThreadPoolExecutor(1) as pool:
+        assert pool.submit(team).result() == 4
+
+
+def test_numbas_own_threads_are_left_alone() -> None:
+    before = numba.get_num_threads()
+    numba.set_num_threads(1)
+    try:
+        matmul(np.ones((256, 256)), np.ones((256, 256)), variant="parallel")
+        assert numba.get_num_threads() == 1
+    finally:
+        numba.set_num_threads(before)
+
+
+# ---------------------------------------------------------------------------------------- the room
+
+
+@jit
+def _count_piece(piece: int, counts: Any) -> None:
+    counts[piece] += 1
+
+
+@jit
+def _count(counts: Any, threads: int, flops: int, shared: int) -> None:
+    share_out(_count_piece, counts.size, threads, flops, shared, (counts,))
+
+
+@jit
+def _failing_piece(piece: int, counts: Any) -> None:
+    if piece == 3:
+        raise MemoryError
+    counts[piece] += 1
+
+
+@jit
+def _fail(counts: Any, threads: int, shared: int) -> None:
+    share_out(_failing_piece, counts.size, threads, 0, shared, (counts,))
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 7])
+def test_each_piece_is_done_once(workers: int) -> None:
+    team()
+    for pieces in (0, 1, 2, 5, 1000):
+        counts = np.zeros(pieces)
+        for i in range(300):  # with sleepers woken now and then, and left asleep
+            _count(counts, workers, threads.WAKE if i % 7 == 0 else 0, SHARED)
+            if i % 100 == 0:
+                time.sleep(0.001)
+        assert (counts == 300).all()
+    assert threads._shared[threads._BUSY // 8] == 0
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_piece_that_fails_is_no_silence(workers: int) -> None:
+    team()
+    counts = np.zeros(9)
+    with pytest.raises(MemoryError, match="piece of parallel work"):
+        _fail(counts, workers, SHARED)
+    assert (counts == [1, 1, 1, 0, 1, 1, 1, 1, 1]).all()
+    _count(counts, workers, 0, SHARED)
+    assert threads._shared[threads._BUSY // 8] == 0
+
+
+def test_while_others_have_the_workers_a_call_works_alone() -> None:
+    team()
+    threads._shared[threads._BUSY // 8] = 1
+    try:
+        counts = np.zeros(100)
+        _count(counts, 2, threads.WAKE, SHARED)
+        assert (counts == 1).all()
+    finally:
+        threads._shared[threads._BUSY // 8] = 0
+
+
+@pytest.mark.skipif(team() == 1, reason="one CPU")
+def test_workers_work() -> None:
+    """Of many slow pieces, a worker does some: else the rung is right, and as slow as simd."""
+    A, B = np.ones((1024, 1024), np.float32), np.ones((1024, 1024), np.float32)
+    C = np.empty_like(A)
+    parallel.matmul(A, B, C)
+    for _ in range(20):  # the other core may be wanted by somebody else for a while
+        before = time.thread_time(), time.process_time()
+        parallel.matmul(A, B, C)
+        mine, all_of_us = time.thread_time() - before[0], time.process_time() - before[1]
+        if all_of_us > 1.2 * mine:
+            return
+    pytest.fail("no worker ever did a piece")
+
+
+# ------------------------------------------------------------------------------- processes and threads
+
+PRELUDE = """
+import os, sys, time, threading
+import numpy as np
+from fastnet.kernels import matmul, parallel, simd, threads
+A = np.random.default_rng(0).standard_normal((192, 192)).astype(np.float32)
+TRUTH = np.empty_like(A)
+simd.matmul(A, A, TRUTH)
+def work(times=1):
+    for _ in range(times):
+        assert matmul(A, A, variant="parallel").tobytes() == TRUTH.tobytes()
+    return os.getpid()
+"""
+
+
+def run(code: str, **env: str) -> str:
+    """Run in a process of its own; whatever it prints. It must end by itself, without a word of complaint."""
+    result = subprocess.run(
+        [sys.executable, "-c", PRELUDE + code],
+        env={**os.environ, **env},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    complaints = [line for line in result.stderr.splitlines() if "compiling kernels" not in line]
+    assert (result.returncode, complaints) == (0, []), result.stderr
+    return result.stdout.strip()
+
+
+FORK = """
+work(20)
+child = os.fork()
+if child == 0:
+    work(20)
+    os._exit(7 if threads.team() == 1 else 8)
+work(20)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+"""
+
+FORK_WHILE_OTHERS_WORK = """
+work()
+end = time.time() + 1
+busy = [threading.Thread(target=lambda: [work() for _ in iter(lambda: time.time() < end, False)]) for _ in range(2)]
+for thread in busy:
+    thread.start()
+for _ in range(20):
+    child = os.fork()
+    if child == 0:
+        C = np.empty_like(A)  # no allocation in here that another thread's lock could stop
+        parallel.matmul(A, A, C)
+        os._exit(7 if C.tobytes() == TRUTH.tobytes() else 8)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+for thread in busy:
+    thread.join()
+"""
+
+POOL = """
+import multiprocessing
+if __name__ == "__main__":
+    work(20)
+    with multiprocessing.get_context("{method}").Pool(2) as pool:
+        assert os.getpid() not in pool.map(work, [5] * 8)
+    work(20)
+"""
+
+FORK_BEFORE_USE = """
+child = os.fork()
+if child == 0:
+    work(20)
+    os._exit(7 if len(threads._workers) == threads.team() - 1 else 8)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+work(20)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize(
+    "code",
+    [FORK, FORK_WHILE_OTHERS_WORK, FORK_BEFORE_USE, POOL.format(method="fork")],
+    ids=["after use", "while others work", "before use", "pool"],
+)
+def test_fork(code: str) -> None:
+    run("import warnings; warnings.simplefilter('ignore')\n" + code)
+
+
+def test_a_child_forked_from_a_users_own_parallel_function() -> None:
+    """Numba's omp kills a child in its next region; these workers are not Numba's."""
+    run(
+        "import numba\n"
+        "@numba.njit(parallel=True)\n"
+        "def users(x):\n"
+        "    for i in numba.prange(x.size):\n"
+        "        x[i] = i\n"
+        "users(np.zeros(9))\n" + FORK_BEFORE_USE
+    )
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_a_fresh_process_works_in_parallel(tmp_path: Any, method: str) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(PRELUDE + POOL.format(method=method))
+    subprocess.run([sys.executable, str(script)], check=True, timeout=120)
+
+
+@pytest.mark.parametrize("backend", ["loky", "threading", "multiprocessing"])
+def test_joblib(backend: str) -> None:
+    pytest.importorskip("joblib")
+    run(
+        "import warnings; warnings.simplefilter('ignore')\nimport joblib\n"
+        "def task(A, TRUTH):\n"
+        "    from fastnet.kernels import matmul\n"
+        "    return all(matmul(A, A, variant='parallel').tobytes() == TRUTH.tobytes() for _ in range(20))\n"
+        "work(20)\n"
+        f"tasks = (joblib.delayed(task)(A, TRUTH) for _ in range(8))\n"
+        f"assert all(joblib.Parallel(n_jobs=2, backend={backend!r})(tasks))\n"
+        "work(20)"
+    )
+
+
+CROWD = """
+from concurrent.futures import ThreadPoolExecutor
+with ThreadPoolExecutor(8) as pool:
+    list(pool.map(work, [200] * 8))
+assert threads._shared[threads._BUSY // 8] == 0
+assert not threads._shared[threads._ACTIVE // 8]
+work()
+"""
+
+
+@pytest.mark.parametrize("layer", ["default", "omp", "workqueue"])
+def test_python_threads_at_once(layer: str) -> None:
+    run(CROWD, NUMBA_THREADING_LAYER=layer)
+
+
+def test_beside_a_users_own_parallel_function_on_workqueue() -> None:
+    """Two Python threads in workqueue's regions at once abort the process; we are in none."""
+    run(
+        "import numba\n"
+        "@numba.njit(parallel=True, nogil=True)\n"
+        "def users(x):\n"
+        "    for i in numba.prange(x.size):\n"
+        "        x[i] += i\n"
+        "users(np.zeros(9)); work()\n"
+        "other = threading.Thread(target=work, args=(500,))\n"
+        "other.start()\n"
+        "while other.is_alive(): users(np.zeros(1000))\n"
+        "assert numba.threading_layer() == 'workqueue'",
+        NUMBA_THREADING_LAYER="workqueue",
+    )
+
+
+def test_numba_num_threads_is_honoured() -> None:
+    code = "work(20); print(threads.team(), len(threads._workers), threading.active_count())"
+    assert run(code, NUMBA_NUM_THREADS="1") == "1 0 1"
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no CPU affinity here")
+def test_no_more_threads_than_cpus_allowed() -> None:
+    code = (
+        "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
+        "work(20); print(threads.team(), threading.active_count())"
+    )
+    assert run(code, NUMBA_NUM_THREADS=str(os.cpu_count())) == "1 1"
+
+
+def test_workers_on_a_cpu_taken_away() -> None:
+    """Many workers on one CPU: slow at worst, never stuck."""
+    code = (
+        "threads.os.sched_getaffinity = lambda pid: range(6)\nimport numba\nnumba.config.NUMBA_NUM_THREADS = 6\n"
+        "work(50); assert threads.team() == 6 and len(threads._workers) == 5\n"
+        "getattr(os, 'sched_setaffinity', print)(0, {0})\nwork(200)"
+    )
+    run(code)
+
+
+def test_interrupts_leave_nothing_behind() -> None:
+    run(
+        "import signal\n"
+        "work()\n"
+        "B = np.ones((700, 700), np.float32)\n"
+        "interrupts = 0\n"
+        "signal.signal(signal.SIGALRM, signal.default_int_handler)\n"
+        "for delay in np.linspace(1e-4, 2e-2, 60):\n"
+        "    try:\n"
+        "        signal.setitimer(signal.ITIMER_REAL, delay)\n"
+        "        while True:\n"
+        "            matmul(B, B, variant='parallel')\n"
+        "    except KeyboardInterrupt:\n"
+        "        interrupts += 1\n"
+        "    assert threads._shared[threads._BUSY // 8] == 0\n"
+        "    work()\n"
+        "assert interrupts == 60"
+    )
+
+
+@pytest.mark.parametrize("last", ["", "work()", "time.sleep(0.05)", "sys.exit(0)"])
+def test_the_process_ends(last: str) -> None:
+    """While workers look for jobs, while they sleep, and while a daemon thread is in the midst of a call."""
+    run("work()\n" + last)
+    run("work()\nthreading.Thread(target=lambda: [work() for _ in iter(int, 1)], daemon=True).start()\n" + last)
+
+
+def test_calls_after_the_workers_have_stopped() -> None:
+    run("import atexit\natexit.register(work, 5)\nwork()")
+
+
+@pytest.fixture(autouse=True)
+def _nothing_stays_locked() -> Iterator[None]:
+    yield
+    assert threads._shared[threads._BUSY // 8] == 0
+    assert threading.active_count() < 20
