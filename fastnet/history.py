@@ -62,3 +62,9 @@ class History(Mapping[str, list[float]]):
         for name, curve in self._curves.items():
             curve.append(float(row.get(name, math.nan)))
         self.epochs += 1
+
+    def truncate(self, epochs: int) -> None:
+        """Forget all epochs from this one on."""
+        for curve in self._curves.values():
+            del curve[epochs:]
+        self.epochs = epochs

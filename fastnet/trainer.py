@@ -41,11 +41,12 @@ def _bar(epochs: int, show: bool) -> Any:
 
 
 class _State(NamedTuple):
-    """What training changes besides the History; a snapshot holds copies."""
+    """What training changes, and the length of its History; a snapshot holds copies."""
 
     parameters: Array
     vectors: tuple[Array, ...]
     step: int
+    epochs: int
 
 
 class _Watch:
@@ -218,7 +219,6 @@ class Trainer:
         TypeError, ValueError
             If anything that arrives is of the wrong type, shape or range, or holds NaN or infinity;
             nothing has been changed then.
-
         RuntimeError
             If this trainer is in `fit` already, in another thread or above a callback.
 
@@ -259,6 +259,7 @@ class Trainer:
         last = self._snapshot()
         with at_most(self.threads):
             watch = _Watch(last, validate().get("val_loss", math.inf))
+        diverged = False
         self._fitting = True
         try:
             with at_most(self.threads), _bar(epochs, show) as bar:
@@ -266,8 +267,8 @@ class Trainer:
                     row |= validate()
                     epoch = self.history.epochs
                     self.history.append(row)
-                    # The loss was measured before the updates, so it belongs to the parameters at the epoch's start;
-                    # the validation loss to those at its end.
+                    # From here on the epoch counts as whole. The loss was measured before the updates, so it belongs
+                    # to the parameters at the epoch's start; the validation loss to those at its end.
                     start, last = last, self._snapshot()
                     finite = all(map(math.isfinite, row.values())) and bool(np.isfinite(last.parameters).all())
                     if "val_loss" not in row:
@@ -275,7 +276,7 @@ class Trainer:
                     elif finite:
                         watch.see(row["val_loss"], last)
                     if not finite:
-                        last = watch.best
+                        diverged = True
                         warnings.warn(
                             f"training diverged in epoch {epoch}: a loss or a parameter is no longer finite. The "
                             "network holds the best finite parameters of this call; lower the learning rate, or scale "
@@ -290,8 +291,9 @@ class Trainer:
                     wants_stop = [callback({"epoch": epoch, **row}) for callback in callbacks]
                     if any(wants_stop) or (patience is not None and watch.age >= patience):
                         break
-        finally:  # Ctrl-C included, which may come in the middle of an epoch
-            self._restore(last if patience is None else watch.best)
+        finally:  # Ctrl-C included, which may come anywhere
+            self.history.truncate(last.epochs)
+            self._restore(watch.best if diverged or patience is not None else last)
             self._fitting = False
         return self.history
 
@@ -351,7 +353,8 @@ class Trainer:
         self.optimizer.update(BACKENDS[self.backend], parameters, gradient, self._vectors, self._step)
 
     def _snapshot(self) -> _State:
-        return _State(self.network.parameters.copy(), tuple(vector.copy() for vector in self._vectors), self._step)
+        vectors = tuple(vector.copy() for vector in self._vectors)
+        return _State(self.network.parameters.copy(), vectors, self._step, self.history.epochs)
 
     def _restore(self, state: _State) -> None:
         self.network.parameters[...] = state.parameters

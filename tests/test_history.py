@@ -47,6 +47,13 @@ def test_best_epoch(losses: list[float], best: int | None) -> None:
     assert filled(*({"loss": 0, "val_loss": loss} for loss in losses)).best_epoch == best
 
 
+def test_truncate_forgets_the_last_epochs() -> None:
+    history = filled({"loss": 3}, {"loss": 2, "val_loss": 1}, {"loss": 1})
+    history.truncate(1)
+    assert history.epochs == 1
+    assert history["loss"] == [3.0]
+
+
 def test_repr() -> None:
     assert repr(filled({"loss": 0.25})) == "History(epochs=1, best_epoch=0, loss=0.25)"
     assert repr(History()) == "History(epochs=0, best_epoch=None)"

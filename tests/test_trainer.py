@@ -244,6 +244,24 @@ def test_patience_restores_the_best_even_when_interrupted() -> None:
     assert ours.history.best_epoch != 150
 
 
+def test_an_interruption_between_an_epoch_and_its_snapshot_forgets_the_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, straight = trainer(), trainer()
+    straight.fit(X, Y, epochs=2)
+    snapshot, calls = ours._snapshot, []
+
+    def interrupted_snapshot() -> Any:
+        calls.append(1)
+        if len(calls) == 4:  # one at the start, then one an epoch
+            raise KeyboardInterrupt
+        return snapshot()
+
+    monkeypatch.setattr(type(ours), "_snapshot", lambda self: interrupted_snapshot())
+    with pytest.raises(KeyboardInterrupt):
+        ours.fit(X, Y, epochs=9)
+    assert ours.history == straight.history
+    assert ours.network.parameters.tobytes() == straight.network.parameters.tobytes()
+
+
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=repr)
 def test_an_interruption_leaves_the_last_whole_epoch(optimizer: Any) -> None:
     """Ctrl-C in the middle of an epoch: parameters and optimizer state match the history, and fit goes on."""
