@@ -260,8 +260,8 @@ class Trainer:
         with at_most(self.threads):
             watch = _Watch(last, validate().get("val_loss", math.inf))
         diverged = False
-        self._fitting = True
         try:
+            self._fitting = True
             with at_most(self.threads), _bar(epochs, show) as bar:
                 for row in self._epochs(X, y, epochs, batch_size):
                     row |= validate()
@@ -289,8 +289,13 @@ class Trainer:
                     bar.set_postfix({name: f"{value:.4g}" for name, value in row.items()}, refresh=False)
                     bar.update()
                     wants_stop = [callback({"epoch": epoch, **row}) for callback in callbacks]
+                    if callbacks:  # which may have changed the parameters
+                        last = self._snapshot()
                     if any(wants_stop) or (patience is not None and watch.age >= patience):
                         break
+                if patience is not None and validation is None and not diverged:
+                    # The last epoch's parameters have started no epoch, so no loss was measured at them yet.
+                    watch.see(self._engine(min(len(X), PREDICT_ROWS)).evaluate(X, y)["loss"], last)
         finally:  # Ctrl-C included, which may come anywhere
             self.history.truncate(last.epochs)
             self._restore(watch.best if diverged or patience is not None else last)

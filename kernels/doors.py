@@ -153,7 +153,9 @@ def in_place(**arrays: Array) -> None:
             raise TypeError(f"{name} has dtype {array.dtype} but parameters has {first.dtype}; they must be the same")
         if array.ndim != 1 or array.shape != first.shape:
             raise ValueError(f"{name} has shape {array.shape}; expected one dimension, like parameters {first.shape}")
-        if not array.flags.c_contiguous or not (array.flags.writeable or name == "gradient"):
+        if name == "gradient" and not array.flags.c_contiguous:
+            raise ValueError(f"{name} is not contiguous; use np.ascontiguousarray")
+        if name != "gradient" and not (array.flags.c_contiguous and array.flags.writeable):
             raise ValueError(f"{name} must be contiguous and writable, since it is updated in place")
     names = list(arrays)
     for i, name in enumerate(names):

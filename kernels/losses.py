@@ -52,7 +52,7 @@ def block_count(rows: int) -> int:
 
 @jit
 def tree_sum(values: Any) -> float:
-    """Sum by halves, in place: an order that depends on the length alone, and errs by the logarithm of it."""
+    """Sum at least one value by halves, in place: an order by the length alone, and an error by its logarithm."""
     n = values.size
     while n > 1:
         half = (n + 1) // 2
@@ -221,7 +221,7 @@ def softmax_cross_entropy(labels: Any, Z: Any, D: Any, out: Any) -> None:
 
 def cross_entropy(labels: Any, Z: Any, out: Any) -> None:
     """out[0] = mean over rows of log sum exp(Z) - Z[label]: the fused kernel without its gradient."""
-    softmax_cross_entropy(labels, Z, Z[:0], out)
+    softmax_cross_entropy(labels, Z, np.empty((0, Z.shape[1]), Z.dtype), out)  # Z itself may be read-only
 
 
 def cross_entropy_derivative(labels: Any, Z: Any, out: Any) -> None:

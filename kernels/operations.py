@@ -59,8 +59,8 @@ def matmul(A: ArrayLike, B: ArrayLike, out: Array | None = None, variant: str = 
         C = np.empty(shape, A.dtype)
         multiply(A, B, C)
         return C
-    if not isinstance(out, np.ndarray) or out.dtype != A.dtype:
-        arrived = f"an array of {out.dtype}" if isinstance(out, np.ndarray) else f"a {type(out).__name__}"
+    if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray) or out.dtype != A.dtype:
+        arrived = f"an array of {out.dtype}" if type(out) is np.ndarray else f"a {type(out).__name__}"
         raise TypeError(f"out is {arrived}; expected an array of {A.dtype}, the product's dtype")
     if out.shape != shape or not out.flags.writeable:
         state = "" if out.flags.writeable else ", read-only"
@@ -70,7 +70,7 @@ def matmul(A: ArrayLike, B: ArrayLike, out: Array | None = None, variant: str = 
         multiply(A, B, C)
         out[...] = C
     else:
-        multiply(A, B, out)
+        multiply(A, B, np.asarray(out))  # a memmap's plain array: Numba knows no subclasses
     return out
 
 

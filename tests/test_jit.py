@@ -179,6 +179,21 @@ def test_two_processes_never_share_a_data_file(tmp_path: Path) -> None:
     assert not names[0] & names[1]
 
 
+WHOLE_TABLE = """
+from fastnet.kernels import _jit
+from fastnet.kernels.variants import CONTRACTS, TABLE, check
+for variant in TABLE:
+    check(variant, CONTRACTS[variant.operation].benches[0], "float32")
+print(_jit.compile_seconds() > 0)
+"""
+
+
+def test_a_second_process_compiles_nothing_of_the_whole_table(tmp_path: Path) -> None:
+    env = environment(install(tmp_path / "site"), tmp_path / "cache")
+    assert run(WHOLE_TABLE, env).stdout == "True\n"
+    assert run(WHOLE_TABLE, env).stdout == "False\n"
+
+
 FORK = """
 import os, sys
 from fastnet.kernels import matmul

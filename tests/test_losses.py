@@ -8,6 +8,8 @@ import pytest
 from fastnet.kernels import losses, reference
 from fastnet.kernels.variants import TABLE, Case, Variant, check
 
+pytestmark = pytest.mark.compiled
+
 DTYPES = ("float32", "float64")
 SIMD = [variant for variant in TABLE if variant.name == "simd" and variant.operation in vars(losses)]
 CASES = (

@@ -22,6 +22,8 @@ from numba import types
 from fastnet.kernels import microkernel
 from fastnet.kernels.microkernel import MR, NV, VECTOR, WIDTHS, copy_vector, layout, micro_kernel, transpose_block
 
+pytestmark = pytest.mark.compiled
+
 DTYPES = [np.float32, np.float64]
 GUARD = 3
 """Elements around each output that no kernel may touch."""
@@ -282,7 +284,7 @@ TARGETS = {
 @pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"), reason="names x86 targets")
 @pytest.mark.parametrize("target", TARGETS)
 def test_narrower_vectors(target: str) -> None:
-    """All tests of this file and of test_simd.py again, compiled for an older CPU."""
+    """All tests of this file, of test_simd.py and of test_losses.py again, compiled for an older CPU."""
     name, features = TARGETS[target]
     environment = {
         **os.environ,
@@ -290,7 +292,7 @@ def test_narrower_vectors(target: str) -> None:
         "NUMBA_CPU_FEATURES": features,
         "FASTNET_INNER_TEST": "1",
     }
-    files = [str(Path(__file__).with_name(n)) for n in ("test_microkernel.py", "test_simd.py")]
+    files = [str(Path(__file__).with_name(n)) for n in ("test_microkernel.py", "test_simd.py", "test_losses.py")]
     command = [sys.executable, "-m", "pytest", "-q", *files]
     run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout[-3000:]

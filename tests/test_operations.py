@@ -1,6 +1,7 @@
 """The public kernel functions: what they accept, convert, refuse; results of every variant are the same functions."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import hypothesis.extra.numpy as hnp
@@ -106,6 +107,42 @@ def test_out_may_overlap_an_input(variant: str) -> None:
         np.testing.assert_allclose(matmul(square, right, out=pick(right), variant=variant), square @ square)
     both = square.copy()
     np.testing.assert_allclose(matmul(both, both.T, out=both, variant=variant), square @ square.T)
+
+
+def test_out_may_be_a_memmap_but_not_a_masked_array(tmp_path: Path) -> None:
+    out = np.memmap(tmp_path / "out", dtype="float64", mode="w+", shape=(5, 3))
+    assert matmul(A, B, out=out) is out
+    np.testing.assert_allclose(out, A @ B)
+    with pytest.raises(TypeError, match="out is a MaskedArray; expected an array of float64"):
+        matmul(A, B, out=np.ma.zeros((5, 3)))
+
+
+READ_ONLY_CALLS: dict[str, Callable[..., Any]] = {
+    "dense_forward": lambda f: dense_forward(f(X), f(W), f(b), relu),
+    "dense_backward_batch": lambda f: dense_backward_batch(f(X), f(X @ W.T), f(X @ W.T), f(W), relu_derivative),
+    "tanh": lambda f: tanh(f(X)),
+    "mse": lambda f: mse(f(X), f(X[::-1])),
+    "mse_derivative": lambda f: mse_derivative(f(X), f(X[::-1])),
+    "softmax": lambda f: softmax(f(X)),
+    "cross_entropy": lambda f: cross_entropy(f(np.arange(6) % 4), f(X)),
+    "cross_entropy_derivative": lambda f: cross_entropy_derivative(f(np.arange(6) % 4), f(X)),
+    "accuracy": lambda f: accuracy(f(np.arange(6) % 4), f(X)),
+}
+
+
+@pytest.mark.parametrize("name", READ_ONLY_CALLS)
+def test_read_only_inputs_give_the_same(name: str) -> None:
+    """As memory maps and arrays over bytes are."""
+
+    def frozen(array: np.ndarray) -> np.ndarray:
+        return np.frombuffer(array.tobytes(), array.dtype).reshape(array.shape)
+
+    def results(f: Callable[..., Any]) -> list[np.ndarray]:
+        result = READ_ONLY_CALLS[name](f)
+        return [np.asarray(part) for part in (result if isinstance(result, tuple) else (result,))]
+
+    for ours, theirs in zip(results(frozen), results(np.copy), strict=True):
+        assert (ours == theirs).all()
 
 
 def test_out_is_checked_before_anything_is_written() -> None:
@@ -308,6 +345,7 @@ def test_updates_refuse_what_they_cannot_change_in_place() -> None:
     refuse(ValueError, "parameters must be contiguous and writable", np.ones(6)[::2], good, good.copy())
     refuse(ValueError, "parameters must be contiguous and writable", frozen, good, good.copy())
     refuse(ValueError, "velocity shares memory with parameters", good, frozen, good)
+    refuse(ValueError, "gradient is not contiguous", good, np.ones(6)[::2], good.copy())
     sgd_update(good.copy(), frozen, good.copy(), 0.1)  # a gradient is only read
     with pytest.raises(ValueError, match="step is 0; it counts from 1"):
         adam_update(good, good.copy(), good.copy(), good.copy(), 0.1, 0.9, 0.999, 1e-8, 0)

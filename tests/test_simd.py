@@ -16,6 +16,8 @@ from fastnet.kernels import loops, reference, simd
 from fastnet.kernels.elementwise import IDENTITY, RELU, SIGMOID, TANH
 from fastnet.kernels.microkernel import MR, NV, VECTOR
 
+pytestmark = pytest.mark.compiled
+
 DTYPES = [np.float32, np.float64]
 WIDER = {np.float32: np.float64, np.float64: np.longdouble}
 
@@ -234,6 +236,39 @@ def test_dense_backward_batch(dtype: Any, activation: int) -> None:
 
 
 # --------------------------------------------------------------------------------------------- cache
+
+
+LIFETIMES = """
+import numpy as np
+from fastnet.kernels import simd
+for dtype in (np.float32, np.float64):
+    rng = np.random.default_rng(0)
+    for m, k, n in ((200, 300, 70), (7, 1100, 33), (90, 40, 17)):
+        A, B = rng.standard_normal((m, k)).astype(dtype), rng.standard_normal((k, n)).astype(dtype)
+        for a in (A, np.asfortranarray(A)):
+            for b in (B, np.asfortranarray(B), np.repeat(B, 2, axis=1)[:, ::2]):
+                C = np.empty((m, n), dtype)
+                simd.matmul(a, b, C)
+                assert np.allclose(C, A @ B, rtol=1e-3, atol=1e-3)
+        bias = rng.standard_normal(2 * n).astype(dtype)[::2]
+        Z, out = np.empty((2, m, n), dtype)
+        simd.dense_forward(A, B.T.copy(), bias, 1, out, Z)
+        assert np.allclose(Z, A @ B + bias, rtol=1e-3, atol=1e-3)
+        dW, db, dX = np.empty((n, k), dtype), np.empty(n, dtype), np.empty((m, k), dtype)
+        simd.dense_backward_batch(A, Z, out, B.T.copy(), 1, dW, db, dX)
+        assert np.allclose(dW, (out * (Z > 0)).T @ A, rtol=1e-3, atol=1e-2)
+"""
+
+
+@outermost
+@pytest.mark.skipif(sys.platform != "linux", reason="asks glibc to return every freed block to the system")
+def test_arrays_live_as_long_as_their_addresses_are_used() -> None:
+    """Freed memory is unmapped at once, so that a kernel that still reads it crashes instead of being lucky."""
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "64"}
+    run = subprocess.run(
+        [sys.executable, "-c", LIFETIMES], env=environment, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, (run.returncode, run.stderr[-2000:])
 
 
 @outermost

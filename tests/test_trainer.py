@@ -218,6 +218,24 @@ def test_without_validation_patience_watches_the_loss(rate: float) -> None:
     assert ours.evaluate(X, Y)["loss"] == pytest.approx(min(history["loss"]), rel=1e-12)
 
 
+def test_patience_without_validation_keeps_the_last_epoch_where_that_is_the_best() -> None:
+    """The loss at the last epoch's end is measured by no epoch."""
+    ours, plain = trainer(batch_size=None), trainer(batch_size=None)
+    for _ in range(3):
+        ours.fit(X, Y, epochs=2, patience=3)
+    plain.fit(X, Y, epochs=6)
+    assert ours.network.parameters.tobytes() == plain.network.parameters.tobytes()
+
+
+def test_what_a_callback_does_to_the_parameters_stays() -> None:
+    """As projections and maximum norms do."""
+    ours = trainer(optimizer=SGD(0.1))
+    clip = ours.network.parameters
+    for stop in (False, True):
+        ours.fit(X, Y, epochs=3, callbacks=[lambda row, stop=stop: clip.clip(-0.05, 0.05, out=clip) is None or stop])
+        assert np.abs(ours.network.parameters).max() <= 0.05
+
+
 def test_a_second_fit_with_patience_never_ends_worse_than_it_began() -> None:
     rng = np.random.default_rng(1)
     noise, other = rng.standard_normal((20, 2)), (rng.standard_normal((20, 3)), rng.standard_normal((20, 2)))
