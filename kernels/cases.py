@@ -51,7 +51,7 @@ EDGES = (
     Case((37, 93, 41), "odd everywhere"),
     Case((129, 70, 66), "many tiles and an edge on every side"),
     Case((3, 9, 513), "one more than a block of 512 columns"),
-    Case((65, 17, 1030), "blocks in both directions, and an edge"),
+    Case((65, 2, 1030), "blocks in both directions, and an edge"),
 )
 """Products: (M, K, N), or (B, n, k) of a layer."""
 

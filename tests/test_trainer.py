@@ -106,6 +106,7 @@ def test_same_seed_same_bits(dtype: str, backend: str) -> None:
     assert runs[0].network.parameters.tobytes() != other.network.parameters.tobytes()
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize("threads", [None, 1, 2, 7])
 def test_parallel_has_the_bits_of_serial(threads: int | None) -> None:
     """Layers large enough to be shared out."""
