@@ -7,7 +7,8 @@ while all rows of the block of C pass by. LLVM vectorises that loop by itself: i
 many as it will check for overlap. What it costs: a row of C still goes through L1 for every eight k, so the load
 ports, not the FMA units, decide; and a B whose rows are not contiguous is still copied whole.
 
-Measured on Zen 4 in float32, as shares of the FMA limit: see the table that ``pytest bench`` prints.
+Measured on Zen 4, one thread, float32, as shares of the FMA limit, at 64, 128, 256, 512 and 1024 cubed: loops
+0.24, 0.29, 0.40, 0.30, 0.34; here 0.38, 0.38, 0.59, 0.60, 0.38; simd 0.89, 0.96, 0.99, 0.94, 0.93.
 """
 
 from typing import Any
