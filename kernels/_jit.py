@@ -174,18 +174,14 @@ class _KernelCache(FunctionCache):  # type: ignore[misc]
 @overload
 def jit(function: F, /) -> F: ...
 @overload
-def jit(*, parallel: bool = False, inline: bool = False, internal: bool = False) -> Callable[[F], F]: ...
-def jit(
-    function: F | None = None, /, *, parallel: bool = False, inline: bool = False, internal: bool = False
-) -> F | Callable[[F], F]:
+def jit(*, inline: bool = False, internal: bool = False) -> Callable[[F], F]: ...
+def jit(function: F | None = None, /, *, inline: bool = False, internal: bool = False) -> F | Callable[[F], F]:
     """Compile a kernel at its first call, with the house's flags, and cache it on disk.
 
     Parameters
     ----------
     function : callable
         Python function over arrays and scalars.
-    parallel : bool, default False
-        Let ``numba.prange`` use threads.
     inline : bool, default False
         Paste the function into its callers before types are inferred.
     internal : bool, default False
@@ -197,13 +193,13 @@ def jit(
         Numba's dispatcher; with ``NUMBA_DISABLE_JIT=1`` the function itself.
     """
     if function is None:
-        return lambda f: _compile_lazily(f, parallel, inline, internal)
-    return _compile_lazily(function, False, False, False)
+        return lambda f: _compile_lazily(f, inline, internal)
+    return _compile_lazily(function, False, False)
 
 
-def _compile_lazily(function: F, parallel: bool, inline: bool, internal: bool) -> F:
+def _compile_lazily(function: F, inline: bool, internal: bool) -> F:
     entries = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True} if internal else {}
-    flags = {"parallel": parallel, "inline": "always" if inline else "never", **entries, **_FLAGS}
+    flags = {"inline": "always" if inline else "never", **entries, **_FLAGS}
     dispatcher: Any = numba.njit(**flags)(function)
     if cache_folder is not None and COMPILES:
         # CACHE_DIR is one setting for the whole process: lent for this line, then given back, so that
