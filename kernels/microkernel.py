@@ -3,7 +3,9 @@
 Imports `_jit` only. A tile is ``rows`` x ``columns`` elements of C, at most MR x NR, that stay in vector
 registers while k runs once over a slice of A and B::
 
-    C[i, j] = sum over k of A[i, k] B[k, j]        (+ a bias or C's former value; then ReLU)
+    C[i, j] = start[i, j] + scale * sum over k of A[i, k] B[k, j]
+
+where start is nothing, a bias or C's former value; then, where wanted, ReLU, or zeros where ReLU's derivative is 0.
 
     for k:   load NV vectors of B's row k          NV loads
              for each row i of the tile:
@@ -17,9 +19,8 @@ leave it to LLVM's heuristics which sums live in registers; an explicit tile of 
 All addresses and strides are integers in bytes, of NumPy's intp; so one compiled kernel serves every
 layout of array. Who calls must keep the arrays alive. Nothing here allocates.
 
-A is read one element at a time, by any strides. B's rows are contiguous vectors, and are read to
-the full width of the last vector, which may reach beyond ``columns``: what is packed is padded. C's rows
-are contiguous, and nothing beyond ``columns`` is read or written.
+A is read one element at a time, by any strides. The rows of B and C are contiguous vectors, and nothing beyond
+``columns`` is read or written.
 
 Order of the sums: an element of C is one chain of FMAs over ascending k that starts at zero. That depends
 neither on the tile's height or width nor on where in the tile the element lies.
@@ -158,6 +159,10 @@ class Vectors:
         """0 where x < 0, else x.  Not ``maxnum``, which turns NaN into 0."""
         return self.builder.select(self.builder.fcmp_ordered("<", x, self.zero), self.zero, x)
 
+    def where_positive(self, gate: ir.Value, x: ir.Value) -> ir.Value:
+        """X where gate > 0, else 0."""
+        return self.builder.select(self.builder.fcmp_ordered(">", gate, self.zero), x, self.zero)
+
     def phi(self, *incoming: tuple[ir.Value, ir.Block]) -> ir.Value:
         """Give the value that belongs to the block from which control came."""
         phi = self.builder.phi(incoming[0][0].type)
@@ -185,27 +190,39 @@ def _keep_small(builder: ir.IRBuilder) -> None:
 def _tile(module: ir.Module, dtype: Any, rows: int, vectors: int) -> ir.Function:
     """Give the LLVM function that computes a tile of ``rows`` x ``vectors``; generated once a module."""
     intp = ir.IntType(types.intp.bitwidth)
+    scalar = ir.FloatType() if dtype.bitwidth == 32 else ir.DoubleType()
     name = f"fastnet.tile.{dtype}.{rows}x{vectors}x{VECTOR}"
-    function = _function(module, name, ir.FunctionType(_VOID, [intp] * 13))
+    function = _function(module, name, ir.FunctionType(_VOID, [intp] * 15 + [scalar]))
     if function.blocks:
         return function
     function.linkage = "linkonce_odr"  # one copy, however many modules are linked
     function.attributes.add("noinline")
     function.attributes.add("nounwind")
     function.attributes.add("optsize")
-    columns, k, a, a_row, a_step, b, b_step, c, c_row, start, start_row, relu, relu_row = function.args
+    columns, k, a, a_row, a_step, b, b_step, c, c_row, start, start_row, relu, relu_row, gate, gate_row, scale = (
+        function.args
+    )
     builder = ir.IRBuilder(function.append_basic_block("entry"))
     code = Vectors(builder, dtype)
 
-    sums = _sums_over_k(code, rows, vectors, k, (a, a_row, a_step), (b, b_step))
+    mask = code.first_lanes(columns) if vectors == 1 else None
 
-    _finish(code, sums, vectors, columns, (c, c_row), (start, start_row), (relu, relu_row))
+    sums = _sums_over_k(code, rows, vectors, mask, k, (a, a_row, a_step), (b, b_step))
+
+    places = {"c": (c, c_row), "start": (start, start_row), "relu": (relu, relu_row), "gate": (gate, gate_row)}
+    _finish(code, sums, vectors, mask, places, scale)
     builder.ret_void()
     return function
 
 
 def _sums_over_k(
-    code: Vectors, rows: int, vectors: int, k: ir.Value, a: tuple[ir.Value, ...], b: tuple[ir.Value, ...]
+    code: Vectors,
+    rows: int,
+    vectors: int,
+    mask: ir.Value | None,
+    k: ir.Value,
+    a: tuple[ir.Value, ...],
+    b: tuple[ir.Value, ...],
 ) -> list[ir.Value]:
     """Emit the loop; gives rows x vectors sums, row by row.  No iteration where k is 0."""
     builder, intp = code.builder, k.type
@@ -220,7 +237,7 @@ def _sums_over_k(
     builder.position_at_end(loop)
     left, a_k, b_k = (code.phi((start, before)) for start in (k, a0, b0))
     sums = [code.phi((code.zero, before)) for _ in range(rows * vectors)]
-    b_vectors = [code.load(p) for p in code.vectors_at(b_k, vectors)]
+    b_vectors = [code.load(p, mask) for p in code.vectors_at(b_k, vectors)]
     new = []
     for i in range(rows):
         a_ik = code.splat(builder.load(code.at(a_k, offsets[i]), typ=code.scalar, align=code.bytes))
@@ -239,16 +256,15 @@ def _finish(
     code: Vectors,
     sums: list[ir.Value],
     vectors: int,
-    columns: ir.Value,
-    c: tuple[ir.Value, ir.Value],
-    start: tuple[ir.Value, ir.Value],
-    relu: tuple[ir.Value, ir.Value],
+    mask: ir.Value | None,
+    places: dict[str, tuple[ir.Value, ir.Value]],
+    scale: ir.Value,
 ) -> None:
-    """Emit the epilogue: C = start + sums, and ReLU of C.  Pairs are an address and the bytes from row to row."""
+    """Emit the epilogue, as `micro_kernel` describes it.  Places are an address and the bytes from row to row."""
     builder = code.builder
-    mask = code.first_lanes(columns) if vectors == 1 else None
 
-    def tile(base: ir.Value, row: ir.Value) -> list[ir.Value]:
+    def tile(name: str) -> list[ir.Value]:
+        base, row = places[name]
         rows = [
             code.at(builder.inttoptr(base, _POINTER), builder.mul(row.type(i), row))
             for i in range(len(sums) // vectors)
@@ -256,22 +272,40 @@ def _finish(
         return [p for row_pointer in rows for p in code.vectors_at(row_pointer, vectors)]
 
     before = builder.block
-    with code.unless_zero(start[0]):
-        started = [builder.fadd(code.load(p, mask), x) for p, x in zip(tile(*start), sums, strict=True)]
+    with code.unless_zero(places["start"][0]):
+        factor = code.splat(scale)
+        added = [code.fma(factor, x, code.load(p, mask)) for p, x in zip(tile("start"), sums, strict=True)]
         inside = builder.block
-    results = [code.phi((x, before), (y, inside)) for x, y in zip(sums, started, strict=True)]
-    for p, x in zip(tile(*c), results, strict=True):
-        code.store(x, p, mask)
-    with code.unless_zero(relu[0]):
-        for p, x in zip(tile(*relu), results, strict=True):
+    results = [code.phi((x, before), (y, inside)) for x, y in zip(sums, added, strict=True)]
+    before = builder.block
+    with code.unless_zero(places["gate"][0]):
+        gated = [code.where_positive(code.load(p, mask), x) for p, x in zip(tile("gate"), results, strict=True)]
+        inside = builder.block
+    results = [code.phi((x, before), (y, inside)) for x, y in zip(results, gated, strict=True)]
+    with code.unless_zero(places["c"][0]):
+        for p, x in zip(tile("c"), results, strict=True):
+            code.store(x, p, mask)
+    with code.unless_zero(places["relu"][0]):
+        for p, x in zip(tile("relu"), results, strict=True):
             code.store(code.relu(x), p, mask)
 
 
 @intrinsic
 def micro_kernel(
-    typing_context: Any, dtype: Any, rows: Any, columns: Any, k: Any, a: Any, b: Any, c: Any, start: Any, relu: Any
+    typing_context: Any,
+    dtype: Any,
+    rows: Any,
+    columns: Any,
+    k: Any,
+    a: Any,
+    b: Any,
+    c: Any,
+    start: Any,
+    relu: Any,
+    gate: Any,
+    scale: Any,
 ) -> Any:
-    """One tile of C = start + A B, and ReLU of it.
+    """One tile of C = start + scale A B, of its ReLU, or of it behind a gate.
 
     Parameters
     ----------
@@ -283,18 +317,22 @@ def micro_kernel(
     a : (intp, intp, intp)
         Address of A[0, 0]; bytes from a row of A to the next, and from a k to the next.
     b, c : (intp, intp)
-        Address of B[0, 0] and of C[0, 0]; bytes from a row to the next.
+        Address of B[0, 0] and of C[0, 0]; bytes from a row to the next.  C's may be 0: it is not stored.
     start : (intp, intp)
         The same of what is added to the sums: C itself; a bias, with 0 bytes from row to row; address 0 for nothing.
     relu : (intp, intp)
         The same of an array that receives max(0, C); address 0 for none.
+    gate : (intp, intp)
+        The same of an array where whose elements are not above 0, C becomes 0; address 0 for none.
+    scale : float
+        Of the arrays' dtype; multiplies the sums where something is added to them.
     """
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        _, rows, columns, k, *matrices = arguments
+        _, rows, columns, k, *matrices, scale = arguments
         _keep_small(builder)
         intp = rows.type
-        numbers = [columns, k, *(x for matrix in matrices for x in cgutils.unpack_tuple(builder, matrix))]
+        numbers = [columns, k, *(x for matrix in matrices for x in cgutils.unpack_tuple(builder, matrix)), scale]
         lanes = VECTOR * 8 // dtype.dtype.bitwidth
         vectors = builder.sdiv(builder.add(columns, intp(lanes - 1)), intp(lanes))
         done, impossible = builder.append_basic_block("tile_done"), builder.append_basic_block("no_such_tile")
@@ -312,7 +350,7 @@ def micro_kernel(
         return context.get_dummy_value()
 
     pair, triple = types.UniTuple(types.intp, 2), types.UniTuple(types.intp, 3)
-    return types.void(dtype, *[types.intp] * 3, triple, *[pair] * 4), codegen
+    return types.void(dtype, *[types.intp] * 3, triple, *[pair] * 5, dtype.dtype), codegen
 
 
 # --------------------------------------------------------------------------------- what packing needs

@@ -163,6 +163,8 @@ def _macro_kernel(
     c: Any,
     add: Any,
     relu: Any,
+    gate: Any,
+    scale: Any,
 ) -> None:
     """Loops 2 and 1: a block of C, rows x nb, from a block of A and a block of B.
 
@@ -179,8 +181,10 @@ def _macro_kernel(
         A's block; where it is packed, the bytes of a sliver, else 0.
     b, panel : tuple, int
         B's block as (address, bytes from row to row); bytes from one NR columns to the next.
-    c, add, relu : tuple
-        C, what is added to the sums, and what receives the ReLU: each (address or 0, bytes from row to row).
+    c, add, relu, gate : tuple
+        As `micro_kernel` takes them, for the whole block.
+    scale : float
+        Multiplies the sums where something is added.
     """
     item = item_bytes(dtype)
     lanes = VECTOR // item
@@ -198,16 +202,47 @@ def _macro_kernel(
             while width > max(lanes, nb - j):
                 width >>= 1
             b_tile = (b[0] + j // nr * panel + j % nr * item, b[1])
-            c_tile = (c[0] + i * c[1] + j * item, c[1])
-            start = (add[0] + i * add[1] + j * item if add[0] != 0 else 0, add[1])
-            clamp = (relu[0] + i * relu[1] + j * item if relu[0] != 0 else 0, relu[1])
-            micro_kernel(dtype, height, min(width, nb - j), kb, a_tile, b_tile, c_tile, start, clamp)
+            c_tile = _at(c, i, j * item)
+            start, clamp, mask = _at(add, i, j * item), _at(relu, i, j * item), _at(gate, i, j * item)
+            micro_kernel(dtype, height, min(width, nb - j), kb, a_tile, b_tile, c_tile, start, clamp, mask, scale)
             j += width
 
 
+@jit(inline=True)
+def _at(place: Any, i: int, offset: int) -> Any:
+    """(address, bytes from row to row) i rows down and some bytes to the right; address 0 stays 0."""
+    return place[0] + (i * place[1] + offset) * (place[0] != 0), place[1]
+
+
+@jit(inline=True)
+def blocking(item: int, m: int, n: int, k: int, a: Any, b: Any) -> Any:
+    """How `product_into` cuts and packs: (kc, nc, mc, bytes of a sliver of A, bytes of B's block, bytes in all).
+
+    ``a`` and ``b`` are as for `product`; 0 bytes mean in place. Plain integers: it runs in Python too.
+    """
+    lanes = VECTOR // item
+    nr = NV * lanes
+    slices = max(1, -(-k // (KC_BYTES // item)))
+    kc = -(-k // slices)
+    # A block of B in place is one panel, which loop 2 finds in L2.
+    b_in_place = b[2] == item and (m < FEW_ROWS or kc * n * item <= L2)
+    a_packed = a[1] == item and a[2] != item and m * k * item > L2
+    nc = nr
+    if not b_in_place:
+        blocks = max(1, -(-n * kc * item // B_BYTES))
+        nc = max(1, -(-n // (blocks * nr))) * nr
+    mc = max(1, min(m, MC))
+    sliver = (MR * kc + lanes) * item if a_packed else 0
+    b_room = 0 if b_in_place else (kc + lanes) * nc * item
+    a_room = -(-mc // MR) * sliver
+    return kc, nc, mc, sliver, b_room, b_room + a_room + (VECTOR if b_room + a_room > 0 else 0)
+
+
 @jit(internal=True)
-def product(dtype: Any, m: int, n: int, k: int, a: Any, b: Any, c: Any, bias: int, relu: Any) -> None:
-    """C (m, n) = A (m, k) B (k, n) + bias, and ReLU of C.  Loops 5 to 3.
+def product_into(
+    dtype: Any, m: int, n: int, k: int, a: Any, b: Any, c: Any, start: Any, relu: Any, gate: Any, scale: Any, work: int
+) -> None:
+    """C (m, n) = start + scale A (m, k) B (k, n), ReLU of C, or C behind a gate.  Loops 5 to 3.
 
     Parameters
     ----------
@@ -217,29 +252,23 @@ def product(dtype: Any, m: int, n: int, k: int, a: Any, b: Any, c: Any, bias: in
         Sizes, 0 allowed.
     a, b : tuple
         (address, bytes from row to row, bytes from column to column).
-    c, relu : tuple
-        (address, bytes from row to row) of C and of an array for max(0, C), or (0, 0); columns are contiguous.
-    bias : int
-        Address of n contiguous values, or 0.
+    c : tuple
+        (address, bytes from row to row); columns are contiguous.
+    start, relu, gate : tuple
+        As `micro_kernel` takes them: start may be C itself, or a bias with 0 bytes from row to row. A relu that is C
+        itself has only that stored.
+    scale : float
+        Of dtype; where nothing is added, 1.
+    work : int
+        Address of as many bytes as `blocking` says.
     """
     item = item_bytes(dtype)
     lanes = VECTOR // item
     nr = NV * lanes
-    slices = max(1, -(-k // (KC_BYTES // item)))
-    kc = -(-k // slices)
-
-    # What is packed, and how much room that takes. A block of B in place is one panel, which loop 2 finds in L2.
-    b_in_place = b[2] == item and (m < FEW_ROWS or kc * n * item <= L2)
-    a_packed = a[1] == item and a[2] != item and m * k * item > L2
-    nc = nr
-    if not b_in_place:
-        blocks = max(1, -(-n * kc * item // B_BYTES))
-        nc = max(1, -(-n // (blocks * nr))) * nr
-    mc = max(1, min(m, MC))
-    sliver = (MR * kc + lanes) * item if a_packed else 0
-    b_room = 0 if b_in_place and n % lanes == 0 else (kc + lanes) * nc * item
-    work = np.empty((b_room + -(-mc // MR) * sliver + VECTOR) // item, dtype)
-    b_packed = -(-layout(work)[0] // VECTOR) * VECTOR
+    kc, nc, mc, sliver, b_room, room = blocking(item, m, n, k, a, b)
+    b_packed = -(-work // VECTOR) * VECTOR
+    slices = max(1, -(-k // kc)) if kc > 0 else 1
+    none = (np.intp(0), np.intp(0))
 
     for i in range(0, m, mc):  # loop 5
         rows = min(mc, m - i)
@@ -247,25 +276,40 @@ def product(dtype: Any, m: int, n: int, k: int, a: Any, b: Any, c: Any, bias: in
         for s in range(slices):  # loop 4
             kb = min(kc, k - s * kc)
             a_block = (a[0] + i * a[1] + s * kc * a[2], a[1], a[2])
-            if a_packed:
+            if sliver > 0:
                 _pack_a(dtype, rows, tiles, kb, sliver, m - i, a_block, b_packed + b_room)
                 a_block = (b_packed + b_room, a[1], a[2])
             for j in range(0, n, nc):  # loop 3
                 nb = min(nc, n - j)
                 b_block = (b[0] + s * kc * b[1] + j * b[2], b[1])
                 panel = nr * item
-                if not b_in_place or nb % lanes > 0:
+                if b_room > 0:
                     _pack_b(dtype, kb, nb, (b_block[0], b[1], b[2]), b_packed)
                     b_block = (b_packed, nr * item)
                     panel = -(-kb // lanes) * lanes * nr * item
-                c_block = (c[0] + i * c[1] + j * item, c[1])
-                add = c_block
-                if s == 0:
-                    add = (bias + j * item if bias != 0 else 0, 0)
-                clamp = (0, 0)
-                if s == slices - 1 and relu[0] != 0:
-                    clamp = (relu[0] + i * relu[1] + j * item, relu[1])
-                _macro_kernel(dtype, rows, tiles, nb, kb, a_block, sliver, b_block, panel, c_block, add, clamp)
+                c_block = _at(c, i, j * item)
+                add = c_block if s > 0 else _at(start, i, j * item)
+                clamp, mask = none, none
+                if s == slices - 1:
+                    clamp, mask = _at(relu, i, j * item), _at(gate, i, j * item)
+                    if clamp[0] == c_block[0]:
+                        c_block = none
+                _macro_kernel(
+                    dtype, rows, tiles, nb, kb, a_block, sliver, b_block, panel, c_block, add, clamp, mask, scale
+                )
+
+
+@jit(inline=True)
+def product(dtype: Any, m: int, n: int, k: int, a: Any, b: Any, c: Any, bias: int, relu: Any) -> None:
+    """C (m, n) = A (m, k) B (k, n) + bias, and ReLU of C, with room for packing of its own.
+
+    ``bias`` is the address of n contiguous values, or 0; the rest as `product_into` takes it.
+    """
+    item = item_bytes(dtype)
+    room = blocking(item, m, n, k, a, b)[5]
+    work = np.empty(room // item, dtype)
+    none = (np.intp(0), np.intp(0))
+    product_into(dtype, m, n, k, a, b, c, (bias, np.intp(0)), relu, none, dtype.type(1), layout(work)[0])
     keep(work)
 
 

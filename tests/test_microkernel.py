@@ -39,11 +39,13 @@ def lanes_of(dtype: Any) -> int:
 def kernels(dtype: Any) -> dict[str, Any]:
     """Compile each intrinsic in a function that can be called; once for all layouts."""
 
-    def tile(A: Any, B: Any, C: Any, columns: Any, start: Any, relu: Any) -> None:
-        b, c, s, r = layout(B), layout(C), layout(start), layout(relu)
+    def tile(A: Any, B: Any, C: Any, columns: Any, start: Any, relu: Any, gate: Any, scale: Any, store: Any) -> None:
+        b, c, s, r, g = layout(B), layout(C), layout(start), layout(relu), layout(gate)
         add = (s[0] if start.size > 0 else 0, s[1])
         clamp = (r[0] if relu.size > 0 else 0, r[1])
-        micro_kernel(C.dtype, A.shape[0], columns, A.shape[1], layout(A), (b[0], b[1]), (c[0], c[1]), add, clamp)
+        mask = (g[0] if gate.size > 0 else 0, g[1])
+        to = (c[0] if store else 0, c[1])
+        micro_kernel(C.dtype, A.shape[0], columns, A.shape[1], layout(A), (b[0], b[1]), to, add, clamp, mask, scale)
 
     def copy(target: Any, source: Any, count: Any) -> None:
         copy_vector(target.dtype, layout(target)[0], layout(source)[0], count)
@@ -55,11 +57,19 @@ def kernels(dtype: Any) -> dict[str, Any]:
     scalar = numba.from_dtype(np.dtype(dtype))
     vector, matrix = types.Array(scalar, 1, "A"), types.Array(scalar, 2, "A")
     signatures = {
-        tile: (matrix, matrix, matrix, types.intp, matrix, matrix),
+        tile: (matrix, matrix, matrix, types.intp, matrix, matrix, matrix, scalar, types.boolean),
         copy: (vector, vector, types.intp),
         transpose: (matrix, matrix),
     }
     return {f.__name__: numba.njit(signature)(f) for f, signature in signatures.items()}
+
+
+def run_tile(A: Any, B: Any, C: Any, columns: int, **epilogue: Any) -> None:
+    """One tile; an epilogue that is not named is left out."""
+    nothing = np.empty((0, 0), C.dtype)
+    places = [epilogue.get(name, nothing) for name in ("start", "relu", "gate")]
+    tile = kernels(C.dtype.type)["tile"]
+    tile(A, B, C, columns, *places, C.dtype.type(epilogue.get("scale", 1)), epilogue.get("store", True))
 
 
 def guarded(dtype: Any, rows: int, columns: int, fill: float = np.nan) -> tuple[Any, Any]:
@@ -93,14 +103,13 @@ def strided(A: Any) -> list[Any]:
 def check_identity(dtype: Any) -> None:
     """Require that A times I is A, exactly, and that nothing beside C is touched."""
     rng = np.random.default_rng(0)
-    nothing = np.empty((0, 0), dtype)
     for rows, columns in tiles(dtype):
         A = rng.standard_normal((rows, columns)).astype(dtype)
         identity = np.full((columns, NV * lanes_of(dtype)), 5, dtype)  # beyond the columns: must not be used
         identity[:, :columns] = np.eye(columns)
         for layout_of_a in strided(A):
             outer, C = guarded(dtype, rows, columns)
-            kernels(dtype)["tile"](layout_of_a, identity, C, columns, nothing, nothing)
+            run_tile(layout_of_a, identity, C, columns)
             assert np.array_equal(C, A), (rows, columns)
             assert_guard(outer, rows, columns)
 
@@ -127,12 +136,37 @@ def check_epilogue(dtype: Any) -> None:
             elif start == "bias":
                 source = np.lib.stride_tricks.as_strided(bias, (rows, columns), (0, bias.itemsize))
                 expected = expected + bias
-            kernels(dtype)["tile"](A, B, C, columns, source, relu)
+            run_tile(A, B, C, columns, start=source, relu=relu)
             assert np.array_equal(C, expected, equal_nan=True), (rows, columns, start)
             assert np.isnan(C[0]).all()
             assert np.array_equal(relu, np.maximum(expected, 0), equal_nan=True), (rows, columns, start)
             assert_guard(outer, rows, columns)
             assert_guard(relu_outer, rows, columns)
+
+
+def check_gate_and_scale(dtype: Any) -> None:
+    """C + scale A B; zeros where the gate is not above 0; nothing stored where only the ReLU is wanted."""
+    rng = np.random.default_rng(2)
+    k = 5
+    for rows, columns in tiles(dtype):
+        A = rng.integers(-3, 4, (rows, k)).astype(dtype)
+        B = rng.integers(-3, 4, (k, NV * lanes_of(dtype))).astype(dtype)
+        gate = rng.integers(-1, 2, (rows, columns)).astype(dtype)
+        former = rng.integers(-9, 10, (rows, columns)).astype(dtype)
+        product = A @ B[:, :columns]
+        outer, C = guarded(dtype, rows, columns)
+        C[:] = former
+        run_tile(A, B, C, columns, start=C, scale=-0.5)
+        assert np.array_equal(C, former - product / 2), (rows, columns)
+        run_tile(A, B, C, columns, gate=gate)
+        assert np.array_equal(C, np.where(gate > 0, product, 0)), (rows, columns)
+        C[:] = former
+        relu_outer, relu = guarded(dtype, rows, columns)
+        run_tile(A, B, C, columns, relu=relu, store=False)
+        assert np.array_equal(C, former)
+        assert np.array_equal(relu, np.maximum(product, 0)), (rows, columns)
+        assert_guard(outer, rows, columns)
+        assert_guard(relu_outer, rows, columns)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -146,11 +180,15 @@ def test_epilogues(dtype: Any) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+def test_gate_and_scale(dtype: Any) -> None:
+    check_gate_and_scale(dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_no_products_give_zeros(dtype: Any) -> None:
-    nothing = np.empty((0, 0), dtype)
     for rows, columns in tiles(dtype):
         outer, C = guarded(dtype, rows, columns)
-        kernels(dtype)["tile"](np.empty((rows, 0), dtype), np.empty((0, columns), dtype), C, columns, nothing, nothing)
+        run_tile(np.empty((rows, 0), dtype), np.empty((0, columns), dtype), C, columns)
         assert (C == 0).all()
         assert_guard(outer, rows, columns)
 
@@ -162,12 +200,11 @@ def test_sums_are_chains_over_ascending_k(dtype: Any) -> None:
     k = 40
     A = rng.standard_normal((MR, k)).astype(dtype)
     B = rng.standard_normal((k, NV * lanes_of(dtype))).astype(dtype)
-    nothing = np.empty((0, 0), dtype)
     widest = np.full((MR, B.shape[1]), np.nan, dtype)
-    kernels(dtype)["tile"](A, B, widest, B.shape[1], nothing, nothing)
+    run_tile(A, B, widest, B.shape[1])
     for rows, columns in tiles(dtype):
         C = np.full((rows, columns), np.nan, dtype)
-        kernels(dtype)["tile"](A[:rows], B, C, columns, nothing, nothing)
+        run_tile(A[:rows], B, C, columns)
         assert np.array_equal(C, widest[:rows, :columns])
     if dtype is np.float32:  # a float64 product of float32 is exact: one rounding a step is FMA, two are not
         fused, plain = np.float32(0) * A[:, :1] * B[:1], np.float32(0) * A[:, :1] * B[:1]
@@ -243,6 +280,11 @@ MUTANTS = {
     "masks one lane too many": ("check_identity", "first_lanes", "lambda s, n: real(s, s.builder.add(n, n.type(1)))"),
     "masks one lane too few": ("check_identity", "first_lanes", "lambda s, n: real(s, s.builder.sub(n, n.type(1)))"),
     "forgets to sum": ("check_epilogue", "fma", "lambda s, x, y, z: s.builder.fmul(x, y)"),
+    "gates at 0": (
+        "check_gate_and_scale",
+        "where_positive",
+        "lambda s, g, x: s.builder.select(s.builder.fcmp_ordered('>=', g, s.zero), x, s.zero)",
+    ),
     "ReLU hides NaN": (
         "check_epilogue",
         "relu",
