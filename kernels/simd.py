@@ -265,7 +265,7 @@ def product_into(
     item = item_bytes(dtype)
     lanes = VECTOR // item
     nr = NV * lanes
-    kc, nc, mc, sliver, b_room, room = blocking(item, m, n, k, a, b)
+    kc, nc, mc, sliver, b_room, _ = blocking(item, m, n, k, a, b)
     b_packed = -(-work // VECTOR) * VECTOR
     slices = max(1, -(-k // kc)) if kc > 0 else 1
     none = (np.intp(0), np.intp(0))

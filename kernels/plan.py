@@ -1,0 +1,172 @@
+"""A network and its training as flat arrays and integer codes: what the compiled epoch and its NumPy twin work on.
+
+Imports `elementwise` for the codes. One flat parameter vector and a table of layers, not a tuple of arrays: so one
+compilation serves networks of every shape and depth.
+
+Layout. Parameters, gradient and each state vector of the optimizer are flat (P,): W1, b1, W2, b2, ..., row-major, no
+padding. The workspace holds, one behind the other, what a slice of rows needs: its inputs where they are gathered,
+and of every layer A, Z where a derivative needs that, and dZ, each (rows, k).
+
+**Slices.** A batch of more than SLICE_ROWS rows is worked through in slices of that many, the gradient added up over
+them, so that memory does not grow with the batch. The rule depends on the batch size alone, so the bits depend on
+neither threads nor machine.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .elementwise import BINARY_CROSS_ENTROPY, CROSS_ENTROPY, GELU, HUBER, MAE, MSE, SILU
+
+Array = NDArray[Any]
+
+SLICE_ROWS = 1024
+"""Rows worked through at a time, and the longest chain of one sum of the gradient."""
+
+LOSSES = {
+    "mse": MSE,
+    "mae": MAE,
+    "huber": HUBER,
+    "cross_entropy": CROSS_ENTROPY,
+    "binary_cross_entropy": BINARY_CROSS_ENTROPY,
+}
+"""Code of every loss."""
+
+MEANS_OVER_OUTPUTS = (MSE, MAE, HUBER)
+"""Losses that are reported as means over all elements; the objective is the sum over a row's outputs."""
+
+NONE, PLAIN, MOMENTUM, NESTEROV, ADAM = range(5)
+"""Codes of the optimizers; NONE leaves the gradient and changes nothing."""
+
+# Columns of the table of layers: sizes, a code, and where in their arrays things begin.
+N, K, ACTIVATION, W, B, T, A, Z, D = range(9)
+
+# Places in `Plan.settings`.
+LOSS, OPTIMIZER, BATCH, GATHER, TARGETS, SCRATCH, CLIPS = range(7)
+
+# Places in `Plan.hyper`.
+BETA1, BETA2, EPSILON, DECAY, L2, CLIP = range(6)
+
+# Places in `Plan.progress`: rows and steps that are behind; with the slices of an unfinished step; and right answers.
+ROW, STEP, DONE, RIGHT, SLICES_RIGHT = range(5)
+
+# Places in `Plan.totals`: weighted losses and weights of the rows behind, and of an unfinished step.
+LOSS_SUM, WEIGHT_SUM, SLICES_LOSS, SLICES_WEIGHT, BATCH_WEIGHT = range(5)
+
+
+class Plan(NamedTuple):
+    """Everything that an epoch reads and writes besides the data.
+
+    Attributes
+    ----------
+    layers : int64, shape (L, 9)
+        Sizes n and k, the activation's code, and the offsets of W and b in ``parameters``, of W^T in ``transposed``, of
+        A, Z and dZ in ``workspace``.
+    pieces : int64, shape (pieces, 3)
+        A layer and a range of its rows of W: what one thread takes of an update. Never decides about bits.
+    settings : int64
+        Codes and sizes.
+    hyper : float64
+        Hyper-parameters of the optimizer, l2, the norm to clip at.
+    parameters, gradient : shape (P,)
+    state : shape (2, P)
+        Of the optimizer: velocity, or running mean and square.
+    transposed : ndarray
+        W^T of every layer, rows padded to whole vectors; written by who uses it.
+    workspace : ndarray
+        See above.
+    labels : int64, shape (rows,)
+        Of a slice; empty unless the loss takes labels.
+    losses, shares : shape (rows,)
+        Of a slice's rows: their loss in float64, and what they count in the objective.
+    norms : float64
+        Squared length of the gradient of every row of every W with its b.
+    progress : int64
+        Where the epoch stands, written by who trains: a KeyboardInterrupt may come before it returns.
+    totals : float64
+        The sums so far.
+    """
+
+    layers: Array
+    pieces: Array
+    settings: Array
+    hyper: Array
+    parameters: Array
+    gradient: Array
+    state: Array
+    transposed: Array
+    workspace: Array
+    labels: Array
+    losses: Array
+    shares: Array
+    norms: Array
+    progress: Array
+    totals: Array
+
+
+def parameter_count(layer_sizes: Sequence[int]) -> int:
+    """Number of weights and biases."""
+    return sum((n + 1) * k for n, k in pairwise(layer_sizes))
+
+
+def layer_views(flat: Array, layer_sizes: Sequence[int]) -> list[tuple[Array, Array]]:
+    """Views (W (k, n), b (k,)) of every layer into a flat vector."""
+    views = []
+    start = 0
+    for n, k in pairwise(layer_sizes):
+        views.append((flat[start : start + k * n].reshape(k, n), flat[start + k * n : start + k * n + k]))
+        start += k * n + k
+    return views
+
+
+def slice_rows(batch: int) -> int:
+    """Rows of a batch that are worked through at a time."""
+    return min(batch, SLICE_ROWS)
+
+
+def layer_table(layer_sizes: Sequence[int], activations: Sequence[int], rows: int, lanes: int) -> tuple[Array, int]:
+    """``Plan.layers`` for slices of so many rows, and the size of the workspace without inputs and targets."""
+    table = np.zeros((len(layer_sizes) - 1, 9), np.int64)
+    parameters = transposed = workspace = 0
+    for row, (n, k), activation in zip(table, pairwise(layer_sizes), activations, strict=True):
+        row[[N, K, ACTIVATION]] = n, k, activation
+        row[[W, B]] = parameters, parameters + n * k
+        parameters += (n + 1) * k
+        row[T] = transposed
+        transposed += padded(n, lanes) * padded(k, lanes)
+        row[A], row[D] = workspace, workspace + rows * k
+        workspace += 2 * rows * k
+        row[Z] = row[A]
+        if activation in (GELU, SILU):  # whose derivatives cannot be had from A
+            row[Z] = workspace
+            workspace += rows * k
+    return table, workspace
+
+
+def transposed_size(layer_sizes: Sequence[int], lanes: int) -> int:
+    """Elements of ``Plan.transposed``."""
+    return sum(padded(n, lanes) * padded(k, lanes) for n, k in pairwise(layer_sizes))
+
+
+def padded(size: int, lanes: int) -> int:
+    """The next whole number of vectors."""
+    return -(-size // lanes) * lanes
+
+
+def cut_updates(layer_sizes: Sequence[int], pieces: int, unit: int) -> Array:
+    """``Plan.pieces``: each layer's rows of W in about so many pieces in all, the largest layers first.
+
+    Cuts are at multiples of ``unit`` rows.
+    """
+    total = parameter_count(layer_sizes)
+    found: list[tuple[int, int, int, int]] = []
+    for layer, (n, k) in enumerate(pairwise(layer_sizes)):
+        units = -(-k // unit)
+        parts = min(units, max(1, round(pieces * (n + 1) * k / total)))
+        edges = [min(k, units * i // parts * unit) for i in range(parts + 1)]
+        found += [(layer, top, bottom, n * (bottom - top)) for top, bottom in pairwise(edges)]
+    found.sort(key=lambda piece: -piece[3])
+    return np.array([piece[:3] for piece in found], np.int64)
