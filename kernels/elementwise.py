@@ -15,6 +15,9 @@ from ._jit import jit
 
 IDENTITY, RELU, TANH, SIGMOID = range(4)
 
+MSE, MAE, HUBER, CROSS_ENTROPY, BINARY_CROSS_ENTROPY = range(5)
+"""Losses, by the code under which compiled kernels choose one."""
+
 
 @jit
 def sigmoid(z: Any, one: Any) -> Any:

@@ -33,6 +33,7 @@ from numba import extending, types
 
 from . import vmath
 from ._jit import jit
+from .elementwise import BINARY_CROSS_ENTROPY, CROSS_ENTROPY, HUBER, MAE, MSE
 
 # Its type does not know that callers leave out the context.
 intrinsic: Callable[[Callable[..., Any]], Callable[..., Any]] = extending.intrinsic
@@ -40,14 +41,7 @@ intrinsic: Callable[[Callable[..., Any]], Callable[..., Any]] = extending.intrin
 ROWS = 64
 """Rows of a block."""
 
-_LANES = 64
 _WIDE = 32  # columns from which a row is worked through as it lies
-
-
-@jit
-def block_count(rows: int) -> int:
-    """Number of blocks that many rows make."""
-    return (rows + ROWS - 1) // ROWS
 
 
 @jit
@@ -108,178 +102,289 @@ def _row_sum(row: Any) -> Any:
     return ((a + b) + (c + d)) + ((e + f) + (g + h))
 
 
-# A block is handed on as (first row, number of rows): slices of matrices would double the time to compile.
+# Blocks are handed on as (first row, number of rows): slices of matrices would double the time to compile.
 
 
 @jit
-def _scratch(Z: Any) -> Any:
-    """Room for a block's exponentials, transposed where rows are short, and for two numbers a row."""
-    n, k = min(Z.shape[0], ROWS), Z.shape[1]
-    E = np.empty((k, n) if k < _WIDE else (n, k), Z.dtype)
-    return E, np.empty(n, Z.dtype), np.empty(n, Z.dtype)
+def scratch_size(rows: int, k: int) -> int:
+    """Elements of scratch that `loss_rows` needs for up to so many rows at a time, of k columns."""
+    n = min(rows, ROWS)
+    return (2 * k + 1) * n if k < _WIDE else 2 * k + 2 * n
 
 
-@jit
+@jit(internal=True)
 def _exponentials(Z: Any, start: int, n: int, E: Any, top: Any, total: Any) -> None:
-    """E = exp(Z - top) of one block, top (n,) each row's largest, total (n,) its sum: NaN if there is a NaN in it."""
+    """E (k, n) = exp(Z - top) of n short rows, transposed; top each row's largest, total its sum: NaN if one is in it.
+
+    E is flat.
+    """
     k = Z.shape[1]
-    if k < _WIDE:
-        for i in range(n):
-            row = Z[start + i]
-            for j in range(k):
-                E[j, i] = row[j]
-            top[i] = row[0]
-            total[i] = 0
-        for j in range(1, k):
-            column = E[j]
-            for i in range(n):
-                top[i] = column[i] if column[i] > top[i] else top[i]  # a NaN passed over comes back as exp(NaN)
-        for j in range(k):
-            column = E[j]
-            for i in range(n):
-                e = vmath.exp_nonpositive(column[i] - top[i])
-                column[i] = e
-                total[i] += e
-    else:
-        for i in range(n):
-            row, shifted = Z[start + i], E[i]
-            largest = _largest(row)
-            top[i] = largest
-            for j in range(k):
-                shifted[j] = vmath.exp_nonpositive(row[j] - largest)
-            total[i] = _row_sum(shifted)
-
-
-@jit
-def _scaled(E: Any, scale: Any, start: int, n: int, out: Any) -> None:
-    """A block's rows of out = its exponentials, each row times its scale."""
-    k = out.shape[1]
     for i in range(n):
-        s, row = scale[i], out[start + i]
-        if k < _WIDE:
-            for j in range(k):
-                row[j] = E[j, i] * s
-        else:
-            exponentials = E[i]
-            for j in range(k):
-                row[j] = exponentials[j] * s
+        row = Z[start + i]
+        for j in range(k):
+            E[j * n + i] = row[j]
+        top[i] = row[0]
+        total[i] = 0
+    for j in range(1, k):
+        column = E[j * n : j * n + n]
+        for i in range(n):
+            top[i] = column[i] if column[i] > top[i] else top[i]  # a NaN passed over comes back as exp(NaN)
+    for j in range(k):
+        column = E[j * n : j * n + n]
+        for i in range(n):
+            e = vmath.exp_nonpositive(column[i] - top[i])
+            column[i] = e
+            total[i] += e
 
 
-# -------------------------------------------------------------------------------------- cross-entropy
+@jit(internal=True)
+def _row_exponentials(row: Any, out: Any) -> Any:
+    """Out = exp(row - top) of one long row; returns (top, its largest; the sum of out): NaN if one is in it."""
+    top = _largest(row)
+    for j in range(row.size):
+        out[j] = vmath.exp_nonpositive(row[j] - top)
+    return top, _row_sum(out)
 
 
 @jit
 def softmax(Z: Any, out: Any) -> None:
     """Out = exp(Z) / sum of the row's exp(Z), shifted by the row's largest."""
-    E, top, total = _scratch(Z)
-    for start in range(0, Z.shape[0], ROWS):
-        n = min(ROWS, Z.shape[0] - start)
+    one = Z.dtype.type(1)
+    rows, k = Z.shape
+    if k >= _WIDE:
+        for i in range(rows):
+            row = out[i]
+            _, total = _row_exponentials(Z[i], row)
+            scale = one / total
+            for j in range(k):
+                row[j] *= scale
+        return
+    scratch = np.empty((k + 2) * min(rows, ROWS), Z.dtype)
+    for start in range(0, rows, ROWS):
+        n = min(ROWS, rows - start)
+        top, total, E = scratch[:n], scratch[n : 2 * n], scratch[2 * n :]
         _exponentials(Z, start, n, E, top, total)
         for i in range(n):
-            total[i] = 1 / total[i]
-        _scaled(E, total, start, n, out)
+            scale = one / total[i]
+            for j in range(k):
+                out[start + i, j] = E[j * n + i] * scale
 
 
-@jit
-def softmax_cross_entropy_blocks(labels: Any, Z: Any, D: Any, first: int, last: int, losses: Any) -> None:
-    """losses[i] = summed loss of block i, and the gradient of the mean over all rows in the block's rows of D.
+# -------------------------------------------------------------------------------------- loss of rows
 
-    For the blocks first..last-1. A D of no elements is not computed.
-    """
-    E, top, total = _scratch(Z)
-    share = Z.dtype.type(1) / Z.dtype.type(Z.shape[0])
-    for block in range(first, last):
-        start = block * ROWS
-        n = min(ROWS, Z.shape[0] - start)
+
+@jit(internal=True)
+def _cross_entropy_block(
+    labels: Any, Z: Any, shares: Any, D: Any, losses: Any, scratch: Any, start: int, n: int
+) -> None:
+    """`loss_rows` of one block of n rows, for CROSS_ENTROPY."""
+    k = Z.shape[1]
+    top, total, E = scratch[:n], scratch[n : 2 * n], scratch[2 * n :]
+    if k < _WIDE:
         _exponentials(Z, start, n, E, top, total)
-        for i in range(n):
-            top[i] -= Z[start + i, labels[start + i]]
-        loss = 0.0
-        for i in range(n):
-            top[i] += vmath.log(total[i])
-        for i in range(n):
-            loss += top[i]
-        losses[block] = loss
         if D.size > 0:
             for i in range(n):
-                total[i] = share / total[i]
-            _scaled(E, total, start, n, D)
-            for i in range(start, start + n):
-                D[i, labels[i]] -= share
+                row, scale = D[start + i], shares[start + i] / total[i]
+                for j in range(k):
+                    row[j] = E[j * n + i] * scale
+    else:
+        for i in range(n):
+            row = D[start + i] if D.size > 0 else E[:k]
+            top[i], total[i] = _row_exponentials(Z[start + i], row)
+            scale = shares[start + i] / total[i]
+            for j in range(k):
+                row[j] *= scale
+    if D.size > 0:
+        for i in range(start, start + n):
+            D[i, labels[i]] -= shares[i]
+    for i in range(n):
+        top[i] -= Z[start + i, labels[start + i]]
+    block = losses[start : start + n]
+    for i in range(n):
+        block[i] = vmath.log(total[i]) + top[i]
 
 
-@jit
-def softmax_cross_entropy(labels: Any, Z: Any, D: Any, out: Any) -> None:
-    """out[0] = mean over rows of log sum exp(Z) - Z[label];  D = (softmax(Z) - one_hot(labels)) / B.
+@jit(internal=True)
+def _elements(loss: int, z: Any, y: Any, value: Any, slope: Any) -> None:
+    """Loss and derivative of every output in z, given the targets y; vectors of one length."""
+    zero = z.dtype.type(0)
+    one = z.dtype.type(1)
+    half = z.dtype.type(0.5)
+    if loss == MSE:
+        for i in range(z.size):
+            d = z[i] - y[i]
+            value[i] = d * d
+            slope[i] = d + d
+    elif loss == MAE:
+        for i in range(z.size):
+            d = z[i] - y[i]
+            value[i] = abs(d)
+            slope[i] = one if d > zero else (-one if d < zero else d)  # d is 0 or NaN
+    elif loss == HUBER:
+        for i in range(z.size):
+            d = z[i] - y[i]
+            c = one if d > one else (-one if d < -one else d)
+            value[i] = c * (d - half * c)  # d^2/2 where c is d, else |d| - 1/2
+            slope[i] = c
+    else:
+        for i in range(z.size):
+            e = vmath.exp_nonpositive(-abs(z[i]))
+            q = vmath.over_one_plus(e)  # sigmoid(-|z|)
+            positive = z[i] > zero
+            value[i] = ((z[i] if positive else zero) - z[i] * y[i]) + vmath.log1p(e)
+            slope[i] = (one - y[i]) - q if positive else q - y[i]  # sigmoid(z) - y; nothing cancels at y = 0 and 1
 
-    Both from one pass of exponentials. A D of no elements is not computed.
+
+@jit(internal=True)
+def _elementwise_block(
+    loss: int, targets: Any, outputs: Any, shares: Any, D: Any, losses: Any, scratch: Any, start: int, n: int
+) -> None:
+    """`loss_rows` of n rows, for the losses that are sums over elements: all rows at once, as one vector."""
+    k = outputs.shape[1]
+    size, begin = n * k, start * k
+    value, slope = scratch[:size], scratch[size : 2 * size]
+    if D.size > 0:
+        slope = D.reshape(D.size)[begin : begin + size]
+    z = outputs.reshape(outputs.size)[begin : begin + size]
+    y = targets.reshape(targets.size)[begin : begin + size]
+    _elements(loss, z, y, value, slope)
+    share, sums = shares[start : start + n], losses[start : start + n]
+    if k == 1:
+        for i in range(n):
+            sums[i] = value[i]
+            slope[i] *= share[i]
+    else:
+        for i in range(n):
+            sums[i] = _row_sum(value[i * k : i * k + k])
+            row = slope[i * k : i * k + k]
+            for j in range(k):
+                row[j] *= share[i]
+
+
+@jit(internal=True)
+def loss_rows(
+    loss: int,
+    labels: Any,
+    targets: Any,
+    outputs: Any,
+    shares: Any,
+    D: Any,
+    losses: Any,
+    scratch: Any,
+    first: int,
+    last: int,
+) -> None:
+    """losses[i] = l_i, and D[i, :] = shares[i] * d l_i / d outputs[i, :], for the rows first..last-1.
+
+    l_i is the sum over row i's outputs z with targets y:
+
+    - MSE (z - y)^2; MAE |z - y|; HUBER (z - y)^2 / 2 where |z - y| <= 1, else |z - y| - 1/2;
+    - CROSS_ENTROPY log sum exp(z) - z[label];
+    - BINARY_CROSS_ENTROPY, on logits: max(z, 0) - z y + log(1 + exp(-|z|)).
+
+    Any number of threads may do rows of their own, each with a scratch of its own: a row's bits depend on the row.
+
+    Parameters
+    ----------
+    loss : int
+        A code of `elementwise`.
+    labels : ndarray of int64, shape (B,)
+        Of CROSS_ENTROPY; of the others any, such as (0,).
+    targets : ndarray, shape (B, k)
+        Of all but CROSS_ENTROPY, for which it may be (0, k).
+    outputs : ndarray, shape (B, k)
+        Like all matrices here C-contiguous and of one float dtype; k >= 1.
+    shares : ndarray, shape (B,)
+        The rows' weights in the objective: 1/B, or w_i / sum(w).
+    D : ndarray, shape (B, k) or (0, k)
+        Filled; one of no elements is not computed. It overlaps nothing else.
+    losses : ndarray of float64, shape (B,)
+        Filled.
+    scratch : ndarray
+        At least ``scratch_size(last - first, k)`` elements.
+    first, last : int
+        Rows.
     """
-    losses = np.empty(block_count(Z.shape[0]))
-    softmax_cross_entropy_blocks(labels, Z, D, 0, losses.size, losses)
-    out[0] = tree_sum(losses) / Z.shape[0]
-
-
-def cross_entropy(labels: Any, Z: Any, out: Any) -> None:
-    """out[0] = mean over rows of log sum exp(Z) - Z[label]: the fused kernel without its gradient."""
-    softmax_cross_entropy(labels, Z, np.empty((0, Z.shape[1]), Z.dtype), out)  # Z itself may be read-only
-
-
-def cross_entropy_derivative(labels: Any, Z: Any, out: Any) -> None:
-    """Out = (softmax(Z) - one_hot(labels)) / B: the fused kernel, whose loss costs one logarithm a row."""
-    softmax_cross_entropy(labels, Z, out, np.empty(1))
+    wide = loss != CROSS_ENTROPY and outputs.shape[1] >= _WIDE
+    rows = 1 if wide else ROWS
+    start = first
+    while start < last:
+        n = min(rows, last - start)
+        if loss == CROSS_ENTROPY:
+            _cross_entropy_block(labels, outputs, shares, D, losses, scratch, start, n)
+        else:
+            _elementwise_block(loss, targets, outputs, shares, D, losses, scratch, start, n)
+        start += n
 
 
 @jit
-def accuracy(labels: Any, Z: Any, out: Any) -> None:
-    """out[0] = share of the rows whose largest output stands at the label (NaN counts as largest).
+def batch_loss(loss: int, labels: Any, targets: Any, outputs: Any, D: Any, out: Any) -> None:
+    """out[0] = mean over rows of the row's loss, and D its gradient: `loss_rows` of a whole batch of equal shares."""
+    rows, k = outputs.shape
+    scratch, shares = np.empty(scratch_size(rows, k), outputs.dtype), np.empty(rows, outputs.dtype)
+    losses = np.empty(rows)
+    shares[:] = outputs.dtype.type(1) / outputs.dtype.type(rows)
+    loss_rows(loss, labels, targets, outputs, shares, D, losses, scratch, 0, rows)
+    out[0] = tree_sum(losses) / rows
+
+
+@jit(internal=True)
+def accuracy_rows(labels: Any, targets: Any, outputs: Any, loss: int, first: int, last: int) -> int:
+    """Count what is right in the rows first..last-1; arguments as of `loss_rows`.
+
+    CROSS_ENTROPY: rows whose largest output stands at the label (NaN counts as largest). BINARY_CROSS_ENTROPY:
+    elements with (z > 0) == (y > 1/2), k a row: divide by B k. Of the other losses nothing is right.
 
     No argmax: a label is right if nothing before it is as large and nothing after it is larger, which is counted
     without branches. A NaN at the label is right if there is none before it.
     """
     right = 0
-    for i in range(Z.shape[0]):
-        row, label = Z[i], labels[i]
-        z = row[label]
-        wrong = 0
-        if z == z:
-            for j in range(label):
-                wrong += not row[j] < z
-            for j in range(label + 1, row.size):
-                wrong += not row[j] <= z
-        else:
-            for j in range(label):
-                wrong += row[j] != row[j]
-        right += wrong == 0
-    out[0] = right / Z.shape[0]
-
-
-# --------------------------------------------------------------------------------------------- mse
-
-
-@jit
-def mse_blocks(y_true: Any, y_pred: Any, first: int, last: int, losses: Any) -> None:
-    """losses[i] = sum of (y_pred - y_true)^2 over block i, for the blocks first..last-1, in float64.
-
-    In 64 lanes by place in the block, so that one column is as fast as many.
-    """
-    lanes = np.empty(_LANES)
-    k = y_true.shape[1]
-    for i in range(first, last):
-        rows = min(ROWS, y_true.shape[0] - i * ROWS)
-        truth = np.ascontiguousarray(y_true[i * ROWS : i * ROWS + rows]).reshape(rows * k)
-        guess = np.ascontiguousarray(y_pred[i * ROWS : i * ROWS + rows]).reshape(rows * k)
-        lanes[:] = 0
-        for start in range(0, truth.size, lanes.size):
-            t, p = truth[start : start + lanes.size], guess[start : start + lanes.size]
-            for j in range(t.size):
-                d = p[j] - t[j]
-                lanes[j] += d * d
-        losses[i] = tree_sum(lanes)
+    if loss == CROSS_ENTROPY:
+        for i in range(first, last):
+            row, label = outputs[i], labels[i]
+            z = row[label]
+            wrong = 0
+            if z == z:
+                for j in range(label):
+                    wrong += not row[j] < z
+                for j in range(label + 1, row.size):
+                    wrong += not row[j] <= z
+            else:
+                for j in range(label):
+                    wrong += row[j] != row[j]
+            right += wrong == 0
+    elif loss == BINARY_CROSS_ENTROPY:
+        half = outputs.dtype.type(0.5)
+        for i in range(first, last):
+            for j in range(outputs.shape[1]):
+                right += (outputs[i, j] > 0) == (targets[i, j] > half)
+    return right
 
 
 @jit
-def mse(y_true: Any, y_pred: Any, out: Any) -> None:
-    """out[0] = mean over all elements of (y_pred - y_true)^2, summed in float64."""
-    losses = np.empty(block_count(y_true.shape[0]))
-    mse_blocks(y_true, y_pred, 0, losses.size, losses)
-    out[0] = tree_sum(losses) / y_true.size
+def accuracy(labels: Any, Z: Any, out: Any) -> None:
+    """out[0] = share of the rows whose largest output stands at the label (NaN counts as largest)."""
+    out[0] = accuracy_rows(labels, Z, Z, CROSS_ENTROPY, 0, Z.shape[0]) / Z.shape[0]
+
+
+_NO_LABELS = np.empty(0, np.int64)
+
+
+def value(loss: int, truth: Any, outputs: Any, out: Any) -> None:
+    """out[0] = the loss of a batch as it is reported: cross-entropies by row, the others by element."""
+    nothing = np.empty((0, outputs.shape[1]), outputs.dtype)
+    _batch(loss, truth, outputs, nothing, out)
+    if loss in (MSE, MAE, HUBER):
+        out[0] /= outputs.shape[1]
+
+
+def gradient(loss: int, truth: Any, outputs: Any, out: Any) -> None:
+    """Out (B, k) = gradient of a batch's objective, the mean over rows of `loss_rows`' losses."""
+    _batch(loss, truth, outputs, out, np.empty(1))
+
+
+def _batch(loss: int, truth: Any, outputs: Any, D: Any, out: Any) -> None:
+    if loss == CROSS_ENTROPY:
+        batch_loss(loss, truth, np.empty((0, outputs.shape[1]), outputs.dtype), outputs, D, out)
+    else:
+        batch_loss(loss, _NO_LABELS, truth, outputs, D, out)
