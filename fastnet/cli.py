@@ -18,7 +18,7 @@ import numpy as np
 
 from . import __version__, _checks, data, textplot
 from .kernels import _jit, accuracy
-from .kernels.epoch import LOSSES
+from .kernels.plan import LOSSES
 from .network import Network
 from .optimizers import SGD, Adam
 from .trainer import BACKENDS, DivergenceWarning, Trainer

@@ -16,7 +16,8 @@ from numpy.typing import ArrayLike, DTypeLike
 from . import _checks
 from .kernels import doors, rng
 from .kernels.contracts import Array
-from .kernels.epoch import LOSSES, PREDICT_ROWS, Engine, layer_views, parameter_count
+from .kernels.engine import Engine
+from .kernels.plan import LOSSES, SLICE_ROWS, layer_views, parameter_count
 from .kernels.reference import ACTIVATIONS
 from .kernels.variants import PROMOTED
 
@@ -127,7 +128,7 @@ class Network:
             If X is of the wrong shape, empty, or holds NaN or infinity.
         """
         X = self._check_inputs(X)
-        return self._engine(rows=min(len(X), PREDICT_ROWS)).predict(X)
+        return self._engine(rows=min(len(X), SLICE_ROWS)).predict(X)
 
     def predict_proba(self, X: ArrayLike) -> Array:
         """Class probabilities: the softmax of the outputs.
@@ -156,7 +157,7 @@ class Network:
                 'Trainer(net, loss="cross_entropy"), or set net.loss if its parameters were trained so elsewhere'
             )
         X = self._check_inputs(X)
-        return self._engine(rows=min(len(X), PREDICT_ROWS)).predict(X, probabilities=True)
+        return self._engine(rows=min(len(X), SLICE_ROWS)).predict(X, probabilities=True)
 
     def loss_and_gradient(self, X: ArrayLike, y: ArrayLike, loss: str = "mse") -> tuple[float, Array]:
         """The objective that training minimises, and its gradient, at the present parameters.
@@ -188,7 +189,7 @@ class Network:
         value, _ = engine.loss_and_gradient(X, y)
         return engine.objective(value, y), engine.gradient
 
-    def _engine(self, loss: str = "mse", rung: str = PROMOTED, rows: int = PREDICT_ROWS) -> Engine:
+    def _engine(self, loss: str = "mse", rung: str = PROMOTED, rows: int = SLICE_ROWS) -> Engine:
         """An engine over this network's own parameters."""
         codes = [_ACTIVATION_NAMES.index(name) for name in self.activations]
         return Engine(self._parameters, self.layer_sizes, codes, loss, rung, rows)

@@ -21,7 +21,8 @@ from .data import split
 from .history import History
 from .kernels import doors, rng
 from .kernels.contracts import Array
-from .kernels.epoch import PREDICT_ROWS, Engine
+from .kernels.engine import Engine
+from .kernels.plan import SLICE_ROWS as PREDICT_ROWS
 from .kernels.threads import at_most
 from .network import Network
 from .optimizers import SGD, Adam

@@ -31,13 +31,18 @@ from pathlib import Path
 from typing import Any, TypeVar, overload
 
 import numba
-from numba.core import event
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils, event
 from numba.core.caching import FunctionCache
 from numba.core.registry import cpu_target
+from numba.extending import intrinsic as _intrinsic
 
 __all__ = [
     "COMPILES",
+    "address",
     "cache_folder",
+    "call",
     "compile_seconds",
     "jit",
     "registers",
@@ -212,6 +217,47 @@ def _compile_lazily(function: F, inline: bool, internal: bool) -> F:
         finally:
             numba.config.CACHE_DIR = users
     return dispatcher
+
+
+# ------------------------------------------------------------------------- calls without linking
+
+
+def address(function: Callable[..., Any], *argument_types: Any) -> int:
+    """Compile a kernel for these types, or take it from the cache, and give the address of its machine code.
+
+    For `call`.  The address is good for as long as the process lives.
+    """
+    dispatcher: Any = function
+    dispatcher.compile(argument_types)
+    result = dispatcher.overloads[argument_types]
+    place: int = result.library.get_pointer_to_function(result.fndesc.llvm_func_name)
+    return place
+
+
+@_intrinsic
+def call(typing_context: Any, function: Any, place: Any, arguments: Any) -> Any:
+    """``function(*arguments)`` by the address that `address` gave; what it returns, or raises, is dropped.
+
+    Numba links whoever is called into the caller, optimizes all of it once more and emits it once more, at every
+    level: an epoch compiled for 16 s. By address each kernel is compiled once. The function itself is named so that
+    the types of the arguments are its own.
+    """
+    types_ = tuple(types.unliteral(t) for t in arguments.types)
+    signature = function.get_call_type(typing_context, types_, {})
+
+    def codegen(context: Any, builder: ir.IRBuilder, own: Any, values: Any) -> Any:
+        _, where, packed = values
+        given = cgutils.unpack_tuple(builder, packed)
+        given = [
+            context.cast(builder, value, old, new)
+            for value, old, new in zip(given, arguments.types, signature.args, strict=True)
+        ]
+        kind = context.call_conv.get_function_type(signature.return_type, signature.args)
+        code = builder.inttoptr(where, ir.PointerType(kind))
+        context.call_conv.call_function(builder, code, signature.return_type, signature.args, given)
+        return context.get_dummy_value()
+
+    return types.void(function, types.intp, arguments), codegen
 
 
 class _Announcer(event.Listener):  # type: ignore[misc]

@@ -12,7 +12,7 @@ from typing import Any
 
 from . import vmath
 from ._jit import jit
-from .elementwise import RELU, SIGMOID, TANH
+from .elementwise import IDENTITY, LEAKY_RELU, RELU, SIGMOID, TANH
 
 
 @jit
@@ -51,3 +51,30 @@ def apply_derivative(activation: int, Z: Any, out: Any) -> None:
     else:
         for i in range(Z.size):
             out[i] = one
+
+
+@jit
+def times_derivative(activation: int, A: Any, Z: Any, dZ: Any) -> None:
+    """dZ <- dZ * activation'(Z), over vectors of one length; from A where it can be had from that.
+
+    Z is overwritten where it is needed, for nobody needs it after that; else it may be A itself.
+    """
+    one = A.dtype.type(1)
+    zero = one - one
+    if activation == RELU:
+        for i in range(dZ.size):
+            dZ[i] = dZ[i] if A[i] > zero else zero
+    elif activation == LEAKY_RELU:
+        slope = A.dtype.type(0.01)
+        for i in range(dZ.size):
+            dZ[i] *= one if A[i] > zero else slope
+    elif activation == TANH:
+        for i in range(dZ.size):
+            dZ[i] *= one - A[i] * A[i]
+    elif activation == SIGMOID:
+        for i in range(dZ.size):
+            dZ[i] *= A[i] * (one - A[i])
+    elif activation != IDENTITY:
+        apply_derivative(activation, Z, Z)
+        for i in range(dZ.size):
+            dZ[i] *= Z[i]

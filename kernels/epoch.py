@@ -1,187 +1,514 @@
-"""The training loop over one rung of the table: forward, loss, backward, update.
+"""The compiled training loop: one call trains many steps, with no Python in between.
 
-Imports `variants`. An `Engine` owns the activations and gradients of a network at one batch size; kernels
-allocate what scratch they need. It takes its functions from the table and nowhere else, so nothing runs in
-training that is not held against the oracle.
+Imports `_jit`, `plan` for the layout, and the kernels: `simd`, `activations`, `losses`, `loops` for the updates,
+`threads`. A step reads::
 
-Layout: parameters and gradient are flat vectors (P,): W1, b1, W2, b2, ..., row-major, no padding.
+    rows     gather, forward, loss, dZ of every layer     each thread takes rows of the batch through all layers
+    weights  dW, db, update, transpose                    each thread takes rows of W, over the whole batch
+
+Two regions a step, with no barrier inside: what rows need of each other is only W, and what weights need of each other
+is only dZ. Clipping needs the gradient's norm before any update, hence a third region.
+
+**Same bits** for any number of threads. A row's outputs and dZ depend on the row; an element of dW and db is one chain
+over the rows of the slice in their order, whoever computes it (see `simd`); what is summed over rows or over
+weights, the loss and the norm, is stored by row and added by `tree_sum`.
+
+W^T is kept beside W, since the forward product reads B by rows: who updates rows of W transposes them, a block of
+vectors at a time, while they are in cache. Packing W in every product instead costs each thread the whole of it.
+
+Plain SGD: W <- W - rate dW happens on the sums in registers, and dW never exists, where a batch is one slice. The
+product stores an FMA of what it would have stored otherwise, so the bits are those of the update after it. The first
+layer's dX is nobody's.
+
+Everything arrives in one array of integers, ``Plan.book``, addresses included; kernels are called by address. With
+arrays as arguments and kernels linked in, this file took 16 s to compile.
 """
 
-from collections.abc import Callable, Sequence
-from itertools import pairwise
+import math
+from typing import Any
 
+import numba
 import numpy as np
+from numba import types
 
-from .contracts import Array
-from .variants import PROMOTED, highest
+from . import activations, loops, losses, simd
+from ._jit import address, call, jit
+from .elementwise import CROSS_ENTROPY, IDENTITY, RELU
+from .losses import tree_sum
+from .microkernel import VECTOR, array_at, item_bytes, keep, keep_small, layout, transpose_block
+from .plan import (
+    ACTIVATE,
+    ACTIVATION,
+    ADAM,
+    BATCH,
+    BATCH_WEIGHT,
+    BETA1,
+    BETA2,
+    CLIP,
+    DECAY,
+    DERIVE,
+    DONE,
+    EPOCH_ROWS,
+    EPSILON,
+    FIRST_ROW,
+    FLOPS,
+    GRADIENT,
+    HYPER,
+    INPUTS,
+    L2,
+    LABELS,
+    LAYER_COLUMNS,
+    LAYER_COUNT,
+    LAYERS,
+    LOSS,
+    LOSS_KERNEL,
+    LOSS_SUM,
+    LOSSES_OF_ROWS,
+    NESTEROV,
+    NEURONS,
+    NONE,
+    NORMS,
+    OPTIMIZER,
+    ORDER,
+    OUT,
+    PARAMETERS,
+    PIECE_COUNT,
+    PIECE_ROWS,
+    PIECES,
+    PLAIN,
+    PREDICT,
+    PRODUCT,
+    PROGRESS,
+    PURPOSE,
+    RATE_COUNT,
+    RATES,
+    RIGHT,
+    RIGHT_KERNEL,
+    RIGHTS,
+    ROW,
+    SCRATCH,
+    SHARES,
+    SIZE,
+    SLICE_ROWS,
+    SLICES_LOSS,
+    SLICES_RIGHT,
+    SLICES_WEIGHT,
+    STATE,
+    STEP,
+    STOP_ROW,
+    TARGETS,
+    TOTALS,
+    TRAIN,
+    TRANSPOSED,
+    TRUTH,
+    UPDATE,
+    WEIGHT_SUM,
+    WEIGHTS,
+    WORKSPACE,
+    A,
+    B,
+    D,
+    K,
+    N,
+    T,
+    W,
+    X,
+    Z,
+)
+from .threads import share_out
 
-LOSSES = {"mse": ("mse", "mse_derivative"), "cross_entropy": ("cross_entropy", "cross_entropy_derivative")}
-"""The operations that a loss is made of: its value and its gradient."""
-
-PREDICT_ROWS = 1024
-"""Rows worked through at a time where no batch size is given."""
-
-Update = Callable[[Array, Array], None]
+_INT, _DOUBLE = np.dtype(np.int64), np.dtype(np.float64)
 
 
-def parameter_count(layer_sizes: Sequence[int]) -> int:
-    """Number of weights and biases."""
-    return sum((n + 1) * k for n, k in pairwise(layer_sizes))
+@jit(inline=True)
+def _vector(dtype: Any, start: int, size: int) -> Any:
+    """The array (size,) at an address."""
+    return array_at(dtype, start, (size,))
 
 
-def layer_views(flat: Array, layer_sizes: Sequence[int]) -> list[tuple[Array, Array]]:
-    """Views (W (k, n), b (k,)) of every layer into a flat vector."""
-    views = []
-    start = 0
-    for n, k in pairwise(layer_sizes):
-        views.append((flat[start : start + k * n].reshape(k, n), flat[start + k * n : start + k * n + k]))
-        start += k * n + k
-    return views
+@jit(inline=True)
+def _matrix(dtype: Any, start: int, rows: int, columns: int) -> Any:
+    """The array (rows, columns) at an address."""
+    return array_at(dtype, start, (rows, columns))
 
 
-class Engine:
-    """A network at work on one rung: its parameters, and buffers for batches of up to ``rows`` rows.
+# ---------------------------------------------------------------------------------------------- rows
+
+
+@jit(inline=True)
+def _forward(dtype: Any, book: Any, layers: Any, x: int, top: int, bottom: int, work: int) -> None:
+    """A, and where needed Z, of rows top to bottom; x is the address of the slice's inputs."""
+    item = item_bytes(dtype)
+    lanes = VECTOR // item
+    one = dtype.type(1)
+    none = (np.intp(0), np.intp(0))
+    for i in range(book[LAYER_COUNT]):
+        n, k, code = layers[i, N], layers[i, K], layers[i, ACTIVATION]
+        a = (x + top * n * item, n * item, item)
+        w = (book[TRANSPOSED] + layers[i, T] * item, -(-k // lanes) * lanes * item, item)
+        bias = (book[PARAMETERS] + layers[i, B] * item, np.intp(0))
+        z = (book[WORKSPACE] + (layers[i, Z] + top * k) * item, k * item)
+        relu = z if code == RELU else none
+        call(simd.product_into, book[PRODUCT], (dtype, bottom - top, k, n, a, w, z, bias, relu, none, one, work))
+        x = book[WORKSPACE] + layers[i, A] * item
+        if code != RELU and code != IDENTITY:
+            size = (bottom - top) * k
+            source, target = _vector(dtype, z[0], size), _vector(dtype, x + top * k * item, size)
+            call(activations.apply_activation, book[ACTIVATE], (code, source, target))
+
+
+@jit(inline=True)
+def _backward(dtype: Any, book: Any, layers: Any, top: int, bottom: int, work: int) -> None:
+    """From dL/dA of the last layer, in its place of dZ: dZ of all layers, in rows top to bottom."""
+    item = item_bytes(dtype)
+    one = dtype.type(1)
+    none = (np.intp(0), np.intp(0))
+    workspace = book[WORKSPACE]
+    last = book[LAYER_COUNT] - 1
+    for i in range(last, -1, -1):
+        n, k, code = layers[i, N], layers[i, K], layers[i, ACTIVATION]
+        d = workspace + (layers[i, D] + top * k) * item
+
+        # dZ = dL/dA * activation'(Z), from A where it can be had from that. ReLU's happened on the sums below.
+        if code != IDENTITY and (code != RELU or i == last):
+            size = (bottom - top) * k
+            a = _vector(dtype, workspace + (layers[i, A] + top * k) * item, size)
+            z = _vector(dtype, workspace + (layers[i, Z] + top * k) * item, size)
+            call(activations.times_derivative, book[DERIVE], (code, a, z, _vector(dtype, d, size)))
+
+        if i > 0:
+            c = (workspace + (layers[i - 1, D] + top * n) * item, n * item)
+            gate = none
+            if layers[i - 1, ACTIVATION] == RELU:
+                gate = (workspace + (layers[i - 1, A] + top * n) * item, n * item)
+            a_of_product, w = (d, k * item, item), (book[PARAMETERS] + layers[i, W] * item, n * item, item)
+            call(
+                simd.product_into,
+                book[PRODUCT],
+                (dtype, bottom - top, n, k, a_of_product, w, c, none, none, gate, one, work),
+            )
+
+
+@jit(inline=True)
+def _gather(dtype: Any, source: int, chosen: Any, target: int, size: int, top: int, bottom: int) -> None:
+    """Copy the rows of so many elements that are chosen for the slice's rows top to bottom."""
+    item = item_bytes(dtype)
+    for i in range(top, bottom):
+        to, row = _vector(dtype, target + i * size * item, size), _vector(dtype, source + chosen[i] * size * item, size)
+        for j in range(size):
+            to[j] = row[j]
+
+
+@jit(inline=True)
+def _weight(book: Any, row: int) -> float:
+    """The sample weight of an epoch's row."""
+    at = row - book[FIRST_ROW]
+    if book[ORDER] != 0:
+        at = _vector(_INT, book[ORDER] + row * 8, 1)[0]
+    return _vector(_DOUBLE, book[WEIGHTS] + at * 8, 1)[0]
+
+
+@jit(internal=True)
+def _rows_piece(piece: int, dtype: Any, book: Any, start: int, rows: int) -> None:
+    """A piece of a slice's rows, which begins at the epoch's row ``start``, through all layers and back."""
+    keep_small()
+    pieces = -(-rows // book[PIECE_ROWS])
+    top, bottom = rows * piece // pieces, rows * (piece + 1) // pieces
+    item = item_bytes(dtype)
+    layers = _matrix(_INT, book[LAYERS], book[LAYER_COUNT], LAYER_COLUMNS)
+    last = book[LAYER_COUNT] - 1
+    n, k, loss, purpose = layers[0, N], layers[last, K], book[LOSS], book[PURPOSE]
+    takes_labels = loss == CROSS_ENTROPY
+
+    # The slice's inputs and truths: where they are, or gathered.
+    x, truth = book[X], book[TRUTH]
+    if book[ORDER] == 0:
+        x += (start - book[FIRST_ROW]) * n * item
+        truth += (start - book[FIRST_ROW]) * (8 if takes_labels else k * item)
+    else:
+        chosen = _vector(_INT, book[ORDER] + start * 8, rows)
+        gathered = book[WORKSPACE] + book[INPUTS] * item
+        _gather(dtype, x, chosen, gathered, n, top, bottom)
+        x = gathered
+        if takes_labels:
+            _gather(_INT, truth, chosen, book[LABELS], 1, top, bottom)
+            truth = book[LABELS]
+        else:
+            gathered = book[WORKSPACE] + book[TARGETS] * item
+            _gather(dtype, truth, chosen, gathered, k, top, bottom)
+            truth = gathered
+
+    work = np.empty(book[SCRATCH], dtype)
+    _forward(dtype, book, layers, x, top, bottom, layout(work)[0])
+    outputs = _matrix(dtype, book[WORKSPACE] + layers[last, A] * item, rows, k)
+    if purpose == PREDICT:
+        result = _matrix(dtype, book[OUT] + (start - book[FIRST_ROW]) * k * item, rows, k)
+        for i in range(top, bottom):
+            for j in range(k):
+                result[i, j] = outputs[i, j]
+    else:
+        labels, targets = _vector(_INT, truth, rows), _matrix(dtype, truth, rows, k)
+        dl_da = _matrix(dtype, book[WORKSPACE] + layers[last, D] * item, rows if purpose == TRAIN else 0, k)
+        shares, losses_of_rows = _vector(dtype, book[SHARES], rows), _vector(_DOUBLE, book[LOSSES_OF_ROWS], rows)
+        call(
+            losses.loss_rows,
+            book[LOSS_KERNEL],
+            (loss, labels, targets, outputs, shares, dl_da, losses_of_rows, work, top, bottom),
+        )
+        if book[WEIGHTS] != 0:
+            for i in range(top, bottom):
+                losses_of_rows[i] *= _weight(book, start + i)
+        if book[RIGHT_KERNEL] != 0:
+            rights = _vector(_INT, book[RIGHTS], rows)
+            call(losses.right_rows, book[RIGHT_KERNEL], (loss, labels, targets, outputs, top, bottom, rights, piece))
+        if purpose == TRAIN:
+            _backward(dtype, book, layers, top, bottom, layout(work)[0])
+    keep(work)
+
+
+# -------------------------------------------------------------------------------------------- weights
+
+
+@jit(inline=True)
+def _square_sum(values: Any) -> float:
+    """Sum of squares in float64, in eight lanes."""
+    lanes = np.zeros(8)
+    for i in range(0, values.size, 8):
+        for j in range(min(8, values.size - i)):
+            lanes[j] += np.float64(values[i + j]) * np.float64(values[i + j])
+    return ((lanes[0] + lanes[4]) + (lanes[2] + lanes[6])) + ((lanes[1] + lanes[5]) + (lanes[3] + lanes[7]))
+
+
+@jit(inline=True)
+def _update(dtype: Any, book: Any, hyper: Any, start: int, size: int, step: int, rate: float) -> None:
+    """The optimizer's step on a range of parameters."""
+    optimizer = book[OPTIMIZER]
+    offset = start * item_bytes(dtype)
+    parameters, gradient = (
+        _vector(dtype, book[PARAMETERS] + offset, size),
+        _vector(dtype, book[GRADIENT] + offset, size),
+    )
+    first = _vector(dtype, book[STATE] + offset, size)
+    if optimizer == ADAM:
+        second = _vector(dtype, book[STATE] + book[SIZE] * item_bytes(dtype) + offset, size)
+        betas = (hyper[BETA1], hyper[BETA2], hyper[EPSILON], hyper[DECAY])
+        call(loops.adam_update, book[UPDATE], (parameters, gradient, first, second, rate, *betas, step))
+    elif optimizer != NONE:
+        nesterov = optimizer == NESTEROV
+        call(loops.sgd_update, book[UPDATE], (parameters, gradient, first, rate, hyper[BETA1], nesterov))
+
+
+@jit(internal=True)
+def _weights_piece(
+    piece: int, dtype: Any, book: Any, x: int, rows: int, first: bool, last: bool, rate: float, scale: float
+) -> None:
+    """Rows of one layer's W: dW and db over a slice, and after a batch's last slice the update and W^T.
+
+    With ``rows`` 0 there is no slice: it is the rest of a step that waited for the norm, with the gradient times
+    ``scale``; or, with scale 0, nothing but W^T.
+    """
+    item = item_bytes(dtype)
+    lanes = VECTOR // item
+    layers = _matrix(_INT, book[LAYERS], book[LAYER_COUNT], LAYER_COLUMNS)
+    pieces = _matrix(_INT, book[PIECES], book[PIECE_COUNT], 3)
+    hyper = _vector(_DOUBLE, book[HYPER], 6)
+    l, top, bottom = pieces[piece, 0], pieces[piece, 1], pieces[piece, 2]
+    n, k, height = layers[l, N], layers[l, K], bottom - top
+    w_start, b_start = layers[l, W] + top * n, layers[l, B] + top
+    none = (np.intp(0), np.intp(0))
+    clips = hyper[CLIP] < math.inf
+    fused = book[OPTIMIZER] == PLAIN and first and last and not clips and hyper[L2] == 0
+
+    if rows > 0:
+        inputs = x if l == 0 else book[WORKSPACE] + layers[max(0, l - 1), A] * item
+        dz = (book[WORKSPACE] + (layers[l, D] + top) * item, item, k * item)
+        c = (book[PARAMETERS if fused else GRADIENT] + w_start * item, n * item)
+        start = c if fused or not first else none
+        factor = dtype.type(-rate) if fused else dtype.type(1)
+        work = np.empty(book[SCRATCH], dtype)
+        b = (inputs, n * item, item)
+        sizes = (height, n, rows)
+        call(
+            simd.product_into,
+            book[PRODUCT],
+            (dtype, sizes[0], sizes[1], sizes[2], dz, b, c, start, none, none, factor, layout(work)[0]),
+        )
+        keep(work)
+        db = _vector(dtype, book[GRADIENT] + b_start * item, height)
+        if first:
+            for j in range(height):
+                db[j] = 0
+        for i in range(rows):
+            row = _vector(dtype, dz[0] + i * dz[2], height)
+            for j in range(height):
+                db[j] += row[j]
+    if last:
+        parameters = _vector(dtype, book[PARAMETERS] + w_start * item, height * n)
+        gradient = _vector(dtype, book[GRADIENT] + w_start * item, height * n)
+        biases = _vector(dtype, book[GRADIENT] + b_start * item, height)
+        if rows > 0 and hyper[L2] != 0:
+            l2 = dtype.type(hyper[L2])
+            for i in range(height * n):
+                gradient[i] += l2 * parameters[i]
+        if rows > 0 and clips:
+            norms = _vector(_DOUBLE, book[NORMS], layers[l, NEURONS] + bottom)
+            for j in range(height):
+                b_j = np.float64(biases[j])
+                norms[layers[l, NEURONS] + top + j] = _square_sum(gradient[j * n : (j + 1) * n]) + b_j * b_j
+        else:
+            if 0 < scale < 1:
+                factor = dtype.type(scale)
+                for i in range(height * n):
+                    gradient[i] *= factor
+                for i in range(height):
+                    biases[i] *= factor
+            if scale > 0:
+                step = _vector(_INT, book[PROGRESS], 5)[STEP] + 1
+                if not fused:
+                    _update(dtype, book, hyper, w_start, height * n, step, rate)
+                _update(dtype, book, hyper, b_start, height, step, rate)
+            row = -(-k // lanes) * lanes * item
+            w, t = book[PARAMETERS] + layers[l, W] * item, book[TRANSPOSED] + layers[l, T] * item
+            for j in range(top, bottom, lanes):
+                for i in range(0, n, lanes):
+                    source, target = w + (j * n + i) * item, t + i * row + j * item
+                    transpose_block(dtype, target, row, source, n * item, bottom - j, n - i)
+
+
+# ------------------------------------------------------------------------------------------- the loop
+
+
+@jit
+def run(dtype: Any, book: Any, threads: int, shared: int) -> None:
+    """From ``progress[DONE]`` to the book's STOP_ROW, slice by slice.
 
     Parameters
     ----------
-    parameters : ndarray, shape (P,)
-        Read by everything; written only by the update that `train_epoch` is given.
-    layer_sizes : sequence of int
-        Inputs, hidden sizes, outputs.
-    activations : sequence of int
-        A code of `elementwise` for every layer.
-    loss : str
-        A key of `LOSSES`.
-    rung : str
-        Of every operation the highest variant up to this rung of the ladder runs.
-    rows : int, optional
-        Largest batch.
+    dtype : dtype
+        Of inputs, targets, parameters and outputs: float32 or float64.
+    book : ndarray of int64
+        See `plan.Plan`.
+    threads, shared : int
+        As `threads.share_out` takes them.
     """
+    item = item_bytes(dtype)
+    progress, totals = _vector(_INT, book[PROGRESS], 5), _vector(_DOUBLE, book[TOTALS], 5)
+    layers = _matrix(_INT, book[LAYERS], book[LAYER_COUNT], LAYER_COLUMNS)
+    hyper, rates = _vector(_DOUBLE, book[HYPER], 6), _vector(_DOUBLE, book[RATES], max(1, book[RATE_COUNT]))
+    batch, trains, first_row = book[BATCH], book[PURPOSE] == TRAIN, book[FIRST_ROW]
+    inputs = book[X]
+    stage, flops, pieces, rows, weight, rate, scale = 0, 0, book[PIECE_COUNT], 0, 0.0, 0.0, 0.0
+    start = batch_start = batch_stop = progress[DONE]
+    first, last = True, True
+    # Stages, so that each region is compiled once: 0 W^T, 1 rows, 2 weights, 3 updates that waited for the norm.
+    while stage != 1 or progress[DONE] < book[STOP_ROW]:
+        if stage == 1:
+            start = progress[DONE]
+            batch_start = start // batch * batch
+            batch_stop = min(batch_start + batch, book[EPOCH_ROWS])
+            rows = min(SLICE_ROWS, batch_stop - start)
+            first, last = start == batch_start, start + rows == batch_stop
+            flops = rows * book[FLOPS]
 
-    def __init__(
-        self,
-        parameters: Array,
-        layer_sizes: Sequence[int],
-        activations: Sequence[int],
-        loss: str = "mse",
-        rung: str = PROMOTED,
-        rows: int = PREDICT_ROWS,
-    ) -> None:
-        dtype = parameters.dtype
-        self.rows = rows
-        self.parameters = parameters
-        self.gradient = np.zeros_like(parameters)
-        self._layers = list(zip(layer_views(parameters, layer_sizes), activations, strict=True))
-        self._gradients = layer_views(self.gradient, layer_sizes)
-        self._loss_name = loss
-        self._forward = highest("dense_forward", rung)
-        self._backward = highest("dense_backward_batch", rung)
-        self._loss, self._loss_derivative = (highest(operation, rung) for operation in LOSSES[loss])
-        self._accuracy = highest("accuracy", rung)
-        self._softmax = highest("softmax", rung)
-
-        def per_layer() -> list[Array]:
-            return [np.empty((rows, k), dtype) for k in layer_sizes[1:]]
-
-        self._batch = np.empty((rows, layer_sizes[0]), dtype)
-        self._Z, self._A, self._dA = per_layer(), per_layer(), per_layer()
-        self._nothing = np.empty((0, layer_sizes[0]), dtype)  # the first layer's dX, which nobody needs
-        self._scalar = np.empty(1)
-
-    # Every method below works on at most `rows` rows at a time and returns views of the buffers.
-
-    def forward(self, X: Array) -> Array:
-        """Outputs (B, n_out) of a batch."""
-        m = len(X)
-        A = X
-        for ((W, b), activation), Z_buffer, A_buffer in zip(self._layers, self._Z, self._A, strict=True):
-            self._forward(A, W, b, activation, A_buffer[:m], Z_buffer[:m])
-            A = A_buffer[:m]
-        return A
-
-    def _value(self, operation: Callable[..., None], truth: Array, outputs: Array) -> float:
-        operation(truth, outputs, self._scalar)
-        return float(self._scalar[0])
-
-    def loss_and_gradient(self, X: Array, y: Array) -> tuple[float, Array]:
-        """Reported loss of a batch and its outputs; the objective's gradient is left in ``gradient``."""
-        m = len(X)
-        outputs = self.forward(X)
-        loss = self._value(self._loss, y, outputs)
-        self._loss_derivative(y, outputs, self._dA[-1][:m])
-        for i in reversed(range(len(self._layers))):
-            (W, _), activation = self._layers[i]
-            dW, db = self._gradients[i]
-            inputs, dX = (self._A[i - 1][:m], self._dA[i - 1][:m]) if i else (X, self._nothing)
-            self._backward(inputs, self._Z[i][:m], self._dA[i][:m], W, activation, dW, db, dX)
-        return loss, outputs
-
-    def objective(self, loss: float, y: Array) -> float:
-        """What the gradient is the gradient of: the mean over rows of the sum over outputs."""
-        return loss * y.shape[1] if self._loss_name == "mse" else loss
-
-    def train_epoch(self, update: Update, X: Array, y: Array, order: Array | None, batch_size: int) -> dict[str, float]:
-        """One pass over the data, batch by batch; returns the row-weighted means of the batches.
-
-        The losses are those before each update, as the article prints them.
-        """
-        totals = _Totals(self, y)
-        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # a loss of inf or NaN says it all
-            for start in range(0, len(X), batch_size):
-                X_batch, y_batch = self._gather(X, y, order, start, min(start + batch_size, len(X)))
-                loss, outputs = self.loss_and_gradient(X_batch, y_batch)
-                totals.add(loss, y_batch, outputs)
-                update(self.parameters, self.gradient)
-        return totals.means()
-
-    def _gather(self, X: Array, y: Array, order: Array | None, start: int, stop: int) -> tuple[Array, Array]:
-        if order is None:
-            return X[start:stop], y[start:stop]
-        chosen = order[start:stop]
-        # "clip", since "raise" makes take() go through a buffer of its own; the order is ours.
-        return np.take(X, chosen, axis=0, out=self._batch[: stop - start], mode="clip"), y[chosen]
-
-    def evaluate(self, X: Array, y: Array) -> dict[str, float]:
-        """Loss, and for classification accuracy, over all rows."""
-        totals = _Totals(self, y)
-        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            for start in range(0, len(X), self.rows):
-                y_slice = y[start : start + self.rows]
-                outputs = self.forward(X[start : start + self.rows])
-                totals.add(self._value(self._loss, y_slice, outputs), y_slice, outputs)
-        return totals.means()
-
-    def predict(self, X: Array, probabilities: bool = False) -> Array:
-        """Outputs (B, n_out), or their softmax, of any number of rows, in an array of its own."""
-        result = np.empty((len(X), self._layers[-1][0][0].shape[0]), X.dtype)
-        for start in range(0, len(X), self.rows):
-            outputs = self.forward(X[start : start + self.rows])
-            target = result[start : start + self.rows]
-            if probabilities:
-                self._softmax(outputs, target)
+            weight = float(rows)
+            shares = _vector(dtype, book[SHARES], rows)
+            if book[WEIGHTS] == 0:
+                share = dtype.type(1) / dtype.type(batch_stop - batch_start)
+                for i in range(rows):
+                    shares[i] = share
             else:
-                target[...] = outputs
-        return result
+                if first:
+                    totals[BATCH_WEIGHT] = 0
+                    for i in range(batch_start, batch_stop):
+                        totals[BATCH_WEIGHT] += _weight(book, i)
+                weight = 0.0
+                for i in range(rows):
+                    w = _weight(book, start + i)
+                    weight += w
+                    shares[i] = dtype.type(w / totals[BATCH_WEIGHT] if w > 0 else 0.0)
+
+            pieces = -(-rows // book[PIECE_ROWS])
+            share_out(_rows_piece, pieces, threads, flops, shared, (dtype, book, start, rows))
+            if book[PURPOSE] != PREDICT:
+                totals[SLICES_LOSS] += tree_sum(_vector(_DOUBLE, book[LOSSES_OF_ROWS], rows))
+                totals[SLICES_WEIGHT] += weight
+                rights = _vector(_INT, book[RIGHTS], pieces)
+                for piece in range(pieces):
+                    progress[SLICES_RIGHT] += rights[piece]
+        else:
+            arguments = (dtype, book, inputs, rows, first, last, rate, scale)
+            share_out(_weights_piece, book[PIECE_COUNT], threads, flops, shared, arguments)
+
+        if stage == 0:
+            stage = 1
+            continue
+        if stage == 1 and trains:
+            inputs = book[X] + (start - first_row) * layers[0, N] * item
+            if book[ORDER] != 0:
+                inputs = book[WORKSPACE] + book[INPUTS] * item
+            rate, scale = rates[min(batch_start // batch, rates.size - 1)], 1.0
+            stage = 2
+            continue
+        if stage == 2 and last and hyper[CLIP] < math.inf:
+            norm = math.sqrt(
+                tree_sum(
+                    _vector(
+                        _DOUBLE, book[NORMS], layers[book[LAYER_COUNT] - 1, NEURONS] + layers[book[LAYER_COUNT] - 1, K]
+                    )
+                )
+            )
+            scale = min(1.0, hyper[CLIP] / norm) if norm > 0 else 1.0
+            stage, rows = 3, 0
+            continue
+        stage = 1
+        progress[DONE] = min(batch_stop, start + SLICE_ROWS)
+        if last:
+            progress[ROW] = progress[DONE]
+            progress[STEP] += 1
+            progress[RIGHT] += progress[SLICES_RIGHT]
+            totals[LOSS_SUM] += totals[SLICES_LOSS]
+            totals[WEIGHT_SUM] += totals[SLICES_WEIGHT]
+            progress[SLICES_RIGHT] = 0
+            totals[SLICES_LOSS] = totals[SLICES_WEIGHT] = 0
 
 
-class _Totals:
-    """Row-weighted sums of what is measured on every batch."""
+# --------------------------------------------------------------------------------------- the addresses
 
-    def __init__(self, engine: Engine, y: Array) -> None:
-        self._rows = 0
-        self._loss = 0.0
-        self._right = 0.0
-        self._engine = engine
-        self._classifies = y.ndim == 1
 
-    def add(self, loss: float, y: Array, outputs: Array) -> None:
-        self._rows += len(y)
-        self._loss += loss * len(y)
-        if self._classifies:
-            self._right += self._engine._value(self._engine._accuracy, y, outputs) * len(y)
+def product_address(dtype: Any) -> int:
+    """Address of `simd.product_into`."""
+    i, pair, triple = types.intp, types.UniTuple(types.intp, 2), types.UniTuple(types.intp, 3)
+    scalar = numba.from_dtype(dtype)
+    return address(simd.product_into, types.DType(scalar), i, i, i, triple, triple, pair, pair, pair, pair, scalar, i)
 
-    def means(self) -> dict[str, float]:
-        means = {"loss": self._loss / self._rows}
-        if self._classifies:
-            means["accuracy"] = self._right / self._rows
-        return means
+
+def loss_address(dtype: Any) -> int:
+    """Address of `losses.loss_rows`."""
+    scalar, i = numba.from_dtype(dtype), types.intp
+    vector, matrix = types.Array(scalar, 1, "C"), types.Array(scalar, 2, "C")
+    integers, doubles = types.Array(types.int64, 1, "C"), types.Array(types.float64, 1, "C")
+    return address(losses.loss_rows, i, integers, matrix, matrix, vector, matrix, doubles, vector, i, i)
+
+
+def right_address(dtype: Any) -> int:
+    """Address of `losses.right_rows`."""
+    i, integers = types.intp, types.Array(types.int64, 1, "C")
+    matrix = types.Array(numba.from_dtype(dtype), 2, "C")
+    return address(losses.right_rows, i, integers, matrix, matrix, i, i, integers, i)
+
+
+def activation_addresses(dtype: Any) -> tuple[int, int]:
+    """Addresses of `activations.apply_activation` and `times_derivative`."""
+    vector = types.Array(numba.from_dtype(dtype), 1, "C")
+    activate, derive = activations.apply_activation, activations.times_derivative
+    return address(activate, types.intp, vector, vector), address(derive, types.intp, vector, vector, vector)
+
+
+def update_address(dtype: Any, optimizer: int) -> int:
+    """Address of the update that an optimizer needs; 0 for none."""
+    vector, real = types.Array(numba.from_dtype(dtype), 1, "C"), types.float64
+    if optimizer == ADAM:
+        return address(loops.adam_update, *[vector] * 4, *[real] * 5, types.intp)
+    if optimizer == NONE:
+        return 0
+    return address(loops.sgd_update, *[vector] * 3, real, real, types.boolean)

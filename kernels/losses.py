@@ -361,6 +361,14 @@ def accuracy_rows(labels: Any, targets: Any, outputs: Any, loss: int, first: int
     return right
 
 
+@jit(internal=True)
+def right_rows(
+    loss: int, labels: Any, targets: Any, outputs: Any, first: int, last: int, rights: Any, place: int
+) -> None:
+    """rights[place] = `accuracy_rows`."""
+    rights[place] = accuracy_rows(labels, targets, outputs, loss, first, last)
+
+
 @jit
 def accuracy(labels: Any, Z: Any, out: Any) -> None:
     """out[0] = share of the rows whose largest output stands at the label (NaN counts as largest)."""

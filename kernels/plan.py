@@ -42,19 +42,31 @@ NONE, PLAIN, MOMENTUM, NESTEROV, ADAM = range(5)
 """Codes of the optimizers; NONE leaves the gradient and changes nothing."""
 
 # Columns of the table of layers: sizes, a code, and where in their arrays things begin.
-N, K, ACTIVATION, W, B, T, A, Z, D = range(9)
+N, K, ACTIVATION, W, B, T, A, Z, D, NEURONS = range(10)
+LAYER_COLUMNS = 10
 
-# Places in `Plan.settings`.
-LOSS, OPTIMIZER, BATCH, GATHER, TARGETS, SCRATCH, CLIPS = range(7)
-
-# Places in `Plan.hyper`.
+# Places in `Plan.hyper`. BETA1 is the momentum of SGD; no CLIP is infinity.
 BETA1, BETA2, EPSILON, DECAY, L2, CLIP = range(6)
 
-# Places in `Plan.progress`: rows and steps that are behind; with the slices of an unfinished step; and right answers.
+# Places in `Plan.progress`: rows and steps behind, rows behind with the slices of an unfinished step, right answers.
 ROW, STEP, DONE, RIGHT, SLICES_RIGHT = range(5)
 
 # Places in `Plan.totals`: weighted losses and weights of the rows behind, and of an unfinished step.
 LOSS_SUM, WEIGHT_SUM, SLICES_LOSS, SLICES_WEIGHT, BATCH_WEIGHT = range(5)
+
+# Places in `Plan.book`: codes and sizes,
+LOSS, OPTIMIZER, BATCH, SIZE, LAYER_COUNT, PIECE_COUNT, INPUTS, TARGETS, SCRATCH, PIECE_ROWS, FLOPS = range(11)
+# addresses of the plan's arrays,
+LAYERS, PIECES, HYPER, PARAMETERS, GRADIENT, STATE, TRANSPOSED, WORKSPACE = range(11, 19)
+LABELS, LOSSES_OF_ROWS, SHARES, NORMS, RIGHTS, PROGRESS, TOTALS = range(19, 26)
+# addresses of compiled kernels,
+PRODUCT, LOSS_KERNEL, RIGHT_KERNEL, ACTIVATE, DERIVE, UPDATE = range(26, 32)
+# and what one call is about.
+PURPOSE, X, TRUTH, WEIGHTS, ORDER, OUT, RATES, RATE_COUNT, FIRST_ROW, STOP_ROW, EPOCH_ROWS = range(32, 43)
+BOOK_SIZE = 43
+
+TRAIN, MEASURE, PREDICT = range(3)
+"""Purposes of a call."""
 
 
 class Plan(NamedTuple):
@@ -62,37 +74,40 @@ class Plan(NamedTuple):
 
     Attributes
     ----------
-    layers : int64, shape (L, 9)
-        Sizes n and k, the activation's code, and the offsets of W and b in ``parameters``, of W^T in ``transposed``, of
-        A, Z and dZ in ``workspace``.
+    book : int64, shape (BOOK_SIZE,)
+        Codes, sizes, and for compiled code the addresses of the arrays below, of kernels, and of a call's data: one
+        argument instead of sixteen arrays, whose hundred words every function would hand on.
+    layers : int64, shape (L, LAYER_COLUMNS)
+        Sizes n and k, the activation's code, the offsets of W and b in ``parameters``, of W^T in ``transposed``, of A, Z
+        and dZ in ``workspace``, and the number of neurons in the layers before.
     pieces : int64, shape (pieces, 3)
         A layer and a range of its rows of W: what one thread takes of an update. Never decides about bits.
-    settings : int64
-        Codes and sizes.
     hyper : float64
         Hyper-parameters of the optimizer, l2, the norm to clip at.
     parameters, gradient : shape (P,)
-    state : shape (2, P)
+    state : shape (vectors, P)
         Of the optimizer: velocity, or running mean and square.
     transposed : ndarray
         W^T of every layer, rows padded to whole vectors; written by who uses it.
     workspace : ndarray
         See above.
     labels : int64, shape (rows,)
-        Of a slice; empty unless the loss takes labels.
+        Of a slice, gathered.
     losses, shares : shape (rows,)
         Of a slice's rows: their loss in float64, and what they count in the objective.
-    norms : float64
+    norms : float64, shape (neurons,)
         Squared length of the gradient of every row of every W with its b.
+    rights : int64, shape (rows,)
+        Right answers of every piece of a slice.
     progress : int64
         Where the epoch stands, written by who trains: a KeyboardInterrupt may come before it returns.
     totals : float64
         The sums so far.
     """
 
+    book: Array
     layers: Array
     pieces: Array
-    settings: Array
     hyper: Array
     parameters: Array
     gradient: Array
@@ -103,8 +118,21 @@ class Plan(NamedTuple):
     losses: Array
     shares: Array
     norms: Array
+    rights: Array
     progress: Array
     totals: Array
+
+    def note_addresses(self) -> None:
+        """Write into the book where the arrays are."""
+        places = (LAYERS, PIECES, HYPER, PARAMETERS, GRADIENT, STATE, TRANSPOSED, WORKSPACE)
+        places += (LABELS, LOSSES_OF_ROWS, SHARES, NORMS, RIGHTS, PROGRESS, TOTALS)
+        for place, array in zip(places, self[1:], strict=True):
+            self.book[place] = address(array)
+
+
+def address(array: Array | None) -> int:
+    """Where an array's data begin; 0 for None."""
+    return 0 if array is None else int(array.__array_interface__["data"][0])
 
 
 def parameter_count(layer_sizes: Sequence[int]) -> int:
@@ -129,13 +157,14 @@ def slice_rows(batch: int) -> int:
 
 def layer_table(layer_sizes: Sequence[int], activations: Sequence[int], rows: int, lanes: int) -> tuple[Array, int]:
     """``Plan.layers`` for slices of so many rows, and the size of the workspace without inputs and targets."""
-    table = np.zeros((len(layer_sizes) - 1, 9), np.int64)
-    parameters = transposed = workspace = 0
+    table = np.zeros((len(layer_sizes) - 1, LAYER_COLUMNS), np.int64)
+    parameters = transposed = workspace = neurons = 0
     for row, (n, k), activation in zip(table, pairwise(layer_sizes), activations, strict=True):
         row[[N, K, ACTIVATION]] = n, k, activation
         row[[W, B]] = parameters, parameters + n * k
         parameters += (n + 1) * k
-        row[T] = transposed
+        row[T], row[NEURONS] = transposed, neurons
+        neurons += k
         transposed += padded(n, lanes) * padded(k, lanes)
         row[A], row[D] = workspace, workspace + rows * k
         workspace += 2 * rows * k

@@ -1,0 +1,363 @@
+"""Engine: a network at work. It owns the workspace of one network at one batch size, and calls who computes.
+
+Imports `plan`, `epoch` and its NumPy twin `reference_epoch`, `threads` and `_jit`. Arrays that arrive here have been
+checked: C-contiguous, of the parameters' dtype, labels int64, weights float64.
+"""
+
+import math
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from . import epoch, losses, operations, reference_epoch, simd
+from ._jit import COMPILES
+from .elementwise import BINARY_CROSS_ENTROPY, CROSS_ENTROPY, IDENTITY, RELU
+from .microkernel import VECTOR
+from .plan import (
+    ACTIVATE,
+    ACTIVATION,
+    BATCH,
+    BOOK_SIZE,
+    DERIVE,
+    DONE,
+    EPOCH_ROWS,
+    FIRST_ROW,
+    FLOPS,
+    INPUTS,
+    LAYER_COUNT,
+    LOSS,
+    LOSS_KERNEL,
+    LOSS_SUM,
+    LOSSES,
+    MEANS_OVER_OUTPUTS,
+    MEASURE,
+    NONE,
+    OPTIMIZER,
+    ORDER,
+    OUT,
+    PIECE_COUNT,
+    PIECE_ROWS,
+    PREDICT,
+    PRODUCT,
+    PURPOSE,
+    RATE_COUNT,
+    RATES,
+    RIGHT,
+    RIGHT_KERNEL,
+    ROW,
+    SCRATCH,
+    SIZE,
+    SLICE_ROWS,
+    SLICES_LOSS,
+    SLICES_RIGHT,
+    SLICES_WEIGHT,
+    STEP,
+    STOP_ROW,
+    TARGETS,
+    TRAIN,
+    TRUTH,
+    UPDATE,
+    WEIGHT_SUM,
+    WEIGHTS,
+    Array,
+    Plan,
+    X,
+    address,
+    cut_updates,
+    layer_table,
+    parameter_count,
+    slice_rows,
+    transposed_size,
+)
+from .threads import SHARED, team
+
+__all__ = ["Descent", "Engine", "workspace_bytes"]
+
+CALL_S = 0.2
+"""Seconds after which a compiled call returns to Python, about, so that Ctrl-C works in long epochs."""
+
+_FIRST_CALL_FLOPS = 1e8
+
+THREAD_FLOPS = 1_500_000
+"""Steps of fewer floating-point operations stay on one thread."""
+
+PIECES = 2
+"""Pieces a thread, so that a thread that lost its core for a while holds up nobody."""
+
+MOST_PIECE_ROWS = 128
+"""Rows that go through all layers together: few enough to stay in L2, enough to pay for reading W."""
+
+
+class Descent:
+    """How parameters move: the optimizer's code, its hyper-parameters, and its state."""
+
+    def __init__(
+        self,
+        optimizer: int,
+        state: Array,
+        beta1: float = 0.0,
+        beta2: float = 0.0,
+        epsilon: float = 0.0,
+        weight_decay: float = 0.0,
+        l2: float = 0.0,
+        clip_norm: float = math.inf,
+    ) -> None:
+        self.optimizer = optimizer
+        self.state = state
+        self.hyper = np.array([beta1, beta2, epsilon, weight_decay, l2, clip_norm])
+
+
+class Engine:
+    """A network at work, for batches of one size.
+
+    Parameters
+    ----------
+    parameters : ndarray, shape (P,)
+        Read by everything; written by `train` only.
+    layer_sizes : sequence of int
+        Inputs, hidden sizes, outputs.
+    activations : sequence of int
+        A code of `elementwise` for every layer.
+    loss : str, default "mse"
+        A key of `plan.LOSSES`.
+    batch : int, default SLICE_ROWS
+        Rows of a step.
+    rung : str, default "simd"
+        "reference", "simd" or "parallel": who computes.
+    descent : Descent, optional
+        Without it `train` leaves the gradient and changes nothing.
+    gathers : bool, default False
+        Whether `train` will be given an order.
+
+    Attributes
+    ----------
+    plan : Plan
+        ``plan.gradient`` holds the last batch's gradient, unless it was applied without ever existing.
+    """
+
+    def __init__(
+        self,
+        parameters: Array,
+        layer_sizes: Sequence[int],
+        activations: Sequence[int],
+        loss: str = "mse",
+        batch: int = SLICE_ROWS,
+        rung: str = "simd",
+        descent: Descent | None = None,
+        gathers: bool = False,
+    ) -> None:
+        descent = descent or Descent(NONE, np.zeros((1, 0), parameters.dtype))
+        dtype = parameters.dtype
+        lanes = VECTOR // dtype.itemsize
+        rows = slice_rows(batch)
+        code = LOSSES[loss]
+        self._compiled = COMPILES and rung != "reference"
+        self._outputs = layer_sizes[-1]
+        layers, workspace = layer_table(layer_sizes, activations, rows, lanes)
+        flops = 6 * parameter_count(layer_sizes)
+        self._threads = team() if rung == "parallel" and self._compiled and rows * flops >= THREAD_FLOPS else 1
+        inputs, targets = workspace, workspace + rows * layer_sizes[0] * gathers
+        workspace = targets + rows * layer_sizes[-1] * (gathers and code != CROSS_ENTROPY)
+        pieces = len(layers) if self._threads == 1 else self._threads * PIECES
+        book = np.zeros(BOOK_SIZE, np.int64)
+        self.plan = Plan(
+            book=book,
+            layers=layers,
+            pieces=cut_updates(layer_sizes, pieces, lanes),
+            hyper=descent.hyper,
+            parameters=parameters,
+            gradient=np.zeros_like(parameters),
+            state=descent.state,
+            transposed=np.empty(transposed_size(layer_sizes, lanes) if self._compiled else 0, dtype),
+            workspace=np.empty(workspace, dtype),
+            labels=np.empty(rows if gathers else 0, np.int64),
+            losses=np.empty(rows),
+            shares=np.empty(rows, dtype),
+            norms=np.zeros(sum(layer_sizes[1:])),
+            rights=np.zeros(rows, np.int64),
+            progress=np.zeros(5, np.int64),
+            totals=np.zeros(5),
+        )
+        book[[LOSS, OPTIMIZER, BATCH, SIZE]] = code, descent.optimizer, batch, parameters.size
+        book[[LAYER_COUNT, PIECE_COUNT, INPUTS, TARGETS]] = len(layers), len(self.plan.pieces), inputs, targets
+        book[PIECE_ROWS] = min(MOST_PIECE_ROWS, -(-rows // (1 if self._threads == 1 else self._threads * PIECES)))
+        book[FLOPS] = flops
+        if self._compiled:
+            book[SCRATCH] = _scratch(self.plan, rows)
+            self._note_kernels()
+        self._rows_per_call = max(1, int(_FIRST_CALL_FLOPS / flops))
+
+    def _note_kernels(self) -> None:
+        """Write the addresses of the kernels that this network needs into the book; compile them, the first time."""
+        book, dtype = self.plan.book, self.plan.parameters.dtype
+        self.plan.note_addresses()
+        book[PRODUCT], book[LOSS_KERNEL] = epoch.product_address(dtype), epoch.loss_address(dtype)
+        if book[LOSS] in (CROSS_ENTROPY, BINARY_CROSS_ENTROPY):
+            book[RIGHT_KERNEL] = epoch.right_address(dtype)
+        if not set(self.plan.layers[:, ACTIVATION].tolist()) <= {IDENTITY, RELU}:
+            book[[ACTIVATE, DERIVE]] = epoch.activation_addresses(dtype)
+        book[UPDATE] = epoch.update_address(dtype, int(book[OPTIMIZER]))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the workspace, the gradient and all else that is no data, parameter or state."""
+        theirs = (self.plan.parameters, self.plan.state)
+        return sum(array.nbytes for array in self.plan) - sum(array.nbytes for array in theirs)
+
+    # ---------------------------------------------------------------------------------------- training
+
+    @property
+    def row(self) -> int:
+        """Rows of the epoch that whole steps have dealt with."""
+        return int(self.plan.progress[ROW])
+
+    @property
+    def step(self) -> int:
+        """Steps so far."""
+        return int(self.plan.progress[STEP])
+
+    @step.setter
+    def step(self, value: int) -> None:
+        self.plan.progress[STEP] = value
+
+    def begin(self) -> None:
+        """Begin an epoch."""
+        self.plan.progress[[ROW, DONE, RIGHT, SLICES_RIGHT]] = 0
+        self.plan.totals[:] = 0
+
+    def rewind(self) -> None:
+        """Forget the slices of a step that was not finished."""
+        self.plan.progress[DONE] = self.plan.progress[ROW]
+        self.plan.progress[SLICES_RIGHT] = 0
+        self.plan.totals[[SLICES_LOSS, SLICES_WEIGHT]] = 0
+
+    def train(
+        self,
+        X: Array,
+        y: Array,
+        weights: Array | None = None,
+        order: Array | None = None,
+        rates: Array = np.zeros(1),  # noqa: B008 - read only
+        first_row: int = 0,
+        epoch_rows: int | None = None,
+    ) -> None:
+        """Train on from where the epoch stands to the last row of X.
+
+        Parameters
+        ----------
+        X, y : ndarray
+            Rows of the epoch from ``first_row`` on.
+        weights : ndarray of float64, optional
+            A weight for each row of X.
+        order : ndarray of int64, optional
+            The order to visit the rows in; X and y then hold all of them.
+        rates : ndarray of float64
+            The learning rate of each of the epoch's steps, or one for all.
+        first_row, epoch_rows : int, optional
+            By default X is the whole epoch.
+        """
+        epoch_rows = len(X) if epoch_rows is None else epoch_rows
+        stop = first_row + len(X)
+        progress = self.plan.progress
+        while progress[DONE] < stop:
+            before, start = int(progress[DONE]), time.perf_counter()
+            until = min(stop, before + self._rows_per_call)
+            self._run(self.plan, TRAIN, X, y, weights, order, None, rates, first_row, until, epoch_rows)
+            seconds = time.perf_counter() - start
+            self._rows_per_call = max(1, int((int(progress[DONE]) - before) * CALL_S / max(seconds, 1e-6)))
+
+    def results(self) -> dict[str, float]:
+        """The loss, and for classification the accuracy, of the epoch's rows behind."""
+        return self._results(self.plan)
+
+    def loss_and_gradient(self, X: Array, y: Array) -> tuple[float, Array]:
+        """The objective of one batch and its gradient; X and y are the batch."""
+        self.begin()
+        self.train(X, y)
+        return float(self.plan.totals[LOSS_SUM] / self.plan.totals[WEIGHT_SUM]), self.plan.gradient.copy()
+
+    # ------------------------------------------------------------------------------------- measurement
+
+    def evaluate(self, X: Array, y: Array, weights: Array | None = None) -> dict[str, float]:
+        """Loss, and for classification accuracy, over all rows."""
+        plan = self._aside()
+        for start, stop in self._chunks(len(X)):
+            part = None if weights is None else weights[start:stop]
+            self._run(plan, MEASURE, X[start:stop], y[start:stop], part, None, None, plan.totals, start, stop, len(X))
+        return self._results(plan)
+
+    def predict(self, X: Array, probabilities: bool = False) -> Array:
+        """Outputs (B, n_out), or what the loss makes probabilities of them, of any number of rows."""
+        plan = self._aside()
+        out = np.empty((len(X), self._outputs), X.dtype)
+        for start, stop in self._chunks(len(X)):
+            part = out[start:stop]
+            self._run(plan, PREDICT, X[start:stop], None, None, None, part, plan.totals, start, stop, len(X))
+        if probabilities:
+            squash = operations.softmax if plan.book[LOSS] == CROSS_ENTROPY else operations.sigmoid
+            out = squash(out, variant="auto" if self._compiled else "reference")
+        return out
+
+    def _aside(self) -> Plan:
+        """The plan with counters of its own, and slices instead of batches."""
+        plan = self.plan._replace(book=self.plan.book.copy(), progress=np.zeros(5, np.int64), totals=np.zeros(5))
+        plan.book[BATCH] = len(plan.losses)
+        plan.note_addresses()
+        return plan
+
+    def _chunks(self, rows: int) -> list[tuple[int, int]]:
+        """Whole slices, some 0.2 s each at a pessimist's speed."""
+        size = len(self.plan.losses)
+        step = max(1, int(2 * _FIRST_CALL_FLOPS / self.plan.book[FLOPS]) // size) * size
+        return [(start, min(start + step, rows)) for start in range(0, rows, step)]
+
+    def _results(self, plan: Plan) -> dict[str, float]:
+        loss, code = float(plan.totals[LOSS_SUM] / plan.totals[WEIGHT_SUM]), int(plan.book[LOSS])
+        results = {"loss": loss / self._outputs if code in MEANS_OVER_OUTPUTS else loss}
+        if code in (CROSS_ENTROPY, BINARY_CROSS_ENTROPY):
+            answers = int(plan.progress[ROW]) * (self._outputs if code == BINARY_CROSS_ENTROPY else 1)
+            results["accuracy"] = int(plan.progress[RIGHT]) / answers
+        return results
+
+    def _run(
+        self,
+        plan: Plan,
+        purpose: int,
+        X_rows: Array,
+        y: Array | None,
+        weights: Array | None,
+        order: Array | None,
+        out: Array | None,
+        rates: Array,
+        first_row: int,
+        stop: int,
+        epoch_rows: int,
+    ) -> None:
+        if not self._compiled:
+            reference_epoch.run(plan, purpose, X_rows, y, weights, order, out, rates, first_row, stop, epoch_rows)
+            return
+        book = plan.book
+        book[PURPOSE] = purpose
+        book[X], book[TRUTH], book[WEIGHTS], book[ORDER], book[OUT], book[RATES] = map(
+            address, (X_rows, y, weights, order, out, rates)
+        )
+        book[RATE_COUNT], book[FIRST_ROW], book[STOP_ROW], book[EPOCH_ROWS] = len(rates), first_row, stop, epoch_rows
+        epoch.run(plan.parameters.dtype, book, self._threads, SHARED)
+
+
+def _scratch(plan: Plan, rows: int) -> int:
+    """Elements of scratch that a piece of rows, or of a layer's weights, needs for packing or for the loss."""
+    blocking: Any = getattr(simd.blocking, "py_func", simd.blocking)
+    scratch_size: Any = getattr(losses.scratch_size, "py_func", losses.scratch_size)
+    item = plan.workspace.itemsize
+    piece_rows = int(plan.book[PIECE_ROWS])
+    rooms = [scratch_size(piece_rows, int(plan.layers[-1, 1])) * item]
+    for n, k in plan.layers[:, :2].tolist():
+        rooms.append(blocking(item, piece_rows, k, n, (0, n * item, item), (0, k * item, item))[5])
+        rooms.append(blocking(item, piece_rows, n, k, (0, k * item, item), (0, n * item, item))[5])
+    for layer, top, bottom in plan.pieces.tolist():
+        n, k = plan.layers[layer, :2].tolist()
+        rooms.append(blocking(item, bottom - top, n, rows, (0, item, k * item), (0, n * item, item))[5])
+    return int(-(-max(rooms) // item))
