@@ -268,7 +268,7 @@ def exp_nonpositive(x: Any) -> Any:
 
 
 @jit(inline=True)
-def over_one_plus(h: Any) -> Any:
+def _over_one_plus(h: Any) -> Any:
     """h / (1 + h) for h >= 0.
 
     The rounding of 1 + h weighs most where h is small; there h - h^2 / (1 + h) is 1.9 ulp at worst, not 2.4. (Adding
@@ -281,14 +281,14 @@ def over_one_plus(h: Any) -> Any:
 @jit(inline=True)
 def sigmoid(x: Any) -> Any:
     """1 / (1 + e^-x), from the exponential that cannot overflow."""
-    q = over_one_plus(exp_nonpositive(-abs(x)))
+    q = _over_one_plus(exp_nonpositive(-abs(x)))
     return q if x < _like(x, 0.0) else _like(x, 1.0) - q
 
 
 @jit(inline=True)
 def sigmoid_derivative(x: Any) -> Any:
     """S (1 - S) with S = sigmoid(-|x|), the smaller of the two: nothing cancels."""
-    q = over_one_plus(exp_nonpositive(-abs(x)))
+    q = _over_one_plus(exp_nonpositive(-abs(x)))
     return q * (_like(x, 1.0) - q)
 
 
@@ -309,7 +309,7 @@ def tanh(x: Any) -> Any:
     r = coarse - fine
     lost = _of(x, _NOTHING32, (coarse - r) - fine)  # float64 needs it: 2.25 ulp without; float32 has 1.86
     h = scale * ((_polynomial(r, _of(r, _Q32, _Q64)) * (r * r) + lost) + r) + (scale - _like(x, 0.5))
-    y = _like(x, 1.0) if a > _of(x, _FLAT32, _FLAT64) else over_one_plus(h)
+    y = _like(x, 1.0) if a > _of(x, _FLAT32, _FLAT64) else _over_one_plus(h)
     return _with_sign(y, x)
 
 
@@ -348,14 +348,6 @@ def log(x: Any) -> Any:
     y = y if x < infinity else x  # infinity, NaN
     undefined = -infinity if x == zero else _like(x, np.nan)
     return y if x > zero else undefined
-
-
-@jit(inline=True)
-def log1p(x: Any) -> Any:
-    """log(1 + x) for 0 <= x <= 1, as small as x may be: what the sum lost is put back."""
-    one = _like(x, 1.0)
-    u = one + x
-    return log(u) + (x - (u - one)) / u
 
 
 # ----------------------------------------------------------------------------------------- gelu
