@@ -12,7 +12,7 @@ from typing import Any
 
 from . import vmath
 from ._jit import jit
-from .elementwise import RELU, SIGMOID, TANH
+from .elementwise import GELU, LEAKY_RELU, RELU, SIGMOID, SILU, TANH
 
 
 @jit
@@ -29,6 +29,16 @@ def apply_activation(activation: int, Z: Any, out: Any) -> None:
     elif activation == SIGMOID:
         for i in range(Z.size):
             out[i] = vmath.sigmoid(Z[i])
+    elif activation == LEAKY_RELU:
+        slope = Z.dtype.type(0.01)
+        for i in range(Z.size):
+            out[i] = Z[i] if Z[i] > zero else Z[i] * slope
+    elif activation == GELU:
+        for i in range(Z.size):
+            out[i] = vmath.gelu(Z[i])
+    elif activation == SILU:
+        for i in range(Z.size):
+            out[i] = vmath.silu(Z[i])
     else:
         for i in range(Z.size):
             out[i] = Z[i]
@@ -48,6 +58,16 @@ def apply_derivative(activation: int, Z: Any, out: Any) -> None:
     elif activation == SIGMOID:
         for i in range(Z.size):
             out[i] = vmath.sigmoid_derivative(Z[i])
+    elif activation == LEAKY_RELU:
+        slope = Z.dtype.type(0.01)
+        for i in range(Z.size):
+            out[i] = one if Z[i] > one - one else slope
+    elif activation == GELU:
+        for i in range(Z.size):
+            out[i] = vmath.gelu_derivative(Z[i])
+    elif activation == SILU:
+        for i in range(Z.size):
+            out[i] = vmath.silu_derivative(Z[i])
     else:
         for i in range(Z.size):
             out[i] = one

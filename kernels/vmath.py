@@ -248,17 +248,23 @@ def exp(x: Any) -> Any:
 
 
 @jit(inline=True)
-def _exp_of_sum(x: Any, rest: Any) -> Any:
-    """e^(x + rest) for x <= 0 and a rest of a few roundings of x.
+def _raised_exp(x: Any, rest: Any) -> Any:
+    """2^64 e^(x + rest) for x <= 0 that is not below what the next power of two still exists for.
 
     One power of two suffices: 2^(n + 64) always exists, and 2^-64 then rounds once into the subnormals.
     """
-    lowest = _of(x, _LOWEST32, _LOWEST64)
-    x = lowest if lowest > x else x
     magic = _of(x, _ROUND_RAISED32, _ROUND_RAISED64)
     t = x * _like(x, _LOG2_E) + magic
     r = _remainder(x, t - magic) + rest
-    return _exp_near_0(r) * _power_of_two(t) * _like(x, 2.0**-64)
+    return _exp_near_0(r) * _power_of_two(t)
+
+
+@jit(inline=True)
+def _exp_of_sum(x: Any, rest: Any) -> Any:
+    """e^(x + rest) for x <= 0 and a rest of a few roundings of x."""
+    lowest = _of(x, _LOWEST32, _LOWEST64)
+    x = lowest if lowest > x else x
+    return _raised_exp(x, rest) * _like(x, 2.0**-64)
 
 
 @jit(inline=True)
@@ -290,6 +296,29 @@ def sigmoid_derivative(x: Any) -> Any:
     """S (1 - S) with S = sigmoid(-|x|), the smaller of the two: nothing cancels."""
     q = _over_one_plus(exp_nonpositive(-abs(x)))
     return q * (_like(x, 1.0) - q)
+
+
+# Below these x e^x is 0; 2^64 e^x still has an exponent.
+_SILU_END32, _SILU_END64 = np.float32(-110.0), -752.5
+
+
+@jit(inline=True)
+def silu(x: Any) -> Any:
+    """X sigmoid(x) = x e^x / (1 + e^x) below 0, whose numerator is rounded once where it is subnormal."""
+    a, end = -abs(x), _of(x, _SILU_END32, _SILU_END64)
+    a = end if end > a else a
+    raised, small = _raised_exp(a, _like(x, -0.0)), _like(x, 2.0**-64)
+    return (a * raised * small if x < _like(x, 0.0) else x) / (_like(x, 1.0) + raised * small)
+
+
+@jit(inline=True)
+def silu_derivative(x: Any) -> Any:
+    """S (1 + x (1 - S)) for S = sigmoid(x), from the smaller of S and 1 - S: the sum of silu'(x) and silu'(-x) is 1."""
+    a, end = -abs(x), _of(x, _SILU_END32, _SILU_END64)
+    a = end if end > a else a
+    q = _over_one_plus(exp_nonpositive(a))
+    below = q * (_like(x, 1.0) + a * (_like(x, 1.0) - q))
+    return below if x < _like(x, 0.0) else _like(x, 1.0) - below
 
 
 # Beyond these tanh rounds to 1.
