@@ -22,7 +22,7 @@ from .kernels.reference import ACTIVATIONS
 from .kernels.variants import PROMOTED
 
 _ACTIVATION_NAMES = tuple(activation.name for activation in ACTIVATIONS)
-_HE = ("relu",)  # He's scale for the relu family, Glorot's for the rest
+_HE = ("relu", "leaky_relu", "gelu", "silu")  # He's scale for the relu family, Glorot's for the rest
 
 
 class Network:
@@ -33,15 +33,16 @@ class Network:
     sizes : sequence of int
         Inputs, hidden sizes if any, outputs: ``[64, 128, 10]``.
     hidden : str or sequence of str, default "relu"
-        Activation of the hidden layers, or one for each: "identity", "relu", "tanh", "sigmoid".
+        Activation of the hidden layers, or one for each: "identity", "relu", "tanh", "sigmoid",
+        "leaky_relu", "gelu" (exact), "silu".
     output : str, default "identity"
         Activation of the last layer.
     dtype : {"float32", "float64"}, default "float32"
         Of the parameters and of everything computed; inputs are converted to it.
     seed : int, default 0
         Initial weights are a function of seed, sizes and activations alone: uniform, of He's scale
-        (limit sqrt(6 / inputs)) for relu and of Glorot's (limit sqrt(6 / (inputs + outputs))) for the
-        rest, biases zero.
+        (limit sqrt(6 / inputs)) for relu, leaky_relu, gelu and silu, and of Glorot's
+        (limit sqrt(6 / (inputs + outputs))) for the rest, biases zero.
 
     Attributes
     ----------

@@ -45,7 +45,9 @@ class SGD:
 
     def update(self, rung: str, parameters: Array, gradient: Array, state: Sequence[Array], step: int) -> None:
         """One step in place; ``step`` counts from 1."""
-        highest("sgd_update", rung)(parameters, gradient, *state, float(self.learning_rate), float(self.momentum))
+        highest("sgd_update", rung)(
+            parameters, gradient, *state, float(self.learning_rate), float(self.momentum), False
+        )
 
 
 @dataclass(frozen=True)
@@ -86,4 +88,4 @@ class Adam:
     def update(self, rung: str, parameters: Array, gradient: Array, state: Sequence[Array], step: int) -> None:
         """One step in place; ``step`` counts from 1."""
         hyper = (float(self.learning_rate), float(self.beta1), float(self.beta2), float(self.epsilon))
-        highest("adam_update", rung)(parameters, gradient, *state, *hyper, step)
+        highest("adam_update", rung)(parameters, gradient, *state, *hyper, 0.0, step)

@@ -1,41 +1,69 @@
 """The kernels of fastnet: arrays in, arrays out.
 
-The public functions are defined in `operations`; the table of their variants is `variants.TABLE`. Nothing
-here knows of networks or trainers, and nothing is compiled before its first call.
+The public functions are defined in `operations`, `scores` and `updates`; the table of their variants is
+`variants.TABLE`. Nothing here knows of networks or trainers, and nothing is compiled before its first call.
 """
 
 from .operations import (
-    accuracy,
-    adam_update,
-    cross_entropy,
-    cross_entropy_derivative,
     dense_backward_batch,
     dense_forward,
+    gelu,
+    gelu_derivative,
     identity,
     identity_derivative,
+    leaky_relu,
+    leaky_relu_derivative,
     matmul,
-    mse,
-    mse_derivative,
     relu,
     relu_derivative,
-    sgd_update,
     sigmoid,
     sigmoid_derivative,
-    softmax,
+    silu,
+    silu_derivative,
     tanh,
     tanh_derivative,
 )
-from .variants import variants
+from .scores import (
+    accuracy,
+    binary_cross_entropy,
+    binary_cross_entropy_derivative,
+    cross_entropy,
+    cross_entropy_derivative,
+    huber,
+    huber_derivative,
+    mae,
+    mae_derivative,
+    mse,
+    mse_derivative,
+    softmax,
+)
+from .updates import (
+    adam_update,
+    sgd_update,
+)
+from .variants import (
+    variants,
+)
 
 __all__ = [
     "accuracy",
     "adam_update",
+    "binary_cross_entropy",
+    "binary_cross_entropy_derivative",
     "cross_entropy",
     "cross_entropy_derivative",
     "dense_backward_batch",
     "dense_forward",
+    "gelu",
+    "gelu_derivative",
+    "huber",
+    "huber_derivative",
     "identity",
     "identity_derivative",
+    "leaky_relu",
+    "leaky_relu_derivative",
+    "mae",
+    "mae_derivative",
     "matmul",
     "mse",
     "mse_derivative",
@@ -44,6 +72,8 @@ __all__ = [
     "sgd_update",
     "sigmoid",
     "sigmoid_derivative",
+    "silu",
+    "silu_derivative",
     "softmax",
     "tanh",
     "tanh_derivative",

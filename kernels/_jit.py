@@ -41,6 +41,7 @@ from numba.extending import intrinsic as _intrinsic
 __all__ = [
     "COMPILES",
     "address",
+    "by_address",
     "cache_folder",
     "call",
     "compile_seconds",
@@ -220,44 +221,58 @@ def _compile_lazily(function: F, inline: bool, internal: bool) -> F:
 
 
 # ------------------------------------------------------------------------- calls without linking
+# Numba links whoever is called into the caller, optimizes all of it once more and emits it once more, at every level:
+# the training loop compiled for 16 s. By address each kernel is compiled once, and only where it is needed.
+
+_signatures: dict[Any, Callable[[Any], tuple[Any, ...]]] = {}
 
 
-def address(function: Callable[..., Any], *argument_types: Any) -> int:
-    """Compile a kernel for these types, or take it from the cache, and give the address of its machine code.
+def by_address(signature: Callable[[Any], tuple[Any, ...]]) -> Callable[[F], F]:
+    """Let a kernel that returns nothing be called by address.
 
-    For `call`.  The address is good for as long as the process lives.
+    Parameters
+    ----------
+    signature : callable
+        From Numba's float32 or float64 to the types of the arguments.
+    """
+
+    def note(function: F) -> F:
+        _signatures[getattr(function, "py_func", function)] = signature
+        return function
+
+    return note
+
+
+def address(function: Callable[..., Any], dtype: Any) -> int:
+    """Compile a kernel for a dtype, or take it from the cache; where its machine code is, for `call`.
+
+    Good for as long as the process lives.
     """
     dispatcher: Any = function
-    dispatcher.compile(argument_types)
-    result = dispatcher.overloads[argument_types]
+    expected = _signatures[dispatcher.py_func](numba.from_dtype(dtype))
+    dispatcher.compile(expected)
+    result = dispatcher.overloads[expected]
     place: int = result.library.get_pointer_to_function(result.fndesc.llvm_func_name)
     return place
 
 
-@_intrinsic
-def call(typing_context: Any, function: Any, place: Any, arguments: Any) -> Any:
-    """``function(*arguments)`` by the address that `address` gave; what it returns, or raises, is dropped.
-
-    Numba links whoever is called into the caller, optimizes all of it once more and emits it once more, at every
-    level: an epoch compiled for 16 s. By address each kernel is compiled once. The function itself is named so that
-    the types of the arguments are its own.
-    """
-    types_ = tuple(types.unliteral(t) for t in arguments.types)
-    signature = function.get_call_type(typing_context, types_, {})
+@_intrinsic  # type: ignore[untyped-decorator]
+def call(typing_context: Any, function: Any, place: Any, dtype: Any, arguments: Any) -> Any:
+    """``function(*arguments)`` by the address that `address` gave for that dtype; errors are dropped."""
+    expected = _signatures[function.dispatcher.py_func](dtype.dtype)
 
     def codegen(context: Any, builder: ir.IRBuilder, own: Any, values: Any) -> Any:
-        _, where, packed = values
-        given = cgutils.unpack_tuple(builder, packed)
+        given = cgutils.unpack_tuple(builder, values[3])
         given = [
             context.cast(builder, value, old, new)
-            for value, old, new in zip(given, arguments.types, signature.args, strict=True)
+            for value, old, new in zip(given, arguments.types, expected, strict=True)
         ]
-        kind = context.call_conv.get_function_type(signature.return_type, signature.args)
-        code = builder.inttoptr(where, ir.PointerType(kind))
-        context.call_conv.call_function(builder, code, signature.return_type, signature.args, given)
+        kind = context.call_conv.get_function_type(types.none, expected)
+        code = builder.inttoptr(values[1], ir.PointerType(kind))
+        context.call_conv.call_function(builder, code, types.none, expected, given)
         return context.get_dummy_value()
 
-    return types.void(function, types.intp, arguments), codegen
+    return types.void(function, types.intp, dtype, arguments), codegen
 
 
 class _Announcer(event.Listener):  # type: ignore[misc]

@@ -10,11 +10,14 @@ Arrays in, arrays out: the caller allocates every output.
 
 from typing import Any
 
+from numba import types
+
 from . import vmath
-from ._jit import jit
-from .elementwise import IDENTITY, LEAKY_RELU, RELU, SIGMOID, TANH
+from ._jit import by_address, jit
+from .elementwise import GELU, IDENTITY, LEAKY_RELU, RELU, SIGMOID, SILU, TANH
 
 
+@by_address(lambda real: (types.intp, *[types.Array(real, 1, "C")] * 2))
 @jit
 def apply_activation(activation: int, Z: Any, out: Any) -> None:
     """Out = activation(Z), elementwise over vectors of one length."""
@@ -29,6 +32,16 @@ def apply_activation(activation: int, Z: Any, out: Any) -> None:
     elif activation == SIGMOID:
         for i in range(Z.size):
             out[i] = vmath.sigmoid(Z[i])
+    elif activation == LEAKY_RELU:
+        slope = Z.dtype.type(0.01)
+        for i in range(Z.size):
+            out[i] = Z[i] if Z[i] > zero else Z[i] * slope
+    elif activation == GELU:
+        for i in range(Z.size):
+            out[i] = vmath.gelu(Z[i])
+    elif activation == SILU:
+        for i in range(Z.size):
+            out[i] = vmath.silu(Z[i])
     else:
         for i in range(Z.size):
             out[i] = Z[i]
@@ -48,12 +61,23 @@ def apply_derivative(activation: int, Z: Any, out: Any) -> None:
     elif activation == SIGMOID:
         for i in range(Z.size):
             out[i] = vmath.sigmoid_derivative(Z[i])
+    elif activation == LEAKY_RELU:
+        slope = Z.dtype.type(0.01)
+        for i in range(Z.size):
+            out[i] = one if Z[i] > one - one else slope
+    elif activation == GELU:
+        for i in range(Z.size):
+            out[i] = vmath.gelu_derivative(Z[i])
+    elif activation == SILU:
+        for i in range(Z.size):
+            out[i] = vmath.silu_derivative(Z[i])
     else:
         for i in range(Z.size):
             out[i] = one
 
 
-@jit
+@by_address(lambda real: (types.intp, *[types.Array(real, 1, "C")] * 3))
+@jit(internal=True)
 def times_derivative(activation: int, A: Any, Z: Any, dZ: Any) -> None:
     """dZ <- dZ * activation'(Z), over vectors of one length; from A where it can be had from that.
 

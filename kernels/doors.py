@@ -89,6 +89,17 @@ def finite(name: str, array: Array) -> None:
             raise ValueError(f"{name} holds {what} at {place}; remove or replace such values first")
 
 
+def unit_interval(name: str, array: Array) -> None:
+    """Refuse numbers below 0 or above 1, by position; NaN passes, as elsewhere in the kernels."""
+    outside = (array < 0) | (array > 1)
+    if outside.any():
+        position = tuple(int(i) for i in np.argwhere(outside)[0])
+        raise ValueError(
+            f"{name} holds {array[position]} in row {position[0]}; expected targets from 0 (no) to 1 (yes), "
+            f"one for each output; for class labels use cross_entropy"
+        )
+
+
 def labels(name: str, value: ArrayLike, rows: int, classes: int) -> NDArray[np.int64]:
     """Class labels (rows,) as int64, from integers 0..classes-1 or from one-hot rows (rows, classes).
 

@@ -8,12 +8,12 @@ places in ``reference.ACTIVATIONS``; a test holds the two together.
 either of them becomes float64: slower, and other bits than NumPy's.
 """
 
-from math import exp, tanh
+from math import erfc, exp, tanh
 from typing import Any
 
 from ._jit import jit
 
-IDENTITY, RELU, TANH, SIGMOID = range(4)
+IDENTITY, RELU, TANH, SIGMOID, LEAKY_RELU, GELU, SILU = range(7)
 
 MSE, MAE, HUBER, CROSS_ENTROPY, BINARY_CROSS_ENTROPY = range(5)
 """Losses, by the code under which compiled kernels choose one."""
@@ -27,28 +27,84 @@ def sigmoid(z: Any, one: Any) -> Any:
 
 
 @jit
+def clamp(z: Any, limit: Any) -> Any:
+    """Z within -limit..limit, NaN included: beyond, one factor is 0, and 0 times infinity would be NaN."""
+    return -limit if z < -limit else (limit if z > limit else z)
+
+
+@jit
+def normal_below(z: Any, one: Any) -> Any:
+    """Phi(z) = erfc(-z / sqrt 2) / 2, the share of the normal distribution below z."""
+    real = type(one)
+    return real(0.5) * erfc(z * real(-0.7071067811865476))
+
+
+@jit
+def gelu(z: Any, one: Any) -> Any:
+    """Z Phi(z)."""
+    low = type(one)(-40)
+    return (low if z < low else z) * normal_below(z, one)
+
+
+@jit
+def gelu_derivative(z: Any, one: Any) -> Any:
+    """Phi(z) + z phi(z), where phi is the normal density."""
+    real = type(one)
+    near = clamp(z, real(150))
+    return normal_below(z, one) + near * real(0.3989422804014327) * exp(-near * near * real(0.5))
+
+
+@jit
+def silu(z: Any, one: Any) -> Any:
+    """Z sigmoid(z), below 0 as z e^(z/2) e^(z/2) / (1 + e^z), where the last product alone may underflow."""
+    half = exp(-abs(z) * type(one)(0.5))
+    low = type(one)(-800)
+    return ((low if z < low else z) * half * half if z < one - one else z) / (one + half * half)
+
+
+@jit
+def silu_derivative(z: Any, one: Any) -> Any:
+    """S (1 + z (1 - S)), where S = sigmoid(z)."""
+    s = sigmoid(z, one)
+    return s + clamp(z, type(one)(800)) * s * sigmoid(-z, one)
+
+
+@jit
 def activate(code: int, z: Any, one: Any) -> Any:
     """The activation of one element."""
+    zero = one - one
     if code == RELU:
-        zero = one - one
         return zero if z < zero else z  # not max(): it would turn NaN into 0
     if code == TANH:
         return tanh(z)
     if code == SIGMOID:
         return sigmoid(z, one)
+    if code == LEAKY_RELU:
+        return z if z > zero else z * type(one)(0.01)
+    if code == GELU:
+        return gelu(z, one)
+    if code == SILU:
+        return silu(z, one)
     return z
 
 
 @jit
 def derivative(code: int, z: Any, one: Any) -> Any:
     """The activation's derivative at one element, from z."""
+    zero = one - one
     if code == RELU:
-        return one if z > one - one else one - one
+        return one if z > zero else zero
     if code == TANH:
         t = tanh(z)
         return one - t * t
     if code == SIGMOID:
         return sigmoid(z, one) * sigmoid(-z, one)
+    if code == LEAKY_RELU:
+        return one if z > zero else type(one)(0.01)
+    if code == GELU:
+        return gelu_derivative(z, one)
+    if code == SILU:
+        return silu_derivative(z, one)
     return one
 
 

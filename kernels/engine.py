@@ -11,13 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from . import epoch, losses, operations, reference_epoch, simd
+from . import activations, epoch, loops, losses, operations, reference_epoch, simd
 from ._jit import COMPILES
+from ._jit import address as kernel_address
 from .elementwise import BINARY_CROSS_ENTROPY, CROSS_ENTROPY, IDENTITY, RELU
 from .microkernel import VECTOR
 from .plan import (
     ACTIVATE,
     ACTIVATION,
+    ADAM,
     BATCH,
     BOOK_SIZE,
     DERIVE,
@@ -73,7 +75,7 @@ from .plan import (
 )
 from .threads import SHARED, team
 
-__all__ = ["Descent", "Engine", "workspace_bytes"]
+__all__ = ["Descent", "Engine"]
 
 CALL_S = 0.2
 """Seconds after which a compiled call returns to Python, about, so that Ctrl-C works in long epochs."""
@@ -118,7 +120,7 @@ class Engine:
         Read by everything; written by `train` only.
     layer_sizes : sequence of int
         Inputs, hidden sizes, outputs.
-    activations : sequence of int
+    codes : sequence of int
         A code of `elementwise` for every layer.
     loss : str, default "mse"
         A key of `plan.LOSSES`.
@@ -141,7 +143,7 @@ class Engine:
         self,
         parameters: Array,
         layer_sizes: Sequence[int],
-        activations: Sequence[int],
+        codes: Sequence[int],
         loss: str = "mse",
         batch: int = SLICE_ROWS,
         rung: str = "simd",
@@ -155,7 +157,7 @@ class Engine:
         code = LOSSES[loss]
         self._compiled = COMPILES and rung != "reference"
         self._outputs = layer_sizes[-1]
-        layers, workspace = layer_table(layer_sizes, activations, rows, lanes)
+        layers, workspace = layer_table(layer_sizes, codes, rows, lanes)
         flops = 6 * parameter_count(layer_sizes)
         self._threads = team() if rung == "parallel" and self._compiled and rows * flops >= THREAD_FLOPS else 1
         inputs, targets = workspace, workspace + rows * layer_sizes[0] * gathers
@@ -193,12 +195,18 @@ class Engine:
         """Write the addresses of the kernels that this network needs into the book; compile them, the first time."""
         book, dtype = self.plan.book, self.plan.parameters.dtype
         self.plan.note_addresses()
-        book[PRODUCT], book[LOSS_KERNEL] = epoch.product_address(dtype), epoch.loss_address(dtype)
+        book[PRODUCT] = kernel_address(simd.product_into, dtype)
+        book[LOSS_KERNEL] = kernel_address(losses.loss_rows, dtype)
         if book[LOSS] in (CROSS_ENTROPY, BINARY_CROSS_ENTROPY):
-            book[RIGHT_KERNEL] = epoch.right_address(dtype)
-        if not set(self.plan.layers[:, ACTIVATION].tolist()) <= {IDENTITY, RELU}:
-            book[[ACTIVATE, DERIVE]] = epoch.activation_addresses(dtype)
-        book[UPDATE] = epoch.update_address(dtype, int(book[OPTIMIZER]))
+            book[RIGHT_KERNEL] = kernel_address(losses.right_rows, dtype)
+        codes = set(self.plan.layers[:, ACTIVATION].tolist())
+        if not codes <= {IDENTITY, RELU}:  # these two are the products' own
+            book[ACTIVATE] = kernel_address(activations.apply_activation, dtype)
+        if not codes <= {IDENTITY, RELU} or self.plan.layers[-1, ACTIVATION] == RELU:
+            book[DERIVE] = kernel_address(activations.times_derivative, dtype)
+        if book[OPTIMIZER] != NONE:
+            update = loops.adam_update if book[OPTIMIZER] == ADAM else loops.sgd_update
+            book[UPDATE] = kernel_address(update, dtype)
 
     @property
     def nbytes(self) -> int:

@@ -27,12 +27,10 @@ arrays as arguments and kernels linked in, this file took 16 s to compile.
 import math
 from typing import Any
 
-import numba
 import numpy as np
-from numba import types
 
 from . import activations, loops, losses, simd
-from ._jit import address, call, jit
+from ._jit import call, jit
 from .elementwise import CROSS_ENTROPY, IDENTITY, RELU
 from .losses import tree_sum
 from .microkernel import VECTOR, array_at, item_bytes, keep, keep_small, layout, transpose_block
@@ -149,12 +147,12 @@ def _forward(dtype: Any, book: Any, layers: Any, x: int, top: int, bottom: int, 
         bias = (book[PARAMETERS] + layers[i, B] * item, np.intp(0))
         z = (book[WORKSPACE] + (layers[i, Z] + top * k) * item, k * item)
         relu = z if code == RELU else none
-        call(simd.product_into, book[PRODUCT], (dtype, bottom - top, k, n, a, w, z, bias, relu, none, one, work))
+        call(simd.product_into, book[PRODUCT], dtype, (dtype, bottom - top, k, n, a, w, z, bias, relu, none, one, work))
         x = book[WORKSPACE] + layers[i, A] * item
         if code != RELU and code != IDENTITY:
             size = (bottom - top) * k
             source, target = _vector(dtype, z[0], size), _vector(dtype, x + top * k * item, size)
-            call(activations.apply_activation, book[ACTIVATE], (code, source, target))
+            call(activations.apply_activation, book[ACTIVATE], dtype, (code, source, target))
 
 
 @jit(inline=True)
@@ -174,7 +172,7 @@ def _backward(dtype: Any, book: Any, layers: Any, top: int, bottom: int, work: i
             size = (bottom - top) * k
             a = _vector(dtype, workspace + (layers[i, A] + top * k) * item, size)
             z = _vector(dtype, workspace + (layers[i, Z] + top * k) * item, size)
-            call(activations.times_derivative, book[DERIVE], (code, a, z, _vector(dtype, d, size)))
+            call(activations.times_derivative, book[DERIVE], dtype, (code, a, z, _vector(dtype, d, size)))
 
         if i > 0:
             c = (workspace + (layers[i - 1, D] + top * n) * item, n * item)
@@ -185,6 +183,7 @@ def _backward(dtype: Any, book: Any, layers: Any, top: int, bottom: int, work: i
             call(
                 simd.product_into,
                 book[PRODUCT],
+                dtype,
                 (dtype, bottom - top, n, k, a_of_product, w, c, none, none, gate, one, work),
             )
 
@@ -253,6 +252,7 @@ def _rows_piece(piece: int, dtype: Any, book: Any, start: int, rows: int) -> Non
         call(
             losses.loss_rows,
             book[LOSS_KERNEL],
+            dtype,
             (loss, labels, targets, outputs, shares, dl_da, losses_of_rows, work, top, bottom),
         )
         if book[WEIGHTS] != 0:
@@ -260,7 +260,12 @@ def _rows_piece(piece: int, dtype: Any, book: Any, start: int, rows: int) -> Non
                 losses_of_rows[i] *= _weight(book, start + i)
         if book[RIGHT_KERNEL] != 0:
             rights = _vector(_INT, book[RIGHTS], rows)
-            call(losses.right_rows, book[RIGHT_KERNEL], (loss, labels, targets, outputs, top, bottom, rights, piece))
+            call(
+                losses.right_rows,
+                book[RIGHT_KERNEL],
+                dtype,
+                (loss, labels, targets, outputs, top, bottom, rights, piece),
+            )
         if purpose == TRAIN:
             _backward(dtype, book, layers, top, bottom, layout(work)[0])
     keep(work)
@@ -292,10 +297,10 @@ def _update(dtype: Any, book: Any, hyper: Any, start: int, size: int, step: int,
     if optimizer == ADAM:
         second = _vector(dtype, book[STATE] + book[SIZE] * item_bytes(dtype) + offset, size)
         betas = (hyper[BETA1], hyper[BETA2], hyper[EPSILON], hyper[DECAY])
-        call(loops.adam_update, book[UPDATE], (parameters, gradient, first, second, rate, *betas, step))
+        call(loops.adam_update, book[UPDATE], dtype, (parameters, gradient, first, second, rate, *betas, step))
     elif optimizer != NONE:
         nesterov = optimizer == NESTEROV
-        call(loops.sgd_update, book[UPDATE], (parameters, gradient, first, rate, hyper[BETA1], nesterov))
+        call(loops.sgd_update, book[UPDATE], dtype, (parameters, gradient, first, rate, hyper[BETA1], nesterov))
 
 
 @jit(internal=True)
@@ -331,6 +336,7 @@ def _weights_piece(
         call(
             simd.product_into,
             book[PRODUCT],
+            dtype,
             (dtype, sizes[0], sizes[1], sizes[2], dz, b, c, start, none, none, factor, layout(work)[0]),
         )
         keep(work)
@@ -470,45 +476,3 @@ def run(dtype: Any, book: Any, threads: int, shared: int) -> None:
             totals[WEIGHT_SUM] += totals[SLICES_WEIGHT]
             progress[SLICES_RIGHT] = 0
             totals[SLICES_LOSS] = totals[SLICES_WEIGHT] = 0
-
-
-# --------------------------------------------------------------------------------------- the addresses
-
-
-def product_address(dtype: Any) -> int:
-    """Address of `simd.product_into`."""
-    i, pair, triple = types.intp, types.UniTuple(types.intp, 2), types.UniTuple(types.intp, 3)
-    scalar = numba.from_dtype(dtype)
-    return address(simd.product_into, types.DType(scalar), i, i, i, triple, triple, pair, pair, pair, pair, scalar, i)
-
-
-def loss_address(dtype: Any) -> int:
-    """Address of `losses.loss_rows`."""
-    scalar, i = numba.from_dtype(dtype), types.intp
-    vector, matrix = types.Array(scalar, 1, "C"), types.Array(scalar, 2, "C")
-    integers, doubles = types.Array(types.int64, 1, "C"), types.Array(types.float64, 1, "C")
-    return address(losses.loss_rows, i, integers, matrix, matrix, vector, matrix, doubles, vector, i, i)
-
-
-def right_address(dtype: Any) -> int:
-    """Address of `losses.right_rows`."""
-    i, integers = types.intp, types.Array(types.int64, 1, "C")
-    matrix = types.Array(numba.from_dtype(dtype), 2, "C")
-    return address(losses.right_rows, i, integers, matrix, matrix, i, i, integers, i)
-
-
-def activation_addresses(dtype: Any) -> tuple[int, int]:
-    """Addresses of `activations.apply_activation` and `times_derivative`."""
-    vector = types.Array(numba.from_dtype(dtype), 1, "C")
-    activate, derive = activations.apply_activation, activations.times_derivative
-    return address(activate, types.intp, vector, vector), address(derive, types.intp, vector, vector, vector)
-
-
-def update_address(dtype: Any, optimizer: int) -> int:
-    """Address of the update that an optimizer needs; 0 for none."""
-    vector, real = types.Array(numba.from_dtype(dtype), 1, "C"), types.float64
-    if optimizer == ADAM:
-        return address(loops.adam_update, *[vector] * 4, *[real] * 5, types.intp)
-    if optimizer == NONE:
-        return 0
-    return address(loops.sgd_update, *[vector] * 3, real, real, types.boolean)

@@ -13,13 +13,14 @@ Shapes as in `reference`.
 """
 
 import math
-from math import exp, log, sqrt
+from math import exp, log, log1p, sqrt
 from typing import Any
 
 import numpy as np
+from numba import types
 
-from ._jit import jit
-from .elementwise import activate, add_bias_and_activate, derivative, gradient_at_z
+from ._jit import by_address, jit
+from .elementwise import activate, add_bias_and_activate, derivative, gradient_at_z, sigmoid
 
 # ------------------------------------------------------------------------------------------- layers
 
@@ -100,6 +101,73 @@ def mse_derivative(y_true: Any, y_pred: Any, out: Any) -> None:
 
 
 @jit
+def mae(y_true: Any, y_pred: Any, out: Any) -> None:
+    """out[0] = mean over all elements of |y_pred - y_true|, summed in float64."""
+    total = 0.0
+    for i in range(y_true.shape[0]):
+        row = 0.0
+        for j in range(y_true.shape[1]):
+            row += abs(y_pred[i, j] - y_true[i, j])
+        total += row
+    out[0] = total / y_true.size
+
+
+@jit
+def mae_derivative(y_true: Any, y_pred: Any, out: Any) -> None:
+    """Out = sign(y_pred - y_true) / B."""
+    zero, share = out.dtype.type(0), out.dtype.type(1) / out.dtype.type(y_true.shape[0])
+    for i in range(y_true.shape[0]):
+        for j in range(y_true.shape[1]):
+            d = y_pred[i, j] - y_true[i, j]
+            out[i, j] = share if d > zero else (-share if d < zero else d)  # d is 0 or NaN
+
+
+@jit
+def huber(y_true: Any, y_pred: Any, out: Any) -> None:
+    """out[0] = mean over all elements of d^2/2 where |d| <= 1, else |d| - 1/2; summed in float64."""
+    half, one = y_pred.dtype.type(0.5), y_pred.dtype.type(1)
+    total = 0.0
+    for i in range(y_true.shape[0]):
+        row = 0.0
+        for j in range(y_true.shape[1]):
+            d = abs(y_pred[i, j] - y_true[i, j])
+            row += half * d * d if d <= one else d - half
+        total += row
+    out[0] = total / y_true.size
+
+
+@jit
+def huber_derivative(y_true: Any, y_pred: Any, out: Any) -> None:
+    """Out = d / B where |d| <= 1, else sign(d) / B."""
+    one, rows = out.dtype.type(1), out.dtype.type(y_true.shape[0])
+    for i in range(y_true.shape[0]):
+        for j in range(y_true.shape[1]):
+            d = y_pred[i, j] - y_true[i, j]
+            out[i, j] = (-one if d < -one else (one if d > one else d)) / rows
+
+
+@jit
+def binary_cross_entropy(y_true: Any, Z: Any, out: Any) -> None:
+    """out[0] = mean over rows of the row's sum of max(z, 0) - z y + log(1 + exp(-|z|)), summed in float64."""
+    zero = Z.dtype.type(0)
+    total = 0.0
+    for i in range(Z.shape[0]):
+        for j in range(Z.shape[1]):
+            z = Z[i, j]
+            total += (z if z > zero else zero) - z * y_true[i, j] + log1p(exp(-abs(z)))
+    out[0] = total / Z.shape[0]
+
+
+@jit
+def binary_cross_entropy_derivative(y_true: Any, Z: Any, out: Any) -> None:
+    """Out = (sigmoid(Z) - y_true) / B."""
+    one, rows = Z.dtype.type(1), Z.dtype.type(Z.shape[0])
+    for i in range(Z.shape[0]):
+        for j in range(Z.shape[1]):
+            out[i, j] = (sigmoid(Z[i, j], one) - y_true[i, j]) / rows
+
+
+@jit
 def row_exponentials(z: Any, out: Any) -> Any:
     """Out = exp(z - max z) for one row; returns (max z, sum of out).  A NaN in the row makes the sum NaN."""
     top = z[0]
@@ -164,20 +232,31 @@ def accuracy(labels: Any, Z: Any, out: Any) -> None:
 # ------------------------------------------------------------------------------------------ updates
 
 
+@by_address(lambda real: (*[types.Array(real, 1, "C")] * 3, *[types.float64] * 2, types.boolean))
 @jit
-def sgd_update(parameters: Any, gradient: Any, velocity: Any, learning_rate: float, momentum: float) -> None:
-    """v <- momentum v + g;  p <- p - learning_rate v.  In place; with momentum 0, v is left alone."""
+def sgd_update(
+    parameters: Any, gradient: Any, velocity: Any, learning_rate: float, momentum: float, nesterov: bool
+) -> None:
+    """v <- momentum v + g;  p <- p - learning_rate v, with nesterov p <- p - learning_rate (g + momentum v).
+
+    In place; with momentum 0, v is left alone. Elementwise: slices of the vectors give the bits of the whole.
+    """
     rate = parameters.dtype.type(learning_rate)
     mu = parameters.dtype.type(momentum)
     if momentum == 0:
         for i in range(parameters.size):
             parameters[i] -= rate * gradient[i]
+    elif nesterov:
+        for i in range(parameters.size):
+            velocity[i] = mu * velocity[i] + gradient[i]
+            parameters[i] -= rate * (gradient[i] + mu * velocity[i])
     else:
         for i in range(parameters.size):
             velocity[i] = mu * velocity[i] + gradient[i]
             parameters[i] -= rate * velocity[i]
 
 
+@by_address(lambda real: (*[types.Array(real, 1, "C")] * 4, *[types.float64] * 5, types.intp))
 @jit
 def adam_update(
     parameters: Any,
@@ -188,9 +267,13 @@ def adam_update(
     beta1: float,
     beta2: float,
     epsilon: float,
+    weight_decay: float,
     step: int,
 ) -> None:
-    """Adam with bias correction, in one pass over memory; equations in ``reference.adam_update``.  In place."""
+    """Adam with bias correction and decoupled weight decay, in one pass over memory, in place.
+
+    Equations in ``reference.adam_update``. Elementwise: slices of the vectors give the bits of the whole.
+    """
     dtype = parameters.dtype.type
     keep1, keep2 = dtype(beta1), dtype(beta2)
     take1, take2 = dtype(1 - beta1), dtype(1 - beta2)
@@ -199,8 +282,9 @@ def adam_update(
     rate = dtype(learning_rate / (1 - math.pow(beta1, float(step))))
     correction2 = dtype(1 / (1 - math.pow(beta2, float(step))))
     guard = dtype(epsilon)
+    keep = dtype(1 - learning_rate * weight_decay)  # 1 without decay: the bits are then plain Adam's
     for i in range(parameters.size):
         g = gradient[i]
         mean[i] = keep1 * mean[i] + take1 * g
         square[i] = keep2 * square[i] + take2 * g * g
-        parameters[i] -= rate * mean[i] / (sqrt(square[i] * correction2) + guard)
+        parameters[i] = keep * parameters[i] - rate * mean[i] / (sqrt(square[i] * correction2) + guard)

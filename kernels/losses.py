@@ -32,7 +32,7 @@ from llvmlite import ir
 from numba import extending, types
 
 from . import vmath
-from ._jit import jit
+from ._jit import by_address, jit
 from .elementwise import BINARY_CROSS_ENTROPY, CROSS_ENTROPY, HUBER, MAE, MSE
 
 # Its type does not know that callers leave out the context.
@@ -84,36 +84,27 @@ def _largest(row: Any) -> Any:
 
 
 @jit
-def _row_sum(row: Any) -> Any:
-    """Sum of a row in eight lanes. Plain scalars: they run as fast as they are loaded, and hold at any width."""
-    a = b = c = d = e = f = g = h = row.dtype.type(0)
-    whole = row.size - row.size % 8
-    for j in range(0, whole, 8):
-        a += row[j]
-        b += row[j + 1]
-        c += row[j + 2]
-        d += row[j + 3]
-        e += row[j + 4]
-        f += row[j + 5]
-        g += row[j + 6]
-        h += row[j + 7]
-    for j in range(whole, row.size):
-        a += row[j]
-    return ((a + b) + (c + d)) + ((e + f) + (g + h))
-
-
-# Blocks are handed on as (first row, number of rows): slices of matrices would double the time to compile.
-
-
-@jit
 def scratch_size(rows: int, k: int) -> int:
     """Elements of scratch that `loss_rows` needs for up to so many rows at a time, of k columns."""
     n = min(rows, ROWS)
     return (2 * k + 1) * n if k < _WIDE else 2 * k + 2 * n
 
 
+# vmath's functions are pasted into their callers, which takes Numba a tenth of a second each time: here once.
+
+
 @jit(internal=True)
-def _exponentials(Z: Any, start: int, n: int, E: Any, top: Any, total: Any) -> None:
+def _exp(x: Any) -> Any:
+    return vmath.exp_nonpositive(x)
+
+
+@jit(internal=True)
+def _log(x: Any) -> Any:
+    return vmath.log(x)
+
+
+@jit(internal=True)
+def _exponentials(Z: Any, start: int, n: int, top: Any, total: Any, E: Any) -> None:
     """E (k, n) = exp(Z - top) of n short rows, transposed; top each row's largest, total its sum: NaN if one is in it.
 
     E is flat.
@@ -132,18 +123,9 @@ def _exponentials(Z: Any, start: int, n: int, E: Any, top: Any, total: Any) -> N
     for j in range(k):
         column = E[j * n : j * n + n]
         for i in range(n):
-            e = vmath.exp_nonpositive(column[i] - top[i])
+            e = _exp(column[i] - top[i])
             column[i] = e
             total[i] += e
-
-
-@jit(internal=True)
-def _row_exponentials(row: Any, out: Any) -> Any:
-    """Out = exp(row - top) of one long row; returns (top, its largest; the sum of out): NaN if one is in it."""
-    top = _largest(row)
-    for j in range(row.size):
-        out[j] = vmath.exp_nonpositive(row[j] - top)
-    return top, _row_sum(out)
 
 
 @jit
@@ -151,116 +133,45 @@ def softmax(Z: Any, out: Any) -> None:
     """Out = exp(Z) / sum of the row's exp(Z), shifted by the row's largest."""
     one = Z.dtype.type(1)
     rows, k = Z.shape
-    if k >= _WIDE:
-        for i in range(rows):
-            row = out[i]
-            _, total = _row_exponentials(Z[i], row)
-            scale = one / total
-            for j in range(k):
-                row[j] *= scale
-        return
-    scratch = np.empty((k + 2) * min(rows, ROWS), Z.dtype)
-    for start in range(0, rows, ROWS):
+    n = min(rows, ROWS)
+    scratch = np.empty((k + 2) * n, Z.dtype)
+    start = 0
+    while k < _WIDE and start < rows:
         n = min(ROWS, rows - start)
-        top, total, E = scratch[:n], scratch[n : 2 * n], scratch[2 * n :]
-        _exponentials(Z, start, n, E, top, total)
+        total, E = scratch[n : 2 * n], scratch[2 * n :]
+        _exponentials(Z, start, n, scratch[:n], total, E)
         for i in range(n):
             scale = one / total[i]
             for j in range(k):
                 out[start + i, j] = E[j * n + i] * scale
+        start += n
+    for i in range(start, rows):
+        z, row, summed = Z[i], out[i], scratch[:k]
+        top = _largest(z)
+        for j in range(k):
+            e = _exp(z[j] - top)
+            row[j] = e
+            summed[j] = e
+        scale = one / tree_sum(summed)
+        for j in range(k):
+            row[j] *= scale
 
 
 # -------------------------------------------------------------------------------------- loss of rows
 
 
-@jit(internal=True)
-def _cross_entropy_block(
-    labels: Any, Z: Any, shares: Any, D: Any, losses: Any, scratch: Any, start: int, n: int
-) -> None:
-    """`loss_rows` of one block of n rows, for CROSS_ENTROPY."""
-    k = Z.shape[1]
-    top, total, E = scratch[:n], scratch[n : 2 * n], scratch[2 * n :]
-    if k < _WIDE:
-        _exponentials(Z, start, n, E, top, total)
-        if D.size > 0:
-            for i in range(n):
-                row, scale = D[start + i], shares[start + i] / total[i]
-                for j in range(k):
-                    row[j] = E[j * n + i] * scale
-    else:
-        for i in range(n):
-            row = D[start + i] if D.size > 0 else E[:k]
-            top[i], total[i] = _row_exponentials(Z[start + i], row)
-            scale = shares[start + i] / total[i]
-            for j in range(k):
-                row[j] *= scale
-    if D.size > 0:
-        for i in range(start, start + n):
-            D[i, labels[i]] -= shares[i]
-    for i in range(n):
-        top[i] -= Z[start + i, labels[start + i]]
-    block = losses[start : start + n]
-    for i in range(n):
-        block[i] = vmath.log(total[i]) + top[i]
-
-
-@jit(internal=True)
-def _elements(loss: int, z: Any, y: Any, value: Any, slope: Any) -> None:
-    """Loss and derivative of every output in z, given the targets y; vectors of one length."""
-    zero = z.dtype.type(0)
-    one = z.dtype.type(1)
-    half = z.dtype.type(0.5)
-    if loss == MSE:
-        for i in range(z.size):
-            d = z[i] - y[i]
-            value[i] = d * d
-            slope[i] = d + d
-    elif loss == MAE:
-        for i in range(z.size):
-            d = z[i] - y[i]
-            value[i] = abs(d)
-            slope[i] = one if d > zero else (-one if d < zero else d)  # d is 0 or NaN
-    elif loss == HUBER:
-        for i in range(z.size):
-            d = z[i] - y[i]
-            c = one if d > one else (-one if d < -one else d)
-            value[i] = c * (d - half * c)  # d^2/2 where c is d, else |d| - 1/2
-            slope[i] = c
-    else:
-        for i in range(z.size):
-            e = vmath.exp_nonpositive(-abs(z[i]))
-            q = vmath.over_one_plus(e)  # sigmoid(-|z|)
-            positive = z[i] > zero
-            value[i] = ((z[i] if positive else zero) - z[i] * y[i]) + vmath.log1p(e)
-            slope[i] = (one - y[i]) - q if positive else q - y[i]  # sigmoid(z) - y; nothing cancels at y = 0 and 1
-
-
-@jit(internal=True)
-def _elementwise_block(
-    loss: int, targets: Any, outputs: Any, shares: Any, D: Any, losses: Any, scratch: Any, start: int, n: int
-) -> None:
-    """`loss_rows` of n rows, for the losses that are sums over elements: all rows at once, as one vector."""
-    k = outputs.shape[1]
-    size, begin = n * k, start * k
-    value, slope = scratch[:size], scratch[size : 2 * size]
-    if D.size > 0:
-        slope = D.reshape(D.size)[begin : begin + size]
-    z = outputs.reshape(outputs.size)[begin : begin + size]
-    y = targets.reshape(targets.size)[begin : begin + size]
-    _elements(loss, z, y, value, slope)
-    share, sums = shares[start : start + n], losses[start : start + n]
-    if k == 1:
-        for i in range(n):
-            sums[i] = value[i]
-            slope[i] *= share[i]
-    else:
-        for i in range(n):
-            sums[i] = _row_sum(value[i * k : i * k + k])
-            row = slope[i * k : i * k + k]
-            for j in range(k):
-                row[j] *= share[i]
-
-
+@by_address(
+    lambda real: (
+        types.intp,
+        types.Array(types.int64, 1, "C"),
+        *[types.Array(real, 2, "C")] * 2,
+        types.Array(real, 1, "C"),
+        types.Array(real, 2, "C"),
+        types.Array(types.float64, 1, "C"),
+        types.Array(real, 1, "C"),
+        *[types.intp] * 2,
+    )
+)
 @jit(internal=True)
 def loss_rows(
     loss: int,
@@ -305,15 +216,97 @@ def loss_rows(
     first, last : int
         Rows.
     """
-    wide = loss != CROSS_ENTROPY and outputs.shape[1] >= _WIDE
-    rows = 1 if wide else ROWS
+    zero = outputs.dtype.type(0)
+    one = outputs.dtype.type(1)
+    half = outputs.dtype.type(0.5)
+    k = outputs.shape[1]
+    short = k < _WIDE
+    flat_outputs, flat_targets = outputs.reshape(outputs.size), targets.reshape(targets.size)
+    flat_D = D.reshape(D.size)
+    step = ROWS if short or loss == CROSS_ENTROPY else 1
     start = first
     while start < last:
-        n = min(rows, last - start)
+        n = min(step, last - start)
+        share, sums = shares[start : start + n], losses[start : start + n]
         if loss == CROSS_ENTROPY:
-            _cross_entropy_block(labels, outputs, shares, D, losses, scratch, start, n)
+            top, total, E = scratch[:n], scratch[n : 2 * n], scratch[2 * n :]
+            if short:
+                _exponentials(outputs, start, n, top, total, E)
+                if D.size > 0:
+                    for i in range(n):
+                        row, scale = D[start + i], share[i] / total[i]
+                        for j in range(k):
+                            row[j] = E[j * n + i] * scale
+            else:
+                spare = E[k:]
+                for i in range(n):
+                    z = outputs[start + i]
+                    top[i] = _largest(z)
+                    for j in range(k):
+                        e = _exp(z[j] - top[i])
+                        E[j] = e
+                        spare[j] = e
+                    total[i] = tree_sum(spare[:k])
+                    if D.size > 0:
+                        row, scale = D[start + i], share[i] / total[i]
+                        for j in range(k):
+                            row[j] = E[j] * scale
+            if D.size > 0:
+                for i in range(n):
+                    D[start + i, labels[start + i]] -= share[i]
+            for i in range(n):
+                top[i] -= outputs[start + i, labels[start + i]]
+            for i in range(n):
+                sums[i] = _log(total[i]) + top[i]
         else:
-            _elementwise_block(loss, targets, outputs, shares, D, losses, scratch, start, n)
+            size, begin = n * k, start * k
+            z, y = flat_outputs[begin : begin + size], flat_targets[begin : begin + size]
+            value = scratch[:size]
+            slope = flat_D[begin : begin + size] if D.size > 0 else scratch[size : 2 * size]
+            unequal = 0
+            for i in range(n):
+                unequal += share[i] != share[0]
+            s = one if unequal > 0 else share[0]
+            if loss == MSE:
+                for i in range(size):
+                    d = z[i] - y[i]
+                    value[i] = d * d
+                    slope[i] = (d + d) * s
+            elif loss == MAE:
+                for i in range(size):
+                    d = z[i] - y[i]
+                    value[i] = abs(d)
+                    slope[i] = (one if d > zero else (-one if d < zero else d)) * s  # d is 0 or NaN
+            elif loss == HUBER:
+                for i in range(size):
+                    d = z[i] - y[i]
+                    c = one if d > one else (-one if d < -one else d)
+                    value[i] = c * (d - half * c)  # d^2/2 where c is d, else |d| - 1/2
+                    slope[i] = c * s
+            else:
+                for i in range(size):
+                    e = _exp(-abs(z[i]))
+                    u = one + e
+                    q = e / u  # sigmoid(-|z|)
+                    positive = z[i] > zero
+                    log1p = _log(u) + (e - (u - one)) / u  # what the sum lost is put back
+                    value[i] = ((z[i] if positive else zero) - z[i] * y[i]) + log1p
+                    slope[i] = ((one - y[i]) - q if positive else q - y[i]) * s  # sigmoid(z) - y
+            if unequal > 0:
+                for i in range(n):
+                    for j in range(i * k, i * k + k):
+                        slope[j] *= share[i]
+            if k == 1:
+                for i in range(n):
+                    sums[i] = value[i]
+            elif short:
+                for i in range(n):
+                    total_i = value[i * k]
+                    for j in range(i * k + 1, i * k + k):
+                        total_i += value[j]
+                    sums[i] = total_i
+            else:
+                sums[0] = tree_sum(value)
         start += n
 
 
@@ -361,6 +354,16 @@ def accuracy_rows(labels: Any, targets: Any, outputs: Any, loss: int, first: int
     return right
 
 
+@by_address(
+    lambda real: (
+        types.intp,
+        types.Array(types.int64, 1, "C"),
+        *[types.Array(real, 2, "C")] * 2,
+        *[types.intp] * 2,
+        types.Array(types.int64, 1, "C"),
+        types.intp,
+    )
+)
 @jit(internal=True)
 def right_rows(
     loss: int, labels: Any, targets: Any, outputs: Any, first: int, last: int, rights: Any, place: int

@@ -1,14 +1,14 @@
-"""The public kernel functions: check at the door, allocate the result, call a variant.
+"""The public kernel functions: check at the door, allocate the result, call a variant. Layers and activations.
 
-Imports `doors` and `variants`. Names and shapes are the article-style ones: one sample a row, X (B, n),
-W (k, n), b (k,), Z and A (B, k). Everywhere: float32 and float64 are taken as they are, mixed floats
-promote, integers become float64, lists and arrays of any strides are converted; NaN and infinity pass
-through the arithmetic. ``variant`` names a rung, "auto" the promoted one; `variants` lists them.
+Imports `doors`, `elementwise` for the codes, `promises` and `variants`. Losses are in `scores`, parameter updates in
+`updates`. Names and shapes are the article-style ones: one sample a row, X (B, n), W (k, n), b (k,), Z and A (B, k).
+Everywhere: float32 and float64 are taken as they are, mixed floats promote, integers become float64, lists and
+arrays of any strides are converted; NaN and infinity pass through the arithmetic. ``variant`` names a rung, "auto" the
+promoted one; `variants` lists them.
 """
 
 from __future__ import annotations  # so that help() shows ArrayLike by its name
 
-import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from . import doors, elementwise
-from .contracts import Array
+from .promises import Array
 from .variants import find
 
 # ------------------------------------------------------------------------------------------- layers
@@ -88,8 +88,8 @@ def dense_forward(
     b : array_like, shape (k,)
         Biases.
     activation : callable
-        One of this package's activations (`identity`, `relu`, `tanh`, `sigmoid`), which is then fused
-        into the layer, or any function of Z.
+        One of this package's activations (`identity`, `relu`, `tanh`, `sigmoid`, `leaky_relu`, `gelu`,
+        `silu`), which is then fused into the layer, or any function of Z.
     variant : str, default "auto"
         The rung to run.
 
@@ -247,226 +247,52 @@ def sigmoid_derivative(Z: ArrayLike, variant: str = "auto") -> Array:
     return _elementwise("sigmoid_derivative", Z, variant)
 
 
+def leaky_relu(Z: ArrayLike, variant: str = "auto") -> Array:
+    """Z where Z > 0, else Z / 100, elementwise; any shape."""
+    return _elementwise("leaky_relu", Z, variant)
+
+
+def leaky_relu_derivative(Z: ArrayLike, variant: str = "auto") -> Array:
+    """1 where Z > 0, else 1 / 100 (at 0 too), in Z's dtype; any shape."""
+    return _elementwise("leaky_relu_derivative", Z, variant)
+
+
+def gelu(Z: ArrayLike, variant: str = "auto") -> Array:
+    """Z/2 (1 + erf(Z / sqrt 2)), the exact form, elementwise; any shape."""
+    return _elementwise("gelu", Z, variant)
+
+
+def gelu_derivative(Z: ArrayLike, variant: str = "auto") -> Array:
+    """Phi(Z) + Z phi(Z), elementwise, where Phi is the normal distribution and phi its density; any shape."""
+    return _elementwise("gelu_derivative", Z, variant)
+
+
+def silu(Z: ArrayLike, variant: str = "auto") -> Array:
+    """Z sigmoid(Z), elementwise; any shape."""
+    return _elementwise("silu", Z, variant)
+
+
+def silu_derivative(Z: ArrayLike, variant: str = "auto") -> Array:
+    """S (1 + Z (1 - S)) with S = sigmoid(Z), elementwise; any shape."""
+    return _elementwise("silu_derivative", Z, variant)
+
+
 # By identity, since a callable need not be hashable.
 _ACTIVATION_CODES = {
     id(identity): elementwise.IDENTITY,
     id(relu): elementwise.RELU,
     id(tanh): elementwise.TANH,
     id(sigmoid): elementwise.SIGMOID,
+    id(leaky_relu): elementwise.LEAKY_RELU,
+    id(gelu): elementwise.GELU,
+    id(silu): elementwise.SILU,
 }
 _DERIVATIVE_CODES = {
     id(identity_derivative): elementwise.IDENTITY,
     id(relu_derivative): elementwise.RELU,
     id(tanh_derivative): elementwise.TANH,
     id(sigmoid_derivative): elementwise.SIGMOID,
+    id(leaky_relu_derivative): elementwise.LEAKY_RELU,
+    id(gelu_derivative): elementwise.GELU,
+    id(silu_derivative): elementwise.SILU,
 }
-
-# ------------------------------------------------------------------------------------------- losses
-
-
-def mse(y_true: ArrayLike, y_pred: ArrayLike, variant: str = "auto") -> float:
-    """Mean squared error over all elements.
-
-    Parameters
-    ----------
-    y_true, y_pred : array_like, shape (B,) or (B, k)
-        Targets and outputs, of the same shape: (B,) against (B, 1), which NumPy would broadcast to
-        (B, B), is refused.
-    variant : str, default "auto"
-        The rung to run.
-
-    Returns
-    -------
-    float
-        mean((y_pred - y_true)^2).
-
-    Raises
-    ------
-    TypeError
-        If an input is not made of real numbers.
-    ValueError
-        If the shapes differ, there are no elements, or there is no such variant.
-    """
-    return _scalar("mse", *_pair(y_true, y_pred)[:2], variant)
-
-
-def mse_derivative(y_true: ArrayLike, y_pred: ArrayLike, variant: str = "auto") -> Array:
-    """Gradient of the batch's squared error: 2 (y_pred - y_true) / B.
-
-    Divided by the number of rows only: with k outputs it is k times the derivative of `mse`.
-
-    Parameters
-    ----------
-    y_true, y_pred : array_like, shape (B,) or (B, k)
-        Targets and outputs, of the same shape.
-    variant : str, default "auto"
-        The rung to run.
-
-    Returns
-    -------
-    ndarray, shape (B,) or (B, k)
-        Gradient with respect to ``y_pred``.
-
-    Raises
-    ------
-    TypeError
-        If an input is not made of real numbers.
-    ValueError
-        If the shapes differ, there are no elements, or there is no such variant.
-    """
-    y_true, y_pred, shape = _pair(y_true, y_pred)
-    out = np.empty_like(y_pred)
-    find("mse_derivative", variant)(y_true, y_pred, out)
-    return out.reshape(shape)
-
-
-def softmax(Z: ArrayLike, variant: str = "auto") -> Array:
-    """Probabilities exp(Z) / sum exp(Z) of every row of Z (B, k); stable for outputs of any size."""
-    Z = _outputs(Z)
-    out = np.empty_like(Z)
-    find("softmax", variant)(Z, out)
-    return out
-
-
-def cross_entropy(y_true: ArrayLike, Z: ArrayLike, variant: str = "auto") -> float:
-    """Mean over the rows of -log softmax(Z)[label].
-
-    Parameters
-    ----------
-    y_true : array_like, shape (B,) or (B, k)
-        Integer labels 0..k-1, or one-hot rows.
-    Z : array_like, shape (B, k)
-        Raw outputs (logits), before any softmax.
-    variant : str, default "auto"
-        The rung to run.
-
-    Returns
-    -------
-    float
-        The loss, in nats.
-
-    Raises
-    ------
-    TypeError
-        If an input is not made of numbers.
-    ValueError
-        If the shapes do not fit, a label is out of range, or there is no such variant.
-    """
-    Z = _outputs(Z)
-    return _scalar("cross_entropy", doors.labels("y_true", y_true, *Z.shape), Z, variant)
-
-
-def cross_entropy_derivative(y_true: ArrayLike, Z: ArrayLike, variant: str = "auto") -> Array:
-    """Gradient of `cross_entropy` with respect to Z: (softmax(Z) - one_hot(y_true)) / B, shape (B, k)."""
-    Z = _outputs(Z)
-    out = np.empty_like(Z)
-    find("cross_entropy_derivative", variant)(doors.labels("y_true", y_true, *Z.shape), Z, out)
-    return out
-
-
-def accuracy(y_true: ArrayLike, Z: ArrayLike, variant: str = "auto") -> float:
-    """Share of the rows of Z (B, k) whose largest output stands at the label, 0 to 1."""
-    Z = _outputs(Z)
-    return _scalar("accuracy", doors.labels("y_true", y_true, *Z.shape), Z, variant)
-
-
-def _scalar(operation: str, truth: Array, outputs: Array, variant: str) -> float:
-    out = np.empty(1)
-    find(operation, variant)(truth, outputs, out)
-    return float(out[0])
-
-
-def _outputs(Z: ArrayLike) -> Array:
-    (Z,) = doors.floats(Z=Z)
-    doors.matrix("Z", Z)
-    doors.nonempty("Z", Z)
-    return np.ascontiguousarray(Z)
-
-
-def _pair(y_true: ArrayLike, y_pred: ArrayLike) -> tuple[Array, Array, tuple[int, ...]]:
-    """Both as matrices with the batch's rows, and the shape that they came in."""
-    y_true, y_pred = doors.floats(y_true=y_true, y_pred=y_pred)
-    doors.same_shape("y_true", y_true, "y_pred", y_pred)
-    doors.nonempty("y_true", y_true)
-    if y_true.ndim == 0:
-        raise ValueError("y_true and y_pred are single numbers; expected at least one dimension, one sample a row")
-    rows = len(y_true)
-    return np.ascontiguousarray(y_true).reshape(rows, -1), np.ascontiguousarray(y_pred).reshape(rows, -1), y_true.shape
-
-
-# ------------------------------------------------------------------------------------------ updates
-
-
-def sgd_update(
-    parameters: Array,
-    gradient: Array,
-    velocity: Array,
-    learning_rate: float,
-    momentum: float = 0.0,
-    variant: str = "auto",
-) -> None:
-    """Gradient descent with momentum, in place: v <- momentum v + g, p <- p - learning_rate v.
-
-    Parameters
-    ----------
-    parameters, gradient, velocity : ndarray, shape (P,)
-        Contiguous arrays of one float dtype. ``parameters`` and ``velocity`` are overwritten; with
-        momentum 0 ``velocity`` is left alone.
-    learning_rate : float
-        Step size.
-    momentum : float, default 0.0
-        How much of the last step to keep.
-    variant : str, default "auto"
-        The rung to run.
-
-    Raises
-    ------
-    TypeError
-        If an array is not a NumPy array, or the dtypes differ or are not float32 or float64.
-    ValueError
-        If the shapes differ, or an array that is overwritten is not contiguous or not writable.
-    """
-    doors.in_place(parameters=parameters, gradient=gradient, velocity=velocity)
-    find("sgd_update", variant)(parameters, gradient, velocity, float(learning_rate), float(momentum))
-
-
-def adam_update(
-    parameters: Array,
-    gradient: Array,
-    mean: Array,
-    square: Array,
-    learning_rate: float,
-    beta1: float,
-    beta2: float,
-    epsilon: float,
-    step: int,
-    variant: str = "auto",
-) -> None:
-    """One step of Adam with bias correction (Kingma and Ba 2015, algorithm 1), in place.
-
-    Parameters
-    ----------
-    parameters, gradient, mean, square : ndarray, shape (P,)
-        Contiguous arrays of one float dtype. All but ``gradient`` are overwritten; ``mean`` and
-        ``square`` are the running moments, zero before the first step.
-    learning_rate, beta1, beta2, epsilon : float
-        The paper's alpha, beta1, beta2 and epsilon.
-    step : int
-        Counts from 1.
-    variant : str, default "auto"
-        The rung to run.
-
-    Raises
-    ------
-    TypeError
-        If an array is not a NumPy array, or the dtypes differ or are not float32 or float64.
-    ValueError
-        If the shapes differ, an array that is overwritten is not contiguous or not writable, or ``step``
-        is below 1.
-    """
-    doors.in_place(parameters=parameters, gradient=gradient, mean=mean, square=square)
-    step = operator.index(step)
-    if step < 1:
-        raise ValueError(f"step is {step}; it counts from 1")
-    update = find("adam_update", variant)
-    update(parameters, gradient, mean, square, float(learning_rate), float(beta1), float(beta2), float(epsilon), step)

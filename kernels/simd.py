@@ -39,8 +39,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numba import types
 
-from ._jit import jit
+from ._jit import by_address, jit
 from .activations import apply_activation, apply_derivative
 from .elementwise import RELU
 from .microkernel import (
@@ -89,6 +90,8 @@ AHEAD = 8
 
 SLIVERS = 8
 """Slivers of A.T that are packed side by side: 48 elements, 3 cache lines of a row in float32."""
+
+_PAIR, _TRIPLE = types.UniTuple(types.intp, 2), types.UniTuple(types.intp, 3)
 
 # --------------------------------------------------------------------------------------------- packing
 
@@ -238,6 +241,9 @@ def blocking(item: int, m: int, n: int, k: int, a: Any, b: Any) -> Any:
     return kc, nc, mc, sliver, b_room, b_room + a_room + (VECTOR if b_room + a_room > 0 else 0)
 
 
+@by_address(
+    lambda real: (types.DType(real), *[types.intp] * 3, *[_TRIPLE] * 2, *[_PAIR] * 4, real, types.intp)  # as below
+)
 @jit(internal=True)
 def product_into(
     dtype: Any, m: int, n: int, k: int, a: Any, b: Any, c: Any, start: Any, relu: Any, gate: Any, scale: Any, work: int

@@ -15,7 +15,8 @@ from numpy.typing import DTypeLike
 from . import activations, blocked, elementwise, loops, losses, parallel, simd
 from ._jit import COMPILES
 from .cases import Case
-from .contracts import CONTRACTS, Array, Problem
+from .contracts import CONTRACTS
+from .promises import Array, Problem
 
 __all__ = [
     "CONTRACTS",
@@ -74,8 +75,20 @@ _ALL: tuple[Variant, ...] = (
     Variant("tanh_derivative", "loops", partial(loops.apply_derivative, elementwise.TANH)),
     Variant("sigmoid", "loops", partial(loops.apply_activation, elementwise.SIGMOID)),
     Variant("sigmoid_derivative", "loops", partial(loops.apply_derivative, elementwise.SIGMOID)),
+    Variant("leaky_relu", "loops", partial(loops.apply_activation, elementwise.LEAKY_RELU)),
+    Variant("leaky_relu_derivative", "loops", partial(loops.apply_derivative, elementwise.LEAKY_RELU)),
+    Variant("gelu", "loops", partial(loops.apply_activation, elementwise.GELU)),
+    Variant("gelu_derivative", "loops", partial(loops.apply_derivative, elementwise.GELU)),
+    Variant("silu", "loops", partial(loops.apply_activation, elementwise.SILU)),
+    Variant("silu_derivative", "loops", partial(loops.apply_derivative, elementwise.SILU)),
     Variant("mse", "loops", loops.mse),
     Variant("mse_derivative", "loops", loops.mse_derivative),
+    Variant("mae", "loops", loops.mae),
+    Variant("mae_derivative", "loops", loops.mae_derivative),
+    Variant("huber", "loops", loops.huber),
+    Variant("huber_derivative", "loops", loops.huber_derivative),
+    Variant("binary_cross_entropy", "loops", loops.binary_cross_entropy),
+    Variant("binary_cross_entropy_derivative", "loops", loops.binary_cross_entropy_derivative),
     Variant("softmax", "loops", loops.softmax),
     Variant("cross_entropy", "loops", loops.cross_entropy),
     Variant("cross_entropy_derivative", "loops", loops.cross_entropy_derivative),
@@ -88,13 +101,28 @@ _ALL: tuple[Variant, ...] = (
     Variant("matmul", "simd", simd.matmul, compiled=True),
     Variant("dense_forward", "simd", simd.dense_forward, compiled=True),
     Variant("dense_backward_batch", "simd", simd.dense_backward_batch, compiled=True),
-    # identity, relu and the updates are vectors already in `loops`: a copy here gained nothing.
+    # identity, relu, leaky_relu and the updates are vectors already in `loops`: a copy here gained nothing.
     Variant("tanh", "simd", partial(activations.apply_activation, elementwise.TANH), compiled=True),
     Variant("tanh_derivative", "simd", partial(activations.apply_derivative, elementwise.TANH), compiled=True),
     Variant("sigmoid", "simd", partial(activations.apply_activation, elementwise.SIGMOID), compiled=True),
     Variant("sigmoid_derivative", "simd", partial(activations.apply_derivative, elementwise.SIGMOID), compiled=True),
+    Variant("gelu", "simd", partial(activations.apply_activation, elementwise.GELU), compiled=True),
+    Variant("gelu_derivative", "simd", partial(activations.apply_derivative, elementwise.GELU), compiled=True),
+    Variant("silu", "simd", partial(activations.apply_activation, elementwise.SILU), compiled=True),
+    Variant("silu_derivative", "simd", partial(activations.apply_derivative, elementwise.SILU), compiled=True),
     Variant("mse", "simd", partial(losses.value, elementwise.MSE), compiled=True),
     Variant("mse_derivative", "simd", partial(losses.gradient, elementwise.MSE), compiled=True),
+    Variant("mae", "simd", partial(losses.value, elementwise.MAE), compiled=True),
+    Variant("mae_derivative", "simd", partial(losses.gradient, elementwise.MAE), compiled=True),
+    Variant("huber", "simd", partial(losses.value, elementwise.HUBER), compiled=True),
+    Variant("huber_derivative", "simd", partial(losses.gradient, elementwise.HUBER), compiled=True),
+    Variant("binary_cross_entropy", "simd", partial(losses.value, elementwise.BINARY_CROSS_ENTROPY), compiled=True),
+    Variant(
+        "binary_cross_entropy_derivative",
+        "simd",
+        partial(losses.gradient, elementwise.BINARY_CROSS_ENTROPY),
+        compiled=True,
+    ),
     Variant("softmax", "simd", losses.softmax, compiled=True),
     Variant("cross_entropy", "simd", partial(losses.value, elementwise.CROSS_ENTROPY), compiled=True),
     Variant("cross_entropy_derivative", "simd", partial(losses.gradient, elementwise.CROSS_ENTROPY), compiled=True),

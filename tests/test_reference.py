@@ -134,7 +134,7 @@ def test_a_step_worked_by_hand() -> None:
 
     velocity = np.zeros(2)
     p = W2.ravel().copy()
-    reference.sgd_update(p, dW2.ravel(), velocity, 0.5, 0.0)
+    reference.sgd_update(p, dW2.ravel(), velocity, 0.5, 0.0, False)
     assert p.tolist() == [2 - 12.0, -1 - 1.0]
     assert velocity.tolist() == [0, 0]
 
@@ -142,7 +142,7 @@ def test_a_step_worked_by_hand() -> None:
 def test_momentum_by_hand() -> None:
     p, v = np.array([1.0]), np.array([0.0])
     for _ in range(2):
-        reference.sgd_update(p, np.array([4.0]), v, 0.25, 0.5)
+        reference.sgd_update(p, np.array([4.0]), v, 0.25, 0.5, False)
     assert v.tolist() == [6.0]  # 4, then 0.5 * 4 + 4
     assert p.tolist() == [1 - 1 - 1.5]
 
@@ -151,7 +151,7 @@ def test_adams_first_step_is_the_rate_whatever_the_gradient() -> None:
     """Kingma and Ba, section 2.1: the bias-corrected first step has size alpha."""
     for gradient in (1e-3, 5.0, -1e4):
         p, m, v = np.zeros(1), np.zeros(1), np.zeros(1)
-        reference.adam_update(p, np.array([gradient]), m, v, 0.01, 0.9, 0.999, 1e-12, 1)
+        reference.adam_update(p, np.array([gradient]), m, v, 0.01, 0.9, 0.999, 1e-12, 0.0, 1)
         assert p[0] == pytest.approx(-0.01 * np.sign(gradient), rel=1e-8)
 
 

@@ -63,9 +63,9 @@ def test_one_epoch_is_the_loop_written_out(optimizer: Any) -> None:
         gradient = np.concatenate([dW1.ravel(), db1, dW2.ravel(), db2])
         if isinstance(optimizer, Adam):
             hyper = (optimizer.learning_rate, optimizer.beta1, optimizer.beta2, optimizer.epsilon)
-            reference.adam_update(net.parameters, gradient, *state, *hyper, step)
+            reference.adam_update(net.parameters, gradient, *state, *hyper, 0.0, step)
         else:
-            reference.sgd_update(net.parameters, gradient, *state, optimizer.learning_rate, optimizer.momentum)
+            reference.sgd_update(net.parameters, gradient, *state, optimizer.learning_rate, optimizer.momentum, False)
     history = ours.fit(X, Y, epochs=1)
     assert history["loss"][0] == pytest.approx(np.average(losses, weights=rows), rel=1e-12)
     np.testing.assert_allclose(ours.network.parameters, net.parameters, rtol=1e-10, atol=1e-13)

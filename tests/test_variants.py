@@ -102,12 +102,24 @@ def _nan_in_one_place(A: Any, B: Any, out: Any) -> None:
     out[-1, -1] = np.nan
 
 
-def _no_correction(p: Any, g: Any, m: Any, v: Any, rate: Any, b1: Any, b2: Any, epsilon: Any, step: int) -> None:
-    reference.adam_update(p, g, m, v, rate, b1, b2, epsilon, 10**6)
+def _no_correction(
+    p: Any, g: Any, m: Any, v: Any, rate: Any, b1: Any, b2: Any, epsilon: Any, decay: float, step: int
+) -> None:
+    reference.adam_update(p, g, m, v, rate, b1, b2, epsilon, decay, 10**6)
 
 
-def _momentum_forgotten(p: Any, g: Any, v: Any, rate: float, momentum: float) -> None:
-    reference.sgd_update(p, g, v, rate, 0.0)
+def _decay_in_the_gradient(
+    p: Any, g: Any, m: Any, v: Any, rate: Any, b1: Any, b2: Any, epsilon: Any, decay: float, step: int
+) -> None:
+    reference.adam_update(p, g + decay * p, m, v, rate, b1, b2, epsilon, 0.0, step)
+
+
+def _momentum_forgotten(p: Any, g: Any, v: Any, rate: float, momentum: float, nesterov: bool) -> None:
+    reference.sgd_update(p, g, v, rate, 0.0, nesterov)
+
+
+def _no_look_ahead(p: Any, g: Any, v: Any, rate: float, momentum: float, nesterov: bool) -> None:
+    reference.sgd_update(p, g, v, rate, momentum, False)
 
 
 LAYER = Case((37, 93, 41), "odd everywhere", "relu")
@@ -136,10 +148,44 @@ MUTANTS: list[tuple[str, str, Case, Callable[..., None]]] = [
     ("relu passes all", "relu", Case((17,), "odd"), _fill(lambda Z: Z)),
     ("tanh by its series", "tanh", Case((17,), "odd"), _fill(lambda Z: Z - Z**3 / 3)),
     ("derivative from A", "sigmoid_derivative", Case((17,), "odd"), _fill(lambda Z: Z * (1 - Z))),
+    ("slope of relu", "leaky_relu", Case((17,), "odd"), _fill(reference.relu)),
+    ("0 below", "leaky_relu_derivative", Case((17,), "odd"), _fill(reference.relu_derivative)),
+    ("by tanh", "gelu", Case((17,), "odd"), _fill(lambda Z: Z / 2 * (1 + np.tanh(0.79788456 * (Z + 0.044715 * Z**3))))),
+    ("by sigmoid", "gelu", Case((17,), "odd"), _fill(lambda Z: Z * reference.sigmoid(1.702 * Z))),
+    ("density forgotten", "gelu_derivative", Case((17,), "odd"), _fill(lambda Z: reference.gelu(Z) / Z)),
+    ("of gelu", "silu", Case((17,), "odd"), _fill(reference.gelu)),
+    ("tail flushed", "silu", Case((17,), "odd"), _fill(lambda Z: np.where(Z < -15, 0, reference.silu(Z)))),
+    ("of sigmoid", "silu_derivative", Case((17,), "odd"), _fill(reference.sigmoid_derivative)),
     ("mean over rows", "mse", BATCH, _fill(lambda t, p: np.sum((p - t) ** 2) / len(t))),
     ("one element lost", "mse", BATCH, _fill(lambda t, p: np.sum((p - t).ravel()[1:] ** 2) / t.size)),
     ("mean over elements", "mse_derivative", BATCH, _fill(lambda t, p: 2 * (p - t) / t.size)),
     ("sign", "mse_derivative", BATCH, _fill(lambda t, p: 2 * (t - p) / len(t))),
+    ("squared", "mae", BATCH, _fill(lambda t, p: np.mean((p - t) ** 2))),
+    ("sum over outputs", "mae", BATCH, _fill(lambda t, p: 17 * reference.mae(t, p))),
+    ("1 where met exactly", "mae_derivative", BATCH, _fill(lambda t, p: np.where(p >= t, 1, -1) / len(t))),
+    ("all quadratic", "huber", BATCH, _fill(lambda t, p: np.mean((p - t) ** 2) / 2)),
+    ("halved twice", "huber", BATCH, _fill(lambda t, p: np.mean(np.minimum((p - t) ** 2 / 2, abs(p - t) / 2)))),
+    ("not clipped", "huber_derivative", BATCH, _fill(lambda t, p: (p - t) / len(t))),
+    ("mean over elements", "huber_derivative", BATCH, _fill(lambda t, p: reference.huber_derivative(t, p) / 17)),
+    (
+        "mean over elements",
+        "binary_cross_entropy",
+        BATCH,
+        _fill(lambda t, z: reference.binary_cross_entropy(t, z) / 17),
+    ),
+    (
+        "yes for no",
+        "binary_cross_entropy",
+        BATCH,
+        _fill(lambda t, z: reference.binary_cross_entropy(1 - t, z)),
+    ),
+    ("targets forgotten", "binary_cross_entropy_derivative", BATCH, _fill(lambda t, z: reference.sigmoid(z) / len(z))),
+    (
+        "by the sigmoid's slope too",
+        "binary_cross_entropy_derivative",
+        BATCH,
+        _fill(lambda t, z: (reference.sigmoid(z) - t) * reference.sigmoid_derivative(z) / len(z)),
+    ),
     ("over columns", "softmax", BATCH, _fill(lambda Z: reference.softmax(Z.T).T)),
     ("next label", "cross_entropy", BATCH, _fill(lambda t, Z: reference.cross_entropy((t + 1) % 17, Z))),
     (
@@ -150,6 +196,8 @@ MUTANTS: list[tuple[str, str, Case, Callable[..., None]]] = [
     ),
     ("one more right", "accuracy", BATCH, _fill(lambda t, Z: reference.accuracy(t, Z) + 1 / 33)),
     ("momentum forgotten", "sgd_update", Case((17,), "odd", "momentum"), _momentum_forgotten),
+    ("no look ahead", "sgd_update", Case((17,), "odd", "nesterov"), _no_look_ahead),
+    ("decay in the gradient", "adam_update", Case((17,), "odd", "decay"), _decay_in_the_gradient),
     ("no bias correction", "adam_update", Case((17,), "odd", "first"), _no_correction),
 ]
 
