@@ -12,8 +12,15 @@ from typing import Any
 _LARGEST_SEED = 2**64 - 1
 
 
-def number(name: str, value: Any, least: float = -math.inf, above: float = -math.inf, below: float = math.inf) -> float:
-    """A finite number with ``value >= least``, ``value > above`` and ``value < below``."""
+def number(
+    name: str,
+    value: Any,
+    least: float = -math.inf,
+    above: float = -math.inf,
+    below: float = math.inf,
+    most: float = math.inf,
+) -> float:
+    """A finite number with ``value >= least``, ``value > above``, ``value < below`` and ``value <= most``."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} is {value!r}; expected a number")
     try:
@@ -21,8 +28,8 @@ def number(name: str, value: Any, least: float = -math.inf, above: float = -math
     except OverflowError:  # a whole number of hundreds of digits
         found = math.inf
     limits = [f">= {least:g}"] * (least > -math.inf) + [f"> {above:g}"] * (above > -math.inf)
-    limits += [f"< {below:g}"] * (below < math.inf)
-    if not (math.isfinite(found) and found >= least and found > above and found < below):
+    limits += [f"< {below:g}"] * (below < math.inf) + [f"<= {most:g}"] * (most < math.inf)
+    if not (math.isfinite(found) and least <= found <= most and above < found < below):
         raise ValueError(f"{name} is {value!r}; expected a finite number {' and '.join(limits)}".rstrip())
     return found
 

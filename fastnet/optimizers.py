@@ -1,29 +1,130 @@
-"""Optimizers: hyper-parameters as frozen dataclasses.
+"""Optimizers and learning-rate schedules: hyper-parameters as frozen dataclasses.
 
 Their state lives in the Trainer, their arithmetic in the kernels. Imports `fastnet.kernels`.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 from ._checks import number
+from .kernels import schedules
 from .kernels.contracts import Array
-from .kernels.variants import highest
+from .kernels.plan import ADAM, MOMENTUM, NESTEROV, PLAIN
+
+# ------------------------------------------------------------------------------------------- schedules
+
+
+@dataclass(frozen=True)
+class StepDecay:
+    """A learning rate that is multiplied by a factor every so many epochs.
+
+    Parameters
+    ----------
+    learning_rate : float
+        The rate at first, above 0.
+    every : float
+        Epochs between changes, above 0.
+    factor : float, default 0.1
+        0 < factor <= 1.
+    """
+
+    learning_rate: float
+    every: float
+    factor: float = 0.1
+
+    def __post_init__(self) -> None:
+        number("StepDecay learning_rate", self.learning_rate, above=0)
+        number("StepDecay every", self.every, above=0)
+        number("StepDecay factor", self.factor, above=0, most=1)
+
+    def rates(self, times: Array) -> Array:
+        """The rate at each time, in epochs."""
+        return self.learning_rate * schedules.step_decay(times, self.every, self.factor)
+
+
+@dataclass(frozen=True)
+class CosineDecay:
+    """A learning rate that falls along half a cosine (Loshchilov and Hutter 2017), then stays.
+
+    Parameters
+    ----------
+    learning_rate : float
+        The rate at first, above 0.
+    epochs : float
+        Epochs until the last rate is reached, above 0.
+    final : float, default 0.0
+        The last rate, as a share of the first, 0 <= final <= 1.
+    """
+
+    learning_rate: float
+    epochs: float
+    final: float = 0.0
+
+    def __post_init__(self) -> None:
+        number("CosineDecay learning_rate", self.learning_rate, above=0)
+        number("CosineDecay epochs", self.epochs, above=0)
+        number("CosineDecay final", self.final, least=0, most=1)
+
+    def rates(self, times: Array) -> Array:
+        """The rate at each time, in epochs."""
+        return self.learning_rate * schedules.cosine_decay(times, self.epochs, self.final)
+
+
+@dataclass(frozen=True)
+class WarmUp:
+    """A learning rate that first grows from 0, linearly, and then is another's.
+
+    Parameters
+    ----------
+    epochs : float
+        Epochs that it grows for, above 0.
+    then : float or StepDecay or CosineDecay
+        What it grows to. Its time runs from the first epoch too.
+    """
+
+    epochs: float
+    then: "float | StepDecay | CosineDecay"
+
+    def __post_init__(self) -> None:
+        number("WarmUp epochs", self.epochs, above=0)
+        if not isinstance(self.then, (StepDecay, CosineDecay)):
+            number("WarmUp then", self.then, above=0)
+
+    @property
+    def learning_rate(self) -> float:
+        """The rate without warming up, at time 0."""
+        return self.then.learning_rate if isinstance(self.then, (StepDecay, CosineDecay)) else float(self.then)
+
+    def rates(self, times: Array) -> Array:
+        """The rate at each time, in epochs."""
+        then = self.then.rates(times) if isinstance(self.then, (StepDecay, CosineDecay)) else float(self.then)
+        return then * schedules.warm_up(times, self.epochs)
+
+
+Schedule = StepDecay | CosineDecay | WarmUp
+
+# ------------------------------------------------------------------------------------------- optimizers
+
+
+def _check_rate(name: str, rate: float | Schedule) -> None:
+    if not isinstance(rate, Schedule):
+        number(name, rate, above=0)
 
 
 @dataclass(frozen=True)
 class SGD:
     """Gradient descent, with momentum if wanted.
 
-    v <- momentum v + gradient;  parameters <- parameters - learning_rate v
+    v <- momentum v + gradient;  parameters <- parameters - learning_rate v,
+    with nesterov parameters <- parameters - learning_rate (gradient + momentum v)
 
     Parameters
     ----------
-    learning_rate : float, default 0.01
-        Step size, above 0.
+    learning_rate : float or schedule, default 0.01
+        Step size, above 0; or `StepDecay`, `CosineDecay`, `WarmUp`.
     momentum : float, default 0.0
         How much of the last step to keep, 0 <= momentum < 1.
+    nesterov : bool, default False
+        Look ahead (Sutskever et al. 2013, in PyTorch's form); needs a momentum.
 
     Raises
     ------
@@ -33,21 +134,32 @@ class SGD:
         If a hyper-parameter is out of range.
     """
 
-    learning_rate: float = 0.01
+    learning_rate: float | Schedule = 0.01
     momentum: float = 0.0
-
-    vectors: ClassVar[int] = 1
-    """State vectors, each as long as the parameters: the velocity."""
+    nesterov: bool = False
 
     def __post_init__(self) -> None:
-        number("SGD learning_rate", self.learning_rate, above=0)
+        _check_rate("SGD learning_rate", self.learning_rate)
         number("SGD momentum", self.momentum, least=0, below=1)
+        if not isinstance(self.nesterov, bool):
+            raise TypeError(f"SGD nesterov is {self.nesterov!r}; expected True or False")
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("SGD nesterov is True; expected a momentum above 0 with it, such as 0.9")
 
-    def update(self, rung: str, parameters: Array, gradient: Array, state: Sequence[Array], step: int) -> None:
-        """One step in place; ``step`` counts from 1."""
-        highest("sgd_update", rung)(
-            parameters, gradient, *state, float(self.learning_rate), float(self.momentum), False
-        )
+    @property
+    def vectors(self) -> int:
+        """State vectors, each as long as the parameters: the velocity, where there is momentum."""
+        return int(self.momentum > 0)
+
+    @property
+    def code(self) -> int:
+        """The kernels' code."""
+        return PLAIN if self.momentum == 0 else NESTEROV if self.nesterov else MOMENTUM
+
+    @property
+    def hyper(self) -> dict[str, float]:
+        """What the kernels call the hyper-parameters."""
+        return {"beta1": float(self.momentum)}
 
 
 @dataclass(frozen=True)
@@ -56,8 +168,8 @@ class Adam:
 
     Parameters
     ----------
-    learning_rate : float, default 0.001
-        Step size, above 0.
+    learning_rate : float or schedule, default 0.001
+        Step size, above 0; or `StepDecay`, `CosineDecay`, `WarmUp`.
     beta1, beta2 : float, default 0.9 and 0.999
         How much of the running mean of the gradient, and of its square, to keep; 0 <= beta < 1.
     epsilon : float, default 1e-8
@@ -71,21 +183,65 @@ class Adam:
         If a hyper-parameter is out of range.
     """
 
-    learning_rate: float = 0.001
+    learning_rate: float | Schedule = 0.001
     beta1: float = 0.9
     beta2: float = 0.999
     epsilon: float = 1e-8
 
-    vectors: ClassVar[int] = 2
-    """State vectors, each as long as the parameters: the running mean of the gradient and of its square."""
+    def __post_init__(self) -> None:
+        name = type(self).__name__
+        _check_rate(f"{name} learning_rate", self.learning_rate)
+        number(f"{name} beta1", self.beta1, least=0, below=1)
+        number(f"{name} beta2", self.beta2, least=0, below=1)
+        number(f"{name} epsilon", self.epsilon, above=0)
+
+    @property
+    def vectors(self) -> int:
+        """State vectors, each as long as the parameters: the running mean of the gradient and of its square."""
+        return 2
+
+    @property
+    def code(self) -> int:
+        """The kernels' code."""
+        return ADAM
+
+    @property
+    def hyper(self) -> dict[str, float]:
+        """What the kernels call the hyper-parameters."""
+        return {"beta1": float(self.beta1), "beta2": float(self.beta2), "epsilon": float(self.epsilon)}
+
+
+@dataclass(frozen=True)
+class AdamW(Adam):
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019).
+
+    Before each step of Adam, parameters <- (1 - learning_rate weight_decay) parameters; all of them, biases included.
+
+    Parameters
+    ----------
+    learning_rate, beta1, beta2, epsilon
+        As of `Adam`.
+    weight_decay : float, default 0.01
+        0 or above.
+
+    Raises
+    ------
+    TypeError
+        If a hyper-parameter is not a number.
+    ValueError
+        If a hyper-parameter is out of range.
+    """
+
+    weight_decay: float = 0.01
 
     def __post_init__(self) -> None:
-        number("Adam learning_rate", self.learning_rate, above=0)
-        number("Adam beta1", self.beta1, least=0, below=1)
-        number("Adam beta2", self.beta2, least=0, below=1)
-        number("Adam epsilon", self.epsilon, above=0)
+        super().__post_init__()
+        number("AdamW weight_decay", self.weight_decay, least=0)
 
-    def update(self, rung: str, parameters: Array, gradient: Array, state: Sequence[Array], step: int) -> None:
-        """One step in place; ``step`` counts from 1."""
-        hyper = (float(self.learning_rate), float(self.beta1), float(self.beta2), float(self.epsilon))
-        highest("adam_update", rung)(parameters, gradient, *state, *hyper, 0.0, step)
+    @property
+    def hyper(self) -> dict[str, float]:
+        """What the kernels call the hyper-parameters."""
+        return {**super().hyper, "weight_decay": float(self.weight_decay)}
+
+
+Optimizer = SGD | Adam

@@ -1,8 +1,10 @@
 """Random numbers as a function of (seed, purpose, index): initial weights, the order of rows, splits.
 
-Imports NumPy only. Counter-based (Philox), so that no state is carried from epoch to epoch: the order of
-epoch 17 is the same whether training ran through or was taken up again. Built on the raw 64-bit words,
-which NumPy keeps stable across versions, and not on Generator's methods, which it may change.
+Imports `_jit` only. Counter-based, so that no state is carried from epoch to epoch: the order of epoch 17 is the same
+whether training ran through or was taken up again. Weights and splits are built on Philox's raw 64-bit words, which
+NumPy keeps stable across versions, and not on Generator's methods, which it may change. The order of an epoch's rows
+comes from SplitMix64 (Steele, Lea and Flood 2014) and is compiled: 9 us for 1797 rows, where sorting Philox's words
+took 110, a sixth of an epoch on the digits.
 """
 
 from typing import Any
@@ -10,7 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-WEIGHTS, ORDER, SPLIT = range(3)
+from ._jit import jit
+
+WEIGHTS, _, SPLIT = range(3)
 """Purposes: the same seed gives unrelated numbers for each."""
 
 
@@ -33,3 +37,34 @@ def symmetric(seed: int, purpose: int, index: int, shape: tuple[int, ...], limit
 def permutation(seed: int, purpose: int, index: int, size: int) -> NDArray[np.int64]:
     """0..size-1 in random order: the order that sorts random words, whose ties (1 in 2^64) keep theirs."""
     return np.argsort(_words(seed, purpose, index, size), kind="stable")
+
+
+# --------------------------------------------------------------------------------- the order of rows
+
+_GOLDEN, _FIRST, _SECOND = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+_30, _27, _31 = np.uint64(30), np.uint64(27), np.uint64(31)
+
+
+@jit
+def _mix(z: Any) -> Any:
+    """SplitMix64's finalizer: 64 bits, each of which depends on all of z's."""
+    z = (z ^ (z >> _30)) * _FIRST
+    z = (z ^ (z >> _27)) * _SECOND
+    return z ^ (z >> _31)
+
+
+@jit
+def _shuffle(order: Any, seed: Any, index: Any) -> None:
+    key = _mix(_mix(seed + _GOLDEN) + index * _GOLDEN)
+    for i in range(order.size):
+        order[i] = i
+    for i in range(order.size - 1, 0, -1):
+        word = _mix(key + np.uint64(i) * _GOLDEN)
+        j = np.int64(word % np.uint64(i + 1))
+        order[i], order[j] = order[j], order[i]
+
+
+def shuffle(order: NDArray[np.int64], seed: int, epoch: int) -> None:
+    """Fill ``order`` with 0..size-1 in an order that is a function of seed and epoch: Fisher and Yates' shuffle."""
+    with np.errstate(over="ignore"):  # as plain Python; compiled integers wrap around silently
+        _shuffle(order, np.uint64(seed), np.uint64(epoch))
