@@ -12,9 +12,10 @@ import json
 import os
 import secrets
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, BinaryIO
+from itertools import pairwise
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import safetensors
@@ -137,8 +138,9 @@ def read(path: Path, kind: str) -> tuple[dict[str, Array], dict[str, str]]:
     """
     named = shown(path)
     raw = _raw(path, named)
+    parse: Any = safetensors.deserialize  # which has no types
     try:
-        found = safetensors.deserialize(raw)
+        found = parse(raw)
     except MemoryError:
         raise
     except Exception as error:  # SafetensorError has no narrower base
@@ -199,6 +201,78 @@ def _restored(named: str, name: str, entry: Mapping[str, Any]) -> Array:
     except (ValueError, OverflowError):
         raise ValueError(f"{named}: array {name[:80]!r} cannot have shape {entry['shape']}") from None
     return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+# ---------------------------------------------------------------------------------------------- networks
+
+
+class Described(NamedTuple):
+    """What a file says of a network; its arrays have been found to fit."""
+
+    layer_sizes: list[int]
+    activations: list[str]
+    dtype: str
+    seed: int
+    loss: str | None
+    preparation: str | None
+
+
+def described(
+    network: Described, weights: Sequence[Array], biases: Sequence[Array]
+) -> tuple[dict[str, Array], dict[str, str]]:
+    """Arrays and metadata of a network, for `write`; a checkpoint adds its own to them.
+
+    Weights are ``layers.0.weight`` (k, n) and ``layers.0.bias`` (k,), as PyTorch's ``nn.Linear`` holds them.
+    """
+    arrays = {}
+    for i, (W, b) in enumerate(zip(weights, biases, strict=True)):
+        arrays[f"layers.{i}.weight"], arrays[f"layers.{i}.bias"] = W, b
+    metadata = {
+        "layer_sizes": json.dumps(network.layer_sizes),
+        "activations": json.dumps(network.activations),
+        "dtype": network.dtype,
+        "seed": str(network.seed),
+        "loss": network.loss or "",
+    }
+    if network.preparation is not None:
+        metadata["preparation"] = network.preparation
+    return arrays, metadata
+
+
+def description(named: str, arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> Described:
+    """What `described` wrote, once the arrays' names, shapes and dtypes have been found to fit.
+
+    Nothing as large as the layer sizes claim is allocated before.
+
+    Raises
+    ------
+    ValueError
+        If anything is missing or does not fit; the message begins with ``named``.
+    """
+    try:
+        sizes, activations = (json.loads(metadata[name]) for name in ("layer_sizes", "activations"))
+        dtype, seed, loss = metadata["dtype"], int(metadata["seed"]), metadata["loss"]
+    except KeyError as missing:
+        raise ValueError(f"{named} has no {missing} in its metadata") from None
+    except (ValueError, RecursionError):
+        raise ValueError(f"{named} describes its layers otherwise than fastnet does") from None
+    if not isinstance(sizes, list) or len(sizes) < 2 or not all(type(size) is int and size > 0 for size in sizes):
+        raise ValueError(f"{named} has layer sizes {str(sizes)[:80]}; expected at least two whole numbers above 0")
+    if not isinstance(activations, list) or len(activations) != len(sizes) - 1:
+        raise ValueError(
+            f"{named} names activations {str(activations)[:80]}; expected one for each of {len(sizes) - 1}"
+        )
+    for i, (n, k) in enumerate(pairwise(sizes)):
+        for name, shape in ((f"layers.{i}.weight", (k, n)), (f"layers.{i}.bias", (k,))):
+            if name not in arrays:
+                raise ValueError(f"{named} holds no array {name!r}")
+            found = arrays[name]
+            if found.shape != shape or found.dtype.name != dtype:
+                raise ValueError(
+                    f"{named}: {name} has shape {found.shape} and dtype {found.dtype}; its metadata say {shape} and "
+                    f"{dtype[:40]}"
+                )
+    return Described(sizes, activations, dtype, seed, loss or None, metadata.get("preparation"))
 
 
 # --------------------------------------------------------------------------------- opening and replacing
