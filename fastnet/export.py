@@ -51,8 +51,10 @@ def _leaky_relu(graph: _Graph, Z: str) -> str:
 
 
 def _gelu(graph: _Graph, Z: str) -> str:
-    """Z / 2 (1 + erf(Z / sqrt(2))), exact."""
-    erf = graph.add("Erf", graph.add("Mul", Z, graph.constant(math.sqrt(0.5))))
+    """Z / 2 (1 + erf(Z / sqrt(2))); erf in float32, since onnxruntime has no other."""
+    types = graph.onnx.TensorProto
+    erf = graph.add("Cast", graph.add("Mul", Z, graph.constant(math.sqrt(0.5))), to=types.FLOAT)
+    erf = graph.add("Cast", graph.add("Erf", erf), to=graph.onnx.helper.np_dtype_to_tensor_dtype(graph.dtype))
     return graph.add("Mul", graph.add("Mul", Z, graph.constant(0.5)), graph.add("Add", erf, graph.constant(1)))
 
 

@@ -214,6 +214,13 @@ def test_a_killed_writer_leaves_a_whole_file(tmp_path: Path) -> None:
         assert found["a"].shape == (200_000,)
 
 
+def test_a_header_of_any_length_is_read(tmp_path: Path) -> None:
+    """Of 1152 bytes, say, whose count begins as a pickle does."""
+    for length in range(300):
+        storage.write(tmp_path / "a", {}, {**MODEL, "text": "x" * 8 * length})
+        assert storage.read(tmp_path / "a", "model")[1]["text"] == "x" * 8 * length
+
+
 # ------------------------------------------------------------------------------------------ hostile files
 
 
