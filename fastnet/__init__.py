@@ -1,10 +1,10 @@
 """fastnet: dense networks, trained by batch and mini-batch gradient descent with compiled kernels."""
 
 from .history import History
-from .network import Network
+from .network import Network, load
 from .optimizers import SGD, Adam
 from .trainer import Trainer
 
 __version__ = "0.1.0"
 
-__all__ = ["SGD", "Adam", "History", "Network", "Trainer"]
+__all__ = ["SGD", "Adam", "History", "Network", "Trainer", "load"]

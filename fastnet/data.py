@@ -1,6 +1,6 @@
-"""Data: the bundled digits, and splits.
+"""Data: the bundled digits, splits, and a user's own tables (`read`, `Preparation`).
 
-Imports NumPy and `fastnet.kernels.rng`.
+Imports NumPy, `tables`, `preparation` and `fastnet.kernels.rng`.
 """
 
 from __future__ import annotations  # so that help() shows ArrayLike by its name
@@ -13,6 +13,10 @@ from numpy.typing import ArrayLike, NDArray
 from . import _checks
 from .kernels import rng
 from .kernels.contracts import Array
+from .preparation import Preparation
+from .tables import Table, read
+
+__all__ = ["Preparation", "Table", "digits", "read", "split"]
 
 
 def digits() -> tuple[NDArray[np.float32], NDArray[np.int64]]:

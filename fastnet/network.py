@@ -1,25 +1,26 @@
 """Network: layer sizes, one flat parameter vector and its views, predictions.
 
-Imports `fastnet.kernels`. No arithmetic on arrays lives here.
+Imports `fastnet.kernels`, and `storage`, `preparation` and `export` for its files. No arithmetic on arrays lives here.
 """
 
 from __future__ import annotations  # so that help() shows ArrayLike by its name
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from . import _checks
+from . import _checks, export, storage
 from .kernels import doors, rng
 from .kernels.contracts import Array
 from .kernels.engine import Engine
 from .kernels.plan import LOSSES, SLICE_ROWS, layer_views, parameter_count
 from .kernels.reference import ACTIVATIONS
 from .kernels.variants import PROMOTED
+from .preparation import Preparation
 
 _ACTIVATION_NAMES = tuple(activation.name for activation in ACTIVATIONS)
 _HE = ("relu", "leaky_relu", "gelu", "silu")  # He's scale for the relu family, Glorot's for the rest
@@ -55,6 +56,9 @@ class Network:
         One a layer.
     loss : str or None
         What the network was last trained with; `predict_proba` needs it.
+    preparation : fastnet.data.Preparation or None
+        How a table's columns become inputs, and outputs its target, where `fastnet train` made the network.
+        Kept in files; applied by `fastnet predict` and `to_onnx`, not by `predict`.
 
     Raises
     ------
@@ -84,6 +88,7 @@ class Network:
         self.dtype = _dtype(dtype)
         self.seed = _checks.seed(seed)
         self.loss: str | None = None
+        self.preparation: Preparation | None = None
         self._parameters = np.zeros(parameter_count(self.layer_sizes), self.dtype)
         for i, W in enumerate(self.weights):
             k, n = W.shape
@@ -248,6 +253,82 @@ class Network:
                 ) from None
         return converted
 
+    # ----------------------------------------------------------------------------------------- files
+
+    def save(self, path: storage.Path) -> None:
+        """Write the network to a safetensors file, all or nothing; `fastnet.load` reads it.
+
+        Parameters
+        ----------
+        path : str or path-like
+            An existing file is replaced. Weights are called ``layers.0.weight`` (k, n) and ``layers.0.bias``
+            (k,), as in PyTorch; all the rest is in the file's metadata.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be written; what was there is untouched.
+        ValueError
+            If a parameter is NaN or infinite.
+        """
+        doors.finite("network.parameters", self._parameters)
+        arrays, metadata = self._described()
+        storage.write(path, arrays, {**metadata, "kind": "model"})
+
+    def to_onnx(self, path: storage.Path) -> None:
+        """Write the network as an ONNX model (``pip install "fastnet-jit[onnx]"``).
+
+        Its input ``X`` is a batch of rows (rows, n_in). What it returns depends on the loss trained with:
+        after cross_entropy ``label`` (rows,) and ``probabilities`` (rows, classes), after binary_cross_entropy
+        ``probabilities``, else ``outputs``. With a `preparation` the model takes a table's columns as they are,
+        as float64, and returns outputs in the target's units, or the classes' own labels.
+
+        Parameters
+        ----------
+        path : str or path-like
+            An existing file is replaced, all or nothing.
+
+        Raises
+        ------
+        ImportError
+            If the package onnx is not installed.
+        OSError
+            If the file cannot be written.
+        ValueError
+            If a parameter is NaN or infinite, or the model is larger than ONNX's 2 GiB.
+        """
+        doors.finite("network.parameters", self._parameters)
+        layers = list(zip(self.weights, self.biases, self.activations, strict=True))
+        export.to_onnx(path, layers, self.dtype, self.loss, self.preparation)
+
+    def _described(self) -> tuple[dict[str, Array], dict[str, str]]:
+        """Arrays and metadata that a model file holds, and a checkpoint beside its own; views, not copies."""
+        text = self.preparation.to_text() if self.preparation is not None else None
+        told = storage.Described(
+            list(self.layer_sizes), list(self.activations), self.dtype.name, self.seed, self.loss, text
+        )
+        return storage.described(told, self.weights, self.biases)
+
+    @classmethod
+    def _restored(cls, named: str, arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> Network:
+        """The network that `_described` told of, or an error that begins with the file's name."""
+        told = storage.description(named, arrays, metadata)
+        try:
+            *hidden, output = told.activations
+            net = cls(told.layer_sizes, hidden, output, told.dtype, told.seed)
+            if told.loss is not None:
+                net._check_loss(told.loss)
+            net.loss = told.loss
+            if told.preparation is not None:
+                net.preparation = Preparation.from_text(told.preparation, net.layer_sizes[0], net.layer_sizes[-1])
+            for i, (W, b) in enumerate(zip(net.weights, net.biases, strict=True)):
+                W[...], b[...] = arrays[f"layers.{i}.weight"], arrays[f"layers.{i}.bias"]
+                doors.finite(f"layers.{i}.weight", W)
+                doors.finite(f"layers.{i}.bias", b)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{named}: {error}") from None
+        return net
+
     # --------------------------------------------------------------------------------------- summary
 
     def summary(self) -> str:
@@ -266,6 +347,40 @@ class Network:
             f"Network({list(self.layer_sizes)}, hidden={hidden}, output={output!r}, "
             f"dtype={self.dtype.name!r}, seed={self.seed})"
         )
+
+
+def load(path: storage.Path) -> Network:
+    """Read a network that `Network.save` wrote.
+
+    Parameters
+    ----------
+    path : str or path-like
+
+    Returns
+    -------
+    Network
+        With its loss, so that `predict_proba` works, and its preparation.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be read.
+    ValueError
+        If it is not a whole model file of a version this fastnet knows, its arrays do not fit its layers, or a
+        weight is NaN or infinite. Nothing in a file is ever executed.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> import fastnet
+    >>> path = pathlib.Path(tempfile.mkdtemp(), "model.safetensors")
+    >>> net = fastnet.Network([2, 3, 1])
+    >>> net.save(path)
+    >>> bool((fastnet.load(path).parameters == net.parameters).all())
+    True
+    """
+    arrays, metadata = storage.read(path, "model")
+    return Network._restored(storage.shown(path), arrays, metadata)
 
 
 def _sizes(sizes: Any) -> tuple[int, ...]:

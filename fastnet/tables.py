@@ -1,0 +1,444 @@
+"""Tables: CSV and NPZ files as arrays, or one line that says what is wrong with them and where.
+
+Imports the standard library, NumPy, `storage` and `preparation`.
+"""
+
+import csv
+import itertools
+import math
+import operator
+import struct
+import zipfile
+import zlib
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+
+from . import _checks
+from .kernels import doors
+from .kernels.contracts import Array
+from .preparation import Preparation
+from .storage import Path, reading, shown
+
+TASKS = ("classify", "regress")
+FEW = 20
+"""Whole numbers with at most so many different values, each found twice on average, are taken for classes."""
+
+_MOST_CLASSES = 1000
+_MOST_COLUMNS = 1 << 16
+_LONGEST_LINE = 1 << 26  # bytes
+_LEAST_ROWS = 10
+_MISSING = {"", "na", "n/a", "nan", "null", "none", "?", "-"}
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """A table read for training.
+
+    Attributes
+    ----------
+    X : ndarray, shape (rows, n)
+        The features, as they stand in the file.
+    y : ndarray, shape (rows,)
+        For regression the target, float64; for classification labels 0, 1, ..., int64.
+    features : tuple of str or None
+        Names of the columns of X; None for an NPZ file.
+    target : str
+    classes : tuple of str or of int, or None
+        What the labels stand for, sorted; None for regression.
+    recognised : str
+        Why the task is what it is, in words.
+    separator : str
+        "comma", "semicolon" or "tab"; "" for an NPZ file.
+    """
+
+    X: Array
+    y: Array
+    features: tuple[str, ...] | None
+    target: str
+    classes: tuple[str, ...] | tuple[int, ...] | None
+    recognised: str
+    separator: str
+
+    @property
+    def task(self) -> str:
+        """``"classify"`` or ``"regress"``."""
+        return "regress" if self.classes is None else "classify"
+
+
+def read(path: Path, target: str | None = None, task: str | None = None) -> Table:
+    r"""Read a table to train on.
+
+    A CSV file has a header, in UTF-8, separated by commas, semicolons or tabs; every column but the target
+    must hold numbers. An NPZ file holds arrays ``X`` (rows, n) and the target (rows,).
+
+    Parameters
+    ----------
+    path : str or path-like
+        Named ``.npz``, or else read as CSV.
+    target : str, optional
+        The column to predict. Needed for CSV; the array ``"y"`` by default for NPZ.
+    task : {"classify", "regress"}, optional
+        By default, text is classified, and so are whole numbers with at most 20 different values, each found
+        twice on average; other numbers are regressed.
+
+    Returns
+    -------
+    Table
+
+    Raises
+    ------
+    OSError
+        If the file cannot be read.
+    ValueError
+        If there is anything wrong with it; the message is one line, with the number of the file's line.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> import fastnet.data
+    >>> path = pathlib.Path(tempfile.mkdtemp(), "houses.csv")
+    >>> rows = [f"{area},{rooms},{100 * area + 5 * rooms}" for area in range(50, 60) for rooms in range(3)]
+    >>> _ = path.write_text("\n".join(["area,rooms,price", *rows]))
+    >>> table = fastnet.data.read(path, target="price")
+    >>> table.task, table.features, table.X.shape
+    ('regress', ('area', 'rooms'), (30, 2))
+    """
+    if task is not None:
+        _checks.choice("task", task, TASKS)
+    named = shown(path)
+    if is_npz(path):
+        X, column, target = _read_npz(path, named, target)
+        features, separator = None, ""
+    else:
+        found = _read_csv(path, named, lambda header: _with_target(named, header, target))
+        X, column, features, separator = found.X, found.target, found.features, found.separator
+        target = str(target)
+    if len(X) < _LEAST_ROWS:
+        raise ValueError(f"{named} has {len(X)} rows of data; expected at least {_LEAST_ROWS}")
+    y, classes, recognised = _recognised(named, column, target, task)
+    return Table(X, y, features, target, classes, recognised, separator)
+
+
+def read_inputs(path: Path, preparation: Preparation | None, inputs: int) -> Array:
+    """Read the columns that a network takes, in its order, as they stand in the file.
+
+    Columns are found by name where the network keeps names, else by their order. The target may be there and
+    is not looked at; any other column that the network does not take is refused.
+
+    Raises
+    ------
+    OSError, ValueError
+        As `read`.
+    """
+    named = shown(path)
+    features = preparation.features if preparation else None
+    target = preparation.target if preparation else None
+    if is_npz(path):
+        X = _features_npz(named, _load_npz(path, named))
+    else:
+        X = _read_csv(path, named, lambda header: _without_target(named, header, features, target)).X
+    if len(X) == 0:
+        raise ValueError(f"{named} has no rows of data")
+    if X.shape[1] != inputs:
+        raise ValueError(f"{named} has {X.shape[1]} columns of features; this model takes {inputs}")
+    return X
+
+
+def is_npz(path: Path) -> bool:
+    """Whether the file's name says NPZ."""
+    return shown(path).lower().endswith(".npz")
+
+
+# ---------------------------------------------------------------------------------------------- columns
+
+
+class _Columns(NamedTuple):
+    """Which columns to read."""
+
+    features: Sequence[int]
+    target: int | None
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Names for a message, not too many of them."""
+    some = ", ".join(repr(name[:40]) for name in names[:8])
+    return some + (f" and {len(names) - 8:,} more" if len(names) > 8 else "")
+
+
+def _with_target(named: str, header: Sequence[str], target: str | None) -> _Columns:
+    if target is None:
+        raise ValueError(f"{named}: which column is to be predicted? Name it by --target; there are: {_listed(header)}")
+    if target not in header:
+        numbers = all(_number(name) is not None for name in header)
+        hint = "; the first line must name the columns, and here it holds numbers" if numbers else ""
+        raise ValueError(f"{named} has no column {target!r}; there are: {_listed(header)}{hint}")
+    if len(header) == 1:
+        raise ValueError(f"{named} has no column but the target {target!r}; expected features beside it")
+    at = header.index(target)
+    return _Columns([i for i in range(len(header)) if i != at], at)
+
+
+def _without_target(
+    named: str, header: Sequence[str], features: tuple[str, ...] | None, target: str | None
+) -> _Columns:
+    if features is None:
+        return _Columns([i for i, name in enumerate(header) if name != target], None)
+    places = {name: i for i, name in enumerate(header)}
+    missing = [name for name in features if name not in places]
+    unknown = [name for name in header if name not in {*features, target}]
+    if missing:
+        there = f"; it has instead {_listed(unknown)}" if unknown else ""
+        raise ValueError(f"{named} lacks columns that this model takes: {_listed(missing)}{there}")
+    if unknown:
+        raise ValueError(f"{named} has columns that this model was not trained on: {_listed(unknown)}; remove them")
+    return _Columns([places[name] for name in features], None)
+
+
+class _Target:
+    """The cells of a target column: as numbers while all are, and as codes of texts while these are few."""
+
+    def __init__(self) -> None:
+        self.numbers = array("d")
+        self.texts: dict[str, int] = {}
+        self.codes = array("q")
+        self.first_text = ""  # where, and what
+        self.first_number = ""
+
+    def add(self, cell: str, place: str) -> None:
+        """One cell; its place is for messages."""
+        value = _number(cell)
+        if value is None:
+            self.first_text = self.first_text or f"{place} holds {cell[:40]!r}"
+            value = math.nan
+        elif not math.isfinite(value):
+            raise ValueError(f"{place} holds {cell[:40]!r}; expected a finite number, or text for a class")
+        else:
+            self.first_number = self.first_number or f"{place} holds {cell[:40]!r}"
+        self.numbers.append(value)
+        if len(self.texts) <= _MOST_CLASSES:
+            self.codes.append(self.texts.setdefault(cell, len(self.texts)))
+
+
+def _recognised(
+    named: str, column: _Target, target: str, task: str | None
+) -> tuple[Array, tuple[str, ...] | tuple[int, ...] | None, str]:
+    """Labels and classes, or numbers, and why."""
+    said = "as you say"
+    if column.first_text:
+        if task == "regress":
+            raise ValueError(f"{column.first_text}; expected a number, for regression")
+        if task is None and column.first_number:
+            raise ValueError(
+                f"{column.first_text} but {column.first_number.removeprefix(f'{named}, ')}; expected numbers "
+                "throughout, or text throughout (--task classify takes all of it for labels)"
+            )
+        if len(column.texts) > _MOST_CLASSES:
+            raise ValueError(
+                f"{named}: target {target!r} holds more than {_MOST_CLASSES} different texts; is it a name?"
+            )
+        names = sorted(column.texts)
+        _several(named, target, names)
+        ranks = np.empty(len(names), np.int64)
+        ranks[[column.texts[name] for name in names]] = np.arange(len(names))
+        return ranks[np.array(column.codes)], tuple(names), said if task else "its values are text"
+    numbers = np.array(column.numbers)
+    values = np.unique(numbers)
+    _several(named, target, values)
+    whole = bool((values == np.floor(values)).all() and np.abs(values).max() < 2**53)
+    few = whole and len(values) <= FEW and len(numbers) >= 2 * len(values)
+    if task == "regress" or (task is None and not few):
+        why = said if task else ("it has many different values" if whole else "its values are numbers with fractions")
+        return numbers, None, why
+    if len(values) > _MOST_CLASSES:
+        raise ValueError(f"{named}: target {target!r} has {len(values):,} different values, too many for classes")
+    labels = np.searchsorted(values, numbers)
+    why = said if task else f"its values are whole numbers, {len(values)} different ones"
+    if whole:
+        return labels, tuple(int(value) for value in values), why
+    return labels, tuple(repr(float(value)) for value in values), why
+
+
+def _several(named: str, target: str, values: Any) -> None:
+    if len(values) == 1:
+        raise ValueError(f"{named}: target {target!r} holds {values[0]!s} in every row; there is nothing to learn")
+
+
+# -------------------------------------------------------------------------------------------------- CSV
+
+
+class _Csv(NamedTuple):
+    X: Array
+    target: _Target
+    features: tuple[str, ...]
+    separator: str
+
+
+def _number(cell: str) -> float | None:
+    """A cell as a number; Python's 1_000 is text."""
+    try:
+        return float(cell) if "_" not in cell else None
+    except ValueError:
+        return None
+
+
+def _lines(file: BinaryIO, named: str) -> Iterator[str]:
+    """The file's lines, decoded."""
+    for number in itertools.count(1):
+        raw = file.readline(_LONGEST_LINE)
+        if not raw:
+            return
+        if len(raw) == _LONGEST_LINE:
+            raise ValueError(f"{named}, line {number} is longer than {_LONGEST_LINE >> 20} MiB; is it a CSV file?")
+        try:
+            yield raw.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            looks = " (it begins like UTF-16)" if number == 1 and raw[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
+            raise ValueError(
+                f"{named}, line {number} is not UTF-8: byte 0x{raw[error.start]:02x}{looks}; save the file as UTF-8"
+            ) from None
+
+
+def _read_csv(path: Path, named: str, choose: Callable[[Sequence[str]], _Columns]) -> _Csv:
+    """Read the columns chosen from the header."""
+    with reading(path) as file:
+        lines = _lines(file, named)
+        try:
+            first = next(lines, "")
+            if not first.strip():
+                raise ValueError(
+                    f"{named} is empty" if not first else f"{named}, line 1 is empty: expected column names"
+                )
+            delimiter, separator = max(
+                ((",", "comma"), (";", "semicolon"), ("\t", "tab")), key=lambda known: first.count(known[0])
+            )
+            reader = csv.reader(
+                itertools.chain([first], lines), delimiter=delimiter, strict=True, skipinitialspace=True
+            )
+            header = _header(named, next(reader))
+            columns = choose(header)
+            X, target = _rows(named, reader, header, columns)
+        except csv.Error as error:
+            hint = "; is a quotation mark left open?" if "quot" in str(error) or "end of data" in str(error) else ""
+            hint = "; its lines end in a bare carriage return" if "new-line" in str(error) else hint
+            raise ValueError(f"{named}, line {reader.line_num}: {error}{hint}") from None
+    return _Csv(X, target, tuple(header[i] for i in columns.features), separator)
+
+
+def _header(named: str, cells: Sequence[str]) -> list[str]:
+    """The names of the columns."""
+    if len(cells) > _MOST_COLUMNS:
+        raise ValueError(f"{named} has {len(cells):,} columns; a CSV may have {_MOST_COLUMNS:,}: use an NPZ file")
+    names = [cell.strip() for cell in cells]
+    seen: set[str] = set()
+    for i, name in enumerate(names):
+        if not name:
+            hint = " (an index that pandas wrote? save with index=False)" if i == 0 else ""
+            raise ValueError(f"{named}, line 1: column {i + 1} has no name{hint}")
+        if name in seen:
+            raise ValueError(f"{named}, line 1: two columns are called {name[:40]!r}")
+        seen.add(name)
+    return names
+
+
+def _rows(named: str, reader: Any, header: Sequence[str], columns: _Columns) -> tuple[Array, _Target]:
+    """Numbers of the chosen columns; what is not one is refused by name and line."""
+    values, places, target = array("d"), array("q"), _Target()
+    pick = operator.itemgetter(*columns.features) if len(columns.features) > 1 else None
+    line = reader.line_num + 1
+    for row in reader:
+        if row:  # a blank line is none
+            if len(row) != len(header):
+                raise ValueError(f"{named}, line {line} has {len(row)} fields; the header has {len(header)}")
+            cells = pick(row) if pick else [row[i] for i in columns.features]
+            try:
+                values.extend(map(float, cells))
+                wrong = "_" in "".join(cells)
+            except ValueError:
+                wrong = True
+            if wrong:
+                _refuse(named, line, header, columns, row)
+            if columns.target is not None:
+                cell, place = row[columns.target].strip(), f"{named}, line {line}: column {header[columns.target]!r}"
+                if not cell:
+                    raise ValueError(f"{place} is empty; fill it in, or leave the row out")
+                target.add(cell, place)
+            places.append(line)
+        line = reader.line_num + 1
+    X = np.frombuffer(values).reshape(len(places), len(columns.features)) if places else np.empty((0, len(header)))
+    wrong_at = np.argwhere(~np.isfinite(X))
+    if wrong_at.size:
+        row_at, column = wrong_at[0]
+        name, value = header[columns.features[column]], X[row_at, column]
+        raise ValueError(f"{named}, line {places[row_at]}: column {name!r} holds {value}; expected a finite number")
+    return X, target
+
+
+def _refuse(named: str, line: int, header: Sequence[str], columns: _Columns, row: Sequence[str]) -> None:
+    """Name the cell that is not a number."""
+    for i in columns.features:
+        cell = row[i].strip()
+        if _number(cell) is None:
+            place = f"{named}, line {line}: column {header[i]!r}"
+            if cell.lower() in _MISSING:
+                what = f"holds {cell!r}" if cell else "is empty"
+                raise ValueError(f"{place} {what}, a missing value; fill it in, or leave the row out")
+            hint = ": numbers have a decimal point" if _number(cell.replace(",", ".")) is not None else ""
+            raise ValueError(f"{place} holds {cell[:40]!r}; expected a number{hint}")
+
+
+# -------------------------------------------------------------------------------------------------- NPZ
+
+
+def _load_npz(path: Path, named: str) -> dict[str, Array]:
+    """All arrays of an NPZ file; nothing is unpickled."""
+    with reading(path) as file:
+        try:
+            with np.load(file, allow_pickle=False) as stored:
+                if not isinstance(stored, np.lib.npyio.NpzFile):
+                    raise ValueError("it holds a single array")
+                return {name: np.asarray(stored[name]) for name in stored.files}
+        except MemoryError:
+            raise
+        except (
+            *(ValueError, TypeError, OSError, EOFError, KeyError, SyntaxError, NotImplementedError, RuntimeError),
+            *(AttributeError, IndexError, OverflowError, zipfile.BadZipFile, zlib.error, struct.error),
+        ) as error:
+            reason = " ".join(str(error).split())[:150]
+            raise ValueError(f"{named} is not an NPZ file of numbers and text: {reason}") from None
+
+
+def _features_npz(named: str, arrays: dict[str, Array]) -> Array:
+    if "X" not in arrays:
+        raise ValueError(f"{named} has no array 'X'; there are: {_listed(list(arrays)) or 'none'}")
+    (X,) = doors.floats(**{f"{named}: X": arrays["X"]})
+    doors.matrix(f"{named}: X", X)
+    doors.nonempty(f"{named}: X", X)
+    doors.finite(f"{named}: X", X)
+    return X
+
+
+def _read_npz(path: Path, named: str, target: str | None) -> tuple[Array, _Target, str]:
+    arrays = _load_npz(path, named)
+    X = _features_npz(named, arrays)
+    target = "y" if target is None else target
+    if target not in arrays or target == "X":
+        raise ValueError(f"{named} has no array {target!r} to predict; there are: {_listed(list(arrays))}")
+    y = arrays[target]
+    if y.shape == (len(X), 1):
+        y = y.ravel()
+    if y.shape != (len(X),):
+        raise ValueError(f"{named}: {target} has shape {y.shape}; expected ({len(X)},), one value for each row of X")
+    column = _Target()
+    if y.dtype.kind in "iubf":
+        doors.finite(f"{named}: {target}", y)
+        column.numbers = array("d", y.astype(np.float64).tobytes())
+    elif y.dtype.kind == "U":
+        for row, cell in enumerate(y.tolist()):
+            column.add(cell.strip(), f"{named}: row {row} of {target!r}")
+    else:
+        raise ValueError(f"{named}: {target} has dtype {y.dtype}; expected numbers, or text for classes")
+    return X, column, target

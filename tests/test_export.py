@@ -1,0 +1,150 @@
+"""ONNX: onnxruntime computes what the network does, scaling, units and classes included."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fastnet import Network, export
+from fastnet.data import Preparation
+from fastnet.kernels import reference
+
+onnxruntime = pytest.importorskip("onnxruntime")
+pytest.importorskip("onnx")
+
+NAMES = [activation.name for activation in reference.ACTIVATIONS]
+X = np.random.default_rng(0).standard_normal((40, 3))
+
+
+def run(path: Path, X: Any) -> dict[str, Any]:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return dict(zip([output.name for output in session.get_outputs()], session.run(None, {"X": X}), strict=True))
+
+
+def network(outputs: int = 2, hidden: str = "tanh", dtype: str = "float32", output: str = "identity") -> Network:
+    net = Network([3, 8, 5, outputs], hidden=hidden, output=output, dtype=dtype, seed=2)
+    for b in net.biases:
+        b[:] = np.linspace(-0.5, 0.5, len(b)) if len(b) > 1 else 0.3
+    return net
+
+
+def close(found: Any, expected: Any) -> None:
+    """To 1e-5 of the largest."""
+    assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
+    assert found.shape == expected.shape
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", NAMES)
+def test_every_activation(name: str, dtype: str, tmp_path: Path) -> None:
+    net = network(hidden=name, dtype=dtype, output=name)
+    net.to_onnx(tmp_path / "m.onnx")
+    found = run(tmp_path / "m.onnx", X.astype(dtype))
+    assert list(found) == ["outputs"]
+    assert found["outputs"].dtype == dtype
+    close(found["outputs"], net.predict(X))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", sorted(export.ACTIVATIONS))
+def test_every_activation_is_said_rightly(name: str, dtype: str, tmp_path: Path) -> None:
+    """Those too that no kernel computes yet: a single layer of the identity, against the formula."""
+    from math import erf
+
+    Z = np.linspace(-6, 6, 101)
+    formula = {
+        "identity": Z,
+        "relu": np.maximum(Z, 0),
+        "leaky_relu": np.where(Z > 0, Z, 0.01 * Z),
+        "tanh": np.tanh(Z),
+        "sigmoid": 1 / (1 + np.exp(-Z)),
+        "gelu": Z / 2 * (1 + np.array([erf(z / np.sqrt(2)) for z in Z])),
+        "silu": Z / (1 + np.exp(-Z)),
+    }[name]
+    layer = (np.ones((1, 1), dtype), np.zeros(1, dtype), name)
+    export.to_onnx(tmp_path / "m.onnx", [layer], np.dtype(dtype), "mse", None)
+    close(run(tmp_path / "m.onnx", Z.reshape(-1, 1).astype(dtype))["outputs"][:, 0], formula)
+
+
+def test_every_activation_of_the_kernels_can_be_exported() -> None:
+    assert {*NAMES} <= {*export.ACTIVATIONS}
+
+
+def test_cross_entropy_gives_probabilities_and_labels(tmp_path: Path) -> None:
+    net = network(outputs=4)
+    net.loss = "cross_entropy"
+    net.to_onnx(tmp_path / "m.onnx")
+    found = run(tmp_path / "m.onnx", X.astype("float32"))
+    close(found["probabilities"], net.predict_proba(X))
+    assert (found["label"] == net.predict(X).argmax(axis=1)).all()
+
+
+@pytest.mark.parametrize("loss", ["mse", "mae", "huber", None])
+def test_regression_is_in_the_targets_units(loss: str | None, tmp_path: Path) -> None:
+    net = network(outputs=1)
+    net.loss = loss
+    columns = X * [1, 1e-3, 20] + [1e9, 5, 2020]  # a time in seconds: float32 would round it to a minute
+    net.preparation = Preparation.of(columns, 1e5 * X[:, 0] + 3e5, target="price")
+    net.to_onnx(tmp_path / "m.onnx")
+    found = run(tmp_path / "m.onnx", columns)
+    assert list(found) == ["outputs"]
+    close(found["outputs"], net.preparation.restore(net.predict(net.preparation.inputs(columns))))
+    assert np.ptp(found["outputs"]) > 1e4
+
+
+@pytest.mark.parametrize("classes", [("cat", "dog", "naïve ox"), (-1, 5, 7)])
+@pytest.mark.parametrize("loss", ["cross_entropy", "mse", "binary_cross_entropy"])
+def test_classes_are_the_tables_own(classes: tuple[Any, ...], loss: str, tmp_path: Path) -> None:
+    net = network(outputs=3)
+    net.loss = loss
+    columns = 100 * X + 7
+    net.preparation = Preparation.of(columns, classes=classes)
+    net.to_onnx(tmp_path / "m.onnx")
+    found = run(tmp_path / "m.onnx", columns)
+    outputs = net.predict(net.preparation.inputs(columns))
+    assert found["label"].tolist() == [classes[i] for i in outputs.argmax(axis=1)]
+    assert len({*found["label"].tolist()}) > 1
+    if loss == "cross_entropy":
+        close(found["probabilities"], reference.softmax(outputs))
+    elif loss == "mse":
+        close(found["outputs"], outputs)
+    else:
+        close(found["probabilities"], reference.sigmoid(outputs))
+
+
+def test_a_single_output_tells_two_classes(tmp_path: Path) -> None:
+    net = network(outputs=1)
+    net.loss = "binary_cross_entropy"
+    net.to_onnx(tmp_path / "m.onnx")
+    probability = reference.sigmoid(net.predict(X))
+    found = run(tmp_path / "m.onnx", X.astype("float32"))
+    assert list(found) == ["probabilities"]
+    close(found["probabilities"], probability)
+    net.biases[-1][:] -= np.median(net.predict(X))
+    net.preparation = Preparation(np.zeros(3), np.ones(3), classes=("no", "yes"))
+    net.to_onnx(tmp_path / "m.onnx")
+    probability = reference.sigmoid(net.predict(X))
+    found = run(tmp_path / "m.onnx", X)
+    close(found["probabilities"], np.hstack([1 - probability, probability]))
+    assert found["label"].tolist() == np.where(probability[:, 0] > 0.5, "yes", "no").tolist()
+    assert len({*found["label"].tolist()}) == 2
+
+
+def test_what_cannot_be_exported_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    net = network()
+    with pytest.raises(FileNotFoundError, match="there is no folder"):
+        net.to_onnx(tmp_path / "no" / "m.onnx")
+    monkeypatch.setattr(export, "_LARGEST", 100)
+    with pytest.raises(ValueError, match="an ONNX file holds less than 2 GiB"):
+        net.to_onnx(tmp_path / "m.onnx")
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(ImportError, match=r'pip install "fastnet-jit\[onnx\]"'):
+        net.to_onnx(tmp_path / "m.onnx")
+    net.parameters[0] = np.inf
+    with pytest.raises(ValueError, match="infinity"):
+        net.to_onnx(tmp_path / "m.onnx")
+    assert not list(tmp_path.iterdir())

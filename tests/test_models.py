@@ -1,0 +1,221 @@
+"""Model files: a network comes back to the bit, PyTorch reads its weights, and a hostile file is an error."""
+
+import json
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+import fastnet
+from fastnet import Network, storage
+from fastnet.data import Preparation
+from fastnet.kernels import reference
+
+ACTIVATIONS = [activation.name for activation in reference.ACTIVATIONS]
+X = np.random.default_rng(0).standard_normal((7, 3))
+
+
+def network(**options: Any) -> Network:
+    net = Network([3, 5, 4, 2], hidden=["tanh", "relu"], output="identity", **{"seed": 3, **options})
+    net.parameters[:] += np.linspace(-0.1, 0.1, net.parameters.size)  # biases too
+    return net
+
+
+def prepared() -> Network:
+    net = network()
+    net.loss = "cross_entropy"
+    net.preparation = Preparation.of(
+        X * [1, 1e9, 0] + 0.1, features=["a", 'b "ü"', "c\n"], target="t", classes=["no", "yes"]
+    )
+    return net
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_network_comes_back_to_the_bit(dtype: str, tmp_path: Path) -> None:
+    net = network(dtype=dtype)
+    net.save(tmp_path / "m.safetensors")
+    other = fastnet.load(tmp_path / "m.safetensors")
+    assert repr(other) == repr(net)
+    assert (other.parameters == net.parameters).all()
+    assert (other.predict(X) == net.predict(X)).all()
+    assert other.loss is other.preparation is None
+    other.parameters[:] = 0
+    assert (fastnet.load(tmp_path / "m.safetensors").parameters == net.parameters).all()
+
+
+def test_everything_needed_to_predict_is_kept(tmp_path: Path) -> None:
+    net = prepared()
+    net.save(str(tmp_path / "m"))
+    other = fastnet.load(str(tmp_path / "m"))
+    assert (other.predict_proba(X) == net.predict_proba(X)).all()
+    assert net.preparation is not None
+    assert other.preparation is not None
+    for name in ("shift", "scale"):
+        assert (getattr(other.preparation, name) == getattr(net.preparation, name)).all()
+    for name in ("features", "target", "target_shift", "target_scale", "classes"):
+        assert getattr(other.preparation, name) == getattr(net.preparation, name)
+    assert other.preparation.scale[2] == 1, "a constant column"
+
+
+def test_a_network_that_is_not_finite_is_not_saved(tmp_path: Path) -> None:
+    net = network()
+    net.weights[1][2, 1] = np.nan
+    with pytest.raises(ValueError, match=r"network.parameters holds NaN at row"):
+        net.save(tmp_path / "m")
+    assert not list(tmp_path.iterdir())
+
+
+MODULES = {"identity": "Identity", "relu": "ReLU", "leaky_relu": "LeakyReLU", "tanh": "Tanh", "sigmoid": "Sigmoid"}
+MODULES |= {"gelu": "GELU", "silu": "SiLU"}
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_pytorch_reads_it_and_writes_it(activation: str, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    from safetensors.torch import load_file, save_file
+
+    def sequential() -> Any:
+        parts: OrderedDict[str, Any] = OrderedDict()
+        for i, (n, k) in enumerate([(3, 5), (5, 2)]):
+            parts[str(i)] = torch.nn.Linear(n, k)
+            parts[f"activation {i}"] = getattr(torch.nn, MODULES[activation if i == 0 else "identity"])()
+        return torch.nn.Sequential(OrderedDict(layers=torch.nn.Sequential(parts)))
+
+    net = Network([3, 5, 2], hidden=activation, seed=1)
+    net.biases[0][:] = [0.1, -0.2, 0.3, -0.4, 0.5]
+    net.save(tmp_path / "m.safetensors")
+    model = sequential()
+    model.load_state_dict(load_file(tmp_path / "m.safetensors"))
+    with torch.no_grad():
+        np.testing.assert_allclose(
+            model(torch.tensor(X, dtype=torch.float32)).numpy(), net.predict(X), rtol=1e-5, atol=1e-6
+        )
+
+    torch.manual_seed(0)
+    model = sequential()
+    save_file(model.state_dict(), tmp_path / "torch.safetensors")
+    state = safetensors.numpy.load_file(tmp_path / "torch.safetensors")
+    for i in range(2):
+        net.weights[i][...], net.biases[i][...] = state[f"layers.{i}.weight"], state[f"layers.{i}.bias"]
+    with torch.no_grad():
+        np.testing.assert_allclose(
+            model(torch.tensor(X, dtype=torch.float32)).numpy(), net.predict(X), rtol=1e-5, atol=1e-6
+        )
+    with pytest.raises(ValueError, match="fastnet did not write it"):
+        fastnet.load(tmp_path / "torch.safetensors")
+
+
+# ------------------------------------------------------------------------------------------ hostile files
+
+
+def changed(tmp_path: Path, metadata: dict[str, Any], arrays: dict[str, Any] | None = None) -> Path:
+    """A model file with another metadata, or arrays; None removes one."""
+    prepared().save(tmp_path / "m")
+    found, text = storage.read(tmp_path / "m", "model")
+    found |= arrays or {}
+    text |= metadata
+    kept = {name: array for name, array in found.items() if array is not None}
+    storage.write(tmp_path / "m", kept, {name: value for name, value in text.items() if value is not None})
+    return tmp_path / "m"
+
+
+def preparation(**changes: Any) -> dict[str, str]:
+    kept = prepared().preparation
+    assert kept is not None
+    return {"preparation": json.dumps({**json.loads(kept.to_text()), **changes})}
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ({"layer_sizes": None}, "has no 'layer_sizes' in its metadata"),
+        ({"layer_sizes": "[3, 5"}, "describes its layers otherwise"),
+        ({"layer_sizes": "[" * 100_000}, "describes its layers otherwise"),
+        ({"layer_sizes": "[3, 5, 4, " + "9" * 5000 + "]"}, "describes its layers otherwise"),
+        ({"layer_sizes": "[3]"}, r"layer sizes \[3\]; expected at least two"),
+        ({"layer_sizes": "[3, 5, 4.0, 2]"}, "expected at least two whole numbers"),
+        ({"layer_sizes": "[3, 5, true, 2]"}, "expected at least two whole numbers"),
+        ({"layer_sizes": "[3, 5, -4, 2]"}, "expected at least two whole numbers"),
+        ({"layer_sizes": "[3, 1000000000000, 4, 2]"}, r"layers.0.weight has shape \(5, 3\)"),
+        ({"layer_sizes": "[3, 5, 4, 2, 7]"}, "names activations"),
+        (
+            {"layer_sizes": "[3, 5, 4, 2, 7]", "activations": '["relu", "relu", "relu", "identity"]'},
+            "no array 'layers.3.weight'",
+        ),
+        ({"activations": '["relu", "rellu", "identity"]'}, "unknown hidden activation 'rellu'"),
+        ({"activations": '["relu", 7, "identity"]'}, "unknown hidden activation 7"),
+        ({"activations": '{"relu": 1}'}, "names activations"),
+        ({"dtype": "float64"}, "has shape .* and dtype float32"),
+        ({"dtype": "object"}, "and dtype float32; its metadata say"),
+        ({"seed": "x"}, "describes its layers otherwise"),
+        ({"seed": "-1"}, "seed is -1"),
+        ({"loss": "evil"}, "unknown loss 'evil'"),
+        ({"preparation": "{}"}, "its preparation is not as fastnet writes it"),
+        ({"preparation": "[" * 100_000}, "its preparation is not as fastnet writes it"),
+        (preparation(input_shift=[1, 2]), "its scaling is not of the network's 3 inputs"),
+        (preparation(input_shift=[[1], [2], [3]]), "its scaling is not of"),
+        (preparation(input_shift="abc"), "its preparation is not as"),
+        (preparation(input_scale=[1, 0, 1]), "a scale that is not above 0"),
+        (preparation(input_scale=[1, float("inf"), 1]), "not finite"),
+        (preparation(input_scale=[1, float("nan"), 1]), "not finite"),
+        (preparation(target_shift=float("nan")), "not finite"),
+        (preparation(features=["a", "a", "b"]), "not 3 different names"),
+        (preparation(features=[1, 2, 3]), "not 3 different names"),
+        (preparation(features="abc"), "not 3 different names"),
+        (preparation(classes=["a"]), "its classes are not different labels for 2 outputs"),
+        (preparation(classes=["a", 1]), "its classes are not"),
+        (preparation(classes=["a", "a"]), "its classes are not"),
+        (preparation(classes=[1, 2**70]), "its classes are not"),
+        (preparation(classes={"a": 1}), "its classes are not"),
+        (preparation(target=None), "its target has no name"),
+    ],
+)
+def test_hostile_metadata_are_refused(metadata: dict[str, Any], message: str, tmp_path: Path) -> None:
+    path = changed(tmp_path, metadata)
+    with pytest.raises(ValueError, match=message) as caught:
+        fastnet.load(path)
+    assert str(caught.value).startswith(f"{path}")
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 600
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"layers.1.bias": None}, "holds no array 'layers.1.bias'"),
+        ({"layers.0.weight": np.zeros((3, 5), "float32")}, r"layers.0.weight has shape \(3, 5\) and dtype float32"),
+        ({"layers.0.weight": np.zeros((5, 3))}, "dtype float64"),
+        ({"layers.0.weight": np.full((5, 3), np.nan, "float32")}, "layers.0.weight holds NaN at row 0, column 0"),
+        ({"layers.2.bias": np.array([0, np.inf], "float32")}, "layers.2.bias holds infinity at row 1"),
+    ],
+)
+def test_hostile_arrays_are_refused(arrays: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        fastnet.load(changed(tmp_path, {}, arrays))
+
+
+def test_a_model_is_not_a_checkpoint(tmp_path: Path) -> None:
+    storage.write(tmp_path / "run", {}, {"kind": "checkpoint"})
+    with pytest.raises(ValueError, match=r"holds a checkpoint; expected a model; use fastnet.Trainer.resume\(path\)"):
+        fastnet.load(tmp_path / "run")
+
+
+def test_flipped_bits_are_refused_or_give_a_network(tmp_path: Path) -> None:
+    prepared().save(tmp_path / "m")
+    content, random = (tmp_path / "m").read_bytes(), np.random.default_rng(1)
+    loaded = 0
+    for _ in range(600):
+        flipped = bytearray(content)
+        flipped[random.integers(0, len(content))] ^= 1 << random.integers(0, 8)
+        (tmp_path / "m").write_bytes(flipped)
+        try:
+            net = fastnet.load(tmp_path / "m")
+        except ValueError:
+            continue
+        loaded += 1
+        assert np.isfinite(net.parameters).all()
+        assert net.layer_sizes == (3, 5, 4, 2)
+    assert 0 < loaded < 600

@@ -1,0 +1,341 @@
+"""Files: what is written is read back, nothing else is read, and no interruption leaves half a file."""
+
+import errno
+import json
+import os
+import re
+import signal
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from fastnet import storage
+
+MODEL = {"kind": "model", "note": 'naïve "quotes"\nand lines'}
+
+posix = pytest.mark.skipif(os.name != "posix", reason="permissions and signals are others there")
+not_root = pytest.mark.skipif(hasattr(os, "geteuid") and os.geteuid() == 0, reason="root may write anywhere")
+
+
+def arrays() -> dict[str, Any]:
+    return {
+        "layers.0.weight": np.arange(6, dtype="float32").reshape(2, 3),
+        "scalar": np.array(2.5),
+        "empty": np.zeros((0, 4)),
+        "nothing": np.array([], dtype="int64"),
+        "steps": np.array([1, -2], dtype="int64"),
+        "flags": np.array([True, False, True]),
+        "bytes": np.array([255], dtype="uint8"),
+        "order": np.asfortranarray(np.arange(12.0).reshape(3, 4)),
+        "strided": np.arange(20, dtype="float32")[::-3],
+        "big endian": np.arange(3, dtype=">f4"),
+        "nan": np.array([np.nan, np.inf, -0.0]),
+    }
+
+
+def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+    storage.write(tmp_path / "a.safetensors", arrays(), MODEL)
+    found, metadata = storage.read(tmp_path / "a.safetensors", "model")
+    assert metadata == {**MODEL, "format": "fastnet", "format_version": "1"}
+    assert sorted(found) == sorted(arrays())
+    for name, array in arrays().items():
+        assert found[name].shape == array.shape, name
+        assert found[name].dtype == array.dtype.newbyteorder("="), name
+        assert found[name].dtype.isnative
+        np.testing.assert_array_equal(found[name], array)
+        found[name][...] = 0  # writable, and of its own
+    assert os.listdir(tmp_path) == ["a.safetensors"]
+
+
+def test_other_programs_read_it(tmp_path: Path) -> None:
+    storage.write(tmp_path / "a", arrays(), MODEL)
+    for name, array in safetensors.numpy.load_file(tmp_path / "a").items():
+        np.testing.assert_array_equal(array, arrays()[name])
+    with safetensors.safe_open(tmp_path / "a", framework="numpy") as file:
+        assert file.metadata()["note"] == MODEL["note"]
+
+
+def test_the_same_content_gives_the_same_bytes(tmp_path: Path) -> None:
+    storage.write(tmp_path / "a", arrays(), MODEL)
+    storage.write(tmp_path / "b", dict(reversed(arrays().items())), dict(reversed(MODEL.items())))
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    header = json.loads((tmp_path / "a").read_bytes()[8:].split(b"}}")[0] + b"}}")
+    assert all(
+        entry["data_offsets"][0] % np.dtype(storage._TYPES[entry["dtype"]]).itemsize == 0
+        for name, entry in header.items()
+        if name != "__metadata__"
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "arrays", "metadata"),
+    [
+        (ValueError, "kind None; expected one of: model, checkpoint", {}, {}),
+        (ValueError, "kind 'picture'", {}, {"kind": "picture"}),
+        (TypeError, "'a' has dtype object; a file holds float64, float32", {"a": np.array([None])}, MODEL),
+        (TypeError, "'a' has dtype complex128", {"a": np.ones(1, complex)}, MODEL),
+        (TypeError, "must be of type str", {"a": np.ones(1)}, {**MODEL, "epoch": 3}),
+        (TypeError, "must be of type str", {1: np.ones(1)}, MODEL),
+        (ValueError, "cannot be called __metadata__", {"__metadata__": np.ones(1)}, MODEL),
+    ],
+)
+def test_what_cannot_be_written_changes_nothing(
+    error: type[Exception], message: str, arrays: Any, metadata: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "a").write_bytes(b"old")
+    with pytest.raises(error, match=message):
+        storage.write(tmp_path / "a", arrays, metadata)
+    assert (tmp_path / "a").read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["a"]
+
+
+# ------------------------------------------------------------------------------------------------ targets
+
+
+def test_folders_are_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"^cannot write .*/no/a: there is no folder .*/no$"):
+        storage.write(tmp_path / "no" / "a", {}, MODEL)
+    with pytest.raises(IsADirectoryError, match=r"it is a folder; name a file in it$"):
+        storage.write(tmp_path, {}, MODEL)
+    with pytest.raises(IsADirectoryError):
+        storage.write(f"{tmp_path}/new/", {}, MODEL)
+    with pytest.raises(OSError, match=r"cannot read .*: it is a folder, not a file"):
+        storage.read(tmp_path, "model")
+    with pytest.raises(FileNotFoundError, match=r"^cannot read .*/a: no such file or directory$"):
+        storage.read(tmp_path / "a", "model")
+
+
+@posix
+def test_devices_and_pipes_are_left_alone(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in ("/dev/null", tmp_path / "pipe"):
+        with pytest.raises(OSError, match="it is a device or a pipe, not a file"):
+            storage.write(path, {}, MODEL)
+        with pytest.raises(OSError, match="it is a device or a pipe, not a file"):
+            storage.read(path, "model")
+    assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
+
+
+@posix
+@not_root
+def test_permissions_are_asked_first(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"old")
+    (tmp_path / "a").chmod(0o444)
+    with pytest.raises(PermissionError, match="no permission to change it"):
+        storage.write(tmp_path / "a", {}, MODEL)
+    tmp_path.chmod(0o555)
+    with pytest.raises(PermissionError, match="no permission to write in"):
+        storage.write(tmp_path / "b", {}, MODEL)
+    tmp_path.chmod(0o755)
+
+
+@posix
+def test_permissions_and_links_are_kept(tmp_path: Path) -> None:
+    mask = os.umask(0o027)
+    try:
+        storage.write(tmp_path / "new", {}, MODEL)
+    finally:
+        os.umask(mask)
+    assert stat.S_IMODE(os.stat(tmp_path / "new").st_mode) == 0o640
+    (tmp_path / "new").chmod(0o604)
+    (tmp_path / "link").symlink_to("new")
+    storage.write(tmp_path / "link", arrays(), MODEL)
+    assert (tmp_path / "link").is_symlink()
+    assert stat.S_IMODE(os.stat(tmp_path / "new").st_mode) == 0o604
+    assert sorted(storage.read(tmp_path / "new", "model")[0]) == sorted(arrays())
+
+
+@pytest.mark.parametrize("interruption", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device")])
+def test_an_interruption_leaves_the_old_file(
+    interruption: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage.write(tmp_path / "a", arrays(), MODEL)
+    before = (tmp_path / "a").read_bytes()
+
+    def interrupted(descriptor: int) -> None:
+        raise interruption
+
+    monkeypatch.setattr(os, "fsync", interrupted)
+    with pytest.raises(type(interruption)) as caught:
+        storage.write(tmp_path / "a", {}, MODEL)
+    if isinstance(interruption, OSError):
+        assert str(caught.value) == f"cannot write {tmp_path / 'a'}: no space left on device"
+        assert caught.value.errno == errno.ENOSPC  # type: ignore[attr-defined]
+    assert (tmp_path / "a").read_bytes() == before
+    assert os.listdir(tmp_path) == ["a"]
+
+
+@posix
+def test_a_full_disk_is_said(tmp_path: Path) -> None:
+    """A limit on the size of files stands in for a full disk."""
+    code = (
+        "import resource, signal, sys, numpy as np\n"
+        "from fastnet import storage\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))\n"
+        "try: storage.write(sys.argv[1], {'a': np.zeros(1 << 16)}, {'kind': 'model'})\n"
+        "except OSError as error: print(error)\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "a")], capture_output=True, text=True, check=True
+    )
+    assert result.stdout == f"cannot write {tmp_path / 'a'}: file too large\n"
+    assert os.listdir(tmp_path) == []
+
+
+KILLED = """
+import sys, numpy as np
+from fastnet import storage
+for i in range(10**9):
+    storage.write(sys.argv[1], {"a": np.full(200_000, i, "float32")}, {"kind": "checkpoint", "i": str(i)})
+    if i == 0:
+        print("started", flush=True)
+"""
+
+
+@posix
+def test_a_killed_writer_leaves_a_whole_file(tmp_path: Path) -> None:
+    path = tmp_path / "run.safetensors"
+    for moment in range(8):
+        with subprocess.Popen([sys.executable, "-c", KILLED, str(path)], stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"started\n"
+            time.sleep(0.003 + 0.0137 * moment)
+            process.send_signal(signal.SIGKILL)
+        found, metadata = storage.read(path, "checkpoint")
+        assert (found["a"] == int(metadata["i"])).all()
+        assert found["a"].shape == (200_000,)
+
+
+def test_a_header_of_any_length_is_read(tmp_path: Path) -> None:
+    """Of 1152 bytes, say, whose count begins as a pickle does."""
+    for length in range(300):
+        storage.write(tmp_path / "a", {}, {**MODEL, "text": "x" * 8 * length})
+        assert storage.read(tmp_path / "a", "model")[1]["text"] == "x" * 8 * length
+
+
+# ------------------------------------------------------------------------------------------ hostile files
+
+
+def whole(tmp_path: Path) -> bytes:
+    storage.write(tmp_path / "whole", arrays(), MODEL)
+    return (tmp_path / "whole").read_bytes()
+
+
+def refused(path: Path, content: bytes) -> str:
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"\A.*\Z") as caught:  # one line
+        storage.read(path, "model")
+    assert str(caught.value).startswith(str(path))
+    assert len(str(caught.value)) < 600
+    return str(caught.value)
+
+
+def safetensors_file(header: object, data: bytes = b"", length: int | None = None) -> bytes:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return (len(text) if length is None else length).to_bytes(8, "little") + text + data
+
+
+OURS = {"__metadata__": {"format": "fastnet", "format_version": "1", "kind": "model"}}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty"),
+        (b"\x10\0\0", "is not a safetensors file"),
+        (b"a,b,c\n1,2,3\n4,5,6\n", "is not a safetensors file"),
+        (b"PK\x03\x04" + bytes(60), "a ZIP archive, as .npz"),
+        (b"\x80\x04cos\nsystem\n(S'touch /tmp/fastnet-hostile'\ntR.", "a pickle, which fastnet never opens"),
+        (b"\x89HDF\r\n\x1a\n" + bytes(60), "an HDF5 file, as Keras writes"),
+        (safetensors_file(b"{}", length=2**63), "its header would take 9,223,372,036,854,775,808 bytes"),
+        (safetensors_file(b"{}", length=2**25), "is cut short: it has 10 bytes, and its header alone 33,554,440"),
+        (safetensors_file(b"{" * 100_000), "no whole safetensors file"),
+        (safetensors_file(b'{"a":' * 1000 + b"0" + b"}" * 1000), "no whole safetensors file"),
+        (safetensors_file(b'{"a\xff": 1}'), "no whole safetensors file"),
+        (safetensors_file({}), "fastnet did not write it"),
+        (safetensors_file({"__metadata__": {"format": "pt"}}), "fastnet did not write it"),
+        (safetensors_file({"__metadata__": {"format": "fastnet"}}), "format version ''; expected a whole number"),
+        (
+            safetensors_file({"__metadata__": {**OURS["__metadata__"], "format_version": "2"}}),
+            "has format version 2; this fastnet reads up to 1: use a newer one",
+        ),
+        (
+            safetensors_file({"__metadata__": {**OURS["__metadata__"], "kind": "checkpoint"}}),
+            r"holds a checkpoint; expected a model; use fastnet.Trainer.resume\(path\)",
+        ),
+        (safetensors_file({"__metadata__": {**OURS["__metadata__"], "kind": "x" * 10**6}}), "holds a xxx"),
+        (
+            safetensors_file({**OURS, "a": {"dtype": "F32", "shape": [3], "data_offsets": [0, 8]}}, bytes(8)),
+            "no whole safetensors file",
+        ),
+        (
+            safetensors_file({**OURS, "a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}, bytes(9)),
+            "no whole safetensors file",
+        ),
+        (
+            safetensors_file({**OURS, "a": {"dtype": "BF16", "shape": [2], "data_offsets": [0, 4]}}, bytes(4)),
+            "array 'a' is of type BF16; expected F64, F32",
+        ),
+        (
+            safetensors_file(
+                {**OURS, "a": {"dtype": "F32", "shape": [2**62, 2**62], "data_offsets": [0, 8]}}, bytes(8)
+            ),
+            "no whole safetensors file",
+        ),
+        (safetensors_file({**OURS, "a": {"dtype": "F32", "shape": [2**62, 0], "data_offsets": [0, 0]}}), "a"),
+        (
+            safetensors_file({**OURS, "a": {"dtype": "F32", "shape": [1] * 100, "data_offsets": [0, 4]}}, bytes(4)),
+            "array 'a' cannot have shape",
+        ),
+    ],
+)
+def test_hostile_files_are_refused_in_one_line(content: bytes, message: str, tmp_path: Path) -> None:
+    said = refused(tmp_path / "hostile", content)
+    assert re.search(message, said), said
+    assert not os.path.exists("/tmp/fastnet-hostile")
+
+
+def test_every_truncation_is_refused(tmp_path: Path) -> None:
+    content = whole(tmp_path)
+    header = 8 + int.from_bytes(content[:8], "little")
+    for end in {
+        *range(12),
+        *range(12, header, 37),
+        header - 1,
+        header,
+        header + 1,
+        *range(header, len(content), 29),
+    }:
+        refused(tmp_path / "cut", content[:end])
+    refused(tmp_path / "longer", content + b"\0")
+
+
+def test_flipped_bits_are_refused_or_change_values_only(tmp_path: Path) -> None:
+    """A file keeps no checksum: a flipped bit in the data is another number, one in the header an error."""
+    content = whole(tmp_path)
+    random = np.random.default_rng(0)
+    path, kept, said = tmp_path / "flipped", 0, set()
+    for _ in range(1500):
+        flipped = bytearray(content)
+        for _ in range(random.integers(1, 4)):
+            flipped[random.integers(0, len(content))] ^= 1 << random.integers(0, 8)
+        path.write_bytes(flipped)
+        try:
+            found, metadata = storage.read(path, "model")
+        except ValueError as refusal:
+            said.add(str(refusal))
+        else:
+            kept += 1
+            assert metadata["kind"] == "model"
+            assert sum(array.nbytes for array in found.values()) == sum(array.nbytes for array in arrays().values())
+    assert kept > 0
+    assert said
+    assert not any("\n" in message for message in said)
