@@ -2,9 +2,20 @@
 
 from .history import History
 from .network import Network, load
-from .optimizers import SGD, Adam
+from .optimizers import SGD, Adam, AdamW, CosineDecay, StepDecay, WarmUp
 from .trainer import Trainer
 
 __version__ = "0.1.0"
 
-__all__ = ["SGD", "Adam", "History", "Network", "Trainer", "load"]
+__all__ = [
+    "SGD",
+    "Adam",
+    "AdamW",
+    "CosineDecay",
+    "History",
+    "Network",
+    "StepDecay",
+    "Trainer",
+    "WarmUp",
+    "load",
+]

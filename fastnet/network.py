@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, DTypeLike
 from . import _checks, export, storage
 from .kernels import doors, rng
 from .kernels.contracts import Array
-from .kernels.engine import Engine
+from .kernels.engine import Descent, Engine
 from .kernels.plan import LOSSES, SLICE_ROWS, layer_views, parameter_count
 from .kernels.reference import ACTIVATIONS
 from .kernels.variants import PROMOTED
@@ -134,10 +134,10 @@ class Network:
             If X is of the wrong shape, empty, or holds NaN or infinity.
         """
         X = self._check_inputs(X)
-        return self._engine(rows=min(len(X), SLICE_ROWS)).predict(X)
+        return self._engine(batch=min(len(X), SLICE_ROWS)).predict(X)
 
     def predict_proba(self, X: ArrayLike) -> Array:
-        """Class probabilities: the softmax of the outputs.
+        """Class probabilities: the softmax of the outputs, or after binary_cross_entropy their sigmoid.
 
         Parameters
         ----------
@@ -147,23 +147,23 @@ class Network:
         Returns
         -------
         ndarray, shape (B, n_out)
-            Rows sum to 1.
+            After cross_entropy rows sum to 1.
 
         Raises
         ------
         RuntimeError
-            If the network was not trained with cross_entropy: its outputs are then no logits.
+            If the network was not trained with either cross-entropy: its outputs are then no logits.
         TypeError, ValueError
             As `predict`.
         """
-        if self.loss != "cross_entropy":
+        if self.loss not in ("cross_entropy", "binary_cross_entropy"):
             trained = f"was trained with {self.loss}" if self.loss else "has not been trained"
             raise RuntimeError(
                 f"this network {trained}, so its outputs are no probabilities; train it with "
                 'Trainer(net, loss="cross_entropy"), or set net.loss if its parameters were trained so elsewhere'
             )
         X = self._check_inputs(X)
-        return self._engine(rows=min(len(X), SLICE_ROWS)).predict(X, probabilities=True)
+        return self._engine(self.loss, min(len(X), SLICE_ROWS)).predict(X, probabilities=True)
 
     def loss_and_gradient(self, X: ArrayLike, y: ArrayLike, loss: str = "mse") -> tuple[float, Array]:
         """The objective that training minimises, and its gradient, at the present parameters.
@@ -174,8 +174,8 @@ class Network:
             One sample a row.
         y : array_like
             Targets, as `Trainer.fit` takes them for this loss.
-        loss : {"mse", "cross_entropy"}, default "mse"
-            For mse the objective is the mean over rows of the sum over outputs of the squared error.
+        loss : str, default "mse"
+            As `Trainer` takes it. The objective is the mean over rows of the sum over outputs.
 
         Returns
         -------
@@ -191,19 +191,68 @@ class Network:
         self._check_loss(loss)
         X = self._check_inputs(X)
         y = self._check_targets(y, len(X), loss)
-        engine = self._engine(loss=loss, rows=len(X))
-        value, _ = engine.loss_and_gradient(X, y)
-        return engine.objective(value, y), engine.gradient
+        return self._engine(loss, len(X)).loss_and_gradient(X, y)
 
-    def _engine(self, loss: str = "mse", rung: str = PROMOTED, rows: int = SLICE_ROWS) -> Engine:
+    def check_gradients(self, X: ArrayLike, y: ArrayLike, loss: str = "mse", count: int = 200, seed: int = 0) -> float:
+        """Hold the gradient against central differences of the objective, in float64.
+
+        Parameters
+        ----------
+        X, y : array_like
+            A batch, as `loss_and_gradient` takes it; a few rows are enough.
+        loss : str, default "mse"
+        count : int, default 200
+            How many parameters to try, chosen by the seed; all where there are no more.
+        seed : int, default 0
+
+        Returns
+        -------
+        float
+            The largest difference, relative to the largest of the gradient's elements. In a smooth network some
+            1e-9; a wrong gradient gives 1e-2 and more. Where a relu's input is within 1e-6 of 0, the differences
+            straddle its kink, and 1e-4 or more means nothing: try other rows.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `loss_and_gradient`.
+        """
+        count = _checks.integer("count", count, least=1)
+        twin = Network(self.layer_sizes, self.activations[:-1], self.activations[-1], "float64", self.seed)
+        twin.parameters[:] = self._parameters
+        _, gradient = twin.loss_and_gradient(X, y, loss)
+        tried = rng.permutation(_checks.seed(seed), rng.SPLIT, 1, len(gradient))[:count]
+        worst = 0.0
+        for i in tried.tolist():
+            value, ends = float(twin.parameters[i]), []
+            step = 1e-6 * max(1.0, abs(value))
+            for shifted in (value + step, value - step):
+                twin.parameters[i] = shifted
+                ends.append(twin.loss_and_gradient(X, y, loss)[0])
+            twin.parameters[i] = value
+            worst = max(worst, abs((ends[0] - ends[1]) / (2 * step) - float(gradient[i])))
+        largest = float(np.abs(gradient).max())
+        return worst / largest if largest > 0 else worst
+
+    def _engine(
+        self,
+        loss: str | None = None,
+        batch: int = SLICE_ROWS,
+        rung: str = PROMOTED,
+        descent: Descent | None = None,
+        gathers: bool = False,
+    ) -> Engine:
         """An engine over this network's own parameters."""
         codes = [_ACTIVATION_NAMES.index(name) for name in self.activations]
-        return Engine(self._parameters, self.layer_sizes, codes, loss, rung, rows)
+        return Engine(self._parameters, self.layer_sizes, codes, loss or "mse", batch, rung, descent, gathers)
 
     # ----------------------------------------------------------------------------------------- doors
 
-    def _check_inputs(self, X: ArrayLike, name: str = "X") -> Array:
-        """X as a contiguous matrix of this network's dtype, or an error that says what is wrong with it."""
+    def _check_inputs(self, X: ArrayLike, name: str = "X", at: Array | None = None) -> Array:
+        """X as a contiguous matrix of this network's dtype, or an error that says what is wrong with it.
+
+        ``at``: the numbers of the rows, where they are a selection.
+        """
         (X,) = doors.floats(**{name: X})
         doors.matrix(name, X)
         if X.shape[1] != self.layer_sizes[0]:
@@ -211,13 +260,13 @@ class Network:
                 f"{name} has {X.shape[1]} columns; this network takes {self.layer_sizes[0]} "
                 f"(layer sizes {list(self.layer_sizes)})"
             )
-        return self._converted(X, name)
+        return self._converted(X, name, at)
 
-    def _check_targets(self, y: ArrayLike, rows: int, loss: str, name: str = "y") -> Array:
+    def _check_targets(self, y: ArrayLike, rows: int, loss: str, name: str = "y", at: Array | None = None) -> Array:
         """y as training needs it: labels (B,) for cross_entropy, else a matrix (B, n_out)."""
         outputs = self.layer_sizes[-1]
         if loss == "cross_entropy":
-            return doors.labels(name, y, rows, outputs)
+            return doors.labels(name, y, rows, outputs, at)
         (y,) = doors.floats(**{name: y})
         expected = f"({rows}, {outputs})" + (f" or ({rows},)" if outputs == 1 else "")
         if y.shape == (rows,) and outputs == 1:
@@ -225,25 +274,31 @@ class Network:
         if y.shape != (rows, outputs):
             labels = '; for class labels use loss="cross_entropy"' if y.shape == (rows,) else ""
             raise ValueError(f"{name} has shape {y.shape}; expected {expected}, one row for each of X{labels}")
-        return self._converted(y, name)
+        converted = self._converted(y, name, at)
+        if loss == "binary_cross_entropy":
+            doors.unit_interval(name, converted, at)
+        return converted
 
     def _check_loss(self, loss: str) -> None:
         """Refuse a loss that is unknown or that these outputs do not fit."""
         _checks.choice("loss", loss, LOSSES)
-        if loss == "cross_entropy":
-            if self.activations[-1] != "identity":
-                raise ValueError(
-                    f"cross_entropy applies softmax to raw outputs, but this network's output is "
-                    f'{self.activations[-1]!r}; build it with output="identity"'
-                )
-            if self.layer_sizes[-1] < 2:
-                raise ValueError("cross_entropy needs one output for each class, at least 2; this network has 1")
+        if loss in ("cross_entropy", "binary_cross_entropy") and self.activations[-1] != "identity":
+            squash = "softmax" if loss == "cross_entropy" else "the sigmoid"
+            raise ValueError(
+                f"{loss} applies {squash} to raw outputs, but this network's output is "
+                f'{self.activations[-1]!r}; build it with output="identity"'
+            )
+        if loss == "cross_entropy" and self.layer_sizes[-1] < 2:
+            raise ValueError(
+                "cross_entropy needs one output for each class, at least 2; this network has 1: for two classes "
+                'and one output use loss="binary_cross_entropy"'
+            )
 
-    def _converted(self, array: Array, name: str) -> Array:
+    def _converted(self, array: Array, name: str, at: Array | None = None) -> Array:
         doors.nonempty(name, array)
         with np.errstate(over="ignore"):
             converted = np.ascontiguousarray(array, self.dtype)
-        doors.finite(name, array)
+        doors.finite(name, array, at)
         if converted.dtype != array.dtype:
             try:
                 doors.finite(name, converted)

@@ -1,6 +1,6 @@
-"""Trainer: epochs, batches, validation, early stopping.
+"""Trainer: epochs, batches, validation, early stopping, checkpoints.
 
-Imports the network, the optimizers, the history and ``fastnet.kernels``. No arithmetic on arrays lives here.
+Imports the network, the optimizers, the history, data sets and ``fastnet.kernels``. No arithmetic on arrays lives here.
 """
 
 from __future__ import annotations  # so that help() shows ArrayLike by its name
@@ -9,26 +9,26 @@ import dataclasses
 import math
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 from tqdm import tqdm
 
-from . import _checks
-from .data import split
+from . import _checks, dataset
+from .dataset import Dataset
 from .history import History
-from .kernels import doors, rng
+from .kernels import doors, rng, schedules
 from .kernels.contracts import Array
-from .kernels.engine import Engine
-from .kernels.plan import SLICE_ROWS as PREDICT_ROWS
+from .kernels.engine import Descent, Engine, begin, rewind
+from .kernels.plan import DONE, EPOCH, PROGRESS_SIZE, ROW, SLICE_ROWS, STEP, TOTALS_SIZE
 from .kernels.threads import at_most
 from .network import Network
-from .optimizers import SGD, Adam
+from .optimizers import SGD, Adam, Optimizer, Schedule
 
 BACKENDS = {"numpy": "reference", "serial": "simd", "parallel": "parallel"}
-"""How far up the ladder of kernels each backend goes."""
+"""The rung of the ladder of kernels that each backend runs."""
 
 Callback = Callable[[dict[str, float]], Any]
 
@@ -41,27 +41,41 @@ def _bar(epochs: int, show: bool) -> Any:
     return tqdm(total=epochs, unit="epoch", disable=not show, file=sys.stderr, dynamic_ncols=True)
 
 
-class _State(NamedTuple):
-    """What training changes, and the length of its History; a snapshot holds copies."""
+class _Best:
+    """The best state so far, and how many epochs ago that was.
 
-    parameters: Array
-    vectors: tuple[Array, ...]
-    step: int
-    epochs: int
+    The loss of an epoch was measured before its updates, so it belongs to the parameters at the epoch's start: those
+    are kept aside until it is known, and the two places change roles if it was the best. A validation loss belongs to
+    the epoch's end, and nothing is copied unless it is the best.
+    """
 
-
-class _Watch:
-    """The best state so far, and how many epochs ago that was."""
-
-    def __init__(self, start: _State, value: float) -> None:
-        self.best = start
-        self.value = value
+    def __init__(self, *arrays: Array) -> None:
+        self._now = arrays
+        self._best = tuple(array.copy() for array in arrays)
+        self._aside = tuple(array.copy() for array in arrays)
+        self.value = math.inf
         self.age = 0
 
-    def see(self, value: float, state: _State) -> None:
+    def put_aside(self) -> None:
+        """Keep the present state, in case it turns out to be the best."""
+        for kept, array in zip(self._aside, self._now, strict=True):
+            kept[...] = array
+
+    def see(self, value: float, aside: bool) -> None:
+        """Look at a loss: that of the state put aside, or of the present one."""
         self.age += 1
         if value < self.value:
-            self.best, self.value, self.age = state, value, 0
+            self.value, self.age = value, 0
+            if aside:
+                self._best, self._aside = self._aside, self._best
+            else:
+                for kept, array in zip(self._best, self._now, strict=True):
+                    kept[...] = array
+
+    def restore(self) -> None:
+        """Make the best state the present one."""
+        for kept, array in zip(self._best, self._now, strict=True):
+            array[...] = kept
 
 
 class Trainer:
@@ -74,18 +88,24 @@ class Trainer:
     ----------
     network : Network
         Trained in place.
-    loss : {"mse", "cross_entropy"}, default "mse"
-        cross_entropy takes class labels and applies softmax to the outputs itself.
-    optimizer : SGD or Adam, default SGD(0.01)
+    loss : str, default "mse"
+        "mse", "mae" or "huber" (of width 1) for numbers; "cross_entropy", which takes class labels and applies softmax
+        to the outputs itself; "binary_cross_entropy", which takes targets from 0 to 1, one for each output, and
+        applies the sigmoid itself.
+    optimizer : SGD, Adam or AdamW, default SGD(0.01)
     batch_size : int or None, default 32
         Rows a step: 1 is stochastic gradient descent, None the full batch. The last batch may be short.
     shuffle : bool, default True
         Visit the rows in another order each epoch, a function of seed and epoch. False is the plain loop.
     seed : int, default 0
         Of the shuffling and of ``validation_split``.
+    l2 : float, default 0.0
+        Adds l2/2 times the sum of all squared weights, biases excepted, to what is minimised (not to what is reported).
+    clip_norm : float, optional
+        The gradient of a step, l2's share included, is scaled down to this Euclidean norm where it is longer.
     backend : {"auto", "numpy", "serial", "parallel"}, default "auto"
         numpy is the reference, serial the compiled kernels on one thread, parallel those on several, with the
-        same bits; small layers stay on one. auto picks serial.
+        same bits; small networks stay on one. auto picks serial.
     threads : int, optional
         Upper bound for parallel; more than there are is no error, None means all.
 
@@ -119,11 +139,13 @@ class Trainer:
         self,
         network: Network,
         loss: str = "mse",
-        optimizer: SGD | Adam = SGD(0.01),  # noqa: B008 - frozen
+        optimizer: Optimizer = SGD(0.01),  # noqa: B008 - frozen
         batch_size: int | None = 32,
         *,
         shuffle: bool = True,
         seed: int = 0,
+        l2: float = 0.0,
+        clip_norm: float | None = None,
         backend: str = "auto",
         threads: int | None = None,
     ) -> None:
@@ -136,15 +158,9 @@ class Trainer:
         network._check_loss(loss)
         if batch_size is not None:
             batch_size = _checks.integer("batch_size", batch_size, least=1, hint=", or None for the full batch")
-        for field in dataclasses.fields(optimizer):
-            value = getattr(optimizer, field.name)
-            with np.errstate(over="ignore"):
-                held = float(network.dtype.type(value))
-            if value != 0 and not 0 < held < math.inf:
-                raise ValueError(
-                    f"{type(optimizer).__name__} {field.name} is {value!r}, which {network.dtype} cannot hold; "
-                    'use another, or a network of dtype="float64"'
-                )
+        self.l2 = _checks.number("l2", l2, least=0)
+        self.clip_norm = None if clip_norm is None else _checks.number("clip_norm", clip_norm, above=0)
+        _check_dtype(network, optimizer)
         self.network = network
         self.loss = loss
         self.optimizer = optimizer
@@ -156,8 +172,9 @@ class Trainer:
         self.threads = threads
         self.backend = "serial" if backend == "auto" else _checks.choice("backend", backend, (*BACKENDS, "auto"))
         self.history = History()
-        self._vectors = tuple(np.zeros_like(network.parameters) for _ in range(optimizer.vectors))
-        self._step = 0
+        self._state = np.zeros((optimizer.vectors, network.parameters.size), network.dtype)
+        self._progress = np.zeros(PROGRESS_SIZE, np.int64)
+        self._totals = np.zeros(TOTALS_SIZE)
         self._fitting = False
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -178,7 +195,8 @@ class Trainer:
         y: ArrayLike,
         epochs: int = 100,
         *,
-        validation_data: tuple[ArrayLike, ArrayLike] | None = None,
+        sample_weight: ArrayLike | None = None,
+        validation_data: tuple[ArrayLike, ...] | None = None,
         validation_split: float | None = None,
         patience: int | None = None,
         callbacks: Iterable[Callback] = (),
@@ -189,13 +207,15 @@ class Trainer:
         Parameters
         ----------
         X : array_like, shape (n, n_in)
-            One sample a row; converted to the network's dtype.
+            One sample a row; converted to the network's dtype. A `numpy.memmap` is read part by part.
         y : array_like
-            For mse targets (n, n_out), or (n,) for one output; for cross_entropy labels (n,) from 0 to
-            n_out - 1, or one-hot rows (n, n_out).
+            Targets (n, n_out), or (n,) for one output; for cross_entropy labels (n,) from 0 to n_out - 1, or
+            one-hot rows (n, n_out).
         epochs : int, default 100
             Passes over the data.
-        validation_data : tuple (X, y), optional
+        sample_weight : array_like, shape (n,), optional
+            How much each row counts: a batch's loss is sum(w loss) / sum(w).
+        validation_data : tuple (X, y) or (X, y, sample_weight), optional
             Measured after every epoch, never trained on.
         validation_split : float, optional
             Share of the rows to hold out instead, chosen by the seed, 0 < share < 1.
@@ -231,10 +251,11 @@ class Trainer:
 
         Notes
         -----
-        Ctrl-C, or an exception in a callback, leaves everything as it was after the last whole epoch of the
-        history (with ``patience``, the best parameters so far), and `fit` can be called again.
+        Ctrl-C leaves the network as it was after the last whole step (with ``patience``, the best parameters so far),
+        and the history with the whole epochs before it. `fit` called again with the same data goes on from there, and
+        ends at the bits of a run that was not interrupted: the rest of the epoch is its first.
         """
-        X, y, validation = self._data(X, y, validation_data, validation_split)
+        data, validation = self._data(X, y, sample_weight, validation_data, validation_split)
         epochs = _checks.integer("epochs", epochs, least=1)
         if patience is not None:
             patience = _checks.integer("patience", patience, least=1, hint=", or None")
@@ -245,77 +266,97 @@ class Trainer:
             if not callable(callback):
                 raise TypeError(f"callbacks holds {callback!r}; expected functions of an epoch's row")
         terminal = sys.stderr is not None and sys.stderr.isatty()  # None under pythonw
-        show = terminal if progress is None else bool(progress)
-
         self._check_ready()
-        batch_size = len(X) if self.batch_size is None else min(self.batch_size, len(X))
-        # An engine of its own, so that a loss does not depend on the batch size: sums of other slices round otherwise.
-        validator = self._engine(min(len(validation[0]), PREDICT_ROWS)) if validation is not None else None
-
-        def validate() -> dict[str, float]:
-            if validator is None or validation is None:
-                return {}
-            return {f"val_{name}": value for name, value in validator.evaluate(*validation).items()}
-
-        last = self._snapshot()
-        with at_most(self.threads):
-            watch = _Watch(last, validate().get("val_loss", math.inf))
-        diverged = False
         try:
             self._fitting = True
-            with at_most(self.threads), _bar(epochs, show) as bar:
-                for row in self._epochs(X, y, epochs, batch_size):
-                    row |= validate()
-                    epoch = self.history.epochs
-                    self.history.append(row)
-                    # From here on the epoch counts as whole. The loss was measured before the updates, so it belongs
-                    # to the parameters at the epoch's start; the validation loss to those at its end.
-                    start, last = last, self._snapshot()
-                    finite = all(map(math.isfinite, row.values())) and bool(np.isfinite(last.parameters).all())
-                    if "val_loss" not in row:
-                        watch.see(row["loss"], start)
-                    elif finite:
-                        watch.see(row["val_loss"], last)
-                    if not finite:
-                        diverged = True
-                        warnings.warn(
-                            f"training diverged in epoch {epoch}: a loss or a parameter is no longer finite. The "
-                            "network holds the best finite parameters of this call; lower the learning rate, or scale "
-                            "the data",
-                            DivergenceWarning,
-                            stacklevel=2,
-                        )
-                        break
-                    self.network.loss = self.loss
-                    bar.set_postfix({name: f"{value:.4g}" for name, value in row.items()}, refresh=False)
-                    bar.update()
-                    wants_stop = [callback({"epoch": epoch, **row}) for callback in callbacks]
-                    if callbacks:  # which may have changed the parameters
-                        last = self._snapshot()
-                    if any(wants_stop) or (patience is not None and watch.age >= patience):
-                        break
-                if patience is not None and validation is None and not diverged:
-                    # The last epoch's parameters have started no epoch, so no loss was measured at them yet.
-                    watch.see(self._engine(min(len(X), PREDICT_ROWS)).evaluate(X, y)["loss"], last)
+            with at_most(self.threads), _bar(epochs, terminal if progress is None else bool(progress)) as bar:
+                self._fit(data, validation, epochs, patience, callbacks, bar)
         finally:  # Ctrl-C included, which may come anywhere
-            self.history.truncate(last.epochs)
-            self._restore(watch.best if diverged or patience is not None else last)
+            self.history.truncate(self.history.epochs)
+            rewind(self._progress, self._totals)
             self._fitting = False
         return self.history
 
-    def _epochs(self, X: Array, y: Array, epochs: int, batch_size: int) -> Iterator[dict[str, float]]:
-        """Train epoch after epoch; each yields its row."""
-        engine = self._engine(batch_size)
-        for _ in range(epochs):
-            order = rng.permutation(self.seed, rng.ORDER, self.history.epochs, len(X)) if self.shuffle else None
-            yield engine.train_epoch(self._update, X, y, order, batch_size)
+    def _fit(
+        self,
+        data: Dataset,
+        validation: Dataset | None,
+        epochs: int,
+        patience: int | None,
+        callbacks: tuple[Callback, ...],
+        bar: Any,
+    ) -> None:
+        batch = data.rows if self.batch_size is None else min(self.batch_size, data.rows)
+        engine = self._engine(batch, train=True)
+        # An engine of its own, so that a loss does not depend on the batch size: sums of other slices round otherwise.
+        validator = self._engine(min(validation.rows, SLICE_ROWS)) if validation is not None else engine
+        order = np.empty(data.rows, np.int64) if self.shuffle else None
+        best = _Best(self.network.parameters, self._state, self._progress[STEP : STEP + 1])
+        if validation is not None:
+            best.see(_measure(validator, validation)["loss"], aside=False)
+        restores = patience is not None
+        try:
+            for _ in range(epochs):
+                epoch = self.history.epochs
+                if validation is None:
+                    best.put_aside()
+                self._train_epoch(engine, data, batch, order)
+                row = engine.results()
+                if validation is not None:
+                    row |= {f"val_{name}": value for name, value in _measure(validator, validation).items()}
+                self.history.append(row)
+                finite = all(map(math.isfinite, row.values())) and _finite(self.network.parameters)
+                if validation is None:
+                    best.see(row["loss"], aside=True)
+                elif finite:
+                    best.see(row["val_loss"], aside=False)
+                if not finite:
+                    restores = True
+                    warnings.warn(
+                        f"training diverged in epoch {epoch}: a loss or a parameter is no longer finite. The "
+                        "network holds the best finite parameters of this call; lower the learning rate, or scale "
+                        "the data",
+                        DivergenceWarning,
+                        stacklevel=3,
+                    )
+                    return
+                self.network.loss = self.loss
+                if not bar.disable:
+                    bar.set_postfix({name: f"{value:.4g}" for name, value in row.items()}, refresh=False)
+                    bar.update()
+                wants_stop = [callback({"epoch": epoch, **row}) for callback in callbacks]
+                if any(wants_stop) or (patience is not None and best.age >= patience):
+                    break
+            if patience is not None and validation is None:
+                # The last epoch's parameters have started no epoch, so no loss was measured at them yet.
+                best.see(_measure(self._engine(min(data.rows, SLICE_ROWS)), data)["loss"], aside=False)
+        finally:
+            if restores:
+                best.restore()
+                begin(self._progress, self._totals, self.history.epochs)
 
-    def evaluate(self, X: ArrayLike, y: ArrayLike) -> dict[str, float]:
+    def _train_epoch(self, engine: Engine, data: Dataset, batch: int, order: Array | None) -> None:
+        """The history's next epoch; the rest of it, where it was interrupted."""
+        epoch, progress = self.history.epochs, self._progress
+        stands = progress[ROW] % batch == 0 or progress[ROW] == data.rows  # of these batches
+        if progress[EPOCH] != epoch or progress[ROW] > data.rows or not stands:
+            begin(progress, self._totals, epoch)
+        if order is not None:
+            rng.shuffle(order, self.seed, epoch)
+        rate = self.optimizer.learning_rate
+        if isinstance(rate, Schedule):
+            rates = rate.rates(schedules.step_times(epoch, -(-data.rows // batch)))
+        else:
+            rates = np.array([float(rate)])
+        for X, y, weights, part_order, first_row in data.parts(batch, order, int(progress[ROW])):
+            engine.train(X, y, weights, part_order, rates, first_row, data.rows)
+
+    def evaluate(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> dict[str, float]:
         """Loss, and for classification accuracy, at the present parameters.
 
         Parameters
         ----------
-        X, y : array_like
+        X, y, sample_weight : array_like
             As `fit` takes them.
 
         Returns
@@ -328,15 +369,15 @@ class Trainer:
         TypeError, ValueError
             As `fit`.
         """
-        X, y = self._pair(X, y, "X", "y")
+        data = Dataset(self.network, self.loss, X, y, sample_weight)
         with at_most(self.threads):
-            return self._engine(min(len(X), PREDICT_ROWS)).evaluate(X, y)
+            return _measure(self._engine(min(data.rows, SLICE_ROWS)), data)
 
     def __repr__(self) -> str:
         return (
             f"Trainer({self.network!r}, loss={self.loss!r}, optimizer={self.optimizer}, batch_size={self.batch_size}, "
-            f"shuffle={self.shuffle}, seed={self.seed}, backend={self.backend!r}, "
-            f"threads={self.threads})"
+            f"shuffle={self.shuffle}, seed={self.seed}, l2={self.l2:g}, clip_norm={self.clip_norm}, "
+            f"backend={self.backend!r}, threads={self.threads})"
         )
 
     # ---------------------------------------------------------------------------------------- inside
@@ -351,40 +392,60 @@ class Trainer:
             raise ValueError("network.parameters is read-only; training changes it in place")
         doors.finite("network.parameters", self.network.parameters)
 
-    def _engine(self, rows: int) -> Engine:
-        return self.network._engine(loss=self.loss, rung=BACKENDS[self.backend], rows=rows)
-
-    def _update(self, parameters: Array, gradient: Array) -> None:
-        self._step += 1
-        self.optimizer.update(BACKENDS[self.backend], parameters, gradient, self._vectors, self._step)
-
-    def _snapshot(self) -> _State:
-        vectors = tuple(vector.copy() for vector in self._vectors)
-        return _State(self.network.parameters.copy(), vectors, self._step, self.history.epochs)
-
-    def _restore(self, state: _State) -> None:
-        self.network.parameters[...] = state.parameters
-        for vector, kept in zip(self._vectors, state.vectors, strict=True):
-            vector[...] = kept
-        self._step = state.step
-
-    def _pair(self, X: ArrayLike, y: ArrayLike, X_name: str, y_name: str) -> tuple[Array, Array]:
-        X = self.network._check_inputs(X, X_name)
-        return X, self.network._check_targets(y, len(X), self.loss, y_name)
+    def _engine(self, batch: int, train: bool = False) -> Engine:
+        """An engine over the network, which trains it or only measures."""
+        descent = None
+        if train:
+            descent = Descent(
+                self.optimizer.code,
+                self._state,
+                **self.optimizer.hyper,
+                l2=self.l2,
+                clip_norm=math.inf if self.clip_norm is None else self.clip_norm,
+                progress=self._progress,
+                totals=self._totals,
+            )
+        return self.network._engine(self.loss, batch, BACKENDS[self.backend], descent, train and self.shuffle)
 
     def _data(
-        self, X: ArrayLike, y: ArrayLike, data: tuple[ArrayLike, ArrayLike] | None, share: float | None
-    ) -> tuple[Array, Array, tuple[Array, Array] | None]:
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        sample_weight: ArrayLike | None,
+        validation_data: tuple[ArrayLike, ...] | None,
+        share: float | None,
+    ) -> tuple[Dataset, Dataset | None]:
         """Everything that training and validation read, checked and converted."""
-        X, y = self._pair(X, y, "X", "y")
-        if data is not None and share is not None:
+        data = Dataset(self.network, self.loss, X, y, sample_weight)
+        if validation_data is not None and share is not None:
             raise ValueError("validation_data and validation_split are both given; expected one of them")
-        if data is not None:
-            if not isinstance(data, (tuple, list)) or len(data) != 2:
-                raise TypeError("validation_data must be a pair (X, y)")
-            return X, y, self._pair(*data, "validation X", "validation y")
-        if share is None:
-            return X, y, None
-        share = _checks.number("validation_split", share, above=0, below=1)
-        X, X_held_out, y, y_held_out = split(X, y, share, self.seed)
-        return X, y, (X_held_out, y_held_out)
+        if validation_data is not None:
+            return data, dataset.of_pair(self.network, self.loss, validation_data)
+        return (data, None) if share is None else data.split(dataset.check_share(share), self.seed)
+
+
+def _measure(engine: Engine, data: Dataset) -> dict[str, float]:
+    """Loss, and for classification accuracy, over all rows."""
+    parts = ((X, y, weights, first_row) for X, y, weights, _, first_row in data.parts(SLICE_ROWS))
+    return engine.evaluate(parts, data.rows)
+
+
+def _finite(parameters: Array) -> bool:
+    """Whether all are; the sum says so at once, unless it overflows itself."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return math.isfinite(parameters.sum()) or bool(np.isfinite(parameters).all())
+
+
+def _check_dtype(network: Network, optimizer: Optimizer) -> None:
+    """Refuse hyper-parameters that overflow or vanish in the network's dtype."""
+    for field in dataclasses.fields(optimizer):
+        value = getattr(optimizer, field.name)
+        if isinstance(value, Schedule):
+            value = value.learning_rate
+        with np.errstate(over="ignore"):
+            held = float(network.dtype.type(value))
+        if value != 0 and not 0 < held < math.inf:
+            raise ValueError(
+                f"{type(optimizer).__name__} {field.name} is {value!r}, which {network.dtype} cannot hold; "
+                'use another, or a network of dtype="float64"'
+            )

@@ -74,8 +74,8 @@ def nonempty(name: str, array: Array) -> None:
         raise ValueError(f"{name} is empty (shape {array.shape}); expected at least one row and one column")
 
 
-def finite(name: str, array: Array) -> None:
-    """Refuse NaN and infinity, by name and position."""
+def finite(name: str, array: Array, at: Array | None = None) -> None:
+    """Refuse NaN and infinity, by name and position; ``at``: the numbers of the rows, where they are a selection."""
     if array.ndim == 0 or array.size == 0:
         return
     rows = max(1, _SLICE_ELEMENTS * len(array) // array.size)
@@ -84,23 +84,27 @@ def finite(name: str, array: Array) -> None:
         if not np.isfinite(piece).all():
             position = tuple(int(i) for i in np.argwhere(~np.isfinite(piece))[0])
             what = "NaN" if np.isnan(piece[position]) else "infinity"
-            where = (position[0] + start, *position[1:])
+            where = (_number(position[0] + start, at), *position[1:])
             place = f"row {where[0]}" + "".join(f", column {column}" for column in where[1:])
             raise ValueError(f"{name} holds {what} at {place}; remove or replace such values first")
 
 
-def unit_interval(name: str, array: Array) -> None:
+def unit_interval(name: str, array: Array, at: Array | None = None) -> None:
     """Refuse numbers below 0 or above 1, by position; NaN passes, as elsewhere in the kernels."""
     outside = (array < 0) | (array > 1)
     if outside.any():
         position = tuple(int(i) for i in np.argwhere(outside)[0])
         raise ValueError(
-            f"{name} holds {array[position]} in row {position[0]}; expected targets from 0 (no) to 1 (yes), "
-            f"one for each output; for class labels use cross_entropy"
+            f"{name} holds {array[position]} in row {_number(position[0], at)}; expected targets from 0 (no) to 1 "
+            f"(yes), one for each output; for class labels use cross_entropy"
         )
 
 
-def labels(name: str, value: ArrayLike, rows: int, classes: int) -> NDArray[np.int64]:
+def _number(row: int, at: Array | None) -> int:
+    return row if at is None else int(at[row])
+
+
+def labels(name: str, value: ArrayLike, rows: int, classes: int, at: Array | None = None) -> NDArray[np.int64]:
     """Class labels (rows,) as int64, from integers 0..classes-1 or from one-hot rows (rows, classes).
 
     Raises
@@ -117,14 +121,14 @@ def labels(name: str, value: ArrayLike, rows: int, classes: int) -> NDArray[np.i
             f"for example by np.unique({name}, return_inverse=True)[1]"
         )
     if array.shape == (rows, classes):
-        return _from_one_hot(name, array)
+        return _from_one_hot(name, array, at)
     if array.shape != (rows,):
         hint = f"; use {name}.ravel()" if array.shape == (rows, 1) else ""
         raise ValueError(
             f"{name} has shape {array.shape}; expected ({rows},) class labels or ({rows}, {classes}) one-hot rows, "
             f"one for each row of X{hint}"
         )
-    finite(name, array)
+    finite(name, array, at)
     with np.errstate(invalid="ignore"):  # 1e300 becomes some integer, and is refused below
         whole = array.astype(np.int64)
     wrong = np.flatnonzero((whole != array) | (whole < 0) | (whole >= classes))
@@ -132,18 +136,20 @@ def labels(name: str, value: ArrayLike, rows: int, classes: int) -> NDArray[np.i
         row = int(wrong[0])
         hint = f"; if they count from 1, use {name} - 1" if whole.min() == 1 and whole.max() == classes else ""
         raise ValueError(
-            f"{name} holds {array[row]} in row {row}; expected whole class labels from 0 to {classes - 1}, "
-            f"one for each output{hint}"
+            f"{name} holds {array[row]} in row {_number(row, at)}; expected whole class labels from 0 to "
+            f"{classes - 1}, one for each output{hint}"
         )
     return whole
 
 
-def _from_one_hot(name: str, array: Array) -> NDArray[np.int64]:
+def _from_one_hot(name: str, array: Array, at: Array | None) -> NDArray[np.int64]:
     hot = array == 1
     wrong = np.flatnonzero((np.count_nonzero(hot, axis=1) != 1) | (np.count_nonzero(array, axis=1) != 1))
     if wrong.size:
         row = int(wrong[0])
-        raise ValueError(f"{name} is not one-hot in row {row}: {array[row]}; expected a single 1 among zeros")
+        raise ValueError(
+            f"{name} is not one-hot in row {_number(row, at)}: {array[row]}; expected a single 1 among zeros"
+        )
     return hot.argmax(axis=1).astype(np.int64)
 
 

@@ -6,7 +6,7 @@ checked: C-contiguous, of the parameters' dtype, labels int64, weights float64.
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from .plan import (
     BOOK_SIZE,
     DERIVE,
     DONE,
+    EPOCH,
     EPOCH_ROWS,
     FIRST_ROW,
     FLOPS,
@@ -43,6 +44,7 @@ from .plan import (
     PIECE_ROWS,
     PREDICT,
     PRODUCT,
+    PROGRESS_SIZE,
     PURPOSE,
     RATE_COUNT,
     RATES,
@@ -55,9 +57,9 @@ from .plan import (
     SLICES_LOSS,
     SLICES_RIGHT,
     SLICES_WEIGHT,
-    STEP,
     STOP_ROW,
     TARGETS,
+    TOTALS_SIZE,
     TRAIN,
     TRUTH,
     UPDATE,
@@ -75,7 +77,7 @@ from .plan import (
 )
 from .threads import SHARED, team
 
-__all__ = ["Descent", "Engine"]
+__all__ = ["Descent", "Engine", "begin", "rewind"]
 
 CALL_S = 0.2
 """Seconds after which a compiled call returns to Python, about, so that Ctrl-C works in long epochs."""
@@ -93,7 +95,7 @@ MOST_PIECE_ROWS = 128
 
 
 class Descent:
-    """How parameters move: the optimizer's code, its hyper-parameters, and its state."""
+    """How parameters move: the optimizer's code, its hyper-parameters, its state, and where training stands."""
 
     def __init__(
         self,
@@ -105,9 +107,13 @@ class Descent:
         weight_decay: float = 0.0,
         l2: float = 0.0,
         clip_norm: float = math.inf,
+        progress: Array | None = None,
+        totals: Array | None = None,
     ) -> None:
         self.optimizer = optimizer
         self.state = state
+        self.progress = np.zeros(PROGRESS_SIZE, np.int64) if progress is None else progress
+        self.totals = np.zeros(TOTALS_SIZE) if totals is None else totals
         self.hyper = np.array([beta1, beta2, epsilon, weight_decay, l2, clip_norm])
 
 
@@ -136,7 +142,6 @@ class Engine:
     Attributes
     ----------
     plan : Plan
-        ``plan.gradient`` holds the last batch's gradient, unless it was applied without ever existing.
     """
 
     def __init__(
@@ -179,8 +184,8 @@ class Engine:
             shares=np.empty(rows, dtype),
             norms=np.zeros(sum(layer_sizes[1:])),
             rights=np.zeros(rows, np.int64),
-            progress=np.zeros(5, np.int64),
-            totals=np.zeros(5),
+            progress=descent.progress,
+            totals=descent.totals,
         )
         book[[LOSS, OPTIMIZER, BATCH, SIZE]] = code, descent.optimizer, batch, parameters.size
         book[[LAYER_COUNT, PIECE_COUNT, INPUTS, TARGETS]] = len(layers), len(self.plan.pieces), inputs, targets
@@ -217,29 +222,9 @@ class Engine:
     # ---------------------------------------------------------------------------------------- training
 
     @property
-    def row(self) -> int:
-        """Rows of the epoch that whole steps have dealt with."""
-        return int(self.plan.progress[ROW])
-
-    @property
-    def step(self) -> int:
-        """Steps so far."""
-        return int(self.plan.progress[STEP])
-
-    @step.setter
-    def step(self, value: int) -> None:
-        self.plan.progress[STEP] = value
-
-    def begin(self) -> None:
-        """Begin an epoch."""
-        self.plan.progress[[ROW, DONE, RIGHT, SLICES_RIGHT]] = 0
-        self.plan.totals[:] = 0
-
-    def rewind(self) -> None:
-        """Forget the slices of a step that was not finished."""
-        self.plan.progress[DONE] = self.plan.progress[ROW]
-        self.plan.progress[SLICES_RIGHT] = 0
-        self.plan.totals[[SLICES_LOSS, SLICES_WEIGHT]] = 0
+    def gradient(self) -> Array:
+        """The last batch's gradient (P,), unless it was applied without ever existing."""
+        return self.plan.gradient
 
     def train(
         self,
@@ -247,7 +232,7 @@ class Engine:
         y: Array,
         weights: Array | None = None,
         order: Array | None = None,
-        rates: Array = np.zeros(1),  # noqa: B008 - read only
+        rates: Array | None = None,
         first_row: int = 0,
         epoch_rows: int | None = None,
     ) -> None:
@@ -261,65 +246,48 @@ class Engine:
             A weight for each row of X.
         order : ndarray of int64, optional
             The order to visit the rows in; X and y then hold all of them.
-        rates : ndarray of float64
+        rates : ndarray of float64, optional
             The learning rate of each of the epoch's steps, or one for all.
         first_row, epoch_rows : int, optional
             By default X is the whole epoch.
         """
-        epoch_rows = len(X) if epoch_rows is None else epoch_rows
-        stop = first_row + len(X)
-        progress = self.plan.progress
-        while progress[DONE] < stop:
-            before, start = int(progress[DONE]), time.perf_counter()
-            until = min(stop, before + self._rows_per_call)
-            self._run(self.plan, TRAIN, X, y, weights, order, None, rates, first_row, until, epoch_rows)
-            seconds = time.perf_counter() - start
-            self._rows_per_call = max(1, int((int(progress[DONE]) - before) * CALL_S / max(seconds, 1e-6)))
+        self._advance(self.plan, TRAIN, X, y, weights, order, None, rates, first_row, epoch_rows)
 
     def results(self) -> dict[str, float]:
         """The loss, and for classification the accuracy, of the epoch's rows behind."""
         return self._results(self.plan)
 
     def loss_and_gradient(self, X: Array, y: Array) -> tuple[float, Array]:
-        """The objective of one batch and its gradient; X and y are the batch."""
-        self.begin()
+        """The objective of one batch, which X and y are, and its gradient, a copy."""
+        begin(self.plan.progress, self.plan.totals, 0)
         self.train(X, y)
         return float(self.plan.totals[LOSS_SUM] / self.plan.totals[WEIGHT_SUM]), self.plan.gradient.copy()
 
     # ------------------------------------------------------------------------------------- measurement
 
-    def evaluate(self, X: Array, y: Array, weights: Array | None = None) -> dict[str, float]:
-        """Loss, and for classification accuracy, over all rows."""
+    def evaluate(self, parts: Iterable[tuple[Array, Array, Array | None, int]], rows: int) -> dict[str, float]:
+        """Loss, and for classification accuracy, over parts (X, y, weights, first row) of so many rows in all."""
         plan = self._aside()
-        for start, stop in self._chunks(len(X)):
-            part = None if weights is None else weights[start:stop]
-            self._run(plan, MEASURE, X[start:stop], y[start:stop], part, None, None, plan.totals, start, stop, len(X))
+        for X_part, y, weights, first_row in parts:
+            self._advance(plan, MEASURE, X_part, y, weights, None, None, None, first_row, rows)
         return self._results(plan)
 
     def predict(self, X: Array, probabilities: bool = False) -> Array:
         """Outputs (B, n_out), or what the loss makes probabilities of them, of any number of rows."""
-        plan = self._aside()
         out = np.empty((len(X), self._outputs), X.dtype)
-        for start, stop in self._chunks(len(X)):
-            part = out[start:stop]
-            self._run(plan, PREDICT, X[start:stop], None, None, None, part, plan.totals, start, stop, len(X))
+        self._advance(self._aside(), PREDICT, X, None, None, None, out, None, 0, None)
         if probabilities:
-            squash = operations.softmax if plan.book[LOSS] == CROSS_ENTROPY else operations.sigmoid
+            squash = operations.softmax if self.plan.book[LOSS] == CROSS_ENTROPY else operations.sigmoid
             out = squash(out, variant="auto" if self._compiled else "reference")
         return out
 
     def _aside(self) -> Plan:
         """The plan with counters of its own, and slices instead of batches."""
-        plan = self.plan._replace(book=self.plan.book.copy(), progress=np.zeros(5, np.int64), totals=np.zeros(5))
+        progress, totals = np.zeros(PROGRESS_SIZE, np.int64), np.zeros(TOTALS_SIZE)
+        plan = self.plan._replace(book=self.plan.book.copy(), progress=progress, totals=totals)
         plan.book[BATCH] = len(plan.losses)
         plan.note_addresses()
         return plan
-
-    def _chunks(self, rows: int) -> list[tuple[int, int]]:
-        """Whole slices, some 0.2 s each at a pessimist's speed."""
-        size = len(self.plan.losses)
-        step = max(1, int(2 * _FIRST_CALL_FLOPS / self.plan.book[FLOPS]) // size) * size
-        return [(start, min(start + step, rows)) for start in range(0, rows, step)]
 
     def _results(self, plan: Plan) -> dict[str, float]:
         loss, code = float(plan.totals[LOSS_SUM] / plan.totals[WEIGHT_SUM]), int(plan.book[LOSS])
@@ -329,7 +297,7 @@ class Engine:
             results["accuracy"] = int(plan.progress[RIGHT]) / answers
         return results
 
-    def _run(
+    def _advance(
         self,
         plan: Plan,
         purpose: int,
@@ -338,21 +306,47 @@ class Engine:
         weights: Array | None,
         order: Array | None,
         out: Array | None,
-        rates: Array,
+        rates: Array | None,
         first_row: int,
-        stop: int,
-        epoch_rows: int,
+        epoch_rows: int | None,
     ) -> None:
-        if not self._compiled:
-            reference_epoch.run(plan, purpose, X_rows, y, weights, order, out, rates, first_row, stop, epoch_rows)
-            return
-        book = plan.book
-        book[PURPOSE] = purpose
-        book[X], book[TRUTH], book[WEIGHTS], book[ORDER], book[OUT], book[RATES] = map(
-            address, (X_rows, y, weights, order, out, rates)
-        )
-        book[RATE_COUNT], book[FIRST_ROW], book[STOP_ROW], book[EPOCH_ROWS] = len(rates), first_row, stop, epoch_rows
-        epoch.run(plan.parameters.dtype, book, self._threads, SHARED)
+        """Call whoever computes until X is done with; between calls, KeyboardInterrupt may come."""
+        progress, book = plan.progress, plan.book
+        epoch_rows = len(X_rows) if epoch_rows is None else epoch_rows
+        rates = _NO_RATE if rates is None else rates
+        stop = first_row + len(X_rows)
+        if self._compiled:
+            book[PURPOSE] = purpose
+            book[X], book[TRUTH], book[WEIGHTS] = address(X_rows), address(y), address(weights)
+            book[ORDER], book[OUT], book[RATES] = address(order), address(out), address(rates)
+            book[RATE_COUNT], book[FIRST_ROW], book[EPOCH_ROWS] = len(rates), first_row, epoch_rows
+        while progress[DONE] < stop:
+            before, start = int(progress[DONE]), time.perf_counter()
+            until = min(stop, before + self._rows_per_call)
+            if self._compiled:
+                book[STOP_ROW] = until
+                epoch.run(plan.parameters.dtype, book, self._threads, SHARED)
+            else:
+                data = (X_rows, y, weights, order, out, rates, first_row, until, epoch_rows)
+                reference_epoch.run(plan, purpose, *data)
+            seconds = time.perf_counter() - start
+            self._rows_per_call = max(1, int((int(progress[DONE]) - before) * CALL_S / max(seconds, 1e-6)))
+
+
+_NO_RATE = np.zeros(1)
+
+
+def begin(progress: Array, totals: Array, epoch_number: int) -> None:
+    """Begin an epoch.  One statement for what belongs together, for a KeyboardInterrupt may come between two."""
+    totals[:] = 0
+    progress[[ROW, DONE, RIGHT, SLICES_RIGHT, EPOCH]] = 0, 0, 0, 0, epoch_number
+
+
+def rewind(progress: Array, totals: Array) -> None:
+    """Forget the slices of a step that was not finished."""
+    totals[[SLICES_LOSS, SLICES_WEIGHT]] = 0
+    progress[SLICES_RIGHT] = 0
+    progress[DONE] = progress[ROW]
 
 
 def _scratch(plan: Plan, rows: int) -> int:

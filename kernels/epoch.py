@@ -77,6 +77,7 @@ from .plan import (
     PREDICT,
     PRODUCT,
     PROGRESS,
+    PROGRESS_SIZE,
     PURPOSE,
     RATE_COUNT,
     RATES,
@@ -96,6 +97,7 @@ from .plan import (
     STOP_ROW,
     TARGETS,
     TOTALS,
+    TOTALS_SIZE,
     TRAIN,
     TRANSPOSED,
     TRUTH,
@@ -369,7 +371,7 @@ def _weights_piece(
                 for i in range(height):
                     biases[i] *= factor
             if scale > 0:
-                step = _vector(_INT, book[PROGRESS], 5)[STEP] + 1
+                step = _vector(_INT, book[PROGRESS], PROGRESS_SIZE)[STEP] + 1
                 if not fused:
                     _update(dtype, book, hyper, w_start, height * n, step, rate)
                 _update(dtype, book, hyper, b_start, height, step, rate)
@@ -398,7 +400,7 @@ def run(dtype: Any, book: Any, threads: int, shared: int) -> None:
         As `threads.share_out` takes them.
     """
     item = item_bytes(dtype)
-    progress, totals = _vector(_INT, book[PROGRESS], 5), _vector(_DOUBLE, book[TOTALS], 5)
+    progress, totals = _vector(_INT, book[PROGRESS], PROGRESS_SIZE), _vector(_DOUBLE, book[TOTALS], TOTALS_SIZE)
     layers = _matrix(_INT, book[LAYERS], book[LAYER_COUNT], LAYER_COLUMNS)
     hyper, rates = _vector(_DOUBLE, book[HYPER], 6), _vector(_DOUBLE, book[RATES], max(1, book[RATE_COUNT]))
     batch, trains, first_row = book[BATCH], book[PURPOSE] == TRAIN, book[FIRST_ROW]

@@ -48,11 +48,14 @@ LAYER_COLUMNS = 10
 # Places in `Plan.hyper`. BETA1 is the momentum of SGD; no CLIP is infinity.
 BETA1, BETA2, EPSILON, DECAY, L2, CLIP = range(6)
 
-# Places in `Plan.progress`: rows and steps behind, rows behind with the slices of an unfinished step, right answers.
-ROW, STEP, DONE, RIGHT, SLICES_RIGHT = range(5)
+# Places in `Plan.progress`: rows and steps behind, rows behind with the slices of an unfinished step, right answers, and
+# the number of the epoch that this is about.
+ROW, STEP, DONE, RIGHT, SLICES_RIGHT, EPOCH = range(6)
+PROGRESS_SIZE = 6
 
 # Places in `Plan.totals`: weighted losses and weights of the rows behind, and of an unfinished step.
 LOSS_SUM, WEIGHT_SUM, SLICES_LOSS, SLICES_WEIGHT, BATCH_WEIGHT = range(5)
+TOTALS_SIZE = 5
 
 # Places in `Plan.book`: codes and sizes,
 LOSS, OPTIMIZER, BATCH, SIZE, LAYER_COUNT, PIECE_COUNT, INPUTS, TARGETS, SCRATCH, PIECE_ROWS, FLOPS = range(11)

@@ -164,4 +164,5 @@ def _update(plan: Plan, rate: float) -> None:
         step = int(plan.progress[STEP]) + 1
         reference.adam_update(plan.parameters, gradient, plan.state[0], plan.state[1], rate, *betas, step)
     elif optimizer != NONE:
-        reference.sgd_update(plan.parameters, gradient, plan.state[0], rate, hyper[BETA1], optimizer == NESTEROV)
+        velocity = plan.state[0] if len(plan.state) else gradient  # without momentum it is left alone
+        reference.sgd_update(plan.parameters, gradient, velocity, rate, hyper[BETA1], optimizer == NESTEROV)

@@ -1,22 +1,32 @@
 """Trainer: batches, shuffling, validation, patience, callbacks, progress, divergence, doors; both backends."""
 
+import dataclasses
 import math
 import pickle
+import time
 from typing import Any
 
 import numpy as np
 import pytest
 
 import fastnet.data
-from fastnet import SGD, Adam, Network, Trainer
-from fastnet.kernels import reference
+from fastnet import SGD, Adam, AdamW, CosineDecay, Network, StepDecay, Trainer, WarmUp
+from fastnet.kernels import engine as engine_module
+from fastnet.kernels import reference, rng
+from fastnet.kernels.plan import STEP
 from fastnet.trainer import DivergenceWarning
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((50, 3))
 Y = np.stack([X[:, 0] - X[:, 1], np.sin(X[:, 2])], axis=1)
 LABELS = (X[:, 0] > 0).astype(int) + (X[:, 1] > 0)
-OPTIMIZERS = [SGD(0.05), SGD(0.05, momentum=0.9), Adam(0.01)]
+OPTIMIZERS = [
+    SGD(0.05),
+    SGD(0.05, momentum=0.9),
+    SGD(0.05, momentum=0.9, nesterov=True),
+    Adam(0.01),
+    AdamW(0.01, weight_decay=0.1),
+]
 
 
 def trainer(sizes: Any = (3, 8, 2), **options: Any) -> Trainer:
@@ -27,20 +37,57 @@ def trainer(sizes: Any = (3, 8, 2), **options: Any) -> Trainer:
 # ------------------------------------------------------------------------------------- trajectories
 
 
+LOSSES = ["mse", "mae", "huber", "cross_entropy", "binary_cross_entropy"]
+
+
+def targets(loss: str) -> Any:
+    """Targets for three outputs."""
+    three = np.hstack([Y, Y[:, :1]])
+    return {"cross_entropy": LABELS, "binary_cross_entropy": (three > 0).astype(float)}.get(loss, three)
+
+
+def assert_backends_agree(options: dict[str, Any], fit: dict[str, Any]) -> None:
+    """The numpy backend runs the oracle's own functions, so agreement is correctness; parallel has serial's bits."""
+    runs = []
+    for backend in ("numpy", "serial", "parallel"):
+        ours = trainer((3, 8, 5, 3), batch_size=5, backend=backend, **options)
+        history = ours.fit(X, targets(options["loss"]), epochs=1, **fit)
+        runs.append((dict(history), ours.network.parameters))
+    for name, curve in runs[0][0].items():
+        np.testing.assert_allclose(runs[1][0][name], curve, rtol=1e-11)
+    np.testing.assert_allclose(runs[1][1], runs[0][1], rtol=1e-9, atol=1e-11)
+    assert runs[1][0] == runs[2][0]
+    assert runs[1][1].tobytes() == runs[2][1].tobytes()
+
+
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=repr)
 @pytest.mark.parametrize("hidden", [activation.name for activation in reference.ACTIVATIONS])
-@pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
+@pytest.mark.parametrize("loss", LOSSES)
 def test_ten_steps_agree_across_backends(loss: str, hidden: str, optimizer: Any) -> None:
-    """The numpy backend runs the oracle's own functions, so agreement is correctness."""
-    runs = []
-    for backend in ("numpy", "serial"):
-        ours = trainer((3, 8, 5, 3), hidden=hidden, loss=loss, optimizer=optimizer, batch_size=5, backend=backend)
-        y = LABELS if loss == "cross_entropy" else np.hstack([Y, Y[:, :1]])
-        history = ours.fit(X, y, epochs=1)
-        runs.append((history["loss"], ours.network.parameters, ours.history))
-    np.testing.assert_allclose(runs[0][0], runs[1][0], rtol=1e-12)
-    np.testing.assert_allclose(runs[0][1], runs[1][1], rtol=1e-9, atol=1e-11)
-    assert runs[0][2].keys() == runs[1][2].keys()
+    assert_backends_agree({"loss": loss, "hidden": hidden, "optimizer": optimizer}, {})
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=repr)
+@pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
+def test_ten_steps_agree_with_everything_on(loss: str, optimizer: Any) -> None:
+    weights = RNG.uniform(0, 2, 50) * (np.arange(50) % 7 > 0)
+    schedule = WarmUp(0.5, CosineDecay(optimizer.learning_rate, 2))
+    assert_backends_agree(
+        {
+            "loss": loss,
+            "hidden": ["tanh", "relu"],
+            "output": "identity",
+            "optimizer": dataclasses.replace(optimizer, learning_rate=schedule),
+            "l2": 0.1,
+            "clip_norm": 0.3,
+        },
+        {"sample_weight": weights, "validation_split": 0.2},
+    )
+
+
+@pytest.mark.parametrize("output", [activation.name for activation in reference.ACTIVATIONS])
+def test_every_output_activation_agrees(output: str) -> None:
+    assert_backends_agree({"loss": "mse", "output": output, "optimizer": SGD(0.05)}, {})
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=repr)
@@ -49,7 +96,7 @@ def test_one_epoch_is_the_loop_written_out(optimizer: Any) -> None:
     ours = trainer(optimizer=optimizer, batch_size=16, shuffle=False)
     net = trainer().network
     (W1, W2), (b1, b2) = net.weights, net.biases
-    state = [np.zeros_like(net.parameters) for _ in range(optimizer.vectors)]
+    state = [np.zeros_like(net.parameters) for _ in range(max(1, optimizer.vectors))]
     losses, rows = [], []
     for step, start in enumerate(range(0, 50, 16), start=1):
         x, y = X[start : start + 16], Y[start : start + 16]
@@ -63,6 +110,7 @@ def test_one_epoch_is_the_loop_written_out(optimizer: Any) -> None:
         gradient = np.concatenate([dW1.ravel(), db1, dW2.ravel(), db2])
         if isinstance(optimizer, Adam):
             hyper = (optimizer.learning_rate, optimizer.beta1, optimizer.beta2, optimizer.epsilon)
+            hyper = (*hyper, getattr(optimizer, "weight_decay", 0.0))
             reference.adam_update(net.parameters, gradient, *state, *hyper, 0.0, step)
         else:
             reference.sgd_update(net.parameters, gradient, *state, optimizer.learning_rate, optimizer.momentum, False)
@@ -135,29 +183,37 @@ def test_fit_goes_on_where_it_stopped(optimizer: Any) -> None:
 
 
 def test_shuffling_visits_every_row_once_in_another_order_each_epoch() -> None:
-    """One weight, rate tiny, loss of each single-row batch is its target squared: the losses show the order."""
-    targets = np.arange(1.0, 21.0)
-    orders = []
-    for epochs in (1, 2):
-        seen: list[float] = []
-        ours = trainer((1, 1), optimizer=SGD(1e-300), batch_size=1, seed=3)
-        ours.network.parameters[:] = 0
-        original = ours.network._engine
+    orders = [np.empty(20, np.int64) for _ in range(3)]
+    for order, (seed, epoch) in zip(orders, ((3, 0), (3, 1), (4, 0)), strict=True):
+        rng.shuffle(order, seed, epoch)
+        assert sorted(order.tolist()) == list(range(20))
+    assert len({tuple(order) for order in (*orders, range(20))}) == 4
+    again = np.empty(20, np.int64)
+    rng.shuffle(again, 3, 1)
+    assert (again == orders[1]).all(), "the order of an epoch is a function of seed and epoch"
 
-        def spying_engine(*arguments: Any, seen: list[float] = seen, original: Any = original, **names: Any) -> Any:
-            engine = original(*arguments, **names)
-            step = engine.loss_and_gradient
-            engine.loss_and_gradient = lambda X, y: (seen.append(float(y[0, 0])), step(X, y))[1]
-            return engine
 
-        ours.network._engine = spying_engine  # type: ignore[method-assign]
-        ours.fit(np.ones((20, 1)), targets, epochs=epochs)
-        orders.append(seen)
-    first, second = orders[1][:20], orders[1][20:]
-    assert orders[0] == first, "the order of an epoch is a function of seed and epoch"
-    assert sorted(first) == sorted(second) == targets.tolist()
-    assert first != second
-    assert first != targets.tolist()
+def test_shuffling_is_fair() -> None:
+    """Every row is equally often at every place: chi-squared over 6 rows and 6000 epochs, far from both tails."""
+    counts = np.zeros((6, 6))
+    order = np.empty(6, np.int64)
+    for epoch in range(6000):
+        rng.shuffle(order, 0, epoch)
+        counts[np.arange(6), order] += 1
+    assert 5 < ((counts - 1000) ** 2 / 1000).sum() < 60  # 25 expected
+
+
+@pytest.mark.parametrize("backend", ["numpy", "serial"])
+def test_training_visits_the_rows_in_that_order(backend: str) -> None:
+    shuffled, sorted_ = (
+        trainer(optimizer=SGD(0.05), batch_size=7, shuffle=s, seed=3, backend=backend) for s in (True, False)
+    )
+    order = np.empty(50, np.int64)
+    for epoch in range(3):
+        rng.shuffle(order, 3, epoch)
+        shuffled.fit(X, Y, epochs=1)
+        sorted_.fit(X[order], Y[order], epochs=1)
+        assert shuffled.network.parameters.tobytes() == sorted_.network.parameters.tobytes()
 
 
 # ------------------------------------------------------------------------ validation and early stopping
@@ -205,8 +261,8 @@ def test_patience_stops_and_restores_the_best(optimizer: Any) -> None:
     straight = trainer((3, 32, 2), optimizer=optimizer, batch_size=5)
     straight.fit(X[:20], noise, epochs=best + 1, validation_data=other)
     assert straight.network.parameters.tobytes() == ours.network.parameters.tobytes()
-    assert [v.tobytes() for v in straight._vectors] == [v.tobytes() for v in ours._vectors], "and the optimizer's state"
-    assert straight._step == ours._step
+    assert straight._state.tobytes() == ours._state.tobytes(), "and the optimizer's state"
+    assert straight._progress[STEP] == ours._progress[STEP]
 
 
 @pytest.mark.parametrize("rate", [0.9, 0.4])
@@ -263,43 +319,48 @@ def test_patience_restores_the_best_even_when_interrupted() -> None:
     assert ours.history.best_epoch != 150
 
 
-def test_an_interruption_between_an_epoch_and_its_snapshot_forgets_the_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
-    ours, straight = trainer(), trainer()
-    straight.fit(X, Y, epochs=2)
-    snapshot, calls = ours._snapshot, []
-
-    def interrupted_snapshot() -> Any:
-        calls.append(1)
-        if len(calls) == 4:  # one at the start, then one an epoch
-            raise KeyboardInterrupt
-        return snapshot()
-
-    monkeypatch.setattr(type(ours), "_snapshot", lambda self: interrupted_snapshot())
-    with pytest.raises(KeyboardInterrupt):
-        ours.fit(X, Y, epochs=9)
-    assert ours.history == straight.history
-    assert ours.network.parameters.tobytes() == straight.network.parameters.tobytes()
-
-
+@pytest.mark.parametrize("backend", ["numpy", "serial"])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=repr)
-def test_an_interruption_leaves_the_last_whole_epoch(optimizer: Any) -> None:
-    """Ctrl-C in the middle of an epoch: parameters and optimizer state match the history, and fit goes on."""
-    straight, ours = trainer(optimizer=optimizer), trainer(optimizer=optimizer)
+@pytest.mark.parametrize("calls", [1, 4, 7, 10])
+def test_an_interruption_leaves_whole_steps_and_fit_goes_on(
+    calls: int, optimizer: Any, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C after any call of the compiled loop: what ends later is what a straight run ends at, to the bit."""
+    straight, ours = (trainer(optimizer=optimizer, batch_size=16, backend=backend) for _ in range(2))
     straight.fit(X, Y, epochs=5)
-    update, steps = ours._update, []
+    made = ours.network._engine
 
-    def interrupted_update(parameters: Any, gradient: Any) -> None:
-        update(parameters, gradient)
-        steps.append(1)
-        if len(steps) == 3 * 2 + 1:  # two batches an epoch: after the first of epoch 3
-            raise KeyboardInterrupt
+    def engine_of_short_calls(*arguments: Any) -> Any:
+        engine = made(*arguments)
+        engine._rows_per_call = 1
+        advance, left = engine._advance, [calls]
 
-    ours._update = interrupted_update  # type: ignore[method-assign]
+        def counted(*arguments: Any) -> None:
+            monkeypatch.setattr(engine_module, "CALL_S", 1e-9)  # one step a call
+            perf_counter = time.perf_counter
+
+            def interrupting() -> float:
+                left[0] -= 1
+                if left[0] < 0:
+                    raise KeyboardInterrupt
+                return perf_counter()
+
+            monkeypatch.setattr(engine_module.time, "perf_counter", interrupting)
+            try:
+                advance(*arguments)
+            finally:
+                monkeypatch.undo()
+
+        engine._advance = counted
+        return engine
+
+    ours.network._engine = engine_of_short_calls  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
         ours.fit(X, Y, epochs=5)
-    assert ours.history.epochs == 3
-    ours._update = update  # type: ignore[method-assign]
-    ours.fit(X, Y, epochs=2)
+    assert ours.history.epochs < 5
+    assert ours.history["loss"] == straight.history["loss"][: ours.history.epochs] if ours.history else True
+    ours.network._engine = made  # type: ignore[method-assign]
+    ours.fit(X, Y, epochs=5 - ours.history.epochs)
     assert ours.network.parameters.tobytes() == straight.network.parameters.tobytes()
     assert ours.history == straight.history
 
@@ -376,7 +437,10 @@ def test_parameters_that_overflow_in_the_last_step_are_noticed() -> None:
 @pytest.mark.parametrize(
     ("error", "message", "options"),
     [
-        (ValueError, "unknown loss 'mae'; there are: mse, cross_entropy", {"loss": "mae"}),
+        (ValueError, "unknown loss 'l1'; there are: mse, mae, huber, cross_entropy, binary", {"loss": "l1"}),
+        (ValueError, "l2 is -1; expected a finite number >= 0", {"l2": -1}),
+        (ValueError, "clip_norm is 0; expected a finite number > 0", {"clip_norm": 0}),
+        (ValueError, "binary_cross_entropy applies the sigmoid", {"loss": "binary_cross_entropy", "output": "tanh"}),
         (ValueError, "unknown backend 'gpu'; there are: numpy, serial, parallel, auto", {"backend": "gpu"}),
         (ValueError, "batch_size is 0; expected a whole number of at least 1, or None", {"batch_size": 0}),
         (TypeError, "batch_size is 2.5; expected a whole number", {"batch_size": 2.5}),
@@ -412,6 +476,15 @@ def test_a_network_is_needed() -> None:
         (TypeError, lambda: SGD("fast")),
         (TypeError, lambda: SGD(True)),
         (ValueError, lambda: SGD(momentum=1)),
+        (ValueError, lambda: SGD(nesterov=True)),
+        (TypeError, lambda: SGD(0.1, 0.9, nesterov=1)),
+        (ValueError, lambda: AdamW(weight_decay=-1)),
+        (ValueError, lambda: StepDecay(0.1, 0)),
+        (ValueError, lambda: StepDecay(0.1, 5, 1.5)),
+        (ValueError, lambda: CosineDecay(-1, 5)),
+        (ValueError, lambda: CosineDecay(0.1, 5, 2)),
+        (TypeError, lambda: WarmUp(1, "fast")),
+        (ValueError, lambda: WarmUp(0, 0.1)),
         (ValueError, lambda: SGD(momentum=-0.1)),
         (ValueError, lambda: Adam(0)),
         (ValueError, lambda: Adam(beta1=1.0)),
@@ -420,7 +493,7 @@ def test_a_network_is_needed() -> None:
     ],
 )
 def test_hyper_parameters_are_checked(error: type[Exception], make: Any) -> None:
-    with pytest.raises(error, match=r"^(SGD|Adam) \w+ is .*; expected a"):
+    with pytest.raises(error, match=r"^(SGD|Adam|AdamW|StepDecay|CosineDecay|WarmUp) \w+ is .*; expected "):
         make()
 
 
@@ -467,8 +540,8 @@ def test_fit_is_checked_and_changes_nothing(
     assert (ours.network.parameters == before).all()
     assert ours.history.epochs == 0
     assert ours.network.loss is None
-    assert ours._step == 0
-    assert not ours._vectors[0].any()
+    assert ours._progress[STEP] == 0
+    assert not ours._state.any()
 
 
 def test_parameters_must_be_trainable() -> None:
@@ -520,7 +593,7 @@ def test_without_a_standard_error_there_is_no_bar(monkeypatch: pytest.MonkeyPatc
 def test_repr_says_what_trains() -> None:
     assert repr(trainer(optimizer=Adam(0.01), seed=3)).endswith(
         "loss='mse', optimizer=Adam(learning_rate=0.01, beta1=0.9, beta2=0.999, epsilon=1e-08), "
-        "batch_size=32, shuffle=True, seed=3, backend='serial', threads=None)"
+        "batch_size=32, shuffle=True, seed=3, l2=0, clip_norm=None, backend='serial', threads=None)"
     )
 
 

@@ -1,0 +1,149 @@
+"""Dataset: inputs, targets and weights as training reads them: converted and checked, at once or part by part.
+
+Imports the network, whose doors it uses. No arithmetic on arrays lives here.
+"""
+
+from __future__ import annotations  # so that help() shows ArrayLike by its name
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from . import _checks
+from .kernels import doors, rng
+from .kernels.contracts import Array
+from .kernels.plan import SLICE_ROWS
+from .network import Network
+
+PART_BYTES = 16 << 20
+"""About how much of a memory map is read at a time."""
+
+Part = tuple[Array, Array, Array | None, Array | None, int]
+"""X, y, weights, the order to visit their rows in, and the epoch's row that they begin with."""
+
+
+class Dataset:
+    """X and y, and a weight for each row if wanted.
+
+    Arrays are converted and checked here, once. A memory map stays where it is: its parts are read, converted and
+    checked when their turn comes, so that memory does not grow with the data.
+
+    Parameters
+    ----------
+    network : Network
+    loss : str
+    X, y : array_like
+        As `Trainer.fit` takes them.
+    weights : array_like, shape (n,), optional
+    prefix : str, default ""
+        Of the names in messages.
+    chosen : ndarray of int64, optional
+        The rows to use of a memory map.
+
+    Attributes
+    ----------
+    rows : int
+    mapped : bool
+        Whether it is read part by part.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        loss: str,
+        X: ArrayLike,
+        y: ArrayLike,
+        weights: ArrayLike | None = None,
+        prefix: str = "",
+        chosen: Array | None = None,
+    ) -> None:
+        self._network, self._loss, self._chosen = network, loss, chosen
+        self._names = f"{prefix}X", f"{prefix}y"
+        self.mapped = isinstance(X, np.memmap)
+        if isinstance(X, np.memmap):
+            self._X, self._y = X, y if isinstance(y, np.memmap) else np.asarray(y)
+            doors.matrix(self._names[0], X)
+            doors.nonempty(self._names[0], X)
+            if self._y.ndim == 0 or len(self._y) != len(X):
+                raise ValueError(
+                    f"{self._names[1]} has shape {self._y.shape}; expected {len(X)} rows, one for each of X"
+                )
+            self.rows = len(X) if chosen is None else len(chosen)
+            self._read(np.arange(1))  # what is wrong with all rows is wrong with the first
+        else:
+            self._X = network._check_inputs(X, self._names[0])
+            self.rows = len(self._X)
+            self._y = network._check_targets(y, self.rows, loss, self._names[1])
+        self.weights = None if weights is None else _weights(weights, self.rows)
+
+    def _read(self, places: Array) -> tuple[Array, Array]:
+        """Rows of a memory map, converted and checked."""
+        at = places if self._chosen is None else self._chosen[places]
+        X = self._network._check_inputs(np.asarray(self._X[at]), self._names[0], at)
+        return X, self._network._check_targets(np.asarray(self._y[at]), len(at), self._loss, self._names[1], at)
+
+    def parts(self, batch: int, order: Array | None = None, first_row: int = 0) -> Iterator[Part]:
+        """Walk through an epoch in parts that end where a step or a slice of one ends, from ``first_row`` on.
+
+        A memory map's parts come in order; of arrays there is one part, and the order to visit it in.
+        """
+        if not self.mapped:
+            yield self._X, self._y, self.weights, order, 0
+            return
+        row_bytes = max(1, self._X.nbytes // len(self._X) + self._network.dtype.itemsize * self._X.shape[1])
+        step = max(SLICE_ROWS, PART_BYTES // row_bytes)
+        start = first_row
+        while start < self.rows:
+            end = min(start // batch * batch + batch, self.rows)  # of the batch that start is in
+            if end - start > step:
+                end = start + step // SLICE_ROWS * SLICE_ROWS
+            else:
+                end = min(self.rows, end + max(0, step - (end - start)) // batch * batch)
+            places = np.arange(start, end) if order is None else order[start:end]
+            weights = None if self.weights is None else self.weights[places]
+            yield (*self._read(places), weights, None, start)
+            start = end
+
+    def split(self, share: float, seed: int) -> tuple[Dataset, Dataset]:
+        """The rows that are kept and those that are held out, by `fastnet.data.split`'s rule."""
+        held_out = max(1, round(share * self.rows))
+        if held_out >= self.rows:
+            raise ValueError(f"a share of {share:g} of {self.rows} rows leaves none on the other side")
+        order = rng.permutation(seed, rng.SPLIT, 0, self.rows)
+        kept, held = np.sort(order[held_out:]), np.sort(order[:held_out])
+        return self._at(kept), self._at(held)
+
+    def _at(self, rows: Array) -> Dataset:
+        weights = None if self.weights is None else self.weights[rows]
+        if self.mapped:
+            return Dataset(self._network, self._loss, self._X, self._y, weights, chosen=rows)
+        return Dataset(self._network, self._loss, self._X[rows], self._y[rows], weights)
+
+
+def of_pair(network: Network, loss: str, data: Any) -> Dataset:
+    """Validation data, as (X, y) or (X, y, sample_weight)."""
+    if not isinstance(data, (tuple, list)) or len(data) not in (2, 3):
+        raise TypeError("validation_data must be a pair (X, y), or (X, y, sample_weight)")
+    return Dataset(network, loss, *data, prefix="validation ")
+
+
+def _weights(value: ArrayLike, rows: int) -> Array:
+    """Sample weights as float64."""
+    (weights,) = doors.floats(sample_weight=value)
+    if weights.shape != (rows,):
+        raise ValueError(f"sample_weight has shape {weights.shape}; expected ({rows},), one weight for each row of X")
+    doors.finite("sample_weight", weights)
+    negative = np.flatnonzero(weights < 0)
+    if negative.size:
+        row = int(negative[0])
+        raise ValueError(f"sample_weight holds {weights[row]} in row {row}; expected weights of 0 or above")
+    if not weights.any():
+        raise ValueError("sample_weight is 0 in every row; expected at least one above 0")
+    return np.ascontiguousarray(weights, np.float64)
+
+
+def check_share(share: float) -> float:
+    """A ``validation_split``."""
+    return _checks.number("validation_split", share, above=0, below=1)
