@@ -78,6 +78,114 @@ def test_any_cuts_give_the_same_bits(loss: int, shape: tuple[int, int], dtype: s
     assert run(loss, shape, dtype, [0, rows], gradient=False)[0].tobytes() == values.tobytes()
 
 
+ORACLES = {
+    MSE: (reference.mse, reference.mse_derivative),
+    MAE: (reference.mae, reference.mae_derivative),
+    HUBER: (reference.huber, reference.huber_derivative),
+    CROSS_ENTROPY: (reference.cross_entropy, reference.cross_entropy_derivative),
+    BINARY_CROSS_ENTROPY: (reference.binary_cross_entropy, reference.binary_cross_entropy_derivative),
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+def test_every_row_against_the_oracle(loss: int, shape: tuple[int, int], dtype: str) -> None:
+    """Each row as a batch of its own: losses are sums over outputs, gradients carry the row's share."""
+    labels, targets, Z, shares = problem(shape, dtype)
+    values, D = run(loss, shape, dtype, [0, shape[0]])
+    wide, eps = Z.astype(np.longdouble), float(np.finfo(dtype).eps)
+    for i in range(shape[0]):
+        truth = labels[i : i + 1] if loss == CROSS_ENTROPY else targets[i : i + 1].astype(np.longdouble)
+        function, derivative = ORACLES[loss]
+        value = function(truth, wide[i : i + 1]) * (shape[1] if loss in (MSE, MAE, HUBER) else 1)
+        slope = shares[i] * derivative(truth, wide[i : i + 1])[0]
+        # A soft target cancels against a logit of any size; a softmax magnifies its logits' roundings.
+        scale = np.abs(wide[i]).sum() if loss >= CROSS_ENTROPY else 0
+        assert abs(values[i] - value) <= 4 * eps * (value + scale + 1e-30)
+        spread = 30 if loss == CROSS_ENTROPY else 2
+        assert (
+            np.abs(D[i] - slope) <= spread * eps * (np.abs(slope) + (shares[i] if loss >= CROSS_ENTROPY else 0))
+        ).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_equal_and_unequal_shares_give_the_same_rows(dtype: str) -> None:
+    """Equal shares are multiplied in earlier."""
+    labels, targets, Z, shares = problem((64, 7), dtype)
+    for loss in LOSSES.values():
+        D, values = np.full((2, 64, 7), np.nan, dtype), np.empty(64)
+        scratch, cuts = np.empty(losses.scratch_size(64, 7), dtype), np.array([0, 64])
+        shares[:] = 0.3
+        in_pieces(loss, labels, targets, Z, shares, D[0], values, scratch, cuts)
+        shares[-1] = 0.7
+        in_pieces(loss, labels, targets, Z, shares, D[1], values, scratch, cuts)
+        assert D[0, :-1].tobytes() == D[1, :-1].tobytes()
+        assert (D[0, -1] != D[1, -1]).any()
+
+
+def test_saturated_logits_give_the_limits() -> None:
+    Z = np.array([[1e4, -1e4, 0], [-1e4, 1e4, 0]], np.float32)
+    D, loss = np.empty_like(Z), np.empty(1)
+    labels = np.array([0, 0])
+    losses.value(CROSS_ENTROPY, labels, Z, loss)
+    losses.gradient(CROSS_ENTROPY, labels, Z, D)
+    assert loss[0] == 1e4
+    np.testing.assert_array_equal(D, [[0, 0, 0], [-0.5, 0.5, 0]])
+    targets = np.array([[1, 0, 1], [1, 1, 0]], np.float32)
+    losses.value(BINARY_CROSS_ENTROPY, targets, Z, loss)
+    losses.gradient(BINARY_CROSS_ENTROPY, targets, Z, D)
+    assert loss[0] == pytest.approx((1e4 + 2 * np.log(2)) / 2, rel=1e-7)
+    np.testing.assert_array_equal(D, [[0, 0, -0.25], [-0.5, 0, 0.25]])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_confident_and_right_keeps_its_digits(dtype: str) -> None:
+    """log(1 + e) where 1 + e is 1, and sigmoid(z) - 1 where sigmoid(z) is 1."""
+    Z, targets = np.array([[40.0], [-40.0]], dtype), np.array([[1.0], [0.0]], dtype)
+    loss, D = np.empty(1), np.empty_like(Z)
+    losses.value(BINARY_CROSS_ENTROPY, targets, Z, loss)
+    losses.gradient(BINARY_CROSS_ENTROPY, targets, Z, D)
+    assert loss[0] == pytest.approx(np.exp(-40.0), rel=4 * float(np.finfo(dtype).eps))
+    np.testing.assert_allclose(D[:, 0], [-np.exp(-40.0) / 2, np.exp(-40.0) / 2], rtol=4 * np.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("columns", [1, 3, 10, 40])
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+def test_nan_and_infinity_show(loss: int, columns: int) -> None:
+    for bad, place in ((np.nan, 0), (np.nan, columns - 1), (-np.nan, columns // 2), (np.inf, 0)):
+        Z, targets = np.zeros((70, columns)), np.ones((70, columns))
+        Z[66, place] = bad
+        value, D = np.empty(1), np.empty_like(Z)
+        truth = np.zeros(70, np.int64) if loss == CROSS_ENTROPY else targets
+        losses.value(loss, truth, Z, value)
+        losses.gradient(loss, truth, Z, D)
+        assert not np.isfinite(value[0])
+        assert np.isfinite(np.delete(D, 66, axis=0)).all()
+        if np.isnan(bad):
+            assert np.isnan(value[0])
+            assert np.isnan(D[66, place])
+        if loss == CROSS_ENTROPY:
+            assert np.isnan(D[66]).all()
+
+
+@pytest.mark.parametrize("columns", [3, 10, 40])
+def test_softmax_of_nan_and_infinity_is_nan(columns: int) -> None:
+    for bad, place in ((np.nan, 0), (np.nan, columns - 1), (-np.nan, 1), (np.inf, 2)):
+        Z = np.zeros((70, columns))
+        Z[66, place] = bad
+        result = np.empty_like(Z)
+        losses.softmax(Z, result)
+        assert np.isnan(result[66]).all()
+        assert np.isfinite(np.delete(result, 66, axis=0)).all()
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 64, 100])
+def test_tree_sum_counts_each_once(size: int) -> None:
+    values = 2.0 ** (np.arange(size) % 50)  # sums of powers of two are exact
+    assert losses.tree_sum(values.copy()) == values.sum()
+
+
 def test_rows_outside_are_left_alone() -> None:
     for loss in LOSSES.values():
         values, D = run(loss, (100, 3), "float32", [40, 50])
@@ -94,3 +202,26 @@ def test_accuracy_treats_nan_as_argmax_does() -> None:
     labels, share = rng.integers(0, 5, 2000), np.empty(1)
     losses.accuracy(labels, Z, share)
     assert share[0] == reference.accuracy(labels, Z)
+
+
+@jit
+def right_rows(labels: Any, targets: Any, Z: Any, loss: int, first: int, last: int) -> int:
+    return losses.accuracy_rows(labels, targets, Z, loss, first, last)
+
+
+@pytest.mark.parametrize("columns", [1, 4])
+def test_binary_accuracy_counts_elements(columns: int) -> None:
+    rng = np.random.default_rng(0)
+    Z, targets = rng.standard_normal((50, columns)), rng.random((50, columns))
+    Z[3], Z[4, 0], targets[5] = 0, np.nan, 0.5  # 0, NaN and 1/2 all say no
+    targets[3] = 0
+    truth = (Z > 0) == (targets > 0.5)
+    labels = np.empty(0, np.int64)
+    assert right_rows(labels, targets, Z, BINARY_CROSS_ENTROPY, 0, 50) == truth.sum()
+    assert right_rows(labels, targets, Z, BINARY_CROSS_ENTROPY, 3, 9) == truth[3:9].sum()
+    assert right_rows(labels, targets, Z, MSE, 0, 50) == 0
+
+
+def test_accuracy_of_some_rows() -> None:
+    Z, labels = np.random.default_rng(0).standard_normal((50, 4)), np.arange(50) % 4
+    assert right_rows(labels, Z, Z, CROSS_ENTROPY, 7, 30) == (Z[7:30].argmax(axis=1) == labels[7:30]).sum()

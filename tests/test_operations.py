@@ -13,11 +13,21 @@ from hypothesis import strategies as st
 from fastnet.kernels import (
     accuracy,
     adam_update,
+    binary_cross_entropy,
+    binary_cross_entropy_derivative,
     cross_entropy,
     cross_entropy_derivative,
     dense_backward_batch,
     dense_forward,
+    gelu,
+    gelu_derivative,
+    huber,
+    huber_derivative,
     identity,
+    leaky_relu,
+    leaky_relu_derivative,
+    mae,
+    mae_derivative,
     matmul,
     mse,
     mse_derivative,
@@ -25,6 +35,8 @@ from fastnet.kernels import (
     relu_derivative,
     sgd_update,
     sigmoid,
+    silu,
+    silu_derivative,
     softmax,
     tanh,
     tanh_derivative,
@@ -123,6 +135,7 @@ READ_ONLY_CALLS: dict[str, Callable[..., Any]] = {
     "tanh": lambda f: tanh(f(X)),
     "mse": lambda f: mse(f(X), f(X[::-1])),
     "mse_derivative": lambda f: mse_derivative(f(X), f(X[::-1])),
+    "binary_cross_entropy": lambda f: binary_cross_entropy(f(X > 0), f(X)),
     "softmax": lambda f: softmax(f(X)),
     "cross_entropy": lambda f: cross_entropy(f(np.arange(6) % 4), f(X)),
     "cross_entropy_derivative": lambda f: cross_entropy_derivative(f(np.arange(6) % 4), f(X)),
@@ -166,7 +179,7 @@ def test_nan_and_infinity_stay_visible() -> None:
         assert np.isnan(C[2]).all()
         assert np.isfinite(np.delete(C, 2, axis=0)).all()
         assert matmul([[np.inf]], [[2.0]], variant=variant)[0, 0] == np.inf
-    for function in (relu, tanh, sigmoid, identity):
+    for function in (relu, tanh, sigmoid, identity, leaky_relu, gelu, silu):
         for variant in variants(function.__name__):
             assert np.isnan(function(np.array([1.0, np.nan]), variant=variant)).tolist() == [False, True]
     assert np.isnan(softmax(np.array([[1.0, np.nan], [1.0, 2.0]]))).tolist() == [[True, True], [False, False]]
@@ -237,7 +250,8 @@ SHAPES = hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=7)
 
 @settings(deadline=None, max_examples=60)
 @given(
-    hnp.arrays("float64", SHAPES, elements=st.floats(-50, 50)), st.sampled_from([relu, tanh, sigmoid, tanh_derivative])
+    hnp.arrays("float64", SHAPES, elements=st.floats(-50, 50)),
+    st.sampled_from([relu, tanh, sigmoid, tanh_derivative, leaky_relu, gelu, silu, silu_derivative]),
 )
 def test_elementwise_functions_keep_any_shape(Z: np.ndarray, function: Callable[..., Any]) -> None:
     ours, reference = (function(Z, variant=variant) for variant in ("auto", "reference"))
@@ -267,6 +281,43 @@ def test_mse_takes_vectors_and_matrices_and_refuses_to_broadcast() -> None:
             function(np.ones((0, 2)), np.ones((0, 2)))
         with pytest.raises(ValueError, match="single numbers"):
             function(1.0, 2.0)
+
+
+@pytest.mark.parametrize("variant", variants("mae"))
+def test_other_losses_of_numbers(variant: str) -> None:
+    targets, outputs = [0.0, 1, 3, -1], [0.5, 3, 3, -2]
+    assert mae(targets, outputs, variant=variant) == 3.5 / 4
+    assert mae_derivative(targets, outputs, variant=variant).tolist() == [0.25, 0.25, 0, -0.25]
+    assert huber(targets, outputs, variant=variant) == 2.125 / 4
+    assert huber_derivative(targets, outputs, variant=variant).tolist() == [0.125, 0.25, 0, -0.25]
+    yes_no = [[1, 0], [1, 0.5]]
+    value = binary_cross_entropy(yes_no, [[0, 0], [1e4, -1e4]], variant=variant)
+    assert value == pytest.approx((2 * np.log(2) + 5e3) / 2)
+    gradient = binary_cross_entropy_derivative(yes_no, [[0, 0], [1e4, -1e4]], variant=variant)
+    assert gradient.tolist() == [[-0.25, 0.25], [0, -0.25]]
+    assert binary_cross_entropy_derivative([1, 0], [0.0, 0.0], variant=variant).shape == (2,)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [mae, mae_derivative, huber, huber_derivative, binary_cross_entropy, binary_cross_entropy_derivative],
+    ids=lambda f: f.__name__,
+)
+def test_other_losses_refuse_what_mse_refuses(function: Callable[..., Any]) -> None:
+    name = "Z" if function.__name__.startswith("binary") else "y_pred"
+    with pytest.raises(ValueError, match=rf"y_true has shape \(3,\) but {name} has \(3, 1\)"):
+        function(np.ones(3), np.ones((3, 1)))
+    with pytest.raises(ValueError, match="y_true is empty"):
+        function(np.ones((0, 2)), np.ones((0, 2)))
+    with pytest.raises(ValueError, match=f"y_true and {name} are single numbers"):
+        function(1.0, 0.5)
+
+
+@pytest.mark.parametrize("wrong", [-0.001, 1.5, np.inf])
+def test_binary_targets_lie_between_0_and_1(wrong: float) -> None:
+    for function in (binary_cross_entropy, binary_cross_entropy_derivative):
+        with pytest.raises(ValueError, match=r"y_true holds .* in row 1; expected targets from 0 \(no\) to 1 \(yes\)"):
+            function([[0, 1], [0.5, wrong]], np.ones((2, 2)))
 
 
 def test_labels_or_one_hot_rows() -> None:
@@ -324,6 +375,25 @@ def test_updates_work_in_place_on_views() -> None:
     assert flat.tolist() == [1, 1, 0, 0, 0, 1, 1, 1, 1, 1]
     adam_update(flat[:2], np.ones(2), np.zeros(2), np.zeros(2), 0.1, 0.9, 0.999, 1e-8, 1)
     np.testing.assert_allclose(flat[:2], 0.9)
+    sgd_update(flat[2:3], np.full(1, 4.0), np.full(1, 2.0), 0.25, 0.5, nesterov=True)
+    assert flat[2] == -0.25 * (4 + 0.5 * 5)
+    adam_update(flat[5:6], np.ones(1), np.zeros(1), np.zeros(1), 0.1, 0.9, 0.999, 1e-8, 1, weight_decay=0.5)
+    np.testing.assert_allclose(flat[5], 1 - 0.05 - 0.1)
+
+
+def test_fused_activations_are_the_functions() -> None:
+    for function, derivative in (
+        (leaky_relu, leaky_relu_derivative),
+        (gelu, gelu_derivative),
+        (silu, silu_derivative),
+    ):
+        for variant in variants("dense_forward"):
+            fused, Z = dense_forward(X, W, b, function, variant=variant)
+            np.testing.assert_allclose(fused, function(Z), rtol=1e-14, atol=1e-16)
+            ours = dense_backward_batch(X, Z, Z, W, derivative, variant=variant)
+            plain = dense_backward_batch(X, Z, Z, W, lambda z, d=derivative: d(z), variant=variant)
+            for one, other in zip(ours, plain, strict=True):
+                np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-14)
 
 
 def test_updates_refuse_what_they_cannot_change_in_place() -> None:

@@ -45,6 +45,11 @@ def test_activation_derivatives(activation: reference.Activation) -> None:
         (reference.sigmoid, lambda z: reference.sigmoid(z) ** 2),
         (reference.sigmoid, lambda z: np.full_like(z, np.nan)),
         (reference.identity, np.zeros_like),
+        (reference.leaky_relu, reference.relu_derivative),
+        (reference.gelu, lambda z: reference.gelu(z) / z),
+        (reference.gelu, lambda z: reference.gelu_derivative(1.01 * z)),
+        (reference.silu, reference.sigmoid),
+        (reference.silu, reference.gelu_derivative),
     ],
 )
 def test_wrong_derivatives_are_rejected(mutant: tuple[Any, Any]) -> None:
@@ -57,12 +62,34 @@ def test_relu_at_zero_and_nan() -> None:
     assert np.isnan(reference.relu(np.array([np.nan]))[0])
 
 
+def test_activations_at_infinity_and_nan() -> None:
+    ends = np.array([-np.inf, np.inf, np.nan, 0.0])
+    for function in (reference.gelu, reference.silu):
+        np.testing.assert_array_equal(function(ends), [0, np.inf, np.nan, 0])
+    for function in (reference.gelu_derivative, reference.silu_derivative):
+        np.testing.assert_array_equal(function(ends), [0, 1, np.nan, 0.5])
+    np.testing.assert_array_equal(reference.leaky_relu(ends), [-np.inf, np.inf, np.nan, 0])
+    assert reference.leaky_relu_derivative(ends)[[0, 1, 3]].tolist() == [0.01, 1, 0.01]
+
+
+def test_gelu_and_silu_by_hand() -> None:
+    """Values from 60-digit arithmetic."""
+    np.testing.assert_allclose(reference.gelu(np.array([-6.0, -1.0, 2.5])), GELU, rtol=1e-14)
+    np.testing.assert_allclose(reference.silu(np.array([-1.0, 1.0])), [-1 / (1 + np.e), np.e / (1 + np.e)], rtol=1e-15)
+    np.testing.assert_allclose(reference.silu(np.array([-100.0])), -100 * np.exp(-100.0), rtol=1e-14)
+    assert reference.silu(np.array([-100], np.float32))[0] == np.float32(-100 * np.exp(-100.0)) != 0
+
+
+GELU = [-5.9195258702261885e-09, -0.15865525393145705, 2.4844758366855597]
+
+
 def test_saturation_neither_overflows_nor_warns() -> None:
     far = np.array([-1e4, 1e4])
     assert reference.sigmoid(far).tolist() == [0, 1]
     assert reference.sigmoid_derivative(far).tolist() == [0, 0]
     logits = np.array([[1e4, -1e4], [-1e4, 1e4]])
     assert reference.cross_entropy(np.array([0, 0]), logits) == pytest.approx(1e4)
+    assert reference.binary_cross_entropy(np.array([[1.0, 0.0], [1.0, 1.0]]), logits) == 5e3
     assert reference.softmax(logits).tolist() == [[1, 0], [0, 1]]
 
 
@@ -75,6 +102,37 @@ def test_mse_derivative_is_k_times_the_derivative_of_mse() -> None:
     numeric = central(lambda p: float(reference.mse(TARGETS, p)), OUTPUTS)
     assert agree(reference.mse_derivative(TARGETS, OUTPUTS), 3 * numeric)
     assert not agree(reference.mse_derivative(TARGETS, OUTPUTS), numeric)
+
+
+@pytest.mark.parametrize("name", ["mse", "mae", "huber"])
+def test_derivatives_of_the_means_over_elements(name: str) -> None:
+    function, derivative = getattr(reference, name), getattr(reference, f"{name}_derivative")
+    targets = TARGETS * 2  # differences on both sides of 1
+    assert {True, False} == set((np.abs(OUTPUTS - targets) > 1).ravel().tolist())
+    numeric = central(lambda p: float(function(targets, p)), OUTPUTS)
+    assert agree(derivative(targets, OUTPUTS), 3 * numeric)
+    for wrong in (derivative(targets, OUTPUTS) / 3, -derivative(targets, OUTPUTS), 2 * (OUTPUTS - targets) / 4):
+        assert not agree(wrong, 3 * numeric)
+
+
+def test_binary_cross_entropy_derivative() -> None:
+    targets = reference.sigmoid(TARGETS)
+    targets[0], targets[1] = 0, 1
+    numeric = central(lambda z: float(reference.binary_cross_entropy(targets, z)), OUTPUTS)
+    assert agree(reference.binary_cross_entropy_derivative(targets, OUTPUTS), numeric)
+    for wrong in (reference.sigmoid(OUTPUTS) / 5, reference.binary_cross_entropy_derivative(targets, OUTPUTS) / 3):
+        assert not agree(wrong, numeric)
+    plain = -targets * np.log(reference.sigmoid(OUTPUTS)) - (1 - targets) * np.log(reference.sigmoid(-OUTPUTS))
+    assert reference.binary_cross_entropy(targets, OUTPUTS) == pytest.approx(plain.sum() / 5, rel=1e-14)
+
+
+def test_losses_by_hand() -> None:
+    y, p = np.array([[0.0, 1.0], [3.0, -1.0]]), np.array([[0.5, 3.0], [3.0, -2.0]])  # d: 1/2, 2, 0, -1
+    assert reference.mae(y, p) == 3.5 / 4
+    assert reference.mae_derivative(y, p).tolist() == [[0.5, 0.5], [0, -0.5]]
+    assert reference.huber(y, p) == (0.125 + 1.5 + 0 + 0.5) / 4
+    assert reference.huber_derivative(y, p).tolist() == [[0.25, 0.5], [0, -0.5]]
+    assert reference.binary_cross_entropy(np.array([[1.0, 0.0]]), np.zeros((1, 2))) == 2 * np.log(2)
 
 
 def test_cross_entropy_derivative() -> None:
@@ -145,6 +203,23 @@ def test_momentum_by_hand() -> None:
         reference.sgd_update(p, np.array([4.0]), v, 0.25, 0.5, False)
     assert v.tolist() == [6.0]  # 4, then 0.5 * 4 + 4
     assert p.tolist() == [1 - 1 - 1.5]
+
+
+def test_nesterov_by_hand() -> None:
+    """PyTorch's form: the step is g + mu v with the new v."""
+    p, v = np.array([1.0]), np.array([2.0])
+    reference.sgd_update(p, np.array([4.0]), v, 0.25, 0.5, True)
+    assert v.tolist() == [5.0]  # 0.5 * 2 + 4
+    assert p.tolist() == [1 - 0.25 * (4 + 0.5 * 5)]
+
+
+def test_weight_decay_is_decoupled() -> None:
+    """AdamW's first step: parameters shrink by rate times decay, whatever the gradient, and move by the rate."""
+    for gradient in (1e-3, -1e4):
+        p, m, v = np.array([2.0]), np.zeros(1), np.zeros(1)
+        reference.adam_update(p, np.array([gradient]), m, v, 0.01, 0.9, 0.999, 1e-12, 0.5, 1)
+        assert p[0] == pytest.approx(2 - 0.01 * 0.5 * 2 - 0.01 * np.sign(gradient), rel=1e-8)
+        assert m[0] == pytest.approx(0.1 * gradient)
 
 
 def test_adams_first_step_is_the_rate_whatever_the_gradient() -> None:
