@@ -1,10 +1,17 @@
 """History: the curves of a training run.
 
-Imports the standard library only.
+Imports `diagnosis` and `storage`; matplotlib only when a plot is asked for.
 """
 
+import io
 import math
 from collections.abc import Iterator, Mapping
+from typing import Any
+
+from .diagnosis import diagnose
+from .storage import Path, replacing
+
+_LOG_FROM = 20.0  # a range of more than this factor is drawn on a logarithmic scale
 
 
 class History(Mapping[str, list[float]]):
@@ -21,6 +28,17 @@ class History(Mapping[str, list[float]]):
     best_epoch : int or None
         The epoch, counted from 0, of the smallest ``val_loss``, or of the smallest ``loss`` where there was
         no validation; the first of equals. None before any finite loss.
+
+    Examples
+    --------
+    >>> from fastnet import History
+    >>> history = History()
+    >>> for epoch in range(40):
+    ...     history.append({"loss": 1 / (epoch + 1), "val_loss": 0.5 + (epoch - 20) ** 2 / 1000})
+    >>> history.best_epoch
+    20
+    >>> history.diagnosis()[:28]
+    'Overfitting since epoch 20: '
     """
 
     def __init__(self) -> None:
@@ -54,6 +72,112 @@ class History(Mapping[str, list[float]]):
             (value, epoch) for epoch, value in enumerate(self._curves.get(self.watched, ())) if math.isfinite(value)
         ]
         return min(finite)[1] if finite else None
+
+    def diagnosis(self, baseline: float | None = None) -> str:
+        """Say in words how training went, and what to do.
+
+        Parameters
+        ----------
+        baseline : float, optional
+            The loss of always predicting the same, such as the variance of the targets for mse. With it a
+            network that learns nothing is told from one that learnt all in its first epoch.
+
+        Returns
+        -------
+        str
+            A sentence or two. The first that holds, epochs counted from 0:
+
+            - diverged: the last loss is not finite, or the loss ends above twice its first value;
+            - too few epochs to judge by: fewer than 5;
+            - overfitting since epoch N: ``val_loss`` ends more than 5% above its lowest, and ``loss`` has not
+              risen meanwhile;
+            - still falling: ``val_loss``, or ``loss`` where there was no validation, fell by more than 2% over
+              the last third of the epochs;
+            - underfitting: it no longer falls, and ``loss`` ends less than 10% below the baseline, or without
+              one below its first epoch;
+            - converged since epoch N: none of these.
+
+            Values are medians over a tenth of the epochs, and a difference counts only if it is also 4
+            times as large as the curve's own noise explains.
+        """
+        return diagnose(self._curves.get("loss", ()), self._curves.get("val_loss", ()), baseline).words
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draw ``loss`` and ``val_loss``, with the best epoch marked (``pip install "fastnet-jit[plot]"``).
+
+        The scale is logarithmic where the largest value is more than 20 times the smallest.
+
+        Parameters
+        ----------
+        ax : matplotlib.axes.Axes, optional
+            Where to draw; by default a new figure of pyplot's. It is not shown: that is ``pyplot.show()``.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is not installed.
+        ValueError
+            If no value is finite, so that there is nothing to draw.
+        """
+        try:
+            from matplotlib.ticker import MaxNLocator
+        except ImportError:
+            raise ImportError('plots need the package matplotlib: pip install "fastnet-jit[plot]"') from None
+        drawn = {name: self._curves[name] for name in ("loss", "val_loss") if name in self._curves}
+        values = [value for curve in drawn.values() for value in curve if math.isfinite(value)]
+        if not values:
+            raise ValueError("there is nothing to plot: no epoch has a finite loss")
+        if ax is None:
+            from matplotlib import pyplot
+
+            ax = pyplot.subplots(figsize=(7, 4.2), layout="constrained")[1]
+        for (name, curve), colour in zip(drawn.items(), ("#4477aa", "#cc6644"), strict=False):
+            finite = [value if math.isfinite(value) else math.nan for value in curve]
+            mark = "o" if self.epochs < 12 else None
+            label = {"loss": "loss (training)", "val_loss": "val_loss (validation)"}[name]
+            ax.plot(range(self.epochs), finite, color=colour, label=label, marker=mark, markersize=3, linewidth=1.6)
+        best = self.best_epoch
+        if best is not None:
+            value = self._curves[self.watched][best]
+            ax.axvline(best, color="0.6", linewidth=0.8, linestyle=":", zorder=0)
+            label = f"best: epoch {best}, {self.watched} {value:.4g}"
+            ax.plot([best], [value], "o", color="black", markersize=6, markerfacecolor="none", label=label)
+        if min(values) > 0 and max(values) > _LOG_FROM * min(values):
+            ax.set_yscale("log")
+        elif min(values) >= 0:
+            ax.set_ylim(bottom=0)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.set_xlabel("epoch")
+        ax.set_ylabel("loss" + (" (log scale)" if ax.get_yscale() == "log" else ""))
+        ax.grid(alpha=0.25)
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.legend(frameon=False)
+        return ax
+
+    def to_csv(self, path: Path) -> None:
+        """Write all curves to a CSV file, one row an epoch; what was not measured is left empty.
+
+        Parameters
+        ----------
+        path : str or path-like
+            An existing file is replaced, all or nothing.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be written.
+        """
+        text = io.StringIO()
+        text.write(",".join(["epoch", *self._curves]) + "\n")
+        for epoch in range(self.epochs):
+            row = [curve[epoch] for curve in self._curves.values()]
+            text.write(",".join([str(epoch), *("" if math.isnan(value) else repr(value) for value in row)]) + "\n")
+        with replacing(path) as file:
+            file.write(text.getvalue().encode())
 
     def append(self, row: Mapping[str, float]) -> None:
         """Add an epoch's row."""

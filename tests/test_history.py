@@ -1,6 +1,9 @@
-"""History: a mapping of curves, and the best epoch."""
+"""History: a mapping of curves, and the best epoch; CSV and plot."""
 
 import math
+import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -57,3 +60,65 @@ def test_truncate_forgets_the_last_epochs() -> None:
 def test_repr() -> None:
     assert repr(filled({"loss": 0.25})) == "History(epochs=1, best_epoch=0, loss=0.25)"
     assert repr(History()) == "History(epochs=0, best_epoch=None)"
+
+
+# -------------------------------------------------------------------------------------------- CSV and plot
+
+
+def test_to_csv(tmp_path: Path) -> None:
+    history = filled({"loss": 0.1}, {"loss": 1 / 3, "val_loss": math.inf}, {"loss": 1e-30, "val_loss": 2})
+    history.to_csv(tmp_path / "h.csv")
+    assert (tmp_path / "h.csv").read_text().splitlines() == [
+        "epoch,loss,val_loss",
+        "0,0.1,",
+        f"1,{1 / 3!r},inf",
+        "2,1e-30,2.0",
+    ]
+    with pytest.raises(FileNotFoundError, match="there is no folder"):
+        history.to_csv(tmp_path / "no" / "h.csv")
+
+
+def drawn(history: History) -> Any:
+    figure = pytest.importorskip("matplotlib.figure").Figure()
+    return history.plot(figure.add_subplot())
+
+
+def test_plot_shows_the_curves_and_the_best_epoch() -> None:
+    ax = drawn(filled(*({"loss": 3 - t, "val_loss": [2.5, 1.5, 2.0][t]} for t in range(3))))
+    labels = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert labels == ["loss (training)", "val_loss (validation)", "best: epoch 1, val_loss 1.5"]
+    by_label = {line.get_label(): line for line in ax.lines}
+    assert list(by_label["loss (training)"].get_ydata()) == [3, 2, 1]
+    assert list(by_label["val_loss (validation)"].get_xdata()) == [0, 1, 2]
+    assert list(by_label[labels[2]].get_xdata()) == [1]
+    assert ax.get_yscale() == "linear"
+    assert ax.get_ylim()[0] == 0
+
+
+def test_plot_is_logarithmic_where_that_helps() -> None:
+    assert drawn(filled({"loss": 1}, {"loss": 0.01})).get_yscale() == "log"
+    assert drawn(filled({"loss": 1}, {"loss": 0.01}, {"loss": 0})).get_yscale() == "linear"
+
+
+def test_plot_leaves_out_what_is_not_finite() -> None:
+    ax = drawn(filled({"loss": 1, "val_loss": math.inf}, {"loss": math.nan, "val_loss": 2}))
+    assert math.isnan(ax.lines[1].get_ydata()[0])
+    with pytest.raises(ValueError, match="nothing to plot"):
+        drawn(filled({"loss": math.nan}))
+    with pytest.raises(ValueError, match="nothing to plot"):
+        drawn(History())
+
+
+def test_plot_makes_a_figure_of_its_own_and_never_shows_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    pyplot.switch_backend("agg")
+    monkeypatch.setattr(pyplot, "show", lambda *_: pytest.fail("shown"))
+    ax = filled({"loss": 1}).plot()
+    assert ax.figure.number in pyplot.get_fignums()
+    pyplot.close(ax.figure)
+
+
+def test_a_missing_matplotlib_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.ticker", None)
+    with pytest.raises(ImportError, match=r'pip install "fastnet-jit\[plot\]"'):
+        filled({"loss": 1}).plot()

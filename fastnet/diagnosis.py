@@ -1,0 +1,167 @@
+"""What the curves of a run say, in words, by stated rules.
+
+Imports the standard library only.
+
+Noise is measured, not guessed: sigma is 1.4826 times the median of |x[t] - (x[t-1] + x[t+1]) / 2| over the
+later half of a curve, over sqrt(1.5): what a straight line would not explain. A curve is compared with itself
+by medians over a tenth of the epochs (at least 3), whose own error is about 1.25 sigma / sqrt(their number).
+A fall is the slope of a straight line by least squares, and its error that of the slope. Nothing is said to rise
+or fall unless it does so both by a share that matters and by several such errors.
+"""
+
+import math
+from collections.abc import Sequence
+from statistics import fmean, median
+from typing import NamedTuple
+
+LEAST_EPOCHS = 5
+RISE = 0.05
+"""Overfitting: validation has risen by more than this share from its lowest."""
+FALL = 0.02
+"""Still falling: by more than this share over the last third of the epochs."""
+LEARNT = 0.1
+"""Underfitting: the loss has levelled off less than this share below where it began, or below the baseline."""
+ERRORS = 4.0
+"""A difference of fewer standard errors is noise; of 6 where it is that from the lowest of many values."""
+BLOWN_UP = 2.0
+"""Diverged: the loss ends at more than so many times its first value."""
+_NOTHING = 1e-4  # of the first value: a loss below that is as good as none
+
+
+class Diagnosis(NamedTuple):
+    """The verdict in a word, and in a sentence or two with what to do."""
+
+    kind: str
+    words: str
+
+
+class _Curve:
+    """A curve without gaps, smoothed, and its noise."""
+
+    def __init__(self, values: Sequence[float]) -> None:
+        self.values = list(values)
+        count = len(self.values)
+        self.width = max(3, count // 10)
+        half = self.width // 2
+        # At both ends the window does not shrink, it stays: else the last value would be compared with itself.
+        starts = (min(max(0, t - half), count - self.width) for t in range(count))
+        self.smooth = [median(self.values[start : start + self.width]) for start in starts]
+        self.end = self.smooth[-1]
+        later = self.values[min(count // 2, max(0, count - 8)) :]
+        bends = [abs(later[t] - (later[t - 1] + later[t + 1]) / 2) for t in range(1, len(later) - 1)]
+        self.sigma = 1.4826 * median(bends) / math.sqrt(1.5)
+        self.floor = max(_NOTHING * abs(self.values[0]), 1e-300)
+
+    def error(self, count: int) -> float:
+        """Of a median over so many epochs."""
+        return 1.25 * self.sigma / math.sqrt(count)
+
+    def level(self, value: float) -> float:
+        """What a difference is a share of."""
+        return max(abs(value), self.floor)
+
+    def fall(self) -> tuple[float, int]:
+        """By which share of its level the last third fell along a line, 0 where that is noise; its length."""
+        tail = self.values[-max(6, len(self.values) // 3) :]
+        count, middle, mean = len(tail), (len(tail) - 1) / 2, fmean(tail)
+        spread = sum((t - middle) ** 2 for t in range(count))
+        slope = sum((t - middle) * (value - mean) for t, value in enumerate(tail)) / spread
+        rest = sum((value - mean - slope * (t - middle)) ** 2 for t, value in enumerate(tail)) / max(1, count - 2)
+        few = count / max(1, count - 2)  # whose scatter tells less of their noise
+        if abs(slope) <= few * ERRORS * max(self.sigma, math.sqrt(rest)) / math.sqrt(spread):
+            return 0.0, count
+        return -slope * (count - 1) / self.level(mean), count
+
+
+def diagnose(loss: Sequence[float], validation: Sequence[float], baseline: float | None = None) -> Diagnosis:
+    """Judge a run by its curves.
+
+    Parameters
+    ----------
+    loss, validation : sequence of float
+        One value an epoch, NaN where none was measured; validation may be empty. Only what comes after the
+        last epoch with a loss that is not finite is judged.
+    baseline : float, optional
+        The loss of always predicting the same; underfitting is measured against it, else against the first epoch.
+
+    Returns
+    -------
+    Diagnosis
+        The first that holds:
+
+        - diverged: the last epoch's loss is not finite, or the loss ends above twice its first value;
+        - too short: fewer than 5 epochs;
+        - overfitting: validation ends more than 5% above its lowest, while the loss has not risen since;
+        - falling: validation (or the loss, without) fell by more than 2% over the last third of the epochs;
+        - underfitting: it has levelled off, with the loss less than 10% (or 4 sigma) below the baseline;
+        - converged: none of these; since the epoch from which it stays within 2% of its end, or within noise.
+    """
+    epochs = len(loss)
+    if not epochs:
+        return Diagnosis("untrained", "No epoch has been trained yet.")
+    measured = [*validation, *[math.nan] * (epochs - len(validation))]
+    lost = math.isnan(measured[-1]) and epochs > 1 and all(map(math.isfinite, measured[:-1]))
+    if not math.isfinite(loss[-1]) or math.isinf(measured[-1]) or lost:
+        words = (
+            f"Diverged in epoch {epochs - 1}: the loss is no longer finite. Lower the learning rate, or scale the data."
+        )
+        return Diagnosis("diverged", words)
+    first = max((t + 1 for t in range(epochs) if not math.isfinite(loss[t])), default=0)
+    if epochs - first < LEAST_EPOCHS:
+        words = f"Only {epochs - first} epochs: too few to judge by. Train for at least {LEAST_EPOCHS}."
+        return Diagnosis("too short", words)
+    train = _Curve(loss[first:])
+    if train.end > BLOWN_UP * train.level(loss[first]):
+        words = (
+            f"Diverged: the loss has risen from {loss[first]:.3g} in epoch {first} to {train.end:.3g}. Lower the "
+            "learning rate, or scale the data."
+        )
+        return Diagnosis("diverged", words)
+    kept = [t for t in range(first, epochs) if math.isfinite(measured[t])]
+    validated = len(kept) >= LEAST_EPOCHS and kept[-1] == epochs - 1
+    if validated:
+        found = _overfitting(train, _Curve([measured[t] for t in kept]), kept, first)
+        if found:
+            return found
+    name, curve = ("val_loss", _Curve([measured[t] for t in kept])) if validated else ("loss", train)
+    return _levelled(name, curve, kept if validated else range(first, epochs), train, baseline)
+
+
+def _overfitting(train: _Curve, curve: _Curve, epochs: Sequence[int], first: int) -> Diagnosis | None:
+    lowest = min(range(len(epochs)), key=curve.smooth.__getitem__)
+    low, rise = curve.smooth[lowest], curve.end - curve.smooth[lowest]
+    error = curve.error(curve.width) * math.sqrt(2)
+    since = train.smooth[epochs[lowest] - first]
+    rose = rise > RISE * curve.level(low) and rise > 1.5 * ERRORS * error
+    if not rose or lowest >= len(epochs) - curve.width or train.end > since + ERRORS * train.error(train.width):
+        return None
+    words = (
+        f"Overfitting since epoch {epochs[lowest]}: val_loss has risen by {rise / curve.level(low):.0%} from there, "
+        f"from {low:.3g} to {curve.end:.3g}, while loss has not. Stop there (patience does), or use more data, l2 "
+        "or a smaller network."
+    )
+    return Diagnosis("overfitting", words)
+
+
+def _levelled(name: str, curve: _Curve, epochs: Sequence[int], train: _Curve, baseline: float | None) -> Diagnosis:
+    fall, count = curve.fall()
+    if fall > FALL:
+        words = (
+            f"Still falling: {name} fell by {fall:.0%} over the last {count} epochs, to {curve.end:.3g}. Train longer."
+        )
+        return Diagnosis("falling", words)
+    start = train.values[0] if baseline is None else baseline
+    if start - train.end <= max(LEARNT * start, 0.0 if baseline else ERRORS * train.sigma):
+        against = "its first epoch's" if baseline is None else "that of always predicting the same"
+        share = 1 - train.end / start
+        where = f"{share:.0%} below {against}" if share > 0 else f"not below {against}"
+        words = (
+            f"Underfitting: loss has levelled off at {train.end:.3g}, {where} ({start:.3g}). Use a larger network, "
+            "inputs that say more, or another learning rate."
+        )
+        return Diagnosis("underfitting", words)
+    reach = max(FALL * curve.level(curve.end), 3 * curve.error(1))
+    away = [t for t, value in enumerate(curve.smooth) if abs(value - curve.end) > reach]
+    since = epochs[min(away[-1] + 1, len(epochs) - 1)] if away else epochs[0]
+    words = f"Converged: {name} has stayed near {curve.end:.3g} since epoch {since}. More epochs will hardly help."
+    return Diagnosis("converged", words)

@@ -1,0 +1,144 @@
+"""The diagnosis: curves made to show each verdict, with noise that must not flip it."""
+
+import math
+import random
+
+import pytest
+
+from fastnet import History
+from fastnet.diagnosis import diagnose
+
+NAN, INF = math.nan, math.inf
+Curve = list[float]
+
+
+def decay(epochs: int, height: float, floor: float, time: float) -> Curve:
+    return [floor + height * math.exp(-t / time) for t in range(epochs)]
+
+
+def rising(curve: Curve, since: int, slope: float) -> Curve:
+    return [value + slope * max(0, t - since) for t, value in enumerate(curve)]
+
+
+CASES = [
+    # kind, loss, val_loss
+    ("falling", decay(60, 1, 0, 60), []),
+    ("falling", decay(60, 1, 0.05, 50), decay(60, 1.1, 0.1, 50)),
+    ("falling", [(t + 1) ** -0.5 for t in range(100)], []),
+    ("falling", decay(10, 1, 0, 8), decay(10, 1, 0.05, 8)),
+    ("falling", decay(6, 1, 0, 8), []),
+    ("converged", decay(100, 1, 0.2, 8), []),
+    ("converged", decay(60, 1, 0.2, 5), decay(60, 1, 0.3, 5)),
+    ("converged", decay(400, 3, 0.2, 20), decay(400, 3, 0.25, 20)),
+    ("converged", decay(20, 1, 0.2, 1.5), []),
+    ("overfitting", decay(100, 1, 0.01, 15), rising(decay(100, 1, 0.3, 8), 25, 0.004)),
+    ("overfitting", decay(40, 1, 0.05, 10), rising(decay(40, 1, 0.3, 5), 12, 0.01)),
+    ("overfitting", decay(300, 1, 0.01, 60), rising(decay(300, 1, 0.3, 20), 80, 0.002)),
+    ("underfitting", [0.7] * 50, [0.71] * 50),
+    ("underfitting", decay(50, 0.03, 0.69, 4), decay(50, 0.03, 0.69, 4)),
+    ("underfitting", [2.3] * 20, []),
+    ("diverged", [1.1**t for t in range(40)], []),
+    ("diverged", [1.3**t for t in range(12)], [1.5**t for t in range(12)]),
+]
+
+
+@pytest.mark.parametrize(("kind", "loss", "validation"), CASES)
+@pytest.mark.parametrize("scale", [1e-6, 1, 1e6])
+def test_each_curve_is_what_it_was_made_to_show(kind: str, loss: Curve, validation: Curve, scale: float) -> None:
+    found = diagnose([scale * value for value in loss], [scale * value for value in validation])
+    assert found.kind == kind
+    assert "\n" not in found.words
+    assert found.words.endswith(".")
+
+
+@pytest.mark.parametrize(("kind", "loss", "validation"), CASES)
+def test_noise_does_not_flip_it(kind: str, loss: Curve, validation: Curve) -> None:
+    for seed in range(100):
+        noise = random.Random(seed)
+        for size in (0.003, 0.01, 0.02):
+            noisy = [[value * (1 + size * noise.gauss(0, 1)) for value in curve] for curve in (loss, validation)]
+            found = diagnose(*noisy)
+            assert found.kind == kind, (seed, size, found)
+
+
+def test_a_spike_does_not_flip_it() -> None:
+    loss, validation = decay(60, 1, 0.2, 5), decay(60, 1, 0.3, 5)
+    for at in (20, 45, 59):
+        spiked = [*validation]
+        spiked[at] *= 3
+        assert diagnose(loss, spiked).kind == "converged"
+
+
+def test_even_noise_alone_is_rarely_said_to_rise_or_fall() -> None:
+    for kind in ("overfitting", "falling"):
+        found = 0
+        for seed in range(300):
+            noise = random.Random(seed)
+            flat = [[1 + 0.1 * noise.gauss(0, 1) for _ in range(50)] for _ in range(2)]
+            found += diagnose(*flat, baseline=5.0).kind == kind
+        assert found <= 3, kind
+
+
+def test_the_epoch_and_the_amount_are_right() -> None:
+    loss, validation = decay(100, 1, 0.01, 15), rising([0.5] * 100, 40, 0.01)
+    validation[:40] = [0.5 + 0.02 * (40 - t) for t in range(40)]
+    words = diagnose(loss, validation).words
+    assert words.startswith("Overfitting since epoch 40: val_loss has risen by")
+    assert "from 0.5" in words
+    assert "patience" in words
+    assert "l2" in words
+    # Ends at 0.5 + 0.59, of which the median over the last ten epochs is 0.045 short; the lowest is a median too.
+    assert 100 < float(words.split("risen by ")[1].split("%")[0]) < 112
+    assert "since epoch 30" in diagnose([1 - 0.02 * t if t < 30 else 0.4 for t in range(90)], []).words
+
+
+def test_rising_together_is_not_overfitting() -> None:
+    assert diagnose(rising([1.0] * 60, 20, 0.01), rising([1.2] * 60, 20, 0.01)).kind != "overfitting"
+
+
+@pytest.mark.parametrize(
+    ("loss", "validation", "words"),
+    [
+        ([], [], "No epoch has been trained yet"),
+        ([1.0, 0.5], [], "Only 2 epochs: too few to judge by. Train for at least 5"),
+        ([1.0, INF], [], "Diverged in epoch 1: the loss is no longer finite. Lower the learning rate"),
+        ([NAN], [NAN], "Diverged in epoch 0"),
+        ([1.0, 0.9], [1.0, NAN], "Diverged in epoch 1"),
+        ([1.0, 0.9], [1.0, INF], "Diverged in epoch 1"),
+        ([1.0, INF, 0.9, 0.8, 0.7], [], "Only 3 epochs"),
+        ([0.0] * 10, [], "Underfitting: loss has levelled off at 0, not below"),
+    ],
+)
+def test_odd_curves(loss: Curve, validation: Curve, words: str) -> None:
+    assert diagnose(loss, validation).words.startswith(words)
+
+
+def test_gaps_are_left_out() -> None:
+    loss = decay(60, 1, 0.2, 5)
+    gaps = [value if t % 3 == 2 else NAN for t, value in enumerate(rising(decay(60, 1, 0.3, 5), 15, 0.01))]
+    assert diagnose(loss, gaps).kind == "overfitting"
+    assert diagnose(loss, [*gaps[:50], *[NAN] * 10]).kind == "converged", "validation stopped: the loss tells"
+
+
+def test_with_a_baseline_learning_in_the_first_epoch_is_not_underfitting() -> None:
+    loss = [0.30, *[0.29] * 20]
+    assert diagnose(loss, []).kind == "underfitting"
+    assert diagnose(loss, [], baseline=1.0).kind == "converged"
+    found = diagnose([5, 2, *[0.97] * 20], [], baseline=1.0)
+    assert found.words.startswith("Underfitting: loss has levelled off at 0.97, 3% below that of always predicting")
+
+
+def test_any_curve_has_a_diagnosis() -> None:
+    noise = random.Random(0)
+    for _ in range(2000):
+        values = [0.0, 1.0, -1.0, 1e300, 1e-300, NAN, INF, -INF, noise.random()]
+        loss, validation = ([noise.choice(values) for _ in range(noise.randrange(12))] for _ in range(2))
+        assert diagnose(loss, validation[: len(loss)]).words
+
+
+def test_a_history_says_it() -> None:
+    history = History()
+    for value in decay(100, 1, 0.2, 8):
+        history.append({"loss": value})
+    assert history.diagnosis().startswith("Converged: loss has stayed near 0.2 since epoch ")
+    assert History().diagnosis() == "No epoch has been trained yet."
