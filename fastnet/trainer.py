@@ -22,7 +22,7 @@ from .history import History
 from .kernels import doors, rng, schedules
 from .kernels.contracts import Array
 from .kernels.engine import Descent, Engine, begin, rewind
-from .kernels.plan import DONE, EPOCH, PROGRESS_SIZE, ROW, SLICE_ROWS, STEP, TOTALS_SIZE
+from .kernels.plan import EPOCH, PROGRESS_SIZE, ROW, SLICE_ROWS, STEP, TOTALS_SIZE
 from .kernels.threads import at_most
 from .network import Network
 from .optimizers import SGD, Adam, Optimizer, Schedule

@@ -1,6 +1,7 @@
 """Engine: a network at work. It owns the workspace of one network at one batch size, and calls who computes.
 
-Imports `plan`, `epoch` and its NumPy twin `reference_epoch`, `threads` and `_jit`. Arrays that arrive here have been
+Imports `plan`, `epoch` and its NumPy twin `reference_epoch`, the kernels that an epoch calls by address, `threads`,
+`variants` and `_jit`. Arrays that arrive here have been
 checked: C-contiguous, of the parameters' dtype, labels int64, weights float64.
 """
 
@@ -11,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from . import activations, epoch, loops, losses, operations, reference_epoch, simd
+from . import activations, epoch, loops, losses, reference_epoch, simd
 from ._jit import COMPILES
 from ._jit import address as kernel_address
 from .elementwise import BINARY_CROSS_ENTROPY, CROSS_ENTROPY, IDENTITY, RELU
@@ -76,6 +77,7 @@ from .plan import (
     transposed_size,
 )
 from .threads import SHARED, team
+from .variants import highest
 
 __all__ = ["Descent", "Engine", "begin", "rewind"]
 
@@ -160,6 +162,7 @@ class Engine:
         lanes = VECTOR // dtype.itemsize
         rows = slice_rows(batch)
         code = LOSSES[loss]
+        self._rung = rung
         self._compiled = COMPILES and rung != "reference"
         self._outputs = layer_sizes[-1]
         layers, workspace = layer_table(layer_sizes, codes, rows, lanes)
@@ -277,8 +280,10 @@ class Engine:
         out = np.empty((len(X), self._outputs), X.dtype)
         self._advance(self._aside(), PREDICT, X, None, None, None, out, None, 0, None)
         if probabilities:
-            squash = operations.softmax if self.plan.book[LOSS] == CROSS_ENTROPY else operations.sigmoid
-            out = squash(out, variant="auto" if self._compiled else "reference")
+            if self.plan.book[LOSS] == CROSS_ENTROPY:
+                highest("softmax", self._rung)(out, out)
+            else:
+                highest("sigmoid", self._rung)(out.reshape(-1), out.reshape(-1))
         return out
 
     def _aside(self) -> Plan:

@@ -319,16 +319,16 @@ def _weights_piece(
     layers = _matrix(_INT, book[LAYERS], book[LAYER_COUNT], LAYER_COLUMNS)
     pieces = _matrix(_INT, book[PIECES], book[PIECE_COUNT], 3)
     hyper = _vector(_DOUBLE, book[HYPER], 6)
-    l, top, bottom = pieces[piece, 0], pieces[piece, 1], pieces[piece, 2]
-    n, k, height = layers[l, N], layers[l, K], bottom - top
-    w_start, b_start = layers[l, W] + top * n, layers[l, B] + top
+    at, top, bottom = pieces[piece, 0], pieces[piece, 1], pieces[piece, 2]
+    n, k, height = layers[at, N], layers[at, K], bottom - top
+    w_start, b_start = layers[at, W] + top * n, layers[at, B] + top
     none = (np.intp(0), np.intp(0))
     clips = hyper[CLIP] < math.inf
     fused = book[OPTIMIZER] == PLAIN and first and last and not clips and hyper[L2] == 0
 
     if rows > 0:
-        inputs = x if l == 0 else book[WORKSPACE] + layers[max(0, l - 1), A] * item
-        dz = (book[WORKSPACE] + (layers[l, D] + top) * item, item, k * item)
+        inputs = x if at == 0 else book[WORKSPACE] + layers[max(0, at - 1), A] * item
+        dz = (book[WORKSPACE] + (layers[at, D] + top) * item, item, k * item)
         c = (book[PARAMETERS if fused else GRADIENT] + w_start * item, n * item)
         start = c if fused or not first else none
         factor = dtype.type(-rate) if fused else dtype.type(1)
@@ -359,10 +359,10 @@ def _weights_piece(
             for i in range(height * n):
                 gradient[i] += l2 * parameters[i]
         if rows > 0 and clips:
-            norms = _vector(_DOUBLE, book[NORMS], layers[l, NEURONS] + bottom)
+            norms = _vector(_DOUBLE, book[NORMS], layers[at, NEURONS] + bottom)
             for j in range(height):
                 b_j = np.float64(biases[j])
-                norms[layers[l, NEURONS] + top + j] = _square_sum(gradient[j * n : (j + 1) * n]) + b_j * b_j
+                norms[layers[at, NEURONS] + top + j] = _square_sum(gradient[j * n : (j + 1) * n]) + b_j * b_j
         else:
             if 0 < scale < 1:
                 factor = dtype.type(scale)
@@ -376,7 +376,7 @@ def _weights_piece(
                     _update(dtype, book, hyper, w_start, height * n, step, rate)
                 _update(dtype, book, hyper, b_start, height, step, rate)
             row = -(-k // lanes) * lanes * item
-            w, t = book[PARAMETERS] + layers[l, W] * item, book[TRANSPOSED] + layers[l, T] * item
+            w, t = book[PARAMETERS] + layers[at, W] * item, book[TRANSPOSED] + layers[at, T] * item
             for j in range(top, bottom, lanes):
                 for i in range(0, n, lanes):
                     source, target = w + (j * n + i) * item, t + i * row + j * item

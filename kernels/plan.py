@@ -48,8 +48,8 @@ LAYER_COLUMNS = 10
 # Places in `Plan.hyper`. BETA1 is the momentum of SGD; no CLIP is infinity.
 BETA1, BETA2, EPSILON, DECAY, L2, CLIP = range(6)
 
-# Places in `Plan.progress`: rows and steps behind, rows behind with the slices of an unfinished step, right answers, and
-# the number of the epoch that this is about.
+# Places in `Plan.progress`: rows and steps behind, rows behind with the slices of an unfinished step, right answers,
+# and the number of the epoch that this is about.
 ROW, STEP, DONE, RIGHT, SLICES_RIGHT, EPOCH = range(6)
 PROGRESS_SIZE = 6
 
@@ -81,8 +81,8 @@ class Plan(NamedTuple):
         Codes, sizes, and for compiled code the addresses of the arrays below, of kernels, and of a call's data: one
         argument instead of sixteen arrays, whose hundred words every function would hand on.
     layers : int64, shape (L, LAYER_COLUMNS)
-        Sizes n and k, the activation's code, the offsets of W and b in ``parameters``, of W^T in ``transposed``, of A, Z
-        and dZ in ``workspace``, and the number of neurons in the layers before.
+        Sizes n and k, the activation's code, the offsets of W and b in ``parameters``, of W^T in ``transposed``, of A,
+        Z and dZ in ``workspace``, and the number of neurons in the layers before.
     pieces : int64, shape (pieces, 3)
         A layer and a range of its rows of W: what one thread takes of an update. Never decides about bits.
     hyper : float64

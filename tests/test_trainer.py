@@ -113,7 +113,9 @@ def test_one_epoch_is_the_loop_written_out(optimizer: Any) -> None:
             hyper = (*hyper, getattr(optimizer, "weight_decay", 0.0))
             reference.adam_update(net.parameters, gradient, *state, *hyper, step)
         else:
-            reference.sgd_update(net.parameters, gradient, *state, optimizer.learning_rate, optimizer.momentum, optimizer.nesterov)
+            reference.sgd_update(
+                net.parameters, gradient, *state, optimizer.learning_rate, optimizer.momentum, optimizer.nesterov
+            )
     history = ours.fit(X, Y, epochs=1)
     assert history["loss"][0] == pytest.approx(np.average(losses, weights=rows), rel=1e-12)
     np.testing.assert_allclose(ours.network.parameters, net.parameters, rtol=1e-10, atol=1e-13)
