@@ -228,8 +228,8 @@ def blocking(item: int, m: int, n: int, k: int, a: Any, b: Any) -> Any:
     slices = max(1, -(-k // (KC_BYTES // item)))
     kc = -(-k // slices)
     # A block of B in place is one panel, which loop 2 finds in L2.
-    b_in_place = b[2] == item and (m < FEW_ROWS or kc * n * item <= L2)
-    a_packed = a[1] == item and a[2] != item and m * k * item > L2
+    b_in_place = b[2] == item and (m < FEW_ROWS or kc * n * item <= (L2 if m < 512 else L2 // 2))
+    a_packed = a[1] == item and a[2] != item and m * k * item > (L2 if n < 512 else L2 // 4)
     nc = nr
     if not b_in_place:
         blocks = max(1, -(-n * kc * item // B_BYTES))
