@@ -77,7 +77,7 @@ def apply_derivative(activation: int, Z: Any, out: Any) -> None:
 
 
 @by_address(lambda real: (types.intp, *[types.Array(real, 1, "C")] * 3))
-@jit(internal=True)
+@jit
 def times_derivative(activation: int, A: Any, Z: Any, dZ: Any) -> None:
     """dZ <- dZ * activation'(Z), over vectors of one length; from A where it can be had from that.
 

@@ -1,0 +1,263 @@
+"""The compiled epoch: the table's bits, one compilation for all networks, slices, threads, memory, short calls."""
+
+import gc
+import tracemalloc
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+import test_trainer
+
+from fastnet import SGD, Adam, Network, Trainer
+from fastnet.kernels import activations, engine, epoch, plan, reference, reference_epoch
+from fastnet.kernels.plan import DONE, SLICE_ROWS
+from fastnet.kernels.threads import at_most
+from fastnet.kernels.variants import find
+
+RNG = np.random.default_rng(0)
+NAMES = [activation.name for activation in reference.ACTIVATIONS]
+EXACT = ["identity", "relu", "leaky_relu", "tanh", "gelu", "silu"]
+"""Activations whose derivative has the same bits here as in the table; sigmoid's is A (1 - A) here."""
+
+
+def data(rows: int, sizes: tuple[int, ...], dtype: str) -> tuple[Any, Any]:
+    return tuple(RNG.standard_normal((rows, size)).astype(dtype) for size in (sizes[0], sizes[-1]))  # type: ignore[return-value]
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize("hidden", EXACT)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_gradient_has_the_bits_of_the_tables_functions(dtype: str, hidden: str) -> None:
+    """What trains is what is held against the oracle: its products, activations and losses, called one by one."""
+    sizes = (37, 50, 33, 5)
+    X, y = data(45, sizes, dtype)
+    net = Network(sizes, hidden=hidden, dtype=dtype, seed=1)
+    net.parameters[:] += 0.01  # biases that are not 0
+    codes = [NAMES.index(name) for name in net.activations]
+
+    inputs, Zs = [X], []
+    for W, b, code in zip(net.weights, net.biases, codes, strict=True):
+        A, Z = (np.full((45, len(W)), np.nan, dtype) for _ in range(2))
+        find("dense_forward", "simd")(inputs[-1], W, b, code, A, Z)
+        inputs.append(A)
+        Zs.append(Z)
+    loss, D = np.empty(1), np.empty_like(inputs[-1])
+    find("mse", "simd")(y, inputs[-1], loss)
+    find("mse_derivative", "simd")(y, inputs[-1], D)
+    parts: list[Any] = []
+    for i in reversed(range(3)):
+        W = net.weights[i]
+        dW, db, dX = np.empty_like(W), np.empty(len(W), dtype), np.empty_like(inputs[i])
+        find("dense_backward_batch", "simd")(inputs[i], Zs[i], D, W, codes[i], dW, db, dX)
+        parts = [dW.ravel(), db, *parts]
+        D = dX
+
+    objective, gradient = net.loss_and_gradient(X, y)
+    assert gradient.tobytes() == np.concatenate(parts).tobytes()
+    assert objective == pytest.approx(loss[0] * 5, rel=1e-6)
+    assert net.predict(X).tobytes() == inputs[-1].tobytes()
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_times_derivative(dtype: str, name: str) -> None:
+    """The one kernel of an epoch that is in no variant of the table."""
+    activation = reference.ACTIVATIONS[NAMES.index(name)]
+    Z = (RNG.standard_normal(300) * 5).astype(dtype)
+    dZ = RNG.standard_normal(300).astype(dtype)
+    expected = dZ * activation.derivative(Z.astype(np.float64))
+    A = activation.function(Z).astype(dtype)
+    activations.times_derivative(NAMES.index(name), A, Z.copy(), dZ)
+    np.testing.assert_allclose(dZ, expected, rtol=0, atol=40 * np.finfo(dtype).eps)
+
+
+@pytest.mark.compiled
+def test_one_compilation_serves_every_network() -> None:
+    def train(sizes: tuple[int, ...], hidden: Any, optimizer: Any, loss: str) -> None:
+        X, y = data(70, sizes, "float32")
+        y = y if loss == "mse" else (y > 0).astype("float32")
+        Trainer(Network(sizes, hidden=hidden), loss, optimizer, 16).fit(X, y, 2, validation_split=0.2)
+
+    train((3, 4, 2), "tanh", SGD(0.01), "mse")
+    train((3, 4, 2), "tanh", Adam(), "mse")
+    compiled = [len(f.signatures) for f in (epoch.run, epoch._rows_piece, epoch._weights_piece)]  # type: ignore[attr-defined]
+    train((7, 5, 6, 4, 9, 1), ["relu", "gelu", "sigmoid", "tanh"], SGD(0.01, momentum=0.5), "binary_cross_entropy")
+    train((2, 1), "relu", Adam(), "huber")
+    assert compiled == [len(f.signatures) for f in (epoch.run, epoch._rows_piece, epoch._weights_piece)]  # type: ignore[attr-defined]
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
+@pytest.mark.parametrize("optimizer", [SGD(0.01), Adam()], ids=repr)
+def test_threads_never_change_a_bit(optimizer: Any, loss: str) -> None:
+    """Loss, accuracy, norm and parameters; batches of several slices and a short one at the end; clipping and l2."""
+    rng = np.random.default_rng(1)
+    X = rng.standard_normal((3000, 40)).astype("float32")
+    y = rng.integers(0, 10, 3000) if loss == "cross_entropy" else rng.standard_normal((3000, 10)).astype("float32")
+    runs = []
+    for backend, threads in (("serial", 1), ("parallel", 1), ("parallel", 2), ("parallel", 3), ("parallel", None)):
+        for batch in (100, 2500):
+            net = Network((40, 100, 70, 10))
+            ours = Trainer(net, loss, optimizer, batch, l2=1e-3, clip_norm=0.5, backend=backend, threads=threads)
+            ours.fit(X, y, 2, sample_weight=np.linspace(0, 1, 3000))
+            runs.append((batch, dict(ours.history), net.parameters.tobytes()))
+    assert all(run == other for run in runs[:2] for other in runs if other[0] == run[0])
+
+
+@pytest.mark.parametrize("backend", ["numpy", "serial"])
+def test_slices_add_up_to_the_batch(backend: str) -> None:
+    """A full batch of several slices has the gradient of the batch: held against one NumPy product over all rows."""
+    sizes = (6, 9, 2)
+    X, y = data(2 * SLICE_ROWS + 77, sizes, "float64")
+    net = Network(sizes, hidden="tanh", dtype="float64")
+    ours = Trainer(net, optimizer=SGD(1.0), batch_size=None, shuffle=False, backend=backend)
+    before = net.parameters.copy()
+    (W1, W2), (b1, b2) = ([array.copy() for array in arrays] for arrays in (net.weights, net.biases))
+    A1, Z1 = reference.dense_forward(X, W1, b1, reference.tanh)
+    A2, Z2 = reference.dense_forward(A1, W2, b2, reference.identity)
+    D = reference.mse_derivative(y, A2)
+    dW2, db2, dA1 = reference.dense_backward_batch(A1, Z2, D, W2, reference.identity_derivative)
+    dW1, db1, _ = reference.dense_backward_batch(X, Z1, dA1, W1, reference.tanh_derivative)
+    gradient = np.concatenate([dW1.ravel(), db1, dW2.ravel(), db2])
+    history = ours.fit(X, y, 1)
+    np.testing.assert_allclose(before - net.parameters, gradient, rtol=1e-10, atol=1e-13)
+    assert history["loss"][0] == pytest.approx(reference.mse(y, A2), rel=1e-12)
+
+
+def test_the_workspace_does_not_grow_with_the_data() -> None:
+    few, many = (engine.Engine(np.zeros(30), (4, 5, 1), (1, 0), batch=rows).nbytes for rows in (2 * SLICE_ROWS, 10**7))
+    assert few == many
+
+
+@pytest.mark.compiled
+def test_steady_training_allocates_nothing() -> None:
+    """Some 10000 steps after the first: neither Python's memory nor the process's grows."""
+    X, y = data(2000, (8, 16, 1), "float32")
+    ours = Trainer(Network((8, 16, 1)), batch_size=16)
+    ours.fit(X, y, 5)
+    gc.collect()
+    before_kib = resident_kib()
+    tracemalloc.start()
+    try:
+        ours.fit(X, y, 1)
+        first, _ = tracemalloc.get_traced_memory()
+        ours.fit(X, y, 80)
+        last, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert last - first < 20_000, "80 rows of history and little else"
+    assert resident_kib() - before_kib < 4096
+
+
+def resident_kib() -> int:
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * 4
+    except OSError:
+        pytest.skip("reads Linux's /proc")
+
+
+@pytest.mark.compiled
+def test_a_call_returns_after_a_slice_if_it_must(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python, and with it Ctrl-C, gets its turn between any two slices, also in the middle of a full batch."""
+    monkeypatch.setattr(engine, "CALL_S", 1e-12)
+    X, y = data(5 * SLICE_ROWS, (4, 1), "float32")
+    ours = engine.Engine(np.zeros(5, "float32"), (4, 1), (0,), batch=len(X))
+    ours._rows_per_call = 1
+    stops: list[int] = []
+    run = epoch.run
+    monkeypatch.setattr(epoch, "run", lambda *a: (run(*a), stops.append(int(ours.plan.progress[DONE]))))
+    ours.loss_and_gradient(X, y)
+    assert stops == [SLICE_ROWS * i for i in range(1, 6)]
+
+
+@pytest.mark.parametrize("weight", [1.0, 0.25, 7.0])
+def test_equal_weights_change_nothing(weight: float) -> None:
+    X, y = data(50, (3, 8, 2), "float64")
+    plain, weighted = (Trainer(Network((3, 8, 2), dtype="float64"), optimizer=SGD(0.05), batch_size=9) for _ in "ab")
+    plain.fit(X, y, 3)
+    weighted.fit(X, y, 3, sample_weight=np.full(50, weight))
+    np.testing.assert_allclose(weighted.network.parameters, plain.network.parameters, rtol=1e-12)
+    np.testing.assert_allclose(weighted.history["loss"], plain.history["loss"], rtol=1e-12)
+
+
+@pytest.mark.parametrize("backend", ["numpy", "serial"])
+def test_a_row_of_weight_two_is_two_rows(backend: str) -> None:
+    X, y = data(10, (3, 4, 2), "float64")
+    twice = np.r_[np.arange(10), [3]]
+    runs = []
+    for chosen, weights in ((np.arange(10), np.where(np.arange(10) == 3, 2.0, 1.0)), (twice, None)):
+        ours = Trainer(Network((3, 4, 2), dtype="float64"), optimizer=SGD(0.1), batch_size=None, backend=backend)
+        ours.fit(X[chosen], y[chosen], 4, sample_weight=weights)
+        runs.append(
+            (ours.network.parameters, ours.history["loss"], ours.evaluate(X[chosen], y[chosen], weights)["loss"])
+        )
+    for one, other in zip(*runs, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-12)
+
+
+def test_a_batch_without_weight_moves_nothing() -> None:
+    X, y = data(8, (3, 2), "float64")
+    ours = Trainer(Network((3, 2), dtype="float64"), batch_size=4, shuffle=False)
+    before = ours.network.parameters.copy()
+    ours.fit(X[:4], y[:4], 1, sample_weight=[0, 0, 0, 1])
+    moved = ours.network.parameters.copy()
+    assert not (moved == before).all()
+    ours.fit(X, y, 1, sample_weight=[0, 0, 0, 0, 0, 0, 0, 1])
+    assert np.isfinite(ours.network.parameters).all()
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_pieces_cover_every_row_of_every_layer_once(threads: int) -> None:
+    sizes = (30, 100, 7, 64, 1)
+    pieces = plan.cut_updates(sizes, threads * engine.PIECES, 16)
+    for layer, (_, k) in enumerate(pairwise(sizes)):
+        edges = sorted((top, bottom) for at, top, bottom in pieces.tolist() if at == layer)
+        assert [top for top, _ in edges] == [0, *(bottom for _, bottom in edges[:-1])]
+        assert edges[-1][1] == k
+        assert all(top % 16 == 0 for top, _ in edges), "two threads never write one vector of W^T"
+
+
+MUTANTS = {
+    "forgets l2": (
+        "L2",
+        lambda real: lambda plan, rate: real(plan._replace(hyper=plan.hyper * (1, 1, 1, 1, 0, 1)), rate),
+    ),
+    "half the rate": ("rate", lambda real: lambda plan, rate: real(plan, rate / 2)),
+    "never clips": (
+        "clip",
+        lambda real: lambda plan, rate: real(plan._replace(hyper=plan.hyper * (1, 1, 1, 1, 1, 1e9)), rate),
+    ),
+    "counts steps from 0": (
+        "step",
+        lambda real: lambda plan, rate: real(plan._replace(progress=plan.progress + 1), rate),
+    ),
+}
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize("mutant", MUTANTS)
+def test_the_comparison_of_backends_rejects_wrong_updates(mutant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, make = MUTANTS[mutant]
+    options = {"loss": "mse", "optimizer": Adam(0.01), "l2": 0.1, "clip_norm": 0.3}
+    test_trainer.assert_backends_agree(options, {})
+    monkeypatch.setattr(reference_epoch, "_update", make(reference_epoch._update))
+    with pytest.raises(AssertionError):
+        test_trainer.assert_backends_agree(options, {})
+
+
+@pytest.mark.compiled
+def test_many_python_threads_train_at_once() -> None:
+    """Each with a trainer of its own; one has the workers, the others work alone; all end at the same bits."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    X, y = data(1000, (60, 80, 10), "float32")
+
+    def train(_: int) -> bytes:
+        net = Network((60, 80, 10))
+        Trainer(net, batch_size=100, backend="parallel").fit(X, y, 5)
+        return net.parameters.tobytes()
+
+    with at_most(None), ThreadPoolExecutor(4) as pool:
+        assert len(set(pool.map(train, range(8)))) == 1
