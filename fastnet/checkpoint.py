@@ -71,7 +71,7 @@ def described(trainer: Any, best: tuple[Array, ...]) -> tuple[dict[str, Array], 
 def _told(value: Any) -> Any:
     """An optimizer or a schedule as plain JSON; numbers as they are."""
     if not dataclasses.is_dataclass(value):
-        return value if isinstance(value, bool) else float(value)
+        return value if isinstance(value, (bool, int)) else float(value)
     fields = {field.name: _told(getattr(value, field.name)) for field in dataclasses.fields(value)}
     return {"name": type(value).__name__, **fields}
 

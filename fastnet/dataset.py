@@ -21,7 +21,7 @@ PART_BYTES = 16 << 20
 """About how much of a memory map is read at a time."""
 
 Part = tuple[Array, Array, Array | None, Array | None, int]
-"""X, y, weights, the order to visit their rows in, and the epoch's row that they begin with."""
+"""X, y, the epoch's weights, the order to visit the rows in, and the epoch's row that X begins with."""
 
 
 class Dataset:
@@ -93,6 +93,7 @@ class Dataset:
             yield self._X, self._y, self.weights, order, 0
             return
         row_bytes = max(1, self._X.nbytes // len(self._X) + self._network.dtype.itemsize * self._X.shape[1])
+        weights = self.weights if self.weights is None or order is None else self.weights[order]
         step = max(SLICE_ROWS, PART_BYTES // row_bytes)
         start = first_row
         while start < self.rows:
@@ -102,7 +103,6 @@ class Dataset:
             else:
                 end = min(self.rows, end + max(0, step - (end - start)) // batch * batch)
             places = np.arange(start, end) if order is None else order[start:end]
-            weights = None if self.weights is None else self.weights[places]
             yield (*self._read(places), weights, None, start)
             start = end
 

@@ -246,7 +246,7 @@ class Engine:
         X, y : ndarray
             Rows of the epoch from ``first_row`` on.
         weights : ndarray of float64, optional
-            A weight for each row of X.
+            A weight for each row of the epoch, whichever part of it X is.
         order : ndarray of int64, optional
             The order to visit the rows in; X and y then hold all of them.
         rates : ndarray of float64, optional

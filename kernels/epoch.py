@@ -203,7 +203,7 @@ def _gather(dtype: Any, source: int, chosen: Any, target: int, size: int, top: i
 @jit(inline=True)
 def _weight(book: Any, row: int) -> float:
     """The sample weight of an epoch's row."""
-    at = row - book[FIRST_ROW]
+    at = row
     if book[ORDER] != 0:
         at = _vector(_INT, book[ORDER] + row * 8, 1)[0]
     return _vector(_DOUBLE, book[WEIGHTS] + at * 8, 1)[0]

@@ -83,15 +83,16 @@ def run(
             else:
                 assert y is not None
                 losses, D, right = _loss(int(plan.book[LOSS]), y[chosen], outputs)
-                w = np.ones(stop - start) if weights is None else weights[chosen]
+                visited: Any = slice(start, stop) if order is None else chosen
+                w = np.ones(stop - start) if weights is None else weights[visited]
                 totals[SLICES_LOSS] += np.sum(w * losses)
                 totals[SLICES_WEIGHT] += np.sum(w)
                 progress[SLICES_RIGHT] += right
                 if purpose == TRAIN:
                     if start == batch_start:
                         plan.gradient[:] = 0
-                        all_rows: Any = slice(batch_start - first_row, batch_stop - first_row)
-                        all_rows = all_rows if order is None else order[batch_start:batch_stop]
+                        all_rows: Any = slice(batch_start, batch_stop)
+                        all_rows = all_rows if order is None else order[all_rows]
                         total = batch_stop - batch_start if weights is None else weights[all_rows].sum()
                         totals[BATCH_WEIGHT] = total
                     shares = np.divide(w, totals[BATCH_WEIGHT], out=np.zeros_like(w), where=w > 0)

@@ -1,0 +1,258 @@
+"""Checkpoints and memory maps: resumed runs to the bit, kills at any moment, files that do not fit, data on disk."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fastnet import SGD, Adam, AdamW, CosineDecay, Network, StepDecay, Trainer, WarmUp, storage
+from fastnet.dataset import Dataset
+from fastnet.trainer import DivergenceWarning
+
+RNG = np.random.default_rng(0)
+X = RNG.standard_normal((90, 4))
+LABELS = (X[:, 0] > 0).astype(int) + (X[:, 1] > 0.5)
+
+TRAINERS: dict[str, dict[str, Any]] = {
+    "sgd": {"optimizer": SGD(0.05)},
+    "nesterov": {"optimizer": SGD(StepDecay(0.05, 4, 0.5), 0.9, nesterov=True), "clip_norm": 0.5},
+    "adam": {"optimizer": Adam(0.01), "batch_size": None, "shuffle": False},
+    "adamw": {"optimizer": AdamW(WarmUp(2, CosineDecay(0.02, 15))), "l2": 0.01, "seed": 5, "backend": "numpy"},
+}
+
+
+def trainer(name: str) -> Trainer:
+    options = {"batch_size": 16, **TRAINERS[name]}
+    return Trainer(Network([4, 7, 3], hidden="tanh", dtype="float64"), loss="cross_entropy", **options)
+
+
+def same(one: Trainer, other: Trainer) -> bool:
+    return (
+        one.network.parameters.tobytes() == other.network.parameters.tobytes()
+        and one._state.tobytes() == other._state.tobytes()
+        and one._progress.tobytes() == other._progress.tobytes()
+        and one.history == other.history
+    )
+
+
+@pytest.mark.parametrize("name", TRAINERS)
+def test_ten_epochs_resumed_and_ten_more_are_twenty(name: str, tmp_path: Path) -> None:
+    """The second half in another process."""
+    file = tmp_path / "run.safetensors"
+    np.savez(tmp_path / "data.npz", X=X, y=LABELS)
+    straight, first = trainer(name), trainer(name)
+    straight.fit(X, LABELS, epochs=20, validation_split=0.2)
+    first.fit(X, LABELS, epochs=10, validation_split=0.2, checkpoint=file)
+    script = (
+        "import sys, numpy as np\nfrom fastnet import Trainer\n"
+        "data, t = np.load(sys.argv[2]), Trainer.resume(sys.argv[1])\n"
+        "t.fit(data['X'], data['y'], epochs=10, validation_split=0.2, checkpoint=sys.argv[1])\n"
+    )
+    subprocess.run([sys.executable, "-c", script, str(file), str(tmp_path / "data.npz")], check=True)
+    resumed = Trainer.resume(file)
+    assert same(resumed, straight)
+    assert repr(resumed) == repr(straight)
+    assert resumed.network.predict_proba(X[:2]).shape == (2, 3)
+
+
+@pytest.mark.parametrize("name", TRAINERS)
+def test_an_interrupted_run_is_resumed_to_the_bit(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C in the middle of an epoch: the checkpoint that fit leaves behind holds the steps of that epoch."""
+    file = tmp_path / "run.safetensors"
+    straight, ours = trainer(name), trainer(name)
+    straight.fit(X, LABELS, epochs=6)
+    made, calls = ours.network._engine, [0]
+
+    def engine(*arguments: Any) -> Any:
+        engine = made(*arguments)
+        advance = engine._advance
+
+        def interrupted(plan: Any, purpose: int, X_rows: Any, *rest: Any) -> None:
+            calls[0] += 1
+            if calls[0] == 4:  # half of epoch 3, as a call that returned early does
+                first_row, rows = rest[-2], len(X_rows) if rest[-1] is None else rest[-1]
+                rest = (*rest[:-2], first_row, rows)
+                if rest[2] is None:  # no order
+                    advance(
+                        plan,
+                        purpose,
+                        X_rows[:48],
+                        *(
+                            part[:48] if isinstance(part, np.ndarray) and len(part) == rows else part
+                            for part in rest[:2]
+                        ),
+                        *rest[2:],
+                    )
+                raise KeyboardInterrupt
+            advance(plan, purpose, X_rows, *rest)
+
+        engine._advance = interrupted
+        return engine
+
+    ours.network._engine = engine  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        ours.fit(X, LABELS, epochs=6, checkpoint=file)
+    resumed = Trainer.resume(file)
+    assert resumed.history.epochs == 3
+    resumed.fit(X, LABELS, epochs=3)
+    assert same(resumed, straight)
+
+
+def test_the_best_is_kept_beside_the_last(tmp_path: Path) -> None:
+    file = tmp_path / "run.safetensors"
+    ours = trainer("adam")
+    history = ours.fit(X[:20], LABELS[:20], epochs=150, validation_data=(X[20:], LABELS[20:]), checkpoint=file)
+    assert history.best_epoch != history.epochs - 1, "it must overfit"
+    best = Trainer.resume(file, best=True)
+    assert best.evaluate(X[20:], LABELS[20:])["loss"] == min(history["val_loss"])
+    assert same(Trainer.resume(file), ours)
+
+
+def test_a_checkpoint_is_written_whatever_ends_fit(tmp_path: Path) -> None:
+    def fails(row: dict[str, float]) -> None:
+        raise ZeroDivisionError
+
+    ours = trainer("sgd")
+    with pytest.raises(ZeroDivisionError):
+        ours.fit(X, LABELS, epochs=3, callbacks=[fails], checkpoint=tmp_path / "a.safetensors")
+    assert same(Trainer.resume(tmp_path / "a.safetensors"), ours)
+    wild = Trainer(Network([4, 3], dtype="float64"), optimizer=SGD(1e9))
+    with pytest.warns(DivergenceWarning):
+        wild.fit(X, RNG.standard_normal((90, 3)), epochs=50, checkpoint=tmp_path / "b.safetensors")
+    assert np.isfinite(Trainer.resume(tmp_path / "b.safetensors").network.parameters).all()
+
+
+def test_a_target_that_cannot_be_written_is_refused_before_training(tmp_path: Path) -> None:
+    ours = trainer("sgd")
+    with pytest.raises(OSError, match="there is no folder"):
+        ours.fit(X, LABELS, checkpoint=tmp_path / "missing" / "a.safetensors")
+    assert ours.history.epochs == 0
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends SIGKILL")
+def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
+    """A model of 20 MB whose checkpoint, of 60 MB and more, is written again and again."""
+    file = tmp_path / "run.safetensors"
+    script = (
+        "import sys, numpy as np\nfrom fastnet import checkpoint, Network, SGD, Trainer\n"
+        "checkpoint.SHARE = 1.0\n"
+        "t = Trainer(Network([500, 3000, 1200, 10]), optimizer=SGD(1e-3, 0.9), batch_size=2)\n"
+        "t.fit(np.ones((4, 500)), np.ones((4, 10)), epochs=10**6, checkpoint=sys.argv[1],\n"
+        "      callbacks=[lambda row: print(row['epoch'], flush=True)])\n"
+    )
+    moments = random.Random(0)
+    for _ in range(5):
+        process = subprocess.Popen([sys.executable, "-c", script, str(file)], stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        for _ in range(2):
+            process.stdout.readline()
+        time.sleep(moments.uniform(0, 0.4))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        resumed = Trainer.resume(file)
+        assert resumed.network.parameters.nbytes > 20e6
+        assert resumed.history.epochs >= 1
+        assert np.isfinite(resumed.network.parameters).all()
+
+
+@pytest.mark.parametrize(
+    ("message", "arrays", "metadata"),
+    [
+        ("'optimizer.state' has shape", {"optimizer.state": np.zeros((2, 3))}, {}),
+        ("'progress' is .* no training leaves", {"progress": np.full(6, -1)}, {}),
+        ("'progress' has no such array", {"progress": None}, {}),
+        ("holds NaN", {"optimizer.state": np.full((2, 59), np.nan)}, {}),
+        ("curves of shapes", {"history.loss": np.zeros(3)}, {}),
+        ("lacks curves", {"history.loss": None}, {}),
+        ("describes its trainer otherwise", {}, {"trainer": "{}"}),
+        ("describes its trainer otherwise", {}, {"trainer": '{"optimizer": {"name": "eval"}}'}),
+        ("unknown loss", {}, {"loss": "hinge"}),
+    ],
+)
+def test_checkpoints_that_do_not_fit_are_refused(
+    message: str, arrays: dict[str, Any], metadata: dict[str, str], tmp_path: Path
+) -> None:
+    file = tmp_path / "run.safetensors"
+    trainer("adam").fit(X, LABELS, epochs=2, checkpoint=file)
+    old_arrays, old_metadata = storage.read(file, "checkpoint")
+    new = {name: array for name, array in {**old_arrays, **arrays}.items() if array is not None}
+    storage.write(file, new, {**old_metadata, **metadata})
+    with pytest.raises(ValueError, match=f"run.safetensors.*{message}"):
+        Trainer.resume(file)
+
+
+def test_settings_that_a_trainer_refuses_are_the_files_fault(tmp_path: Path) -> None:
+    file = tmp_path / "run.safetensors"
+    trainer("adam").fit(X, LABELS, epochs=1, checkpoint=file)
+    arrays, metadata = storage.read(file, "checkpoint")
+    told = {**json.loads(metadata["trainer"]), "batch_size": -4}
+    storage.write(file, arrays, {**metadata, "trainer": json.dumps(told)})
+    with pytest.raises(ValueError, match=r"run.safetensors: batch_size is -4"):
+        Trainer.resume(file)
+
+
+# ------------------------------------------------------------------------------------------ memory maps
+
+
+def mapped(folder: Path, name: str, array: Any) -> Any:
+    np.save(folder / f"{name}.npy", array)
+    return np.load(folder / f"{name}.npy", mmap_mode="r")
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize("batch_size", [7, 64, None])
+@pytest.mark.parametrize("backend", ["numpy", "serial"])
+def test_a_memory_map_trains_to_the_bits_of_an_array(
+    backend: str, batch_size: int | None, shuffle: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In parts smaller than the data and than a batch; float64 on disk for a float32 network; weights; validation."""
+    monkeypatch.setattr("fastnet.dataset.PART_BYTES", 1)
+    monkeypatch.setattr("fastnet.dataset.SLICE_ROWS", 1024)
+    rows = 3000
+    x, y = RNG.standard_normal((rows, 5)), RNG.integers(0, 3, rows)
+    runs = []
+    for data in ((x, y), (mapped(tmp_path, "X", x), mapped(tmp_path, "y", y)), (mapped(tmp_path, "X", x), y)):
+        options = {"batch_size": batch_size, "shuffle": shuffle, "backend": backend}
+        ours = Trainer(Network([5, 6, 3]), "cross_entropy", Adam(), **options)
+        ours.fit(*data, epochs=2, sample_weight=np.linspace(0, 1, rows), validation_split=0.2)
+        runs.append((ours.network.parameters.tobytes(), dict(ours.history), ours.evaluate(*data)))
+    assert runs[0] == runs[1] == runs[2]
+
+
+def test_parts_end_where_slices_end(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("fastnet.dataset.PART_BYTES", 1)
+    x = mapped(tmp_path, "X", np.zeros((5000, 1), "float32"))
+    data = Dataset(Network([1, 1]), "mse", x, np.zeros(5000))
+    assert [part[-1] for part in data.parts(100)] == [0, 1000, 2000, 3000, 4000]
+    assert [part[-1] for part in data.parts(2100)] == [0, 1024, 2048, 2100, 3124, 4148, 4200]
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_a_memory_maps_nan_is_named_by_its_own_row(shuffle: bool, tmp_path: Path) -> None:
+    bad = RNG.standard_normal((3000, 2))
+    bad[1234, 1] = np.nan
+    ours = Trainer(Network([2, 1]), shuffle=shuffle)
+    with pytest.raises(ValueError, match="X holds NaN at row 1234, column 1"):
+        ours.fit(mapped(tmp_path, "X", bad), np.zeros(3000), epochs=1)
+    labels = np.zeros(3000, int)
+    labels[77] = 5
+    ours = Trainer(Network([2, 2]), "cross_entropy", shuffle=shuffle)
+    with pytest.raises(ValueError, match="y holds 5 in row 77"):
+        ours.fit(mapped(tmp_path, "X", np.zeros((3000, 2))), mapped(tmp_path, "y", labels), epochs=1)
+
+
+def test_a_memory_map_of_the_wrong_shape_is_refused_at_once(tmp_path: Path) -> None:
+    wide = mapped(tmp_path, "X", np.zeros((10, 3)))
+    with pytest.raises(ValueError, match="X has 3 columns; this network takes 2"):
+        Trainer(Network([2, 1])).fit(wide, np.zeros(10))
+    with pytest.raises(ValueError, match="expected 10 rows, one for each of X"):
+        Trainer(Network([3, 1])).fit(wide, np.zeros(9))
