@@ -23,6 +23,7 @@ from .dataset import Dataset
 from .history import History
 from .kernels import doors, rng, schedules
 from .kernels.contracts import Array
+from .kernels.elementwise import all_finite
 from .kernels.engine import Descent, Engine, begin, rewind
 from .kernels.plan import EPOCH, PROGRESS_SIZE, ROW, SLICE_ROWS, STEP, TOTALS_SIZE
 from .kernels.threads import at_most
@@ -318,7 +319,7 @@ class Trainer:
                 if validation is not None:
                     row |= {f"val_{name}": value for name, value in _measure(validator, validation).items()}
                 self.history.append(row)
-                finite = all(map(math.isfinite, row.values())) and _finite(self.network.parameters)
+                finite = all(map(math.isfinite, row.values())) and all_finite(self.network.parameters)
                 if validation is None:
                     best.see(row["loss"], aside=True)
                 elif finite:
@@ -497,12 +498,6 @@ def _measure(engine: Engine, data: Dataset) -> dict[str, float]:
     """Loss, and for classification accuracy, over all rows."""
     parts = ((X, y, weights, first_row) for X, y, weights, _, first_row in data.parts(SLICE_ROWS))
     return engine.evaluate(parts, data.rows)
-
-
-def _finite(parameters: Array) -> bool:
-    """Whether all are; the sum says so at once, unless it overflows itself."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        return math.isfinite(parameters.sum()) or bool(np.isfinite(parameters).all())
 
 
 def _check_dtype(network: Network, optimizer: Optimizer) -> None:

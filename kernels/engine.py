@@ -189,6 +189,7 @@ class Engine:
             rights=np.zeros(rows, np.int64),
             progress=descent.progress,
             totals=descent.totals,
+            scratch=np.empty(0, dtype),
         )
         book[[LOSS, OPTIMIZER, BATCH, SIZE]] = code, descent.optimizer, batch, parameters.size
         book[[LAYER_COUNT, PIECE_COUNT, INPUTS, TARGETS]] = len(layers), len(self.plan.pieces), inputs, targets
@@ -196,6 +197,8 @@ class Engine:
         book[FLOPS] = flops
         if self._compiled:
             book[SCRATCH] = _scratch(self.plan, rows)
+            if self._threads == 1:  # else each piece allocates its own, 50 ns that only the smallest networks notice
+                self.plan = self.plan._replace(scratch=np.empty(book[SCRATCH], dtype))
             self._note_kernels()
         self._rows_per_call = max(1, int(_FIRST_CALL_FLOPS / flops))
 
@@ -362,9 +365,9 @@ def _scratch(plan: Plan, rows: int) -> int:
     piece_rows = int(plan.book[PIECE_ROWS])
     rooms = [scratch_size(piece_rows, int(plan.layers[-1, 1])) * item]
     for n, k in plan.layers[:, :2].tolist():
-        rooms.append(blocking(item, piece_rows, k, n, (0, n * item, item), (0, k * item, item))[5])
-        rooms.append(blocking(item, piece_rows, n, k, (0, k * item, item), (0, n * item, item))[5])
+        rooms.append(blocking(item, piece_rows, k, n, (0, n * item, item), (0, k * item, item))[6])
+        rooms.append(blocking(item, piece_rows, n, k, (0, k * item, item), (0, n * item, item))[6])
     for layer, top, bottom in plan.pieces.tolist():
         n, k = plan.layers[layer, :2].tolist()
-        rooms.append(blocking(item, bottom - top, n, rows, (0, item, k * item), (0, n * item, item))[5])
+        rooms.append(blocking(item, bottom - top, n, rows, (0, item, k * item), (0, n * item, item))[6])
     return int(-(-max(rooms) // item))

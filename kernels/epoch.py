@@ -86,6 +86,7 @@ from .plan import (
     RIGHTS,
     ROW,
     SCRATCH,
+    SCRATCH_PLACE,
     SHARES,
     SIZE,
     SLICE_ROWS,
@@ -239,8 +240,10 @@ def _rows_piece(piece: int, dtype: Any, book: Any, start: int, rows: int) -> Non
             _gather(dtype, truth, chosen, gathered, k, top, bottom)
             truth = gathered
 
-    work = np.empty(book[SCRATCH], dtype)
-    _forward(dtype, book, layers, x, top, bottom, layout(work)[0])
+    own = np.empty(book[SCRATCH] if book[SCRATCH_PLACE] == 0 else 0, dtype)
+    room = book[SCRATCH_PLACE] if book[SCRATCH_PLACE] != 0 else layout(own)[0]
+    work = _vector(dtype, room, book[SCRATCH])
+    _forward(dtype, book, layers, x, top, bottom, room)
     outputs = _matrix(dtype, book[WORKSPACE] + layers[last, A] * item, rows, k)
     if purpose == PREDICT:
         result = _matrix(dtype, book[OUT] + (start - book[FIRST_ROW]) * k * item, rows, k)
@@ -269,8 +272,8 @@ def _rows_piece(piece: int, dtype: Any, book: Any, start: int, rows: int) -> Non
                 (loss, labels, targets, outputs, top, bottom, rights, piece),
             )
         if purpose == TRAIN:
-            _backward(dtype, book, layers, top, bottom, layout(work)[0])
-    keep(work)
+            _backward(dtype, book, layers, top, bottom, room)
+    keep(own)
 
 
 # -------------------------------------------------------------------------------------------- weights
@@ -332,16 +335,17 @@ def _weights_piece(
         c = (book[PARAMETERS if fused else GRADIENT] + w_start * item, n * item)
         start = c if fused or not first else none
         factor = dtype.type(-rate) if fused else dtype.type(1)
-        work = np.empty(book[SCRATCH], dtype)
+        own = np.empty(book[SCRATCH] if book[SCRATCH_PLACE] == 0 else 0, dtype)
+        room = book[SCRATCH_PLACE] if book[SCRATCH_PLACE] != 0 else layout(own)[0]
         b = (inputs, n * item, item)
         sizes = (height, n, rows)
         call(
             simd.product_into,
             book[PRODUCT],
             dtype,
-            (dtype, sizes[0], sizes[1], sizes[2], dz, b, c, start, none, none, factor, layout(work)[0]),
+            (dtype, sizes[0], sizes[1], sizes[2], dz, b, c, start, none, none, factor, room),
         )
-        keep(work)
+        keep(own)
         db = _vector(dtype, book[GRADIENT] + b_start * item, height)
         if first:
             for j in range(height):

@@ -61,12 +61,12 @@ TOTALS_SIZE = 5
 LOSS, OPTIMIZER, BATCH, SIZE, LAYER_COUNT, PIECE_COUNT, INPUTS, TARGETS, SCRATCH, PIECE_ROWS, FLOPS = range(11)
 # addresses of the plan's arrays,
 LAYERS, PIECES, HYPER, PARAMETERS, GRADIENT, STATE, TRANSPOSED, WORKSPACE = range(11, 19)
-LABELS, LOSSES_OF_ROWS, SHARES, NORMS, RIGHTS, PROGRESS, TOTALS = range(19, 26)
+LABELS, LOSSES_OF_ROWS, SHARES, NORMS, RIGHTS, PROGRESS, TOTALS, SCRATCH_PLACE = range(19, 27)
 # addresses of compiled kernels,
-PRODUCT, LOSS_KERNEL, RIGHT_KERNEL, ACTIVATE, DERIVE, UPDATE = range(26, 32)
+PRODUCT, LOSS_KERNEL, RIGHT_KERNEL, ACTIVATE, DERIVE, UPDATE = range(27, 33)
 # and what one call is about.
-PURPOSE, X, TRUTH, WEIGHTS, ORDER, OUT, RATES, RATE_COUNT, FIRST_ROW, STOP_ROW, EPOCH_ROWS = range(32, 43)
-BOOK_SIZE = 43
+PURPOSE, X, TRUTH, WEIGHTS, ORDER, OUT, RATES, RATE_COUNT, FIRST_ROW, STOP_ROW, EPOCH_ROWS = range(33, 44)
+BOOK_SIZE = 44
 
 TRAIN, MEASURE, PREDICT = range(3)
 """Purposes of a call."""
@@ -106,6 +106,8 @@ class Plan(NamedTuple):
         Where the epoch stands, written by who trains: a KeyboardInterrupt may come before it returns.
     totals : float64
         The sums so far.
+    scratch : ndarray
+        Room for packing, where there is one thread; else empty.
     """
 
     book: Array
@@ -124,13 +126,14 @@ class Plan(NamedTuple):
     rights: Array
     progress: Array
     totals: Array
+    scratch: Array
 
     def note_addresses(self) -> None:
         """Write into the book where the arrays are."""
         places = (LAYERS, PIECES, HYPER, PARAMETERS, GRADIENT, STATE, TRANSPOSED, WORKSPACE)
-        places += (LABELS, LOSSES_OF_ROWS, SHARES, NORMS, RIGHTS, PROGRESS, TOTALS)
+        places += (LABELS, LOSSES_OF_ROWS, SHARES, NORMS, RIGHTS, PROGRESS, TOTALS, SCRATCH_PLACE)
         for place, array in zip(places, self[1:], strict=True):
-            self.book[place] = address(array)
+            self.book[place] = address(array) if array.size else 0
 
 
 def address(array: Array | None) -> int:

@@ -219,14 +219,16 @@ def _at(place: Any, i: int, offset: int) -> Any:
 
 @jit(inline=True)
 def blocking(item: int, m: int, n: int, k: int, a: Any, b: Any) -> Any:
-    """How `product_into` cuts and packs: (kc, nc, mc, bytes of a sliver of A, bytes of B's block, bytes in all).
+    """How `product_into` cuts and packs: (slices, kc, nc, mc, bytes of a sliver of A, of B's block, bytes in all).
 
     ``a`` and ``b`` are as for `product`; 0 bytes mean in place. Plain integers: it runs in Python too.
     """
     lanes = VECTOR // item
     nr = NV * lanes
-    slices = max(1, -(-k // (KC_BYTES // item)))
-    kc = -(-k // slices)
+    slices, kc = 1, k
+    if k > KC_BYTES // item:  # a division takes as long as a small tile's row
+        slices = -(-k // (KC_BYTES // item))
+        kc = -(-k // slices)
     # A block of B in place is one panel, which loop 2 finds in L2.
     b_in_place = b[2] == item and (m < FEW_ROWS or kc * n * item <= (L2 if m < 512 else L2 // 2))
     a_packed = a[1] == item and a[2] != item and m * k * item > (L2 if n < 512 else L2 // 4)
@@ -238,7 +240,7 @@ def blocking(item: int, m: int, n: int, k: int, a: Any, b: Any) -> Any:
     sliver = (MR * kc + lanes) * item if a_packed else 0
     b_room = 0 if b_in_place else (kc + lanes) * nc * item
     a_room = -(-mc // MR) * sliver
-    return kc, nc, mc, sliver, b_room, b_room + a_room + (VECTOR if b_room + a_room > 0 else 0)
+    return slices, kc, nc, mc, sliver, b_room, b_room + a_room + (VECTOR if b_room + a_room > 0 else 0)
 
 
 @by_address(
@@ -271,9 +273,8 @@ def product_into(
     item = item_bytes(dtype)
     lanes = VECTOR // item
     nr = NV * lanes
-    kc, nc, mc, sliver, b_room, _ = blocking(item, m, n, k, a, b)
+    slices, kc, nc, mc, sliver, b_room, _ = blocking(item, m, n, k, a, b)
     b_packed = -(-work // VECTOR) * VECTOR
-    slices = max(1, -(-k // kc)) if kc > 0 else 1
     none = (np.intp(0), np.intp(0))
 
     for i in range(0, m, mc):  # loop 5
@@ -312,7 +313,7 @@ def product(dtype: Any, m: int, n: int, k: int, a: Any, b: Any, c: Any, bias: in
     ``bias`` is the address of n contiguous values, or 0; the rest as `product_into` takes it.
     """
     item = item_bytes(dtype)
-    room = blocking(item, m, n, k, a, b)[5]
+    room = blocking(item, m, n, k, a, b)[6]
     work = np.empty(room // item, dtype)
     none = (np.intp(0), np.intp(0))
     product_into(dtype, m, n, k, a, b, c, (bias, np.intp(0)), relu, none, dtype.type(1), layout(work)[0])
