@@ -65,10 +65,9 @@ def train(options: argparse.Namespace) -> int:
     optimizer = Adam(rate) if options.optimizer == "adam" else SGD(rate)
     run = {"seed": options.seed, "backend": options.backend, "threads": options.threads}
     trainer = Trainer(net, loss, optimizer, options.batch_size, **run)
+    how = f"{loss}, {optimizer}, batch size {options.batch_size or 'full'}, seed {options.seed}"
     if not options.json:
-        print("\n".join(job.said))
-        how = f"{loss}, {optimizer}, batch size {options.batch_size or 'full'}, seed {options.seed}"
-        print(f"training  {how}\n\n{net.summary()}", end="\n\n", flush=True)
+        _say(options, "\n".join([*job.said, f"training  {how}\n\n{net.summary()}\n"]))
 
     X = job.preparation.inputs(job.X) if job.preparation else job.X
     start, compiled = time.perf_counter(), _jit.compile_seconds()
@@ -78,6 +77,8 @@ def train(options: argparse.Namespace) -> int:
     if history.epochs == 0:
         return status
 
+    # Files first: whoever reads standard output may have gone.
+    written = _write(options, net, history, status)
     diagnosis = history.diagnosis(_baseline(job, y, loss))
     score, said = _score(net, job)
     if options.json:
@@ -87,18 +88,26 @@ def train(options: argparse.Namespace) -> int:
         found |= {"epochs": history.epochs, "best_epoch": history.best_epoch, "diagnosis": diagnosis}
         found |= {"held_out": score, "seconds": seconds, "backend": trainer.backend, "history": dict(history)}
         print(to_json(found))
-    else:
-        print(textplot.curves({name: history[name] for name in ("loss", "val_loss")}), end="\n\n")
-        print(said)
-        best = history.best_epoch
-        print(
-            "best      none" if best is None else f"best      val_loss {history['val_loss'][best]:.4g} in epoch {best}"
-        )
-        print(f"diagnosis {diagnosis}")
-        share = f", {compiling:.2f} s of it compiling" if compiling else ""
-        print(f"time      {seconds:.2f} s for {history.epochs} epochs{share}; backend {trainer.backend}", flush=True)
-    _write(options, net, history, status)
+        return status
+    best, share = history.best_epoch, f", {compiling:.2f} s of it compiling" if compiling else ""
+    print(textplot.curves({name: history[name] for name in ("loss", "val_loss")}), end="\n\n")
+    print(said)
+    print("best      none" if best is None else f"best      val_loss {history['val_loss'][best]:.4g} in epoch {best}")
+    print(f"diagnosis {diagnosis}")
+    print(f"time      {seconds:.2f} s for {history.epochs} epochs{share}; backend {trainer.backend}")
+    for line in written:
+        print(line)
     return status
+
+
+def _say(options: argparse.Namespace, text: str) -> None:
+    """Print; a reader who has gone does not keep files from being written."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        if options.out is None and options.plot is None:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _check_targets(options: argparse.Namespace) -> None:
@@ -203,18 +212,24 @@ def _score(net: Network, job: _Job) -> tuple[dict[str, Any], str]:
     return {"accuracy": right, "most_frequent": common}, said
 
 
-def _write(options: argparse.Namespace, net: Network, history: History, status: int) -> None:
+def _write(options: argparse.Namespace, net: Network, history: History, status: int) -> list[str]:
+    """Write the files asked for; returns lines that say so."""
+    written = []
+    if status == 1:
+        for name in (options.out, options.plot):
+            if name is not None:
+                print(f"fastnet train: {storage.shown(name)} is not written, since training diverged", file=sys.stderr)
+        return []
+    if options.out is not None:
+        net.save(options.out)
+        written.append(f"model     {storage.shown(options.out)}")
     if options.plot is not None:
         figure = _figure(options.plot)
         history.plot(figure.add_subplot())
         with storage.replacing(options.plot) as file:
             figure.savefig(file, format=_suffix(options.plot), dpi=150)
-    if options.out is not None and status != 1:
-        net.save(options.out)
-        if not options.json:
-            print(f"model     {storage.shown(options.out)}")
-    elif options.out is not None:
-        print(f"fastnet train: {storage.shown(options.out)} is not written, since training diverged", file=sys.stderr)
+        written.append(f"plot      {storage.shown(options.plot)}")
+    return written
 
 
 def _suffix(path: str) -> str:

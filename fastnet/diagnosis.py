@@ -71,7 +71,7 @@ class _Curve:
         few = count / max(1, count - 2)  # whose scatter tells less of their noise
         if abs(slope) <= few * ERRORS * max(self.sigma, math.sqrt(rest)) / math.sqrt(spread):
             return 0.0, count
-        return -slope * (count - 1) / self.level(mean), count
+        return -slope * (count - 1) / self.level(mean - slope * middle), count
 
 
 def diagnose(loss: Sequence[float], validation: Sequence[float], baseline: float | None = None) -> Diagnosis:
