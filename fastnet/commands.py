@@ -305,13 +305,18 @@ def _as_csv(net: Network, X: Array) -> str:
     if found.labels is None:
         several = [f"{target}_{i + 1}" for i in range(shown.shape[1])]
         writer.writerow([target] if len(several) == 1 else several)
-        writer.writerows([str(value) for value in row] for row in shown)
+        writer.writerows(_numbers(row) for row in shown)
         return file.getvalue()
     name = "probability" if net.loss in _CLASSIFIES else "output"
     writer.writerow([target, *[f"{name}_{label}" for label in classes]])
     for label, row in zip(found.labels.tolist(), shown, strict=True):
-        writer.writerow([classes[label], *[str(value) for value in row]])
+        writer.writerow([classes[label], *_numbers(row)])
     return file.getvalue()
+
+
+def _numbers(row: Array) -> list[str]:
+    """The shortest digits that give back each number in its own dtype; 1325968.8, not 1.3259688e+06."""
+    return [repr(float(str(value))) for value in row]
 
 
 def _as_json(net: Network, X: Array) -> str:
