@@ -64,13 +64,14 @@ class _Curve:
         """By which share of its level the last third fell along a line, 0 where that is noise; its length."""
         tail = self.values[-max(6, len(self.values) // 3) :]
         count, middle, mean = len(tail), (len(tail) - 1) / 2, fmean(tail)
-        spread = sum((t - middle) ** 2 for t in range(count))
+        spread = sum((t - middle) * (t - middle) for t in range(count))
         slope = sum((t - middle) * (value - mean) for t, value in enumerate(tail)) / spread
-        rest = sum((value - mean - slope * (t - middle)) ** 2 for t, value in enumerate(tail)) / max(1, count - 2)
+        rests = [value - mean - slope * (t - middle) for t, value in enumerate(tail)]
+        rest = sum(r * r for r in rests) / max(1, count - 2)  # r ** 2 would raise where r * r is inf
         few = count / max(1, count - 2)  # whose scatter tells less of their noise
         if abs(slope) <= few * ERRORS * max(self.sigma, math.sqrt(rest)) / math.sqrt(spread):
             return 0.0, count
-        return -slope * (count - 1) / self.level(mean), count
+        return -slope * (count - 1) / self.level(mean - slope * middle), count
 
 
 def diagnose(loss: Sequence[float], validation: Sequence[float], baseline: float | None = None) -> Diagnosis:
@@ -153,7 +154,7 @@ def _levelled(name: str, curve: _Curve, epochs: Sequence[int], train: _Curve, ba
     start = train.values[0] if baseline is None else baseline
     if start - train.end <= max(LEARNT * start, 0.0 if baseline else ERRORS * train.sigma):
         against = "its first epoch's" if baseline is None else "that of always predicting the same"
-        share = 1 - train.end / start
+        share = 1 - train.end / start if start > 0 else 0.0
         where = f"{share:.0%} below {against}" if share > 0 else f"not below {against}"
         words = (
             f"Underfitting: loss has levelled off at {train.end:.3g}, {where} ({start:.3g}). Use a larger network, "

@@ -150,7 +150,9 @@ class History(Mapping[str, list[float]]):
             ax.set_yscale("log")
         elif min(values) >= 0:
             ax.set_ylim(bottom=0)
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10], min_n_ticks=1))
+        if self.epochs == 1:
+            ax.set_xlim(-0.5, 0.5)
         ax.set_xlabel("epoch")
         ax.set_ylabel("loss" + (" (log scale)" if ax.get_yscale() == "log" else ""))
         ax.grid(alpha=0.25)

@@ -296,10 +296,12 @@ def _lines(file: BinaryIO, named: str) -> Iterator[str]:
         try:
             yield raw.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError as error:
-            looks = " (it begins like UTF-16)" if number == 1 and raw[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
-            raise ValueError(
-                f"{named}, line {number} is not UTF-8: byte 0x{raw[error.start]:02x}{looks}; save the file as UTF-8"
-            ) from None
+            looks = "; save the file as UTF-8"
+            if number == 1 and raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
+                looks = " (it begins like UTF-16); save the file as UTF-8"
+            elif b"\0" in raw:
+                looks = "; is it a CSV file?"
+            raise ValueError(f"{named}, line {number} is not UTF-8: byte 0x{raw[error.start]:02x}{looks}") from None
 
 
 def _read_csv(path: Path, named: str, choose: Callable[[Sequence[str]], _Columns]) -> _Csv:
@@ -322,9 +324,12 @@ def _read_csv(path: Path, named: str, choose: Callable[[Sequence[str]], _Columns
             columns = choose(header)
             X, target = _rows(named, reader, header, columns)
         except csv.Error as error:
-            hint = "; is a quotation mark left open?" if "quot" in str(error) or "end of data" in str(error) else ""
-            hint = "; its lines end in a bare carriage return" if "new-line" in str(error) else hint
-            raise ValueError(f"{named}, line {reader.line_num}: {error}{hint}") from None
+            said = str(error)
+            if "new-line" in said:
+                said = "a bare carriage return; expected lines that end as on Unix or Windows"
+            elif "'" in said or "end of data" in said or "field limit" in said:
+                said += "; is a quotation mark left open?"
+            raise ValueError(f"{named}, line {reader.line_num}: {said}") from None
     return _Csv(X, target, tuple(header[i] for i in columns.features), separator)
 
 
@@ -396,10 +401,11 @@ def _refuse(named: str, line: int, header: Sequence[str], columns: _Columns, row
 def _load_npz(path: Path, named: str) -> dict[str, Array]:
     """All arrays of an NPZ file; nothing is unpickled."""
     with reading(path) as file:
+        if file.read(4) not in (b"PK\x03\x04", b"PK\x05\x06"):
+            raise ValueError(f"{named} is not an NPZ file; write it by numpy.savez(path, X=X, y=y)")
+        file.seek(0)
         try:
             with np.load(file, allow_pickle=False) as stored:
-                if not isinstance(stored, np.lib.npyio.NpzFile):
-                    raise ValueError("it holds a single array")
                 return {name: np.asarray(stored[name]) for name in stored.files}
         except MemoryError:
             raise
@@ -408,6 +414,8 @@ def _load_npz(path: Path, named: str) -> dict[str, Array]:
             *(AttributeError, IndexError, OverflowError, zipfile.BadZipFile, zlib.error, struct.error),
         ) as error:
             reason = " ".join(str(error).split())[:150]
+            if "allow_pickle" in reason:
+                reason = "it holds Python objects, which are never unpickled"
             raise ValueError(f"{named} is not an NPZ file of numbers and text: {reason}") from None
 
 

@@ -73,15 +73,18 @@ def test_no_hidden_layer_and_the_full_batch(capsys: pytest.CaptureFixture[str]) 
         (("train", "--hidden", "8,x"), "argument --hidden: '8,x' is not a list of sizes such as 64,64, or none"),
         (("train", "--batch-size", "-1"), "argument --batch-size: '-1' is not a whole number of at least 1, or full"),
         (("train", "--lr", "nan"), "argument --lr: 'nan' is not a number above 0"),
-        (("train", "--loss", "mae"), "argument --loss: invalid choice: 'mae'"),
+        (("train", "--loss", "mad"), "argument --loss: invalid choice: 'mad'"),
         (("train", "--seed", "1.5"), "argument --seed: '1.5' is not a whole number"),
         (("train", "--hidden", "64,,64"), "argument --hidden: '64,,64' is not a list of sizes"),
-        (("train", "--epoch", "1"), "unrecognized arguments: --epoch 1"),
+        (("train", "--epoch", "1"), "unrecognized arguments: --epoch"),
         (
             ("train", "--seed", str(2**64)),
             "argument --seed: '18446744073709551616' is not a whole number from 0 to 2**64 - 1",
         ),
-        (("train", "file.csv"), "unrecognized arguments: file.csv"),
+        (("train", "--target", "price"), "--target and --task need a FILE to train on"),
+        (("train", "a.csv", "b.csv"), "unrecognized arguments: b.csv"),
+        (("train", "a.csv", "--task", "guess"), "argument --task: invalid choice: 'guess'"),
+        (("predict", "model"), "the following arguments are required: FILE"),
     ],
 )
 def test_wrong_usage_is_one_line_and_status_2(

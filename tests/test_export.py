@@ -74,11 +74,12 @@ def test_every_activation_of_the_kernels_can_be_exported() -> None:
     assert {*NAMES} <= {*export.ACTIVATIONS}
 
 
-def test_cross_entropy_gives_probabilities_and_labels(tmp_path: Path) -> None:
-    net = network(outputs=4)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_cross_entropy_gives_probabilities_and_labels(dtype: str, tmp_path: Path) -> None:
+    net = network(outputs=4, dtype=dtype)
     net.loss = "cross_entropy"
     net.to_onnx(tmp_path / "m.onnx")
-    found = run(tmp_path / "m.onnx", X.astype("float32"))
+    found = run(tmp_path / "m.onnx", X.astype(dtype))
     close(found["probabilities"], net.predict_proba(X))
     assert (found["label"] == net.predict(X).argmax(axis=1)).all()
 
