@@ -14,7 +14,7 @@ exp         0.27   0.48    2.3    0.91       0.73   0.82    4.6    0.91
 log         0.39   0.40    2.6    0.83       0.92   0.78    3.5    0.85
 tanh        0.35   0.43   12      1.86       0.90   1.70   11      1.87
 sigmoid     0.35   2.1     3.2    1.65       0.94   2.9     6.9    1.65
-silu        0.33                     2.95       0.87                     2.8
+silu        0.33                     3.35       0.87                     3.07
 gelu        0.70           17     4 or 1e-7  2.1            17     4 or 1e-15
 
 Infinities, NaN, subnormal inputs and outputs and the sign of zero are as in libm. Scalar remainders and

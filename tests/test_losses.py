@@ -26,9 +26,10 @@ CASES = (
     Case((300, 1), "one column; five blocks"),
     Case((300, 31), "the widest that is transposed; five blocks, which a tree of halves divides unevenly"),
     Case((130, 32), "the narrowest that is not"),
+    Case((9, 1100), "a row longer than what is worked through at once"),
     Case((70, 129), "many columns, and one more than eight lanes divide"),
 )
-SHAPES = [(1, 1), (7, 10), (200, 1), (200, 10), (130, 40)]
+SHAPES = [(1, 1), (7, 10), (200, 1), (200, 10), (130, 40), (5, 1100)]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
