@@ -21,8 +21,8 @@ A row's bits depend on the row and its share alone, so threads may cut a batch a
 
 Slower or no faster: working through short rows of logits as they lie (2.6 us for 100 rows of 10 against 1.5); shares
 multiplied in by a pass of their own (0.45 us for mse of 32 x 10; equal shares, the usual, now go into the first pass);
-the losses in functions of their own (each level of calls is compiled and linked again: 2.9 s against 1.8); helpers pasted by Numba instead of LLVM (3.4 s); sgd_update and adam_update, which LLVM
-vectorises as they stand in `loops` (1.0 times).
+the losses in functions of their own (each level of calls is compiled and linked again: 2.9 s against 1.8), or helpers
+pasted by Numba instead of LLVM (3.4 s); sgd_update and adam_update, which LLVM vectorises as they stand in `loops`.
 """
 
 from collections.abc import Callable

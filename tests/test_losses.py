@@ -48,6 +48,10 @@ def in_pieces(
         losses.loss_rows(loss, labels, targets, Z, shares, D, values, scratch, cuts[p - 1], cuts[p])
 
 
+def test_codes_are_fixed() -> None:
+    assert list(LOSSES.values()) == list(range(5)), "callers may hold them"
+
+
 def problem(shape: tuple[int, int], dtype: str) -> tuple[Any, Any, Any, Any]:
     """Labels, targets from 0 to 1, outputs of all sizes, unequal shares."""
     rng = np.random.default_rng(shape)
