@@ -222,7 +222,7 @@ def test_dense_backward_batch(dtype: Any, activation: int) -> None:
     wider = WIDER[dtype]
     for rows, n, k in LAYERS:
         X, W = rng.standard_normal((rows, n)).astype(dtype), rng.standard_normal((k, n)).astype(dtype)
-        Z = rng.uniform(-1, 1, (rows, k)).astype(dtype)  # beyond, 1 - tanh(Z)^2 cancels; gelu' and silu' where they are 0
+        Z = rng.uniform(-1, 1, (rows, k)).astype(dtype)  # tanh' cancels beyond; gelu' is 0 at -0.75
         dL_dA = rng.standard_normal((rows, k)).astype(dtype)
         for first_layer in (False, True):
             dW, db = np.full((k, n), np.nan, dtype), np.full(k, np.nan, dtype)
