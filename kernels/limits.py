@@ -91,6 +91,7 @@ def fma_peak(dtype: Any = np.float32, seconds: float = 0.01) -> float:
 
 _ASSUMED = {"L1": 32 << 10, "L2": 1 << 20, "L3": 16 << 20}
 _MEMORY_MOST = 256 << 20
+_ROUND_BYTES = 32 << 20  # a thread's round: 0.1 to 5 ms, in which starting together weighs little
 
 
 def cache_sizes(folder: str = "/sys/devices/system/cpu/cpu0/cache") -> dict[str, int]:
@@ -177,12 +178,9 @@ def bandwidth(level: str = "memory", threads: int = 1, seconds: float = 0.1) -> 
     words = _buffer_bytes(level, threads) // 8
     buffers = [np.full(words, thread, np.uint64) for thread in range(threads)]
     _read(buffers[0], 1)  # compiles
-    rounds = max(1, (2 << 20) // (8 * words)) * (
-        16 if level == "L1" else 4 if level == "L2" else 1
-    )  # about 0.1 to 5 ms
+    rounds = max(1, _ROUND_BYTES // (8 * words))
     starts, ends = np.zeros(threads), np.zeros(threads)
     best, stop = np.inf, False
-
     barrier = threading.Barrier(threads)
 
     def work(thread: int) -> None:
