@@ -92,19 +92,6 @@ def scratch_size(rows: int, k: int) -> int:
     return (2 * k + 1) * n if k < _WIDE else 2 * max(k, _CHUNK) + 2 * n
 
 
-# vmath's functions are pasted into their callers, which takes Numba a tenth of a second each time: here once.
-
-
-@jit(internal=True)
-def _exp(x: Any) -> Any:
-    return vmath.exp_nonpositive(x)
-
-
-@jit(internal=True)
-def _log(x: Any) -> Any:
-    return vmath.log(x)
-
-
 @jit(internal=True)
 def _exponentials(Z: Any, start: int, n: int, top: Any, total: Any, E: Any) -> None:
     """E (k, n) = exp(Z - top) of n short rows, transposed; top each row's largest, total its sum: NaN if one is in it.
@@ -125,7 +112,7 @@ def _exponentials(Z: Any, start: int, n: int, top: Any, total: Any, E: Any) -> N
     for j in range(k):
         column = E[j * n : j * n + n]
         for i in range(n):
-            e = _exp(column[i] - top[i])
+            e = vmath.exp_nonpositive(column[i] - top[i])
             column[i] = e
             total[i] += e
 
@@ -137,7 +124,7 @@ def softmax(Z: Any, out: Any) -> None:
     rows, k = Z.shape
     n = min(rows, ROWS)
     scratch = np.empty((k + 2) * n, Z.dtype)
-    start = 0
+    start: Any = np.intp(0)  # a literal 0 is a type of its own to Numba
     while k < _WIDE and start < rows:
         n = min(ROWS, rows - start)
         total, E = scratch[n : 2 * n], scratch[2 * n :]
@@ -151,7 +138,7 @@ def softmax(Z: Any, out: Any) -> None:
         z, row, summed = Z[i], out[i], scratch[:k]
         top = _largest(z)
         for j in range(k):
-            e = _exp(z[j] - top)
+            e = vmath.exp_nonpositive(z[j] - top)
             row[j] = e
             summed[j] = e
         scale = one / tree_sum(summed)
@@ -214,7 +201,7 @@ def loss_rows(
     flat_outputs, flat_targets = outputs.reshape(outputs.size), targets.reshape(targets.size)
     flat_D = D.reshape(D.size)
     step = ROWS if short or loss == CROSS_ENTROPY else max(1, _CHUNK // k)
-    start = first
+    start: Any = np.intp(first)
     while start < last:
         n = min(step, last - start)
         share, sums = shares[start : start + n], losses[start : start + n]
@@ -233,7 +220,7 @@ def loss_rows(
                     z = outputs[start + i]
                     top[i] = _largest(z)
                     for j in range(k):
-                        e = _exp(z[j] - top[i])
+                        e = vmath.exp_nonpositive(z[j] - top[i])
                         E[j] = e
                         spare[j] = e
                     total[i] = tree_sum(spare[:k])
@@ -247,7 +234,7 @@ def loss_rows(
             for i in range(n):
                 top[i] -= outputs[start + i, labels[start + i]]
             for i in range(n):
-                sums[i] = _log(total[i]) + top[i]
+                sums[i] = vmath.log(total[i]) + top[i]
         else:
             size, begin = n * k, start * k
             z, y = flat_outputs[begin : begin + size], flat_targets[begin : begin + size]
@@ -275,11 +262,11 @@ def loss_rows(
                     slope[i] = c * s
             else:
                 for i in range(size):
-                    e = _exp(-abs(z[i]))
+                    e = vmath.exp_nonpositive(-abs(z[i]))
                     u = one + e
                     q = e / u  # sigmoid(-|z|)
                     positive = z[i] > zero
-                    log1p = _log(u) + (e - (u - one)) / u  # what the sum lost is put back
+                    log1p = vmath.log(u) + (e - (u - one)) / u  # what the sum lost is put back
                     value[i] = ((z[i] if positive else zero) - z[i] * y[i]) + log1p
                     slope[i] = ((one - y[i]) - q if positive else q - y[i]) * s  # sigmoid(z) - y
             if unequal > 0:
@@ -308,7 +295,8 @@ def batch_loss(loss: int, labels: Any, targets: Any, outputs: Any, D: Any, out: 
     scratch, shares = np.empty(scratch_size(rows, k), outputs.dtype), np.empty(rows, outputs.dtype)
     losses = np.empty(rows)
     shares[:] = outputs.dtype.type(1) / outputs.dtype.type(rows)
-    loss_rows(loss, labels, targets, outputs, shares, D, losses, scratch, 0, rows)
+    first: Any = np.intp(0)  # a literal 0 is a type of its own to Numba, which would compile loss_rows for it
+    loss_rows(loss, labels, targets, outputs, shares, D, losses, scratch, first, rows)
     out[0] = tree_sum(losses) / rows
 
 
@@ -348,7 +336,9 @@ def accuracy_rows(labels: Any, targets: Any, outputs: Any, loss: int, first: int
 @jit
 def accuracy(labels: Any, Z: Any, out: Any) -> None:
     """out[0] = share of the rows whose largest output stands at the label (NaN counts as largest)."""
-    out[0] = accuracy_rows(labels, Z, Z, CROSS_ENTROPY, 0, Z.shape[0]) / Z.shape[0]
+    kind: Any = np.intp(CROSS_ENTROPY)
+    first: Any = np.intp(0)
+    out[0] = accuracy_rows(labels, Z, Z, kind, first, Z.shape[0]) / Z.shape[0]
 
 
 _NO_LABELS = np.empty(0, np.int64)
