@@ -3,7 +3,8 @@
 Imports `_jit`, `elementwise` for the codes, and `vmath`. What changed from `loops`: the activation is chosen
 once, outside the loop, and exp and tanh are `vmath`'s. Why that is faster: each loop is straight-line code that
 LLVM vectorises to the full register, where `loops` calls libm for one element at a time (6 to 35 times at 16384
-elements). What it costs: up to 2 ulp instead of libm's 0.6 to 1; one more loop to compile for each activation.
+elements). What it costs: up to 2 ulp (3.4 of silu, 4 of gelu) instead of libm's 0.6 to 1; one more loop to compile
+for each activation, 0.1 s.
 
 Arrays in, arrays out: the caller allocates every output.
 """

@@ -1,10 +1,14 @@
-"""What this machine can do at most: the rate of FMAs on registers alone.
+"""What this machine can do at most: FMAs on registers alone, and bytes read from each cache and from memory.
 
-Imports `_jit` and `microkernel`. A kernel's rate means little by itself; its share of this rate says what is left to
-gain. The rate drifts by some 3% within a minute, so measure it beside whatever is set against it.
+Imports `_jit` and `microkernel`. A kernel's rate means little by itself; its share of these rates says what is left to
+gain. They drift by some 3% within a minute, more where others use the machine, so measure them beside whatever is set
+against them. All of them together, for one thread and for all, take two seconds.
 """
 
+import contextlib
+import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -81,3 +85,131 @@ def fma_peak(dtype: Any = np.float32, seconds: float = 0.01) -> float:
         best = min(best, now - start)
         if now > end:
             return float(flops / best / 1e9)
+
+
+# ---------------------------------------------------------------------------------------- bandwidth
+
+_ASSUMED = {"L1": 32 << 10, "L2": 1 << 20, "L3": 16 << 20}
+_MEMORY_MOST = 256 << 20
+_ROUND_BYTES = 32 << 20  # a thread's round: 0.1 to 5 ms, in which starting together weighs little
+
+
+def cache_sizes(folder: str = "/sys/devices/system/cpu/cpu0/cache") -> dict[str, int]:
+    """Bytes of a core's data caches, "L1" and on, as Linux tells them; elsewhere an assumption.
+
+    Parameters
+    ----------
+    folder : str
+        Where Linux describes the caches of a core.
+
+    Returns
+    -------
+    dict of str to int
+        By level, in rising order; a cache that several cores share counts whole.
+    """
+    found = {}
+    for index in sorted(Path(folder).glob("index*")):
+        try:
+            kind, level, size = ((index / name).read_text().strip() for name in ("type", "level", "size"))
+            if kind != "Instruction":
+                found[f"L{int(level)}"] = int(size[:-1]) << {"K": 10, "M": 20}[size[-1]]
+        except (OSError, ValueError, KeyError, IndexError):  # another format: as if it were not there
+            continue
+    return dict(sorted(found.items())) if "L1" in found else dict(_ASSUMED)
+
+
+@jit
+def _read(words: Any, rounds: int) -> Any:
+    """Sum the words, so many times over. Integers, since LLVM may reorder their sum and so vectorise it."""
+    total = words.dtype.type(0)
+    for _ in range(rounds):
+        for i in range(words.size):
+            total += words[i]
+    return total
+
+
+def _buffer_bytes(level: str, threads: int) -> int:
+    """How much each thread reads: half of its cache's share, but more than what the cache below would hold."""
+    sizes = cache_sizes()
+    if level not in (*sizes, "memory"):
+        raise ValueError(f"level is {level!r}; expected one of {', '.join(sizes)}, memory")
+    names = list(sizes)
+    if level == "memory":
+        return min(4 * sizes[names[-1]], _MEMORY_MOST) // threads
+    place = names.index(level)
+    shared = threads if place >= 2 else 1  # L1 and L2 are taken for a core's own
+    least = 2 * sizes[names[place - 1]] if place > 0 else 0
+    return max(sizes[level] // (2 * shared), least)
+
+
+def bandwidth(level: str = "memory", threads: int = 1, seconds: float = 0.1) -> float:
+    """Billions of bytes a second that threads read from one level of the memory hierarchy, all together.
+
+    Each thread sums a buffer of its own, written before (pages that never were are all one page of zeros, which
+    stays in L1), over and over.
+
+    Parameters
+    ----------
+    level : str, default "memory"
+        A key of `cache_sizes`, or "memory".
+    threads : int, default 1
+        How many read at once.
+    seconds : float, default 0.1
+        About how long to measure.
+
+    Returns
+    -------
+    float
+        GB/s, of the best round: all threads start a round together, and it ends with the last of them.
+
+    Raises
+    ------
+    ValueError
+        If there is no such level, or ``threads`` is below 1.
+
+    Examples
+    --------
+    >>> from fastnet.kernels.limits import bandwidth
+    >>> bandwidth("L1") > 0
+    True
+    """
+    if threads < 1:
+        raise ValueError(f"threads is {threads}; expected at least 1")
+    words = _buffer_bytes(level, threads) // 8
+    buffers = [np.full(words, thread, np.uint64) for thread in range(threads)]
+    _read(buffers[0], 1)  # compiles
+    rounds = max(1, _ROUND_BYTES // (8 * words))
+    starts, ends = np.zeros(threads), np.zeros(threads)
+    best, stop = np.inf, False
+    barrier = threading.Barrier(threads)
+
+    def work(thread: int) -> None:
+        nonlocal best, stop
+        wait = barrier.wait
+        end = time.perf_counter() + seconds
+        while not stop:
+            wait()
+            starts[thread] = time.perf_counter()
+            _read(buffers[thread], rounds)
+            ends[thread] = time.perf_counter()
+            wait()
+            if thread == 0:
+                best = min(best, float(ends.max() - starts.min()))
+                stop = ends[0] > end
+            wait()
+
+    def help_out(thread: int) -> None:
+        with contextlib.suppress(threading.BrokenBarrierError):
+            work(thread)
+
+    helpers = [threading.Thread(target=help_out, args=(i,), daemon=True) for i in range(1, threads)]
+    for helper in helpers:
+        helper.start()
+    try:
+        work(0)
+    except BaseException:  # an interrupted caller must not leave the others waiting
+        barrier.abort()
+        raise
+    for helper in helpers:
+        helper.join()
+    return float(threads * rounds * words * 8 / best / 1e9)

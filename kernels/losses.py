@@ -1,27 +1,28 @@
 """Rung `simd`: losses and their gradients.
 
-Imports `_jit` and `vmath`. What changed from `loops`: rows are worked through in blocks of `ROWS`, whose
-exponentials and logarithms are `vmath`'s. Rows shorter than `_WIDE` (10 logits are less than a vector) are
-transposed into scratch, so that a lane is a row and every reduction is elementwise; longer ones are worked
-through by row, since moving them would cost as much as their exponentials. Why that is faster: full vectors
-in both, and the block stays in L1. What it costs: two ways to the same result, scratch (0.1 us a call), and a
-second and a half to compile. Microseconds a call in one thread of a Zen 4, float32, loops -> here:
+Imports `_jit`, `elementwise` for the codes, and `vmath`. What changed from `loops`: loss and gradient come from one
+pass over rows (`loss_rows`), whose exponentials and logarithms are `vmath`'s. Of the losses that are sums over
+elements, a block of rows is one flat vector. Softmax needs sums and maxima along rows: rows shorter than `_WIDE` (10
+logits are less than a vector) are transposed into scratch, so that a lane is a row and every reduction is elementwise;
+longer ones are worked through as they lie, since moving them would cost as much as their exponentials. Why that is
+faster: full vectors in all, and the block stays in L1. What it costs: two ways to the same result, scratch, and two
+seconds to compile. Microseconds for loss and gradient in one thread of a Zen 4, float32, `loops` -> `loss_rows` as
+compiled code calls it (from Python each of the two is 1.2 more):
 
                           32 x 10        128 x 10       1024 x 128
+mse, mae, huber           0.7 -> 0.28    1.4 -> 0.80    109 -> 50
+cross-entropy             3.9 -> 0.63    13 -> 2.0      1020 -> 113
+binary cross-entropy      5.1 -> 0.65    19 -> 2.2      2410 -> 186
 softmax                   1.7 -> 0.9     5.8 -> 1.9     510 -> 106
-loss and gradient         4.0 -> 1.2     13 -> 2.5      1050 -> 113
 accuracy                  0.61 -> 0.59   1.5 -> 1.4     146 -> 51
-mse                       0.45 -> 0.48   0.90 -> 0.66   91 -> 19
 
-The bits of a sum depend on sizes alone. A row's sum runs column by column, in eight lanes where the row is
-long; a block's loss is the sum over its rows in order, in float64; the blocks' losses are added by `tree_sum`.
-Blocks start at multiples of `ROWS`, whoever computes them: threads that take whole blocks
-(`softmax_cross_entropy_blocks`, `mse_blocks`; each fills its own places of one array of block losses) end at
-the bits of a single thread.
+A row's bits depend on the row and its share alone, so threads may cut a batch anywhere; a batch's loss is the
+`tree_sum` of its rows', in float64, so it depends on their number and order alone.
 
-Slower or no faster: working through short rows as they lie, with one loop over all exponentials of the block (2.6
-us for 100 rows of 10 against 1.5); helpers inlined by Numba instead of LLVM (twice as long to compile, and no faster);
-mse_derivative, sgd_update and adam_update, which LLVM vectorises as they stand in `loops` (1.0 times).
+Slower or no faster: working through short rows of logits as they lie (2.6 us for 100 rows of 10 against 1.5); shares
+multiplied in by a pass of their own (0.45 us for mse of 32 x 10; equal shares, the usual, now go into the first pass);
+the losses in functions of their own (each level of calls is compiled and linked again: 2.9 s against 1.8), or helpers
+pasted by Numba instead of LLVM (3.4 s); sgd_update and adam_update, which LLVM vectorises as they stand in `loops`.
 """
 
 from collections.abc import Callable
@@ -42,6 +43,7 @@ ROWS = 64
 """Rows of a block."""
 
 _WIDE = 32  # columns from which a row is worked through as it lies
+_CHUNK = 1024  # elements of such rows that are worked through at once
 
 
 @jit
@@ -87,20 +89,7 @@ def _largest(row: Any) -> Any:
 def scratch_size(rows: int, k: int) -> int:
     """Elements of scratch that `loss_rows` needs for up to so many rows at a time, of k columns."""
     n = min(rows, ROWS)
-    return (2 * k + 1) * n if k < _WIDE else 2 * k + 2 * n
-
-
-# vmath's functions are pasted into their callers, which takes Numba a tenth of a second each time: here once.
-
-
-@jit(internal=True)
-def _exp(x: Any) -> Any:
-    return vmath.exp_nonpositive(x)
-
-
-@jit(internal=True)
-def _log(x: Any) -> Any:
-    return vmath.log(x)
+    return (2 * k + 1) * n if k < _WIDE else 2 * max(k, _CHUNK) + 2 * n
 
 
 @jit(internal=True)
@@ -123,7 +112,7 @@ def _exponentials(Z: Any, start: int, n: int, top: Any, total: Any, E: Any) -> N
     for j in range(k):
         column = E[j * n : j * n + n]
         for i in range(n):
-            e = _exp(column[i] - top[i])
+            e = vmath.exp_nonpositive(column[i] - top[i])
             column[i] = e
             total[i] += e
 
@@ -135,7 +124,7 @@ def softmax(Z: Any, out: Any) -> None:
     rows, k = Z.shape
     n = min(rows, ROWS)
     scratch = np.empty((k + 2) * n, Z.dtype)
-    start = 0
+    start: Any = np.intp(0)  # a literal 0 is a type of its own to Numba
     while k < _WIDE and start < rows:
         n = min(ROWS, rows - start)
         total, E = scratch[n : 2 * n], scratch[2 * n :]
@@ -149,7 +138,7 @@ def softmax(Z: Any, out: Any) -> None:
         z, row, summed = Z[i], out[i], scratch[:k]
         top = _largest(z)
         for j in range(k):
-            e = _exp(z[j] - top)
+            e = vmath.exp_nonpositive(z[j] - top)
             row[j] = e
             summed[j] = e
         scale = one / tree_sum(summed)
@@ -223,8 +212,8 @@ def loss_rows(
     short = k < _WIDE
     flat_outputs, flat_targets = outputs.reshape(outputs.size), targets.reshape(targets.size)
     flat_D = D.reshape(D.size)
-    step = ROWS if short or loss == CROSS_ENTROPY else 1
-    start = first
+    step = ROWS if short or loss == CROSS_ENTROPY else max(1, _CHUNK // k)
+    start: Any = np.intp(first)
     while start < last:
         n = min(step, last - start)
         share, sums = shares[start : start + n], losses[start : start + n]
@@ -243,7 +232,7 @@ def loss_rows(
                     z = outputs[start + i]
                     top[i] = _largest(z)
                     for j in range(k):
-                        e = _exp(z[j] - top[i])
+                        e = vmath.exp_nonpositive(z[j] - top[i])
                         E[j] = e
                         spare[j] = e
                     total[i] = tree_sum(spare[:k])
@@ -257,7 +246,7 @@ def loss_rows(
             for i in range(n):
                 top[i] -= outputs[start + i, labels[start + i]]
             for i in range(n):
-                sums[i] = _log(total[i]) + top[i]
+                sums[i] = vmath.log(total[i]) + top[i]
         else:
             size, begin = n * k, start * k
             z, y = flat_outputs[begin : begin + size], flat_targets[begin : begin + size]
@@ -285,11 +274,11 @@ def loss_rows(
                     slope[i] = c * s
             else:
                 for i in range(size):
-                    e = _exp(-abs(z[i]))
+                    e = vmath.exp_nonpositive(-abs(z[i]))
                     u = one + e
                     q = e / u  # sigmoid(-|z|)
                     positive = z[i] > zero
-                    log1p = _log(u) + (e - (u - one)) / u  # what the sum lost is put back
+                    log1p = vmath.log(u) + (e - (u - one)) / u  # what the sum lost is put back
                     value[i] = ((z[i] if positive else zero) - z[i] * y[i]) + log1p
                     slope[i] = ((one - y[i]) - q if positive else q - y[i]) * s  # sigmoid(z) - y
             if unequal > 0:
@@ -306,7 +295,8 @@ def loss_rows(
                         total_i += value[j]
                     sums[i] = total_i
             else:
-                sums[0] = tree_sum(value)
+                for i in range(n):
+                    sums[i] = tree_sum(value[i * k : i * k + k])
         start += n
 
 
@@ -317,7 +307,8 @@ def batch_loss(loss: int, labels: Any, targets: Any, outputs: Any, D: Any, out: 
     scratch, shares = np.empty(scratch_size(rows, k), outputs.dtype), np.empty(rows, outputs.dtype)
     losses = np.empty(rows)
     shares[:] = outputs.dtype.type(1) / outputs.dtype.type(rows)
-    loss_rows(loss, labels, targets, outputs, shares, D, losses, scratch, 0, rows)
+    first: Any = np.intp(0)  # a literal 0 is a type of its own to Numba, which would compile loss_rows for it
+    loss_rows(loss, labels, targets, outputs, shares, D, losses, scratch, first, rows)
     out[0] = tree_sum(losses) / rows
 
 
@@ -375,7 +366,9 @@ def right_rows(
 @jit
 def accuracy(labels: Any, Z: Any, out: Any) -> None:
     """out[0] = share of the rows whose largest output stands at the label (NaN counts as largest)."""
-    out[0] = accuracy_rows(labels, Z, Z, CROSS_ENTROPY, 0, Z.shape[0]) / Z.shape[0]
+    kind: Any = np.intp(CROSS_ENTROPY)
+    first: Any = np.intp(0)
+    out[0] = accuracy_rows(labels, Z, Z, kind, first, Z.shape[0]) / Z.shape[0]
 
 
 _NO_LABELS = np.empty(0, np.int64)

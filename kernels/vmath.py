@@ -14,7 +14,7 @@ exp         0.27   0.48    2.3    0.91       0.73   0.82    4.6    0.91
 log         0.39   0.40    2.6    0.83       0.92   0.78    3.5    0.85
 tanh        0.35   0.43   12      1.86       0.90   1.70   11      1.87
 sigmoid     0.35   2.1     3.2    1.65       0.94   2.9     6.9    1.65
-silu        0.33                     2.95       0.87                     2.8
+silu        0.33                     3.35       0.87                     3.07
 gelu        0.70           17     4 or 1e-7  2.1            17     4 or 1e-15
 
 Infinities, NaN, subnormal inputs and outputs and the sign of zero are as in libm. Scalar remainders and
@@ -224,19 +224,19 @@ _ROUND_RAISED32, _ROUND_RAISED64 = np.float32(1.5 * 2**23 + 127 + 64), 1.5 * 2**
 _ROUND_HALVED32, _ROUND_HALVED64 = np.float32(1.5 * 2**23 + 126), 1.5 * 2**52 + 1022
 
 
-@jit(inline=True)
+@jit(scalar=True)
 def _remainder(x: Any, n: Any) -> Any:
     return x - n * _of(x, _LN2_HIGH32, _LN2_HIGH64) - n * _of(x, _LN2_LOW32, _LN2_LOW64)
 
 
-@jit(inline=True)
+@jit(scalar=True)
 def _exp_near_0(r: Any) -> Any:
     """e^r for a remainder r.  As 1 + (r + r^2 q), one multiplication more, the worst error is 1.03 ulp, not 0.90."""
     one = _like(r, 1.0)
     return (_polynomial(r, _of(r, _Q32, _Q64)) * r + one) * r + one
 
 
-@jit(inline=True)
+@jit(scalar=True)
 def exp(x: Any) -> Any:
     """e^x."""
     lowest, highest = _of(x, _LOWEST32, _LOWEST64), _of(x, _HIGHEST32, _HIGHEST64)
@@ -248,7 +248,7 @@ def exp(x: Any) -> Any:
     return _scale(_exp_near_0(r), t)
 
 
-@jit(inline=True)
+@jit(scalar=True)
 def _raised_exp(x: Any, rest: Any) -> Any:
     """2^64 e^(x + rest) for x <= 0 that is not below what the next power of two still exists for.
 
@@ -260,7 +260,7 @@ def _raised_exp(x: Any, rest: Any) -> Any:
     return _exp_near_0(r) * _power_of_two(t)
 
 
-@jit(inline=True)
+@jit(scalar=True)
 def _exp_of_sum(x: Any, rest: Any) -> Any:
     """e^(x + rest) for x <= 0 and a rest of a few roundings of x."""
     lowest = _of(x, _LOWEST32, _LOWEST64)
@@ -268,13 +268,13 @@ def _exp_of_sum(x: Any, rest: Any) -> Any:
     return _raised_exp(x, rest) * _like(x, 2.0**-64)
 
 
-@jit(inline=True)
+@jit(scalar=True)
 def exp_nonpositive(x: Any) -> Any:
     """e^x for x <= 0, cheaper than `exp` by a comparison and three integer steps."""
     return _exp_of_sum(x, _like(x, -0.0))  # adding -0.0 is nothing, and LLVM knows it
 
 
-@jit(inline=True)
+@jit(scalar=True)
 def _over_one_plus(h: Any) -> Any:
     """h / (1 + h) for h >= 0.
 
@@ -285,14 +285,14 @@ def _over_one_plus(h: Any) -> Any:
     return h - h * q if h < _like(h, 0.5) else q
 
 
-@jit(inline=True)
+@jit(scalar=True)
 def sigmoid(x: Any) -> Any:
     """1 / (1 + e^-x), from the exponential that cannot overflow."""
     q = _over_one_plus(exp_nonpositive(-abs(x)))
     return q if x < _like(x, 0.0) else _like(x, 1.0) - q
 
 
-@jit(inline=True)
+@jit(scalar=True)
 def sigmoid_derivative(x: Any) -> Any:
     """S (1 - S) with S = sigmoid(-|x|), the smaller of the two: nothing cancels."""
     q = _over_one_plus(exp_nonpositive(-abs(x)))
@@ -303,7 +303,7 @@ def sigmoid_derivative(x: Any) -> Any:
 _SILU_END32, _SILU_END64 = np.float32(-110.0), -752.5
 
 
-@jit(inline=True)
+@jit(scalar=True)
 def silu(x: Any) -> Any:
     """X sigmoid(x) = x e^x / (1 + e^x) below 0, whose numerator is rounded once where it is subnormal."""
     a, end = -abs(x), _of(x, _SILU_END32, _SILU_END64)
@@ -312,7 +312,7 @@ def silu(x: Any) -> Any:
     return (a * raised * small if x < _like(x, 0.0) else x) / (_like(x, 1.0) + raised * small)
 
 
-@jit(inline=True)
+@jit(scalar=True)
 def silu_derivative(x: Any) -> Any:
     """S (1 + x (1 - S)) for S = sigmoid(x), from the smaller of S and 1 - S: the sum of silu'(x) and silu'(-x) is 1."""
     a, end = -abs(x), _of(x, _SILU_END32, _SILU_END64)
@@ -327,7 +327,7 @@ _FLAT32, _FLAT64 = np.float32(9.02), 19.1
 _NOTHING32 = np.float32(-0.0)  # what adding changes nothing, as LLVM knows; 0.0 would turn -0.0 into 0.0
 
 
-@jit(inline=True)
+@jit(scalar=True)
 def tanh(x: Any) -> Any:
     """Hyperbolic tangent: h / (1 + h) of h = (e^2|x| - 1) / 2, which is summed up without cancellation."""
     a = abs(x)
@@ -359,7 +359,7 @@ _P64 = (
 _SMALLEST_NORMAL32, _SMALLEST_NORMAL64 = np.float32(2.0**-126), 2.0**-1022
 
 
-@jit(inline=True)
+@jit(scalar=True)
 def log(x: Any) -> Any:
     """Natural logarithm: x = 2^k (1 + f), log(1 + f) = 2 atanh(s) with s = f / (2 + f).
 
@@ -425,21 +425,21 @@ _TAIL_END32, _TAIL_END64 = np.float32(15.0), 40.0
 _INVERSE_SQRT_2PI = 0.3989422804014327
 
 
-@jit(inline=True)
+@jit(scalar=True)
 def _shorten(x: Any) -> Any:
     """|x|, at most where the tail ends."""
     a, end = abs(x), _of(x, _TAIL_END32, _TAIL_END64)
     return end if end < a else a
 
 
-@jit(inline=True)
+@jit(scalar=True)
 def _bell(a: Any) -> Any:
     """e^(-a^2/2), with the square's rounding error put back: without, 40 ulp at a = 10 in float32."""
     high, half = _leading_half(a), _like(a, -0.5)
     return _exp_of_sum(half * high * high, half * (a - high) * (a + high))
 
 
-@jit(inline=True)
+@jit(scalar=True)
 def _ratio(a: Any) -> Any:
     """R(a), by one division."""
     centre = _of(a, _CENTRE32, _CENTRE64)
@@ -449,14 +449,14 @@ def _ratio(a: Any) -> Any:
     return _polynomial(u, _of(a, _R32, _R64)) * (inverse * shifted)
 
 
-@jit(inline=True)
+@jit(scalar=True)
 def gelu(x: Any) -> Any:
     """X Phi(x), Phi the normal distribution: relu(x) - |x| Q(|x|) has no cancellation on either side."""
     a, zero = _shorten(x), _like(x, 0.0)
     return (zero if x < zero else x) - a * _ratio(a) * _bell(a)
 
 
-@jit(inline=True)
+@jit(scalar=True)
 def gelu_derivative(x: Any) -> Any:
     """Phi(x) + x phi(x), phi the normal density; both come from one exponential."""
     a = _shorten(x)

@@ -26,9 +26,10 @@ CASES = (
     Case((300, 1), "one column; five blocks"),
     Case((300, 31), "the widest that is transposed; five blocks, which a tree of halves divides unevenly"),
     Case((130, 32), "the narrowest that is not"),
+    Case((9, 1100), "a row longer than what is worked through at once"),
     Case((70, 129), "many columns, and one more than eight lanes divide"),
 )
-SHAPES = [(1, 1), (7, 10), (200, 1), (200, 10), (130, 40)]
+SHAPES = [(1, 1), (7, 10), (200, 1), (200, 10), (130, 40), (5, 1100)]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -45,6 +46,10 @@ def in_pieces(
     """`loss_rows` of the rows between one cut and the next, the last piece first."""
     for p in range(cuts.size - 1, 0, -1):
         losses.loss_rows(loss, labels, targets, Z, shares, D, values, scratch, cuts[p - 1], cuts[p])
+
+
+def test_codes_are_fixed() -> None:
+    assert list(LOSSES.values()) == list(range(5)), "callers may hold them"
 
 
 def problem(shape: tuple[int, int], dtype: str) -> tuple[Any, Any, Any, Any]:

@@ -55,7 +55,11 @@ KNOWN_FIRST_ROW = [-1.3815544093468557, -0.731009262854454, -1.099053650236594]
 
 
 @pytest.mark.parametrize(
-    ("activation", "limit"), [("relu", np.sqrt(6 / 300)), ("tanh", np.sqrt(6 / 500)), ("sigmoid", np.sqrt(6 / 500))]
+    ("activation", "limit"),
+    [
+        *((name, np.sqrt(6 / 300)) for name in ("relu", "leaky_relu", "gelu", "silu")),
+        *((name, np.sqrt(6 / 500)) for name in ("tanh", "sigmoid", "identity")),
+    ],
 )
 def test_initial_scale(activation: str, limit: float) -> None:
     W = Network([300, 200, 1], hidden=activation, dtype="float64").weights[0]

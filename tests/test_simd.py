@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from fastnet.kernels import loops, reference, simd
-from fastnet.kernels.elementwise import IDENTITY, RELU, SIGMOID, TANH
+from fastnet.kernels.elementwise import IDENTITY, LEAKY_RELU, RELU, SIGMOID, SILU, TANH
 from fastnet.kernels.microkernel import MR, NV, VECTOR
 
 pytestmark = pytest.mark.compiled
@@ -180,7 +180,7 @@ LAYERS = [(0, 3, 2), (1, 1, 1), (5, 0, 3), (1, 40, 33), (32, 13, 64), (33, 64, 1
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("activation", [IDENTITY, RELU, TANH, SIGMOID])
+@pytest.mark.parametrize("activation", [IDENTITY, RELU, TANH, SIGMOID, LEAKY_RELU, SILU])
 def test_dense_forward(dtype: Any, activation: int) -> None:
     for rows, n, k in LAYERS:
         check_forward(simd.dense_forward, dtype, rows, n, k, activation)
@@ -216,13 +216,13 @@ def test_nan_passes_the_relu() -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("activation", [IDENTITY, RELU, TANH, SIGMOID])
+@pytest.mark.parametrize("activation", [IDENTITY, RELU, TANH, SIGMOID, LEAKY_RELU, SILU])
 def test_dense_backward_batch(dtype: Any, activation: int) -> None:
     rng = np.random.default_rng(6)
     wider = WIDER[dtype]
     for rows, n, k in LAYERS:
         X, W = rng.standard_normal((rows, n)).astype(dtype), rng.standard_normal((k, n)).astype(dtype)
-        Z = rng.uniform(-1, 1, (rows, k)).astype(dtype)  # beyond, 1 - tanh(Z)^2 cancels
+        Z = rng.uniform(-1, 1, (rows, k)).astype(dtype)  # tanh' cancels beyond; gelu' is 0 at -0.75
         dL_dA = rng.standard_normal((rows, k)).astype(dtype)
         for first_layer in (False, True):
             dW, db = np.full((k, n), np.nan, dtype), np.full(k, np.nan, dtype)
