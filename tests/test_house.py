@@ -82,7 +82,18 @@ def test_every_room_says_what_it_imports() -> None:
 
 
 def test_public_names() -> None:
-    assert set(fastnet.__all__) == {"SGD", "Adam", "History", "Network", "Trainer", "load"}
+    assert set(fastnet.__all__) == {
+        "SGD",
+        "Adam",
+        "AdamW",
+        "CosineDecay",
+        "History",
+        "Network",
+        "StepDecay",
+        "Trainer",
+        "WarmUp",
+        "load",
+    }
     assert all(hasattr(fastnet, name) for name in fastnet.__all__)
     assert all(hasattr(fastnet.kernels, name) for name in fastnet.kernels.__all__)
     assert callable(fastnet.kernels.variants)
