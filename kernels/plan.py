@@ -23,6 +23,9 @@ from .elementwise import BINARY_CROSS_ENTROPY, CROSS_ENTROPY, GELU, HUBER, MAE, 
 
 Array = NDArray[Any]
 
+LINE = 64
+"""Bytes of a cache line, and of the longest vectors."""
+
 SLICE_ROWS = 1024
 """Rows worked through at a time, and the longest chain of one sum of the gradient."""
 
@@ -91,7 +94,7 @@ class Plan(NamedTuple):
     state : shape (vectors, P)
         Of the optimizer: velocity, or running mean and square.
     transposed : ndarray
-        W^T of every layer, rows padded to whole vectors; written by who uses it.
+        W^T of every layer, in panels of NR columns whose rows are padded to whole vectors; written by who uses it.
     workspace : ndarray
         See above.
     labels : int64, shape (rows,)
@@ -136,6 +139,14 @@ class Plan(NamedTuple):
             self.book[place] = address(array) if array.size else 0
 
 
+def aligned(size: int, dtype: Any) -> Array:
+    """An uninitialised vector that begins a cache line, so that what is loaded from it straddles no two."""
+    item = np.dtype(dtype).itemsize
+    raw = np.empty(size + LINE // item, dtype)
+    start = -address(raw) % LINE // item
+    return raw[start : start + size]
+
+
 def address(array: Array | None) -> int:
     """Where an array's data begin; 0 for None."""
     return 0 if array is None else int(array.__array_interface__["data"][0])
@@ -161,7 +172,9 @@ def slice_rows(batch: int) -> int:
     return min(batch, SLICE_ROWS)
 
 
-def layer_table(layer_sizes: Sequence[int], activations: Sequence[int], rows: int, lanes: int) -> tuple[Array, int]:
+def layer_table(
+    layer_sizes: Sequence[int], activations: Sequence[int], rows: int, lanes: int, nr: int
+) -> tuple[Array, int]:
     """``Plan.layers`` for slices of so many rows, and the size of the workspace without inputs and targets."""
     table = np.zeros((len(layer_sizes) - 1, LAYER_COLUMNS), np.int64)
     parameters = transposed = workspace = neurons = 0
@@ -171,19 +184,19 @@ def layer_table(layer_sizes: Sequence[int], activations: Sequence[int], rows: in
         parameters += (n + 1) * k
         row[T], row[NEURONS] = transposed, neurons
         neurons += k
-        transposed += padded(n, lanes) * padded(k, lanes)
-        row[A], row[D] = workspace, workspace + rows * k
-        workspace += 2 * rows * k
-        row[Z] = row[A]
+        transposed += padded(n, lanes) * padded(k, nr)
+        size = padded(rows * k, lanes)
+        row[A], row[Z], row[D] = workspace, workspace, workspace + size
+        workspace += 2 * size
         if activation in (GELU, SILU):  # whose derivatives cannot be had from A
             row[Z] = workspace
-            workspace += rows * k
+            workspace += size
     return table, workspace
 
 
-def transposed_size(layer_sizes: Sequence[int], lanes: int) -> int:
+def transposed_size(layer_sizes: Sequence[int], lanes: int, nr: int) -> int:
     """Elements of ``Plan.transposed``."""
-    return sum(padded(n, lanes) * padded(k, lanes) for n, k in pairwise(layer_sizes))
+    return sum(padded(n, lanes) * padded(k, nr) for n, k in pairwise(layer_sizes))
 
 
 def padded(size: int, lanes: int) -> int:
