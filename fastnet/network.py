@@ -96,6 +96,12 @@ class Network:
             limit = math.sqrt(6 / n) if self.activations[i] in _HE else math.sqrt(6 / (n + k))
             W[...] = rng.symmetric(self.seed, rng.WEIGHTS, i, W.shape, limit)
 
+    def __setstate__(self, attributes: dict[str, Any]) -> None:
+        """Parameters of a copy are aligned as those of the original."""
+        self.__dict__.update(attributes)
+        self._parameters = aligned(attributes["_parameters"].size, self.dtype)
+        self._parameters[:] = attributes["_parameters"]
+
     # ------------------------------------------------------------------------------------ parameters
 
     @property

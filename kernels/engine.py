@@ -54,7 +54,6 @@ from .plan import (
     RIGHT_KERNEL,
     ROW,
     SCRATCH,
-    SIZE,
     SLICE_ROWS,
     SLICES_LOSS,
     SLICES_RIGHT,
@@ -197,7 +196,7 @@ class Engine:
             totals=descent.totals,
             scratch=np.empty(0, dtype),
         )
-        book[[LOSS, OPTIMIZER, BATCH, SIZE]] = code, descent.optimizer, batch, parameters.size
+        book[[LOSS, OPTIMIZER, BATCH]] = code, descent.optimizer, batch
         book[[LAYER_COUNT, PIECE_COUNT, INPUTS, TARGETS]] = len(layers), len(self.plan.pieces), inputs, targets
         large = max(n * k for n, k in pairwise(layer_sizes)) * dtype.itemsize > simd.L2
         shares = 1 if self._threads == 1 else self._threads * (1 if large else PIECES)

@@ -88,8 +88,8 @@ from .plan import (
     ROW,
     SCRATCH,
     SCRATCH_PLACE,
+    SECOND_STATE,
     SHARES,
-    SIZE,
     SLICE_ROWS,
     SLICES_LOSS,
     SLICES_RIGHT,
@@ -304,7 +304,7 @@ def _update(dtype: Any, book: Any, hyper: Any, start: int, size: int, step: int,
     )
     first = _vector(dtype, book[STATE] + offset, size)
     if optimizer == ADAM:
-        second = _vector(dtype, book[STATE] + book[SIZE] * item_bytes(dtype) + offset, size)
+        second = _vector(dtype, book[SECOND_STATE] + offset, size)
         betas = (hyper[BETA1], hyper[BETA2], hyper[EPSILON], hyper[DECAY])
         call(loops.adam_update, book[UPDATE], dtype, (parameters, gradient, first, second, rate, *betas, step))
     elif optimizer != NONE:
