@@ -1,6 +1,6 @@
 """One training step, fastnet against NumPy, scikit-learn, PyTorch and JAX.  Prints a table; writes JSON with --json.
 
-    python bench/peers.py [--rounds 5] [--json results.json] [--only 64-128-128-10]
+    python bench/peers.py [--rounds 5] [--json results.json] [--readme README.md] [--only 64-128-128-10]
 
 Needs the extra ``peers`` (those that are missing are left out). Each library runs in a process of its own, all of its
 threads on as many CPUs as the column says, and each in its fastest fair form: NumPy as the article writes it, with
@@ -11,6 +11,7 @@ NumPy.
 """
 
 import argparse
+import datetime
 import json
 import os
 import platform
@@ -19,10 +20,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib import metadata
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
+
+from fastnet.kernels._jit import target_cpu
 
 NETWORKS: dict[str, tuple[tuple[int, ...], int, int]] = {  # layer sizes, batch size, rows
     "1-16-1": ((1, 16, 1), 16, 2048),
@@ -290,6 +294,51 @@ class Worker:
         self._process.wait()
 
 
+def versions(libraries: list[str]) -> str:
+    """The libraries with their versions."""
+    packages = {"fastnet": "fastnet-jit", "numpy": "numpy", "sklearn": "scikit-learn", "torch": "torch", "jax": "jax"}
+    return ", ".join(f"{packages[name]} {metadata.version(packages[name])}" for name in libraries if name in packages)
+
+
+def table(results: list[dict[str, Any]], libraries: list[str], rounds: int) -> str:
+    """The results as Markdown: microseconds a step, and how many times fastnet's that is."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    lines = [
+        f"One training step in microseconds, and in brackets how many times fastnet's that is; float32, measured "
+        f"{datetime.date.today()} on {cpus} cores of a shared {target_cpu()} ({platform.system()}, Python "
+        f"{platform.python_version()}, {versions(libraries)}) by `python bench/peers.py --rounds {rounds}`: medians, "
+        "each library in a process of its own, in its fastest fair form, on that many CPUs.",
+    ]
+    for task in TASKS:
+        lines += ["", f"| {task}: network, batch | threads | " + " | ".join(libraries) + " |"]
+        lines += ["|---|---|" + "---|" * len(libraries)]
+        for result in results:
+            if result["task"] == task:
+                us = result["us"]
+                cells = [
+                    "-"
+                    if library not in us
+                    else f"{us[library]:.3g}"
+                    if library == "fastnet"
+                    else f"{us[library]:.3g} ({us[library] / us['fastnet']:.2f})"
+                    for library in libraries
+                ]
+                batch = NETWORKS[result["network"]][1]
+                lines.append(f"| {result['network']}, {batch} | {result['threads']} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def write_between_markers(path: str, text: str) -> None:
+    """Replace what stands between this script's markers in a file."""
+    with open(path) as file:
+        whole = file.read()
+    begin, end = "<!-- bench/peers.py begins -->\n", "<!-- bench/peers.py ends -->"
+    before, rest = whole.split(begin)
+    after = rest.split(end, 1)[1]
+    with open(path, "w") as file:
+        file.write(f"{before}{begin}\n{text}\n\n{end}{after}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
@@ -297,6 +346,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=list(NETWORKS), metavar="NETWORK")
     parser.add_argument("--libraries", default=",".join(LIBRARIES))
     parser.add_argument("--json", metavar="FILE")
+    parser.add_argument("--readme", metavar="FILE", help="write the table between the markers in this file")
     parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
@@ -328,7 +378,9 @@ def main() -> None:
             worker.end()
     if options.json:
         with open(options.json, "w") as file:
-            json.dump({"machine": platform.processor() or platform.machine(), "results": results}, file, indent=1)
+            json.dump({"cpu": target_cpu(), "versions": versions(libraries), "results": results}, file, indent=1)
+    if options.readme:
+        write_between_markers(options.readme, table(results, libraries, options.rounds))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ from typing import Any, NoReturn
 from . import __version__, _checks, commands, tables
 from .kernels import _jit
 from .kernels.plan import LOSSES
-from .optimizers import SGD
 from .trainer import BACKENDS
 
 
@@ -166,7 +165,7 @@ def _hidden(text: str) -> list[int]:
 
 def _rate(text: str) -> float:
     try:
-        return SGD(float(text)).learning_rate
+        return _checks.number("--lr", float(text), above=0)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0") from None
 

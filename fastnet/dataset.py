@@ -63,7 +63,8 @@ class Dataset:
         self._names = f"{prefix}X", f"{prefix}y"
         self.mapped = isinstance(X, np.memmap)
         if isinstance(X, np.memmap):
-            self._X, self._y = X, y if isinstance(y, np.memmap) else np.asarray(y)
+            self._X: Array = X
+            self._y: Array = y if isinstance(y, np.memmap) else np.asarray(y)
             doors.matrix(self._names[0], X)
             doors.nonempty(self._names[0], X)
             if self._y.ndim == 0 or len(self._y) != len(X):
@@ -126,7 +127,8 @@ def of_pair(network: Network, loss: str, data: Any) -> Dataset:
     """Validation data, as (X, y) or (X, y, sample_weight)."""
     if not isinstance(data, (tuple, list)) or len(data) not in (2, 3):
         raise TypeError("validation_data must be a pair (X, y), or (X, y, sample_weight)")
-    return Dataset(network, loss, *data, prefix="validation ")
+    X, y, *weights = data
+    return Dataset(network, loss, X, y, weights[0] if weights else None, prefix="validation ")
 
 
 def _weights(value: ArrayLike, rows: int) -> Array:

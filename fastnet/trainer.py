@@ -199,7 +199,7 @@ class Trainer:
         """Arrays of a copy are aligned as those of the original."""
         self.__dict__.update(attributes)
         state = self._state
-        self._state = aligned_zeros(*state.shape, state.dtype)
+        self._state = aligned_zeros(len(state), state.shape[1], state.dtype)
         self._state[...] = state
 
     # ---------------------------------------------------------------------------------------- fitting

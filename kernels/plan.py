@@ -62,7 +62,7 @@ TOTALS_SIZE = 5
 
 # Places in `Plan.book`: codes and sizes,
 LOSS, OPTIMIZER, BATCH, LAYER_COUNT, PIECE_COUNT, INPUTS, TARGETS, SCRATCH, PIECE_ROWS, FLOPS = range(10)
-# addresses of the plan's arrays,
+# addresses of the plan's arrays, in its order,
 LAYERS, PIECES, HYPER, PARAMETERS, GRADIENT, STATE, TRANSPOSED, WORKSPACE = range(10, 18)
 LABELS, LOSSES_OF_ROWS, SHARES, NORMS, RIGHTS, PROGRESS, TOTALS, SCRATCH_PLACE = range(18, 26)
 # of the optimizer's second vector, of compiled kernels,
@@ -133,9 +133,7 @@ class Plan(NamedTuple):
 
     def note_addresses(self) -> None:
         """Write into the book where the arrays are."""
-        places = (LAYERS, PIECES, HYPER, PARAMETERS, GRADIENT, STATE, TRANSPOSED, WORKSPACE)
-        places += (LABELS, LOSSES_OF_ROWS, SHARES, NORMS, RIGHTS, PROGRESS, TOTALS, SCRATCH_PLACE)
-        for place, array in zip(places, self[1:], strict=True):
+        for place, array in zip(range(LAYERS, SCRATCH_PLACE + 1), self[1:], strict=True):  # in the same order
             self.book[place] = address(array) if array.size else 0
         self.book[SECOND_STATE] = address(self.state[1]) if len(self.state) > 1 else 0
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import fastnet.kernels
-from fastnet.kernels import epoch, loops, reference
+from fastnet.kernels import _jit, activations, loops, reference
 from fastnet.kernels.contracts import C
 from fastnet.kernels.variants import (
     CONTRACTS,
@@ -246,18 +246,21 @@ def test_unknown_names() -> None:
         fastnet.kernels.matmul([[1]], [[1]], variant="fast")
 
 
-def test_training_runs_nothing_that_is_not_in_the_table() -> None:
-    """epoch.py and the optimizers reach kernels through `highest` only: they import no rung."""
-    root = Path(epoch.__file__).parent
+@pytest.mark.compiled
+def test_training_calls_what_the_table_is_made_of() -> None:
+    """Kernels that an epoch calls by address; test_epoch.py holds a gradient to the bits of the table's functions."""
+    called = {function.__name__ for function in _jit._signatures}
+    made_of = {"product_into", "loss_rows", "right_rows"}  # the simd rung's products, losses and accuracy
+    in_the_table = {loops.sgd_update, loops.adam_update, activations.apply_activation}
+    alone = {"times_derivative"}  # held against the oracle in test_epoch.py
+    assert called == made_of | alone | {function.__name__ for function in in_the_table}
+    assert in_the_table <= {getattr(variant.function, "func", variant.function) for variant in TABLE}
     package = Path(fastnet.__file__).parent
-    modules = {getattr(variant.function, "__module__", "") for variant in TABLE if variant.name != "reference"}
-    rungs = {module.rpartition(".")[2] for module in modules if module.startswith(loops.__package__ or "")}
-    assert {"loops", "blocked"} <= rungs
-    for path in (root / "epoch.py", package / "optimizers.py", package / "trainer.py", package / "network.py"):
+    for path in (package / "optimizers.py", package / "trainer.py", package / "network.py"):
         imports = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
         imported = {alias.name for node in imports for alias in node.names}
         imported |= {(node.module or "").rpartition(".")[2] for node in imports}
-        assert not imported & {*rungs, "operations", "elementwise", "microkernel"}, path.name
+        assert not imported & {"loops", "blocked", "simd", "parallel", "losses", "microkernel"}, path.name
 
 
 def test_the_table_is_in_ladder_order() -> None:
@@ -271,17 +274,3 @@ def test_highest_goes_no_higher_than_asked() -> None:
     assert highest("matmul", "loops") is find("matmul", "loops")
     assert highest("mse", "blocked") is find("mse", "loops"), "no blocked variant: the rung below serves"
     assert all(highest(operation, PROMOTED) is find(operation, "auto") for operation in CONTRACTS)
-
-
-def test_an_engine_runs_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: set[str] = set()
-
-    def spy(operation: str, variant: str) -> Callable[..., Any]:
-        asked.add(operation)
-        return highest(operation, variant)
-
-    monkeypatch.setattr(epoch, "highest", spy)
-    engine = epoch.Engine(np.zeros(9), [2, 3], [0], "cross_entropy", "reference", 4)
-    engine.train_epoch(lambda p, g: None, np.ones((4, 2)), np.array([0, 1, 2, 0]), None, 2)
-    assert asked <= set(CONTRACTS)
-    assert {"dense_forward", "dense_backward_batch", "cross_entropy", "cross_entropy_derivative", "accuracy"} <= asked
