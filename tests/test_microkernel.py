@@ -20,7 +20,18 @@ import pytest
 from numba import types
 
 from fastnet.kernels import microkernel
-from fastnet.kernels.microkernel import MR, NV, VECTOR, WIDTHS, copy_vector, layout, micro_kernel, transpose_block
+from fastnet.kernels.microkernel import (
+    MR,
+    NV,
+    VECTOR,
+    WIDTHS,
+    array_at,
+    copy_vector,
+    layout,
+    micro_kernel,
+    sum_rows,
+    transpose_block,
+)
 
 pytestmark = pytest.mark.compiled
 
@@ -54,12 +65,21 @@ def kernels(dtype: Any) -> dict[str, Any]:
         t, s = layout(target), layout(source)
         transpose_block(target.dtype, t[0], t[1], s[0], s[1], source.shape[0], source.shape[1])
 
+    def sums(target: Any, source: Any, fresh: Any) -> None:
+        s = layout(source)
+        sum_rows(target.dtype, layout(target)[0], s[0], s[1], source.shape[0], target.size, fresh)
+
+    def seen(matrix: Any, place: Any, rows: Any, columns: Any) -> None:
+        matrix[:] = array_at(matrix.dtype, place, (rows, columns))
+
     scalar = numba.from_dtype(np.dtype(dtype))
     vector, matrix = types.Array(scalar, 1, "A"), types.Array(scalar, 2, "A")
     signatures = {
         tile: (matrix, matrix, matrix, types.intp, matrix, matrix, matrix, scalar, types.boolean),
         copy: (vector, vector, types.intp),
         transpose: (matrix, matrix),
+        sums: (vector, matrix, types.intp),
+        seen: (matrix, types.intp, types.intp, types.intp),
     }
     return {f.__name__: numba.njit(signature)(f) for f, signature in signatures.items()}
 
@@ -240,6 +260,32 @@ def test_transpose_block(dtype: Any) -> None:
             assert_guard(outer, lanes, lanes)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_sum_rows(dtype: Any) -> None:
+    """Of whole strips of NV vectors, and of every part of one vector; none, one and many rows; in order."""
+    rng = np.random.default_rng(0)
+    lanes = lanes_of(dtype)
+    for columns in (*range(1, lanes + 1), NV * lanes):
+        for rows in (0, 1, 7):
+            for fresh in (0, 1):
+                source = rng.standard_normal((rows, columns + 3)).astype(dtype)
+                outer, target = guarded(dtype, 1, columns)
+                target[:] = 5
+                expected = np.full(columns, 0 if fresh else 5, dtype)
+                for row in source:
+                    expected = expected + row[:columns]
+                kernels(dtype)["sums"](target[0], source[:, :columns], fresh)
+                assert np.array_equal(target[0], expected), (rows, columns, fresh)
+                assert_guard(outer, 1, columns)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_array_at(dtype: Any) -> None:
+    source, found = np.arange(15, dtype=dtype).reshape(3, 5), np.zeros((3, 5), dtype)
+    kernels(dtype)["seen"](found, source.ctypes.data, 3, 5)
+    assert np.array_equal(found, source)
+
+
 # --------------------------------------------------------------------------------------- the assembly
 
 
@@ -326,7 +372,7 @@ TARGETS = {
 @pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"), reason="names x86 targets")
 @pytest.mark.parametrize("target", TARGETS)
 def test_narrower_vectors(target: str) -> None:
-    """All tests of this file, of test_simd.py and of test_losses.py again, compiled for an older CPU."""
+    """All tests of this file, of test_simd.py and of test_losses.py again, and the epoch's bits, for an older CPU."""
     name, features = TARGETS[target]
     environment = {
         **os.environ,
@@ -335,6 +381,11 @@ def test_narrower_vectors(target: str) -> None:
         "FASTNET_INNER_TEST": "1",
     }
     files = [str(Path(__file__).with_name(n)) for n in ("test_microkernel.py", "test_simd.py", "test_losses.py")]
+    epoch = str(Path(__file__).with_name("test_epoch.py"))
+    files += [
+        f"{epoch}::{test}"
+        for test in ("test_a_gradient_has_the_bits_of_the_tables_functions", "test_slices_add_up_to_the_batch")
+    ]
     command = [sys.executable, "-m", "pytest", "-q", *files]
     run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout[-3000:]
