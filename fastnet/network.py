@@ -393,14 +393,27 @@ class Network:
 
     # --------------------------------------------------------------------------------------- summary
 
-    def summary(self) -> str:
-        """A table of the layers and their parameters, as text."""
+    def summary(self, batch_size: int | None = 32) -> str:
+        """A table of the layers and their parameters, as text, and the memory that training takes.
+
+        Parameters
+        ----------
+        batch_size : int or None, default 32
+            As the Trainer's; more than 1024 rows, or None, take no more memory than 1024.
+
+        Returns
+        -------
+        str
+        """
+        if batch_size is not None:
+            batch_size = _checks.integer("batch_size", batch_size, least=1, hint=", or None for the full batch")
         lines = [f"{'layer':<8}{'inputs':>8}{'outputs':>9}  {'activation':<12}{'parameters':>12}"]
         for i, ((n, k), activation) in enumerate(zip(pairwise(self.layer_sizes), self.activations, strict=True)):
             lines.append(f"{f'dense {i + 1}':<8}{n:>8}{k:>9}  {activation:<12}{(n + 1) * k:>12,}")
-        size = self._parameters.nbytes
-        amount = f"{size / 2**20:.1f} MiB" if size >= 2**20 else f"{size / 1024:.1f} KiB"
-        lines.append(f"total {self._parameters.size:,} parameters, {self.dtype}, {amount}")
+        lines.append(f"total {self._parameters.size:,} parameters, {self.dtype}, {_amount(self._parameters.nbytes)}")
+        workspace = self._engine(batch=batch_size or SLICE_ROWS, gathers=True).nbytes
+        batches = f"batches of {batch_size:,}" if batch_size else "full batches"
+        lines.append(f"training in {batches} takes {_amount(workspace)} of workspace, gradient included")
         return "\n".join(lines)
 
     def __repr__(self) -> str:
@@ -409,6 +422,10 @@ class Network:
             f"Network({list(self.layer_sizes)}, hidden={hidden}, output={output!r}, "
             f"dtype={self.dtype.name!r}, seed={self.seed})"
         )
+
+
+def _amount(size: int) -> str:
+    return f"{size / 2**20:.1f} MiB" if size >= 2**20 else f"{size / 1024:.1f} KiB"
 
 
 def load(path: storage.Path) -> Network:

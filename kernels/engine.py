@@ -209,11 +209,15 @@ class Engine:
             book[SCRATCH] = _scratch(self.plan, rows)
             if self._threads == 1:  # else each piece allocates its own, 50 ns that only the smallest networks notice
                 self.plan = self.plan._replace(scratch=aligned(int(book[SCRATCH]), dtype))
-            self._note_kernels()
         self._rows_per_call = max(1, int(_FIRST_CALL_FLOPS / flops))
 
     def _note_kernels(self) -> None:
-        """Write the addresses of the kernels that this network needs into the book; compile them, the first time."""
+        """Write the addresses of the kernels that this network needs into the book; compile them, the first time.
+
+        When they are needed, not before: an engine tells its size without compiling anything.
+        """
+        if not self._compiled or self.plan.book[PRODUCT] != 0:
+            return
         book, dtype = self.plan.book, self.plan.parameters.dtype
         self.plan.note_addresses()
         book[PRODUCT] = kernel_address(simd.product_into, dtype)
@@ -301,6 +305,7 @@ class Engine:
 
     def _aside(self) -> Plan:
         """The plan with counters of its own, and slices instead of batches."""
+        self._note_kernels()
         progress, totals = np.zeros(PROGRESS_SIZE, np.int64), np.zeros(TOTALS_SIZE)
         plan = self.plan._replace(book=self.plan.book.copy(), progress=progress, totals=totals)
         plan.book[BATCH] = len(plan.losses)
@@ -329,6 +334,7 @@ class Engine:
         epoch_rows: int | None,
     ) -> None:
         """Call whoever computes until X is done with; between calls, KeyboardInterrupt may come."""
+        self._note_kernels()
         progress, book = plan.progress, plan.book
         epoch_rows = len(X_rows) if epoch_rows is None else epoch_rows
         rates = _NO_RATE if rates is None else rates

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import re
 from typing import Any
 
 import numpy as np
@@ -106,6 +107,25 @@ def test_gradient_against_central_differences(loss: str, hidden: str) -> None:
         assert abs(gradient[i] - (ends[0] - ends[1]) / (2 * step)) <= 1e-7
 
 
+@pytest.mark.parametrize("loss", ["mse", "mae", "huber", "cross_entropy", "binary_cross_entropy"])
+def test_check_gradients(loss: str) -> None:
+    net, rng = Network([3, 5, 4, 3], hidden=["gelu", "silu"], seed=2), np.random.default_rng(3)
+    X = rng.standard_normal((7, 3))
+    y: Any = rng.integers(0, 3, 7) if loss == "cross_entropy" else rng.uniform(0, 1, (7, 3))
+    assert net.check_gradients(X, y, loss) < 1e-7
+    before = net.parameters.copy()
+    gradients = Network.loss_and_gradient
+    try:
+        Network.loss_and_gradient = lambda self, X, y, loss="mse": (  # type: ignore[method-assign]
+            gradients(self, X, y, loss)[0],
+            gradients(self, X, y, loss)[1] * 1.01,
+        )
+        assert net.check_gradients(X, y, loss) > 1e-3, "a gradient that is 1% off is noticed"
+    finally:
+        Network.loss_and_gradient = gradients  # type: ignore[method-assign]
+    assert (net.parameters == before).all()
+
+
 def test_the_objective_of_mse_is_the_sum_over_outputs() -> None:
     net, X, y = small(), np.ones((5, 3)), np.zeros((5, 2))
     objective, _ = net.loss_and_gradient(X, y)
@@ -128,6 +148,10 @@ def test_summary_and_repr() -> None:
     text = Network([64, 128, 10]).summary()
     assert "8,320" in text
     assert "total 9,610 parameters, float32, 37.5 KiB" in text
+    assert re.search(r"training in batches of 32 takes \d+\.\d KiB of workspace", text)
+    assert "full batches" in Network([64, 128, 10]).summary(batch_size=None)
+    with pytest.raises(ValueError, match="batch_size is 0"):
+        small().summary(batch_size=0)
     assert repr(small(seed=4)) == "Network([3, 4, 2], hidden=['relu'], output='identity', dtype='float64', seed=4)"
     assert eval(repr(small(seed=4))).parameters.tolist() == small(seed=4).parameters.tolist()
 
