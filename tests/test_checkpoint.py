@@ -15,6 +15,7 @@ import pytest
 
 from fastnet import SGD, Adam, AdamW, CosineDecay, Network, StepDecay, Trainer, WarmUp, storage
 from fastnet.dataset import Dataset
+from fastnet.kernels import engine
 from fastnet.trainer import DivergenceWarning
 
 RNG = np.random.default_rng(0)
@@ -64,45 +65,36 @@ def test_ten_epochs_resumed_and_ten_more_are_twenty(name: str, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("name", TRAINERS)
-def test_an_interrupted_run_is_resumed_to_the_bit(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C in the middle of an epoch: the checkpoint that fit leaves behind holds the steps of that epoch."""
+@pytest.mark.parametrize("calls", [3, 14, 18])
+def test_an_interrupted_run_is_resumed_to_the_bit(
+    name: str, calls: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C after any step: the checkpoint that fit leaves behind holds the steps of the epoch it stopped in."""
     file = tmp_path / "run.safetensors"
     straight, ours = trainer(name), trainer(name)
-    straight.fit(X, LABELS, epochs=6)
-    made, calls = ours.network._engine, [0]
+    straight.fit(X, LABELS, epochs=24)
+    left = [calls]
 
-    def engine(*arguments: Any) -> Any:
-        engine = made(*arguments)
-        advance = engine._advance
-
-        def interrupted(plan: Any, purpose: int, X_rows: Any, *rest: Any) -> None:
-            calls[0] += 1
-            if calls[0] == 4:  # half of epoch 3, as a call that returned early does
-                first_row, rows = rest[-2], len(X_rows) if rest[-1] is None else rest[-1]
-                rest = (*rest[:-2], first_row, rows)
-                if rest[2] is None:  # no order
-                    advance(
-                        plan,
-                        purpose,
-                        X_rows[:48],
-                        *(
-                            part[:48] if isinstance(part, np.ndarray) and len(part) == rows else part
-                            for part in rest[:2]
-                        ),
-                        *rest[2:],
-                    )
+    def interrupted(run: Any) -> Any:
+        def step(*arguments: Any) -> None:
+            left[0] -= 1
+            if left[0] < 0:
                 raise KeyboardInterrupt
-            advance(plan, purpose, X_rows, *rest)
+            run(*arguments)
 
-        engine._advance = interrupted
-        return engine
+        return step
 
-    ours.network._engine = engine  # type: ignore[method-assign]
-    with pytest.raises(KeyboardInterrupt):
-        ours.fit(X, LABELS, epochs=6, checkpoint=file)
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "CALL_S", 1e-12)
+        patch.setattr(engine, "_FIRST_CALL_FLOPS", 1)
+        for module in (engine.epoch, engine.reference_epoch):
+            patch.setattr(module, "run", interrupted(module.run))
+        with pytest.raises(KeyboardInterrupt):
+            ours.fit(X, LABELS, epochs=24, checkpoint=file)
     resumed = Trainer.resume(file)
-    assert resumed.history.epochs == 3
-    resumed.fit(X, LABELS, epochs=3)
+    steps = 1 if resumed.batch_size is None else 6
+    assert resumed.history.epochs == calls // steps
+    resumed.fit(X, LABELS, epochs=24 - calls // steps)
     assert same(resumed, straight)
 
 

