@@ -57,16 +57,21 @@ PROGRESS_SIZE = 6
 LOSS_SUM, WEIGHT_SUM, SLICES_LOSS, SLICES_WEIGHT, BATCH_WEIGHT = range(5)
 TOTALS_SIZE = 5
 
+# Places in `Plan.terms`. Given: an l2 that each batch divides by its weight, and the largest loss that a row may count
+# for. Summed over the batches, times their rows: the mean loss, and the penalty of that l2. From SQUARES on: |row of
+# W|^2 of every neuron, before the update.
+SHARED_L2, CAP, MEAN_LOSS, PENALTY, SQUARES = range(5)
+
 # Places in `Plan.book`: codes and sizes,
 LOSS, OPTIMIZER, BATCH, SIZE, LAYER_COUNT, PIECE_COUNT, INPUTS, TARGETS, SCRATCH, PIECE_ROWS, FLOPS = range(11)
 # addresses of the plan's arrays,
 LAYERS, PIECES, HYPER, PARAMETERS, GRADIENT, STATE, TRANSPOSED, WORKSPACE = range(11, 19)
-LABELS, LOSSES_OF_ROWS, SHARES, NORMS, RIGHTS, PROGRESS, TOTALS, SCRATCH_PLACE = range(19, 27)
+LABELS, LOSSES_OF_ROWS, SHARES, NORMS, RIGHTS, PROGRESS, TOTALS, SCRATCH_PLACE, TERMS = range(19, 28)
 # addresses of compiled kernels,
-PRODUCT, LOSS_KERNEL, RIGHT_KERNEL, ACTIVATE, DERIVE, UPDATE = range(27, 33)
+PRODUCT, LOSS_KERNEL, RIGHT_KERNEL, ACTIVATE, DERIVE, UPDATE = range(28, 34)
 # and what one call is about.
-PURPOSE, X, TRUTH, WEIGHTS, ORDER, OUT, RATES, RATE_COUNT, FIRST_ROW, STOP_ROW, EPOCH_ROWS = range(33, 44)
-BOOK_SIZE = 44
+PURPOSE, X, TRUTH, WEIGHTS, ORDER, OUT, RATES, RATE_COUNT, FIRST_ROW, STOP_ROW, EPOCH_ROWS = range(34, 45)
+BOOK_SIZE = 45
 
 TRAIN, MEASURE, PREDICT = range(3)
 """Purposes of a call."""
@@ -108,6 +113,8 @@ class Plan(NamedTuple):
         The sums so far.
     scratch : ndarray
         Room for packing, where there is one thread; else empty.
+    terms : float64, shape (SQUARES + neurons,)
+        What scikit-learn's objective needs besides; see the places above.
     """
 
     book: Array
@@ -127,11 +134,12 @@ class Plan(NamedTuple):
     progress: Array
     totals: Array
     scratch: Array
+    terms: Array
 
     def note_addresses(self) -> None:
         """Write into the book where the arrays are."""
         places = (LAYERS, PIECES, HYPER, PARAMETERS, GRADIENT, STATE, TRANSPOSED, WORKSPACE)
-        places += (LABELS, LOSSES_OF_ROWS, SHARES, NORMS, RIGHTS, PROGRESS, TOTALS, SCRATCH_PLACE)
+        places += (LABELS, LOSSES_OF_ROWS, SHARES, NORMS, RIGHTS, PROGRESS, TOTALS, SCRATCH_PLACE, TERMS)
         for place, array in zip(places, self[1:], strict=True):
             self.book[place] = address(array) if array.size else 0
 
