@@ -4,10 +4,10 @@ Imports scikit-learn (``pip install "fastnet-jit[sklearn]"``), the trainer's nam
 ``fastnet.kernels``.
 
 Validation, labels, initial weights, shuffling, early stopping, schedules, warnings and messages are scikit-learn's own
-code, which runs as it is. Its loop hands batches to `_backprop` and gradients to an optimizer; here it is given larger
-batches, some megabytes of whole steps, and `_backprop` trains through them in one call, takes the steps itself, and
-returns the loss and no gradients. Where the engine cannot express what is asked for, scikit-learn's `_backprop` runs
-on scikit-learn's batches.
+code, which runs as it is. Its loop hands batches to `_backprop` and gradients to an optimizer; here it is told that
+all rows are one batch, and `_backprop` trains through an epoch in one call, visits the rows in the order that the loop
+would have, takes the steps itself, and returns the loss and no gradients. Where the engine cannot express what is asked
+for, scikit-learn's `_backprop` runs on scikit-learn's batches.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ _ACTIVATIONS = {"identity": IDENTITY, "logistic": SIGMOID, "tanh": TANH, "relu":
 _LOSSES = {"softmax": "cross_entropy", "logistic": "binary_cross_entropy", "identity": "mse"}
 """Of each output activation; poisson's, exp, has none here."""
 
-_CALL_BYTES = 2**22
-"""About how much of X a call trains through: enough to make the rest small, little enough to stay in cache."""
-
 _LEAST_DENSITY = 0.05
 """Sparse data with a smaller share of numbers are left to scikit-learn, whose products skip the zeros."""
+
+_LARGEST_DENSE = 2**30
+"""Bytes that sparse data may take when they are made dense."""
 
 _LARGEST_FALL = 1e18
 """SGD's velocity is kept divided by the rate; a rate that falls further could overflow it in float32."""
@@ -56,7 +56,8 @@ _LARGEST_FALL = 1e18
 class _Course:
     """One call of `_fit_stochastic`: parameters and the optimizer's state in the engine's layout, and the engine."""
 
-    def __init__(self, estimator: Any) -> None:
+    def __init__(self, estimator: Any, rows: int) -> None:
+        self._rows = rows
         self._coefs, self._intercepts = estimator.coefs_, estimator.intercepts_
         self._sizes = [len(self._coefs[0]), *(len(b) for b in self._intercepts)]
         self._flat = np.empty(parameter_count(self._sizes), self._coefs[0].dtype)
@@ -67,17 +68,21 @@ class _Course:
         self._loss = _LOSSES[estimator.out_activation_]
         self._gain = conventions.GAINS[self._loss]
         self._batch = 200 if estimator.batch_size == "auto" else int(estimator.batch_size)
+        self.batch_size = rows if rows > self._batch else estimator.batch_size
+        self._order = np.arange(rows) if estimator.shuffle else None
         self._optimizer: Any = None
 
-    def rows_a_call(self, asked: Any, rows: int, early_stopping: bool, fraction: float) -> Any:
-        """What scikit-learn's loop shall take for the batch size: whole steps, fewer rows than there are."""
-        if early_stopping:
-            rows = math.floor(rows * (1 - fraction)) - 1  # one less, however the split rounds
-        steps = min(rows, _CALL_BYTES // (self._sizes[0] * self._flat.itemsize)) // self._batch
-        return steps * self._batch if steps > 1 else asked
-
-    def _begin(self, estimator: Any) -> None:
-        """Take over from scikit-learn's optimizer, which stands ready by now."""
+    def _begin(self, estimator: Any, X: Any, y: Array, sample_weight: Array | None) -> None:
+        """Take over from scikit-learn's optimizer, which stands ready by now, and lay out the data."""
+        if X.shape[0] != self._rows:
+            raise RuntimeError(
+                f"this version of scikit-learn trains on {X.shape[0]} rows where {self._rows} were expected; use one "
+                'that "fastnet-jit[sklearn]" allows'
+            )
+        self._X = np.ascontiguousarray(X.toarray() if issparse(X) else X, self._flat.dtype)
+        entropy = self._loss == "cross_entropy"
+        self._truth = y.argmax(axis=1) if entropy else np.ascontiguousarray(y, self._flat.dtype)
+        self._weights = None if sample_weight is None else np.ascontiguousarray(sample_weight, np.float64)
         optimizer = estimator._optimizer
         dtype, alpha = self._flat.dtype, float(estimator.alpha)
         if isinstance(optimizer, AdamOptimizer):
@@ -101,7 +106,7 @@ class _Course:
         self._descent.progress[STEP] = conventions.FAR_STEP
         codes = [_ACTIVATIONS[estimator.activation]] * (len(self._sizes) - 2) + [IDENTITY]
         rung = "parallel" if estimator.backend == "auto" else BACKENDS[estimator.backend]
-        self._engine = Engine(self._flat, self._sizes, codes, self._loss, self._batch, rung, self._descent)
+        self._engine = Engine(self._flat, self._sizes, codes, self._loss, self._batch, rung, self._descent, self._order is not None)
         self._optimizer = optimizer
 
     @property
@@ -110,18 +115,20 @@ class _Course:
         return int(self._descent.progress[STEP]) - conventions.FAR_STEP
 
     def train(self, estimator: Any, X: Any, y: Array, sample_weight: Array | None) -> float:
-        """Take the steps of these rows, and return the mean of their losses, each before its step."""
+        """Train an epoch on these rows, the same every time, and return the mean of its batches' objectives."""
         if self._optimizer is None:
-            self._begin(estimator)
-        optimizer, descent, dtype = self._optimizer, self._descent, self._flat.dtype
-        X = np.ascontiguousarray(X.toarray() if issparse(X) else X, dtype)
-        truth = y.argmax(axis=1) if self._loss == "cross_entropy" else np.ascontiguousarray(y, dtype)
-        if sample_weight is not None:
-            sample_weight = np.ascontiguousarray(sample_weight, np.float64)
-            if not conventions.batch_sums(sample_weight, self._batch).all():
+            self._begin(estimator, X, y, sample_weight)
+        optimizer, descent, order = self._optimizer, self._descent, self._order
+        if order is not None:  # as sklearn.utils.shuffle, without its 0.1 ms of checks
+            shuffled = np.arange(len(order))
+            estimator._random_state.shuffle(shuffled)
+            self._order = order = order[shuffled]
+        if self._weights is not None:
+            visited = self._weights if order is None else self._weights[order]
+            if not conventions.batch_sums(visited, self._batch).all():
                 raise ZeroDivisionError("Weights sum to zero, can't be normalized")
         if isinstance(optimizer, AdamOptimizer):
-            betas, steps = (optimizer.beta_1, optimizer.beta_2), -(-len(X) // self._batch)
+            betas, steps = (optimizer.beta_1, optimizer.beta_2), -(-self._rows // self._batch)
             rates = conventions.adam_rates(optimizer.learning_rate_init, *betas, self._behind + self._steps, steps)
         else:
             if optimizer.learning_rate != self._rate:
@@ -131,11 +138,11 @@ class _Course:
         terms = self._engine.plan.terms
         terms[[MEAN_LOSS, PENALTY]] = 0
         begin(descent.progress, descent.totals, 0)
-        self._engine.train(X, truth, sample_weight, rates=rates)
+        self._engine.train(self._X, self._truth, self._weights, order, rates)
         loss, penalty = terms[[MEAN_LOSS, PENALTY]].tolist()
         if self._loss == "mse":
             loss /= self._sizes[-1]
-        return (loss + penalty) / self._gain / len(X)
+        return float((loss + penalty) / self._gain / self._rows)
 
     def finish(self, estimator: Any) -> None:
         """Give everything back to scikit-learn's attributes."""
@@ -174,8 +181,10 @@ class _Engined:
             return False
         if sample_weight is not None and not (sample_weight >= 0).all():
             return False
-        if issparse(X) and X.nnz < _LEAST_DENSITY * math.prod(X.shape):
-            return False
+        if issparse(X):
+            numbers = math.prod(X.shape)
+            if X.nnz < _LEAST_DENSITY * numbers or numbers * X.dtype.itemsize > _LARGEST_DENSE:
+                return False
         optimizer = getattr(me, "_optimizer", None) if incremental else None
         if optimizer is not None and type(optimizer) not in (SGDOptimizer, AdamOptimizer):
             return False
@@ -191,15 +200,17 @@ class _Engined:
         if not self._can_engine(X, y, sample_weight, layer_units, incremental):
             super_fit(X, y, sample_weight, *rest)
             return
-        course = _Course(self)
-        asked = me.batch_size
+        rows, asked = X.shape[0], (me.batch_size, me.shuffle)
+        if me.early_stopping:  # as train_test_split rounds
+            rows -= math.ceil(me.validation_fraction * rows)
+        course = _Course(self, rows)
         with at_most(me.threads):
             try:
                 me._course = course
-                me.batch_size = course.rows_a_call(asked, X.shape[0], me.early_stopping, me.validation_fraction)
+                me.batch_size, me.shuffle = course.batch_size, False
                 super_fit(X, y, sample_weight, *rest)
             finally:
-                me.batch_size = asked
+                me.batch_size, me.shuffle = asked
                 del me._course
                 course.finish(self)
 

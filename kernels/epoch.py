@@ -291,12 +291,22 @@ def _rows_piece(piece: int, dtype: Any, book: Any, start: int, rows: int) -> Non
 
 @jit(inline=True)
 def _square_sum(values: Any) -> float:
-    """Sum of squares in float64, in eight lanes."""
-    lanes = np.zeros(8)
-    for i in range(0, values.size, 8):
-        for j in range(min(8, values.size - i)):
-            lanes[j] += np.float64(values[i + j]) * np.float64(values[i + j])
-    return ((lanes[0] + lanes[4]) + (lanes[2] + lanes[6])) + ((lanes[1] + lanes[5]) + (lanes[3] + lanes[7]))
+    """Sum of squares in float64, in eight lanes: locals, since an array of them cost an allocation a row."""
+    s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = 0.0
+    whole = values.size // 8 * 8
+    for i in range(0, whole, 8):
+        s0 += np.float64(values[i]) * np.float64(values[i])
+        s1 += np.float64(values[i + 1]) * np.float64(values[i + 1])
+        s2 += np.float64(values[i + 2]) * np.float64(values[i + 2])
+        s3 += np.float64(values[i + 3]) * np.float64(values[i + 3])
+        s4 += np.float64(values[i + 4]) * np.float64(values[i + 4])
+        s5 += np.float64(values[i + 5]) * np.float64(values[i + 5])
+        s6 += np.float64(values[i + 6]) * np.float64(values[i + 6])
+        s7 += np.float64(values[i + 7]) * np.float64(values[i + 7])
+    rest = 0.0
+    for i in range(whole, values.size):
+        rest += np.float64(values[i]) * np.float64(values[i])
+    return (((s0 + s4) + (s2 + s6)) + ((s1 + s5) + (s3 + s7))) + rest
 
 
 @jit(inline=True)
