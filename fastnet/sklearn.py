@@ -13,6 +13,7 @@ for, scikit-learn's `_backprop` runs on scikit-learn's batches.
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from numbers import Integral
 from typing import Any
 
@@ -106,7 +107,9 @@ class _Course:
         self._descent.progress[STEP] = conventions.FAR_STEP
         codes = [_ACTIVATIONS[estimator.activation]] * (len(self._sizes) - 2) + [IDENTITY]
         rung = "parallel" if estimator.backend == "auto" else BACKENDS[estimator.backend]
-        self._engine = Engine(self._flat, self._sizes, codes, self._loss, self._batch, rung, self._descent, self._order is not None)
+        self._engine = Engine(
+            self._flat, self._sizes, codes, self._loss, self._batch, rung, self._descent, self._order is not None
+        )
         self._optimizer = optimizer
 
     @property
@@ -132,7 +135,7 @@ class _Course:
             rates = conventions.adam_rates(optimizer.learning_rate_init, *betas, self._behind + self._steps, steps)
         else:
             if optimizer.learning_rate != self._rate:
-                conventions.fill(descent.state, descent.state, self._rate / optimizer.learning_rate)
+                conventions.fill([*descent.state], [*descent.state], self._rate / optimizer.learning_rate)
                 self._rate = optimizer.learning_rate
             rates = np.array([self._rate / self._gain])
         terms = self._engine.plan.terms
@@ -168,11 +171,13 @@ class _Course:
 class _Engined:
     """What both estimators add to scikit-learn's."""
 
-    def _can_engine(self, X: Any, y: Any, sample_weight: Array | None, layer_units: list[int], incremental: bool) -> bool:
+    def _can_engine(
+        self, X: Any, y: Any, sample_weight: Array | None, layer_units: list[int], incremental: bool
+    ) -> bool:
         """Whether the engine can express this fit, exactly and without loss."""
         me: Any = self
         parameters = me.coefs_ + me.intercepts_
-        shapes = [*zip(layer_units[:-1], layer_units[1:], strict=True), *((k,) for k in layer_units[1:])]
+        shapes = [*pairwise(layer_units), *((k,) for k in layer_units[1:])]
         if me.out_activation_ not in _LOSSES or [np.shape(p) for p in parameters] != shapes:
             return False
         if any(not isinstance(p, np.ndarray) or p.dtype != X.dtype or not p.flags.writeable for p in parameters):
@@ -258,7 +263,7 @@ class MLPClassifier(_Engined, neural_network.MLPClassifier):  # type: ignore[mis
     >>> import fastnet.data
     >>> from fastnet.sklearn import MLPClassifier
     >>> X, y = fastnet.data.digits()
-    >>> MLPClassifier((32,), random_state=0, max_iter=300).fit(X[:1400], y[:1400]).score(X[1400:], y[1400:]) > 0.85
+    >>> MLPClassifier(early_stopping=True, random_state=0).fit(X[:1400], y[:1400]).score(X[1400:], y[1400:]) > 0.85
     True
     """
 
@@ -351,7 +356,7 @@ class MLPRegressor(_Engined, neural_network.MLPRegressor):  # type: ignore[misc]
     >>> from fastnet.sklearn import MLPRegressor
     >>> X = np.random.default_rng(0).uniform(-1, 1, (500, 2))
     >>> y = X[:, 0] * X[:, 1]
-    >>> MLPRegressor((32,), learning_rate_init=0.01, random_state=0, max_iter=300).fit(X, y).score(X, y) > 0.9
+    >>> MLPRegressor(learning_rate_init=0.01, random_state=0).fit(X, y).score(X, y) > 0.9
     True
     """
 

@@ -21,7 +21,7 @@ GAINS = {"mse": 2.0, "cross_entropy": 1.0, "binary_cross_entropy": 1.0}
 """Our gradient over theirs."""
 
 FAR_STEP = 2**62
-"""A step at which beta^step is 0 for every beta below 1."""
+"""A step at which beta^step is lost beside 1, for every beta below 1."""
 
 
 def adam_rates(rate: float, beta1: float, beta2: float, behind: int, steps: int) -> Array:
