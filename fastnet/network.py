@@ -17,7 +17,7 @@ from . import _checks, export, storage
 from .kernels import doors, rng
 from .kernels.contracts import Array
 from .kernels.engine import Descent, Engine
-from .kernels.plan import LOSSES, SLICE_ROWS, layer_views, parameter_count
+from .kernels.plan import LOSSES, SLICE_ROWS, aligned, layer_views, parameter_count
 from .kernels.reference import ACTIVATIONS
 from .kernels.variants import PROMOTED
 from .preparation import Preparation
@@ -89,11 +89,18 @@ class Network:
         self.seed = _checks.seed(seed)
         self.loss: str | None = None
         self.preparation: Preparation | None = None
-        self._parameters = np.zeros(parameter_count(self.layer_sizes), self.dtype)
+        self._parameters = aligned(parameter_count(self.layer_sizes), self.dtype)
+        self._parameters[:] = 0
         for i, W in enumerate(self.weights):
             k, n = W.shape
             limit = math.sqrt(6 / n) if self.activations[i] in _HE else math.sqrt(6 / (n + k))
             W[...] = rng.symmetric(self.seed, rng.WEIGHTS, i, W.shape, limit)
+
+    def __setstate__(self, attributes: dict[str, Any]) -> None:
+        """Parameters of a copy are aligned as those of the original."""
+        self.__dict__.update(attributes)
+        self._parameters = aligned(attributes["_parameters"].size, self.dtype)
+        self._parameters[:] = attributes["_parameters"]
 
     # ------------------------------------------------------------------------------------ parameters
 

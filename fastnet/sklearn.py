@@ -33,7 +33,18 @@ from .kernels import conventions
 from .kernels.contracts import Array
 from .kernels.elementwise import IDENTITY, RELU, SIGMOID, TANH
 from .kernels.engine import Descent, Engine, begin
-from .kernels.plan import ADAM, MEAN_LOSS, MOMENTUM, NESTEROV, PENALTY, PLAIN, STEP, parameter_count
+from .kernels.plan import (
+    ADAM,
+    MEAN_LOSS,
+    MOMENTUM,
+    NESTEROV,
+    PENALTY,
+    PLAIN,
+    STEP,
+    aligned,
+    aligned_zeros,
+    parameter_count,
+)
 from .kernels.threads import at_most
 from .trainer import BACKENDS
 
@@ -61,7 +72,7 @@ class _Course:
         self._rows = rows
         self._coefs, self._intercepts = estimator.coefs_, estimator.intercepts_
         self._sizes = [len(self._coefs[0]), *(len(b) for b in self._intercepts)]
-        self._flat = np.empty(parameter_count(self._sizes), self._coefs[0].dtype)
+        self._flat = aligned(parameter_count(self._sizes), self._coefs[0].dtype)
         self._views = conventions.transposed_views(self._flat, self._sizes)
         conventions.fill(self._views, self._coefs + self._intercepts)
         # Until the end the attributes are views, so that scores see each epoch's parameters.
@@ -87,7 +98,7 @@ class _Course:
         optimizer = estimator._optimizer
         dtype, alpha = self._flat.dtype, float(estimator.alpha)
         if isinstance(optimizer, AdamOptimizer):
-            state = np.zeros((2, self._flat.size), dtype)
+            state = aligned_zeros(2, self._flat.size, dtype)
             conventions.fill(conventions.transposed_views(state[0], self._sizes), optimizer.ms, self._gain)
             conventions.fill(conventions.transposed_views(state[1], self._sizes), optimizer.vs, self._gain**2)
             code, hyper = ADAM, {"beta1": optimizer.beta_1, "beta2": optimizer.beta_2}
@@ -95,7 +106,7 @@ class _Course:
             self._behind = optimizer.t
         else:
             self._rate = optimizer.learning_rate
-            state = np.zeros((int(optimizer.momentum > 0), self._flat.size), dtype)
+            state = aligned_zeros(int(optimizer.momentum > 0), self._flat.size, dtype)
             if optimizer.momentum > 0:
                 views = conventions.transposed_views(state[0], self._sizes)
                 conventions.fill(views, optimizer.velocities, -self._gain / self._rate)

@@ -25,7 +25,7 @@ from .kernels import doors, rng, schedules
 from .kernels.contracts import Array
 from .kernels.elementwise import all_finite
 from .kernels.engine import Descent, Engine, begin, rewind
-from .kernels.plan import EPOCH, PROGRESS_SIZE, ROW, SLICE_ROWS, STEP, TOTALS_SIZE
+from .kernels.plan import EPOCH, PROGRESS_SIZE, ROW, SLICE_ROWS, STEP, TOTALS_SIZE, aligned_zeros
 from .kernels.threads import at_most
 from .network import Network
 from .optimizers import SGD, Adam, Optimizer, Schedule
@@ -180,7 +180,7 @@ class Trainer:
         self.threads = threads
         self.backend = "serial" if backend == "auto" else _checks.choice("backend", backend, (*BACKENDS, "auto"))
         self.history = History()
-        self._state = np.zeros((optimizer.vectors, network.parameters.size), network.dtype)
+        self._state = aligned_zeros(optimizer.vectors, network.parameters.size, network.dtype)
         self._progress = np.zeros(PROGRESS_SIZE, np.int64)
         self._totals = np.zeros(TOTALS_SIZE)
         self._fitting = False
@@ -194,6 +194,13 @@ class Trainer:
     def __getstate__(self) -> dict[str, Any]:
         """A copy, made in a callback say, is not in `fit`."""
         return {**self.__dict__, "_fitting": False}
+
+    def __setstate__(self, attributes: dict[str, Any]) -> None:
+        """Arrays of a copy are aligned as those of the original."""
+        self.__dict__.update(attributes)
+        state = self._state
+        self._state = aligned_zeros(*state.shape, state.dtype)
+        self._state[...] = state
 
     # ---------------------------------------------------------------------------------------- fitting
 

@@ -17,6 +17,7 @@ cache lies in a folder named after a hash of all kernel sources, so that any cha
 """
 
 import contextlib
+import functools
 import hashlib
 import os
 import platform
@@ -248,6 +249,7 @@ def by_address(signature: Callable[[Any], tuple[Any, ...]]) -> Callable[[F], F]:
     return note
 
 
+@functools.cache
 def address(function: Callable[..., Any], dtype: Any) -> int:
     """Compile a kernel for a dtype, or take it from the cache; where its machine code is, for `call`.
 

@@ -8,6 +8,7 @@ checked: C-contiguous, of the parameters' dtype, labels int64, weights float64.
 import math
 import time
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from . import activations, epoch, loops, losses, reference_epoch, simd
 from ._jit import COMPILES
 from ._jit import address as kernel_address
 from .elementwise import BINARY_CROSS_ENTROPY, CROSS_ENTROPY, IDENTITY, RELU
-from .microkernel import VECTOR
+from .microkernel import NV, VECTOR
 from .plan import (
     ACTIVATE,
     ACTIVATION,
@@ -55,7 +56,6 @@ from .plan import (
     ROW,
     SCRATCH,
     SHARED_L2,
-    SIZE,
     SLICE_ROWS,
     SLICES_LOSS,
     SLICES_RIGHT,
@@ -73,8 +73,10 @@ from .plan import (
     Plan,
     X,
     address,
+    aligned,
     cut_updates,
     layer_table,
+    padded,
     parameter_count,
     slice_rows,
     transposed_size,
@@ -97,6 +99,9 @@ PIECES = 2
 
 MOST_PIECE_ROWS = 128
 """Rows that go through all layers together: few enough to stay in L2, enough to pay for reading W."""
+
+LARGE_PIECE_ROWS = 256
+"""The same where a W is larger than L2 and is packed for every piece: 0.79 of the limit for 512-1024-1024-10, 0.85."""
 
 
 class Descent:
@@ -175,10 +180,10 @@ class Engine:
         self._rung = rung
         self._compiled = COMPILES and rung != "reference"
         self._outputs = layer_sizes[-1]
-        layers, workspace = layer_table(layer_sizes, codes, rows, lanes)
+        layers, workspace = layer_table(layer_sizes, codes, rows, lanes, NV * lanes)
         flops = 6 * parameter_count(layer_sizes)
         self._threads = team() if rung == "parallel" and self._compiled and rows * flops >= THREAD_FLOPS else 1
-        inputs, targets = workspace, workspace + rows * layer_sizes[0] * gathers
+        inputs, targets = workspace, workspace + padded(rows * layer_sizes[0], lanes) * gathers
         workspace = targets + rows * layer_sizes[-1] * (gathers and code != CROSS_ENTROPY)
         pieces = len(layers) if self._threads == 1 else self._threads * PIECES
         book = np.zeros(BOOK_SIZE, np.int64)
@@ -188,10 +193,10 @@ class Engine:
             pieces=cut_updates(layer_sizes, pieces, lanes),
             hyper=descent.hyper,
             parameters=parameters,
-            gradient=np.zeros_like(parameters),
+            gradient=aligned(parameters.size, dtype),
             state=descent.state,
-            transposed=np.empty(transposed_size(layer_sizes, lanes) if self._compiled else 0, dtype),
-            workspace=np.empty(workspace, dtype),
+            transposed=aligned(transposed_size(layer_sizes, lanes, NV * lanes) if self._compiled else 0, dtype),
+            workspace=aligned(workspace, dtype),
             labels=np.empty(rows if gathers else 0, np.int64),
             losses=np.empty(rows),
             shares=np.empty(rows, dtype),
@@ -203,14 +208,16 @@ class Engine:
             terms=np.zeros(SQUARES + sum(layer_sizes[1:])),
         )
         self.plan.terms[[SHARED_L2, CAP]] = descent.shared_l2, descent.cap
-        book[[LOSS, OPTIMIZER, BATCH, SIZE]] = code, descent.optimizer, batch, parameters.size
+        book[[LOSS, OPTIMIZER, BATCH]] = code, descent.optimizer, batch
         book[[LAYER_COUNT, PIECE_COUNT, INPUTS, TARGETS]] = len(layers), len(self.plan.pieces), inputs, targets
-        book[PIECE_ROWS] = min(MOST_PIECE_ROWS, -(-rows // (1 if self._threads == 1 else self._threads * PIECES)))
+        large = max(n * k for n, k in pairwise(layer_sizes)) * dtype.itemsize > simd.L2
+        shares = 1 if self._threads == 1 else self._threads * (1 if large else PIECES)
+        book[PIECE_ROWS] = min(LARGE_PIECE_ROWS if large else MOST_PIECE_ROWS, -(-rows // shares))
         book[FLOPS] = flops
         if self._compiled:
             book[SCRATCH] = _scratch(self.plan, rows)
             if self._threads == 1:  # else each piece allocates its own, 50 ns that only the smallest networks notice
-                self.plan = self.plan._replace(scratch=np.empty(book[SCRATCH], dtype))
+                self.plan = self.plan._replace(scratch=aligned(int(book[SCRATCH]), dtype))
             self._note_kernels()
         self._rows_per_call = max(1, int(_FIRST_CALL_FLOPS / flops))
 
@@ -376,10 +383,10 @@ def _scratch(plan: Plan, rows: int) -> int:
     item = plan.workspace.itemsize
     piece_rows = int(plan.book[PIECE_ROWS])
     rooms = [scratch_size(piece_rows, int(plan.layers[-1, 1])) * item]
-    for n, k in plan.layers[:, :2].tolist():
-        rooms.append(blocking(item, piece_rows, k, n, (0, n * item, item), (0, k * item, item))[6])
-        rooms.append(blocking(item, piece_rows, n, k, (0, k * item, item), (0, n * item, item))[6])
+    nr = NV * VECTOR  # bytes
+    for n, k in plan.layers[:, :2].tolist():  # dX = dZ W; the forward product's W^T is packed
+        rooms.append(blocking(item, piece_rows, n, k, (0, k * item, item), (0, n * item, item, nr))[6])
     for layer, top, bottom in plan.pieces.tolist():
         n, k = plan.layers[layer, :2].tolist()
-        rooms.append(blocking(item, bottom - top, n, rows, (0, item, k * item), (0, n * item, item))[6])
+        rooms.append(blocking(item, bottom - top, n, rows, (0, item, k * item), (0, n * item, item, nr))[6])
     return int(-(-max(rooms) // item))

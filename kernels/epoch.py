@@ -13,8 +13,9 @@ is only dZ. Clipping needs the gradient's norm before any update, hence a third 
 over the rows of the slice in their order, whoever computes it (see `simd`); what is summed over rows or over
 weights, the loss and the norm, is stored by row and added by `tree_sum`.
 
-W^T is kept beside W, since the forward product reads B by rows: who updates rows of W transposes them, a block of
-vectors at a time, while they are in cache. Packing W in every product instead costs each thread the whole of it.
+W^T is kept beside W, packed in panels as the micro-kernel reads them: who updates rows of W transposes them, a block of
+vectors at a time, while they are in cache. Packing W in every product instead costs each thread the whole of it. By
+rows, not in panels, the stores of a block fell into one set of L1 (0.78 of the limit for 512-1024-1024-10).
 
 Plain SGD: W <- W - rate dW happens on the sums in registers, and dW never exists, where a batch is one slice. The
 product stores an FMA of what it would have stored otherwise, so the bits are those of the update after it. The first
@@ -33,7 +34,7 @@ from . import activations, loops, losses, simd
 from ._jit import call, jit
 from .elementwise import CROSS_ENTROPY, IDENTITY, RELU
 from .losses import tree_sum
-from .microkernel import VECTOR, array_at, item_bytes, keep, keep_small, layout, transpose_block
+from .microkernel import NV, VECTOR, array_at, item_bytes, keep, keep_small, layout, transpose_block
 from .plan import (
     ACTIVATE,
     ACTIVATION,
@@ -90,9 +91,9 @@ from .plan import (
     ROW,
     SCRATCH,
     SCRATCH_PLACE,
+    SECOND_STATE,
     SHARED_L2,
     SHARES,
-    SIZE,
     SLICE_ROWS,
     SLICES_LOSS,
     SLICES_RIGHT,
@@ -147,12 +148,13 @@ def _forward(dtype: Any, book: Any, layers: Any, x: int, top: int, bottom: int, 
     """A, and where needed Z, of rows top to bottom; x is the address of the slice's inputs."""
     item = item_bytes(dtype)
     lanes = VECTOR // item
+    nr = NV * lanes
     one = dtype.type(1)
     none = (np.intp(0), np.intp(0))
     for i in range(book[LAYER_COUNT]):
         n, k, code = layers[i, N], layers[i, K], layers[i, ACTIVATION]
         a = (x + top * n * item, n * item, item)
-        w = (book[TRANSPOSED] + layers[i, T] * item, -(-k // lanes) * lanes * item, item)
+        w = (book[TRANSPOSED] + layers[i, T] * item, nr * item, item, -(-n // lanes) * lanes * nr * item)
         bias = (book[PARAMETERS] + layers[i, B] * item, np.intp(0))
         z = (book[WORKSPACE] + (layers[i, Z] + top * k) * item, k * item)
         relu = z if code == RELU else none
@@ -168,6 +170,7 @@ def _forward(dtype: Any, book: Any, layers: Any, x: int, top: int, bottom: int, 
 def _backward(dtype: Any, book: Any, layers: Any, top: int, bottom: int, work: int) -> None:
     """From dL/dA of the last layer, in its place of dZ: dZ of all layers, in rows top to bottom."""
     item = item_bytes(dtype)
+    nr = NV * (VECTOR // item)
     one = dtype.type(1)
     none = (np.intp(0), np.intp(0))
     workspace = book[WORKSPACE]
@@ -188,7 +191,8 @@ def _backward(dtype: Any, book: Any, layers: Any, top: int, bottom: int, work: i
             gate = none
             if layers[i - 1, ACTIVATION] == RELU:
                 gate = (workspace + (layers[i - 1, A] + top * n) * item, n * item)
-            a_of_product, w = (d, k * item, item), (book[PARAMETERS] + layers[i, W] * item, n * item, item)
+            a_of_product = (d, k * item, item)
+            w = (book[PARAMETERS] + layers[i, W] * item, n * item, item, nr * item)
             call(
                 simd.product_into,
                 book[PRODUCT],
@@ -320,7 +324,7 @@ def _update(dtype: Any, book: Any, hyper: Any, start: int, size: int, step: int,
     )
     first = _vector(dtype, book[STATE] + offset, size)
     if optimizer == ADAM:
-        second = _vector(dtype, book[STATE] + book[SIZE] * item_bytes(dtype) + offset, size)
+        second = _vector(dtype, book[SECOND_STATE] + offset, size)
         betas = (hyper[BETA1], hyper[BETA2], hyper[EPSILON], hyper[DECAY])
         call(loops.adam_update, book[UPDATE], dtype, (parameters, gradient, first, second, rate, *betas, step))
     elif optimizer != NONE:
@@ -357,7 +361,7 @@ def _weights_piece(
         factor = dtype.type(-rate) if fused else dtype.type(1)
         own = np.empty(book[SCRATCH] if book[SCRATCH_PLACE] == 0 else 0, dtype)
         room = book[SCRATCH_PLACE] if book[SCRATCH_PLACE] != 0 else layout(own)[0]
-        b = (inputs, n * item, item)
+        b = (inputs, n * item, item, NV * lanes * item)
         sizes = (height, n, rows)
         call(
             simd.product_into,
@@ -404,12 +408,14 @@ def _weights_piece(
                 if not fused:
                     _update(dtype, book, hyper, w_start, height * n, step, rate)
                 _update(dtype, book, hyper, b_start, height, step, rate)
-            row = -(-k // lanes) * lanes * item
+            nr = NV * lanes
+            panel = -(-n // lanes) * lanes * nr * item
             w, t = book[PARAMETERS] + layers[at, W] * item, book[TRANSPOSED] + layers[at, T] * item
             for j in range(top, bottom, lanes):
                 for i in range(0, n, lanes):
-                    source, target = w + (j * n + i) * item, t + i * row + j * item
-                    transpose_block(dtype, target, row, source, n * item, bottom - j, n - i)
+                    source = w + (j * n + i) * item
+                    target = t + j // nr * panel + (i * nr + j % nr) * item
+                    transpose_block(dtype, target, nr * item, source, n * item, bottom - j, n - i)
 
 
 # ------------------------------------------------------------------------------------------- the loop

@@ -91,7 +91,7 @@ AHEAD = 8
 SLIVERS = 8
 """Slivers of A.T that are packed side by side: 48 elements, 3 cache lines of a row in float32."""
 
-_PAIR, _TRIPLE = types.UniTuple(types.intp, 2), types.UniTuple(types.intp, 3)
+_PAIR, _TRIPLE, _QUAD = (types.UniTuple(types.intp, count) for count in (2, 3, 4))
 
 # --------------------------------------------------------------------------------------------- packing
 
@@ -221,17 +221,18 @@ def _at(place: Any, i: int, offset: int) -> Any:
 def blocking(item: int, m: int, n: int, k: int, a: Any, b: Any) -> Any:
     """How `product_into` cuts and packs: (slices, kc, nc, mc, bytes of a sliver of A, of B's block, bytes in all).
 
-    ``a`` and ``b`` are as for `product`; 0 bytes mean in place. Plain integers: it runs in Python too.
+    ``a`` and ``b`` are as for `product_into`; 0 bytes mean in place. Plain integers: it runs in Python too.
     """
     lanes = VECTOR // item
     nr = NV * lanes
+    in_panels = b[3] != nr * b[2]
     slices, kc = 1, k
     if k > KC_BYTES // item:  # a division takes as long as a small tile's row
         slices = -(-k // (KC_BYTES // item))
         kc = -(-k // slices)
     # A block of B in place is one panel, which loop 2 finds in L2.
-    b_in_place = b[2] == item and (m < FEW_ROWS or kc * n * item <= (L2 if m < 512 else L2 // 2))
-    a_packed = a[1] == item and a[2] != item and m * k * item > (L2 if n < 512 else L2 // 4)
+    b_in_place = in_panels or (b[2] == item and (m < FEW_ROWS or kc * n * item <= (L2 if m < 512 else L2 // 2)))
+    a_packed = a[1] == item and a[2] != item and (m * k * item > L2 or (a[2] % 4096 == 0 and n >= 512))
     nc = nr
     if not b_in_place:
         blocks = max(1, -(-n * kc * item // B_BYTES))
@@ -243,9 +244,7 @@ def blocking(item: int, m: int, n: int, k: int, a: Any, b: Any) -> Any:
     return slices, kc, nc, mc, sliver, b_room, b_room + a_room + (VECTOR if b_room + a_room > 0 else 0)
 
 
-@by_address(
-    lambda real: (types.DType(real), *[types.intp] * 3, *[_TRIPLE] * 2, *[_PAIR] * 4, real, types.intp)  # as below
-)
+@by_address(lambda real: (types.DType(real), *[types.intp] * 3, _TRIPLE, _QUAD, *[_PAIR] * 4, real, types.intp))
 @jit(internal=True)
 def product_into(
     dtype: Any, m: int, n: int, k: int, a: Any, b: Any, c: Any, start: Any, relu: Any, gate: Any, scale: Any, work: int
@@ -258,8 +257,11 @@ def product_into(
         float32 or float64, of everything.
     m, n, k : int
         Sizes, 0 allowed.
-    a, b : tuple
+    a : tuple
         (address, bytes from row to row, bytes from column to column).
+    b : tuple
+        The same, and the bytes from one NR columns to the next: of a matrix that somebody has packed, panels of NR
+        columns one behind the other, each with its rows of NR elements and some to spare.
     c : tuple
         (address, bytes from row to row); columns are contiguous.
     start, relu, gate : tuple
@@ -288,7 +290,7 @@ def product_into(
                 a_block = (b_packed + b_room, a[1], a[2])
             for j in range(0, n, nc):  # loop 3
                 nb = min(nc, n - j)
-                b_block = (b[0] + s * kc * b[1] + j * b[2], b[1])
+                b_block = (b[0] + s * kc * b[1] + j // nr * b[3], b[1])
                 panel = nr * item
                 if b_room > 0:
                     _pack_b(dtype, kb, nb, (b_block[0], b[1], b[2]), b_packed)
@@ -313,10 +315,10 @@ def product(dtype: Any, m: int, n: int, k: int, a: Any, b: Any, c: Any, bias: in
     ``bias`` is the address of n contiguous values, or 0; the rest as `product_into` takes it.
     """
     item = item_bytes(dtype)
-    room = blocking(item, m, n, k, a, b)[6]
-    work = np.empty(room // item, dtype)
+    columns = (b[0], b[1], b[2], NV * (VECTOR // item) * b[2])
+    work = np.empty(blocking(item, m, n, k, a, columns)[6] // item, dtype)
     none = (np.intp(0), np.intp(0))
-    product_into(dtype, m, n, k, a, b, c, (bias, np.intp(0)), relu, none, dtype.type(1), layout(work)[0])
+    product_into(dtype, m, n, k, a, columns, c, (bias, np.intp(0)), relu, none, dtype.type(1), layout(work)[0])
     keep(work)
 
 
