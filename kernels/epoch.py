@@ -125,6 +125,9 @@ from .plan import (
 )
 from .threads import share_out
 
+_LANES = 32
+"""Partial sums of squares that are added at once."""
+
 _INT, _DOUBLE = np.dtype(np.int64), np.dtype(np.float64)
 
 
@@ -294,23 +297,18 @@ def _rows_piece(piece: int, dtype: Any, book: Any, start: int, rows: int) -> Non
 
 
 @jit(inline=True)
-def _square_sum(values: Any) -> float:
-    """Sum of squares in float64, in eight lanes: locals, since an array of them cost an allocation a row."""
-    s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = 0.0
-    whole = values.size // 8 * 8
-    for i in range(0, whole, 8):
-        s0 += np.float64(values[i]) * np.float64(values[i])
-        s1 += np.float64(values[i + 1]) * np.float64(values[i + 1])
-        s2 += np.float64(values[i + 2]) * np.float64(values[i + 2])
-        s3 += np.float64(values[i + 3]) * np.float64(values[i + 3])
-        s4 += np.float64(values[i + 4]) * np.float64(values[i + 4])
-        s5 += np.float64(values[i + 5]) * np.float64(values[i + 5])
-        s6 += np.float64(values[i + 6]) * np.float64(values[i + 6])
-        s7 += np.float64(values[i + 7]) * np.float64(values[i + 7])
-    rest = 0.0
+def _square_sum(values: Any, lanes: Any) -> float:
+    """Sum of squares in float64; the lanes (_LANES,) are overwritten."""
+    for j in range(_LANES):
+        lanes[j] = 0
+    whole = values.size // _LANES * _LANES
+    for i in range(0, whole, _LANES):
+        part = values[i : i + _LANES]
+        for j in range(_LANES):
+            lanes[j] += np.float64(part[j]) * np.float64(part[j])
     for i in range(whole, values.size):
-        rest += np.float64(values[i]) * np.float64(values[i])
-    return (((s0 + s4) + (s2 + s6)) + ((s1 + s5) + (s3 + s7))) + rest
+        lanes[i - whole] += np.float64(values[i]) * np.float64(values[i])
+    return tree_sum(lanes)
 
 
 @jit(inline=True)
@@ -388,14 +386,18 @@ def _weights_piece(
                 gradient[i] += decay * parameters[i]
             terms = _vector(_DOUBLE, book[TERMS], SQUARES + layers[at, NEURONS] + bottom)
             if terms[SHARED_L2] != 0:
-                for j in range(height):
-                    square = _square_sum(parameters[j * n : (j + 1) * n])
-                    terms[SQUARES + layers[at, NEURONS] + top + j] = square
+                sums = np.empty(_LANES)
+                place = SQUARES + layers[at, NEURONS] + top
+                for j in range(0, height, lanes):  # no piece is cut inside of these
+                    terms[place + j] = _square_sum(parameters[j * n : min(j + lanes, height) * n], sums)
+                    for i in range(j + 1, min(j + lanes, height)):
+                        terms[place + i] = 0
         if rows > 0 and clips:
             norms = _vector(_DOUBLE, book[NORMS], layers[at, NEURONS] + bottom)
+            sums = np.empty(_LANES)
             for j in range(height):
                 b_j = np.float64(biases[j])
-                norms[layers[at, NEURONS] + top + j] = _square_sum(gradient[j * n : (j + 1) * n]) + b_j * b_j
+                norms[layers[at, NEURONS] + top + j] = _square_sum(gradient[j * n : (j + 1) * n], sums) + b_j * b_j
         else:
             if 0 < scale < 1:
                 factor = dtype.type(scale)

@@ -61,8 +61,8 @@ LOSS_SUM, WEIGHT_SUM, SLICES_LOSS, SLICES_WEIGHT, BATCH_WEIGHT = range(5)
 TOTALS_SIZE = 5
 
 # Places in `Plan.terms`. Given: an l2 that each batch divides by its weight, and the largest loss that a row may count
-# for. Summed over the batches, times their rows: the mean loss, and the penalty of that l2. From SQUARES on: |row of
-# W|^2 of every neuron, before the update.
+# for. Summed over the batches, times their rows: the mean loss, and the penalty of that l2. From SQUARES on,
+# a place for every neuron: sums of squared weights before the update, of as many rows of W as a vector has lanes.
 SHARED_L2, CAP, MEAN_LOSS, PENALTY, SQUARES = range(5)
 
 # Places in `Plan.book`: codes and sizes,

@@ -38,7 +38,7 @@ X = RNG.standard_normal((ROWS, 7))
 WEIGHTS = RNG.integers(0, 3, ROWS) + 0.0  # zeros among them
 PROBLEMS: dict[str, tuple[str, Any]] = {
     "many classes": ("MLPClassifier", RNG.integers(0, 4, ROWS)),
-    "two classes": ("MLPClassifier", np.where(X[:, 0] > 0, "yes", "no")),
+    "two classes": ("MLPClassifier", np.where(X[:, 0] > 0, 7, 3)),
     "many labels": ("MLPClassifier", (X[:, :3] > 0).astype(int)),
     "one target": ("MLPRegressor", X[:, 0] * X[:, 1]),
     "many targets": ("MLPRegressor", X[:, :3] ** 2),
@@ -80,8 +80,11 @@ def assert_same(a: Any, b: Any, tolerance: float = 1e-10) -> None:
 # -------------------------------------------------------------------------------- scikit-learn's own
 
 
+CHECKS = parametrize_with_checks([ours.MLPClassifier(max_iter=100), ours.MLPRegressor(max_iter=100)])
+
+
 @pytest.mark.filterwarnings("ignore")
-@parametrize_with_checks([ours.MLPClassifier(max_iter=100), ours.MLPRegressor(max_iter=100)])
+@pytest.mark.parametrize(CHECKS.args[0], list(CHECKS.args[1]), **CHECKS.kwargs)  # a list: 1.7 hands on a generator
 def test_scikit_learns_estimator_checks(estimator: Any, check: Any) -> None:
     check(estimator)
 
@@ -152,6 +155,14 @@ def test_training_goes_on_alike(problem: str, solver: str) -> None:
     assert_same(mine.partial_fit(X, y), theirs.partial_fit(X, y))
     mine, theirs = (estimator.set_params(warm_start=True).fit(X, y).fit(X, y) for estimator in (mine, theirs))
     assert_same(mine, theirs)
+
+
+def test_classes_with_names() -> None:
+    mine, theirs, y = pair("two classes")
+    names = np.where(y == 7, "yes", "no")
+    assert_same(mine.fit(X, names), theirs.fit(X, names))
+    assert (mine.predict(X) == theirs.predict(X)).all()
+    assert mine.score(X, names) > 0.6
 
 
 def test_float32_stays_float32() -> None:
