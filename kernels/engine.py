@@ -95,7 +95,10 @@ THREAD_FLOPS = 1_500_000
 """Steps of fewer floating-point operations stay on one thread."""
 
 PIECES = 2
-"""Pieces a thread, so that a thread that lost its core for a while holds up nobody."""
+"""Pieces of a slice's rows a thread, so that a thread that lost its core for a while holds up nobody."""
+
+WEIGHT_PIECES = 8
+"""Pieces of all weights a thread: layers differ in size, and so do their pieces."""
 
 MOST_PIECE_ROWS = 128
 """Rows that go through all layers together: few enough to stay in L2, enough to pay for reading W."""
@@ -185,7 +188,7 @@ class Engine:
         self._threads = team() if rung == "parallel" and self._compiled and rows * flops >= THREAD_FLOPS else 1
         inputs, targets = workspace, workspace + padded(rows * layer_sizes[0], lanes) * gathers
         workspace = targets + rows * layer_sizes[-1] * (gathers and code != CROSS_ENTROPY)
-        pieces = len(layers) if self._threads == 1 else self._threads * PIECES
+        pieces = len(layers) if self._threads == 1 else self._threads * WEIGHT_PIECES
         book = np.zeros(BOOK_SIZE, np.int64)
         self.plan = Plan(
             book=book,

@@ -34,7 +34,7 @@ from . import activations, loops, losses, simd
 from ._jit import call, jit
 from .elementwise import CROSS_ENTROPY, IDENTITY, RELU
 from .losses import tree_sum
-from .microkernel import NV, VECTOR, array_at, item_bytes, keep, keep_small, layout, transpose_block
+from .microkernel import NV, VECTOR, array_at, item_bytes, keep, keep_small, layout, sum_rows, transpose_block
 from .plan import (
     ACTIVATE,
     ACTIVATION,
@@ -331,6 +331,20 @@ def _update(dtype: Any, book: Any, hyper: Any, start: int, size: int, step: int,
 
 
 @jit(internal=True)
+def _transpose(dtype: Any, w: int, t: int, n: int, top: int, bottom: int) -> None:
+    """Rows top to bottom of the W (k, n) at w, transposed into the panels at t; top is a multiple of the lanes."""
+    item = item_bytes(dtype)
+    lanes = VECTOR // item
+    nr = NV * lanes
+    panel = -(-n // lanes) * lanes * nr * item
+    for j in range(top, bottom, lanes):
+        for i in range(0, n, lanes):
+            source = w + (j * n + i) * item
+            target = t + j // nr * panel + (i * nr + j % nr) * item
+            transpose_block(dtype, target, nr * item, source, n * item, bottom - j, n - i)
+
+
+@jit(internal=True)
 def _weights_piece(
     piece: int, dtype: Any, book: Any, x: int, rows: int, first: bool, last: bool, l2: float, rate: float, scale: float
 ) -> None:
@@ -368,14 +382,10 @@ def _weights_piece(
             (dtype, sizes[0], sizes[1], sizes[2], dz, b, c, start, none, none, factor, room),
         )
         keep(own)
-        db = _vector(dtype, book[GRADIENT] + b_start * item, height)
-        if first:
-            for j in range(height):
-                db[j] = 0
-        for i in range(rows):
-            row = _vector(dtype, dz[0] + i * dz[2], height)
-            for j in range(height):
-                db[j] += row[j]
+        db, j = book[GRADIENT] + b_start * item, 0
+        while j < height:
+            sum_rows(dtype, db + j * item, dz[0] + j * item, dz[2], rows, height - j, 1 if first else 0)
+            j += NV * lanes if height - j >= NV * lanes else lanes
     if last:
         parameters = _vector(dtype, book[PARAMETERS] + w_start * item, height * n)
         gradient = _vector(dtype, book[GRADIENT] + w_start * item, height * n)
@@ -410,14 +420,8 @@ def _weights_piece(
                 if not fused:
                     _update(dtype, book, hyper, w_start, height * n, step, rate)
                 _update(dtype, book, hyper, b_start, height, step, rate)
-            nr = NV * lanes
-            panel = -(-n // lanes) * lanes * nr * item
             w, t = book[PARAMETERS] + layers[at, W] * item, book[TRANSPOSED] + layers[at, T] * item
-            for j in range(top, bottom, lanes):
-                for i in range(0, n, lanes):
-                    source = w + (j * n + i) * item
-                    target = t + j // nr * panel + (i * nr + j % nr) * item
-                    transpose_block(dtype, target, nr * item, source, n * item, bottom - j, n - i)
+            _transpose(dtype, w, t, n, top, bottom)
 
 
 # ------------------------------------------------------------------------------------------- the loop

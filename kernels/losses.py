@@ -35,6 +35,7 @@ from numba import extending, types
 from . import vmath
 from ._jit import by_address, jit
 from .elementwise import BINARY_CROSS_ENTROPY, CROSS_ENTROPY, HUBER, MAE, MSE
+from .microkernel import array_at, layout
 
 # Its type does not know that callers leave out the context.
 intrinsic: Callable[[Callable[..., Any]], Callable[..., Any]] = extending.intrinsic
@@ -210,8 +211,10 @@ def loss_rows(
     half = outputs.dtype.type(0.5)
     k = outputs.shape[1]
     short = k < _WIDE
-    flat_outputs, flat_targets = outputs.reshape(outputs.size), targets.reshape(targets.size)
-    flat_D = D.reshape(D.size)
+    # Not reshape(), which calls into Numba's library each time.
+    flat_outputs = array_at(outputs.dtype, layout(outputs)[0], (outputs.size,))
+    flat_targets = array_at(outputs.dtype, layout(targets)[0], (targets.size,))
+    flat_D = array_at(outputs.dtype, layout(D)[0], (D.size,))
     step = ROWS if short or loss == CROSS_ENTROPY else max(1, _CHUNK // k)
     start: Any = np.intp(first)
     while start < last:

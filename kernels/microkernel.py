@@ -470,6 +470,55 @@ def prefetch(typing_context: Any, place: Any) -> Any:
 
 
 @intrinsic
+def sum_rows(
+    typing_context: Any, dtype: Any, target: Any, source: Any, source_row: Any, rows: Any, columns: Any, fresh: Any
+) -> Any:
+    """Target = the sum of rows, or that added to it unless ``fresh``, in order; of the first NV or of one vector.
+
+    NV vectors where there are so many columns, else one, masked. The sums stay in registers: a loop that adds row after
+    row to memory waits for its own stores, 6 us of a step of 64-128-128-10 that takes 92.
+    """
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        _, target, source, source_row, rows, columns, fresh = arguments
+        code = Vectors(builder, dtype.dtype)
+        intp = rows.type
+        to, start = builder.inttoptr(target, _POINTER), builder.inttoptr(source, _POINTER)
+
+        def emit(vectors: int, mask: ir.Value | None) -> None:
+            places = code.vectors_at(to, vectors)
+            before = builder.block
+            with builder.if_then(builder.icmp_signed("==", fresh, fresh.type(0))):
+                kept = [code.load(p, mask) for p in places]
+                inside = builder.block
+            first = [code.phi((code.zero, before), (x, inside)) for x in kept]
+            entry = builder.block
+            loop, after = builder.append_basic_block("row"), builder.append_basic_block("summed")
+            builder.cbranch(builder.icmp_signed(">", rows, intp(0)), loop, after)
+            builder.position_at_end(loop)
+            left, at = code.phi((rows, entry)), code.phi((start, entry))
+            sums = [code.phi((x, entry)) for x in first]
+            new = [builder.fadd(x, code.load(p, mask)) for x, p in zip(sums, code.vectors_at(at, vectors), strict=True)]
+            fewer = builder.sub(left, intp(1))
+            for phi, value in zip((left, at, *sums), (fewer, code.at(at, source_row), *new), strict=True):
+                phi.add_incoming(value, loop)
+            builder.cbranch(builder.icmp_signed(">", fewer, intp(0)), loop, after)
+            builder.position_at_end(after)
+            results = [code.phi((x, entry), (y, loop)) for x, y in zip(first, new, strict=True)]
+            for p, x in zip(places, results, strict=True):
+                code.store(x, p, mask)
+
+        with builder.if_else(builder.icmp_signed(">=", columns, intp(NV * code.lanes))) as (wide, narrow):
+            with wide:
+                emit(NV, None)
+            with narrow:
+                emit(1, code.first_lanes(columns))
+        return context.get_dummy_value()
+
+    return types.void(dtype, *[types.intp] * 6), codegen
+
+
+@intrinsic
 def transpose_block(
     typing_context: Any, dtype: Any, target: Any, target_row: Any, source: Any, source_row: Any, rows: Any, count: Any
 ) -> Any:
