@@ -141,7 +141,7 @@ class Plan(NamedTuple):
 
     def note_addresses(self) -> None:
         """Write into the book where the arrays are."""
-        places = (LAYERS, PIECES, HYPER, PARAMETERS, GRADIENT, STATE, TRANSPOSED, WORKSPACE)
+        places: tuple[int, ...] = (LAYERS, PIECES, HYPER, PARAMETERS, GRADIENT, STATE, TRANSPOSED, WORKSPACE)
         places += (LABELS, LOSSES_OF_ROWS, SHARES, NORMS, RIGHTS, PROGRESS, TOTALS, SCRATCH_PLACE, TERMS)
         for place, array in zip(places, self[1:], strict=True):
             self.book[place] = address(array) if array.size else 0
