@@ -24,6 +24,7 @@ from .plan import (
     ADAM,
     BATCH,
     BOOK_SIZE,
+    CAP,
     DERIVE,
     DONE,
     EPOCH,
@@ -54,10 +55,12 @@ from .plan import (
     RIGHT_KERNEL,
     ROW,
     SCRATCH,
+    SHARED_L2,
     SLICE_ROWS,
     SLICES_LOSS,
     SLICES_RIGHT,
     SLICES_WEIGHT,
+    SQUARES,
     STOP_ROW,
     TARGETS,
     TOTALS_SIZE,
@@ -105,7 +108,11 @@ LARGE_PIECE_ROWS = 256
 
 
 class Descent:
-    """How parameters move: the optimizer's code, its hyper-parameters, its state, and where training stands."""
+    """How parameters move: the optimizer's code, its hyper-parameters, its state, and where training stands.
+
+    ``shared_l2`` is an l2 that each batch divides by its weight; ``cap`` is the most that a row's loss counts for in
+    what is reported.
+    """
 
     def __init__(
         self,
@@ -119,12 +126,15 @@ class Descent:
         clip_norm: float = math.inf,
         progress: Array | None = None,
         totals: Array | None = None,
+        shared_l2: float = 0.0,
+        cap: float = math.inf,
     ) -> None:
         self.optimizer = optimizer
         self.state = state
         self.progress = np.zeros(PROGRESS_SIZE, np.int64) if progress is None else progress
         self.totals = np.zeros(TOTALS_SIZE) if totals is None else totals
         self.hyper = np.array([beta1, beta2, epsilon, weight_decay, l2, clip_norm])
+        self.shared_l2, self.cap = shared_l2, cap
 
 
 class Engine:
@@ -198,7 +208,9 @@ class Engine:
             progress=descent.progress,
             totals=descent.totals,
             scratch=np.empty(0, dtype),
+            terms=np.zeros(SQUARES + sum(layer_sizes[1:])),
         )
+        self.plan.terms[[SHARED_L2, CAP]] = descent.shared_l2, descent.cap
         book[[LOSS, OPTIMIZER, BATCH]] = code, descent.optimizer, batch
         book[[LAYER_COUNT, PIECE_COUNT, INPUTS, TARGETS]] = len(layers), len(self.plan.pieces), inputs, targets
         large = max(n * k for n, k in pairwise(layer_sizes)) * dtype.itemsize > simd.L2

@@ -43,6 +43,7 @@ from .plan import (
     BATCH_WEIGHT,
     BETA1,
     BETA2,
+    CAP,
     CLIP,
     DECAY,
     DERIVE,
@@ -63,6 +64,7 @@ from .plan import (
     LOSS_KERNEL,
     LOSS_SUM,
     LOSSES_OF_ROWS,
+    MEAN_LOSS,
     NESTEROV,
     NEURONS,
     NONE,
@@ -71,6 +73,7 @@ from .plan import (
     ORDER,
     OUT,
     PARAMETERS,
+    PENALTY,
     PIECE_COUNT,
     PIECE_ROWS,
     PIECES,
@@ -89,15 +92,18 @@ from .plan import (
     SCRATCH,
     SCRATCH_PLACE,
     SECOND_STATE,
+    SHARED_L2,
     SHARES,
     SLICE_ROWS,
     SLICES_LOSS,
     SLICES_RIGHT,
     SLICES_WEIGHT,
+    SQUARES,
     STATE,
     STEP,
     STOP_ROW,
     TARGETS,
+    TERMS,
     TOTALS,
     TOTALS_SIZE,
     TRAIN,
@@ -118,6 +124,9 @@ from .plan import (
     Z,
 )
 from .threads import share_out
+
+_LANES = 32
+"""Partial sums of squares that are added at once."""
 
 _INT, _DOUBLE = np.dtype(np.int64), np.dtype(np.float64)
 
@@ -264,6 +273,10 @@ def _rows_piece(piece: int, dtype: Any, book: Any, start: int, rows: int) -> Non
             dtype,
             (loss, labels, targets, outputs, shares, dl_da, losses_of_rows, work, top, bottom),
         )
+        cap = _vector(_DOUBLE, book[TERMS], SQUARES)[CAP]
+        if cap < math.inf:
+            for i in range(top, bottom):
+                losses_of_rows[i] = cap if losses_of_rows[i] > cap else losses_of_rows[i]
         if book[WEIGHTS] != 0:
             for i in range(top, bottom):
                 losses_of_rows[i] *= _weight(book, start + i)
@@ -284,13 +297,18 @@ def _rows_piece(piece: int, dtype: Any, book: Any, start: int, rows: int) -> Non
 
 
 @jit(inline=True)
-def _square_sum(values: Any) -> float:
-    """Sum of squares in float64, in eight lanes."""
-    lanes = np.zeros(8)
-    for i in range(0, values.size, 8):
-        for j in range(min(8, values.size - i)):
-            lanes[j] += np.float64(values[i + j]) * np.float64(values[i + j])
-    return ((lanes[0] + lanes[4]) + (lanes[2] + lanes[6])) + ((lanes[1] + lanes[5]) + (lanes[3] + lanes[7]))
+def _square_sum(values: Any, lanes: Any) -> float:
+    """Sum of squares in float64; the lanes (_LANES,) are overwritten."""
+    for j in range(_LANES):
+        lanes[j] = 0
+    whole = values.size // _LANES * _LANES
+    for i in range(0, whole, _LANES):
+        part = values[i : i + _LANES]
+        for j in range(_LANES):
+            lanes[j] += np.float64(part[j]) * np.float64(part[j])
+    for i in range(whole, values.size):
+        lanes[i - whole] += np.float64(values[i]) * np.float64(values[i])
+    return tree_sum(lanes)
 
 
 @jit(inline=True)
@@ -328,7 +346,7 @@ def _transpose(dtype: Any, w: int, t: int, n: int, top: int, bottom: int) -> Non
 
 @jit(internal=True)
 def _weights_piece(
-    piece: int, dtype: Any, book: Any, x: int, rows: int, first: bool, last: bool, rate: float, scale: float
+    piece: int, dtype: Any, book: Any, x: int, rows: int, first: bool, last: bool, l2: float, rate: float, scale: float
 ) -> None:
     """Rows of one layer's W: dW and db over a slice, and after a batch's last slice the update and W^T.
 
@@ -345,7 +363,7 @@ def _weights_piece(
     w_start, b_start = layers[at, W] + top * n, layers[at, B] + top
     none = (np.intp(0), np.intp(0))
     clips = hyper[CLIP] < math.inf
-    fused = book[OPTIMIZER] == PLAIN and first and last and not clips and hyper[L2] == 0
+    fused = book[OPTIMIZER] == PLAIN and first and last and not clips and l2 == 0
 
     if rows > 0:
         inputs = x if at == 0 else book[WORKSPACE] + layers[max(0, at - 1), A] * item
@@ -372,15 +390,24 @@ def _weights_piece(
         parameters = _vector(dtype, book[PARAMETERS] + w_start * item, height * n)
         gradient = _vector(dtype, book[GRADIENT] + w_start * item, height * n)
         biases = _vector(dtype, book[GRADIENT] + b_start * item, height)
-        if rows > 0 and hyper[L2] != 0:
-            l2 = dtype.type(hyper[L2])
+        if rows > 0 and l2 != 0:
+            decay = dtype.type(l2)
             for i in range(height * n):
-                gradient[i] += l2 * parameters[i]
+                gradient[i] += decay * parameters[i]
+            terms = _vector(_DOUBLE, book[TERMS], SQUARES + layers[at, NEURONS] + bottom)
+            if terms[SHARED_L2] != 0:
+                sums = np.empty(_LANES)
+                place = SQUARES + layers[at, NEURONS] + top
+                for j in range(0, height, lanes):  # no piece is cut inside of these
+                    terms[place + j] = _square_sum(parameters[j * n : min(j + lanes, height) * n], sums)
+                    for i in range(j + 1, min(j + lanes, height)):
+                        terms[place + i] = 0
         if rows > 0 and clips:
             norms = _vector(_DOUBLE, book[NORMS], layers[at, NEURONS] + bottom)
+            sums = np.empty(_LANES)
             for j in range(height):
                 b_j = np.float64(biases[j])
-                norms[layers[at, NEURONS] + top + j] = _square_sum(gradient[j * n : (j + 1) * n]) + b_j * b_j
+                norms[layers[at, NEURONS] + top + j] = _square_sum(gradient[j * n : (j + 1) * n], sums) + b_j * b_j
         else:
             if 0 < scale < 1:
                 factor = dtype.type(scale)
@@ -417,9 +444,12 @@ def run(dtype: Any, book: Any, threads: int, shared: int) -> None:
     progress, totals = _vector(_INT, book[PROGRESS], PROGRESS_SIZE), _vector(_DOUBLE, book[TOTALS], TOTALS_SIZE)
     layers = _matrix(_INT, book[LAYERS], book[LAYER_COUNT], LAYER_COLUMNS)
     hyper, rates = _vector(_DOUBLE, book[HYPER], 6), _vector(_DOUBLE, book[RATES], max(1, book[RATE_COUNT]))
+    neurons = layers[book[LAYER_COUNT] - 1, NEURONS] + layers[book[LAYER_COUNT] - 1, K]
+    terms = _vector(_DOUBLE, book[TERMS], SQUARES + neurons)
     batch, trains, first_row = book[BATCH], book[PURPOSE] == TRAIN, book[FIRST_ROW]
     inputs = book[X]
     stage, flops, pieces, rows, weight, rate, scale = 0, 0, book[PIECE_COUNT], 0, 0.0, 0.0, 0.0
+    batch_weight, l2 = 0.0, 0.0
     start = batch_start = batch_stop = progress[DONE]
     first, last = True, True
     # Stages, so that each region is compiled once: 0 W^T, 1 rows, 2 weights, 3 updates that waited for the norm.
@@ -432,7 +462,7 @@ def run(dtype: Any, book: Any, threads: int, shared: int) -> None:
             first, last = start == batch_start, start + rows == batch_stop
             flops = rows * book[FLOPS]
 
-            weight = float(rows)
+            weight, batch_weight = float(rows), float(batch_stop - batch_start)
             shares = _vector(dtype, book[SHARES], rows)
             if book[WEIGHTS] == 0:
                 share = dtype.type(1) / dtype.type(batch_stop - batch_start)
@@ -443,7 +473,7 @@ def run(dtype: Any, book: Any, threads: int, shared: int) -> None:
                     totals[BATCH_WEIGHT] = 0
                     for i in range(batch_start, batch_stop):
                         totals[BATCH_WEIGHT] += _weight(book, i)
-                weight = 0.0
+                weight, batch_weight = 0.0, totals[BATCH_WEIGHT]
                 for i in range(rows):
                     w = _weight(book, start + i)
                     weight += w
@@ -458,7 +488,7 @@ def run(dtype: Any, book: Any, threads: int, shared: int) -> None:
                 for piece in range(pieces):
                     progress[SLICES_RIGHT] += rights[piece]
         else:
-            arguments = (dtype, book, inputs, rows, first, last, rate, scale)
+            arguments = (dtype, book, inputs, rows, first, last, l2, rate, scale)
             share_out(_weights_piece, book[PIECE_COUNT], threads, flops, shared, arguments)
 
         if stage == 0:
@@ -469,16 +499,11 @@ def run(dtype: Any, book: Any, threads: int, shared: int) -> None:
             if book[ORDER] != 0:
                 inputs = book[WORKSPACE] + book[INPUTS] * item
             rate, scale = rates[min(batch_start // batch, rates.size - 1)], 1.0
+            l2 = hyper[L2] + (terms[SHARED_L2] / batch_weight if batch_weight > 0 else 0.0)
             stage = 2
             continue
         if stage == 2 and last and hyper[CLIP] < math.inf:
-            norm = math.sqrt(
-                tree_sum(
-                    _vector(
-                        _DOUBLE, book[NORMS], layers[book[LAYER_COUNT] - 1, NEURONS] + layers[book[LAYER_COUNT] - 1, K]
-                    )
-                )
-            )
+            norm = math.sqrt(tree_sum(_vector(_DOUBLE, book[NORMS], neurons)))
             scale = min(1.0, hyper[CLIP] / norm) if norm > 0 else 1.0
             stage, rows = 3, 0
             continue
@@ -490,5 +515,10 @@ def run(dtype: Any, book: Any, threads: int, shared: int) -> None:
             progress[RIGHT] += progress[SLICES_RIGHT]
             totals[LOSS_SUM] += totals[SLICES_LOSS]
             totals[WEIGHT_SUM] += totals[SLICES_WEIGHT]
+            if trains and batch_weight > 0:
+                mean = (batch_stop - batch_start) / batch_weight
+                terms[MEAN_LOSS] += totals[SLICES_LOSS] * mean
+                if terms[SHARED_L2] != 0:
+                    terms[PENALTY] += terms[SHARED_L2] / 2 * tree_sum(terms[SQUARES:]) * mean
             progress[SLICES_RIGHT] = 0
             totals[SLICES_LOSS] = totals[SLICES_WEIGHT] = 0

@@ -60,16 +60,21 @@ PROGRESS_SIZE = 6
 LOSS_SUM, WEIGHT_SUM, SLICES_LOSS, SLICES_WEIGHT, BATCH_WEIGHT = range(5)
 TOTALS_SIZE = 5
 
+# Places in `Plan.terms`. Given: an l2 that each batch divides by its weight, and the largest loss that a row may count
+# for. Summed over the batches, times their rows: the mean loss, and the penalty of that l2. From SQUARES on,
+# a place for every neuron: sums of squared weights before the update, of as many rows of W as a vector has lanes.
+SHARED_L2, CAP, MEAN_LOSS, PENALTY, SQUARES = range(5)
+
 # Places in `Plan.book`: codes and sizes,
 LOSS, OPTIMIZER, BATCH, LAYER_COUNT, PIECE_COUNT, INPUTS, TARGETS, SCRATCH, PIECE_ROWS, FLOPS = range(10)
 # addresses of the plan's arrays, in its order,
 LAYERS, PIECES, HYPER, PARAMETERS, GRADIENT, STATE, TRANSPOSED, WORKSPACE = range(10, 18)
-LABELS, LOSSES_OF_ROWS, SHARES, NORMS, RIGHTS, PROGRESS, TOTALS, SCRATCH_PLACE = range(18, 26)
+LABELS, LOSSES_OF_ROWS, SHARES, NORMS, RIGHTS, PROGRESS, TOTALS, SCRATCH_PLACE, TERMS = range(18, 27)
 # of the optimizer's second vector, of compiled kernels,
-SECOND_STATE, PRODUCT, LOSS_KERNEL, RIGHT_KERNEL, ACTIVATE, DERIVE, UPDATE = range(26, 33)
+SECOND_STATE, PRODUCT, LOSS_KERNEL, RIGHT_KERNEL, ACTIVATE, DERIVE, UPDATE = range(27, 34)
 # and what one call is about.
-PURPOSE, X, TRUTH, WEIGHTS, ORDER, OUT, RATES, RATE_COUNT, FIRST_ROW, STOP_ROW, EPOCH_ROWS = range(33, 44)
-BOOK_SIZE = 44
+PURPOSE, X, TRUTH, WEIGHTS, ORDER, OUT, RATES, RATE_COUNT, FIRST_ROW, STOP_ROW, EPOCH_ROWS = range(34, 45)
+BOOK_SIZE = 45
 
 TRAIN, MEASURE, PREDICT = range(3)
 """Purposes of a call."""
@@ -111,6 +116,8 @@ class Plan(NamedTuple):
         The sums so far.
     scratch : ndarray
         Room for packing, where there is one thread; else empty.
+    terms : float64, shape (SQUARES + neurons,)
+        What scikit-learn's objective needs besides; see the places above.
     """
 
     book: Array
@@ -130,10 +137,11 @@ class Plan(NamedTuple):
     progress: Array
     totals: Array
     scratch: Array
+    terms: Array
 
     def note_addresses(self) -> None:
         """Write into the book where the arrays are."""
-        for place, array in zip(range(LAYERS, SCRATCH_PLACE + 1), self[1:], strict=True):  # in the same order
+        for place, array in zip(range(LAYERS, TERMS + 1), self[1:], strict=True):  # in the same order
             self.book[place] = address(array) if array.size else 0
         self.book[SECOND_STATE] = address(self.state[1]) if len(self.state) > 1 else 0
 

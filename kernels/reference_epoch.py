@@ -17,6 +17,7 @@ from .plan import (
     BATCH_WEIGHT,
     BETA1,
     BETA2,
+    CAP,
     CLIP,
     DECAY,
     DONE,
@@ -24,12 +25,15 @@ from .plan import (
     L2,
     LOSS,
     LOSS_SUM,
+    MEAN_LOSS,
     NESTEROV,
     NONE,
     OPTIMIZER,
+    PENALTY,
     PREDICT,
     RIGHT,
     ROW,
+    SHARED_L2,
     SLICES_LOSS,
     SLICES_RIGHT,
     SLICES_WEIGHT,
@@ -83,6 +87,7 @@ def run(
             else:
                 assert y is not None
                 losses, D, right = _loss(int(plan.book[LOSS]), y[chosen], outputs)
+                losses = np.minimum(losses, plan.terms[CAP])
                 visited: Any = slice(start, stop) if order is None else chosen
                 w = np.ones(stop - start) if weights is None else weights[visited]
                 totals[SLICES_LOSS] += np.sum(w * losses)
@@ -98,6 +103,11 @@ def run(
                     shares = np.divide(w, totals[BATCH_WEIGHT], out=np.zeros_like(w), where=w > 0)
                     _backward(plan, inputs, Zs, D * shares[:, None].astype(D.dtype))
                     if stop == batch_stop:
+                        batch_weight = float(totals[BATCH_WEIGHT])
+                        if batch_weight > 0:
+                            mean = (batch_stop - batch_start) / batch_weight
+                            plan.terms[MEAN_LOSS] += totals[SLICES_LOSS] * mean
+                            plan.terms[PENALTY] += plan.terms[SHARED_L2] / 2 * _squares(plan) * mean
                         _update(plan, float(rates[min(batch_start // batch, len(rates) - 1)]))
             progress[DONE] = stop
             if stop == batch_stop:
@@ -140,6 +150,11 @@ def _loss(loss: int, y: Array, outputs: Array) -> tuple[Array, Array, int]:
     return (d * d).sum(axis=1), 2 * d, 0
 
 
+def _squares(plan: Plan) -> float:
+    """Sum of all squared weights, biases excepted."""
+    return sum(float(np.sum(np.square(_views(plan.parameters, layer)[0], dtype=np.float64))) for layer in plan.layers)
+
+
 def _backward(plan: Plan, inputs: list[Array], Zs: list[Array], dL_dA: Array) -> None:
     """Add the gradient of a slice."""
     for layer, X, Z in reversed(list(zip(plan.layers, inputs, Zs, strict=True))):
@@ -153,10 +168,12 @@ def _backward(plan: Plan, inputs: list[Array], Zs: list[Array], dL_dA: Array) ->
 def _update(plan: Plan, rate: float) -> None:
     """l2, clipping, the optimizer's step."""
     optimizer, hyper, gradient = plan.book[OPTIMIZER], plan.hyper.tolist(), plan.gradient
+    batch_weight = float(plan.totals[BATCH_WEIGHT])
+    l2 = hyper[L2] + (float(plan.terms[SHARED_L2]) / batch_weight if batch_weight > 0 else 0.0)
     for layer in plan.layers:
         weights, _ = _views(plan.parameters, layer)
         gradient_W, _ = _views(gradient, layer)
-        gradient_W += hyper[L2] * weights
+        gradient_W += l2 * weights
     norm = float(np.linalg.norm(gradient.astype(np.float64)))
     if norm > hyper[CLIP]:
         gradient *= hyper[CLIP] / norm

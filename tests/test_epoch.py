@@ -220,6 +220,50 @@ def test_pieces_cover_every_row_of_every_layer_once(threads: int) -> None:
         assert all(top % 16 == 0 for top, _ in edges), "two threads never write one vector of W^T"
 
 
+@pytest.mark.compiled
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize(("dtype", "loss"), [("float64", "mse"), ("float64", "cross_entropy"), ("float32", "mse")])
+def test_l2_that_batches_share(dtype: str, loss: str, weighted: bool) -> None:
+    """By hand, a batch at a time: each divides it by its weight, and counts its mean loss and penalty by its rows."""
+    sizes, batch, l2, cap = (17, 30, 3), 8, 0.3, 1.5
+    X, y = data(21, sizes, dtype)  # the last batch holds 5 rows
+    truth = y if loss == "mse" else y.argmax(axis=1)
+    weights = RNG.uniform(0.5, 2, 21) if weighted else None
+    start = (RNG.standard_normal(plan.parameter_count(sizes)) * 0.3).astype(dtype)
+    codes = [NAMES.index("tanh"), NAMES.index("identity")]
+
+    found = {}
+    for rung, threads in (("reference", 1), ("simd", 1), ("parallel", 3)):
+        parameters = start.copy()
+        with at_most(threads):
+            descent = engine.Descent(plan.PLAIN, np.zeros((0, start.size), dtype), shared_l2=l2, cap=cap)
+            at_work = engine.Engine(parameters, sizes, codes, loss, batch, rung, descent)
+            at_work.train(X, truth, weights, rates=np.array([0.1]))
+        found[rung] = (parameters, at_work.plan.terms[[plan.MEAN_LOSS, plan.PENALTY]])
+
+    expected, mean_loss, penalty = start.copy(), 0.0, 0.0
+    for top in range(0, 21, batch):
+        rows = slice(top, min(top + batch, 21))
+        count = rows.stop - rows.start
+        w = np.ones(count) if weights is None else weights[rows]
+        one = engine.Engine(expected, sizes, codes, loss, count)
+        each = [one.evaluate([(X[i : i + 1], truth[i : i + 1], None, 0)], 1)["loss"] for i in range(top, rows.stop)]
+        each = np.minimum(np.array(each) * (sizes[-1] if loss == "mse" else 1), cap)
+        mean_loss += count * np.sum(w * each) / np.sum(w)
+        one.train(X[rows], truth[rows], None if weights is None else weights[rows])
+        step = one.gradient.copy()
+        for (W, _), (dW, _) in zip(plan.layer_views(expected, sizes), plan.layer_views(step, sizes), strict=True):
+            penalty += count * l2 / 2 * np.sum(np.square(W, dtype=np.float64)) / np.sum(w)
+            dW += dW.dtype.type(l2 / np.sum(w)) * W
+        expected -= step.dtype.type(0.1) * step
+    for parameters, terms in found.values():
+        tolerance = 1e-12 if dtype == "float64" else 1e-5
+        np.testing.assert_allclose(parameters, expected, rtol=tolerance, atol=tolerance)
+        np.testing.assert_allclose(terms, [mean_loss, penalty], rtol=tolerance)
+    assert found["simd"][0].tobytes() == found["parallel"][0].tobytes()
+    assert found["simd"][1].tobytes() == found["parallel"][1].tobytes()
+
+
 MUTANTS = {
     "forgets l2": (
         "L2",

@@ -49,6 +49,12 @@ def test_arrows_point_one_way() -> None:
         assert not {name for name in imported(path) if name.split(".")[0] in ("tests", "bench", "kernels")}
 
 
+def test_scikit_learn_is_imported_in_one_file() -> None:
+    for path in ROOMS:
+        if path.name != "sklearn.py":
+            assert not {name for name in imported(path) if name.split(".")[0] in ("sklearn", "scipy")}, path.name
+
+
 def test_no_circles() -> None:
     arrows, done = graph(), set()
 

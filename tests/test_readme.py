@@ -34,6 +34,9 @@ def test_the_python_examples_run(block: str, folder: Path) -> None:
         if f"{package} import" in block or f"import {package}" in block:
             warnings.simplefilter("ignore")  # theirs are not ours to mend; pytest puts the filters back
             pytest.importorskip(package)
+    if "fastnet.sklearn" in block:
+        pytest.importorskip("sklearn")
+        warnings.simplefilter("ignore")  # that it has not converged
     if ".plot(" in block:
         pytest.importorskip("matplotlib.pyplot").switch_backend("agg")
     names: dict[str, Any] = {}
