@@ -300,6 +300,10 @@ def versions(libraries: list[str]) -> str:
     return ", ".join(f"{packages[name]} {metadata.version(packages[name])}" for name in libraries if name in packages)
 
 
+def _short(number: float) -> str:
+    return f"{number:.0f}" if number >= 100 else f"{number:.1f}" if number >= 10 else f"{number:.2f}"
+
+
 def table(results: list[dict[str, Any]], libraries: list[str], rounds: int) -> str:
     """The results as Markdown: microseconds a step, and how many times fastnet's that is."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -320,7 +324,7 @@ def table(results: list[dict[str, Any]], libraries: list[str], rounds: int) -> s
                     if library not in us
                     else f"{us[library]:.3g}"
                     if library == "fastnet"
-                    else f"{us[library]:.3g} ({us[library] / us['fastnet']:.2f})"
+                    else f"{_short(us[library])} ({_short(us[library] / us['fastnet'])})"
                     for library in libraries
                 ]
                 batch = NETWORKS[result["network"]][1]
