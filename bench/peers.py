@@ -322,7 +322,7 @@ def table(results: list[dict[str, Any]], libraries: list[str], rounds: int) -> s
                 cells = [
                     "-"
                     if library not in us
-                    else f"{us[library]:.3g}"
+                    else _short(us[library])
                     if library == "fastnet"
                     else f"{_short(us[library])} ({_short(us[library] / us['fastnet'])})"
                     for library in libraries
