@@ -17,7 +17,7 @@ from . import storage
 from .history import History
 from .kernels import doors
 from .kernels.contracts import Array
-from .kernels.plan import DONE, PROGRESS_SIZE, ROW, TOTALS_SIZE
+from .kernels.plan import DONE, PROGRESS_SIZE, ROW, ROWS, TOTALS_SIZE
 from .optimizers import SGD, Adam, AdamW, CosineDecay, Optimizer, StepDecay, WarmUp
 
 SHARE = 0.05
@@ -127,6 +127,6 @@ def standing(named: str, arrays: Mapping[str, Array]) -> tuple[Array, Array]:
     """Where the epoch stood: progress and totals."""
     progress = fitting(named, arrays, "progress", np.zeros(PROGRESS_SIZE, np.int64))
     totals = fitting(named, arrays, "totals", np.zeros(TOTALS_SIZE))
-    if (progress < 0).any() or progress[ROW] != progress[DONE]:
+    if (progress < 0).any() or progress[ROW] != progress[DONE] or progress[ROW] > max(progress[ROWS], 0):
         raise ValueError(f"{named}: 'progress' is {progress.tolist()}, which no training leaves behind")
     return progress, totals

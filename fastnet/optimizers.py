@@ -38,7 +38,7 @@ class StepDecay:
 
     def rates(self, times: Array) -> Array:
         """The rate at each time, in epochs."""
-        return self.learning_rate * schedules.step_decay(times, self.every, self.factor)
+        return float(self.learning_rate) * schedules.step_decay(times, float(self.every), float(self.factor))
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class CosineDecay:
 
     def rates(self, times: Array) -> Array:
         """The rate at each time, in epochs."""
-        return self.learning_rate * schedules.cosine_decay(times, self.epochs, self.final)
+        return float(self.learning_rate) * schedules.cosine_decay(times, float(self.epochs), float(self.final))
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class WarmUp:
     def rates(self, times: Array) -> Array:
         """The rate at each time, in epochs."""
         then = self.then.rates(times) if isinstance(self.then, (StepDecay, CosineDecay)) else float(self.then)
-        return then * schedules.warm_up(times, self.epochs)
+        return then * schedules.warm_up(times, float(self.epochs))
 
 
 Schedule = StepDecay | CosineDecay | WarmUp

@@ -25,7 +25,7 @@ from .kernels import doors, rng, schedules
 from .kernels.contracts import Array
 from .kernels.elementwise import all_finite
 from .kernels.engine import Descent, Engine, begin, rewind
-from .kernels.plan import EPOCH, PROGRESS_SIZE, ROW, SLICE_ROWS, STEP, TOTALS_SIZE, aligned_zeros
+from .kernels.plan import EPOCH, PROGRESS_SIZE, ROW, ROWS, SLICE_ROWS, STEP, TOTALS_SIZE, aligned_zeros
 from .kernels.threads import at_most
 from .network import Network
 from .optimizers import SGD, Adam, Optimizer, Schedule
@@ -73,12 +73,12 @@ class _Best:
         """Look at a loss: that of the state put aside, or of the present one."""
         self.age += 1
         if value < self.value:
-            self.value, self.age = value, 0
             if aside:
                 self._best, self._aside = self._aside, self._best
             else:
                 for kept, array in zip(self._best, self._now, strict=True):
                     kept[...] = array
+            self.value, self.age = value, 0
 
     def restore(self) -> None:
         """Make the best state the present one."""
@@ -258,7 +258,8 @@ class Trainer:
         ------
         TypeError, ValueError
             If anything that arrives is of the wrong type, shape or range, or holds NaN or infinity;
-            nothing has been changed then.
+            nothing has been changed then. The rows of a memory map are checked when their turn comes: steps may have
+            been taken.
         OSError
             If the checkpoint cannot be written.
         RuntimeError
@@ -274,7 +275,8 @@ class Trainer:
         -----
         Ctrl-C leaves the network as it was after the last whole step (with ``patience``, the best parameters so far),
         and the history with the whole epochs before it. `fit` called again with the same data goes on from there, and
-        ends at the bits of a run that was not interrupted: the rest of the epoch is its first.
+        ends at the bits of a run that was not interrupted: the rest of the epoch is its first. With the numpy backend,
+        an interruption in the middle of a step may leave that step half taken. Accuracies do not heed weights.
         """
         data, validation = self._data(X, y, sample_weight, validation_data, validation_split)
         epochs = _checks.integer("epochs", epochs, least=1)
@@ -326,7 +328,7 @@ class Trainer:
                 if validation is not None:
                     row |= {f"val_{name}": value for name, value in _measure(validator, validation).items()}
                 self.history.append(row)
-                finite = all(map(math.isfinite, row.values())) and all_finite(self.network.parameters)
+                finite = all(map(math.isfinite, row.values())) and self._is_finite()
                 if validation is None:
                     best.see(row["loss"], aside=True)
                 elif finite:
@@ -341,7 +343,7 @@ class Trainer:
                         stacklevel=3,
                     )
                     return
-                self.network.loss = self.loss
+                self.network.loss = self.loss  # callbacks may ask for probabilities
                 if not bar.disable:
                     bar.set_postfix({name: f"{value:.4g}" for name, value in row.items()}, refresh=False)
                     bar.update()
@@ -356,7 +358,9 @@ class Trainer:
         finally:  # Ctrl-C included, which may come anywhere
             self.history.truncate(self.history.epochs)
             rewind(self._progress, self._totals)
-            if restores:
+            if self._progress[STEP] > 0:
+                self.network.loss = self.loss
+            if restores or not self._is_finite():
                 best.restore()
                 begin(self._progress, self._totals, self.history.epochs)
             if keeper is not None:
@@ -365,9 +369,9 @@ class Trainer:
     def _train_epoch(self, engine: Engine, data: Dataset, batch: int, order: Array | None) -> None:
         """The history's next epoch; the rest of it, where it was interrupted."""
         epoch, progress = self.history.epochs, self._progress
-        stands = progress[ROW] % batch == 0 or progress[ROW] == data.rows  # of these batches
-        if progress[EPOCH] != epoch or progress[ROW] > data.rows or not stands:
-            begin(progress, self._totals, epoch)
+        stands = progress[ROW] % batch == 0 or progress[ROW] == data.rows  # at the end of one of these batches
+        if progress[EPOCH] != epoch or progress[ROWS] != data.rows or not stands:
+            begin(progress, self._totals, epoch, data.rows)
         if order is not None:
             rng.shuffle(order, self.seed, epoch)
         rate = self.optimizer.learning_rate
@@ -435,7 +439,8 @@ class Trainer:
         named = storage.shown(path)
         network = Network._restored(named, arrays, metadata)
         settings = checkpoint.settings(named, metadata)
-        settings |= {"backend": backend or settings["backend"], "threads": threads or settings["threads"]}
+        settings |= {"backend": settings["backend"] if backend is None else backend}
+        settings |= {"threads": settings["threads"] if threads is None else threads}
         try:
             trainer = cls(network, **settings)
         except (TypeError, ValueError) as error:
@@ -468,6 +473,10 @@ class Trainer:
         if not self.network.parameters.flags.writeable:
             raise ValueError("network.parameters is read-only; training changes it in place")
         doors.finite("network.parameters", self.network.parameters)
+
+    def _is_finite(self) -> bool:
+        """Whether parameters and optimizer state hold numbers; a state of infinity would never move again."""
+        return all(map(all_finite, (self.network.parameters, *self._state)))
 
     def _engine(self, batch: int, train: bool = False) -> Engine:
         """An engine over the network, which trains it or only measures."""

@@ -265,7 +265,7 @@ def address(function: Callable[..., Any], dtype: Any) -> int:
 
 @_intrinsic  # type: ignore[untyped-decorator]
 def call(typing_context: Any, function: Any, place: Any, dtype: Any, arguments: Any) -> Any:
-    """``function(*arguments)`` by the address that `address` gave for that dtype; errors are dropped."""
+    """``function(*arguments)`` by the address that `address` gave for that dtype."""
     expected = _signatures[function.dispatcher.py_func](dtype.dtype)
 
     def codegen(context: Any, builder: ir.IRBuilder, own: Any, values: Any) -> Any:
@@ -276,7 +276,9 @@ def call(typing_context: Any, function: Any, place: Any, dtype: Any, arguments: 
         ]
         kind = context.call_conv.get_function_type(types.none, expected)
         code = builder.inttoptr(values[1], ir.PointerType(kind))
-        context.call_conv.call_function(builder, code, types.none, expected, given)
+        status, _ = context.call_conv.call_function(builder, code, types.none, expected, given)
+        with cgutils.if_unlikely(builder, status.is_error):
+            context.call_conv.return_status_propagate(builder, status)
         return context.get_dummy_value()
 
     return types.void(function, types.intp, dtype, arguments), codegen

@@ -54,6 +54,7 @@ from .plan import (
     RIGHT,
     RIGHT_KERNEL,
     ROW,
+    ROWS,
     SCRATCH,
     SHARED_L2,
     SLICE_ROWS,
@@ -349,7 +350,7 @@ class Engine:
         self._note_kernels()
         progress, book = plan.progress, plan.book
         epoch_rows = len(X_rows) if epoch_rows is None else epoch_rows
-        rates = _NO_RATE if rates is None else rates
+        rates = _NO_RATE if rates is None else np.ascontiguousarray(rates, np.float64)
         stop = first_row + len(X_rows)
         if self._compiled:
             book[PURPOSE] = purpose
@@ -372,10 +373,13 @@ class Engine:
 _NO_RATE = np.zeros(1)
 
 
-def begin(progress: Array, totals: Array, epoch_number: int) -> None:
-    """Begin an epoch.  One statement for what belongs together, for a KeyboardInterrupt may come between two."""
+def begin(progress: Array, totals: Array, epoch_number: int, rows: int = 0) -> None:
+    """Begin an epoch of so many rows.
+
+    One statement for what belongs together, for a KeyboardInterrupt may come between two.
+    """
     totals[:] = 0
-    progress[[ROW, DONE, RIGHT, SLICES_RIGHT, EPOCH]] = 0, 0, 0, 0, epoch_number
+    progress[[ROW, DONE, RIGHT, SLICES_RIGHT, EPOCH, ROWS]] = 0, 0, 0, 0, epoch_number, rows
 
 
 def rewind(progress: Array, totals: Array) -> None:
@@ -386,7 +390,10 @@ def rewind(progress: Array, totals: Array) -> None:
 
 
 def _scratch(plan: Plan, rows: int) -> int:
-    """Elements of scratch that a piece of rows, or of a layer's weights, needs for packing or for the loss."""
+    """Elements of scratch that a piece of rows, or of a layer's weights, needs for packing or for the loss.
+
+    Of full slices: where a shorter one needs more, `product_into` allocates it.
+    """
     blocking: Any = getattr(simd.blocking, "py_func", simd.blocking)
     scratch_size: Any = getattr(losses.scratch_size, "py_func", losses.scratch_size)
     item = plan.workspace.itemsize

@@ -152,6 +152,7 @@ def _forward(dtype: Any, book: Any, layers: Any, x: int, top: int, bottom: int, 
     item = item_bytes(dtype)
     lanes = VECTOR // item
     nr = NV * lanes
+    given = book[SCRATCH] * item
     one = dtype.type(1)
     none = (np.intp(0), np.intp(0))
     for i in range(book[LAYER_COUNT]):
@@ -161,7 +162,12 @@ def _forward(dtype: Any, book: Any, layers: Any, x: int, top: int, bottom: int, 
         bias = (book[PARAMETERS] + layers[i, B] * item, np.intp(0))
         z = (book[WORKSPACE] + (layers[i, Z] + top * k) * item, k * item)
         relu = z if code == RELU else none
-        call(simd.product_into, book[PRODUCT], dtype, (dtype, bottom - top, k, n, a, w, z, bias, relu, none, one, work))
+        call(
+            simd.product_into,
+            book[PRODUCT],
+            dtype,
+            (dtype, bottom - top, k, n, a, w, z, bias, relu, none, one, work, given),
+        )
         x = book[WORKSPACE] + layers[i, A] * item
         if code != RELU and code != IDENTITY:
             size = (bottom - top) * k
@@ -174,6 +180,7 @@ def _backward(dtype: Any, book: Any, layers: Any, top: int, bottom: int, work: i
     """From dL/dA of the last layer, in its place of dZ: dZ of all layers, in rows top to bottom."""
     item = item_bytes(dtype)
     nr = NV * (VECTOR // item)
+    given = book[SCRATCH] * item
     one = dtype.type(1)
     none = (np.intp(0), np.intp(0))
     workspace = book[WORKSPACE]
@@ -200,7 +207,7 @@ def _backward(dtype: Any, book: Any, layers: Any, top: int, bottom: int, work: i
                 simd.product_into,
                 book[PRODUCT],
                 dtype,
-                (dtype, bottom - top, n, k, a_of_product, w, c, none, none, gate, one, work),
+                (dtype, bottom - top, n, k, a_of_product, w, c, none, none, gate, one, work, given),
             )
 
 
@@ -351,7 +358,7 @@ def _weights_piece(
     """Rows of one layer's W: dW and db over a slice, and after a batch's last slice the update and W^T.
 
     With ``rows`` 0 there is no slice: it is the rest of a step that waited for the norm, with the gradient times
-    ``scale``; or, with scale 0, nothing but W^T.
+    ``scale``, which may be NaN; or, with a scale below 0, nothing but W^T.
     """
     item = item_bytes(dtype)
     lanes = VECTOR // item
@@ -379,7 +386,7 @@ def _weights_piece(
             simd.product_into,
             book[PRODUCT],
             dtype,
-            (dtype, sizes[0], sizes[1], sizes[2], dz, b, c, start, none, none, factor, room),
+            (dtype, sizes[0], sizes[1], sizes[2], dz, b, c, start, none, none, factor, room, book[SCRATCH] * item),
         )
         keep(own)
         db, j = book[GRADIENT] + b_start * item, 0
@@ -409,13 +416,13 @@ def _weights_piece(
                 b_j = np.float64(biases[j])
                 norms[layers[at, NEURONS] + top + j] = _square_sum(gradient[j * n : (j + 1) * n], sums) + b_j * b_j
         else:
-            if 0 < scale < 1:
+            if not (scale < 0 or scale == 1):
                 factor = dtype.type(scale)
                 for i in range(height * n):
                     gradient[i] *= factor
                 for i in range(height):
                     biases[i] *= factor
-            if scale > 0:
+            if not scale < 0:
                 step = _vector(_INT, book[PROGRESS], PROGRESS_SIZE)[STEP] + 1
                 if not fused:
                     _update(dtype, book, hyper, w_start, height * n, step, rate)
@@ -448,7 +455,7 @@ def run(dtype: Any, book: Any, threads: int, shared: int) -> None:
     terms = _vector(_DOUBLE, book[TERMS], SQUARES + neurons)
     batch, trains, first_row = book[BATCH], book[PURPOSE] == TRAIN, book[FIRST_ROW]
     inputs = book[X]
-    stage, flops, pieces, rows, weight, rate, scale = 0, 0, book[PIECE_COUNT], 0, 0.0, 0.0, 0.0
+    stage, flops, pieces, rows, weight, rate, scale = 0, 0, book[PIECE_COUNT], 0, 0.0, 0.0, -1.0
     batch_weight, l2 = 0.0, 0.0
     start = batch_start = batch_stop = progress[DONE]
     first, last = True, True
@@ -504,7 +511,7 @@ def run(dtype: Any, book: Any, threads: int, shared: int) -> None:
             continue
         if stage == 2 and last and hyper[CLIP] < math.inf:
             norm = math.sqrt(tree_sum(_vector(_DOUBLE, book[NORMS], neurons)))
-            scale = min(1.0, hyper[CLIP] / norm) if norm > 0 else 1.0
+            scale = 1.0 if norm <= hyper[CLIP] else hyper[CLIP] / norm  # infinity and NaN must show
             stage, rows = 3, 0
             continue
         stage = 1

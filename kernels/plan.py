@@ -52,9 +52,9 @@ LAYER_COLUMNS = 10
 BETA1, BETA2, EPSILON, DECAY, L2, CLIP = range(6)
 
 # Places in `Plan.progress`: rows and steps behind, rows behind with the slices of an unfinished step, right answers,
-# and the number of the epoch that this is about.
-ROW, STEP, DONE, RIGHT, SLICES_RIGHT, EPOCH = range(6)
-PROGRESS_SIZE = 6
+# and the number and the rows of the epoch that this is about.
+ROW, STEP, DONE, RIGHT, SLICES_RIGHT, EPOCH, ROWS = range(7)
+PROGRESS_SIZE = 7
 
 # Places in `Plan.totals`: weighted losses and weights of the rows behind, and of an unfinished step.
 LOSS_SUM, WEIGHT_SUM, SLICES_LOSS, SLICES_WEIGHT, BATCH_WEIGHT = range(5)

@@ -175,7 +175,7 @@ def _update(plan: Plan, rate: float) -> None:
         gradient_W, _ = _views(gradient, layer)
         gradient_W += l2 * weights
     norm = float(np.linalg.norm(gradient.astype(np.float64)))
-    if norm > hyper[CLIP]:
+    if not norm <= hyper[CLIP]:
         gradient *= hyper[CLIP] / norm
     if optimizer == ADAM:
         betas = hyper[BETA1], hyper[BETA2], hyper[EPSILON], hyper[DECAY]

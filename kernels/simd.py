@@ -244,10 +244,22 @@ def blocking(item: int, m: int, n: int, k: int, a: Any, b: Any) -> Any:
     return slices, kc, nc, mc, sliver, b_room, b_room + a_room + (VECTOR if b_room + a_room > 0 else 0)
 
 
-@by_address(lambda real: (types.DType(real), *[types.intp] * 3, _TRIPLE, _QUAD, *[_PAIR] * 4, real, types.intp))
+@by_address(lambda real: (types.DType(real), *[types.intp] * 3, _TRIPLE, _QUAD, *[_PAIR] * 4, real, *[types.intp] * 2))
 @jit(internal=True)
 def product_into(
-    dtype: Any, m: int, n: int, k: int, a: Any, b: Any, c: Any, start: Any, relu: Any, gate: Any, scale: Any, work: int
+    dtype: Any,
+    m: int,
+    n: int,
+    k: int,
+    a: Any,
+    b: Any,
+    c: Any,
+    start: Any,
+    relu: Any,
+    gate: Any,
+    scale: Any,
+    work: int,
+    given: int,
 ) -> None:
     """C (m, n) = start + scale A (m, k) B (k, n), ReLU of C, or C behind a gate.  Loops 5 to 3.
 
@@ -269,13 +281,17 @@ def product_into(
         itself has only that stored.
     scale : float
         Of dtype; where nothing is added, 1.
-    work : int
-        Address of as many bytes as `blocking` says.
+    work, given : int
+        Address and number of bytes for packing. Where `blocking` asks for more they are allocated: it may, for fewer
+        rows than the caller thought of, or compiled on a machine of another L2.
     """
     item = item_bytes(dtype)
     lanes = VECTOR // item
     nr = NV * lanes
-    slices, kc, nc, mc, sliver, b_room, _ = blocking(item, m, n, k, a, b)
+    slices, kc, nc, mc, sliver, b_room, room = blocking(item, m, n, k, a, b)
+    if room > given:
+        own = np.empty(room // item, dtype)
+        work = layout(own)[0]
     b_packed = -(-work // VECTOR) * VECTOR
     none = (np.intp(0), np.intp(0))
 
@@ -306,6 +322,8 @@ def product_into(
                 _macro_kernel(
                     dtype, rows, tiles, nb, kb, a_block, sliver, b_block, panel, c_block, add, clamp, mask, scale
                 )
+    if room > given:
+        keep(own)
 
 
 @jit(inline=True)
@@ -318,7 +336,9 @@ def product(dtype: Any, m: int, n: int, k: int, a: Any, b: Any, c: Any, bias: in
     columns = (b[0], b[1], b[2], NV * (VECTOR // item) * b[2])
     work = np.empty(blocking(item, m, n, k, a, columns)[6] // item, dtype)
     none = (np.intp(0), np.intp(0))
-    product_into(dtype, m, n, k, a, columns, c, (bias, np.intp(0)), relu, none, dtype.type(1), layout(work)[0])
+    product_into(
+        dtype, m, n, k, a, columns, c, (bias, np.intp(0)), relu, none, dtype.type(1), layout(work)[0], work.size * item
+    )
     keep(work)
 
 

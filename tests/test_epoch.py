@@ -2,6 +2,7 @@
 
 import gc
 import tracemalloc
+from fractions import Fraction
 from itertools import pairwise
 from typing import Any
 
@@ -9,11 +10,12 @@ import numpy as np
 import pytest
 import test_trainer
 
-from fastnet import SGD, Adam, Network, Trainer
+from fastnet import SGD, Adam, Network, StepDecay, Trainer
 from fastnet.kernels import activations, engine, epoch, plan, reference, reference_epoch
-from fastnet.kernels.plan import DONE, SLICE_ROWS
+from fastnet.kernels.plan import DONE, ROW, SLICE_ROWS
 from fastnet.kernels.threads import at_most
 from fastnet.kernels.variants import find
+from fastnet.trainer import DivergenceWarning
 
 RNG = np.random.default_rng(0)
 NAMES = [activation.name for activation in reference.ACTIVATIONS]
@@ -171,6 +173,64 @@ def test_a_call_returns_after_a_slice_if_it_must(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(epoch, "run", lambda *a: (run(*a), stops.append(int(ours.plan.progress[DONE]))))
     ours.loss_and_gradient(X, y)
     assert stops == [SLICE_ROWS * i for i in range(1, 6)]
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("rows", [608, 513, 512, 257, 100])
+def test_a_short_last_slice_keeps_within_its_room(rows: int, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer rows may ask for more room to pack: W large enough for that, and guards behind everything allocated."""
+    guards = []
+
+    def guarded(size: int, dtype: Any) -> Any:
+        raw = plan.aligned(size + 70_000, dtype)
+        raw[size:] = 7
+        guards.append(raw[size:])
+        return raw[:size]
+
+    monkeypatch.setattr(engine, "aligned", guarded)
+    X, y = data(SLICE_ROWS + rows, (784, 10), dtype)
+    net, twin = (Network((784, 200, 10), hidden="tanh", dtype=dtype) for _ in "ab")
+    Trainer(net, batch_size=None, shuffle=False).fit(X, y, 1)
+    assert guards
+    assert all((guard == 7).all() for guard in guards)
+    Trainer(twin, batch_size=None, shuffle=False, backend="numpy").fit(X, y, 1)
+    np.testing.assert_allclose(net.parameters, twin.parameters, rtol=0, atol=1e-4)
+
+
+@pytest.mark.compiled
+def test_an_infinite_norm_is_divergence() -> None:
+    for backend in ("numpy", "serial"):
+        ours = Trainer(Network((1, 1), dtype="float64"), optimizer=SGD(0.1), clip_norm=1, backend=backend)
+        with pytest.warns(DivergenceWarning):
+            ours.fit([[1e200]], [-1e200], 2)
+
+
+def test_a_state_of_infinity_is_divergence() -> None:
+    ours = Trainer(Network((1, 1)), optimizer=Adam(), batch_size=None)
+    with pytest.warns(DivergenceWarning):
+        ours.fit(np.full((4, 1), 1e3), np.full((4, 1), 1e18), 3)
+    assert np.isfinite(ours._state).all()
+
+
+@pytest.mark.parametrize(
+    "rate", [Fraction(1, 20), np.float32(0.05), np.longdouble(0.05)], ids=lambda r: type(r).__name__
+)
+def test_rates_of_any_number_type(rate: Any) -> None:
+    X, y = data(50, (3, 2), "float64")
+    runs = []
+    for number in (rate, 0.05):
+        ours = Trainer(Network((3, 2), dtype="float64"), optimizer=SGD(StepDecay(number, Fraction(2))), batch_size=9)
+        runs.append(ours.fit(X, y, 5)["loss"])
+    np.testing.assert_allclose(runs[0], runs[1], rtol=1e-6)
+
+
+def test_an_interrupted_epoch_is_not_taken_up_with_other_data() -> None:
+    X, y = data(64, (3, 2), "float64")
+    ours, plain = (Trainer(Network((3, 2), dtype="float64"), batch_size=16, shuffle=False) for _ in "ab")
+    engine.begin(ours._progress, ours._totals, 0, 96)
+    ours._progress[[ROW, DONE]] = 32  # as if interrupted in the first epoch of 96 rows
+    assert ours.fit(X, y, 1)["loss"] == plain.fit(X, y, 1)["loss"]
 
 
 @pytest.mark.parametrize("weight", [1.0, 0.25, 7.0])
