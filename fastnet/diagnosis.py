@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from statistics import fmean, median
 from typing import NamedTuple
 
-LEAST_EPOCHS = 5
+LEAST_EPOCHS = 10
+"""Fewer say nothing: curved falls of 5 epochs were taken for noise around a level."""
 RISE = 0.05
 """Overfitting: validation has risen by more than this share from its lowest."""
 FALL = 0.02
@@ -91,7 +92,7 @@ def diagnose(loss: Sequence[float], validation: Sequence[float], baseline: float
         The first that holds:
 
         - diverged: the last epoch's loss is not finite, or the loss ends above twice its first value;
-        - too short: fewer than 5 epochs;
+        - too short: fewer than 10 epochs;
         - overfitting: validation ends more than 5% above its lowest, while the loss has not risen since;
         - falling: validation (or the loss, without) fell by more than 2% over the last third of the epochs;
         - underfitting: it has levelled off, with the loss less than 10% (or 4 sigma) below the baseline;

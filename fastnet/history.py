@@ -88,7 +88,7 @@ class History(Mapping[str, list[float]]):
             A sentence or two. The first that holds, epochs counted from 0:
 
             - diverged: the last loss is not finite, or the loss ends above twice its first value;
-            - too few epochs to judge by: fewer than 5;
+            - too few epochs to judge by: fewer than 10;
             - overfitting since epoch N: ``val_loss`` ends more than 5% above its lowest, and ``loss`` has not
               risen meanwhile;
             - still falling: ``val_loss``, or ``loss`` where there was no validation, fell by more than 2% over

@@ -26,7 +26,8 @@ CASES = [
     ("falling", decay(60, 1, 0.05, 50), decay(60, 1.1, 0.1, 50)),
     ("falling", [(t + 1) ** -0.5 for t in range(100)], []),
     ("falling", decay(10, 1, 0, 8), decay(10, 1, 0.05, 8)),
-    ("falling", decay(6, 1, 0, 8), []),
+    ("falling", decay(10, 1, 0, 8), []),
+    ("too short", [2.307, 1.942, 1.761, 1.661, 1.599], [2.251, 1.981, 1.831, 1.76, 1.714]),  # "converged" to 5's rules
     ("converged", decay(100, 1, 0.2, 8), []),
     ("converged", decay(60, 1, 0.2, 5), decay(60, 1, 0.3, 5)),
     ("converged", decay(400, 3, 0.2, 20), decay(400, 3, 0.25, 20)),
@@ -99,7 +100,7 @@ def test_rising_together_is_not_overfitting() -> None:
     ("loss", "validation", "words"),
     [
         ([], [], "No epoch has been trained yet"),
-        ([1.0, 0.5], [], "Only 2 epochs: too few to judge by. Train for at least 5"),
+        ([1.0, 0.5], [], "Only 2 epochs: too few to judge by. Train for at least 10"),
         ([1.0, INF], [], "Diverged in epoch 1: the loss is no longer finite. Lower the learning rate"),
         ([NAN], [NAN], "Diverged in epoch 0"),
         ([1.0, 0.9], [1.0, NAN], "Diverged in epoch 1"),
