@@ -3,8 +3,8 @@
     python bench/peers.py [--rounds 5] [--json results.json] [--readme README.md] [--only 64-128-128-10]
 
 Needs the extra ``peers`` (those that are missing are left out). Each library runs in a process of its own, all of its
-threads on as many CPUs as the column says, and each in its fastest fair form: NumPy as the article writes it, with
-preallocation where that helps; scikit-learn's partial_fit; PyTorch eager and compiled; JAX with the whole epoch in one
+threads on as many CPUs as the column says, and each in its fastest fair form: NumPy as the article writes it;
+scikit-learn's partial_fit; PyTorch eager and compiled; JAX with the whole epoch in one
 lax.scan; fastnet's Trainer with ten epochs a call of fit. The processes wait for each other: one measures at a time,
 in turns, and a figure is the median over the rounds. Same data, float32, no shuffling. fastnet is first held against
 NumPy.

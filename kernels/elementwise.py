@@ -133,7 +133,7 @@ def gradient_at_z(Z: Any, dL_dA: Any, activation: int, dZ: Any, db: Any) -> None
 
 @jit
 def all_finite(values: Any) -> bool:
-    """Whether a vector holds neither NaN nor infinity; 0.3 us and its memory's bandwidth, NumPy's two passes 5 us."""
+    """Whether a vector holds neither NaN nor infinity: 1.0 us for 9610 float32, where NumPy's two passes take 2.3."""
     bad = 0
     for i in range(values.size):
         bad |= not isfinite(values[i])

@@ -15,7 +15,8 @@ weights, the loss and the norm, is stored by row and added by `tree_sum`.
 
 W^T is kept beside W, packed in panels as the micro-kernel reads them: who updates rows of W transposes them, a block of
 vectors at a time, while they are in cache. Packing W in every product instead costs each thread the whole of it. By
-rows, not in panels, the stores of a block fell into one set of L1 (0.78 of the limit for 512-1024-1024-10).
+rows, not in panels, the stores of a block fall into one set of L1 (512-1024-1024-10: 0.78 of the limit, with panels
+0.82).
 
 Plain SGD: W <- W - rate dW happens on the sums in registers, and dW never exists, where a batch is one slice. The
 product stores an FMA of what it would have stored otherwise, so the bits are those of the update after it. The first

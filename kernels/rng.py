@@ -3,8 +3,8 @@
 Imports `_jit` only. Counter-based, so that no state is carried from epoch to epoch: the order of epoch 17 is the same
 whether training ran through or was taken up again. Weights and splits are built on Philox's raw 64-bit words, which
 NumPy keeps stable across versions, and not on Generator's methods, which it may change. The order of an epoch's rows
-comes from SplitMix64 (Steele, Lea and Flood 2014) and is compiled: 9 us for 1797 rows, where sorting Philox's words
-took 110, a sixth of an epoch on the digits.
+comes from SplitMix64 (Steele, Lea and Flood 2014) and is compiled: 6.4 us for 1797 rows, where sorting Philox's words
+takes 37.
 """
 
 from typing import Any

@@ -93,8 +93,9 @@ def test_one_compilation_serves_every_network() -> None:
 @pytest.mark.compiled
 @pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
 @pytest.mark.parametrize("optimizer", [SGD(0.01), Adam()], ids=repr)
-def test_threads_never_change_a_bit(optimizer: Any, loss: str) -> None:
+def test_threads_never_change_a_bit(optimizer: Any, loss: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Loss, accuracy, norm and parameters; batches of several slices and a short one at the end; clipping and l2."""
+    monkeypatch.setattr(engine, "THREAD_FLOPS", 0)
     rng = np.random.default_rng(1)
     X = rng.standard_normal((3000, 40)).astype("float32")
     y = rng.integers(0, 10, 3000) if loss == "cross_entropy" else rng.standard_normal((3000, 10)).astype("float32")
@@ -311,7 +312,7 @@ def test_l2_that_batches_share(dtype: str, loss: str, weighted: bool) -> None:
         each = np.minimum(np.array(each) * (sizes[-1] if loss == "mse" else 1), cap)
         mean_loss += count * np.sum(w * each) / np.sum(w)
         one.train(X[rows], truth[rows], None if weights is None else weights[rows])
-        step = one.gradient.copy()
+        step = one.plan.gradient.copy()
         for (W, _), (dW, _) in zip(plan.layer_views(expected, sizes), plan.layer_views(step, sizes), strict=True):
             penalty += count * l2 / 2 * np.sum(np.square(W, dtype=np.float64)) / np.sum(w)
             dW += dW.dtype.type(l2 / np.sum(w)) * W
@@ -353,8 +354,9 @@ def test_the_comparison_of_backends_rejects_wrong_updates(mutant: str, monkeypat
 
 
 @pytest.mark.compiled
-def test_many_python_threads_train_at_once() -> None:
+def test_many_python_threads_train_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each with a trainer of its own; one has the workers, the others work alone; all end at the same bits."""
+    monkeypatch.setattr(engine, "THREAD_FLOPS", 0)
     from concurrent.futures import ThreadPoolExecutor
 
     X, y = data(1000, (60, 80, 10), "float32")

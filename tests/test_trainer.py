@@ -49,10 +49,12 @@ def targets(loss: str) -> Any:
 def assert_backends_agree(options: dict[str, Any], fit: dict[str, Any]) -> None:
     """The numpy backend runs the oracle's own functions, so agreement is correctness; parallel has serial's bits."""
     runs = []
-    for backend in ("numpy", "serial", "parallel"):
-        ours = trainer((3, 8, 5, 3), batch_size=5, backend=backend, **options)
-        history = ours.fit(X, targets(options["loss"]), epochs=1, **fit)
-        runs.append((dict(history), ours.network.parameters))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine_module, "THREAD_FLOPS", 0)  # else networks so small stay on one thread
+        for backend in ("numpy", "serial", "parallel"):
+            ours = trainer((3, 8, 5, 3), batch_size=5, backend=backend, **options)
+            history = ours.fit(X, targets(options["loss"]), epochs=1, **fit)
+            runs.append((dict(history), ours.network.parameters))
     for name, curve in runs[0][0].items():
         np.testing.assert_allclose(runs[1][0][name], curve, rtol=1e-11)
     np.testing.assert_allclose(runs[1][1], runs[0][1], rtol=1e-9, atol=1e-11)
@@ -158,8 +160,8 @@ def test_same_seed_same_bits(dtype: str, backend: str) -> None:
 
 @pytest.mark.compiled
 @pytest.mark.parametrize("threads", [None, 1, 2, 7])
-def test_parallel_has_the_bits_of_serial(threads: int | None) -> None:
-    """Layers large enough to be shared out."""
+def test_parallel_has_the_bits_of_serial(threads: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_module, "THREAD_FLOPS", 0)
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((300, 100)), rng.integers(0, 10, 300)
     runs = []
