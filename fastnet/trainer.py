@@ -9,8 +9,10 @@ from __future__ import annotations  # so that help() shows ArrayLike by its name
 import dataclasses
 import math
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -25,6 +27,7 @@ from .kernels import doors, rng, schedules
 from .kernels.contracts import Array
 from .kernels.elementwise import all_finite
 from .kernels.engine import Descent, Engine, begin, rewind
+from .kernels.pace import Pace
 from .kernels.plan import EPOCH, PROGRESS_SIZE, ROW, ROWS, SLICE_ROWS, STEP, TOTALS_SIZE, aligned_zeros
 from .kernels.threads import at_most
 from .network import Network
@@ -40,8 +43,13 @@ class DivergenceWarning(RuntimeWarning):
     """The loss or a parameter stopped being finite, and training ended."""
 
 
+_ENTERING = threading.Lock()
+"""Held while a Trainer is marked as being in `fit`."""
+
+
 def _bar(epochs: int, show: bool) -> Any:
-    return tqdm(total=epochs, unit="epoch", disable=not show, file=sys.stderr, dynamic_ncols=True)
+    """A bar as a context, or None as one: even a disabled bar costs 40 us."""
+    return tqdm(total=epochs, unit="epoch", file=sys.stderr, dynamic_ncols=True) if show else nullcontext()
 
 
 class _Best:
@@ -184,6 +192,7 @@ class Trainer:
         self._progress = np.zeros(PROGRESS_SIZE, np.int64)
         self._totals = np.zeros(TOTALS_SIZE)
         self._fitting = False
+        self._pace: Pace | None = None
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Attributes stay as they were checked: state and History belong to them."""
@@ -290,13 +299,16 @@ class Trainer:
                 raise TypeError(f"callbacks holds {callback!r}; expected functions of an epoch's row")
         keeper = None if checkpoint is None else Keeper(checkpoint)
         terminal = sys.stderr is not None and sys.stderr.isatty()  # None under pythonw
-        self._check_ready()
+        entered = False
         try:
-            self._fitting = True
+            with _ENTERING:
+                self._check_ready()
+                entered = self._fitting = True
             with at_most(self.threads), _bar(epochs, terminal if progress is None else bool(progress)) as bar:
                 self._fit(data, validation, epochs, patience, callbacks, bar, keeper)
         finally:
-            self._fitting = False
+            if entered:
+                self._fitting = False
         return self.history
 
     def _fit(
@@ -311,6 +323,9 @@ class Trainer:
     ) -> None:
         batch = data.rows if self.batch_size is None else min(self.batch_size, data.rows)
         engine = self._engine(batch, train=True)
+        if self._pace is not None and self._pace.same(engine.pace):
+            engine.pace = self._pace
+        self._pace = engine.pace
         # An engine of its own, so that a loss does not depend on the batch size: sums of other slices round otherwise.
         validator = self._engine(min(validation.rows, SLICE_ROWS)) if validation is not None else engine
         order = np.empty(data.rows, np.int64) if self.shuffle else None
@@ -344,7 +359,7 @@ class Trainer:
                     )
                     return
                 self.network.loss = self.loss  # callbacks may ask for probabilities
-                if not bar.disable:
+                if bar is not None:
                     bar.set_postfix({name: f"{value:.4g}" for name, value in row.items()}, refresh=False)
                     bar.update()
                 wants_stop = [callback({"epoch": epoch, **row}) for callback in callbacks]

@@ -15,7 +15,7 @@ from numba import types
 
 from . import vmath
 from ._jit import by_address, jit
-from .elementwise import GELU, IDENTITY, LEAKY_RELU, RELU, SIGMOID, SILU, TANH
+from .elementwise import GELU, LEAKY_RELU, RELU, SIGMOID, SILU, TANH
 
 
 @by_address(lambda real: (types.intp, *[types.Array(real, 1, "C")] * 2))
@@ -82,7 +82,7 @@ def apply_derivative(activation: int, Z: Any, out: Any) -> None:
 def times_derivative(activation: int, A: Any, Z: Any, dZ: Any) -> None:
     """dZ <- dZ * activation'(Z), over vectors of one length; from A where it can be had from that.
 
-    Z is overwritten where it is needed, for nobody needs it after that; else it may be A itself.
+    Z is read for gelu and silu only; else it may be A or dZ.
     """
     one = A.dtype.type(1)
     zero = one - one
@@ -99,7 +99,9 @@ def times_derivative(activation: int, A: Any, Z: Any, dZ: Any) -> None:
     elif activation == SIGMOID:
         for i in range(dZ.size):
             dZ[i] *= A[i] * (one - A[i])
-    elif activation != IDENTITY:
-        apply_derivative(activation, Z, Z)
+    elif activation == GELU:
         for i in range(dZ.size):
-            dZ[i] *= Z[i]
+            dZ[i] *= vmath.gelu_derivative(Z[i])
+    elif activation == SILU:
+        for i in range(dZ.size):
+            dZ[i] *= vmath.silu_derivative(Z[i])

@@ -18,6 +18,7 @@ from ._jit import COMPILES
 from ._jit import address as kernel_address
 from .elementwise import BINARY_CROSS_ENTROPY, CROSS_ENTROPY, IDENTITY, RELU
 from .microkernel import NV, VECTOR
+from .pace import Pace
 from .plan import (
     ACTIVATE,
     ACTIVATION,
@@ -27,7 +28,6 @@ from .plan import (
     CAP,
     DERIVE,
     DONE,
-    EPOCH,
     EPOCH_ROWS,
     FIRST_ROW,
     FLOPS,
@@ -54,7 +54,6 @@ from .plan import (
     RIGHT,
     RIGHT_KERNEL,
     ROW,
-    ROWS,
     SCRATCH,
     SHARED_L2,
     SLICE_ROWS,
@@ -62,6 +61,7 @@ from .plan import (
     SLICES_RIGHT,
     SLICES_WEIGHT,
     SQUARES,
+    STEP,
     STOP_ROW,
     TARGETS,
     TOTALS_SIZE,
@@ -87,14 +87,11 @@ from .variants import highest
 
 __all__ = ["Descent", "Engine", "begin", "rewind"]
 
-CALL_S = 0.2
-"""Seconds after which a compiled call returns to Python, about, so that Ctrl-C works in long epochs."""
-
 _FIRST_CALL_FLOPS = 1e8
 
-THREAD_FLOPS = 8_000_000
-"""Steps of fewer floating-point operations stay on one thread. Gains of two threads while other work wants the second
-core: 0.95 at 2 million, 0.97 at 5, 1.01 at 10; with the core to themselves 1.45 at 10."""
+THREAD_FLOPS, SURE_FLOPS = 1_500_000, 500_000_000
+"""Slices of fewer floating-point operations stay on one thread; from the second on, all threads work. Between them,
+`pace` tries."""
 
 PIECES = 2
 """Pieces of a slice's rows a thread, so that a thread that lost its core for a while holds up nobody."""
@@ -164,6 +161,7 @@ class Engine:
     Attributes
     ----------
     plan : Plan
+    pace : Pace
     """
 
     def __init__(
@@ -187,15 +185,16 @@ class Engine:
         self._outputs = layer_sizes[-1]
         layers, workspace = layer_table(layer_sizes, codes, rows, lanes, NV * lanes)
         flops = 6 * parameter_count(layer_sizes)
-        self._threads = team() if rung == "parallel" and self._compiled and rows * flops >= THREAD_FLOPS else 1
+        threads = team() if rung == "parallel" and self._compiled and rows * flops >= THREAD_FLOPS else 1
+        self._noted: tuple[Array | None, tuple[Array | None, ...]] = (None, (None,) * 6)
+        self.pace = Pace(max(1, int(_FIRST_CALL_FLOPS / flops)), threads, rows * flops < SURE_FLOPS)
         inputs, targets = workspace, workspace + padded(rows * layer_sizes[0], lanes) * gathers
         workspace = targets + rows * layer_sizes[-1] * (gathers and code != CROSS_ENTROPY)
-        pieces = len(layers) if self._threads == 1 else self._threads * WEIGHT_PIECES
         book = np.zeros(BOOK_SIZE, np.int64)
         self.plan = Plan(
             book=book,
             layers=layers,
-            pieces=cut_updates(layer_sizes, pieces, lanes),
+            pieces=cut_updates(layer_sizes, len(layers) if threads == 1 else threads * WEIGHT_PIECES, lanes),
             hyper=descent.hyper,
             parameters=parameters,
             gradient=aligned(parameters.size, dtype),
@@ -216,14 +215,13 @@ class Engine:
         book[[LOSS, OPTIMIZER, BATCH]] = code, descent.optimizer, batch
         book[[LAYER_COUNT, PIECE_COUNT, INPUTS, TARGETS]] = len(layers), len(self.plan.pieces), inputs, targets
         large = max(n * k for n, k in pairwise(layer_sizes)) * dtype.itemsize > simd.L2
-        shares = 1 if self._threads == 1 else self._threads * (1 if large else PIECES)
+        shares = 1 if threads == 1 else threads * (1 if large else PIECES)
         book[PIECE_ROWS] = min(LARGE_PIECE_ROWS if large else MOST_PIECE_ROWS, -(-rows // shares))
         book[FLOPS] = flops
         if self._compiled:
             book[SCRATCH] = _scratch(self.plan, rows)
-            if self._threads == 1:  # else each piece allocates its own
+            if threads == 1:  # else each piece allocates its own
                 self.plan = self.plan._replace(scratch=aligned(int(book[SCRATCH]), dtype))
-        self._rows_per_call = max(1, int(_FIRST_CALL_FLOPS / flops))
 
     def _note_kernels(self) -> None:
         """Write the addresses of the kernels that this network needs into the book; compile them, the first time.
@@ -350,20 +348,26 @@ class Engine:
         stop = first_row + len(X_rows)
         if self._compiled:
             book[PURPOSE] = purpose
-            book[X], book[TRUTH], book[WEIGHTS] = address(X_rows), address(y), address(weights)
-            book[ORDER], book[OUT], book[RATES] = address(order), address(out), address(rates)
+            arrays = (X_rows, y, weights, order, out, rates)
+            # Where they are is asked for again only of other arrays: 5 us of an epoch's 15 around the compiled call.
+            whose, noted = self._noted
+            for place, array, before in zip((X, TRUTH, WEIGHTS, ORDER, OUT, RATES), arrays, noted, strict=True):
+                if array is not before or whose is not book:
+                    book[place] = address(array)
+            self._noted = book, arrays
             book[RATE_COUNT], book[FIRST_ROW], book[EPOCH_ROWS] = len(rates), first_row, epoch_rows
         while progress[DONE] < stop:
             before, start = int(progress[DONE]), time.perf_counter()
-            until = min(stop, before + self._rows_per_call)
+            until = min(stop, before + self.pace.rows)
             if self._compiled:
                 book[STOP_ROW] = until
-                epoch.run(plan.parameters.dtype, book, self._threads, SHARED)
+                epoch.run(plan.parameters.dtype, book, self.pace.threads, SHARED)
             else:
                 data = (X_rows, y, weights, order, out, rates, first_row, until, epoch_rows)
                 reference_epoch.run(plan, purpose, *data)
             seconds = time.perf_counter() - start
-            self._rows_per_call = max(1, int((int(progress[DONE]) - before) * CALL_S / max(seconds, 1e-6)))
+            if purpose == TRAIN:
+                self.pace.note(int(progress[DONE]) - before, seconds)
 
 
 _NO_RATE = np.zeros(1)
@@ -374,8 +378,8 @@ def begin(progress: Array, totals: Array, epoch_number: int, rows: int = 0) -> N
 
     One statement for what belongs together, for a KeyboardInterrupt may come between two.
     """
-    totals[:] = 0
-    progress[[ROW, DONE, RIGHT, SLICES_RIGHT, EPOCH, ROWS]] = 0, 0, 0, 0, epoch_number, rows
+    totals.fill(0)
+    progress[:STEP] = (0, 0, 0, 0, epoch_number, rows)
 
 
 def rewind(progress: Array, totals: Array) -> None:

@@ -190,29 +190,43 @@ def _keep_small(builder: ir.IRBuilder) -> None:
 
 
 def _tile(module: ir.Module, dtype: Any, rows: int, vectors: int) -> ir.Function:
-    """Give the LLVM function that computes a tile of ``rows`` x ``vectors``; generated once a module."""
+    """Give the LLVM function that computes tiles of ``rows`` x ``vectors``; generated once a module."""
     intp = ir.IntType(types.intp.bitwidth)
     scalar = ir.FloatType() if dtype.bitwidth == 32 else ir.DoubleType()
     name = f"fastnet.tile.{dtype}.{rows}x{vectors}x{VECTOR}"
-    function = _function(module, name, ir.FunctionType(_VOID, [intp] * 15 + [scalar]))
+    function = _function(module, name, ir.FunctionType(_VOID, [intp] * 17 + [scalar]))
     if function.blocks:
         return function
     function.linkage = "linkonce_odr"  # one copy, however many modules are linked
     function.attributes.add("noinline")
     function.attributes.add("nounwind")
     function.attributes.add("optsize")
-    columns, k, a, a_row, a_step, b, b_step, c, c_row, start, start_row, relu, relu_row, gate, gate_row, scale = (
-        function.args
-    )
+    columns, k, tiles, a, a_row, a_step, a_next, b, b_step, *outputs, scale = function.args
     builder = ir.IRBuilder(function.append_basic_block("entry"))
     code = Vectors(builder, dtype)
-
     mask = code.first_lanes(columns) if vectors == 1 else None
+    places = dict(zip(("c", "start", "relu", "gate"), zip(outputs[::2], outputs[1::2], strict=True), strict=True))
+    # From a tile to the one below it; address 0, which means nothing, stays 0.
+    steps = [
+        builder.select(builder.icmp_signed("==", at, intp(0)), intp(0), builder.mul(row, intp(rows)))
+        for at, row in places.values()
+    ]
+    before, loop, after = builder.block, builder.append_basic_block("tile"), builder.append_basic_block("done")
+    builder.branch(loop)
 
+    builder.position_at_end(loop)
+    phis = [code.phi((x, before)) for x in (tiles, a, *(at for at, _ in places.values()))]
+    left, a, *now = phis
     sums = _sums_over_k(code, rows, vectors, mask, k, (a, a_row, a_step), (b, b_step))
+    here = {name: (at, row) for at, (name, (_, row)) in zip(now, places.items(), strict=True)}
+    _finish(code, sums, vectors, mask, here, scale)
+    fewer = builder.sub(left, intp(1))
+    moved = [builder.add(at, step) for at, step in zip(now, steps, strict=True)]
+    for phi, value in zip(phis, (fewer, builder.add(a, a_next), *moved), strict=True):
+        phi.add_incoming(value, builder.block)
+    builder.cbranch(builder.icmp_signed(">", fewer, intp(0)), loop, after)
 
-    places = {"c": (c, c_row), "start": (start, start_row), "relu": (relu, relu_row), "gate": (gate, gate_row)}
-    _finish(code, sums, vectors, mask, places, scale)
+    builder.position_at_end(after)
     builder.ret_void()
     return function
 
@@ -299,6 +313,7 @@ def micro_kernel(
     rows: Any,
     columns: Any,
     k: Any,
+    tiles: Any,
     a: Any,
     b: Any,
     c: Any,
@@ -307,17 +322,17 @@ def micro_kernel(
     gate: Any,
     scale: Any,
 ) -> Any:
-    """One tile of C = start + scale A B, of its ReLU, or of it behind a gate.
+    """Tiles of C = start + scale A B, one below the other; of its ReLU, or of it behind a gate.
 
     Parameters
     ----------
     dtype : dtype
         Of all arrays: float32 or float64.
-    rows, columns, k : intp
-        The tile's height, 1 to MR; its width, one of WIDTHS in vectors, or less than one vector; how many products
-        are summed (0 gives zeros).
-    a : (intp, intp, intp)
-        Address of A[0, 0]; bytes from a row of A to the next, and from a k to the next.
+    rows, columns, k, tiles : intp
+        A tile's height, 1 to MR; its width, one of WIDTHS in vectors, or less than one vector; how many products
+        are summed (0 gives zeros); how many tiles of that height, at least 1.
+    a : (intp, intp, intp, intp)
+        Address of A[0, 0]; bytes from a row of A to the next, from a k to the next, and from a tile to the next.
     b, c : (intp, intp)
         Address of B[0, 0] and of C[0, 0]; bytes from a row to the next.  C's may be 0: it is not stored.
     start : (intp, intp)
@@ -331,10 +346,10 @@ def micro_kernel(
     """
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        _, rows, columns, k, *matrices, scale = arguments
+        _, rows, columns, k, tiles, *matrices, scale = arguments
         _keep_small(builder)
         intp = rows.type
-        numbers = [columns, k, *(x for matrix in matrices for x in cgutils.unpack_tuple(builder, matrix)), scale]
+        numbers = [columns, k, tiles, *(x for matrix in matrices for x in cgutils.unpack_tuple(builder, matrix)), scale]
         lanes = VECTOR * 8 // dtype.dtype.bitwidth
         vectors = builder.sdiv(builder.add(columns, intp(lanes - 1)), intp(lanes))
         done, impossible = builder.append_basic_block("tile_done"), builder.append_basic_block("no_such_tile")
@@ -351,8 +366,8 @@ def micro_kernel(
         builder.position_at_end(done)
         return context.get_dummy_value()
 
-    pair, triple = types.UniTuple(types.intp, 2), types.UniTuple(types.intp, 3)
-    return types.void(dtype, *[types.intp] * 3, triple, *[pair] * 5, dtype.dtype), codegen
+    pair, quad = types.UniTuple(types.intp, 2), types.UniTuple(types.intp, 4)
+    return types.void(dtype, *[types.intp] * 4, quad, *[pair] * 5, dtype.dtype), codegen
 
 
 # --------------------------------------------------------------------------------- what packing needs

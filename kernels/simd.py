@@ -82,6 +82,9 @@ B_BYTES = L2 // 2
 MC = 340 * MR
 """Rows of A that are packed at a time where A is a transpose; the packed block streams from L3."""
 
+A_BYTES = 24576
+"""A's rows of tiles that the micro-kernel takes at once, one below the other, by one panel of B."""
+
 FEW_ROWS = 64
 """Fewer rows than these do not pay for packing B: a copy costs as much as some 3 rows."""
 
@@ -193,12 +196,16 @@ def _macro_kernel(
     lanes = VECTOR // item
     nr = NV * lanes
     short, taller = rows // tiles, rows % tiles
-    for t in range(tiles):  # loop 2
+    t, group = 0, tiles
+    if nb > nr:
+        group = max(1, A_BYTES // (MR * kb * item + 1))
+    while t < tiles:  # loop 2
         i = t * short + min(t, taller)
         height = short + (t < taller)
-        a_tile = (a[0] + i * a[1], a[1], a[2])
+        count = min(group, (taller if t < taller else tiles) - t)
+        a_tiles = (a[0] + i * a[1], a[1], a[2], height * a[1])
         if sliver > 0:
-            a_tile = (a[0] + t * sliver, item, height * item)
+            a_tiles = (a[0] + t * sliver, item, height * item, sliver)
         j = 0
         while j < nb:  # loop 1
             width = nr
@@ -207,8 +214,11 @@ def _macro_kernel(
             b_tile = (b[0] + j // nr * panel + j % nr * item, b[1])
             c_tile = _at(c, i, j * item)
             start, clamp, mask = _at(add, i, j * item), _at(relu, i, j * item), _at(gate, i, j * item)
-            micro_kernel(dtype, height, min(width, nb - j), kb, a_tile, b_tile, c_tile, start, clamp, mask, scale)
+            micro_kernel(
+                dtype, height, min(width, nb - j), kb, count, a_tiles, b_tile, c_tile, start, clamp, mask, scale
+            )
             j += width
+        t += count
 
 
 @jit(inline=True)

@@ -15,7 +15,7 @@ import pytest
 
 from fastnet import SGD, Adam, AdamW, CosineDecay, Network, StepDecay, Trainer, WarmUp, storage
 from fastnet.dataset import Dataset
-from fastnet.kernels import engine
+from fastnet.kernels import engine, pace
 from fastnet.trainer import DivergenceWarning
 
 RNG = np.random.default_rng(0)
@@ -85,7 +85,7 @@ def test_an_interrupted_run_is_resumed_to_the_bit(
         return step
 
     with monkeypatch.context() as patch:
-        patch.setattr(engine, "CALL_S", 1e-12)
+        patch.setattr(pace, "CALL_S", 1e-12)
         patch.setattr(engine, "_FIRST_CALL_FLOPS", 1)
         for module in (engine.epoch, engine.reference_epoch):
             patch.setattr(module, "run", interrupted(module.run))

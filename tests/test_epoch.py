@@ -11,7 +11,7 @@ import pytest
 import test_trainer
 
 from fastnet import SGD, Adam, Network, StepDecay, Trainer
-from fastnet.kernels import activations, engine, epoch, plan, reference, reference_epoch
+from fastnet.kernels import activations, engine, epoch, pace, plan, reference, reference_epoch
 from fastnet.kernels.plan import DONE, ROW, SLICE_ROWS
 from fastnet.kernels.threads import at_most
 from fastnet.kernels.variants import find
@@ -95,6 +95,7 @@ def test_one_compilation_serves_every_network() -> None:
 @pytest.mark.parametrize("optimizer", [SGD(0.01), Adam()], ids=repr)
 def test_threads_never_change_a_bit(optimizer: Any, loss: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Loss, accuracy, norm and parameters; batches of several slices and a short one at the end; clipping and l2."""
+    monkeypatch.setattr(engine, "SURE_FLOPS", 0)
     monkeypatch.setattr(engine, "THREAD_FLOPS", 0)
     rng = np.random.default_rng(1)
     X = rng.standard_normal((3000, 40)).astype("float32")
@@ -165,10 +166,10 @@ def resident_kib() -> int:
 @pytest.mark.compiled
 def test_a_call_returns_after_a_slice_if_it_must(monkeypatch: pytest.MonkeyPatch) -> None:
     """Python, and with it Ctrl-C, gets its turn between any two slices, also in the middle of a full batch."""
-    monkeypatch.setattr(engine, "CALL_S", 1e-12)
+    monkeypatch.setattr(pace, "CALL_S", 1e-12)
     X, y = data(5 * SLICE_ROWS, (4, 1), "float32")
     ours = engine.Engine(np.zeros(5, "float32"), (4, 1), (0,), batch=len(X))
-    ours._rows_per_call = 1
+    ours.pace.rows = 1
     stops: list[int] = []
     run = epoch.run
     monkeypatch.setattr(epoch, "run", lambda *a: (run(*a), stops.append(int(ours.plan.progress[DONE]))))
@@ -356,6 +357,7 @@ def test_the_comparison_of_backends_rejects_wrong_updates(mutant: str, monkeypat
 @pytest.mark.compiled
 def test_many_python_threads_train_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each with a trainer of its own; one has the workers, the others work alone; all end at the same bits."""
+    monkeypatch.setattr(engine, "SURE_FLOPS", 0)
     monkeypatch.setattr(engine, "THREAD_FLOPS", 0)
     from concurrent.futures import ThreadPoolExecutor
 

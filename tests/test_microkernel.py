@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -50,13 +51,17 @@ def lanes_of(dtype: Any) -> int:
 def kernels(dtype: Any) -> dict[str, Any]:
     """Compile each intrinsic in a function that can be called; once for all layouts."""
 
-    def tile(A: Any, B: Any, C: Any, columns: Any, start: Any, relu: Any, gate: Any, scale: Any, store: Any) -> None:
+    def tile(
+        A: Any, B: Any, C: Any, columns: Any, start: Any, relu: Any, gate: Any, scale: Any, store: Any, tiles: Any
+    ) -> None:
+        a, height = layout(A), A.shape[0] // tiles
         b, c, s, r, g = layout(B), layout(C), layout(start), layout(relu), layout(gate)
         add = (s[0] if start.size > 0 else 0, s[1])
         clamp = (r[0] if relu.size > 0 else 0, r[1])
         mask = (g[0] if gate.size > 0 else 0, g[1])
         to = (c[0] if store else 0, c[1])
-        micro_kernel(C.dtype, A.shape[0], columns, A.shape[1], layout(A), (b[0], b[1]), to, add, clamp, mask, scale)
+        rows = (a[0], a[1], a[2], height * a[1])
+        micro_kernel(C.dtype, height, columns, A.shape[1], tiles, rows, (b[0], b[1]), to, add, clamp, mask, scale)
 
     def copy(target: Any, source: Any, count: Any) -> None:
         copy_vector(target.dtype, layout(target)[0], layout(source)[0], count)
@@ -75,7 +80,7 @@ def kernels(dtype: Any) -> dict[str, Any]:
     scalar = numba.from_dtype(np.dtype(dtype))
     vector, matrix = types.Array(scalar, 1, "A"), types.Array(scalar, 2, "A")
     signatures = {
-        tile: (matrix, matrix, matrix, types.intp, matrix, matrix, matrix, scalar, types.boolean),
+        tile: (matrix, matrix, matrix, types.intp, matrix, matrix, matrix, scalar, types.boolean, types.intp),
         copy: (vector, vector, types.intp),
         transpose: (matrix, matrix),
         sums: (vector, matrix, types.intp),
@@ -85,11 +90,12 @@ def kernels(dtype: Any) -> dict[str, Any]:
 
 
 def run_tile(A: Any, B: Any, C: Any, columns: int, **epilogue: Any) -> None:
-    """One tile; an epilogue that is not named is left out."""
+    """One tile, or several of equal height; an epilogue that is not named is left out."""
     nothing = np.empty((0, 0), C.dtype)
     places = [epilogue.get(name, nothing) for name in ("start", "relu", "gate")]
     tile = kernels(C.dtype.type)["tile"]
-    tile(A, B, C, columns, *places, C.dtype.type(epilogue.get("scale", 1)), epilogue.get("store", True))
+    scale, store = C.dtype.type(epilogue.get("scale", 1)), epilogue.get("store", True)
+    tile(A, B, C, columns, *places, scale, store, epilogue.get("tiles", 1))
 
 
 def guarded(dtype: Any, rows: int, columns: int, fill: float = np.nan) -> tuple[Any, Any]:
@@ -138,7 +144,8 @@ def check_epilogue(dtype: Any) -> None:
     """C = start + A B where start is C or a bias, and ReLU of it, in which NaN stays NaN."""
     rng = np.random.default_rng(1)
     k = 5
-    for rows, columns in tiles(dtype):
+    for (height, columns), count in product(tiles(dtype), (1, 3)):
+        rows = count * height
         # Small integers: every sum is exact, so the order does not matter.
         A = rng.integers(-3, 4, (rows, k)).astype(dtype)
         B = rng.integers(-3, 4, (k, NV * lanes_of(dtype))).astype(dtype)
@@ -156,7 +163,7 @@ def check_epilogue(dtype: Any) -> None:
             elif start == "bias":
                 source = np.lib.stride_tricks.as_strided(bias, (rows, columns), (0, bias.itemsize))
                 expected = expected + bias
-            run_tile(A, B, C, columns, start=source, relu=relu)
+            run_tile(A, B, C, columns, tiles=count, start=source, relu=relu)
             assert np.array_equal(C, expected, equal_nan=True), (rows, columns, start)
             assert np.isnan(C[0]).all()
             assert np.array_equal(relu, np.maximum(expected, 0), equal_nan=True), (rows, columns, start)
@@ -168,23 +175,24 @@ def check_gate_and_scale(dtype: Any) -> None:
     """C + scale A B; zeros where the gate is not above 0; nothing stored where only the ReLU is wanted."""
     rng = np.random.default_rng(2)
     k = 5
-    for rows, columns in tiles(dtype):
+    for (height, columns), count in product(tiles(dtype), (1, 3)):
+        rows = count * height
         A = rng.integers(-3, 4, (rows, k)).astype(dtype)
         B = rng.integers(-3, 4, (k, NV * lanes_of(dtype))).astype(dtype)
         gate = rng.integers(-1, 2, (rows, columns)).astype(dtype)
         former = rng.integers(-9, 10, (rows, columns)).astype(dtype)
-        product = A @ B[:, :columns]
+        expected = A @ B[:, :columns]
         outer, C = guarded(dtype, rows, columns)
         C[:] = former
-        run_tile(A, B, C, columns, start=C, scale=-0.5)
-        assert np.array_equal(C, former - product / 2), (rows, columns)
-        run_tile(A, B, C, columns, gate=gate)
-        assert np.array_equal(C, np.where(gate > 0, product, 0)), (rows, columns)
+        run_tile(A, B, C, columns, tiles=count, start=C, scale=-0.5)
+        assert np.array_equal(C, former - expected / 2), (rows, columns)
+        run_tile(A, B, C, columns, tiles=count, gate=gate)
+        assert np.array_equal(C, np.where(gate > 0, expected, 0)), (rows, columns)
         C[:] = former
         relu_outer, relu = guarded(dtype, rows, columns)
-        run_tile(A, B, C, columns, relu=relu, store=False)
+        run_tile(A, B, C, columns, tiles=count, relu=relu, store=False)
         assert np.array_equal(C, former)
-        assert np.array_equal(relu, np.maximum(product, 0)), (rows, columns)
+        assert np.array_equal(relu, np.maximum(expected, 0)), (rows, columns)
         assert_guard(outer, rows, columns)
         assert_guard(relu_outer, rows, columns)
 
@@ -307,17 +315,18 @@ def test_assembly_of_the_loop(dtype: Any) -> None:
     name = f'"?fastnet.tile.{np.dtype(dtype)}.{MR}x{NV}x{VECTOR}"?'
     function = re.search(rf"\n{name}:.*?\.Lfunc_end", assembly, re.DOTALL)
     assert function
-    loop = max(inner_loops(function[0]), key=len)
     register = {64: "zmm", 32: "ymm", 16: "xmm"}[VECTOR]
     suffix = "ps" if dtype is np.float32 else "pd"
-    product = "vfmadd" if "vfmadd" in loop else "mul"
-    products = re.findall(rf"\t\w*{product}\w*{suffix}\t(.*)", loop)
+    multiply = "vfmadd" if "vfmadd" in function[0] else "mul"
+    # The loop over tiles is around it; loops of the compiler's own making have no products.
+    loop = min((loop for loop in inner_loops(function[0]) if multiply in loop), key=len)
+    products = re.findall(rf"\t\w*{multiply}\w*{suffix}\t(.*)", loop)
     assert len(products) % (MR * NV) == 0
     assert len(products) > 0
     assert all(re.search(rf"%{register}\d+$", operands) for operands in products)
     assert "%rsp" not in loop
     assert "%rbp)" not in loop
-    assert VECTOR == 16 or product == "vfmadd"
+    assert VECTOR == 16 or multiply == "vfmadd"
 
 
 # ------------------------------------------------------------------------------- kernels that are wrong

@@ -12,7 +12,7 @@ import pytest
 import fastnet.data
 from fastnet import SGD, Adam, AdamW, CosineDecay, Network, StepDecay, Trainer, WarmUp
 from fastnet.kernels import engine as engine_module
-from fastnet.kernels import reference, rng
+from fastnet.kernels import pace, reference, rng
 from fastnet.kernels.plan import STEP
 from fastnet.trainer import DivergenceWarning
 
@@ -50,7 +50,8 @@ def assert_backends_agree(options: dict[str, Any], fit: dict[str, Any]) -> None:
     """The numpy backend runs the oracle's own functions, so agreement is correctness; parallel has serial's bits."""
     runs = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine_module, "THREAD_FLOPS", 0)  # else networks so small stay on one thread
+        patch.setattr(engine_module, "SURE_FLOPS", 0)  # else networks so small stay on one thread
+        patch.setattr(engine_module, "THREAD_FLOPS", 0)
         for backend in ("numpy", "serial", "parallel"):
             ours = trainer((3, 8, 5, 3), batch_size=5, backend=backend, **options)
             history = ours.fit(X, targets(options["loss"]), epochs=1, **fit)
@@ -161,6 +162,7 @@ def test_same_seed_same_bits(dtype: str, backend: str) -> None:
 @pytest.mark.compiled
 @pytest.mark.parametrize("threads", [None, 1, 2, 7])
 def test_parallel_has_the_bits_of_serial(threads: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_module, "SURE_FLOPS", 0)
     monkeypatch.setattr(engine_module, "THREAD_FLOPS", 0)
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((300, 100)), rng.integers(0, 10, 300)
@@ -336,11 +338,11 @@ def test_an_interruption_leaves_whole_steps_and_fit_goes_on(
 
     def engine_of_short_calls(*arguments: Any) -> Any:
         engine = made(*arguments)
-        engine._rows_per_call = 1
+        engine.pace.rows = 1
         advance, left = engine._advance, [calls]
 
         def counted(*arguments: Any) -> None:
-            monkeypatch.setattr(engine_module, "CALL_S", 1e-9)  # one step a call
+            monkeypatch.setattr(pace, "CALL_S", 1e-9)  # one step a call
             perf_counter = time.perf_counter
 
             def interrupting() -> float:
