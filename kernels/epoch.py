@@ -35,7 +35,18 @@ from . import activations, loops, losses, simd
 from ._jit import call, jit
 from .elementwise import CROSS_ENTROPY, IDENTITY, RELU
 from .losses import tree_sum
-from .microkernel import NV, VECTOR, array_at, item_bytes, keep, keep_small, layout, sum_rows, transpose_block
+from .microkernel import (
+    NV,
+    VECTOR,
+    array_at,
+    copy_bytes,
+    item_bytes,
+    keep,
+    keep_small,
+    layout,
+    sum_rows,
+    transpose_block,
+)
 from .plan import (
     ACTIVATE,
     ACTIVATION,
@@ -215,11 +226,9 @@ def _backward(dtype: Any, book: Any, layers: Any, top: int, bottom: int, work: i
 @jit(inline=True)
 def _gather(dtype: Any, source: int, chosen: Any, target: int, size: int, top: int, bottom: int) -> None:
     """Copy the rows of so many elements that are chosen for the slice's rows top to bottom."""
-    item = item_bytes(dtype)
+    row = size * item_bytes(dtype)
     for i in range(top, bottom):
-        to, row = _vector(dtype, target + i * size * item, size), _vector(dtype, source + chosen[i] * size * item, size)
-        for j in range(size):
-            to[j] = row[j]
+        copy_bytes(target + i * row, source + chosen[i] * row, row)
 
 
 @jit(inline=True)
@@ -320,6 +329,24 @@ def _square_sum(values: Any, lanes: Any) -> float:
 
 
 @jit(inline=True)
+def _add_decay(gradient: Any, weights: Any, l2: float, lanes: Any) -> float:
+    """Gradient += l2 weights; gives the sum of the weights' squares as `_square_sum` does. One pass, not two."""
+    decay = gradient.dtype.type(l2)
+    for j in range(_LANES):
+        lanes[j] = 0
+    whole = weights.size // _LANES * _LANES
+    for i in range(0, whole, _LANES):
+        g, w = gradient[i : i + _LANES], weights[i : i + _LANES]
+        for j in range(_LANES):
+            g[j] += decay * w[j]
+            lanes[j] += np.float64(w[j]) * np.float64(w[j])
+    for i in range(whole, weights.size):
+        gradient[i] += decay * weights[i]
+        lanes[i - whole] += np.float64(weights[i]) * np.float64(weights[i])
+    return tree_sum(lanes)
+
+
+@jit(inline=True)
 def _update(dtype: Any, book: Any, hyper: Any, start: int, size: int, step: int, rate: float) -> None:
     """The optimizer's step on a range of parameters."""
     optimizer = book[OPTIMIZER]
@@ -399,17 +426,14 @@ def _weights_piece(
         gradient = _vector(dtype, book[GRADIENT] + w_start * item, height * n)
         biases = _vector(dtype, book[GRADIENT] + b_start * item, height)
         if rows > 0 and l2 != 0:
-            decay = dtype.type(l2)
-            for i in range(height * n):
-                gradient[i] += decay * parameters[i]
             terms = _vector(_DOUBLE, book[TERMS], SQUARES + layers[at, NEURONS] + bottom)
-            if terms[SHARED_L2] != 0:
-                sums = np.empty(_LANES)
-                place = SQUARES + layers[at, NEURONS] + top
-                for j in range(0, height, lanes):  # no piece is cut inside of these
-                    terms[place + j] = _square_sum(parameters[j * n : min(j + lanes, height) * n], sums)
-                    for i in range(j + 1, min(j + lanes, height)):
-                        terms[place + i] = 0
+            place = SQUARES + layers[at, NEURONS] + top
+            sums = np.empty(_LANES)
+            for j in range(0, height, lanes):  # no piece is cut inside of these
+                below = min(j + lanes, height)
+                terms[place + j] = _add_decay(gradient[j * n : below * n], parameters[j * n : below * n], l2, sums)
+                for i in range(j + 1, below):
+                    terms[place + i] = 0
         if rows > 0 and clips:
             norms = _vector(_DOUBLE, book[NORMS], layers[at, NEURONS] + bottom)
             sums = np.empty(_LANES)

@@ -454,6 +454,18 @@ def copy_element(typing_context: Any, dtype: Any, target: Any, source: Any) -> A
 
 
 @intrinsic
+def copy_bytes(typing_context: Any, target: Any, source: Any, count: Any) -> Any:
+    """Copy so many bytes from an address to another; the two ranges lie apart."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        target, source, count = arguments
+        cgutils.raw_memcpy(builder, *(builder.inttoptr(p, _POINTER) for p in (target, source)), count, 1)
+        return context.get_dummy_value()
+
+    return types.void(*[types.intp] * 3), codegen
+
+
+@intrinsic
 def copy_vector(typing_context: Any, dtype: Any, target: Any, source: Any, count: Any) -> Any:
     """Copy the first ``count`` elements as one whole vector, with zeros behind them."""
 

@@ -195,7 +195,8 @@ def _macro_kernel(
     item = item_bytes(dtype)
     lanes = VECTOR // item
     nr = NV * lanes
-    short, taller = rows // tiles, rows % tiles
+    short = rows // tiles if tiles > 1 else rows
+    taller = rows - short * tiles
     t, group = 0, tiles
     if nb > nr:
         group = max(1, A_BYTES // (MR * kb * item + 1))
@@ -305,7 +306,8 @@ def product_into(
     b_packed = -(-work // VECTOR) * VECTOR
     none = (np.intp(0), np.intp(0))
 
-    for i in range(0, m, mc):  # loop 5
+    i = 0
+    while i < m:  # loop 5.  Not range(0, m, mc), which divides: 10 ns
         rows = min(mc, m - i)
         tiles = -(-rows // MR)
         for s in range(slices):  # loop 4
@@ -314,7 +316,8 @@ def product_into(
             if sliver > 0:
                 _pack_a(dtype, rows, tiles, kb, sliver, m - i, a_block, b_packed + b_room)
                 a_block = (b_packed + b_room, a[1], a[2])
-            for j in range(0, n, nc):  # loop 3
+            j = 0
+            while j < n:  # loop 3
                 nb = min(nc, n - j)
                 b_block = (b[0] + s * kc * b[1] + j // nr * b[3], b[1])
                 panel = nr * item
@@ -332,6 +335,8 @@ def product_into(
                 _macro_kernel(
                     dtype, rows, tiles, nb, kb, a_block, sliver, b_block, panel, c_block, add, clamp, mask, scale
                 )
+                j += nc
+        i += mc
     if room > given:
         keep(own)
 
