@@ -123,10 +123,19 @@ def fitting(named: str, arrays: Mapping[str, Array], name: str, like: Array) -> 
     return found
 
 
+_MOST = 2**53
+"""Steps and rows that no training gets to; more would run over."""
+
+
 def standing(named: str, arrays: Mapping[str, Array]) -> tuple[Array, Array]:
     """Where the epoch stood: progress and totals."""
     progress = fitting(named, arrays, "progress", np.zeros(PROGRESS_SIZE, np.int64))
     totals = fitting(named, arrays, "totals", np.zeros(TOTALS_SIZE))
-    if (progress < 0).any() or progress[ROW] != progress[DONE] or progress[ROW] > max(progress[ROWS], 0):
+    if (
+        (progress < 0).any()
+        or (progress > _MOST).any()
+        or progress[ROW] != progress[DONE]
+        or progress[ROW] > max(progress[ROWS], 0)
+    ):
         raise ValueError(f"{named}: 'progress' is {progress.tolist()}, which no training leaves behind")
     return progress, totals

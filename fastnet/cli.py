@@ -27,6 +27,13 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
+    def parse_args(self, arguments: Any = None, namespace: Any = None) -> Any:
+        """Parse, and let the command that was named refuse what it does not know."""
+        found, unknown = self.parse_known_args(arguments, namespace)
+        if unknown:
+            found.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return found
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
@@ -112,14 +119,14 @@ def _parser() -> _Parser:
     predict.add_argument("file", metavar="FILE", help="a .csv or .npz file")
     predict.add_argument("--out", metavar="PREDICTIONS", help="write to this file, not to standard output")
     predict.add_argument("--json", action="store_true", help="as JSON")
-    predict.set_defaults(run=commands.predict)
+    predict.set_defaults(run=commands.predict, parser=predict)
 
     info = subparsers.add_parser(
         "info",
         help="show the CPU, the compile cache and the versions",
         description="Show what fastnet compiles for, where compiled kernels are kept, and the versions in use.",
     )
-    info.set_defaults(run=_info)
+    info.set_defaults(run=_info, parser=info)
     return parser
 
 

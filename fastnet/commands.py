@@ -92,7 +92,10 @@ def train(options: argparse.Namespace) -> int:
     best, share = history.best_epoch, f", {compiling:.2f} s of it compiling" if compiling else ""
     print(textplot.curves({name: history[name] for name in ("loss", "val_loss")}), end="\n\n")
     print(said)
-    print("best      none" if best is None else f"best      val_loss {history['val_loss'][best]:.4g} in epoch {best}")
+    kept = options.patience is not None or best == history.epochs - 1 or status != 0
+    hint = "" if kept else f"; the model is that of epoch {history.epochs - 1} (--patience keeps the best)"
+    said = "none" if best is None else f"val_loss {history['val_loss'][best]:.4g} in epoch {best}{hint}"
+    print(f"best      {said}")
     print(f"diagnosis {diagnosis}")
     print(f"time      {seconds:.2f} s for {history.epochs} epochs{share}; backend {trainer.backend}")
     for line in written:

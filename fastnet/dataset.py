@@ -143,7 +143,11 @@ def _weights(value: ArrayLike, rows: int) -> Array:
         raise ValueError(f"sample_weight holds {weights[row]} in row {row}; expected weights of 0 or above")
     if not weights.any():
         raise ValueError("sample_weight is 0 in every row; expected at least one above 0")
-    return np.ascontiguousarray(weights, np.float64)
+    weights = np.ascontiguousarray(weights, np.float64)
+    with np.errstate(over="ignore"):
+        if not np.isfinite(weights.sum()):
+            raise ValueError("sample_weight sums to infinity; only ratios matter: divide by the largest")
+    return weights
 
 
 def check_share(share: float) -> float:

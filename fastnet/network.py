@@ -88,7 +88,7 @@ class Network:
         self.dtype = _dtype(dtype)
         self.seed = _checks.seed(seed)
         self.loss: str | None = None
-        self.preparation: Preparation | None = None
+        self._preparation: Preparation | None = None
         self._parameters = aligned(parameter_count(self.layer_sizes), self.dtype)
         self._parameters[:] = 0
         for i, W in enumerate(self.weights):
@@ -252,6 +252,22 @@ class Network:
         """An engine over this network's own parameters."""
         codes = [_ACTIVATION_NAMES.index(name) for name in self.activations]
         return Engine(self._parameters, self.layer_sizes, codes, loss or "mse", batch, rung, descent, gathers)
+
+    @property
+    def preparation(self) -> Preparation | None:
+        """How a table's columns become inputs, and outputs its target; or None."""
+        return self._preparation
+
+    @preparation.setter
+    def preparation(self, value: Preparation | None) -> None:
+        if value is not None and not isinstance(value, Preparation):
+            raise TypeError(f"preparation is {value!r}; expected a fastnet.data.Preparation, or None")
+        if value is not None and value.shift.size != self.layer_sizes[0]:
+            raise ValueError(
+                f"preparation is of {value.shift.size} columns; this network takes {self.layer_sizes[0]} "
+                f"(layer sizes {list(self.layer_sizes)})"
+            )
+        self._preparation = value
 
     # ----------------------------------------------------------------------------------------- doors
 

@@ -352,8 +352,8 @@ class Trainer:
                     restores = True
                     warnings.warn(
                         f"training diverged in epoch {epoch}: a loss or a parameter is no longer finite. The "
-                        "network holds the best finite parameters of this call; lower the learning rate, or scale "
-                        "the data",
+                        "network holds the best finite parameters of this call; scale the data, or go on with a "
+                        "new Trainer of a lower learning rate",
                         DivergenceWarning,
                         stacklevel=3,
                     )

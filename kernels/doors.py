@@ -38,6 +38,8 @@ def floats(**arrays: ArrayLike) -> list[Array]:
 def _as_array(name: str, value: ArrayLike) -> Array:
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{name} is a masked array, whose masked values would be used; fill them in or drop their rows")
+    if hasattr(value, "toarray"):
+        raise TypeError(f"{name} is a sparse matrix; these kernels take dense arrays: {name}.toarray()")
     try:
         return np.asarray(value)
     except ValueError as error:

@@ -161,6 +161,7 @@ def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
     [
         ("'optimizer.state' has shape", {"optimizer.state": np.zeros((2, 3))}, {}),
         ("'progress' is .* no training leaves", {"progress": np.full(7, -1)}, {}),
+        ("'progress' is .* no training leaves", {"progress": np.array([0] * 6 + [2**62])}, {}),
         ("'progress' has no such array", {"progress": None}, {}),
         ("holds NaN", {"optimizer.state": np.full((2, 59), np.nan)}, {}),
         ("curves of shapes", {"history.loss": np.zeros(3)}, {}),

@@ -76,7 +76,8 @@ def test_no_hidden_layer_and_the_full_batch(capsys: pytest.CaptureFixture[str]) 
         (("train", "--loss", "mad"), "argument --loss: invalid choice: 'mad'"),
         (("train", "--seed", "1.5"), "argument --seed: '1.5' is not a whole number"),
         (("train", "--hidden", "64,,64"), "argument --hidden: '64,,64' is not a list of sizes"),
-        (("train", "--epoch", "1"), "unrecognized arguments: --epoch"),
+        (("train", "--epoch", "1"), "unrecognized arguments: --epoch (see fastnet train --help)"),
+        (("info", "--hiden"), "unrecognized arguments: --hiden (see fastnet info --help)"),
         (
             ("train", "--seed", str(2**64)),
             "argument --seed: '18446744073709551616' is not a whole number from 0 to 2**64 - 1",

@@ -219,3 +219,12 @@ def test_flipped_bits_are_refused_or_give_a_network(tmp_path: Path) -> None:
         assert np.isfinite(net.parameters).all()
         assert net.layer_sizes == (3, 5, 4, 2)
     assert 0 < loaded < 600
+
+
+def test_a_preparation_must_fit_the_network() -> None:
+    net = Network([3, 2])
+    with pytest.raises(TypeError, match=r"preparation is 'scale'; expected a fastnet\.data\.Preparation"):
+        net.preparation = "scale"  # type: ignore[assignment]
+    with pytest.raises(ValueError, match="preparation is of 2 columns; this network takes 3"):
+        net.preparation = fastnet.data.Preparation.of(np.eye(2))
+    assert net.preparation is None

@@ -92,6 +92,12 @@ def test_masked_arrays_are_refused() -> None:
         accuracy(np.ma.masked_equal([0, 1], 1), np.ones((2, 2)))
 
 
+def test_sparse_matrices_are_refused_with_advice() -> None:
+    sparse = pytest.importorskip("scipy.sparse")
+    with pytest.raises(TypeError, match=r"^A is a sparse matrix; these kernels take dense arrays: A.toarray\(\)$"):
+        matmul(sparse.csr_matrix(np.eye(3)), B)
+
+
 def test_ragged_lists_are_refused() -> None:
     with pytest.raises(ValueError, match="A is not an array: its rows differ in length"):
         matmul([[1, 2], [3]], [[1]])

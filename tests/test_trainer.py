@@ -404,7 +404,7 @@ def test_divergence_warns_once_and_keeps_the_best_finite_parameters(backend: str
     ours = trainer(optimizer=SGD(1e6), backend=backend)
     start = ours.network.parameters.copy()
     before = ours.evaluate(X, Y)["loss"]
-    with pytest.warns(DivergenceWarning, match="training diverged in epoch .*lower the learning rate") as caught:
+    with pytest.warns(DivergenceWarning, match="training diverged in epoch .*lower learning rate") as caught:
         history = ours.fit(X, Y, epochs=500)
     assert len(caught) == 1
     assert history.epochs < 500
@@ -622,3 +622,8 @@ def test_inputs_of_any_form_train_the_same() -> None:
         ours.fit(x, y, epochs=2)
         runs.append(ours.network.parameters.tobytes())
     assert runs[0] == runs[1] == runs[2]
+
+
+def test_weights_whose_sum_overflows_are_refused() -> None:
+    with pytest.raises(ValueError, match="sample_weight sums to infinity; only ratios matter"):
+        trainer().fit(X, Y, epochs=1, sample_weight=np.full(len(X), 1e308))
