@@ -10,6 +10,8 @@ import platform
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -377,24 +379,31 @@ TARGETS = {
 }
 
 
+@pytest.fixture(scope="module")
+def older_cpus() -> Iterator[dict[str, subprocess.Popen[str]]]:
+    """The tests at work for each target, side by side: a core each."""
+    folder = Path(__file__).parent
+    epoch = ("test_a_gradient_has_the_bits_of_the_tables_functions", "test_slices_add_up_to_the_batch")
+    files = [str(folder / name) for name in ("test_microkernel.py", "test_simd.py", "test_losses.py")]
+    command = [sys.executable, "-m", "pytest", "-q", *files, *(f"{folder / 'test_epoch.py'}::{test}" for test in epoch)]
+    with ExitStack() as stack:
+        started = {}
+        for target, (name, features) in TARGETS.items():
+            environment = {**os.environ, "NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": features}
+            environment["FASTNET_INNER_TEST"] = "1"
+            run = subprocess.Popen(
+                command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            )
+            stack.enter_context(run)
+            stack.callback(run.kill)
+            started[target] = run
+        yield started
+
+
 @outermost
 @pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"), reason="names x86 targets")
 @pytest.mark.parametrize("target", TARGETS)
-def test_narrower_vectors(target: str) -> None:
+def test_narrower_vectors(target: str, older_cpus: dict[str, subprocess.Popen[str]]) -> None:
     """All tests of this file, of test_simd.py and of test_losses.py again, and the epoch's bits, for an older CPU."""
-    name, features = TARGETS[target]
-    environment = {
-        **os.environ,
-        "NUMBA_CPU_NAME": name,
-        "NUMBA_CPU_FEATURES": features,
-        "FASTNET_INNER_TEST": "1",
-    }
-    files = [str(Path(__file__).with_name(n)) for n in ("test_microkernel.py", "test_simd.py", "test_losses.py")]
-    epoch = str(Path(__file__).with_name("test_epoch.py"))
-    files += [
-        f"{epoch}::{test}"
-        for test in ("test_a_gradient_has_the_bits_of_the_tables_functions", "test_slices_add_up_to_the_batch")
-    ]
-    command = [sys.executable, "-m", "pytest", "-q", *files]
-    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stdout[-3000:]
+    output, _ = older_cpus[target].communicate()
+    assert older_cpus[target].returncode == 0, output[-3000:]
