@@ -121,7 +121,7 @@ class Trainer:
         The gradient of a step, l2's share included, is scaled down to this Euclidean norm where it is longer.
     backend : {"auto", "numpy", "serial", "parallel"}, default "auto"
         numpy is the reference, serial the compiled kernels on one thread, parallel those on several, with the
-        same bits; small networks stay on one. auto picks serial.
+        same bits: small networks stay on one, middling ones try now and then what is faster. auto is parallel.
     threads : int, optional
         Upper bound for parallel; more than there are is no error, None means all.
 
@@ -186,7 +186,7 @@ class Trainer:
         if threads is not None:
             threads = _checks.integer("threads", threads, least=1, hint=", or None for all")
         self.threads = threads
-        self.backend = "serial" if backend == "auto" else _checks.choice("backend", backend, (*BACKENDS, "auto"))
+        self.backend = "parallel" if backend == "auto" else _checks.choice("backend", backend, (*BACKENDS, "auto"))
         self.history = History()
         self._state = aligned_zeros(optimizer.vectors, network.parameters.size, network.dtype)
         self._progress = np.zeros(PROGRESS_SIZE, np.int64)

@@ -89,7 +89,7 @@ __all__ = ["Descent", "Engine", "begin", "rewind"]
 
 _FIRST_CALL_FLOPS = 1e8
 
-THREAD_FLOPS, SURE_FLOPS = 1_500_000, 500_000_000
+THREAD_FLOPS, SURE_FLOPS = 3_000_000, 500_000_000
 """Slices of fewer floating-point operations stay on one thread; from the second on, all threads work. Between them,
 `pace` tries."""
 

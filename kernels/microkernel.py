@@ -25,8 +25,8 @@ A is read one element at a time, by any strides. The rows of B and C are contigu
 Order of the sums: an element of C is one chain of FMAs over ascending k that starts at zero. That depends
 neither on the tile's height or width nor on where in the tile the element lies.
 
-The last columns: tiles are 4, 2 and 1 vectors wide, and only those of one vector are masked; 3 vectors are a tile
-of 2 and one of 1. Masks and widths for everything: the code of the tiles was 2.5 times longer.
+The last columns: tiles are 4, 2 and 1 vectors wide (one of a single row 16), and only those of one vector are masked;
+3 vectors are a tile of 2 and one of 1. Masks and widths for everything: the code of the tiles was 2.5 times longer.
 
 What was measured (Zen 4 and Zen 5, share of the register-only FMA limit):
 
@@ -38,6 +38,7 @@ What was measured (Zen 4 and Zen 5, share of the register-only FMA limit):
 """
 
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 from llvmlite import ir
@@ -69,6 +70,10 @@ NV = 4 if registers() >= 32 else 2
 
 WIDTHS = tuple(2**i for i in range(NV.bit_length()))
 """Vectors in a row of a tile: 1, 2, 4.  Only tiles of one vector are masked."""
+
+WIDE = 4 * NV
+"""Vectors in a tile of a single row: B is read once, so long stretches of its rows are what counts. 1,512,512 takes
+12 us, in tiles of 4 vectors 14 to 18."""
 
 _BYTE = ir.IntType(8)
 _INT32 = ir.IntType(32)
@@ -353,14 +358,13 @@ def micro_kernel(
         lanes = VECTOR * 8 // dtype.dtype.bitwidth
         vectors = builder.sdiv(builder.add(columns, intp(lanes - 1)), intp(lanes))
         done, impossible = builder.append_basic_block("tile_done"), builder.append_basic_block("no_such_tile")
-        choice = builder.switch(builder.add(builder.mul(rows, intp(NV)), vectors), impossible)
-        for height in range(1, MR + 1):
-            for width in WIDTHS:
-                block = builder.append_basic_block(f"tile_{height}x{width}")
-                choice.add_case(intp(height * NV + width), block)
-                builder.position_at_end(block)
-                builder.call(_tile(builder.module, dtype.dtype, height, width), numbers)
-                builder.branch(done)
+        choice = builder.switch(builder.add(builder.mul(vectors, intp(MR + 1)), rows), impossible)
+        for height, width in (*product(range(1, MR + 1), WIDTHS), (1, WIDE)):
+            block = builder.append_basic_block(f"tile_{height}x{width}")
+            choice.add_case(intp(width * (MR + 1) + height), block)
+            builder.position_at_end(block)
+            builder.call(_tile(builder.module, dtype.dtype, height, width), numbers)
+            builder.branch(done)
         builder.position_at_end(impossible)  # the macro-kernel cuts tiles that there are
         builder.unreachable()
         builder.position_at_end(done)

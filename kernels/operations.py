@@ -4,7 +4,7 @@ Imports `doors`, `elementwise` for the codes, `promises` and `variants`. Losses 
 `updates`. Names and shapes are the article-style ones: one sample a row, X (B, n), W (k, n), b (k,), Z and A (B, k).
 Everywhere: float32 and float64 are taken as they are, mixed floats promote, integers become float64, lists and
 arrays of any strides are converted; NaN and infinity pass through the arithmetic. ``variant`` names a rung, "auto" the
-promoted one; `variants` lists them.
+promoted one for the size at hand; `variants` lists them.
 """
 
 from __future__ import annotations  # so that help() shows ArrayLike by its name
@@ -53,7 +53,7 @@ def matmul(A: ArrayLike, B: ArrayLike, out: Array | None = None, variant: str = 
         A, B = doors.floats(A=A, B=B)
     if A.ndim != 2 or B.ndim != 2 or A.shape[1] != B.shape[0]:
         raise ValueError(f"cannot multiply A {A.shape} by B {B.shape}; expected (M, K) and (K, N)")
-    multiply = find("matmul", variant)
+    multiply = find("matmul", variant, 2 * A.size * B.shape[1])
     shape = (A.shape[0], B.shape[1])
     if out is None:
         C = np.empty(shape, A.dtype)
@@ -111,7 +111,7 @@ def dense_forward(
     _check_layer(X, W)
     if b.shape != W.shape[:1]:
         raise ValueError(f"b has shape {b.shape}; expected ({W.shape[0]},), one bias for each row of W {W.shape}")
-    forward = find("dense_forward", variant)
+    forward = find("dense_forward", variant, 2 * X.size * len(W))
     doors.function("activation", activation)
     code = _ACTIVATION_CODES.get(id(activation))
     X, W, b = (np.ascontiguousarray(array) for array in (X, W, b))
@@ -169,7 +169,7 @@ def dense_backward_batch(
     for name, array in (("Z", Z), ("dL_dA", dL_dA)):
         if array.shape != (len(X), len(W)):
             raise ValueError(f"{name} has shape {array.shape}; expected {(len(X), len(W))}, rows of X by rows of W")
-    backward = find("dense_backward_batch", variant)
+    backward = find("dense_backward_batch", variant, 4 * X.size * len(W))
     doors.function("activation_derivative", activation_derivative)
     code = _DERIVATIVE_CODES.get(id(activation_derivative))
     if code is None:

@@ -48,6 +48,7 @@ from .microkernel import (
     MR,
     NV,
     VECTOR,
+    WIDE,
     copy_element,
     copy_vector,
     item_bytes,
@@ -210,6 +211,8 @@ def _macro_kernel(
         j = 0
         while j < nb:  # loop 1
             width = nr
+            if rows == 1 and panel == nr * item and nb - j >= WIDE * lanes:
+                width = WIDE * lanes
             while width > max(lanes, nb - j):
                 width >>= 1
             b_tile = (b[0] + j // nr * panel + j % nr * item, b[1])
@@ -244,7 +247,7 @@ def blocking(item: int, m: int, n: int, k: int, a: Any, b: Any) -> Any:
     # A block of B in place is one panel, which loop 2 finds in L2.
     b_in_place = in_panels or (b[2] == item and (m < FEW_ROWS or kc * n * item <= (L2 if m < 512 else L2 // 2)))
     a_packed = a[1] == item and a[2] != item and (m * k * item > L2 or (a[2] % 4096 == 0 and n >= 512))
-    nc = nr
+    nc = nr if m > 1 else 8 * nr
     if not b_in_place:
         blocks = max(1, -(-n * kc * item // B_BYTES))
         nc = max(1, -(-n // (blocks * nr))) * nr

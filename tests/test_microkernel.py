@@ -27,6 +27,7 @@ from fastnet.kernels.microkernel import (
     MR,
     NV,
     VECTOR,
+    WIDE,
     WIDTHS,
     array_at,
     copy_vector,
@@ -118,7 +119,7 @@ def tiles(dtype: Any) -> list[tuple[int, int]]:
     """Every height, and every number of columns that has a tile: partial vectors only in tiles of one."""
     lanes = lanes_of(dtype)
     widths = [*range(1, lanes), *(lanes * w for w in WIDTHS)]
-    return [(rows, columns) for rows in range(1, MR + 1) for columns in widths]
+    return [*product(range(1, MR + 1), widths), (1, lanes * WIDE)]
 
 
 def strided(A: Any) -> list[Any]:
@@ -133,7 +134,7 @@ def check_identity(dtype: Any) -> None:
     rng = np.random.default_rng(0)
     for rows, columns in tiles(dtype):
         A = rng.standard_normal((rows, columns)).astype(dtype)
-        identity = np.full((columns, NV * lanes_of(dtype)), 5, dtype)  # beyond the columns: must not be used
+        identity = np.full((columns, WIDE * lanes_of(dtype)), 5, dtype)  # beyond the columns: must not be used
         identity[:, :columns] = np.eye(columns)
         for layout_of_a in strided(A):
             outer, C = guarded(dtype, rows, columns)
@@ -150,7 +151,7 @@ def check_epilogue(dtype: Any) -> None:
         rows = count * height
         # Small integers: every sum is exact, so the order does not matter.
         A = rng.integers(-3, 4, (rows, k)).astype(dtype)
-        B = rng.integers(-3, 4, (k, NV * lanes_of(dtype))).astype(dtype)
+        B = rng.integers(-3, 4, (k, WIDE * lanes_of(dtype))).astype(dtype)
         A[0, 0] = np.nan
         former = rng.integers(-9, 10, (rows, columns)).astype(dtype)
         bias = rng.integers(-9, 10, columns).astype(dtype)
@@ -180,7 +181,7 @@ def check_gate_and_scale(dtype: Any) -> None:
     for (height, columns), count in product(tiles(dtype), (1, 3)):
         rows = count * height
         A = rng.integers(-3, 4, (rows, k)).astype(dtype)
-        B = rng.integers(-3, 4, (k, NV * lanes_of(dtype))).astype(dtype)
+        B = rng.integers(-3, 4, (k, WIDE * lanes_of(dtype))).astype(dtype)
         gate = rng.integers(-1, 2, (rows, columns)).astype(dtype)
         former = rng.integers(-9, 10, (rows, columns)).astype(dtype)
         expected = A @ B[:, :columns]
@@ -229,9 +230,11 @@ def test_sums_are_chains_over_ascending_k(dtype: Any) -> None:
     rng = np.random.default_rng(2)
     k = 40
     A = rng.standard_normal((MR, k)).astype(dtype)
-    B = rng.standard_normal((k, NV * lanes_of(dtype))).astype(dtype)
+    B = rng.standard_normal((k, WIDE * lanes_of(dtype))).astype(dtype)
     widest = np.full((MR, B.shape[1]), np.nan, dtype)
-    run_tile(A, B, widest, B.shape[1])
+    strip = NV * lanes_of(dtype)
+    for left in range(0, B.shape[1], strip):
+        run_tile(A, B[:, left:], widest[:, left:], strip)
     for rows, columns in tiles(dtype):
         C = np.full((rows, columns), np.nan, dtype)
         run_tile(A[:rows], B, C, columns)

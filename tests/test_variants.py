@@ -14,7 +14,9 @@ from fastnet.kernels.contracts import C
 from fastnet.kernels.variants import (
     CONTRACTS,
     LADDER,
+    LARGE,
     PROMOTED,
+    SERIAL,
     TABLE,
     Case,
     Variant,
@@ -273,4 +275,7 @@ def test_highest_goes_no_higher_than_asked() -> None:
     assert highest("matmul", "reference") is find("matmul", "reference")
     assert highest("matmul", "loops") is find("matmul", "loops")
     assert highest("mse", "blocked") is find("mse", "loops"), "no blocked variant: the rung below serves"
-    assert all(highest(operation, PROMOTED) is find(operation, "auto") for operation in CONTRACTS)
+    assert all(highest(operation, SERIAL) is find(operation, "auto") for operation in CONTRACTS)
+    assert all(highest(operation, SERIAL) is find(operation, "auto", LARGE - 1) for operation in CONTRACTS)
+    assert all(highest(operation, PROMOTED) is find(operation, "auto", LARGE) for operation in CONTRACTS)
+    assert find("matmul", "loops", LARGE) is find("matmul", "loops")
