@@ -54,6 +54,7 @@ from .plan import (
     RIGHT,
     RIGHT_KERNEL,
     ROW,
+    ROWS_KERNEL,
     SCRATCH,
     SHARED_L2,
     SLICE_ROWS,
@@ -70,6 +71,7 @@ from .plan import (
     UPDATE,
     WEIGHT_SUM,
     WEIGHTS,
+    WEIGHTS_KERNEL,
     Array,
     Plan,
     X,
@@ -232,6 +234,8 @@ class Engine:
             return
         book, dtype = self.plan.book, self.plan.parameters.dtype
         self.plan.note_addresses()
+        book[ROWS_KERNEL] = kernel_address(epoch.rows_piece, dtype)
+        book[WEIGHTS_KERNEL] = kernel_address(epoch.weights_piece, dtype)
         book[PRODUCT] = kernel_address(simd.product_into, dtype)
         book[LOSS_KERNEL] = kernel_address(losses.loss_rows, dtype)
         if book[LOSS] in (CROSS_ENTROPY, BINARY_CROSS_ENTROPY):

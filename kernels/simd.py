@@ -323,7 +323,7 @@ def product_into(
             while j < n:  # loop 3
                 nb = min(nc, n - j)
                 b_block = (b[0] + s * kc * b[1] + j // nr * b[3], b[1])
-                panel = nr * item
+                panel = b[3]
                 if b_room > 0:
                     _pack_b(dtype, kb, nb, (b_block[0], b[1], b[2]), b_packed)
                     b_block = (b_packed, nr * item)

@@ -30,17 +30,23 @@ def data(rows: int, sizes: tuple[int, ...], dtype: str) -> tuple[Any, Any]:
 @pytest.mark.compiled
 @pytest.mark.parametrize("hidden", EXACT)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_a_gradient_has_the_bits_of_the_tables_functions(dtype: str, hidden: str) -> None:
+@pytest.mark.parametrize(
+    ("rows", "sizes"),
+    [(45, (37, 50, 33, 5)), (1, (90, 150, 330, 5)), (130, (70, 300, 129, 5))],
+    ids=["edges of tiles", "one row, wider than its tile", "several panels and pieces"],
+)
+def test_a_gradient_has_the_bits_of_the_tables_functions(
+    dtype: str, hidden: str, rows: int, sizes: tuple[int, ...]
+) -> None:
     """What trains is what is held against the oracle: its products, activations and losses, called one by one."""
-    sizes = (37, 50, 33, 5)
-    X, y = data(45, sizes, dtype)
+    X, y = data(rows, sizes, dtype)
     net = Network(sizes, hidden=hidden, dtype=dtype, seed=1)
     net.parameters[:] += 0.01  # biases that are not 0
     codes = [NAMES.index(name) for name in net.activations]
 
     inputs, Zs = [X], []
     for W, b, code in zip(net.weights, net.biases, codes, strict=True):
-        A, Z = (np.full((45, len(W)), np.nan, dtype) for _ in range(2))
+        A, Z = (np.full((rows, len(W)), np.nan, dtype) for _ in range(2))
         find("dense_forward", "simd")(inputs[-1], W, b, code, A, Z)
         inputs.append(A)
         Zs.append(Z)

@@ -599,7 +599,7 @@ def test_without_a_standard_error_there_is_no_bar(monkeypatch: pytest.MonkeyPatc
 def test_repr_says_what_trains() -> None:
     assert repr(trainer(optimizer=Adam(0.01), seed=3)).endswith(
         "loss='mse', optimizer=Adam(learning_rate=0.01, beta1=0.9, beta2=0.999, epsilon=1e-08), "
-        "batch_size=32, shuffle=True, seed=3, l2=0, clip_norm=None, backend='serial', threads=None)"
+        "batch_size=32, shuffle=True, seed=3, l2=0, clip_norm=None, backend='parallel', threads=None)"
     )
 
 
