@@ -32,7 +32,7 @@ def test_train_without_arguments_learns_the_digits() -> None:
     assert accuracy
     assert float(accuracy[1]) > 94
     assert re.search(
-        r"^time +[\d.]+ s for 30 epochs(, [\d.]+ s of it compiling)?; backend serial$", result.stdout, re.M
+        r"^time +[\d.]+ s for 30 epochs(, [\d.]+ s of it compiling)?; backend parallel$", result.stdout, re.M
     )
     assert "\r" not in result.stdout, "the bar belongs to standard error"
     assert result.stdout.isascii()
