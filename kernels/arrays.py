@@ -1,28 +1,36 @@
-"""exp, log, tanh and sigmoid over whole arrays in AVX-512's own instructions; nothing where there are none.
+"""exp, log, tanh and sigmoid of whole arrays: AVX-512's own instructions where there are those, else loops of `vmath`.
 
-Imports `_jit` and `microkernel`. What changed from `vmath`, whose scalar steps LLVM vectorises: the vectors are written
-out. Three instructions that no plain loop becomes take most of what the scalar steps spend: ``vpermi2`` looks up a
-table of 16 or 32 numbers that stays in registers, which leaves 2^(i/16) or 1/c to a table and a polynomial of half
-the degree to the rest; ``vscalef`` multiplies by 2^n, subnormal results included; ``vgetexp`` and ``vgetmant`` take
-any number apart, subnormal ones included. Why that is faster: fewer steps on the two pipes that multiply, which are
-the limit. What it costs: code for one family of CPUs; all others run `vmath`.
+Imports `_jit`, `lanes`, `microkernel` and `vmath`. What changed from `vmath`, whose scalar steps LLVM vectorises: the
+vectors are written out. Three instructions that no plain loop becomes take most of what the scalar steps spend:
+``vpermi2`` looks up a table of 16 or 32 numbers that stays in registers, which leaves 2^(i/16) or 1/c to a table and a
+polynomial of half the degree to the rest; ``vscalef`` multiplies by 2^n, subnormal results included; ``vgetexp`` and
+``vgetmant`` take any number apart, subnormal ones included. Why that is faster: fewer steps on the two pipes that
+multiply, which are the limit. What it costs: code for one family of CPUs; all others run `vmath`.
 
-The limit, on a Zen 4 (512 bits in two halves; pipes 0 and 1 multiply, 1 and 2 permute, 2 and 3 add, compare and take
-apart; cycles of 16 float32 or 8 float64; division runs beside, 6 and 9 cycles), ns an element of 10 000 in one thread,
-largest error in ulp, float32 over all 2^32 inputs, float64 over 5*10^7 against longdouble:
+On a Zen 4 a vector of 512 bits passes in two halves: pipes 0 and 1 multiply, 1 and 2 permute, 2 and 3 add, compare and
+take apart, each one vector a cycle (measured in pairs); a division of 6 cycles (float64: 9) runs beside. So the limit
+is the count of products. Cycles of a vector; NumPy's time over this one's, 10 000 elements in one thread, medians taken
+in turn on a shared core; largest error in ulp, float32 over all 2^32 inputs, float64 over 2*10^7 against longdouble:
 
-TABLE
+            float32                          float64
+            limit   here   ratio   ulp       limit   here   ratio   ulp
+exp         8       9.2    3.1     0.99      11      12     2.0     1.10
+log         7       11     2.2     1.14      12      15     1.6     1.06
+tanh        10      16     1.5     1.86      15      23     2.2     1.69
+sigmoid     9       17     3.0     1.49      12      21     2.2     1.49
+
+Below 2: log of float64 needs 12 products where NumPy's time is 23 cycles, and its two look-ups compete with them; a
+table of 32 would take six look-ups more. tanh of float32 takes 14 cycles even without the choice behind its division.
 
 No integer steps: 1.5 * 2^(mantissa bits - 4) added to x log2 e leaves a multiple of 1/16, whose last four bits are the
 number of 2^(i/16), and ``vscalef`` rounds the exponent down by itself. Logarithms: x = 2^k m, 3/4 <= m < 3/2, and
-c m = 1 + f for a reciprocal c of the middle of the sixteenth (float32: thirty-second) in which m + 1/32 lies, so that
-c is 1 on both sides of 1. Each c was searched for until -log c came within 2^-31 (2^-63) of a multiple of 2^-17
-(2^-42): k ln 2 and it then add without rounding, and no second table is needed for what -log c lost (1.52 x NumPy's
-speed against 1.30).
+c m = 1 + f for a reciprocal c of the middle of the sixteenth (float32: thirty-second) in which m + 1/32 (1/64) lies, so
+that c is 1 on both sides of 1. Each c was searched for until -log c came within 2^-31 (2^-63) of a multiple of 2^-17
+(2^-42): k ln 2 and it then add without rounding, and no second table is needed for what -log c lost (1.5 times NumPy's
+speed against 1.3).
 
-Slower: LLVM's order of the instructions, one vector after the other (8% in log; here three go side by side, since the
-scheduler holds 64 instructions and a polynomial's wait for each other); 1 / (1 + h) from ``vrcp14`` and Newton's step
-(0.33 ns for tanh, not 0.27); m's sixteenth without adding 1/32, one coefficient more.
+Slower: one vector after the other (8% in log, see `lanes`); 1 / (1 + h) from ``vrcp14`` and Newton's step (a fifth in
+tanh); m's sixteenth without adding 1/32, which takes one coefficient more.
 
 Coefficients: as in `vmath`.
 """
@@ -38,7 +46,8 @@ from numba.np import arrayobj as _arrayobj
 
 from . import vmath
 from ._jit import jit, target_features
-from .microkernel import Vectors, intrinsic
+from .lanes import Lanes, Some
+from .microkernel import intrinsic
 
 cgutils: Any = _cgutils  # no types
 types: Any = _types
@@ -50,9 +59,7 @@ USABLE = "avx512f" in target_features()
 SIDE_BY_SIDE = 3
 """Vectors at a time.  exp in float64 2.0, 2.1, 2.0 x NumPy's speed with 2, 3, 4; log in float32 1.9, 2.2, 2.1."""
 
-_INT32 = ir.IntType(32)
 _POINTER = ir.PointerType()
-_CURRENT_ROUNDING = _INT32(4)
 
 # ------------------------------------------------------------------------------------------- tables
 
@@ -118,128 +125,6 @@ _LN2_LOW = {32: 1.428606765330187e-06, 64: 5.497923018708371e-14}
 # Beyond these exp is 0 or infinite, and tanh is 1.
 _LOWEST, _HIGHEST = {32: -104.5, 64: -746.0}, {32: 89.0, 64: 710.0}
 _FLAT = {32: 9.02, 64: 19.1}
-
-# ------------------------------------------------------------------------------------- instructions
-
-Some = tuple[ir.Value, ...]
-"""Vectors side by side, or one constant for them all."""
-
-
-class Lanes(Vectors):
-    """AVX-512's instructions on several vectors side by side."""
-
-    def __init__(self, builder: ir.IRBuilder, dtype: Any) -> None:
-        super().__init__(builder, dtype)
-        self.digits = 23 if self.bits == 32 else 52
-        self.integers = ir.VectorType(ir.IntType(self.bits), self.lanes)
-        self.suffix = "ps.512" if self.bits == 32 else "pd.512"
-        self.everywhere = ir.IntType(self.lanes)(-1)
-
-    def each(self, instruction: Callable[..., ir.Value], *operands: Some) -> Some:
-        """Emit an instruction once for each of the vectors side by side."""
-        count = max(map(len, operands))
-        return tuple(instruction(*column) for column in zip(*(x * (count // len(x)) for x in operands), strict=True))
-
-    def number(self, *values: float) -> Some:
-        """Give a constant: one number in every lane, or a table of as many vectors as are needed."""
-        values = values if len(values) > 1 else values * self.lanes
-        if self.bits == 32:
-            values = tuple(float(np.float32(value)) for value in values)
-        scalars = [ir.Constant(self.scalar, value) for value in values]
-        return tuple(
-            ir.Constant(self.vector, scalars[i : i + self.lanes]) for i in range(0, len(values), self.lanes)
-        )
-
-    def whole(self, value: int) -> Some:
-        """Give an integer in every lane."""
-        return (ir.Constant(self.integers, [value] * self.lanes),)
-
-    def plus(self, x: Some, y: Some) -> Some:
-        return self.each(self.builder.fadd, x, y)
-
-    def minus(self, x: Some, y: Some) -> Some:
-        return self.each(self.builder.fsub, x, y)
-
-    def times(self, x: Some, y: Some) -> Some:
-        return self.each(self.builder.fmul, x, y)
-
-    def over(self, x: Some, y: Some) -> Some:
-        return self.each(self.builder.fdiv, x, y)
-
-    def times_plus(self, x: Some, y: Some, z: Some) -> Some:
-        """X y + z."""
-        return self.each(self.fma, x, y, z)
-
-    def less_product(self, z: Some, x: Some, y: Some) -> Some:
-        """Z - x y."""
-        return self.each(self.fma, self.each(self.builder.fneg, x), y, z)
-
-    def polynomial(self, x: Some, coefficients: tuple[float, ...]) -> Some:
-        """Horner's rule; lowest power first."""
-        y = self.number(coefficients[-1])
-        for coefficient in coefficients[-2::-1]:
-            y = self.times_plus(x, y, self.number(coefficient))
-        return y
-
-    def where_less(self, x: Some, y: Some, then: Some, otherwise: Some) -> Some:
-        less = self.each(lambda x, y: self.builder.fcmp_ordered("<", x, y), x, y)
-        return self.each(self.builder.select, less, then, otherwise)
-
-    def magnitude(self, x: Some) -> Some:
-        fabs = self.intrinsic(f"fabs.v{self.lanes}f{self.bits}", self.vector, self.vector)
-        return self.each(lambda x: self.builder.call(fabs, [x]), x)
-
-    def bits_of(self, x: Some) -> Some:
-        return self.each(lambda x: self.builder.bitcast(x, self.integers), x)
-
-    def from_bits(self, x: Some) -> Some:
-        return self.each(lambda x: self.builder.bitcast(x, self.vector), x)
-
-    def with_sign(self, magnitude: Some, x: Some) -> Some:
-        sign = self.each(self.builder.and_, self.bits_of(x), self.whole(-(1 << (self.bits - 1))))
-        return self.from_bits(self.each(self.builder.or_, self.bits_of(magnitude), sign))
-
-    def _x86(self, name: str, x: Some, *more: ir.Value, y: Some = ()) -> Some:
-        """An instruction of AVX-512 F by LLVM's name for it."""
-
-        def emit(*vectors: ir.Value) -> ir.Value:
-            given = [*vectors, *more]
-            function = self.intrinsic(f"x86.avx512.{name}.{self.suffix}", self.vector, *(value.type for value in given))
-            return self.builder.call(function, given)
-
-        return self.each(emit, x, y) if y else self.each(emit, x)
-
-    def at_least(self, limit: float, x: Some) -> Some:
-        """The larger of the two; NaN stays, since the instruction gives its second operand then."""
-        return self._x86("max", self.number(limit), _CURRENT_ROUNDING, y=x)
-
-    def at_most(self, limit: float, x: Some) -> Some:
-        """The smaller of the two, or NaN."""
-        return self._x86("min", self.number(limit), _CURRENT_ROUNDING, y=x)
-
-    def scaled(self, x: Some, n: Some) -> Some:
-        """X 2^floor(n), rounded once."""
-        return self._x86("mask.scalef", x, self.zero, self.everywhere, _CURRENT_ROUNDING, y=n)
-
-    def exponent(self, x: Some) -> Some:
-        """floor(log2 |x|), as a float: of 0 -infinity, of infinity infinity, of NaN NaN."""
-        return self._x86("mask.getexp", x, self.zero, self.everywhere, _CURRENT_ROUNDING)
-
-    def significand(self, x: Some) -> Some:
-        """|x| 2^-k within 3/4 and 3/2 (code 3); NaN of what is less than 0, 1 of 0 (code 3 << 2)."""
-        return self._x86("mask.getmant", x, _INT32(3 << 2 | 3), self.zero, self.everywhere, _CURRENT_ROUNDING)
-
-    def lookup(self, table: tuple[float, ...], numbers: Some) -> Some:
-        """A table's entries; the last bits of the numbers count, the others do not."""
-        halves = self.number(*table)
-        if len(halves) == 2:
-            name = f"x86.avx512.vpermi2var.{self.suffix}"
-            function = self.intrinsic(name, self.vector, self.vector, self.integers, self.vector)
-            return self.each(lambda i: self.builder.call(function, [halves[0], i, halves[1]]), numbers)
-        name = "x86.avx512.permvar." + ("sf.512" if self.bits == 32 else "df.512")
-        function = self.intrinsic(name, self.vector, self.vector, self.integers)
-        return self.each(lambda i: self.builder.call(function, [halves[0], i]), numbers)
-
 
 # ---------------------------------------------------------------------------------------- functions
 
