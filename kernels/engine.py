@@ -235,7 +235,7 @@ class Engine:
         book, dtype = self.plan.book, self.plan.parameters.dtype
         self.plan.note_addresses()
         book[PRODUCT] = kernel_address(simd.product_into, dtype)
-        book[LOSS_KERNEL] = kernel_address(losses.loss_rows, dtype)
+        book[LOSS_KERNEL] = kernel_address(losses.kernel(int(book[LOSS])), dtype)
         if book[LOSS] in (CROSS_ENTROPY, BINARY_CROSS_ENTROPY):
             book[RIGHT_KERNEL] = kernel_address(losses.right_rows, dtype)
         codes = set(self.plan.layers[:, ACTIVATION].tolist())
