@@ -5,8 +5,8 @@ pass over rows (`loss_rows`), whose exponentials and logarithms are `vmath`'s. O
 elements, a block of rows is one flat vector. Softmax needs sums and maxima along rows: rows shorter than `_WIDE` (10
 logits are less than a vector) are transposed into scratch, so that a lane is a row and every reduction is elementwise;
 longer ones are worked through as they lie, since moving them would cost as much as their exponentials. Why that is
-faster: full vectors in all, and the block stays in L1. What it costs: two ways to the same result, scratch, and two
-seconds to compile. Microseconds for loss and gradient in one thread of a Zen 4, float32, `loops` -> `loss_rows` as
+faster: full vectors in all, and the block stays in L1. What it costs: two ways to the same result, scratch, and a
+second to compile. Microseconds for loss and gradient in one thread of a Zen 4, float32, `loops` -> `loss_rows` as
 compiled code calls it (from Python each of the two is 1.2 more):
 
                           32 x 10        128 x 10       1024 x 128
