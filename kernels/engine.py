@@ -237,7 +237,7 @@ class Engine:
         book[ROWS_KERNEL] = kernel_address(epoch.rows_piece, dtype)
         book[WEIGHTS_KERNEL] = kernel_address(epoch.weights_piece, dtype)
         book[PRODUCT] = kernel_address(simd.product_into, dtype)
-        book[LOSS_KERNEL] = kernel_address(losses.loss_rows, dtype)
+        book[LOSS_KERNEL] = kernel_address(losses.kernel(int(book[LOSS])), dtype)
         if book[LOSS] in (CROSS_ENTROPY, BINARY_CROSS_ENTROPY):
             book[RIGHT_KERNEL] = kernel_address(losses.right_rows, dtype)
         codes = set(self.plan.layers[:, ACTIVATION].tolist())

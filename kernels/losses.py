@@ -5,8 +5,8 @@ pass over rows (`loss_rows`), whose exponentials and logarithms are `vmath`'s. O
 elements, a block of rows is one flat vector. Softmax needs sums and maxima along rows: rows shorter than `_WIDE` (10
 logits are less than a vector) are transposed into scratch, so that a lane is a row and every reduction is elementwise;
 longer ones are worked through as they lie, since moving them would cost as much as their exponentials. Why that is
-faster: full vectors in all, and the block stays in L1. What it costs: two ways to the same result, scratch, and two
-seconds to compile. Microseconds for loss and gradient in one thread of a Zen 4, float32, `loops` -> `loss_rows` as
+faster: full vectors in all, and the block stays in L1. What it costs: two ways to the same result, scratch, and a
+second to compile. Microseconds for loss and gradient in one thread of a Zen 4, float32, `loops` -> `loss_rows` as
 compiled code calls it (from Python each of the two is 1.2 more):
 
                           32 x 10        128 x 10       1024 x 128
@@ -33,7 +33,7 @@ from llvmlite import ir
 from numba import extending, types
 
 from . import vmath
-from ._jit import by_address, jit
+from ._jit import address, by_address, call, jit
 from .elementwise import BINARY_CROSS_ENTROPY, CROSS_ENTROPY, HUBER, MAE, MSE
 from .microkernel import array_at, layout
 
@@ -77,7 +77,7 @@ def _maximum(context: Any, a: Any, b: Any) -> Any:
     return a(a, b), build
 
 
-@jit
+@jit(internal=True)
 def _largest(row: Any) -> Any:
     """The largest of a row, or NaN."""
     top = row[0]
@@ -150,18 +150,147 @@ def softmax(Z: Any, out: Any) -> None:
 # -------------------------------------------------------------------------------------- loss of rows
 
 
-@by_address(
-    lambda real: (
-        types.intp,
-        types.Array(types.int64, 1, "C"),
-        *[types.Array(real, 2, "C")] * 2,
-        types.Array(real, 1, "C"),
-        types.Array(real, 2, "C"),
-        types.Array(types.float64, 1, "C"),
-        types.Array(real, 1, "C"),
-        *[types.intp] * 2,
-    )
-)
+def _signature(real: Any) -> tuple[Any, ...]:
+    matrix, vector = types.Array(real, 2, "C"), types.Array(real, 1, "C")
+    values, codes = types.Array(types.float64, 1, "C"), types.Array(types.int64, 1, "C")
+    return types.intp, codes, matrix, matrix, vector, matrix, values, vector, types.intp, types.intp
+
+
+@by_address(_signature)
+@jit(internal=True)
+def cross_entropy_rows(
+    loss: int,
+    labels: Any,
+    targets: Any,
+    outputs: Any,
+    shares: Any,
+    D: Any,
+    losses: Any,
+    scratch: Any,
+    first: int,
+    last: int,
+) -> None:
+    """`loss_rows` where the loss is CROSS_ENTROPY."""
+    k = outputs.shape[1]
+    short = k < _WIDE
+    start: Any = np.intp(first)
+    while start < last:
+        n = min(ROWS, last - start)
+        share, sums = shares[start : start + n], losses[start : start + n]
+        top, total, E = scratch[:n], scratch[n : 2 * n], scratch[2 * n :]
+        if short:
+            _exponentials(outputs, start, n, top, total, E)
+            if D.size > 0:
+                for i in range(n):
+                    row, scale = D[start + i], share[i] / total[i]
+                    for j in range(k):
+                        row[j] = E[j * n + i] * scale
+        else:
+            spare = E[k:]
+            for i in range(n):
+                z = outputs[start + i]
+                top[i] = _largest(z)
+                for j in range(k):
+                    e = vmath.exp_nonpositive(z[j] - top[i])
+                    E[j] = e
+                    spare[j] = e
+                total[i] = tree_sum(spare[:k])
+                if D.size > 0:
+                    row, scale = D[start + i], share[i] / total[i]
+                    for j in range(k):
+                        row[j] = E[j] * scale
+        if D.size > 0:
+            for i in range(n):
+                D[start + i, labels[start + i]] -= share[i]
+        for i in range(n):
+            top[i] -= outputs[start + i, labels[start + i]]
+        for i in range(n):
+            sums[i] = vmath.log(total[i]) + top[i]
+        start += n
+
+
+@by_address(_signature)
+@jit(internal=True)
+def elementwise_rows(
+    loss: int,
+    labels: Any,
+    targets: Any,
+    outputs: Any,
+    shares: Any,
+    D: Any,
+    losses: Any,
+    scratch: Any,
+    first: int,
+    last: int,
+) -> None:
+    """`loss_rows` of the losses that are sums over elements."""
+    zero = outputs.dtype.type(0)
+    one = outputs.dtype.type(1)
+    half = outputs.dtype.type(0.5)
+    k = outputs.shape[1]
+    short = k < _WIDE
+    # Not reshape(), which calls into Numba's library each time.
+    flat_outputs = array_at(outputs.dtype, layout(outputs)[0], (outputs.size,))
+    flat_targets = array_at(outputs.dtype, layout(targets)[0], (targets.size,))
+    flat_D = array_at(outputs.dtype, layout(D)[0], (D.size,))
+    step = ROWS if short else max(1, _CHUNK // k)
+    start: Any = np.intp(first)
+    while start < last:
+        n = min(step, last - start)
+        share, sums = shares[start : start + n], losses[start : start + n]
+        size, begin = n * k, start * k
+        z, y = flat_outputs[begin : begin + size], flat_targets[begin : begin + size]
+        value = scratch[:size]
+        slope = flat_D[begin : begin + size] if D.size > 0 else scratch[size : 2 * size]
+        unequal = 0
+        for i in range(n):
+            unequal += share[i] != share[0]
+        s = one if unequal > 0 else share[0]
+        if loss == MSE:
+            for i in range(size):
+                d = z[i] - y[i]
+                value[i] = d * d
+                slope[i] = (d + d) * s
+        elif loss == MAE:
+            for i in range(size):
+                d = z[i] - y[i]
+                value[i] = abs(d)
+                slope[i] = (one if d > zero else (-one if d < zero else d)) * s  # d is 0 or NaN
+        elif loss == HUBER:
+            for i in range(size):
+                d = z[i] - y[i]
+                c = one if d > one else (-one if d < -one else d)
+                value[i] = c * (d - half * c)  # d^2/2 where c is d, else |d| - 1/2
+                slope[i] = c * s
+        else:
+            for i in range(size):
+                e = vmath.exp_nonpositive(-abs(z[i]))
+                u = one + e
+                q = e / u  # sigmoid(-|z|)
+                positive = z[i] > zero
+                log1p = vmath.log(u) + (e - (u - one)) / u  # what the sum lost is put back
+                value[i] = ((z[i] if positive else zero) - z[i] * y[i]) + log1p
+                slope[i] = ((one - y[i]) - q if positive else q - y[i]) * s  # sigmoid(z) - y
+        if unequal > 0:
+            for i in range(n):
+                for j in range(i * k, i * k + k):
+                    slope[j] *= share[i]
+        if k == 1:
+            for i in range(n):
+                sums[i] = value[i]
+        elif short:
+            for i in range(n):
+                total_i = value[i * k]
+                for j in range(i * k + 1, i * k + k):
+                    total_i += value[j]
+                sums[i] = total_i
+        else:
+            for i in range(n):
+                sums[i] = tree_sum(value[i * k : i * k + k])
+        start += n
+
+
+@by_address(_signature)
 @jit(internal=True)
 def loss_rows(
     loss: int,
@@ -206,112 +335,25 @@ def loss_rows(
     first, last : int
         Rows.
     """
-    zero = outputs.dtype.type(0)
-    one = outputs.dtype.type(1)
-    half = outputs.dtype.type(0.5)
-    k = outputs.shape[1]
-    short = k < _WIDE
-    # Not reshape(), which calls into Numba's library each time.
-    flat_outputs = array_at(outputs.dtype, layout(outputs)[0], (outputs.size,))
-    flat_targets = array_at(outputs.dtype, layout(targets)[0], (targets.size,))
-    flat_D = array_at(outputs.dtype, layout(D)[0], (D.size,))
-    step = ROWS if short or loss == CROSS_ENTROPY else max(1, _CHUNK // k)
-    start: Any = np.intp(first)
-    while start < last:
-        n = min(step, last - start)
-        share, sums = shares[start : start + n], losses[start : start + n]
-        if loss == CROSS_ENTROPY:
-            top, total, E = scratch[:n], scratch[n : 2 * n], scratch[2 * n :]
-            if short:
-                _exponentials(outputs, start, n, top, total, E)
-                if D.size > 0:
-                    for i in range(n):
-                        row, scale = D[start + i], share[i] / total[i]
-                        for j in range(k):
-                            row[j] = E[j * n + i] * scale
-            else:
-                spare = E[k:]
-                for i in range(n):
-                    z = outputs[start + i]
-                    top[i] = _largest(z)
-                    for j in range(k):
-                        e = vmath.exp_nonpositive(z[j] - top[i])
-                        E[j] = e
-                        spare[j] = e
-                    total[i] = tree_sum(spare[:k])
-                    if D.size > 0:
-                        row, scale = D[start + i], share[i] / total[i]
-                        for j in range(k):
-                            row[j] = E[j] * scale
-            if D.size > 0:
-                for i in range(n):
-                    D[start + i, labels[start + i]] -= share[i]
-            for i in range(n):
-                top[i] -= outputs[start + i, labels[start + i]]
-            for i in range(n):
-                sums[i] = vmath.log(total[i]) + top[i]
-        else:
-            size, begin = n * k, start * k
-            z, y = flat_outputs[begin : begin + size], flat_targets[begin : begin + size]
-            value = scratch[:size]
-            slope = flat_D[begin : begin + size] if D.size > 0 else scratch[size : 2 * size]
-            unequal = 0
-            for i in range(n):
-                unequal += share[i] != share[0]
-            s = one if unequal > 0 else share[0]
-            if loss == MSE:
-                for i in range(size):
-                    d = z[i] - y[i]
-                    value[i] = d * d
-                    slope[i] = (d + d) * s
-            elif loss == MAE:
-                for i in range(size):
-                    d = z[i] - y[i]
-                    value[i] = abs(d)
-                    slope[i] = (one if d > zero else (-one if d < zero else d)) * s  # d is 0 or NaN
-            elif loss == HUBER:
-                for i in range(size):
-                    d = z[i] - y[i]
-                    c = one if d > one else (-one if d < -one else d)
-                    value[i] = c * (d - half * c)  # d^2/2 where c is d, else |d| - 1/2
-                    slope[i] = c * s
-            else:
-                for i in range(size):
-                    e = vmath.exp_nonpositive(-abs(z[i]))
-                    u = one + e
-                    q = e / u  # sigmoid(-|z|)
-                    positive = z[i] > zero
-                    log1p = vmath.log(u) + (e - (u - one)) / u  # what the sum lost is put back
-                    value[i] = ((z[i] if positive else zero) - z[i] * y[i]) + log1p
-                    slope[i] = ((one - y[i]) - q if positive else q - y[i]) * s  # sigmoid(z) - y
-            if unequal > 0:
-                for i in range(n):
-                    for j in range(i * k, i * k + k):
-                        slope[j] *= share[i]
-            if k == 1:
-                for i in range(n):
-                    sums[i] = value[i]
-            elif short:
-                for i in range(n):
-                    total_i = value[i * k]
-                    for j in range(i * k + 1, i * k + k):
-                        total_i += value[j]
-                    sums[i] = total_i
-            else:
-                for i in range(n):
-                    sums[i] = tree_sum(value[i * k : i * k + k])
-        start += n
+    if loss == CROSS_ENTROPY:
+        cross_entropy_rows(loss, labels, targets, outputs, shares, D, losses, scratch, first, last)
+    else:
+        elementwise_rows(loss, labels, targets, outputs, shares, D, losses, scratch, first, last)
+
+
+def kernel(loss: int) -> Any:
+    """Choose what `loss_rows` calls for a loss: alone it compiles in 1.1 s, both in 1.8 to 2.5."""
+    return cross_entropy_rows if loss == CROSS_ENTROPY else elementwise_rows
 
 
 @jit
-def batch_loss(loss: int, labels: Any, targets: Any, outputs: Any, D: Any, out: Any) -> None:
-    """out[0] = mean over rows of the row's loss, and D its gradient: `loss_rows` of a whole batch of equal shares."""
+def batch_loss(place: int, loss: int, labels: Any, targets: Any, outputs: Any, D: Any, out: Any) -> None:
+    """out[0] = mean over rows of the row's loss, and D its gradient, in equal shares; place, of the loss's `kernel`."""
     rows, k = outputs.shape
     scratch, shares = np.empty(scratch_size(rows, k), outputs.dtype), np.empty(rows, outputs.dtype)
     losses = np.empty(rows)
     shares[:] = outputs.dtype.type(1) / outputs.dtype.type(rows)
-    first: Any = np.intp(0)  # a literal 0 is a type of its own to Numba, which would compile loss_rows for it
-    loss_rows(loss, labels, targets, outputs, shares, D, losses, scratch, first, rows)
+    call(loss_rows, place, outputs.dtype, (loss, labels, targets, outputs, shares, D, losses, scratch, 0, rows))
     out[0] = tree_sum(losses) / rows
 
 
@@ -391,7 +433,7 @@ def gradient(loss: int, truth: Any, outputs: Any, out: Any) -> None:
 
 
 def _batch(loss: int, truth: Any, outputs: Any, D: Any, out: Any) -> None:
+    labels, targets = _NO_LABELS, truth
     if loss == CROSS_ENTROPY:
-        batch_loss(loss, truth, np.empty((0, outputs.shape[1]), outputs.dtype), outputs, D, out)
-    else:
-        batch_loss(loss, _NO_LABELS, truth, outputs, D, out)
+        labels, targets = truth, np.empty((0, outputs.shape[1]), outputs.dtype)
+    batch_loss(address(kernel(loss), outputs.dtype), loss, labels, targets, outputs, D, out)
