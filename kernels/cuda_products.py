@@ -29,7 +29,7 @@ from .cuda import SIMULATED, cuda, device, kernel
 from .cuda_tile import load2, load4, outer, row_of, store2, store4, zeros
 from .elementwise import GELU, IDENTITY, LEAKY_RELU, RELU, SIGMOID, SILU, TANH, activate, derivative
 
-__all__ = ["JOB", "Tile", "fast", "job", "launch", "naive", "slope", "tile_for", "tiled"]
+__all__ = ["JOB", "Tile", "fast", "finish", "job", "launch", "naive", "slope", "tile_for", "tiled"]
 
 # Places in a job. Strides are in elements; places below 0 are of what is not there.
 M, N, K, A, A_LONG, A_K, A_MODE, B, B_LONG, B_K, B_MODE = range(11)
@@ -102,7 +102,7 @@ def slope(code: int, a: Any, z: Any, one: Any) -> Any:
 
 
 @device
-def _finish(given: Any, i: int, n: int, total: Any, a: Any, b: Any, c: Any, part: int) -> None:
+def finish(given: Any, i: int, n: int, total: Any, a: Any, b: Any, c: Any, part: int) -> None:
     """Store one element of C: the naive way out, which the lower rungs take."""
     one = c.dtype.type(1)
     if given[BIAS] >= 0:
@@ -139,7 +139,7 @@ def naive(given: Any, progress: Any, a: Any, b: Any, c: Any) -> None:
     for k in range(top, min(depth, top + given[SPLIT])):
         left = a[given[A] + m * given[A_LONG] + k * given[A_K]]
         total += left * b[given[B] + n * given[B_LONG] + k * given[B_K]]
-    _finish(given, m, n, total, a, b, c, cuda.blockIdx.z)
+    finish(given, m, n, total, a, b, c, cuda.blockIdx.z)
 
 
 @cache
@@ -170,7 +170,7 @@ def tiled(dtype: Any) -> Any:
                 total += left[y * SIDE + i] * right[i * SIDE + x]
             cuda.syncthreads()
         if m < rows and n < columns:
-            _finish(given, m, n, total, a, b, c, cuda.blockIdx.z)
+            finish(given, m, n, total, a, b, c, cuda.blockIdx.z)
 
     return cuda_tiled
 
