@@ -24,7 +24,7 @@ from . import cuda_epoch as e
 from ._jit import jit
 from .cuda import SIMULATED, cuda, empty, quiet, require
 from .cuda_products import LIVE, SIMULATED_TILE, job, launch
-from .cuda_steps import THREADS, blocks, splits_for
+from .cuda_steps import THREADS, adam_hyper, blocks, splits_for
 from .elementwise import CROSS_ENTROPY, GELU, IDENTITY, SILU
 from .engine import CALL_S, Descent, Engine
 from .plan import (
@@ -57,7 +57,14 @@ _ALIGNED = 32
 
 @jit
 def _settle(
-    parameters: Array, state: Array, progress: Array, totals: Array, news: Array, new_state: Array, ends: Array, sums: Array
+    parameters: Array,
+    state: Array,
+    progress: Array,
+    totals: Array,
+    news: Array,
+    new_state: Array,
+    ends: Array,
+    sums: Array,
 ) -> None:
     """Write everything that came back, in one compiled call: no KeyboardInterrupt comes in between."""
     parameters[:] = news
@@ -135,7 +142,7 @@ class CudaEngine(Engine):
         book[[e.PARAMETERS, e.STATE, e.PARTS, e.PART_COUNT, e.COUNT]] = weights, state, parts, self._parts, self._count
         book[e.GRADIENT] = region(self._count) if clips else 0
         book[e.L2_AT] = region(self._count) if l2 else -1
-        book[e.SCALE], book[e.HYPER], book[e.LOSSES] = region(1), region(4), region(batch)
+        book[e.SCALE], book[e.HYPER], book[e.LOSSES] = region(1), region(6), region(batch)
         book[e.GATHERED] = region(batch * sizes[0])
         book[[e.INPUTS, e.OUTPUTS, e.LOSS, e.OUT_CODE]] = sizes[0], sizes[-1], self._loss, codes[-1]
         book[[e.BATCH, e.LAYERS, e.FORWARDS, e.CLIPS]] = batch, len(codes), len(codes), clips
@@ -210,7 +217,8 @@ class CudaEngine(Engine):
         self._device_book = empty(e.BOOK, np.int64)
         if self._descent is not None:
             hyper = self._descent.hyper
-            self._send(hyper[:4].astype(self._dtype), self._flat[int(self._book[e.HYPER]) :])
+            four = adam_hyper(*hyper[:4].tolist())  # of SGD the first is the momentum
+            self._send(np.array(four, self._dtype), self._flat[int(self._book[e.HYPER]) :])
             if self._book[e.L2_AT] >= 0:
                 l2 = np.concatenate([np.r_[np.full(n * k, hyper[4]), np.zeros(k)] for n, k in pairwise(self._sizes)])
                 self._send(l2.astype(self._dtype), self._flat[int(self._book[e.L2_AT]) :])
@@ -384,7 +392,8 @@ class CudaEngine(Engine):
 
         cuda.synchronize()
         self._stream = Device().default_stream
-        builder = Device().create_stream().create_graph_builder().begin_building()
+        builder = Device().create_graph_builder()
+        builder.begin_building()
         self._phases(data, rates, trains, limit, builder)
         return builder.end_building().complete()
 

@@ -53,9 +53,7 @@ def _gather(t: int, threads: int, flat: Any, book: Any, progress: Any, X: Any, o
 
 
 @device
-def _losses(
-    t: int, threads: int, flat: Any, book: Any, progress: Any, rights: Any, data: Any, rates: Any
-) -> None:
+def _losses(t: int, threads: int, flat: Any, book: Any, progress: Any, rights: Any, data: Any, rates: Any) -> None:
     targets, labels, weights, order = data
     rows, k, start = progress[LIVE], book[OUTPUTS], progress[ROW]
     one = flat.dtype.type(1)
@@ -110,7 +108,7 @@ def _update(t: int, threads: int, flat: Any, book: Any, progress: Any, rates: An
     rate = rates[place]
     corrected = rate, rates[place + 1], rates[place + 2]
     at, p_at, state, size = book[HYPER], book[PARAMETERS], book[STATE], book[COUNT]
-    hyper = flat[at], flat[at + 1], flat[at + 2], flat[at + 3]
+    hyper = flat[at], flat[at + 1], flat[at + 2], flat[at + 3], flat[at + 4], flat[at + 5]
     for i in range(t, size, threads):
         g = flat[book[GRADIENT] + i] * flat[book[SCALE]] if book[CLIPS] > 0 else _gradient(flat, book, i)
         if book[OPTIMIZER] == ADAM:
@@ -283,4 +281,3 @@ def resident(
             _update(t, THREADS, flat, book, progress, rates)
             cuda.syncthreads()
         _close(t, shared, flat, book, progress, totals, rights)
-

@@ -27,7 +27,7 @@ import numpy as np
 
 from .cuda import SIMULATED, cuda, device, kernel
 from .cuda_tile import load2, load4, outer, row_of, store2, store4, zeros
-from .elementwise import GELU, IDENTITY, LEAKY_RELU, RELU, SIGMOID, SILU, TANH, activate, derivative
+from .elementwise import IDENTITY, LEAKY_RELU, RELU, SIGMOID, TANH, activate, derivative
 
 __all__ = ["JOB", "Tile", "fast", "finish", "job", "launch", "naive", "slope", "tile_for", "tiled"]
 
@@ -148,7 +148,6 @@ def tiled(dtype: Any) -> Any:
     size = SIDE * SIDE
     real = np.dtype(dtype).type
 
-    @kernel(size)
     def cuda_tiled(given: Any, progress: Any, a: Any, b: Any, c: Any) -> None:
         left = cuda.shared.array(size, dtype)  # on lines of their own: the simulator tells arrays apart by lines
         right = cuda.shared.array(size, dtype)
@@ -172,7 +171,8 @@ def tiled(dtype: Any) -> Any:
         if m < rows and n < columns:
             finish(given, m, n, total, a, b, c, cuda.blockIdx.z)
 
-    return cuda_tiled
+    cuda_tiled.__name__ = f"cuda_{np.dtype(dtype).name}_tiled"
+    return kernel(size)(cuda_tiled)
 
 
 @device
@@ -221,7 +221,9 @@ def _movers(size: int, depth: int, lanes: int, threads: int) -> tuple[Any, Any, 
     The panel lies in shared memory with k as its slow index, whatever its layout was, so that rows of it are
     contiguous. A thread's second piece is so far from its first, along one of the two, that only that is kept.
     """
-    load, piece, spread, store = (load4, _piece4, _spread4, store4) if lanes == 4 else (load2, _piece2, _spread2, store2)
+    load, piece, spread, store = (
+        (load4, _piece4, _spread4, store4) if lanes == 4 else (load2, _piece2, _spread2, store2)
+    )
     stride = size + lanes  # rows that begin 16 bytes apart, modulo the banks
     across, down = size // lanes, depth // lanes
     next_k, next_long = threads // across, threads // down
@@ -431,4 +433,3 @@ def launch(rung: str, dtype: Any, rows: int, columns: int, splits: int, stream: 
     else:
         chosen, m, n, threads = naive if rung == "cuda_naive" else tiled(np.dtype(dtype)), SIDE, SIDE, SIDE * SIDE
     chosen[(-(-columns // n), -(-rows // m), splits), threads, stream](*arguments)
-

@@ -122,14 +122,19 @@ def sgd_element(p: Any, p_at: int, g: Any, v: Any, v_at: int, rate: Any, momentu
 
 @device
 def adam_element(p: Any, p_at: int, g: Any, m: Any, m_at: int, v: Any, v_at: int, rates: Any, hyper: Any) -> None:
-    """Adam or AdamW: rates are (rate, 1 - beta1^step, 1 - beta2^step), hyper (beta1, beta2, epsilon, decay)."""
+    """Adam or AdamW: rates are (rate, 1 - beta1^step, 1 - beta2^step), hyper as of `adam_hyper`."""
     rate, first, second = rates
-    beta1, beta2, epsilon, decay = hyper
+    beta1, rest1, beta2, rest2, epsilon, decay = hyper
     one = type(g)(1)
-    mean = beta1 * m[m_at] + (one - beta1) * g
-    square = beta2 * v[v_at] + (one - beta2) * g * g
+    mean = beta1 * m[m_at] + rest1 * g
+    square = beta2 * v[v_at] + rest2 * g * g
     m[m_at], v[v_at] = mean, square
     p[p_at] = p[p_at] * (one - rate * decay) - rate * (mean / first) / (sqrt(square / second) + epsilon)
+
+
+def adam_hyper(beta1: float, beta2: float, epsilon: float, decay: float) -> tuple[float, ...]:
+    """What `adam_element` takes: 1 - beta too, since in float32 1 - 0.999 is off by a part in 20000."""
+    return beta1, 1 - beta1, beta2, 1 - beta2, epsilon, decay
 
 
 @device
@@ -243,7 +248,7 @@ def adam_kernel(p: Any, g: Any, m: Any, v: Any, size: int, rates: Any, hyper: An
 
 def blocks(size: int) -> int:
     """Blocks for so many elements: enough to fill a card, no more than that."""
-    return max(1, min(-(-size // THREADS), 8 * SMS))
+    return max(1, min(-(-size // THREADS), 2 if cuda_products.SIMULATED else 8 * SMS))
 
 
 def _flat(array: Any) -> tuple[Any, int, int]:
@@ -377,7 +382,7 @@ def adam_update(
     """A step of Adam or AdamW."""
     real = p.dtype.type
     rates = real(rate), real(1 - beta1**step), real(1 - beta2**step)
-    hyper = real(beta1), real(beta2), real(epsilon), real(decay)
+    hyper = tuple(map(real, adam_hyper(beta1, beta2, epsilon, decay)))
     if p.size:
         adam_kernel[blocks(p.size), THREADS](p, g, m, v, p.size, rates, hyper)
 
