@@ -125,7 +125,7 @@ def _compile(name: str, dtype: str, cc: tuple[int, int]) -> Report:
     function, threads, blocks = KERNELS[name]
     # A device function asks the present card for its architecture; offline there is none.
     card = SimpleNamespace(compute_capability=cc)
-    with mock.patch("numba.cuda.dispatcher.get_current_device", lambda: card):
+    with mock.patch("numba.cuda.dispatcher.get_current_device", return_value=card):
         ptx, _ = cuda.compile_ptx(function, _types(dtype)[name], cc=cc)
     limit = min(255, 65536 // (threads * blocks) // 8 * 8)  # as `cuda.kernel` sets it
     with tempfile.TemporaryDirectory() as folder:

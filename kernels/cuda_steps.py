@@ -1,6 +1,6 @@
-"""What a training step does besides its products, on the device: losses, sums, updates; and the CUDA rungs of the table.
+"""What a training step does besides its products, on the device: losses, sums, updates; and the table's CUDA rungs.
 
-Imports `cuda`, `cuda_products` and `elementwise`, whose formulas and codes these kernels share with the CPU's. Elementwise
+Imports `cuda`, `cuda_products` and `elementwise`, whose formulas and codes are the CPU's. Elementwise
 work is written once, as a function of one element or row that kernels call: those here, of one operation each, and
 those of `cuda_epoch`.
 
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from . import cuda_products
-from .cuda import cuda, device, empty, kernel
+from .cuda import SIMULATED, cuda, device, empty, kernel
 from .cuda_products import SIMULATED_TILE, SMS, job, launch, tile_for
 from .elementwise import (
     BINARY_CROSS_ENTROPY,
@@ -28,7 +28,7 @@ from .elementwise import (
     sigmoid,
 )
 
-THREADS = 8 if cuda_products.SIMULATED else 256
+THREADS = 8 if SIMULATED else 256
 """Of a block of elementwise work; a power of two, for the trees."""
 
 # ---------------------------------------------------------------------------------- one row, one element
@@ -248,7 +248,7 @@ def adam_kernel(p: Any, g: Any, m: Any, v: Any, size: int, rates: Any, hyper: An
 
 def blocks(size: int) -> int:
     """Blocks for so many elements: enough to fill a card, no more than that."""
-    return max(1, min(-(-size // THREADS), 2 if cuda_products.SIMULATED else 8 * SMS))
+    return max(1, min(-(-size // THREADS), 2 if SIMULATED else 8 * SMS))
 
 
 def _flat(array: Any) -> tuple[Any, int, int]:
@@ -301,8 +301,8 @@ def dense_forward(rung: str, X: Any, W: Any, b: Any, activation: int, A: Any, Z:
 
 
 def splits_for(dtype: Any, rows: int, columns: int, depth: int) -> int:
-    """Parts of a long sum: enough that the grid fills the card, each of at least 64 terms; a function of sizes alone."""
-    if cuda_products.SIMULATED:
+    """Parts of a long sum: enough that the grid fills the card, of at least 64 terms; a function of sizes alone."""
+    if SIMULATED:
         return max(1, min(3, depth // 4))
     smallest = cuda_products.TILES[np.dtype(dtype).name][-1]
     tiles = -(-rows // smallest.m) * -(-columns // smallest.n)

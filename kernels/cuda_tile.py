@@ -92,8 +92,7 @@ else:
 
     load4, load2, store4, store2 = _loader(4), _loader(2), _storer(4), _storer(2)
 
-    @intrinsic
-    def zeros(typingctx: Any, like: Any, count: Any) -> Any:
+    def _zeros(typingctx: Any, like: Any, count: Any) -> Any:
         """So many zeros of this number's type."""
         if not isinstance(count, types.IntegerLiteral):
             return None  # Numba asks again, with the literal's own type
@@ -104,8 +103,7 @@ else:
 
         return out(like, count), codegen
 
-    @intrinsic
-    def outer(typingctx: Any, tile: Any, a: Any, b: Any) -> Any:
+    def _outer(typingctx: Any, tile: Any, a: Any, b: Any) -> Any:
         """tile + a b^T, row by row, each element one FMA."""
 
         def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -120,8 +118,7 @@ else:
 
         return tile(tile, a, b), codegen
 
-    @intrinsic
-    def row_of(typingctx: Any, tile: Any, i: Any, width: Any) -> Any:
+    def _row_of(typingctx: Any, tile: Any, i: Any, width: Any) -> Any:
         """Elements i width to (i + 1) width, for an i that is known when it runs: by selection, never by address."""
         if not isinstance(width, types.IntegerLiteral):
             return None
@@ -140,3 +137,5 @@ else:
             return row
 
         return out(tile, i, width), codegen
+
+    zeros, outer, row_of = intrinsic(_zeros), intrinsic(_outer), intrinsic(_row_of)

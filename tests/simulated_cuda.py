@@ -269,6 +269,6 @@ def test_a_batch_that_does_not_fit_is_refused() -> None:
     trainer = _trainer("cuda", "mse", SGD(0.05), "relu")
     with (
         mock.patch.object(cuda_engine, "empty", side_effect=RuntimeError("out of memory")),
-        pytest.raises(MemoryError, match="no room for batches of 9 rows .*use a smaller batch_size"),
+        pytest.raises(MemoryError, match=r"no room for batches of 9 rows .*use a smaller batch_size"),
     ):
         trainer.fit(X, _targets("mse"), epochs=1)

@@ -1,6 +1,7 @@
-"""CUDA without a card: the kernels in the simulator, what is said where there is no device, and the benchmark's script.
+"""CUDA without a card: the kernels in the simulator, what is said where there is none, and the benchmark's script.
 
-The large packages that compile for real are installed by .ci/run, which runs ``python -m fastnet.kernels.cuda_offline``.
+The large packages that compile for real are installed by .ci/run, which runs
+``python -m fastnet.kernels.cuda_offline``.
 """
 
 import importlib.util
