@@ -251,6 +251,10 @@ class Network:
     ) -> Engine:
         """An engine over this network's own parameters."""
         codes = [_ACTIVATION_NAMES.index(name) for name in self.activations]
+        if rung == "cuda":
+            from .kernels.cuda_engine import CudaEngine  # imports numba.cuda
+
+            return CudaEngine(self._parameters, self.layer_sizes, codes, loss or "mse", batch, rung, descent, gathers)
         return Engine(self._parameters, self.layer_sizes, codes, loss or "mse", batch, rung, descent, gathers)
 
     @property

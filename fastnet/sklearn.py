@@ -239,7 +239,7 @@ class _Engined:
 
 
 _OURS = {
-    "backend": [StrOptions({"auto", *BACKENDS})],
+    "backend": [StrOptions({"auto", *BACKENDS} - {"cuda"})],  # which has neither their l2 nor their loss's cap
     "threads": [Interval(Integral, 1, None, closed="left"), None],
 }
 """What the parameters that scikit-learn's estimators do not have may be."""

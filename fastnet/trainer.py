@@ -33,7 +33,7 @@ from .kernels.threads import at_most
 from .network import Network
 from .optimizers import SGD, Adam, Optimizer, Schedule
 
-BACKENDS = {"numpy": "reference", "serial": "simd", "parallel": "parallel"}
+BACKENDS = {"numpy": "reference", "serial": "simd", "parallel": "parallel", "cuda": "cuda"}
 """The rung of the ladder of kernels that each backend runs."""
 
 Callback = Callable[[dict[str, float]], Any]
@@ -119,11 +119,13 @@ class Trainer:
         Adds l2/2 times the sum of all squared weights, biases excepted, to what is minimised (not to what is reported).
     clip_norm : float, optional
         The gradient of a step, l2's share included, is scaled down to this Euclidean norm where it is longer.
-    backend : {"auto", "numpy", "serial", "parallel"}, default "auto"
+    backend : {"auto", "numpy", "serial", "parallel", "cuda"}, default "auto"
         numpy is the reference, serial the compiled kernels on one thread, parallel those on several, with the
-        same bits: small networks stay on one, middling ones try now and then what is faster. auto is parallel.
+        same bits: small networks stay on one, middling ones try now and then what is faster. auto is parallel. cuda is
+        an NVIDIA card: other bits, the same from run to run; X and y are sent to it once a `fit`, so changes that a
+        callback makes to them are not seen.
     threads : int, optional
-        Upper bound for parallel; more than there are is no error, None means all.
+        Upper bound for parallel, of no meaning to the others; more than there are is no error, None means all.
 
     Attributes
     ----------
@@ -139,6 +141,8 @@ class Trainer:
         If an argument is of the wrong type.
     ValueError
         If a name is unknown, a number out of range, or the loss does not fit the network's outputs.
+    RuntimeError
+        If the backend is cuda, and numba-cuda, the driver or the card is missing; the message says which.
 
     Examples
     --------
@@ -187,6 +191,10 @@ class Trainer:
             threads = _checks.integer("threads", threads, least=1, hint=", or None for all")
         self.threads = threads
         self.backend = "parallel" if backend == "auto" else _checks.choice("backend", backend, (*BACKENDS, "auto"))
+        if self.backend == "cuda":
+            from .kernels import cuda  # imports numba.cuda
+
+            cuda.require('backend="cuda"')
         self.history = History()
         self._state = aligned_zeros(optimizer.vectors, network.parameters.size, network.dtype)
         self._progress = np.zeros(PROGRESS_SIZE, np.int64)

@@ -21,6 +21,7 @@ from .promises import Array, Problem
 __all__ = [
     "CONTRACTS",
     "LADDER",
+    "ON_DEVICE",
     "PROMOTED",
     "TABLE",
     "Case",
@@ -132,10 +133,55 @@ _ALL: tuple[Variant, ...] = (
     Variant("dense_backward_batch", "parallel", parallel.dense_backward_batch, compiled=True),
 )
 
-TABLE: tuple[Variant, ...] = tuple(variant for variant in _ALL if COMPILES or not variant.compiled)
-"""Every variant that is usable here, in ladder order."""
+_RESULTS = {
+    "matmul": (2,),
+    "dense_forward": (4, 5),
+    "dense_backward_batch": (5, 6, 7),
+    "sgd_update": (0, 2),
+    "adam_update": (0, 2, 3),
+}
+"""Which arguments an operation fills, where that is not the last alone."""
 
-LADDER = tuple(dict.fromkeys(variant.name for variant in _ALL))
+
+def _on_device(operation: str, name: str) -> Callable[..., Any]:
+    """A CUDA variant, over device arrays; its room, and with it `numba.cuda`, is imported at the first call."""
+
+    def run(*arguments: Any) -> None:
+        from . import cuda_steps
+
+        cuda_steps.RUNGS[operation, name](*arguments)
+
+    return run
+
+
+def _from_host(variant: Variant) -> Callable[..., Any]:
+    """The function of a variant over NumPy arrays, wherever it computes."""
+    if variant.device == "cpu":
+        return variant.function
+
+    def run(*arguments: Any) -> None:
+        from . import cuda
+
+        cuda.on_host(variant.function, _RESULTS.get(variant.operation, (-1,)))(*arguments)
+
+    return run
+
+
+ON_DEVICE: tuple[Variant, ...] = (
+    *(
+        Variant(operation, name, _on_device(operation, name), device="cuda")
+        for name in ("cuda_naive", "cuda_tiled")
+        for operation in ("matmul", "dense_forward", "dense_backward_batch")
+    ),
+    *(Variant(operation, "cuda", _on_device(operation, "cuda"), device="cuda") for operation in CONTRACTS),
+)
+"""The table's last rungs, whose arrays are on a card. Whether there is one is asked when they are, not before: the
+driver takes a fifth of a second to start, and is not to be started before a fork."""
+
+TABLE: tuple[Variant, ...] = tuple(variant for variant in _ALL if COMPILES or not variant.compiled)
+"""Every variant that computes on the CPU and is usable here, in ladder order."""
+
+LADDER = tuple(dict.fromkeys(variant.name for variant in (*_ALL, *ON_DEVICE)))
 """The rungs, from the oracle up."""
 
 PROMOTED = "parallel"
@@ -148,7 +194,13 @@ LARGE = 30_000_000
 """Floating-point operations from which work is large. 256 cubed, 34 million, gains 1.9 on two cores, and loses 0.01
 where others want the second core; 128 cubed, 4 million, gains 1.3 to 1.8 and may lose 0.2."""
 
-_LOOKUP = {(variant.operation, variant.name): variant.function for variant in TABLE}
+_LOOKUP = {(variant.operation, variant.name): _from_host(variant) for variant in (*TABLE, *ON_DEVICE)}
+
+
+def _card_is_usable() -> bool:
+    from . import cuda
+
+    return cuda.usable()
 
 
 def variants(operation: str) -> tuple[str, ...]:
@@ -171,7 +223,8 @@ def variants(operation: str) -> tuple[str, ...]:
     """
     if operation not in CONTRACTS:
         raise ValueError(f"unknown operation {operation!r}; there are: {', '.join(CONTRACTS)}")
-    return tuple(variant.name for variant in TABLE if variant.operation == operation)
+    usable = (*TABLE, *ON_DEVICE) if _card_is_usable() else TABLE
+    return tuple(variant.name for variant in usable if variant.operation == operation)
 
 
 def find(operation: str, variant: str, flops: int = 0) -> Callable[..., Any]:
@@ -252,7 +305,7 @@ def check(variant: Variant, case: Case, dtype: DTypeLike, seed: int = 0) -> floa
     problem = prepare(variant.operation, case, dtype, seed)
     arguments, wide = _copies(problem), _widened(problem)
     pristine = [np.array(argument) for argument in problem.arguments]
-    variant.function(*arguments)
+    _from_host(variant)(*arguments)
     contract.oracle(*wide)
     truths = tuple(wide[i] for i in problem.results)
     bounds = contract.bound(tuple(_widened(problem)), truths, float(np.finfo(np.dtype(dtype)).eps))

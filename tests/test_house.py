@@ -55,6 +55,18 @@ def test_scikit_learn_is_imported_in_one_file() -> None:
             assert not {name for name in imported(path) if name.split(".")[0] in ("sklearn", "scipy")}, path.name
 
 
+def test_numba_cuda_is_imported_where_a_card_was_asked_for() -> None:
+    """One room imports it at its top, `cuda_tile` and `cuda_offline` what lies below it; nobody imports them early."""
+    for path in ROOMS:
+        from_cuda = {name for name in imported(path) if name.startswith("numba.cuda") or name == "cuda.core"}
+        assert not from_cuda or path.name.startswith("cuda_"), path.name
+        takes_it = re.search(r"from numba import .*\bcuda\b|import numba\.cuda", path.read_text())
+        assert (takes_it is not None) == (path.name == "cuda.py"), path.name
+        if not path.name.startswith("cuda"):
+            early = re.findall(r"^(?:from|import) .*\bcuda", path.read_text(), re.MULTILINE)
+            assert not early, f"{path.name}: {early}"
+
+
 def test_no_circles() -> None:
     arrows, done = graph(), set()
 

@@ -447,7 +447,7 @@ def test_parameters_that_overflow_in_the_last_step_are_noticed() -> None:
         (ValueError, "l2 is -1; expected a finite number >= 0", {"l2": -1}),
         (ValueError, "clip_norm is 0; expected a finite number > 0", {"clip_norm": 0}),
         (ValueError, "binary_cross_entropy applies the sigmoid", {"loss": "binary_cross_entropy", "output": "tanh"}),
-        (ValueError, "unknown backend 'gpu'; there are: numpy, serial, parallel, auto", {"backend": "gpu"}),
+        (ValueError, "unknown backend 'gpu'; there are: numpy, serial, parallel, cuda, auto", {"backend": "gpu"}),
         (ValueError, "batch_size is 0; expected a whole number of at least 1, or None", {"batch_size": 0}),
         (TypeError, "batch_size is 2.5; expected a whole number", {"batch_size": 2.5}),
         (TypeError, "batch_size is True", {"batch_size": True}),

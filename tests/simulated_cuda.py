@@ -1,0 +1,274 @@
+"""The CUDA kernels in Numba's simulator; `test_cuda.py` runs this file in a process with NUMBA_ENABLE_CUDASIM=1.
+
+The simulator is the one inside Numba: it is deprecated there, but needs nothing installed, and numba-cuda would bring
+some 70 MB. Tiles shrink to 8 x 8 x 2 with two elements a load, blocks to 8 threads.
+"""
+
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pytest
+
+from fastnet import SGD, Adam, AdamW, CosineDecay, Network, Trainer, WarmUp
+from fastnet.kernels import cuda_engine, cuda_products, cuda_steps, matmul, variants
+from fastnet.kernels.cuda import SIMULATED, cuda
+from fastnet.kernels.plan import LOSSES
+from fastnet.kernels.variants import CONTRACTS, ON_DEVICE, Case, Variant, WrongKernelError, check
+
+assert SIMULATED, "run by test_cuda.py"
+
+PRODUCTS = (
+    (1, 1, 1),  # the smallest
+    (0, 3, 2),  # no rows
+    (3, 0, 2),  # an empty sum is 0
+    (3, 2, 0),  # no columns
+    (8, 2, 8),  # exactly one tile, one step of the sum
+    (9, 4, 10),  # one row and two columns beyond a tile; two steps, so both halves of shared memory
+    (17, 7, 9),  # odd everywhere: no load of 16 bytes is aligned
+)
+LAYOUTS = ("nn", "tn", "nt", "tt", "ss")
+NAMES = ("identity", "relu", "tanh", "sigmoid", "leaky_relu", "gelu", "silu")
+
+
+def _cases(variant: Variant) -> list[Case]:
+    sizes = PRODUCTS if variant.name == "cuda" else PRODUCTS[-2:-1]
+    if variant.operation == "matmul":
+        return [Case(dims, "see PRODUCTS", layout) for dims in sizes for layout in LAYOUTS]
+    if variant.name != "cuda":
+        return [Case(dims, "see PRODUCTS", "relu") for dims in sizes]
+    if variant.operation == "dense_forward":
+        chosen = [Case(dims, "see PRODUCTS", "relu") for dims in sizes]
+        return chosen + [Case((9, 4, 10), "every activation", name) for name in NAMES]
+    if variant.operation == "dense_backward_batch":
+        chosen = [Case(dims, "see PRODUCTS", "relu") for dims in sizes]
+        chosen += [Case((13, 5, 9), "a sum in three parts", name) for name in ("gelu", "tanh", "relu-first")]
+        return chosen
+    cases = CONTRACTS[variant.operation].cases
+    return [case for case in cases if np.prod(case.dims) <= 700]
+
+
+CHECKS = [(variant, case) for variant in ON_DEVICE for case in _cases(variant)]
+
+
+@pytest.mark.parametrize(("variant", "case"), CHECKS, ids=lambda p: p.name if isinstance(p, Variant) else str(p))
+def test_variant_keeps_its_contract(variant: Variant, case: Case) -> None:
+    for dtype in variant.dtypes:
+        share = check(variant, case, dtype)
+        assert share <= 1 / 3, f"{variant.operation}, {variant.name}: right kernels use under a third of the bound"
+
+
+def test_every_operation_has_a_cuda_variant() -> None:
+    assert {variant.operation for variant in ON_DEVICE if variant.name == "cuda"} == set(CONTRACTS)
+    assert variants("matmul")[-3:] == ("cuda_naive", "cuda_tiled", "cuda")
+    assert all(variant.device == "cuda" for variant in ON_DEVICE)
+
+
+def test_public_function_by_name() -> None:
+    A, B = np.arange(6.0).reshape(2, 3), np.eye(3)
+    np.testing.assert_array_equal(matmul(A, B, variant="cuda"), A)
+    np.testing.assert_array_equal(matmul(A.T[::-1], A[:, ::2], variant="cuda"), A.T[::-1] @ A[:, ::2])
+
+
+# ------------------------------------------------------------------------------------------- mutants
+
+_right_job = cuda_products.job
+
+
+def _job(**changes: Any) -> Any:
+    """`job` with changed arguments: each a function of (sizes, rest)."""
+
+    def made(sizes: Any, a: Any, b: Any, c: Any, lanes: int, **rest: Any) -> Any:
+        sizes = changes["sizes"](sizes) if "sizes" in changes else sizes
+        rest |= {name: value(rest) for name, value in changes.items() if name in rest}
+        return _right_job(sizes, a, b, c, lanes, **rest)
+
+    return made
+
+
+LAYER = Case((9, 4, 10), "crosses a tile", "relu")
+MUTANTS = [
+    (
+        "last step of the sum dropped",
+        "matmul",
+        Case((9, 4, 10), "two steps", "nn"),
+        {"sizes": lambda s: (*s[:2], s[2] - 2)},
+    ),
+    ("last row dropped", "matmul", Case((9, 4, 10), "crosses a tile", "nn"), {"sizes": lambda s: (s[0] - 1, *s[1:])}),
+    ("bias missing", "dense_forward", LAYER, {"bias": lambda rest: -1}),
+    ("activation missing", "dense_forward", LAYER, {"code": lambda rest: 0}),
+    ("Z not stored", "dense_forward", LAYER, {"z": lambda rest: -1}),
+    (
+        "parts too short",
+        "dense_backward_batch",
+        Case((13, 5, 9), "parts", "relu"),
+        {"split": lambda rest: rest["split"] - 1},
+    ),
+    ("parts in one place", "dense_backward_batch", Case((13, 5, 9), "parts", "relu"), {"split_step": lambda rest: 0}),
+]
+
+
+@pytest.mark.parametrize("rung", ["cuda_tiled", "cuda"])
+@pytest.mark.parametrize(("name", "operation", "case", "changes"), MUTANTS, ids=[mutant[0] for mutant in MUTANTS])
+def test_wrong_kernels_are_rejected(name: str, operation: str, case: Case, changes: dict[str, Any], rung: str) -> None:
+    variant = next(v for v in ON_DEVICE if v.operation == operation and v.name == rung)
+    with mock.patch.object(cuda_steps, "job", _job(**changes)), pytest.raises(WrongKernelError, match=operation):
+        check(variant, case, "float64")
+
+
+def test_a_lost_part_is_rejected() -> None:
+    variant = next(v for v in ON_DEVICE if v.operation == "dense_backward_batch" and v.name == "cuda")
+    reduce = cuda_steps.reduce_kernel
+
+    class Lossy:
+        def __getitem__(self, grid: Any) -> Any:
+            return lambda parts, count, *rest: reduce[grid](parts, count - 1, *rest)
+
+    with mock.patch.object(cuda_steps, "reduce_kernel", Lossy()), pytest.raises(WrongKernelError):
+        check(variant, Case((13, 5, 9), "parts", "relu"), "float64")
+
+
+def test_an_unaligned_load_is_noticed() -> None:
+    """What a card would answer with an error: the twins of the 16-byte loads assert it."""
+    from fastnet.kernels import cuda_tile
+
+    with pytest.raises(AssertionError, match="not aligned"):
+        cuda_tile.load4(np.zeros(8), 2)
+
+
+# ------------------------------------------------------------------------------------- the trajectory
+
+ROWS, BATCH, SIZES = 20, 9, [5, 9, 3]  # batches of 9, 9 and 2 rows: beyond a tile, and a short one
+X = np.random.default_rng(0).standard_normal((ROWS, SIZES[0]))
+
+
+def _targets(loss: str) -> Any:
+    if loss == "cross_entropy":
+        return np.arange(ROWS) % SIZES[-1]
+    values = np.sin(np.arange(float(ROWS * SIZES[-1]))).reshape(ROWS, -1)
+    return (values > 0).astype(float) if loss == "binary_cross_entropy" else values
+
+
+RUNS: list[tuple[str, Any, str, bool, dict[str, Any]]] = [
+    ("mse", SGD(0.05), "relu", False, {}),
+    ("mae", SGD(0.05, momentum=0.9), "tanh", True, {"l2": 0.1}),
+    ("huber", SGD(WarmUp(2, 0.05), momentum=0.9, nesterov=True), "gelu", False, {"clip_norm": 0.1}),
+    ("cross_entropy", Adam(), "silu", False, {"weighted": True}),
+    ("cross_entropy", Adam(CosineDecay(0.01, 4)), "sigmoid", True, {"weighted": True}),
+    ("binary_cross_entropy", AdamW(0.01), "leaky_relu", True, {"clip_norm": 0.05, "l2": 0.01, "shuffle": False}),
+    ("huber", AdamW(0.01), "identity", True, {"clip_norm": 0.5}),
+]
+
+
+def _trainer(backend: str, loss: str, optimizer: Any, hidden: str, **options: Any) -> Trainer:
+    network = Network(SIZES, hidden=hidden, dtype="float64", seed=1)
+    return Trainer(network, loss=loss, optimizer=optimizer, batch_size=BATCH, backend=backend, **options)
+
+
+def _resident(flag: bool) -> Any:
+    return mock.patch.object(cuda_engine, "RESIDENT_FLOPS", 10**9 if flag else 0)
+
+
+@pytest.mark.parametrize(("loss", "optimizer", "hidden", "resident", "options"), RUNS, ids=lambda p: str(p)[:40])
+def test_ten_steps_as_on_the_cpu(
+    loss: str, optimizer: Any, hidden: str, resident: bool, options: dict[str, Any]
+) -> None:
+    options = dict(options)
+    weights = np.linspace(0, 1, ROWS) if options.pop("weighted", False) else None
+    ours, truth = (_trainer(backend, loss, optimizer, hidden, **options) for backend in ("cuda", "serial"))
+    with _resident(resident):
+        ours.fit(X, _targets(loss), epochs=4, sample_weight=weights, validation_data=(X[:4], _targets(loss)[:4]))
+    truth.fit(X, _targets(loss), epochs=4, sample_weight=weights, validation_data=(X[:4], _targets(loss)[:4]))
+    assert set(ours.history) == set(truth.history)
+    for name, curve in truth.history.items():
+        np.testing.assert_allclose(ours.history[name], curve, rtol=1e-12, err_msg=name)
+    np.testing.assert_allclose(ours.network.parameters, truth.network.parameters, rtol=1e-9, atol=1e-13)
+    np.testing.assert_allclose(ours._state, truth._state, rtol=1e-9, atol=1e-13)
+    assert (ours._progress == truth._progress).all()
+
+
+def test_all_losses_and_optimizers_are_run() -> None:
+    assert {run[0] for run in RUNS} == set(LOSSES)
+    assert {type(run[1]) for run in RUNS} == {SGD, Adam, AdamW}
+
+
+def test_a_wrong_step_is_noticed() -> None:
+    """A trajectory that forgets the last part of dW is not the CPU's."""
+    ours, truth = (_trainer(backend, "mse", SGD(0.05), "relu") for backend in ("cuda", "serial"))
+    truth.fit(X, _targets("mse"), epochs=1)
+    note = cuda_engine.CudaEngine._note
+
+    def short(self: Any, *arguments: Any) -> None:
+        self._book[cuda_engine.e.PART_COUNT] = self._parts - 1
+        note(self, *arguments)
+
+    with _resident(False), mock.patch.object(cuda_engine.CudaEngine, "_note", short):
+        ours.fit(X, _targets("mse"), epochs=1)
+    assert not np.allclose(ours.network.parameters, truth.network.parameters, rtol=1e-6)
+
+
+def test_same_bits_from_run_to_run() -> None:
+    runs = []
+    for _ in range(2):
+        trainer = _trainer("cuda", "mse", Adam(), "tanh")
+        with _resident(False):
+            trainer.fit(X, _targets("mse"), epochs=1)
+        runs.append(trainer.network.parameters)
+    np.testing.assert_array_equal(*runs)
+
+
+@pytest.mark.parametrize("resident", [True, False])
+def test_nothing_crosses_the_bus_inside_an_epoch(resident: bool) -> None:
+    """No copy is made while steps run: the device array's own copies are forbidden then."""
+    trainer = _trainer("cuda", "cross_entropy", Adam(), "relu")
+    array, step, steps = type(cuda.to_device(np.zeros(1))), cuda_engine.CudaEngine._step, []
+
+    def refused(*arguments: Any, **options: Any) -> None:
+        raise AssertionError("a copy inside an epoch")
+
+    def watched(self: Any, count: int, *rest: Any) -> None:
+        steps.append(count)
+        with mock.patch.object(array, "copy_to_host", refused), mock.patch.object(array, "copy_to_device", refused):
+            step(self, count, *rest)
+
+    with _resident(resident), mock.patch.object(cuda_engine.CudaEngine, "_step", watched):
+        trainer.fit(X, _targets("cross_entropy"), epochs=1)
+    assert sum(steps) == 3
+
+
+def test_interrupted_and_taken_up_again() -> None:
+    """After the first step; the rest of the epoch is the next fit's."""
+    whole, parts = (_trainer("cuda", "mse", Adam(), "tanh") for _ in range(2))
+    step = cuda_engine.CudaEngine._step
+    calls = []
+
+    def interrupted(self: Any, *arguments: Any) -> None:
+        calls.append(0)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        step(self, 1, *arguments[1:])
+
+    with _resident(True):
+        whole.fit(X, _targets("mse"), epochs=1)
+        with mock.patch.object(cuda_engine.CudaEngine, "_step", interrupted), pytest.raises(KeyboardInterrupt):
+            parts.fit(X, _targets("mse"), epochs=1)
+        assert parts._progress[0] == BATCH
+        parts.fit(X, _targets("mse"), epochs=1)
+    np.testing.assert_array_equal(parts.network.parameters, whole.network.parameters)
+    np.testing.assert_allclose(parts.history["loss"], whole.history["loss"], rtol=1e-14)
+
+
+def test_evaluate_and_resume(tmp_path: Any) -> None:
+    trainer = _trainer("cuda", "mse", SGD(0.05, momentum=0.9), "relu")
+    trainer.fit(X, _targets("mse"), epochs=1, checkpoint=tmp_path / "run.safetensors")
+    again = Trainer.resume(tmp_path / "run.safetensors", backend="serial")
+    assert trainer.evaluate(X, _targets("mse"))["loss"] == pytest.approx(again.evaluate(X, _targets("mse"))["loss"])
+
+
+def test_a_batch_that_does_not_fit_is_refused() -> None:
+    trainer = _trainer("cuda", "mse", SGD(0.05), "relu")
+    with (
+        mock.patch.object(cuda_engine, "empty", side_effect=RuntimeError("out of memory")),
+        pytest.raises(MemoryError, match=r"no room for batches of 9 rows .*use a smaller batch_size"),
+    ):
+        trainer.fit(X, _targets("mse"), epochs=1)

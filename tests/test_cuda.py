@@ -1,0 +1,128 @@
+"""CUDA without a card: the kernels in the simulator, what is said where there is none, and the benchmark's script.
+
+The large packages that compile for real are installed by .ci/run, which runs
+``python -m fastnet.kernels.cuda_offline``.
+"""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fastnet.kernels
+from fastnet import Network, Trainer
+from fastnet.kernels import cuda
+from fastnet.kernels.variants import CONTRACTS, ON_DEVICE, TABLE, find, variants
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True
+    )
+
+
+@pytest.mark.compiled
+def test_kernels_in_the_simulator() -> None:
+    # Assertions of a file that pytest does not know by its name are rewritten too, since it is named outright.
+    found = run("-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/simulated_cuda.py", NUMBA_ENABLE_CUDASIM="1")
+    assert found.returncode == 0, found.stdout[-4000:] + found.stderr[-2000:]
+    assert " passed" in found.stdout
+    assert "skipped" not in found.stdout
+
+
+@pytest.mark.compiled
+def test_benchmark_in_the_simulator(tmp_path: Path) -> None:
+    found = run("bench/gpu.py", "--tiny", "--json", str(tmp_path / "gpu.json"), NUMBA_ENABLE_CUDASIM="1")
+    assert found.returncode == 0, found.stdout[-3000:] + found.stderr[-3000:]
+    assert "simulator" in (tmp_path / "gpu.json").read_text()
+
+
+@pytest.fixture
+def asked_anew() -> Iterator[None]:
+    """What is missing is found out once a process."""
+    cuda.missing.cache_clear()
+    yield
+    cuda.missing.cache_clear()
+
+
+@pytest.mark.usefixtures("asked_anew")
+def test_without_numba_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(
+        RuntimeError, match=r'^backend="cuda" cannot run here: numba-cuda is not installed: pip install'
+    ):
+        Trainer(Network([2, 1]), backend="cuda")
+    with pytest.raises(RuntimeError, match=r'^variant="cuda" cannot run here: numba-cuda is not installed'):
+        fastnet.kernels.matmul(np.eye(2), np.eye(2), variant="cuda")
+    assert not any(name.startswith("cuda") for name in variants("matmul"))
+
+
+@pytest.mark.usefixtures("asked_anew")
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        ("CUDA driver library cannot be found", "the NVIDIA driver is not installed, or is not found"),
+        ("CUDA_ERROR_NO_DEVICE", "the driver offers no usable card"),
+    ],
+)
+def test_without_driver_or_card(error: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Driver:
+        def current_context(self) -> None:
+            raise RuntimeError(error)
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(cuda, "cuda", Driver())
+    with pytest.raises(RuntimeError, match=f"^backend=.* {said}") as raised:
+        Trainer(Network([2, 1]), backend="cuda")
+    assert "\n" not in str(raised.value)
+
+
+def test_auto_is_never_cuda() -> None:
+    assert Trainer(Network([2, 1])).backend == "serial"
+    assert all(variant.device == "cpu" for variant in TABLE)
+    on_cpu = {variant.function for variant in TABLE}
+    assert all(find(operation, "auto") in on_cpu for operation in CONTRACTS)
+    assert {variant.operation for variant in ON_DEVICE} == set(CONTRACTS)
+
+
+def test_importing_fastnet_leaves_cuda_alone() -> None:
+    code = "import fastnet, fastnet.kernels, sys; print('fastnet.kernels.cuda' in sys.modules)"
+    assert run("-c", code).stdout.strip() == "False"
+
+
+def test_offline_names_what_it_does_not_know() -> None:
+    from fastnet.kernels import cuda_offline
+
+    with pytest.raises(ValueError, match="there is no CUDA variant 'simd' of 'matmul'"):
+        cuda_offline.report("matmul", "simd", "float32")
+
+
+def test_offline_faults() -> None:
+    from fastnet.kernels.cuda_offline import Report, faults
+
+    good: dict[str, Any] = {
+        "kernel": "cuda_float32_8x8x8",
+        "dtype": "float32",
+        "cc": (9, 0),
+        "threads": 256,
+        "blocks": 2,
+    }
+    good |= {"registers": 128, "shared_bytes": 16896, "spill_bytes": 0, "wide_loads": 10, "double_operations": 0}
+    assert faults(Report(**good)) == []
+    for change, said in (
+        ({"spill_bytes": 8}, "spills 8 bytes"),
+        ({"registers": 136}, "136 registers do not fit"),
+        ({"shared_bytes": 50000}, "50000 bytes of shared memory"),
+        ({"wide_loads": 3}, "3 loads of 16 bytes"),
+        ({"double_operations": 1}, "1 float64 instructions"),
+    ):
+        (fault,) = faults(Report(**good | change))
+        assert said in fault
