@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 
-from sides import EPOCHS, MAKERS, NETWORKS, Epoch
+from sides import MAKERS, NETWORKS, Epoch, epochs_of_a_call
 
 _BOUNDS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "NUMBA_NUM_THREADS")
 
@@ -44,11 +44,11 @@ def measure(epochs: dict[str, Epoch], library: str, threads: int, name: str, tas
     _, batch, rows = NETWORKS[name]
     times: list[float] = []
     begin = time.perf_counter()
-    while len(times) < (3 if least > 0 else 1) or time.perf_counter() - begin < least:
+    while not times or time.perf_counter() - begin < least:
         start = time.perf_counter()
         epochs[key]()
         times.append(time.perf_counter() - start)
-    epochs_a_call = EPOCHS if library == "fastnet" else 1
+    epochs_a_call = epochs_of_a_call(name) if library == "fastnet" else 1
     return statistics.median(times) / (rows / batch) / epochs_a_call
 
 

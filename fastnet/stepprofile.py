@@ -213,6 +213,7 @@ class _Step:
             self.train(1, 0.0)  # W^T of the parameters at the start; compiles
             parameters[:] = start
             self.state[:], progress[STEP] = 0, 0
+            self.engine.plan.workspace[:] = np.nan  # what a part leaves out must not be there from before
             if by_parts:
                 for *_, call in self.parts(0.01, 1):
                     call()
