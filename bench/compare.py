@@ -157,22 +157,23 @@ def measure(
     controls: dict[str, list[float]] = {bench[0]: [] for bench in chosen}
     for number in range(processes):
         sides = [Side(old), Side(new), Side(old)]
-        for bench in chosen:
-            ratios: list[tuple[float, float]] = []
-            for i in range(rounds):
-                order = (0, 1, 2) if (i + number) % 2 == 0 else (2, 1, 0)  # nobody is always first
+        ratios: dict[str, list[tuple[float, float]]] = {bench[0]: [] for bench in chosen}
+        for i in range(rounds):  # the outer loop: a disturbance of seconds then meets one round of many benchmarks
+            order = (0, 1, 2) if (i + number) % 2 == 0 else (2, 1, 0)  # nobody is always first
+            for bench in chosen:
                 times = [side.seconds(bench) for side in (sides[place] for place in order)]
                 wrong = [time for time in times if isinstance(time, str)]
                 if wrong:
                     raise SystemExit(f"compare.py: {bench[0]}: {wrong[0]}")
                 by_side = dict(zip(order, times, strict=True))
                 first, second, again = (float(by_side[place]) for place in range(3))
-                ratios.append((second / ((first + again) / 2), again / first))
-            changes[bench[0]].append(statistics.median(pair[0] for pair in ratios))
-            controls[bench[0]].append(statistics.median(pair[1] for pair in ratios))
-            print(f"\r{number + 1} of {processes}: {bench[0]:<70}", end="", file=sys.stderr, flush=True)
+                ratios[bench[0]].append((second / ((first + again) / 2), again / first))
+            print(f"\rset {number + 1} of {processes}, round {i + 1} of {rounds}", end="", file=sys.stderr, flush=True)
         for side in sides:
             side.end()
+        for key, pairs in ratios.items():
+            changes[key].append(statistics.median(pair[0] for pair in pairs))
+            controls[key].append(statistics.median(pair[1] for pair in pairs))
     print(file=sys.stderr)
     return changes, controls
 
