@@ -20,12 +20,12 @@ from .kernels.cases import Case
 from .kernels.limits import bandwidth, cache_sizes, fma_peak
 from .kernels.threads import at_most, team
 from .kernels.variants import CONTRACTS, TABLE, Variant, check, prepare, variants
-from .timing import Spread, batches, in_turns, spread
+from .timing import BATCH_S, Spread, batches, in_turns, spread
 
 __all__ = ["Limits", "Measurement", "Profile", "case_of", "chosen", "machine_limits", "measure_limits", "profile"]
 
 _BANDWIDTH_S = 0.02
-_PEAK_S = 0.003
+_PEAK_S = 0.0005
 _PEAK_OF_THREADS_S = 0.03  # new threads are on cores of their own only after some milliseconds
 
 _BLAS_RESTS_S = 0.1
@@ -219,9 +219,10 @@ def profile(
         errors = {variant.name: check(variant, case, dtype) for variant in tried}
         level = level_of(sum(array.nbytes for array in arrays))
         sides = {}
+        batch_s = BATCH_S if threads == 1 else 10 * BATCH_S  # in which waking the threads weighs little
         for variant in tried:
             rest = _BLAS_RESTS_S if variant.name == "reference" and threads > 1 else 0.0
-            sides[variant.name] = batches(partial(variant.function, *arguments), rest_s=rest)
+            sides[variant.name] = batches(partial(variant.function, *arguments), batch_s, rest)
         peak = partial(fma_peak, dtype, _PEAK_S if threads == 1 else _PEAK_OF_THREADS_S, threads)
         gbps = [bandwidth(level, threads, _BANDWIDTH_S)]
         times = in_turns({"": peak, **sides}, seconds * len(sides))

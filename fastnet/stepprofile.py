@@ -130,7 +130,7 @@ def profile_step(
     work = _Step(tuple(layer_sizes), batch_size, dtype, loss, optimizer)
     work.verify()
     named = work.parts(0.0)
-    sides: dict[Any, Callable[[], float]] = {"limit": partial(fma_peak, dtype, 0.003), 1: batches(work.epoch)}
+    sides: dict[Any, Callable[[], float]] = {"limit": partial(fma_peak, dtype, 0.0005), 1: batches(work.epoch)}
     sides |= {part[0]: batches(part[3]) for part in named}
     for count in sorted(set(threads) - {1}):
         with at_most(count):

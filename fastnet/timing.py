@@ -1,11 +1,13 @@
 """Timing: calls in batches, batches in turns, medians of them.
 
 Imports the standard library only. A shared machine slows down for seconds at a time, so whatever is compared takes
-turns: every round runs each side once. A single call is too short for the clock and for its neighbours' noise, so a
-side's turn is a batch of calls of a millisecond or so.
+turns: every round runs each side once, in an order of its own, since a fixed one met the scheduler's time slices (with
+the core wanted by others, a training step of 15 us had a median of 110). A side's turn is a batch of calls long enough
+for the clock, and short enough that most batches pass undisturbed: the median is then of those.
 """
 
 import math
+import random
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -13,8 +15,8 @@ from typing import NamedTuple, TypeVar
 
 K = TypeVar("K")
 
-BATCH_S = 0.002
-LEAST_ROUNDS = 7
+BATCH_S = 0.0002
+LEAST_ROUNDS = 15
 
 
 class Spread(NamedTuple):
@@ -66,11 +68,13 @@ def batches(call: Callable[[], object], batch_s: float = BATCH_S, rest_s: float 
 
 def in_turns(sides: Mapping[K, Callable[[], float]], seconds: float, least: int = LEAST_ROUNDS) -> dict[K, list[float]]:
     """Run every side once a round, for so many seconds and at least so many rounds; what each gave, round by round."""
+    luck, order = random.Random(0), list(sides)
     found: dict[K, list[float]] = {name: [] for name in sides}
     end = time.perf_counter() + seconds
     rounds = 0
     while rounds < least or time.perf_counter() < end:
-        for name, side in sides.items():
-            found[name].append(side())
+        luck.shuffle(order)
+        for name in order:
+            found[name].append(sides[name]())
         rounds += 1
     return found

@@ -35,8 +35,14 @@ def test_sides_take_turns() -> None:
         return lambda: order.append(name) or float(len(order))  # type: ignore[func-returns-value]
 
     found = in_turns({"a": side("a"), "b": side("b")}, seconds=0.0, least=3)
-    assert order == ["a", "b"] * 3
-    assert found == {"a": [1.0, 3.0, 5.0], "b": [2.0, 4.0, 6.0]}
+    assert [set(order[start : start + 2]) for start in (0, 2, 4)] == [{"a", "b"}] * 3
+    assert found == {name: [i + 1.0 for i in range(6) if order[i] == name] for name in "ab"}
+
+
+def test_the_order_of_turns_changes() -> None:
+    order: list[int] = []
+    in_turns({i: partial(lambda i: order.append(i) or 1.0, i) for i in range(3)}, seconds=0.0, least=30)  # type: ignore[func-returns-value]
+    assert len({tuple(order[start : start + 3]) for start in range(0, 90, 3)}) == 6
 
 
 def test_medians_and_quartiles() -> None:
@@ -102,7 +108,7 @@ def test_a_wrong_kernel_is_refused_before_anything_is_timed(monkeypatch: pytest.
         np.matmul(A[:, :-1], B[:-1], out=C)
 
     monkeypatch.setattr(profiling, "in_turns", lambda *arguments: pytest.fail("timed"))
-    monkeypatch.setattr(profiling, "batches", lambda *arguments, **options: pytest.fail("timed"))
+    monkeypatch.setattr(profiling, "batches", lambda *arguments: pytest.fail("timed"))
     tried = (Variant("matmul", "reference", find("matmul", "reference")), Variant("matmul", "wrong", wrong))
     with pytest.raises(WrongKernelError, match="matmul, variant wrong, float32, case 8x9x10-nn"):
         profiling.profile("matmul", Case((8, 9, 10), "profiled", "nn"), tried)
