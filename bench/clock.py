@@ -1,11 +1,11 @@
-"""A clock that is set by others: for benchmarks whose time is measured in another process."""
+"""A clock that is set by others: for times that another process tells, or the profiler's own batches."""
 
 
 class Clock:
     """Tells the sum of the seconds that it was given.
 
-    pytest-benchmark takes it as ``timer``: what it sees between two looks is what a process reported in between,
-    without the way there and back.
+    pytest-benchmark takes it as ``timer``: what it sees between two looks is what was reported in between, without the
+    way there and back.
     """
 
     def __init__(self) -> None:

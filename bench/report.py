@@ -62,6 +62,16 @@ def run(quick: bool) -> Results:
     }
 
 
+def save(results: Results, file: Path) -> None:
+    """Write results, a line each."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    parts = [json.dumps({key: value for key, value in results.items() if not isinstance(value, list)}, indent=1)[:-2]]
+    for name in ("libraries", "steps", "benches"):
+        lines = ",\n".join(json.dumps(each) for each in results[name])
+        parts.append(f' "{name}": [\n{lines}\n]')
+    file.write_text(",\n".join(parts) + "\n}\n")
+
+
 def about(quick: bool, seconds: float) -> dict[str, Any]:
     """What the results were measured on, with and when."""
     packages = ("numba", "llvmlite")
@@ -106,7 +116,8 @@ def _head(cells: list[str]) -> list[str]:
 def measured_on(results: Results) -> str:
     """Hardware, versions, date and command, in a sentence."""
     of = results["about"]
-    warned = " **Provisional: a quick run on a busy machine.**" if of["quick"] else ""
+    warned = " **Provisional: a quick run on a busy machine, to be replaced.**" if of["quick"] else ""
+    warned += f" {of['note']}" if "note" in of else ""
     return (
         f"Measured {of['date']} on {of['cores']} cores of a shared {of['cpu']} with {of['vector_bytes']}-byte vectors "
         f"({of['system']}, Python {of['python']}, {of['versions']}) by `{of['command']}`, which took "
@@ -243,12 +254,7 @@ def main() -> None:
         parser.error("--quick goes with --run")
     file = options.results / "results.json"
     if options.run:
-        results = run(options.quick)
-        options.results.mkdir(parents=True, exist_ok=True)
-        lines = ",\n".join(json.dumps(bench) for bench in results.pop("benches"))
-        steps = ",\n".join(json.dumps(step) for step in results.pop("steps"))
-        rest = json.dumps(results, indent=1)[:-2]
-        file.write_text(f'{rest},\n "steps": [\n{steps}\n],\n "benches": [\n{lines}\n]\n}}\n')
+        save(run(options.quick), file)
     results = json.loads(file.read_text())
     plots.draw_all(results, options.results)
     options.readme.write_text(written(options.readme.read_text(), results))
