@@ -1,43 +1,110 @@
 """Every variant of every operation against the NumPy reference, verified before it is timed.
 
-    pytest bench --benchmark-enable                            # all of it
-    pytest bench --benchmark-enable -k "matmul and float32"
+    pytest bench/test_kernels.py --benchmark-enable                            # all of it
+    pytest bench/test_kernels.py --benchmark-enable -k "matmul and float32"
 
 Without ``--benchmark-enable`` each runs once, untimed, as a test. A group is one operation, case, dtype and number
 of threads, the same for all its members, with the reference in every group; the `parallel` rung has groups of its
-own, on all threads. ``extra_info`` of the JSON holds the error as a share of the contract's bound, beside the speed.
+own, on all threads. ``extra_info`` of the JSON holds the error as a share of the contract's bound, beside the speed and
+its share of the limit that binds, both limits measured right before.
 """
 
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
 import pytest
+from clock import Clock
 from pytest_benchmark.fixture import BenchmarkFixture
 from threadpoolctl import threadpool_limits
 
 from fastnet.kernels.threads import at_most, team
 from fastnet.kernels.variants import CONTRACTS, TABLE, Case, Variant, check, prepare, variants
+from fastnet.profiling import measure_limits
+from fastnet.timing import batches
+
+CLOCK = Clock()
+SECONDS = 0.25
+
+pytestmark = pytest.mark.benchmark(timer=CLOCK)
 
 ALL = "all"
+SLOW = {"loops", "blocked"}
+SLOW_FLOPS = 60e6
+"""Rungs that reach a tenth to a third of the limit are left out of cases with more operations."""
+
+LONGDOUBLE_FLOPS = 60e6
+"""float64 is left out of larger cases: their oracle is longdouble, without BLAS: 3 s for 512 cubed."""
+
+
+def fits(variant: Variant, case: Case, dtype: str) -> bool:
+    """Whether a benchmark of this size is in the list."""
+    flops = CONTRACTS[variant.operation].flops(*case.dims)
+    return not (variant.name in SLOW and flops > SLOW_FLOPS) and not (dtype == "float64" and flops > LONGDOUBLE_FLOPS)
+
+
 BENCHES = [
-    pytest.param(variant, case, dtype, threads, id=f"{variant.operation}-{variant.name}-{case}-{dtype}-{threads}")
+    pytest.param(variant, case, dtype, threads, id=f"{operation}-{variant.name}-{case}-{dtype}-{threads}")
+    for operation in CONTRACTS
+    for case in CONTRACTS[operation].benches
+    for dtype in ("float32", "float64")
+    for threads in ((1, ALL) if "parallel" in variants(operation) else (1,))
     for variant in TABLE
-    for threads in (1, ALL)
-    if (threads == 1) == (variant.name != "parallel")
-    or (variant.name == "reference" and "parallel" in variants(variant.operation))
-    for case in CONTRACTS[variant.operation].benches
-    for dtype in variant.dtypes
+    if variant.operation == operation
+    and dtype in variant.dtypes
+    and (variant.name == "reference" or (threads == ALL) == (variant.name == "parallel"))
+    and fits(variant, case, dtype)
 ]
 
 
+def time_it(benchmark: BenchmarkFixture, call: Callable[[], object]) -> None:
+    """Time as the profiler does, by its function: pytest-benchmark's own loop adds 0.15 us a call."""
+    if not benchmark.enabled:
+        benchmark(call)
+        return
+    batch = batches(call)
+    start = time.perf_counter()
+    batch()
+    rounds = int(SECONDS / (time.perf_counter() - start))
+    benchmark.pedantic(lambda: CLOCK.advance(batch()), rounds=min(1000, max(7, rounds)))
+
+
 @pytest.mark.parametrize(("variant", "case", "dtype", "threads"), BENCHES)
-def test_kernel(benchmark: BenchmarkFixture, variant: Variant, case: Case, dtype: str, threads: int | str) -> None:
-    error = check(variant, case, dtype)  # also compiles, which no timing may include
+def test_kernel(
+    benchmark: BenchmarkFixture, machine: dict[str, Any], variant: Variant, case: Case, dtype: str, threads: int | str
+) -> None:
     contract = CONTRACTS[variant.operation]
     arguments = prepare(variant.operation, case, dtype).arguments
     benchmark.group = f"{variant.operation} {case} {dtype} threads {threads}"
     count = team() if threads == ALL else int(threads)
-    benchmark.extra_info.update(
-        operation=variant.operation, variant=variant.name, case=str(case), dtype=dtype, error=error, threads=count
-    )
     with threadpool_limits(count), at_most(count):
-        benchmark(variant.function, *arguments)
-    if benchmark.stats is not None:
-        benchmark.extra_info["gflops"] = contract.flops(*case.dims) / benchmark.stats["median"] / 1e9
+        error = check(variant, case, dtype)  # also compiles, which no timing may include
+        nbytes = sum(argument.nbytes for argument in arguments if isinstance(argument, np.ndarray))
+        limits = measure_limits(nbytes, dtype, count) if benchmark.enabled else None
+        time_it(benchmark, partial(variant.function, *arguments))
+    benchmark.extra_info.update(
+        operation=variant.operation,
+        variant=variant.name,
+        dtype=dtype,
+        case=str(case),
+        dims=list(case.dims),
+        error=error,
+        threads=count,
+        threading_layer=machine["blas"] if variant.name == "reference" else "fastnet's own",
+        cpu=machine["cpu"],
+        vector_width=machine["vector_width"],
+    )
+    if benchmark.stats is not None and limits is not None:
+        seconds = benchmark.stats["median"]
+        flops, moved = contract.flops(*case.dims), contract.moved(*case.dims) * np.dtype(dtype).itemsize
+        benchmark.extra_info.update(
+            gflops=flops / seconds / 1e9,
+            gbps=moved / seconds / 1e9,
+            intensity=flops / moved,
+            fraction_of_limit=limits.seconds(flops, moved) / seconds,
+            limit_gflops=limits.gflops,
+            limit_gbps=limits.gbps,
+            limit_level=limits.level,
+        )

@@ -1,7 +1,7 @@
-"""The command line: fastnet train | predict | info.
+"""The command line: fastnet train | predict | profile | info.
 
-Imports `commands`, which does the work. Results go to standard output, the progress bar and errors to standard
-error. Exit status: 0, 1 when the work failed, 2 for wrong usage, 130 after Ctrl-C.
+Imports `commands` and `profile_command`, which do the work. Results go to standard output, the progress bar
+and errors to standard error. Exit status: 0, 1 when the work failed, 2 for wrong usage, 130 after Ctrl-C.
 """
 
 import argparse
@@ -12,9 +12,11 @@ from collections.abc import Callable, Sequence
 from importlib import metadata
 from typing import Any, NoReturn
 
-from . import __version__, _checks, commands, tables
+from . import __version__, _checks, commands, profile_command, profiling, stepprofile, tables
 from .kernels import _jit
 from .kernels.plan import LOSSES
+from .kernels.threads import team
+from .kernels.variants import CONTRACTS, WrongKernelError
 from .trainer import BACKENDS
 
 
@@ -61,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (ImportError, MemoryError, OSError, ValueError) as error:
+    except (ImportError, MemoryError, OSError, RuntimeError, ValueError, WrongKernelError) as error:
         print(f"fastnet {options.command}: {error}", file=sys.stderr)
         return 1
 
@@ -121,13 +123,56 @@ def _parser() -> _Parser:
     predict.add_argument("--json", action="store_true", help="as JSON")
     predict.set_defaults(run=commands.predict, parser=predict)
 
+    _add_profile(subparsers)
+
     info = subparsers.add_parser(
         "info",
         help="show the CPU, the compile cache and the versions",
         description="Show what fastnet compiles for, where compiled kernels are kept, and the versions in use.",
     )
+    limits = "also what this machine can do at most: FMAs on registers, bytes read from each cache; some seconds"
+    info.add_argument("--measure", action="store_true", help=limits)
     info.set_defaults(run=_info, parser=info)
     return parser
+
+
+def _add_profile(subparsers: Any) -> None:
+    profile = subparsers.add_parser(
+        "profile",
+        help="time kernel variants, or the parts of a training step, against this machine's limits",
+        usage="%(prog)s OPERATION [--shape M,K,N] [options]\n       %(prog)s train --layers N,...,K [options]",
+        description="Verify each variant of an operation against the float64 oracle, then time them in turns: time and "
+        "its interquartile range, GFLOP/s, GB/s, share of the limit that binds (FMAs on registers, or bytes read from "
+        "the cache that holds the arrays; both measured here and now), the error as a share of what is allowed, the "
+        "compile time and the inner loop. A wrong kernel is refused before it is timed. With `train`, break a "
+        "training step down by kernel.",
+        epilog=f"Operations: {', '.join(CONTRACTS)}. A time is that of a call from Python with arrays in the cache. "
+        "The compile time is that of the first call in a new process with an empty cache, less that of the second.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    hidden = argparse.SUPPRESS
+    operation = "a public kernel, or train"
+    profile.add_argument("operation", metavar="OPERATION", choices=[*CONTRACTS, "train"], help=operation)
+    shape = "its sizes, such as M,K,N of a product (default: the largest that is benchmarked)"
+    profile.add_argument("--shape", type=_sizes, metavar="N,...", default=hidden, help=shape)
+    option = "layout, activation or kind of update, such as nt for a transposed B (default: as benchmarked)"
+    profile.add_argument("--option", metavar="NAME", default=hidden, help=option)
+    names = "which to time, such as reference,simd (default: all)"
+    profile.add_argument("--variants", type=lambda text: text.split(","), metavar="A,B", default=hidden, help=names)
+    profile.add_argument("--dtype", choices=["float32", "float64"], default="float32", help="of the arrays")
+    profile.add_argument("--threads", type=_sizes, default="1", metavar="N,...", help="one table for each")
+    profile.add_argument("--seconds", type=_rate, default=0.5, metavar="S", help="about how long to time a variant")
+    code = "leave out compile times and inner loops, which take a process for each variant"
+    profile.add_argument("--no-code", dest="code", action="store_false", default=True, help=code)
+    profile.add_argument("--asm", action="store_true", help="show the inner loops")
+    profile.add_argument("--plot", metavar="PICTURE", default=hidden, help="draw the roofline to this .png or .svg")
+    profile.add_argument("--json", action="store_true", help="as JSON")
+    train = profile.add_argument_group("of a training step")
+    train.add_argument("--layers", type=_sizes, metavar="N,...,K", default=hidden, help="inputs, hidden, outputs")
+    train.add_argument("--batch-size", type=_count, metavar="N", default=hidden, help="rows (default: 128)")
+    train.add_argument("--loss", choices=sorted(LOSSES), default=hidden, help="(default: mse)")
+    train.add_argument("--optimizer", choices=sorted(stepprofile.OPTIMIZERS), default=hidden, help="(default: sgd)")
+    profile.set_defaults(run=_profile, parser=profile)
 
 
 # ------------------------------------------------------------------------------------ argument types
@@ -170,9 +215,19 @@ def _hidden(text: str) -> list[int]:
     return sizes
 
 
+def _sizes(text: str) -> list[int]:
+    try:
+        sizes = [int(part) for part in text.split(",")]
+    except ValueError:
+        sizes = [0]
+    if min(sizes) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers of at least 1, such as 64,64")
+    return sizes
+
+
 def _rate(text: str) -> float:
     try:
-        return _checks.number("--lr", float(text), above=0)
+        return _checks.number("number", float(text), above=0)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0") from None
 
@@ -195,8 +250,41 @@ def _train(options: argparse.Namespace) -> int:
     return commands.train(options)
 
 
+_OF_A_STEP = {"layers": None, "batch_size": 128, "loss": "mse", "optimizer": "sgd"}
+_OF_KERNELS = {"shape": None, "option": None, "variants": None, "plot": None}
+
+
+def _profile(options: argparse.Namespace) -> int:
+    trains = options.operation == "train"
+    for name in _OF_KERNELS if trains else _OF_A_STEP:
+        if hasattr(options, name):
+            word = "--" + name.replace("_", "-")
+            options.parser.error(f"{word} is {'not for train' if trains else 'for train only'}")
+    for name, default in (_OF_A_STEP | _OF_KERNELS).items():
+        setattr(options, name, getattr(options, name, default))
+    if max(options.threads) > team():
+        options.parser.error(f"--threads {max(options.threads)}: at most {team()} can be used here")
+    if trains:
+        if options.asm or not options.code:
+            options.parser.error("--asm and --no-code are not for train")
+        if options.layers is None or len(options.layers) < 2:
+            options.parser.error("train needs --layers, at least inputs and outputs, such as 784,256,128,10")
+        return profile_command.step(options)
+    if options.asm and not options.code:
+        options.parser.error("--asm shows what --no-code leaves out")
+    try:
+        profiling.chosen(options.operation, options.variants, options.dtype)
+        profiling.case_of(options.operation, options.shape, options.option)
+    except ValueError as error:
+        options.parser.error(str(error))
+    return profile_command.kernels(options)
+
+
 def _info(options: argparse.Namespace) -> int:
-    for name, value in _facts():
+    facts = _facts()
+    if options.measure:
+        facts += profile_command.measure(sorted({1, team()}))
+    for name, value in facts:
         print(f"{name:<15}{value}")
     return 0
 

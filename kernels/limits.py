@@ -8,6 +8,7 @@ against them. All of them together, for one thread and for all, take two seconds
 import contextlib
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +59,8 @@ def _run_chains(like: Any, count: int) -> Any:
     return _chains(like.dtype, count)
 
 
-def fma_peak(dtype: Any = np.float32, seconds: float = 0.01) -> float:
-    """Billions of floating-point operations a second of one thread, in FMAs on registers alone.
+def fma_peak(dtype: Any = np.float32, seconds: float = 0.01, threads: int = 1) -> float:
+    """Billions of floating-point operations a second, in FMAs on registers alone.
 
     Parameters
     ----------
@@ -67,24 +68,65 @@ def fma_peak(dtype: Any = np.float32, seconds: float = 0.01) -> float:
         float32 or float64.
     seconds : float, default 0.01
         About how long to measure.
+    threads : int, default 1
+        How many compute at once.
 
     Returns
     -------
     float
-        GFLOP/s; an FMA counts as two. Without FMA instructions, multiplications and additions.
+        GFLOP/s of all threads together, of the best round; an FMA counts as two. Without FMA instructions,
+        multiplications and additions.
+
+    Raises
+    ------
+    ValueError
+        If ``threads`` is below 1.
     """
     like = np.empty(0, dtype)
-    count = 2000
-    _run_chains(like, count)
-    flops = 2 * count * UNROLLED * CHAINS * VECTOR // like.itemsize
-    best, end = np.inf, time.perf_counter() + seconds
-    while True:
-        start = time.perf_counter()
-        _run_chains(like, count)
-        now = time.perf_counter()
-        best = min(best, now - start)
-        if now > end:
-            return float(flops / best / 1e9)
+    _run_chains(like, 1)  # compiles
+    count = 2000 if threads == 1 else 100_000  # 30 us; 1.5 ms, in which starting together weighs little
+    flops = threads * 2 * count * UNROLLED * CHAINS * VECTOR // like.itemsize
+    return float(flops / _best_round(lambda _: _run_chains(like, count), threads, seconds) / 1e9)
+
+
+def _best_round(work: Callable[[int], Any], threads: int, seconds: float) -> float:
+    """Seconds of the shortest round: all threads start ``work`` of their number together, the last one ends it."""
+    if threads < 1:
+        raise ValueError(f"threads is {threads}; expected at least 1")
+    starts, ends = np.zeros(threads), np.zeros(threads)
+    best, stop = np.inf, False
+    barrier = threading.Barrier(threads)
+
+    def repeat(thread: int) -> None:
+        nonlocal best, stop
+        wait = barrier.wait if threads > 1 else int
+        end = time.perf_counter() + seconds
+        while not stop:
+            wait()
+            start = time.perf_counter()
+            work(thread)
+            starts[thread], ends[thread] = start, time.perf_counter()
+            wait()
+            if thread == 0:
+                best = min(best, float(ends.max() - starts.min()))
+                stop = bool(ends[0] > end)
+            wait()
+
+    def help_out(thread: int) -> None:
+        with contextlib.suppress(threading.BrokenBarrierError):
+            repeat(thread)
+
+    helpers = [threading.Thread(target=help_out, args=(i,), daemon=True) for i in range(1, threads)]
+    for helper in helpers:
+        helper.start()
+    try:
+        repeat(0)
+    except BaseException:  # an interrupted caller must not leave the others waiting
+        barrier.abort()
+        raise
+    for helper in helpers:
+        helper.join()
+    return best
 
 
 # ---------------------------------------------------------------------------------------- bandwidth
@@ -179,37 +221,5 @@ def bandwidth(level: str = "memory", threads: int = 1, seconds: float = 0.1) -> 
     buffers = [np.full(words, thread, np.uint64) for thread in range(threads)]
     _read(buffers[0], 1)  # compiles
     rounds = max(1, _ROUND_BYTES // (8 * words))
-    starts, ends = np.zeros(threads), np.zeros(threads)
-    best, stop = np.inf, False
-    barrier = threading.Barrier(threads)
-
-    def work(thread: int) -> None:
-        nonlocal best, stop
-        wait = barrier.wait
-        end = time.perf_counter() + seconds
-        while not stop:
-            wait()
-            starts[thread] = time.perf_counter()
-            _read(buffers[thread], rounds)
-            ends[thread] = time.perf_counter()
-            wait()
-            if thread == 0:
-                best = min(best, float(ends.max() - starts.min()))
-                stop = ends[0] > end
-            wait()
-
-    def help_out(thread: int) -> None:
-        with contextlib.suppress(threading.BrokenBarrierError):
-            work(thread)
-
-    helpers = [threading.Thread(target=help_out, args=(i,), daemon=True) for i in range(1, threads)]
-    for helper in helpers:
-        helper.start()
-    try:
-        work(0)
-    except BaseException:  # an interrupted caller must not leave the others waiting
-        barrier.abort()
-        raise
-    for helper in helpers:
-        helper.join()
+    best = _best_round(lambda thread: _read(buffers[thread], rounds), threads, seconds)
     return float(threads * rounds * words * 8 / best / 1e9)

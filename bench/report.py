@@ -1,0 +1,264 @@
+"""README's tables and plots, from one file of results; and the run that measures them.
+
+    python bench/report.py --run            # measure everything (about half an hour), then write tables and plots
+    python bench/report.py --run --quick    # one dtype, smaller networks, one round (about five minutes)
+    python bench/report.py                  # tables and plots anew, of the results that are there
+
+Imports `plots`, and `sides` for its names. ``--run`` calls pytest on bench/ and bench/peers.py, each as a reader would,
+and keeps what they found in bench/results/results.json: medians, spreads, and what was measured on. All that README
+says in figures between markers is made of that file, losses included. Needs the extras ``bench`` and ``plot``, and
+``peers`` to compare with those.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import plots
+from sides import NETWORKS, TASKS, installed, versions
+
+from fastnet.kernels._jit import target_cpu, vector_bytes
+from fastnet.kernels.threads import team
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+README = HERE.parent / "README.md"
+QUICK_NETWORKS = ("1-16-1", "13-64-64-1", "64-128-128-10")
+PRODUCTS = ("matmul", "dense_forward", "dense_backward_batch")
+
+Results = dict[str, Any]
+
+# ------------------------------------------------------------------------------------------- measuring
+
+
+def run(quick: bool) -> Results:
+    """Measure everything with the two commands that a reader would give; what both found."""
+    begin = time.time()
+    with tempfile.TemporaryDirectory() as folder:
+        benches, peers = Path(folder, "benches.json"), Path(folder, "peers.json")
+        wanted = "not test_step" + (" and not float64" if quick else "")
+        command = ["-m", "pytest", str(HERE), "--benchmark-enable", f"--benchmark-json={benches}", "-q", "-k", wanted]
+        subprocess.run([sys.executable, *command, "--benchmark-columns=median,iqr,rounds"], check=True)
+        command = [str(HERE / "peers.py"), "--json", str(peers), "--rounds", "1" if quick else "5"]
+        command += ["--threads", ",".join(str(count) for count in (1, 2) if count <= team())]
+        command += ["--only", *QUICK_NETWORKS] if quick else []
+        subprocess.run([sys.executable, *command], check=True)
+        found, steps = json.loads(benches.read_text()), json.loads(peers.read_text())
+    return {
+        "about": about(quick, time.time() - begin),
+        "benches": [digest(benchmark) for benchmark in found["benchmarks"]],
+        "libraries": steps["libraries"],
+        "rounds": steps["rounds"],
+        "steps": steps["results"],
+    }
+
+
+def save(results: Results, file: Path) -> None:
+    """Write results, a line each."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    parts = [json.dumps({key: value for key, value in results.items() if not isinstance(value, list)}, indent=1)[:-2]]
+    for name in ("libraries", "steps", "benches"):
+        lines = ",\n".join(json.dumps(each) for each in results[name])
+        parts.append(f' "{name}": [\n{lines}\n]')
+    file.write_text(",\n".join(parts) + "\n}\n")
+
+
+def about(quick: bool, seconds: float) -> dict[str, Any]:
+    """What the results were measured on, with and when."""
+    packages = ("numba", "llvmlite")
+    return {
+        "date": str(datetime.date.today()),
+        "command": "python bench/report.py --run" + " --quick" * quick,
+        "quick": quick,
+        "minutes": round(seconds / 60, 1),
+        "cpu": target_cpu(),
+        "vector_bytes": vector_bytes(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "threads": team(),
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "versions": f"{versions(installed())}, " + ", ".join(f"{name} {metadata.version(name)}" for name in packages),
+    }
+
+
+def digest(benchmark: dict[str, Any]) -> dict[str, Any]:
+    """Keep what a report needs of one of pytest-benchmark's records; figures to five digits."""
+    stats = benchmark["stats"]
+    found = {"us": stats["median"] * 1e6, "iqr_us": stats["iqr"] * 1e6, **benchmark["extra_info"]}
+    return {name: float(f"{value:.5g}") if isinstance(value, float) else value for name, value in found.items()}
+
+
+# ---------------------------------------------------------------------------------------------- tables
+
+
+def short(number: float) -> str:
+    """Three digits."""
+    return f"{number:.0f}" if number >= 100 else f"{number:.1f}" if number >= 10 else f"{number:.2f}"
+
+
+def _row(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _head(cells: list[str]) -> list[str]:
+    return [_row(cells), "|" + "---|" * len(cells)]
+
+
+def measured_on(results: Results) -> str:
+    """Hardware, versions, date and command, in a sentence."""
+    of = results["about"]
+    warned = " **Provisional: a quick run on a busy machine, to be replaced.**" if of["quick"] else ""
+    warned += f" {of['note']}" if "note" in of else ""
+    return (
+        f"Measured {of['date']} on {of['cores']} cores of a shared {of['cpu']} with {of['vector_bytes']}-byte vectors "
+        f"({of['system']}, Python {of['python']}, {of['versions']}) by `{of['command']}`, which took "
+        f"{of['minutes']:.0f} minutes.{warned}"
+    )
+
+
+def step_tables(results: Results) -> str:
+    """One training step: microseconds, and how many times fastnet's that is."""
+    lines = []
+    libraries = results["libraries"]
+    for task in TASKS:
+        lines += ["", *_head([f"{task}: network, batch", "threads", *libraries])]
+        for step in results["steps"]:
+            if step["task"] != task:
+                continue
+            us, batch = step["us"], NETWORKS[step["network"]][1]
+            cells = [_against(us.get(library), us["fastnet"], library) for library in libraries]
+            lines.append(_row([f"{step['network']}, {batch}", str(step["threads"]), *cells]))
+    return "\n".join(lines[1:])
+
+
+def _against(us: float | None, ours: float, library: str) -> str:
+    if us is None:
+        return "-"
+    return short(us) if library == "fastnet" else f"{short(us)} ({short(us / ours)})"
+
+
+def kernels(results: Results, dtype: str = "float32") -> list[dict[str, Any]]:
+    """The kernels' results, of one dtype."""
+    return [bench for bench in results["benches"] if "error" in bench and bench["dtype"] == dtype]
+
+
+def product_table(results: Results) -> str:
+    """Products and layers: GFLOP/s, and the share of the limit that binds."""
+    found = [bench for bench in kernels(results) if bench["operation"] in PRODUCTS]
+    columns = [(name, 1) for name in ("reference", "loops", "blocked", "simd")]
+    most = max(bench["threads"] for bench in found)
+    columns += [("reference", most), ("parallel", most)] if most > 1 else []
+    names = [f"{name}, {threads} thread{'s' * (threads > 1)}" for name, threads in columns]
+    lines = _head(["operation", "case", *names])
+    for operation, case in dict.fromkeys((bench["operation"], bench["case"]) for bench in found):
+        cells = []
+        for name, threads in columns:
+            key = (operation, case, name, threads)
+            own = [b for b in found if (b["operation"], b["case"], b["variant"], b["threads"]) == key]
+            cells.append(f"{short(own[0]['gflops'])} ({own[0]['fraction_of_limit']:.0%})" if own else "-")
+        lines.append(_row([operation, case, *cells]))
+    return "\n".join(lines)
+
+
+def elementwise_table(results: Results) -> str:
+    """All other operations: microseconds, and how many times faster than NumPy the best variant is."""
+    found = [bench for bench in kernels(results) if bench["operation"] not in PRODUCTS]
+    lines = _head(["operation", "case", "NumPy, us", "loops, us", "simd, us", "times faster", "of limit"])
+    for operation, case in dict.fromkeys((bench["operation"], bench["case"]) for bench in found):
+        own = {b["variant"]: b for b in found if (b["operation"], b["case"]) == (operation, case)}
+        best = min((bench for name, bench in own.items() if name != "reference"), key=lambda bench: bench["us"])
+        cells = [short(own[name]["us"]) if name in own else "-" for name in ("reference", "loops", "simd")]
+        gain = own["reference"]["us"] / best["us"]
+        lines.append(_row([operation, case, *cells, short(gain), f"{best['fraction_of_limit']:.0%}"]))
+    return "\n".join(lines)
+
+
+def start_table(results: Results) -> str:
+    """Seconds of compiling and of starting."""
+    lines = _head(["what", "", "seconds"])
+    for bench in results["benches"]:
+        if bench["operation"].startswith("compile") or bench["operation"] == "process":
+            what = bench["operation"] if bench["operation"] != "process" else f"process: {bench['variant']}"
+            which = bench["variant"] if bench["operation"] != "process" else bench["case"]
+            lines.append(_row([what, which, f"{bench['us'] / 1e6:.2f}"]))
+    return "\n".join(lines)
+
+
+def losses(results: Results) -> str:
+    """Every place where somebody else is faster, as a list."""
+    lines = []
+    found = [bench for bench in results["benches"] if "error" in bench]
+    for key in dict.fromkeys((b["operation"], b["case"], b["dtype"], b["threads"]) for b in found):
+        own = {b["variant"]: b["us"] for b in found if (b["operation"], b["case"], b["dtype"], b["threads"]) == key}
+        numpy = own.pop("reference", None)
+        if numpy is not None and own and numpy < min(own.values()):
+            name = min(own, key=lambda variant: own[variant])
+            threads = f", {key[3]} threads" if key[3] > 1 else ""
+            ratio = short(min(own.values()) / numpy)
+            lines.append(f"- {key[0]} {key[1]}, {key[2]}{threads}: NumPy is {ratio} times as fast as {name}")
+    for step in results["steps"]:
+        for library, us in step["us"].items():
+            if library != "fastnet" and us < step["us"]["fastnet"]:
+                threads = f"{step['threads']} thread{'s' * (step['threads'] > 1)}"
+                ratio = short(step["us"]["fastnet"] / us)
+                lines.append(
+                    f"- a step of {step['network']} ({step['task']}, {threads}): {library} is {ratio} times as fast"
+                )
+    return "\n".join(lines) if lines else "- nowhere in these tables"
+
+
+TABLES = {
+    "measured": measured_on,
+    "steps": step_tables,
+    "products": product_table,
+    "elementwise": elementwise_table,
+    "start": start_table,
+    "losses": losses,
+}
+"""What stands in README between the markers of each name."""
+
+
+def between_markers(whole: str, name: str, text: str) -> str:
+    """Replace what stands between the markers of a name."""
+    begin, end = f"<!-- bench/report.py {name} begins -->", f"<!-- bench/report.py {name} ends -->"
+    if whole.count(begin) != 1 or whole.count(end) != 1:
+        raise ValueError(f"README.md lacks the markers of {name}, or has them twice: {begin} and {end}")
+    before, rest = whole.split(begin)
+    return f"{before}{begin}\n{text}\n{end}{rest.split(end)[1]}"
+
+
+def written(whole: str, results: Results) -> str:
+    """README with every table of these results."""
+    for name, table in TABLES.items():
+        whole = between_markers(whole, name, table(results))
+    return whole
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", action="store_true", help="measure first")
+    parser.add_argument("--quick", action="store_true", help="with --run: less of everything")
+    parser.add_argument("--results", type=Path, default=RESULTS, metavar="FOLDER", help="results.json and plots")
+    parser.add_argument("--readme", type=Path, default=README, metavar="FILE")
+    options = parser.parse_args()
+    if options.quick and not options.run:
+        parser.error("--quick goes with --run")
+    file = options.results / "results.json"
+    if options.run:
+        save(run(options.quick), file)
+    results = json.loads(file.read_text())
+    plots.draw_all(results, options.results)
+    options.readme.write_text(written(options.readme.read_text(), results))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,207 @@
+"""What stands between a measurement and README: the rule that flags a slower commit, the tables, the plots, the clock.
+
+Nothing here asserts a time: the rule decides on numbers made up for it, the tables on results made up or committed.
+"""
+
+import json
+import math
+import random
+import statistics
+from pathlib import Path
+from typing import Any
+
+import pytest
+import report
+import sides
+from clock import Clock
+from verdicts import FLOOR, MARGIN, verdict
+
+BENCH = Path(report.__file__).parent
+
+
+def measured(rng: random.Random, change: float, rounds: int = 9) -> tuple[float, float]:
+    """What one set of processes gives: rounds as noisy as a shared machine's, and each process's own luck."""
+    luck = [math.exp(rng.gauss(0, 0.01)) for _ in range(3)]
+    ratios, controls = [], []
+    for _ in range(rounds):
+        mood = math.exp(rng.gauss(0, 0.2))  # the machine's: the same for all three
+        first, second, again = (
+            mood * own * factor * math.exp(abs(rng.gauss(0, 0.03)))
+            for own, factor in zip(luck, (1, change, 1), strict=True)
+        )
+        ratios.append(second / ((first + again) / 2))
+        controls.append(again / first)
+    return statistics.median(ratios), statistics.median(controls)
+
+
+def words(change: float, trials: int = 500) -> list[str]:
+    rng = random.Random(7)
+    found = []
+    for _ in range(trials):
+        changes, controls = zip(*(measured(rng, change) for _ in range(4)), strict=True)
+        found.append(verdict(changes, controls).word)
+    return found
+
+
+def test_noise_is_not_flagged_and_a_slower_kernel_is() -> None:
+    assert words(1.0).count("same") >= 499
+    assert words(1.25).count("slower") == 500
+    assert words(0.75).count("faster") == 500
+    assert words(1.01).count("slower") <= 5, "what is below the floor cannot be told from luck"
+
+
+def test_one_disturbed_set_makes_up_no_difference() -> None:
+    assert verdict([1.5, 1.0, 1.01, 0.99], [1.0, 1.0, 1.01, 0.99]).word == "same"
+    assert verdict([1.2, 1.2, 1.2, 1.2], [1.0, 1.0, 0.99, 1.01]).word == "slower"
+    assert verdict([1.2, 1.2, 1.2, 1.2], [1.0, 1.0, 1.3, 1.01]).word == "same", "equal code differed by more"
+    assert verdict([0.8, 0.82, 0.8, 0.8], [1.0, 1.0, 0.99, 1.01]).word == "faster"
+
+
+def test_the_threshold_is_what_equal_code_strayed() -> None:
+    assert verdict([1, 1], [1, 1]).threshold == pytest.approx(FLOOR)
+    assert math.log1p(verdict([1, 1], [1, 1 / 1.1]).threshold) == pytest.approx(MARGIN * math.log(1.1))
+    assert verdict([1.1, 1.3, 1.2], [1, 1, 1]).ratio == pytest.approx(1.2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "controls", "message"),
+    [
+        ([1.0], [1.0], "at least 2"),
+        ([1.0, 1.0], [1.0], "as many"),
+        ([1.0, math.nan], [1.0, 1.0], "not a number above 0"),
+        ([1.0, 1.0], [1.0, 0.0], "not a number above 0"),
+    ],
+)
+def test_what_is_no_measurement_is_refused(changes: list[float], controls: list[float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        verdict(changes, controls)
+
+
+# ---------------------------------------------------------------------------------------------- report
+
+ABOUT = {
+    "date": "2026-01-02",
+    "command": "python bench/report.py --run",
+    "quick": False,
+    "minutes": 9.6,
+    "cpu": "acme9",
+    "vector_bytes": 32,
+    "cores": 4,
+    "threads": 2,
+    "system": "Linux",
+    "python": "3.12.1",
+    "versions": "numpy 2.0",
+}
+
+
+def kernel(operation: str, variant: str, case: str, us: float, threads: int = 1, **more: Any) -> dict[str, Any]:
+    dims = [int(size) for size in case.partition("-")[0].split("x")]
+    found = {"operation": operation, "variant": variant, "case": case, "us": us, "threads": threads, "dims": dims}
+    found |= {"dtype": "float32", "error": 0.1, "gflops": 1000 / us, "intensity": 2.0, "fraction_of_limit": 10 / us}
+    return found | {"limit_gflops": 100.0, "limit_gbps": 50.0, "limit_level": "L2", "iqr_us": 0.1} | more
+
+
+@pytest.fixture
+def results() -> dict[str, Any]:
+    benches = [
+        kernel("matmul", "reference", "64x64x64-nn", 20.0),
+        kernel("matmul", "simd", "64x64x64-nn", 10.0),
+        kernel("matmul", "reference", "128x128x128-nn", 30.0),
+        kernel("matmul", "simd", "128x128x128-nn", 40.0),
+        kernel("matmul", "reference", "128x128x128-nn", 15.0, 2),
+        kernel("matmul", "parallel", "128x128x128-nn", 12.0, 2),
+        kernel("tanh", "reference", "16384", 100.0),
+        kernel("tanh", "loops", "16384", 150.0),
+        kernel("tanh", "simd", "16384", 20.0),
+        {"operation": "compile matmul", "variant": "simd", "case": "", "dtype": "float32", "us": 2.5e6},
+        {"operation": "process", "variant": "train", "case": "full cache", "us": 1.5e6},
+    ]
+    epoch = {"operation": "epoch", "case": "784-256-128-10", "optimizer": "SGD", "dtype": "float32"}
+    benches += [
+        epoch | {"variant": backend, "threads": threads, "rows": rows, "us": rows * (1 if backend == "serial" else 2.0)}
+        for backend, threads in (("numpy", 1), ("serial", 1), ("numpy", 2), ("parallel", 2))
+        for rows in (256, 1024)
+    ]
+    steps = [
+        {"network": "1-16-1", "task": task, "threads": threads, "us": {"fastnet": 2.0, "numpy": 20.0, "jax": 1.0}}
+        for task in sides.TASKS
+        for threads in (1, 2)
+    ]
+    libraries = ["fastnet", "numpy", "torch", "jax"]
+    return {"about": ABOUT, "libraries": libraries, "rounds": 5, "steps": steps, "benches": benches}
+
+
+def test_tables_show_losses(results: dict[str, Any]) -> None:
+    assert "| 1-16-1, 16 | 1 | 2.00 | 20.0 (10.0) | - | 1.00 (0.50) |" in report.step_tables(results)
+    assert "| matmul | 128x128x128-nn | 33.3 (33%) | - | - | 25.0 (25%) | 66.7 (67%) | 83.3 (83%) |" in (
+        report.product_table(results)
+    )
+    assert "| tanh | 16384 | 100 | 150 | 20.0 | 5.00 | 50% |" in report.elementwise_table(results)
+    assert "| compile matmul | simd | 2.50 |" in report.start_table(results)
+    lost = report.losses(results)
+    assert "- matmul 128x128x128-nn, float32: NumPy is 1.33 times as fast as simd" in lost
+    assert "- a step of 1-16-1 (sgd, mse, 2 threads): jax is 2.00 times as fast" in lost
+    assert "64x64x64" not in lost
+    assert "tanh" not in lost
+
+
+def test_what_was_measured_on_is_said(results: dict[str, Any]) -> None:
+    said = report.measured_on(results)
+    for word in ("acme9", "4 cores", "32-byte", "Python 3.12.1", "numpy 2.0", "2026-01-02", "10 minutes"):
+        assert word in said
+    assert "`python bench/report.py --run`" in said
+    assert "Provisional" not in said
+    assert "Provisional" in report.measured_on({**results, "about": {**ABOUT, "quick": True}})
+
+
+def test_a_benchmarks_record_keeps_what_was_measured() -> None:
+    record = {"stats": {"median": 1.23456789e-5, "iqr": 1e-7, "data": [1, 2]}, "extra_info": {"variant": "simd"}}
+    assert report.digest(record) == {"us": 12.346, "iqr_us": 0.1, "variant": "simd"}
+
+
+def test_text_goes_between_its_markers_only() -> None:
+    begin, end = "<!-- bench/report.py steps begins -->", "<!-- bench/report.py steps ends -->"
+    whole = f"before\n{begin}\nold\n{end}\nafter"
+    once = report.between_markers(whole, "steps", "new")
+    assert once == f"before\n{begin}\nnew\n{end}\nafter"
+    assert report.between_markers(once, "steps", "new") == once
+    with pytest.raises(ValueError, match="lacks the markers of steps"):
+        report.between_markers("nothing", "steps", "new")
+
+
+def test_readmes_tables_are_those_of_the_committed_results() -> None:
+    """Nobody edits a figure by hand."""
+    results = json.loads((BENCH / "results" / "results.json").read_text())
+    readme = report.README.read_text()
+    assert report.written(readme, results) == readme
+
+
+def test_plots_are_drawn_and_small(results: dict[str, Any], tmp_path: Path) -> None:
+    plots = pytest.importorskip("plots")
+    plots.draw_all(results, tmp_path)
+    drawn = {path.name: path.stat().st_size for path in tmp_path.iterdir()}
+    committed = {path.name for path in (BENCH / "results").glob("*.png")}
+    assert set(drawn) == {f"{name}.png" for name in plots.PLOTS} == committed
+    assert all(5_000 < size < 100_000 for size in drawn.values())
+    readme = report.README.read_text()
+    assert all(f"bench/results/{name}" in readme for name in drawn)
+
+
+# ----------------------------------------------------------------------------------------------- sides
+
+
+def test_the_clock_tells_what_it_was_told() -> None:
+    clock = Clock()
+    start = clock()
+    clock.advance(1.5)
+    clock.advance(0.25)
+    assert clock() - start == 1.75
+
+
+def test_a_wrong_fastnet_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    name, task = "13-64-64-1", "sgd, mse"
+    monkeypatch.setitem(sides.NETWORKS, name, (*sides.NETWORKS[name][:2], 64))
+    sides.fastnet_epoch(name, task, 1)
+    monkeypatch.setattr(sides, "numpy_epoch", lambda *arguments: lambda: 123.0)
+    with pytest.raises(ArithmeticError, match=r"fastnet is wrong: loss .*NumPy's 123"):
+        sides.fastnet_epoch(name, task, 1)

@@ -1,0 +1,378 @@
+"""The profiler: what it refuses, what it says of code and limits, and that a step's parts are the step.
+
+No test asserts how fast anything is; those of assembly compile in a process of their own, with an empty cache.
+"""
+
+import json
+import re
+from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fastnet import cli, machinecode, profiling, stepprofile
+from fastnet.kernels import _jit, parts
+from fastnet.kernels import variants as _public
+from fastnet.kernels.cases import Case
+from fastnet.kernels.contracts import CONTRACTS
+from fastnet.kernels.microkernel import MR, NV, VECTOR
+from fastnet.kernels.threads import team
+from fastnet.kernels.variants import TABLE, Variant, WrongKernelError, find
+from fastnet.profiling import Limits
+from fastnet.timing import batches, in_turns, spread
+
+# ---------------------------------------------------------------------------------------------- timing
+
+
+def test_sides_take_turns() -> None:
+    order: list[str] = []
+
+    def side(name: str) -> Callable[[], float]:
+        return lambda: order.append(name) or float(len(order))  # type: ignore[func-returns-value]
+
+    found = in_turns({"a": side("a"), "b": side("b")}, seconds=0.0, least=3)
+    assert [set(order[start : start + 2]) for start in (0, 2, 4)] == [{"a", "b"}] * 3
+    assert found == {name: [i + 1.0 for i in range(6) if order[i] == name] for name in "ab"}
+
+
+def test_the_order_of_turns_changes() -> None:
+    order: list[int] = []
+    in_turns({i: partial(lambda i: order.append(i) or 1.0, i) for i in range(3)}, seconds=0.0, least=30)  # type: ignore[func-returns-value]
+    assert len({tuple(order[start : start + 3]) for start in range(0, 90, 3)}) == 6
+
+
+def test_medians_and_quartiles() -> None:
+    found = spread([5.0, 1.0, 2.0, 3.0, 4.0])
+    assert found == (3.0, 2.0, 4.0)
+    assert found.share == pytest.approx(2 / 3)
+
+
+def test_a_batch_is_of_whole_calls_and_gives_the_time_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("time.sleep", lambda seconds: now.__setitem__(0, now[0] + 100 * (seconds > 0)))
+
+    def call() -> None:
+        now[0] += 0.25
+
+    assert batches(call, batch_s=2.0)() == 0.25
+    assert batches(call, batch_s=0.001)() == 0.25
+    before = now[0]
+    assert batches(call, batch_s=2.0, rest_s=1.0)() == 0.25, "the rest does not count"
+    assert now[0] > before + 100
+
+
+# ---------------------------------------------------------------------------------------------- limits
+
+
+def test_the_lower_roof_binds() -> None:
+    limits = Limits(gflops=100.0, gbps=50.0, level="L2", threads=1)
+    assert limits.seconds(flops=200e9, moved=50e9) == pytest.approx(2.0)
+    assert limits.binds(200e9, 50e9) == "compute"
+    assert limits.seconds(flops=100e9, moved=200e9) == pytest.approx(4.0)
+    assert limits.binds(100e9, 200e9) == "L2 bandwidth"
+
+
+def test_the_level_is_the_smallest_that_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(profiling, "cache_sizes", lambda: {"L1": 100, "L2": 1000})
+    assert [profiling.level_of(size) for size in (1, 100, 101, 1000, 1001)] == ["L1", "L1", "L2", "L2", "memory"]
+
+
+# -------------------------------------------------------------------------------------------- profiles
+
+
+@pytest.mark.compiled
+def test_a_profile_holds_what_was_measured() -> None:
+    case = profiling.case_of("matmul", [24, 40, 33], "nt")
+    found = profiling.profile("matmul", case, profiling.chosen("matmul", None, "float64"), "float64", 1, 0.01, False)
+    assert [m.variant for m in found.measurements] == list(_public("matmul"))
+    assert found.flops == 2 * 24 * 40 * 33
+    assert found.moved == 8 * (24 * 40 + 40 * 33 + 24 * 33)
+    assert found.intensity == found.flops / found.moved
+    for m in found.measurements:
+        assert 0 < m.seconds.low <= m.seconds.median <= m.seconds.high
+        assert m.gflops == pytest.approx(found.flops / m.seconds.median / 1e9)
+        assert m.gbps == pytest.approx(found.moved / m.seconds.median / 1e9)
+        limit = max(found.flops / found.limits.gflops, found.moved / found.limits.gbps) / 1e9
+        assert m.fraction_of_limit == pytest.approx(limit / m.seconds.median)
+        assert 0 <= m.error < 1
+        assert m.code is None
+
+
+def test_a_wrong_kernel_is_refused_before_anything_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(A: Any, B: Any, C: Any) -> None:
+        np.matmul(A[:, :-1], B[:-1], out=C)
+
+    monkeypatch.setattr(profiling, "in_turns", lambda *arguments: pytest.fail("timed"))
+    monkeypatch.setattr(profiling, "batches", lambda *arguments: pytest.fail("timed"))
+    tried = (Variant("matmul", "reference", find("matmul", "reference")), Variant("matmul", "wrong", wrong))
+    with pytest.raises(WrongKernelError, match="matmul, variant wrong, float32, case 8x9x10-nn"):
+        profiling.profile("matmul", Case((8, 9, 10), "profiled", "nn"), tried)
+
+
+def test_a_wrong_kernel_is_one_line_and_status_1(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def wrong(Z: Any, out: Any) -> None:
+        out[...] = np.tanh(Z) + 1e-3
+
+    monkeypatch.setattr(profiling, "TABLE", (*TABLE, Variant("tanh", "wrong", wrong)))
+    assert cli.main(["profile", "tanh", "--shape", "100", "--no-code"]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    said = [line for line in captured.err.splitlines() if "compiling" not in line]
+    assert len(said) == 1
+    assert said[0].startswith(
+        "fastnet profile: tanh, variant wrong, float32, case 100 (profiled): argument 1: 100 of 100"
+    )
+
+
+@pytest.mark.parametrize("operation", CONTRACTS)
+def test_every_operation_can_be_profiled_at_its_default(operation: str) -> None:
+    case = profiling.case_of(operation)
+    assert case.dims == CONTRACTS[operation].benches[-1].dims
+    assert [variant.name for variant in profiling.chosen(operation, None, "float32")] == list(_public(operation))
+
+
+# ---------------------------------------------------------------------------------------- machine code
+
+X86 = """
+_ZN7fastnet5tests4realB2v1E5Array:
+    movq %rdi, %rax
+.LBB0_1:
+    vmovups (%rax), %ymm1
+.LBB0_2:
+    vfmadd231ps (%rdx), %ymm0, %ymm1
+    vfmadd213ps (%rdx), %ymm0, %ymm2
+    vaddps %ymm1, %ymm2, %ymm3
+    vaddss %xmm1, %xmm2, %xmm3
+    addq $32, %rax
+    jne .LBB0_2
+    vmulps %zmm1, %zmm2, %zmm3
+    jmp .LBB0_1
+.LBB0_3:
+    vaddsd (%rax), %xmm1, %xmm1
+    jne .LBB0_3
+    retq
+_ZN7cpython7fastnet5tests4realB2v1E5Array:
+.LBB1_1:
+    vfmadd231ps %zmm1, %zmm2, %zmm3
+    jne .LBB1_1
+"""
+
+ARM = """
+kernel:
+.LBB0_4:
+    ldr q1, [x8], #16
+    fmla v0.4s, v1.4s, v2.s[0]
+    fadd v3.4s, v3.4s, v0.4s
+    subs x9, x9, #1
+    b.ne .LBB0_4
+    ret
+"""
+
+
+def test_the_innermost_loop_with_most_arithmetic_is_found() -> None:
+    loop = machinecode.inner_loop(X86)
+    assert loop is not None
+    assert (loop.function, loop.vector_bytes, loop.fmas, loop.arithmetic) == ("fastnet.tests.real", 32, 2, 4)
+    assert (loop.instructions, loop.loops) == (6, 1), "not the outer loop, nor Python's entry, nor the scalar one"
+    assert loop.text.startswith(".LBB0_2:")
+    assert loop.text.endswith("jne .LBB0_2")
+
+
+def test_arms_loops_too() -> None:
+    loop = machinecode.inner_loop(ARM)
+    assert loop is not None
+    assert (loop.function, loop.vector_bytes, loop.fmas, loop.arithmetic, loop.instructions) == ("kernel", 16, 1, 2, 5)
+
+
+def test_code_without_loops_or_arithmetic_has_none() -> None:
+    assert machinecode.inner_loop("f:\n    vaddps %zmm1, %zmm2, %zmm3\n    retq\n") is None
+    assert machinecode.inner_loop("f:\n.LBB0_1:\n    addq $1, %rax\n    jne .LBB0_1\n") is None
+
+
+def test_a_tile_goes_before_a_loop_with_more_arithmetic() -> None:
+    tile = "fastnet.tile.float32.1x1x64:\n.LBB1_1:\n    vfmadd231ps %ymm1, %ymm2, %ymm3\n    jne .LBB1_1\n"
+    loop = machinecode.inner_loop(X86 + tile)
+    assert loop is not None
+    assert loop.function == "fastnet.tile.float32.1x1x64"
+
+
+@pytest.mark.compiled
+def test_the_inner_loop_of_products_is_the_micro_kernels() -> None:
+    code = machinecode.inspect("matmul", "simd", "float32", Case((64, 64, 64), "profiled", "nn"))
+    assert code is not None
+    assert code.loop is not None
+    assert code.first_call_s > 0.05
+    if "fma" in _jit.target_features():
+        assert code.loop.function == f"fastnet.tile.float32.{MR}x{NV}x{VECTOR}"
+        assert (code.loop.fmas, code.loop.vector_bytes) == (MR * NV, VECTOR)
+
+
+@pytest.mark.compiled
+def test_the_inner_loop_of_an_activation_is_its_own() -> None:
+    relu = machinecode.inspect("relu", "loops", "float32", Case((100,), "profiled"))
+    tanh = machinecode.inspect("tanh", "simd", "float64", Case((100,), "profiled"))
+    assert tanh is not None
+    assert tanh.loop is not None
+    assert tanh.loop.arithmetic > 10
+    assert relu is not None
+    assert relu.loop is None or relu.loop.arithmetic < 8, "relu compares and selects"
+
+
+def test_numpy_is_not_compiled() -> None:
+    assert machinecode.inspect("matmul", "reference", "float32", Case((8, 8, 8), "profiled", "nn")) is None
+
+
+def test_a_process_that_fails_says_why() -> None:
+    with pytest.raises(RuntimeError, match=r"matmul, variant loops: compiling .* failed: .*3"):
+        machinecode.inspect("matmul", "loops", "float32", Case((8, 8), "two sizes for three", "nn"))
+
+
+# ------------------------------------------------------------------------------------------------ steps
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize(
+    ("sizes", "batch", "loss", "optimizer"),
+    [
+        ((37, 50, 33, 5), 45, "mse", "sgd"),
+        ((20, 70, 10), 300, "cross_entropy", "adam"),
+        ((5, 3), 1, "binary_cross_entropy", "adam"),
+    ],
+)
+def test_a_steps_parts_make_the_step(sizes: tuple[int, ...], batch: int, loss: str, optimizer: str) -> None:
+    found = stepprofile.profile_step(sizes, batch, "float32", loss, optimizer, seconds=0.01)
+    layers = len(sizes) - 1
+    forward = [f"forward {i + 1}" for i in range(layers)]
+    backward = [f"backward {i}" for i in range(layers, 1, -1)]
+    assert [part.name for part in found.parts] == [
+        *forward,
+        "loss",
+        *backward,
+        *[f"weights {i + 1}" for i in range(layers)],
+    ]
+    products = sum(n * k for n, k in pairwise(sizes))
+    assert sum(part.flops for part in found.parts) == 2 * batch * (3 * products - sizes[0] * sizes[1])
+    assert found.remainder == pytest.approx(found.step.median - sum(part.seconds.median for part in found.parts))
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize("lost", ["forward", "loss", "backward", "weights"])
+def test_a_part_that_is_missing_is_noticed(lost: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts, lost, lambda *arguments: None)
+    monkeypatch.setattr(stepprofile, "in_turns", lambda *arguments: pytest.fail("timed"))
+    with pytest.raises(WrongKernelError, match=r"a step's parts do not make the step: \d+ of \d+ parameters differ"):
+        stepprofile.profile_step((20, 33, 10), 16)
+
+
+def test_a_batch_larger_than_a_slice_is_refused() -> None:
+    with pytest.raises(ValueError, match="the batch size is 1025; a step is profiled on 1 to 1024 rows"):
+        stepprofile.profile_step((20, 10), 1025)
+
+
+# ---------------------------------------------------------------------------------------- command line
+
+
+@pytest.mark.compiled
+def test_profile_prints_a_table_and_draws(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib")
+    picture = tmp_path / "roofline.png"
+    arguments = ["profile", "matmul", "--shape", "30,20,40", "--variants", "simd,reference", "--seconds", "0.01"]
+    arguments += ["--asm", "--threads", ",".join(map(str, sorted({1, team()}))), "--plot", str(picture)]
+    assert cli.main(arguments) == 0
+    output = capsys.readouterr().out
+    assert output.startswith("matmul 30x20x40-nn, float32; ")
+    assert len(re.findall(r"^reference +[\d.]+ +[\d.]+% +[\d.]+ +[\d.]+ +[\d.]+% +0\.\d+$", output, re.M)) == len(
+        {1, team()}
+    )
+    assert re.search(
+        r"^simd +[\d.]+  \d+ FMAs.* of \d+ bytes in \d+ instructions, fastnet\.tile\.float32", output, re.M
+    )
+    assert re.search(r"^reference +-  NumPy$", output, re.M)
+    assert re.search(r"^simd: fastnet\.tile\.float32\.\w+\n\.?L\w+:\n", output, re.M)
+    assert "binds" in output
+    assert "blocked" not in output
+    assert picture.stat().st_size > 10_000
+
+
+@pytest.mark.compiled
+def test_profile_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["profile", "tanh", "--shape", "1000", "--dtype", "float64", "--no-code", "--json", "--seconds", "0.01"]
+    assert cli.main(arguments) == 0
+    (found,) = json.loads(capsys.readouterr().out)["profiles"]
+    assert [each["variant"] for each in found["variants"]] == ["reference", "loops", "simd"]
+    assert found["bytes"] == 16_000
+    assert found["limits"]["gflops"] > 0
+    assert found["variants"][0]["quartiles"][0] <= found["variants"][0]["seconds"]
+
+
+@pytest.mark.compiled
+def test_profile_train_sums_up_to_the_step(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["profile", "train", "--layers", "20,30,10", "--batch-size", "16", "--loss", "cross_entropy"]
+    assert cli.main([*arguments, "--optimizer", "adam", "--seconds", "0.01"]) == 0
+    output = capsys.readouterr().out
+    shares = {name: float(share) for name, share in re.findall(r"^(\w+(?: \d)?) .*? (-?[\d.]+)%(?:  |$)", output, re.M)}
+    assert {"forward 1", "forward 2", "loss", "backward 2", "weights 1", "weights 2", "remainder"} <= set(shares)
+    times = dict(re.findall(r"^(\w+(?: \d)?) +(?:\d\S*x\S+ +)?(-?[\d.]+) ", output, re.M))
+    parts_of_it = sum(float(time) for name, time in times.items() if name not in ("step", "a"))
+    assert parts_of_it == pytest.approx(float(times["step"]), rel=0.01)
+
+
+@pytest.mark.compiled
+def test_info_measures_the_limits(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["info", "--measure"]) == 0
+    output = capsys.readouterr().out
+    assert re.search(r"^FMA peak +1 thread: \d+ GFLOP/s float32, \d+ GFLOP/s float64$", output, re.M)
+    assert re.search(r"^bandwidth +1 thread: L1 \d+, .*memory \d+ GB/s, read$", output, re.M)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("matmull",), "invalid choice: 'matmull' (choose from"),
+        (("matmul", "--shape", "3,4"), "matmul takes 3 sizes of at least 1, M,K,N, not 3,4"),
+        (("matmul", "--shape", "3,x,4"), "'3,x,4' is not a list of whole numbers of at least 1"),
+        (("matmul", "--shape", "0,3,4"), "'0,3,4' is not a list of whole numbers of at least 1"),
+        (("matmul", "--option", "zz"), "matmul has no option 'zz'; there are: nn, nt, ss, tn, tt"),
+        (("mse", "--option", "nn"), "mse has no option 'nn'; there are: none"),
+        (("matmul", "--variants", "simd,fast"), "unknown variant 'fast' of matmul; there are: reference, loops"),
+        (("matmul", "--dtype", "float16"), "invalid choice: 'float16'"),
+        (("matmul", "--threads", "100000"), f"--threads 100000: at most {team()} can be used here"),
+        (("matmul", "--seconds", "0"), "'0' is not a number above 0"),
+        (("matmul", "--layers", "3,4"), "--layers is for train only"),
+        (("matmul", "--batch-size", "3"), "--batch-size is for train only"),
+        (("matmul", "--asm", "--no-code"), "--asm shows what --no-code leaves out"),
+        (("train",), "train needs --layers, at least inputs and outputs, such as 784,256,128,10"),
+        (("train", "--layers", "3"), "train needs --layers"),
+        (("train", "--layers", "3,4", "--shape", "3,4,5"), "--shape is not for train"),
+        (("train", "--layers", "3,4", "--asm"), "--asm and --no-code are not for train"),
+        (("train", "--layers", "3,4", "--loss", "mad"), "argument --loss: invalid choice: 'mad'"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_status_2(
+    arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["profile", *arguments])
+    assert stop.value.code == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
+
+
+def test_a_picture_that_cannot_be_written_is_refused_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr(profiling, "profile", partial(pytest.fail, "timed"))
+    assert cli.main(["profile", "matmul", "--plot", str(tmp_path / "roofline.xyz")]) == 1
+    assert "unknown type of picture" in capsys.readouterr().err
+    assert cli.main(["profile", "matmul", "--plot", str(tmp_path / "nowhere" / "roofline.png")]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
