@@ -148,7 +148,7 @@ def _blas_threads(threads: int) -> AbstractContextManager[Any]:
         return nullcontext()
     from threadpoolctl import threadpool_limits
 
-    return threadpool_limits(threads)  # type: ignore[no-any-return]
+    return threadpool_limits(threads)
 
 
 def case_of(operation: str, dims: Sequence[int] | None = None, option: str | None = None) -> Case:

@@ -355,8 +355,8 @@ class Engine:
             arrays = (X_rows, y, weights, order, out, rates)
             # Where they are is asked for again only of other arrays: 5 us of an epoch's 15 around the compiled call.
             whose, noted = self._noted
-            for place, array, before in zip((X, TRUTH, WEIGHTS, ORDER, OUT, RATES), arrays, noted, strict=True):
-                if array is not before or whose is not book:
+            for place, array, known in zip((X, TRUTH, WEIGHTS, ORDER, OUT, RATES), arrays, noted, strict=True):
+                if array is not known or whose is not book:
                     book[place] = address(array)
             self._noted = book, arrays
             book[RATE_COUNT], book[FIRST_ROW], book[EPOCH_ROWS] = len(rates), first_row, epoch_rows
