@@ -185,7 +185,6 @@ def inspect(operation: str, variant: str, dtype: str, case: Case) -> Code | None
     """Compile a variant of the table in a new process with an empty cache; None for one that is not compiled."""
     if variant == "reference":
         return None
-    # Here variants of other devices join: their offline compilers tell registers, shared memory and spills, not a loop.
     with tempfile.TemporaryDirectory(prefix="fastnet-") as folder:
         request = json.dumps([operation, variant, dtype, list(case.dims), case.option])
         command = [sys.executable, "-m", "fastnet.machinecode", request]

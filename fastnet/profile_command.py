@@ -37,7 +37,10 @@ def measure(threads: Sequence[int]) -> list[tuple[str, str]]:
 
 def kernels(options: argparse.Namespace) -> int:
     """Profile variants of an operation; print what was found."""
+    on_card = profiling.on_card(options.operation, options.variants or ())
     tried = profiling.chosen(options.operation, options.variants, options.dtype)
+    if not tried:
+        return _cards(options, on_card)
     case = profiling.case_of(options.operation, options.shape, options.option)
     figure = None if options.plot is None else _figure(options.plot)
     profiles: list[profiling.Profile] = []
@@ -56,6 +59,26 @@ def kernels(options: argparse.Namespace) -> int:
         print("\n" + _code_table(profiles[0], options.asm))
     if figure is not None:
         print(f"plot      {storage.shown(options.plot)}")
+    if on_card:
+        print()
+        return _cards(options, on_card)
+    return 0
+
+
+def _cards(options: argparse.Namespace, names: Sequence[str]) -> int:
+    """What NVIDIA's compiler makes of CUDA variants; no card is needed, and none is timed."""
+    from .kernels import cuda_offline  # imports numba.cuda
+
+    found = [(name, r) for name in names for r in cuda_offline.report(options.operation, name, options.dtype)]
+    if options.json:
+        print(json.dumps({"offline": [{"variant": name, **asdict(report)} for name, report in found]}, indent=1))
+        return 0
+    print(f"{options.operation}, {options.dtype}, compiled for sm_90 and not timed (bench/gpu.py does that, on a card)")
+    heads = f"{'threads':>8}{'registers':>11}{'shared B':>10}{'spilled B':>11}{'16 B loads':>12}"
+    print(f"{'variant':<12}{'kernel':<26}{heads}")
+    for name, r in found:
+        sizes = f"{r.threads:>8}{r.registers:>11}{r.shared_bytes:>10}{r.spill_bytes:>11}{r.wide_loads:>12}"
+        print(f"{name:<12}{r.kernel:<26}{sizes}")
     return 0
 
 

@@ -20,7 +20,7 @@ from . import machinecode
 from .kernels.cases import Case
 from .kernels.limits import bandwidth, cache_sizes, fma_peak
 from .kernels.threads import at_most, team
-from .kernels.variants import CONTRACTS, TABLE, Variant, check, prepare, variants
+from .kernels.variants import CONTRACTS, ON_DEVICE, TABLE, Variant, check, prepare, variants
 from .timing import BATCH_S, Spread, batches, in_turns, spread
 
 __all__ = ["Limits", "Measurement", "Profile", "case_of", "chosen", "machine_limits", "measure_limits", "profile"]
@@ -175,13 +175,19 @@ def case_of(operation: str, dims: Sequence[int] | None = None, option: str | Non
 
 
 def chosen(operation: str, names: Sequence[str] | None, dtype: str) -> tuple[Variant, ...]:
-    """Variants of the table by name, in its order; all that take the dtype by default."""
-    there = variants(operation)
+    """Variants of the table by name, in its order; all that take the dtype by default. Those on a card are left out."""
+    there = (*variants(operation), *on_card(operation))
     unknown = [name for name in names or () if name not in there]
     if unknown:
         raise ValueError(f"unknown variant {unknown[0]!r} of {operation}; there are: {', '.join(there)}")
     found = [variant for variant in TABLE if variant.operation == operation and dtype in variant.dtypes]
     return tuple(variant for variant in found if not names or variant.name in names)
+
+
+def on_card(operation: str, names: Sequence[str] | None = None) -> tuple[str, ...]:
+    """CUDA variants of an operation, or those among the names: what is compiled and not timed here."""
+    there = [variant.name for variant in ON_DEVICE if variant.operation == operation]
+    return tuple(name for name in there if names is None or name in names)
 
 
 def profile(

@@ -6,6 +6,7 @@ and sm_90, prints a line for each, and fails where one spills, computes in float
 or shared memory than its launch can have, or reads memory by less than 16 bytes at a time where it should not.
 """
 
+import importlib.util
 import re
 import shutil
 import subprocess
@@ -210,6 +211,10 @@ def report(operation: str, variant: str, dtype: str, cc: tuple[int, int] = (9, 0
         raise ValueError(f"there is no CUDA variant {variant!r} of {operation!r}")
     if SIMULATED:
         raise RuntimeError("the simulator compiles nothing; unset NUMBA_ENABLE_CUDASIM")
+    if importlib.util.find_spec("numba_cuda") is None:
+        raise RuntimeError(
+            'compiling for a card needs numba-cuda: pip install "fastnet-jit[cuda12]"; no card is needed'
+        )
     return tuple(_compile(name, dtype, cc) for name in _kernels(operation, variant, dtype))
 
 

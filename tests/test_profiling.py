@@ -3,6 +3,7 @@
 No test asserts how fast anything is; those of assembly compile in a process of their own, with an empty cache.
 """
 
+import importlib.util
 import json
 import re
 from collections.abc import Callable
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 
 from fastnet import cli, machinecode, profiling, stepprofile
-from fastnet.kernels import _jit, parts
+from fastnet.kernels import _jit, cuda_offline, parts
 from fastnet.kernels import variants as _public
 from fastnet.kernels.cases import Case
 from fastnet.kernels.contracts import CONTRACTS
@@ -376,3 +377,31 @@ def test_a_picture_that_cannot_be_written_is_refused_first(
     assert "unknown type of picture" in capsys.readouterr().err
     assert cli.main(["profile", "matmul", "--plot", str(tmp_path / "nowhere" / "roofline.png")]) == 1
     assert capsys.readouterr().err.count("\n") == 1
+
+
+# --------------------------------------------------------------------------------------------- on a card
+
+
+def test_cuda_variants_are_compiled_and_not_timed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def report(operation: str, variant: str, dtype: str) -> tuple[cuda_offline.Report, ...]:
+        return (cuda_offline.Report(f"{operation}_{variant}", dtype, (9, 0), 256, 2, 124, 16896, 0, 10, 0),)
+
+    monkeypatch.setattr(cuda_offline, "report", report)
+    assert cli.main(["profile", "matmul", "--variants", "cuda,cuda_tiled", "--dtype", "float64"]) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"^cuda +matmul_cuda +256 +124 +16896 +0 +10$", said, re.MULTILINE)
+    assert re.search(r"^cuda_tiled +matmul_cuda_tiled ", said, re.MULTILINE)
+    assert "not timed" in said
+    assert cli.main(["profile", "relu", "--variants", "cuda", "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)["offline"]
+    assert (found["variant"], found["registers"], found["spill_bytes"]) == ("cuda", 124, 0)
+
+
+def test_cuda_variants_say_what_is_missing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert cli.main(["profile", "matmul", "--variants", "cuda"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("fastnet profile: compiling for a card needs numba-cuda: pip install")
+    assert error.count("\n") == 1
