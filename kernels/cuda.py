@@ -5,7 +5,7 @@ CUDA variant: importing fastnet costs nothing more for them. The package numba-c
 inside Numba is deprecated and serves the simulator only); ``pip install "fastnet-jit[cuda12]"`` or ``[cuda13]`` brings
 it.
 
-Flags. ``fastmath`` stays off: it flushes denormals and approximates division. FMA contraction is on by default. The
+Flags. Fast math stays off: it flushes denormals and approximates division. FMA contraction is on by default. The
 CPU's flags are in `_jit`; nothing is shared, since there is neither a cache key nor a vector width to agree on.
 
 The simulator (``NUMBA_ENABLE_CUDASIM=1``) runs every kernel as Python, one thread of the operating system for a CUDA
@@ -50,7 +50,7 @@ SIMULATED = bool(int(os.environ.get("NUMBA_ENABLE_CUDASIM", "0") or 0))
 """Whether Numba's simulator stands in for a device."""
 
 
-class NoDeviceError(RuntimeError):
+class NoDeviceError(OSError):
     """A CUDA variant was asked for where none can run."""
 
 
