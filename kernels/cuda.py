@@ -39,6 +39,7 @@ __all__ = [
     "missing",
     "on_host",
     "quiet",
+    "register_limit",
     "require",
     "send",
     "usable",
@@ -90,17 +91,20 @@ def device(function: Callable[..., Any]) -> Any:
     return cuda.jit(device=True)(function)
 
 
+def register_limit(threads: int, blocks: int) -> int:
+    """Registers a thread may have, so that so many blocks of so many threads share an SM's 65536."""
+    return min(255, 65536 // (threads * blocks) // 8 * 8)
+
+
 def kernel(threads: int, blocks: int = 1) -> Callable[[Callable[..., Any]], Any]:
     """Decorate a kernel that is launched with so many threads a block, of which so many blocks share an SM.
 
-    The bound is what ptxas allots registers by: 65536 / (threads x blocks) a thread.
+    That bounds the registers that ptxas allots.
     """
 
     def decorate(function: Callable[..., Any]) -> Any:
-        registers = 65536 // (threads * blocks)
-        made = cuda.jit(max_registers=min(255, registers // 8 * 8))(function) if not SIMULATED else cuda.jit(function)
         KERNELS[function.__name__] = (function, threads, blocks)
-        return made
+        return cuda.jit(**{} if SIMULATED else {"max_registers": register_limit(threads, blocks)})(function)
 
     return decorate
 

@@ -56,9 +56,7 @@ def asked_anew() -> Iterator[None]:
 @pytest.mark.usefixtures("asked_anew")
 def test_without_numba_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(
-        OSError, match=r'^backend="cuda" cannot run here: numba-cuda is not installed: pip install'
-    ):
+    with pytest.raises(OSError, match=r'^backend="cuda" cannot run here: numba-cuda is not installed: pip install'):
         Trainer(Network([2, 1]), backend="cuda")
     with pytest.raises(OSError, match=r'^variant="cuda" cannot run here: numba-cuda is not installed'):
         fastnet.kernels.matmul(np.eye(2), np.eye(2), variant="cuda")
