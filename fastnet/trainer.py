@@ -141,7 +141,7 @@ class Trainer:
         If an argument is of the wrong type.
     ValueError
         If a name is unknown, a number out of range, or the loss does not fit the network's outputs.
-    RuntimeError
+    OSError
         If the backend is cuda, and numba-cuda, the driver or the card is missing; the message says which.
 
     Examples

@@ -5,7 +5,7 @@ CUDA variant: importing fastnet costs nothing more for them. The package numba-c
 inside Numba is deprecated and serves the simulator only); ``pip install "fastnet-jit[cuda12]"`` or ``[cuda13]`` brings
 it.
 
-Flags. ``fastmath`` stays off: it flushes denormals and approximates division. FMA contraction is on by default. The
+Flags. Fast math stays off: it flushes denormals and approximates division. FMA contraction is on by default. The
 CPU's flags are in `_jit`; nothing is shared, since there is neither a cache key nor a vector width to agree on.
 
 The simulator (``NUMBA_ENABLE_CUDASIM=1``) runs every kernel as Python, one thread of the operating system for a CUDA
@@ -39,6 +39,7 @@ __all__ = [
     "missing",
     "on_host",
     "quiet",
+    "register_limit",
     "require",
     "send",
     "usable",
@@ -50,7 +51,7 @@ SIMULATED = bool(int(os.environ.get("NUMBA_ENABLE_CUDASIM", "0") or 0))
 """Whether Numba's simulator stands in for a device."""
 
 
-class NoDeviceError(RuntimeError):
+class NoDeviceError(OSError):
     """A CUDA variant was asked for where none can run."""
 
 
@@ -90,17 +91,20 @@ def device(function: Callable[..., Any]) -> Any:
     return cuda.jit(device=True)(function)
 
 
+def register_limit(threads: int, blocks: int) -> int:
+    """Registers a thread may have, so that so many blocks of so many threads share an SM's 65536."""
+    return min(255, 65536 // (threads * blocks) // 8 * 8)
+
+
 def kernel(threads: int, blocks: int = 1) -> Callable[[Callable[..., Any]], Any]:
     """Decorate a kernel that is launched with so many threads a block, of which so many blocks share an SM.
 
-    The bound is what ptxas allots registers by: 65536 / (threads x blocks) a thread.
+    That bounds the registers that ptxas allots.
     """
 
     def decorate(function: Callable[..., Any]) -> Any:
-        registers = 65536 // (threads * blocks)
-        made = cuda.jit(max_registers=min(255, registers // 8 * 8))(function) if not SIMULATED else cuda.jit(function)
         KERNELS[function.__name__] = (function, threads, blocks)
-        return made
+        return cuda.jit(**{} if SIMULATED else {"max_registers": register_limit(threads, blocks)})(function)
 
     return decorate
 

@@ -26,7 +26,7 @@ from . import (
     cuda_products,
     cuda_steps,
 )
-from .cuda import KERNELS, SIMULATED, cuda
+from .cuda import KERNELS, SIMULATED, cuda, register_limit
 
 __all__ = ["Report", "all_reports", "faults", "report"]
 
@@ -128,7 +128,7 @@ def _compile(name: str, dtype: str, cc: tuple[int, int]) -> Report:
     card = SimpleNamespace(compute_capability=cc)
     with mock.patch("numba.cuda.dispatcher.get_current_device", return_value=card):
         ptx, _ = cuda.compile_ptx(function, _types(dtype)[name], cc=cc)
-    limit = min(255, 65536 // (threads * blocks) // 8 * 8)  # as `cuda.kernel` sets it
+    limit = register_limit(threads, blocks)
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "kernel.ptx"
         source.write_text(ptx)

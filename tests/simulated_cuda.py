@@ -128,6 +128,17 @@ def test_a_lost_part_is_rejected() -> None:
         check(variant, Case((13, 5, 9), "parts", "relu"), "float64")
 
 
+@pytest.mark.parametrize("rung", ["cuda_tiled", "cuda"])
+def test_a_missing_barrier_is_noticed(rung: str) -> None:
+    """The simulator starts a block's threads one by one: without barriers the first reads what nobody has written."""
+    variant = next(v for v in ON_DEVICE if v.operation == "matmul" and v.name == rung)
+    with (
+        mock.patch("numba.cuda.simulator.kernel.BlockThread.syncthreads", return_value=None),
+        pytest.raises(WrongKernelError, match="matmul"),
+    ):
+        check(variant, Case((33, 31, 33), "so long that threads run side by side", "nn"), "float64")
+
+
 def test_an_unaligned_load_is_noticed() -> None:
     """What a card would answer with an error: the twins of the 16-byte loads assert it."""
     from fastnet.kernels import cuda_tile

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import fastnet.kernels
-from fastnet import Network, Trainer
+from fastnet import Network, Trainer, cli
 from fastnet.kernels import cuda
 from fastnet.kernels.variants import CONTRACTS, ON_DEVICE, TABLE, find, variants
 
@@ -56,11 +56,9 @@ def asked_anew() -> Iterator[None]:
 @pytest.mark.usefixtures("asked_anew")
 def test_without_numba_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(
-        RuntimeError, match=r'^backend="cuda" cannot run here: numba-cuda is not installed: pip install'
-    ):
+    with pytest.raises(OSError, match=r'^backend="cuda" cannot run here: numba-cuda is not installed: pip install'):
         Trainer(Network([2, 1]), backend="cuda")
-    with pytest.raises(RuntimeError, match=r'^variant="cuda" cannot run here: numba-cuda is not installed'):
+    with pytest.raises(OSError, match=r'^variant="cuda" cannot run here: numba-cuda is not installed'):
         fastnet.kernels.matmul(np.eye(2), np.eye(2), variant="cuda")
     assert not any(name.startswith("cuda") for name in variants("matmul"))
 
@@ -80,9 +78,21 @@ def test_without_driver_or_card(error: str, said: str, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     monkeypatch.setattr(cuda, "cuda", Driver())
-    with pytest.raises(RuntimeError, match=f"^backend=.* {said}") as raised:
+    with pytest.raises(OSError, match=f"^backend=.* {said}") as raised:
         Trainer(Network([2, 1]), backend="cuda")
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.usefixtures("asked_anew")
+def test_the_command_line_says_it_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert cli.main(["train", "--backend", "cuda"]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert err.startswith('fastnet train: backend="cuda" cannot run here: numba-cuda is not installed')
 
 
 def test_auto_is_never_cuda() -> None:
