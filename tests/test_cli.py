@@ -6,6 +6,9 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
+from functools import partial
+from typing import Any
 
 import pytest
 
@@ -152,7 +155,11 @@ def test_a_closed_pipe_is_no_error() -> None:
 @pytest.mark.skipif(os.name != "posix", reason="Ctrl-C is sent differently there")
 def test_ctrl_c_shows_what_there_is_and_ends_with_status_130() -> None:
     command = [sys.executable, "-m", "fastnet", "train", "--epochs", "1000000"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    # A shell that runs these tests in the background has had SIGINT ignored, which children inherit.
+    heeding = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(command, preexec_fn=heeding, **pipes) as process, ExitStack() as stack:
+        stack.callback(process.kill)
         assert process.stdout is not None
         for line in process.stdout:
             if line.startswith("total"):

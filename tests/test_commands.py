@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -249,7 +251,10 @@ def test_a_closed_pipe_does_not_lose_the_model(folder: Path) -> None:
 @pytest.mark.skipif(os.name != "posix", reason="Ctrl-C is sent differently there")
 def test_ctrl_c_keeps_the_model_of_the_last_whole_epoch(folder: Path) -> None:
     command: list[Any] = [*TRAIN, "--epochs", "1000000", "--out", "m"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    heeding = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # which a shell's background jobs ignore
+    with subprocess.Popen(command, preexec_fn=heeding, **pipes) as process, ExitStack() as stack:
+        stack.callback(process.kill)
         assert process.stdout is not None
         for line in process.stdout:
             if line.startswith("total"):

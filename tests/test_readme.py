@@ -90,7 +90,7 @@ def copy(tmp_path: Path) -> Path:
     shutil.copytree(ROOT / "kernels", kernels, ignore=shutil.ignore_patterns("__pycache__"))
     (kernels / "mine.py").write_text(rung)
     table = (kernels / "variants.py").read_text()
-    imports, end = re.search(r"^from \. import .*$", table, re.M), table.index("\n)\n\nTABLE")
+    imports, end = re.search(r"^from \. import .*$", table, re.M), table.index("\n)\n", table.index("\n_ALL:"))
     assert imports is not None
     table = f"{table[: imports.end()]}, mine{table[imports.end() : end]}\n{line}{table[end:]}"
     (kernels / "variants.py").write_text(table)
