@@ -40,7 +40,7 @@ Results = dict[str, Any]
 # ------------------------------------------------------------------------------------------- measuring
 
 
-def run(quick: bool) -> Results:
+def run(quick: bool, rounds: int) -> Results:
     """Measure everything with the two commands that a reader would give; what both found."""
     begin = time.time()
     with tempfile.TemporaryDirectory() as folder:
@@ -48,13 +48,13 @@ def run(quick: bool) -> Results:
         wanted = "not test_step" + (" and not float64" if quick else "")
         command = ["-m", "pytest", str(HERE), "--benchmark-enable", f"--benchmark-json={benches}", "-q", "-k", wanted]
         subprocess.run([sys.executable, *command, "--benchmark-columns=median,iqr,rounds"], check=True)
-        command = [str(HERE / "peers.py"), "--json", str(peers), "--rounds", "1" if quick else "5"]
+        command = [str(HERE / "peers.py"), "--json", str(peers), "--rounds", str(rounds)]
         command += ["--threads", ",".join(str(count) for count in (1, 2) if count <= team())]
         command += ["--only", *QUICK_NETWORKS] if quick else []
         subprocess.run([sys.executable, *command], check=True)
         found, steps = json.loads(benches.read_text()), json.loads(peers.read_text())
     return {
-        "about": about(quick, time.time() - begin),
+        "about": about(quick, rounds, time.time() - begin),
         "benches": [digest(benchmark) for benchmark in found["benchmarks"]],
         "libraries": steps["libraries"],
         "rounds": steps["rounds"],
@@ -72,12 +72,12 @@ def save(results: Results, file: Path) -> None:
     file.write_text(",\n".join(parts) + "\n}\n")
 
 
-def about(quick: bool, seconds: float) -> dict[str, Any]:
+def about(quick: bool, rounds: int, seconds: float) -> dict[str, Any]:
     """What the results were measured on, with and when."""
     packages = ("numba", "llvmlite")
     return {
         "date": str(datetime.date.today()),
-        "command": "python bench/report.py --run" + " --quick" * quick,
+        "command": "python bench/report.py --run" + " --quick" * quick + f" --rounds {rounds}",
         "quick": quick,
         "minutes": round(seconds / 60, 1),
         "cpu": target_cpu(),
@@ -247,6 +247,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", action="store_true", help="measure first")
     parser.add_argument("--quick", action="store_true", help="with --run: less of everything")
+    parser.add_argument("--rounds", type=int, help="with --run: of the libraries' steps (default: 5, or 1 if quick)")
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="FOLDER", help="results.json and plots")
     parser.add_argument("--readme", type=Path, default=README, metavar="FILE")
     options = parser.parse_args()
@@ -254,7 +255,7 @@ def main() -> None:
         parser.error("--quick goes with --run")
     file = options.results / "results.json"
     if options.run:
-        save(run(options.quick), file)
+        save(run(options.quick, options.rounds or (1 if options.quick else 5)), file)
     results = json.loads(file.read_text())
     plots.draw_all(results, options.results)
     options.readme.write_text(written(options.readme.read_text(), results))

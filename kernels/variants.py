@@ -53,6 +53,8 @@ class Variant:
         Which dtypes it takes.
     compiled : bool
         Whether it is made of vector instructions, and has no Python to fall back on.
+    promoted : bool
+        Whether ``"auto"`` may choose it: not where a lower rung is faster.
     """
 
     operation: str
@@ -61,6 +63,7 @@ class Variant:
     device: str = "cpu"
     dtypes: tuple[str, ...] = ("float32", "float64")
     compiled: bool = False
+    promoted: bool = True
 
 
 _ALL: tuple[Variant, ...] = (
@@ -118,11 +121,12 @@ _ALL: tuple[Variant, ...] = (
     Variant("silu", "simd", partial(activations.apply_activation, elementwise.SILU), compiled=True),
     Variant("silu_derivative", "simd", partial(activations.apply_derivative, elementwise.SILU), compiled=True),
     Variant("mse", "simd", partial(losses.value, elementwise.MSE), compiled=True),
-    Variant("mse_derivative", "simd", partial(losses.gradient, elementwise.MSE), compiled=True),
+    # Training's own, since there the loss comes along; alone, `loops` takes a third of the time.
+    Variant("mse_derivative", "simd", partial(losses.gradient, elementwise.MSE), compiled=True, promoted=False),
     Variant("mae", "simd", partial(losses.value, elementwise.MAE), compiled=True),
-    Variant("mae_derivative", "simd", partial(losses.gradient, elementwise.MAE), compiled=True),
+    Variant("mae_derivative", "simd", partial(losses.gradient, elementwise.MAE), compiled=True, promoted=False),
     Variant("huber", "simd", partial(losses.value, elementwise.HUBER), compiled=True),
-    Variant("huber_derivative", "simd", partial(losses.gradient, elementwise.HUBER), compiled=True),
+    Variant("huber_derivative", "simd", partial(losses.gradient, elementwise.HUBER), compiled=True, promoted=False),
     Variant("binary_cross_entropy", "simd", partial(losses.value, elementwise.BINARY_CROSS_ENTROPY), compiled=True),
     Variant(
         "binary_cross_entropy_derivative",
@@ -245,9 +249,10 @@ def find(operation: str, variant: str, flops: int = 0) -> Callable[..., Any]:
 
 
 def highest(operation: str, rung: str) -> Callable[..., Any]:
-    """Look up an operation's highest variant that stands no higher than a rung."""
+    """Look up an operation's highest promoted variant that stands no higher than a rung."""
     allowed = LADDER[: LADDER.index(rung) + 1]
-    return next(_LOOKUP[operation, name] for name in reversed(allowed) if (operation, name) in _LOOKUP)
+    there = {variant.name for variant in TABLE if variant.operation == operation and variant.promoted}
+    return next(_LOOKUP[operation, name] for name in reversed(allowed) if name in there)
 
 
 _LOOKUP.update({(operation, "auto"): highest(operation, SERIAL) for operation in CONTRACTS})
