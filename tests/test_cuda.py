@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -29,20 +30,39 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
     )
 
 
-@pytest.mark.compiled
-def test_kernels_in_the_simulator() -> None:
+@pytest.fixture(scope="module")
+def simulated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    """Both long runs in the simulator, side by side: a core each."""
+    found = tmp_path_factory.mktemp("simulated") / "gpu.json"
     # Assertions of a file that pytest does not know by its name are rewritten too, since it is named outright.
-    found = run("-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/simulated_cuda.py", NUMBA_ENABLE_CUDASIM="1")
-    assert found.returncode == 0, found.stdout[-4000:] + found.stderr[-2000:]
-    assert " passed" in found.stdout
-    assert "skipped" not in found.stdout
+    commands = {
+        "kernels": ("-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/simulated_cuda.py"),
+        "benchmark": ("bench/gpu.py", "--tiny", "--json", str(found)),
+    }
+    environment = {**os.environ, "NUMBA_ENABLE_CUDASIM": "1"}
+    with ExitStack() as stack:
+        started: dict[str, Any] = {"found": found}
+        for name, command in commands.items():
+            pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+            process = subprocess.Popen([sys.executable, *command], cwd=ROOT, env=environment, **pipes)
+            started[name] = stack.enter_context(process)
+            stack.callback(process.kill)
+        yield started
 
 
 @pytest.mark.compiled
-def test_benchmark_in_the_simulator(tmp_path: Path) -> None:
-    found = run("bench/gpu.py", "--tiny", "--json", str(tmp_path / "gpu.json"), NUMBA_ENABLE_CUDASIM="1")
-    assert found.returncode == 0, found.stdout[-3000:] + found.stderr[-3000:]
-    assert "simulator" in (tmp_path / "gpu.json").read_text()
+def test_kernels_in_the_simulator(simulated: dict[str, Any]) -> None:
+    said, _ = simulated["kernels"].communicate()
+    assert simulated["kernels"].returncode == 0, said[-6000:]
+    assert " passed" in said
+    assert "skipped" not in said
+
+
+@pytest.mark.compiled
+def test_benchmark_in_the_simulator(simulated: dict[str, Any]) -> None:
+    said, _ = simulated["benchmark"].communicate()
+    assert simulated["benchmark"].returncode == 0, said[-6000:]
+    assert "simulator" in simulated["found"].read_text()
 
 
 @pytest.fixture
