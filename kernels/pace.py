@@ -41,7 +41,7 @@ class Pace:
         self.rows, self.threads = rows, threads
         self._all = threads
         self._tries = tries and threads > 1
-        self._trial, self._run = False, RUN_S
+        self._first, self._trial, self._run = True, False, RUN_S
         self._rates: dict[int, float] = {}  # rows a second, by threads
         self._rows, self._seconds = 0.0, 0.0  # of the trial, or of the run's last RUN_S or so
         self._left = TRIAL_S
@@ -54,7 +54,9 @@ class Pace:
         """Take account of a call: its rows and how long it took."""
         seconds = max(seconds, 1e-6)
         time = CALL_S
-        if self._tries:
+        if self._tries and self._first:  # in which kernels were compiled or fetched, and threads started
+            self._first, time = False, TRIAL_S / 2
+        elif self._tries:
             self._rows += rows
             self._seconds += seconds
             self._left -= seconds

@@ -51,6 +51,13 @@ def test_nothing_is_tried_where_there_is_no_choice(threads: int, tries: bool) ->
     assert pace.rows == pytest.approx(CALL_S * ONE, abs=1)
 
 
+def test_the_first_call_which_compiles_proves_nothing() -> None:
+    pace = Pace(1000, 2, tries=True)
+    pace.note(1000, 5.0)
+    assert pace.threads == 2
+    assert share_of_all(pace, 1.8, 1) > 0.95
+
+
 def test_a_call_of_no_time_or_rows_is_no_error() -> None:
     pace = Pace(1, 2, tries=True)
     pace.note(0, 0.0)
