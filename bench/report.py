@@ -105,6 +105,23 @@ def short(number: float) -> str:
     return f"{number:.0f}" if number >= 100 else f"{number:.1f}" if number >= 10 else f"{number:.2f}"
 
 
+def shares(benches: list[dict[str, Any]]) -> None:
+    """Set each one's share of the limit, by the highest limits of the whole run.
+
+    Those that were measured right before a kernel are lower where a neighbour had a core just then: half, on two.
+    """
+    peaks: dict[tuple[Any, ...], float] = {}
+    for bench in benches:
+        if "limit_gflops" in bench:
+            for name, kind in (("limit_gflops", bench["dtype"]), ("limit_gbps", bench["limit_level"])):
+                key = (kind, bench["threads"])
+                peaks[key] = max(peaks.get(key, 0.0), bench[name])
+    for bench in benches:
+        if "limit_gflops" in bench:
+            flops, moved = (peaks[bench[kind], bench["threads"]] for kind in ("dtype", "limit_level"))
+            bench["fraction_of_limit"] = max(bench["gflops"] / flops, bench["gbps"] / moved)
+
+
 def _row(cells: list[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
@@ -238,6 +255,7 @@ def between_markers(whole: str, name: str, text: str) -> str:
 
 def written(whole: str, results: Results) -> str:
     """README with every table of these results."""
+    shares(results["benches"])
     for name, table in TABLES.items():
         whole = between_markers(whole, name, table(results))
     return whole

@@ -163,7 +163,7 @@ def _add_profile(subparsers: Any) -> None:
     profile.add_argument("--threads", type=_sizes, default="1", metavar="N,...", help="one table for each")
     profile.add_argument("--seconds", type=_rate, default=0.5, metavar="S", help="about how long to time a variant")
     code = "leave out compile times and inner loops, which take a process for each variant"
-    profile.add_argument("--no-code", dest="code", action="store_false", default=True, help=code)
+    profile.add_argument("--no-code", dest="code", action="store_false", default=hidden, help=code)
     profile.add_argument("--asm", action="store_true", help="show the inner loops")
     profile.add_argument("--plot", metavar="PICTURE", default=hidden, help="draw the roofline to this .png or .svg")
     profile.add_argument("--json", action="store_true", help="as JSON")
@@ -251,22 +251,22 @@ def _train(options: argparse.Namespace) -> int:
 
 
 _OF_A_STEP = {"layers": None, "batch_size": 128, "loss": "mse", "optimizer": "sgd"}
-_OF_KERNELS = {"shape": None, "option": None, "variants": None, "plot": None}
+_OF_KERNELS = {"shape": None, "option": None, "variants": None, "plot": None, "code": True}
 
 
 def _profile(options: argparse.Namespace) -> int:
     trains = options.operation == "train"
     for name in _OF_KERNELS if trains else _OF_A_STEP:
         if hasattr(options, name):
-            word = "--" + name.replace("_", "-")
+            word = "--no-code" if name == "code" else "--" + name.replace("_", "-")
             options.parser.error(f"{word} is {'not for train' if trains else 'for train only'}")
     for name, default in (_OF_A_STEP | _OF_KERNELS).items():
         setattr(options, name, getattr(options, name, default))
     if max(options.threads) > team():
         options.parser.error(f"--threads {max(options.threads)}: at most {team()} can be used here")
     if trains:
-        if options.asm or not options.code:
-            options.parser.error("--asm and --no-code are not for train")
+        if options.asm:
+            options.parser.error("--asm is not for train")
         if options.layers is None or len(options.layers) < 2:
             options.parser.error("train needs --layers, at least inputs and outputs, such as 784,256,128,10")
         return profile_command.step(options)

@@ -141,9 +141,9 @@ _LAYERS = (
         lambda B, n, k: 2 * B * n + 2 * k * n + k + 2 * B * k,
         with_options(EDGES, (*_NAMES, "relu-first")),
         (
-            Case((32, 64, 128), "the digits' first layer", "relu-first"),
+            Case((32, 64, 128), "the digits' first layer", "relu"),
             Case((32, 128, 10), "the digits' last layer", "identity"),
-            Case((128, 784, 256), "the first layer of an MNIST network", "relu-first"),
+            Case((128, 784, 256), "the first layer of an MNIST network", "relu"),
         ),
     ),
 )

@@ -352,7 +352,8 @@ def test_info_measures_the_limits(capsys: pytest.CaptureFixture[str]) -> None:
         (("train",), "train needs --layers, at least inputs and outputs, such as 784,256,128,10"),
         (("train", "--layers", "3"), "train needs --layers"),
         (("train", "--layers", "3,4", "--shape", "3,4,5"), "--shape is not for train"),
-        (("train", "--layers", "3,4", "--asm"), "--asm and --no-code are not for train"),
+        (("train", "--layers", "3,4", "--asm"), "--asm is not for train"),
+        (("train", "--layers", "3,4", "--no-code"), "--no-code is not for train"),
         (("train", "--layers", "3,4", "--loss", "mad"), "argument --loss: invalid choice: 'mad'"),
     ],
 )
