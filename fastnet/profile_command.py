@@ -50,7 +50,10 @@ def kernels(options: argparse.Namespace) -> int:
     if figure is not None:
         _plot(figure, options.plot, profiles)
     if options.json:
-        print(json.dumps({**hardware(), "profiles": [_as_json(profile) for profile in profiles]}, indent=1))
+        found = {**hardware(), "profiles": [_as_json(profile) for profile in profiles]}
+        if on_card:
+            found["offline"] = _offline(options, on_card)
+        print(json.dumps(found, indent=1))
         return 0
     print(f"{options.operation} {case}, {options.dtype}; {_jit.target_cpu()}, vectors of {_jit.vector_bytes()} bytes")
     for profile in profiles:
@@ -67,19 +70,26 @@ def kernels(options: argparse.Namespace) -> int:
 
 def _cards(options: argparse.Namespace, names: Sequence[str]) -> int:
     """What NVIDIA's compiler makes of CUDA variants; no card is needed, and none is timed."""
-    from .kernels import cuda_offline  # imports numba.cuda
-
-    found = [(name, r) for name in names for r in cuda_offline.report(options.operation, name, options.dtype)]
+    found = _offline(options, names)
     if options.json:
-        print(json.dumps({"offline": [{"variant": name, **asdict(report)} for name, report in found]}, indent=1))
+        print(json.dumps({"offline": found}, indent=1))
         return 0
     print(f"{options.operation}, {options.dtype}, compiled for sm_90 and not timed (bench/gpu.py does that, on a card)")
     heads = f"{'threads':>8}{'registers':>11}{'shared B':>10}{'spilled B':>11}{'16 B loads':>12}"
     print(f"{'variant':<12}{'kernel':<26}{heads}")
-    for name, r in found:
-        sizes = f"{r.threads:>8}{r.registers:>11}{r.shared_bytes:>10}{r.spill_bytes:>11}{r.wide_loads:>12}"
-        print(f"{name:<12}{r.kernel:<26}{sizes}")
+    for r in found:
+        sizes = (
+            f"{r['threads']:>8}{r['registers']:>11}{r['shared_bytes']:>10}{r['spill_bytes']:>11}{r['wide_loads']:>12}"
+        )
+        print(f"{r['variant']:<12}{r['kernel']:<26}{sizes}")
     return 0
+
+
+def _offline(options: argparse.Namespace, names: Sequence[str]) -> list[dict[str, Any]]:
+    from .kernels import cuda_offline  # imports numba.cuda
+
+    reports = ((name, r) for name in names for r in cuda_offline.report(options.operation, name, options.dtype))
+    return [{"variant": name, **asdict(report)} for name, report in reports]
 
 
 def _table(profile: profiling.Profile) -> str:

@@ -139,7 +139,9 @@ def on_host(function: Callable[..., None], results: tuple[int, ...]) -> Callable
     def moved(*arguments: Any) -> None:
         require()
         with quiet():
-            sent = [send(a) if isinstance(a, np.ndarray) and a.size else a for a in arguments]
+            filled = {i % len(arguments) for i in results}  # row by row, as the kernels write
+            arrays = [np.ascontiguousarray(a) if i in filled else a for i, a in enumerate(arguments)]
+            sent = [send(a) if isinstance(a, np.ndarray) and a.size else a for a in arrays]
             function(*sent)
             for i in results:
                 place = i % len(arguments)

@@ -274,8 +274,13 @@ class CudaEngine(Engine):
         epoch_rows: int,
     ) -> None:
         """Steps until X is done with; then, or where a KeyboardInterrupt comes, everything is fetched."""
-        self._allocate()
         stop, start, batch = first_row + len(X), int(plan.progress[ROW]), self._batch
+        if stop < epoch_rows and (stop - start) % batch != 0:
+            raise ValueError(
+                f"backend cuda takes a batch as one piece, and {batch} rows do not fit a part of this memory map; use "
+                "a smaller batch_size, or load the data: numpy.array(X)"
+            )
+        self._allocate()
         labelled = self._loss == CROSS_ENTROPY
         data = (
             self._data("X", X, self._dtype),

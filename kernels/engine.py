@@ -236,7 +236,6 @@ class Engine:
         self.plan.note_addresses()
         book[ROWS_KERNEL] = kernel_address(epoch.rows_piece, dtype)
         book[WEIGHTS_KERNEL] = kernel_address(epoch.weights_piece, dtype)
-        book[PRODUCT] = kernel_address(simd.product_into, dtype)
         book[LOSS_KERNEL] = kernel_address(losses.kernel(int(book[LOSS])), dtype)
         if book[LOSS] in (CROSS_ENTROPY, BINARY_CROSS_ENTROPY):
             book[RIGHT_KERNEL] = kernel_address(losses.right_rows, dtype)
@@ -248,6 +247,8 @@ class Engine:
         if book[OPTIMIZER] != NONE:
             update = loops.adam_update if book[OPTIMIZER] == ADAM else loops.sgd_update
             book[UPDATE] = kernel_address(update, dtype)
+        # Last: it says that all are there. Ctrl-C while others are compiled would leave addresses of 0 behind.
+        book[PRODUCT] = kernel_address(simd.product_into, dtype)
 
     @property
     def nbytes(self) -> int:
@@ -355,6 +356,7 @@ class Engine:
             arrays = (X_rows, y, weights, order, out, rates)
             # Where they are is asked for again only of other arrays: 5 us of an epoch's 15 around the compiled call.
             whose, noted = self._noted
+            self._noted = (None, noted)  # until all are written: Ctrl-C may come in between
             for place, array, known in zip((X, TRUTH, WEIGHTS, ORDER, OUT, RATES), arrays, noted, strict=True):
                 if array is not known or whose is not book:
                     book[place] = address(array)

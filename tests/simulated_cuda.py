@@ -4,13 +4,14 @@ The simulator is the one inside Numba: it is deprecated there, but needs nothing
 some 70 MB. Tiles shrink to 8 x 8 x 2 with two elements a load, blocks to 8 threads.
 """
 
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import numpy as np
 import pytest
 
-from fastnet import SGD, Adam, AdamW, CosineDecay, Network, Trainer, WarmUp
+from fastnet import SGD, Adam, AdamW, CosineDecay, Network, Trainer, WarmUp, dataset
 from fastnet.kernels import cuda_engine, cuda_products, cuda_steps, matmul, variants
 from fastnet.kernels.cuda import SIMULATED, cuda
 from fastnet.kernels.plan import LOSSES
@@ -68,6 +69,16 @@ def test_public_function_by_name() -> None:
     A, B = np.arange(6.0).reshape(2, 3), np.eye(3)
     np.testing.assert_array_equal(matmul(A, B, variant="cuda"), A)
     np.testing.assert_array_equal(matmul(A.T[::-1], A[:, ::2], variant="cuda"), A.T[::-1] @ A[:, ::2])
+    for out in (np.empty((2, 3), order="F"), np.empty((3, 2)).T, np.empty((4, 6))[::2, ::2]):
+        np.testing.assert_array_equal(matmul(A, B, out=out, variant="cuda"), A)
+
+
+def test_a_batch_larger_than_a_part_of_a_memory_map_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dataset, "PART_BYTES", 1)
+    X = np.memmap(tmp_path / "X", np.float32, "w+", shape=(1100, 2))
+    trainer = Trainer(Network([2, 1]), batch_size=None, backend="cuda", shuffle=False)
+    with pytest.raises(ValueError, match="takes a batch as one piece, and 1100 rows do not fit a part"):
+        trainer.fit(X, np.zeros(1100), epochs=1)
 
 
 # ------------------------------------------------------------------------------------------- mutants

@@ -376,3 +376,45 @@ def test_many_python_threads_train_at_once(monkeypatch: pytest.MonkeyPatch) -> N
 
     with at_most(None), ThreadPoolExecutor(4) as pool:
         assert len(set(pool.map(train, range(8)))) == 1
+
+
+@pytest.mark.compiled
+def test_an_interrupt_while_addresses_are_noted_leaves_none_that_are_stale(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or the next call would compute on arrays that may be gone."""
+    X, y = data(20, (4, 2), "float32")
+    ours = engine.Engine(np.ones(10, "float32"), (4, 2), (0,), batch=20)
+    expected, _ = ours.loss_and_gradient(X, y)
+    address, calls = engine.address, iter(range(9))
+
+    def interrupted(array: Any) -> int:
+        if next(calls) == 1:
+            raise KeyboardInterrupt
+        return int(address(array))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "address", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            ours.loss_and_gradient(X + 1, y + 1)
+    assert ours.loss_and_gradient(X, y)[0] == expected
+
+
+@pytest.mark.compiled
+def test_an_interrupt_while_kernels_are_compiled_leaves_none_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or the next call would jump to address 0."""
+    X, y = data(20, (4, 3, 2), "float32")
+    parameters = np.linspace(-1, 1, 23).astype("float32")
+    expected, _ = engine.Engine(parameters, (4, 3, 2), (2, 0), batch=20).loss_and_gradient(X, y)
+    for at in range(6):
+        ours, calls, kernel_address = engine.Engine(parameters, (4, 3, 2), (2, 0), batch=20), [0], engine.kernel_address
+
+        def interrupted(*arguments: Any, at: int = at, calls: list[int] = calls, found: Any = kernel_address) -> int:
+            calls[0] += 1
+            if calls[0] == at + 1:
+                raise KeyboardInterrupt
+            return int(found(*arguments))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(engine, "kernel_address", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                ours.loss_and_gradient(X, y)
+        assert ours.loss_and_gradient(X, y)[0] == expected
