@@ -36,9 +36,13 @@ KINDS = ("nn", "tn", "nt")
 
 
 @jit
-def repeat(A: Any, B: Any, C: Any, times: int) -> None:
+def _repeat(A: Any, B: Any, C: Any, place: int, times: int) -> None:
     for _ in range(times):
-        simd.matmul(A, B, C)
+        simd.multiply(A, B, C, place)
+
+
+def repeat(A: Any, B: Any, C: Any, times: int) -> None:
+    _repeat(A, B, C, simd.place_of_product(C.itemsize), times)
 
 
 def operands(rng: np.random.Generator, dtype: Any, shape: tuple[int, int, int], kind: str) -> tuple[Any, Any, Any]:

@@ -75,6 +75,12 @@ WIDE = 4 * NV
 """Vectors in a tile of a single row: B is read once, so long stretches of its rows are what counts. 1,512,512 takes
 12 us, in tiles of 4 vectors 14 to 18."""
 
+STRETCH = 64
+"""Iterations of k between which the micro-kernel asks for memory that will be wanted next."""
+
+LINE = 64
+"""Bytes of a cache line."""
+
 _BYTE = ir.IntType(8)
 _INT32 = ir.IntType(32)
 _POINTER = ir.PointerType()
@@ -222,8 +228,8 @@ def _tile(module: ir.Module, dtype: Any, rows: int, vectors: int) -> ir.Function
     builder.position_at_end(loop)
     phis = [code.phi((x, before)) for x in (tiles, a, *(at for at, _ in places.values()))]
     left, a, *now = phis
-    sums = _sums_over_k(code, rows, vectors, mask, k, (a, a_row, a_step), (b, b_step))
     here = {name: (at, row) for at, (name, (_, row)) in zip(now, places.items(), strict=True)}
+    sums = _sums_over_k(code, rows, vectors, mask, k, (a, a_row, a_step, a_next), (b, b_step), here["c"])
     _finish(code, sums, vectors, mask, here, scale)
     fewer = builder.sub(left, intp(1))
     moved = [builder.add(at, step) for at, step in zip(now, steps, strict=True)]
@@ -244,33 +250,59 @@ def _sums_over_k(
     k: ir.Value,
     a: tuple[ir.Value, ...],
     b: tuple[ir.Value, ...],
+    c: tuple[ir.Value, ...],
 ) -> list[ir.Value]:
-    """Emit the loop; gives rows x vectors sums, row by row.  No iteration where k is 0."""
+    """Emit the loop; gives rows x vectors sums, row by row.  No iteration where k is 0.
+
+    In stretches of STRETCH iterations, between which it asks for what will be wanted next: another row of C, and of
+    the tile below the part of A that is as far on as the last stretch.
+    """
     builder, intp = code.builder, k.type
-    (a, a_row, a_step), (b, b_step) = a, b
+    (a, a_row, a_step, a_next), (b, b_step) = a, b
     offsets = [builder.mul(intp(i), a_row) for i in range(rows)]
     a0, b0 = builder.inttoptr(a, _POINTER), builder.inttoptr(b, _POINTER)
     before = builder.block
-    loop = builder.append_basic_block("k")
-    after = builder.append_basic_block("sums")
-    builder.cbranch(builder.icmp_signed(">", k, intp(0)), loop, after)
+    stretch, loop, stretched, ask, after = (
+        builder.append_basic_block(name) for name in ("stretch", "k", "stretched", "ask", "sums")
+    )
+    builder.cbranch(builder.icmp_signed(">", k, intp(0)), stretch, after)
+
+    builder.position_at_end(stretch)
+    starts = [code.phi((start, before)) for start in (k, a0, b0, c[0], *[code.zero] * (rows * vectors))]
+    rest = builder.sub(starts[0], intp(STRETCH))
+    rest = builder.select(builder.icmp_signed("<", rest, intp(0)), intp(0), rest)
+    builder.branch(loop)
 
     builder.position_at_end(loop)
-    left, a_k, b_k = (code.phi((start, before)) for start in (k, a0, b0))
-    sums = [code.phi((code.zero, before)) for _ in range(rows * vectors)]
+    left, a_k, b_k = (code.phi((start, stretch)) for start in starts[:3])
+    sums = [code.phi((start, stretch)) for start in starts[4:]]
     b_vectors = [code.load(p, mask) for p in code.vectors_at(b_k, vectors)]
     new = []
     for i in range(rows):
         a_ik = code.splat(builder.load(code.at(a_k, offsets[i]), typ=code.scalar, align=code.bytes))
         new += [code.fma(a_ik, b_vectors[q], sums[i * vectors + q]) for q in range(vectors)]
-    left_next = builder.sub(left, intp(1))
-    advanced = (left_next, code.at(a_k, a_step), code.at(b_k, b_step), *new)
-    for phi, value in zip((left, a_k, b_k, *sums), advanced, strict=True):
+    fewer = builder.sub(left, intp(1))
+    advanced = (fewer, code.at(a_k, a_step), code.at(b_k, b_step))
+    for phi, value in zip((left, a_k, b_k, *sums), (*advanced, *new), strict=True):
         phi.add_incoming(value, loop)
-    builder.cbranch(builder.icmp_signed(">", left_next, intp(0)), loop, after)
+    builder.cbranch(builder.icmp_signed(">", fewer, rest), loop, stretched)
+
+    builder.position_at_end(stretched)
+    builder.cbranch(builder.icmp_signed(">", fewer, intp(0)), ask, after)
+
+    builder.position_at_end(ask)
+    for place in code.vectors_at(builder.inttoptr(starts[3], _POINTER), vectors):
+        code.prefetch(place)
+    below = code.at(starts[1], a_next)
+    for offset in offsets:
+        for line in range(0, STRETCH * code.bytes, LINE):
+            code.prefetch(code.at(below, builder.add(offset, intp(line))))
+    for phi, value in zip(starts, (*advanced, builder.add(starts[3], c[1]), *new), strict=True):
+        phi.add_incoming(value, ask)
+    builder.branch(stretch)
 
     builder.position_at_end(after)
-    return [code.phi((code.zero, before), (x, loop)) for x in new]
+    return [code.phi((code.zero, before), (x, stretched)) for x in new]
 
 
 def _finish(

@@ -79,7 +79,7 @@ def _block(dtype: Any, m: int, n: int, piece: int, cut: Any) -> Any:
 
 
 @jit(inline=True)
-def _product_of_block(dtype: Any, block: Any, k: int, a: Any, b: Any, c: Any, bias: int, relu: Any) -> None:
+def _product_of_block(dtype: Any, place: int, block: Any, k: int, a: Any, b: Any, c: Any, bias: int, relu: Any) -> None:
     """The part of `simd.product` that fills rows top to bottom and columns left to right."""
     top, bottom, left, right = block
     item = item_bytes(dtype)
@@ -88,21 +88,21 @@ def _product_of_block(dtype: Any, block: Any, k: int, a: Any, b: Any, c: Any, bi
     c_part = (c[0] + top * c[1] + left * item, c[1])
     bias_part = bias + left * item if bias != 0 else 0
     relu_part = (relu[0] + top * relu[1] + left * item if relu[0] != 0 else 0, relu[1])
-    simd.product(dtype, bottom - top, right - left, k, a_part, b_part, c_part, bias_part, relu_part)
+    simd.product(dtype, place, bottom - top, right - left, k, a_part, b_part, c_part, bias_part, relu_part)
 
 
 # --------------------------------------------------------------------------------------------- products
 
 
 @jit(internal=True)
-def _matmul_piece(piece: int, dtype: Any, m: int, n: int, k: int, a: Any, b: Any, c: Any, cut: Any) -> None:
+def _matmul_piece(piece: int, dtype: Any, m: int, n: int, k: int, a: Any, b: Any, c: Any, cut: Any, place: int) -> None:
     block = _block(dtype, m, n, piece, cut)
     none: Any = np.intp(0)  # not a literal, which would have `product` compiled again
-    _product_of_block(dtype, block, k, a, b, c, none, (none, none))
+    _product_of_block(dtype, place, block, k, a, b, c, none, (none, none))
 
 
 @jit
-def _matmul(A: Any, B: Any, C: Any, threads: int, shared: int) -> None:
+def _matmul(A: Any, B: Any, C: Any, threads: int, shared: int, place: int) -> None:
     a, b, c = layout(A), layout(B), layout(C)
     m, n, k = A.shape[0], B.shape[1], A.shape[1]
     if c[2] != C.itemsize and n > 1:  # C.T = B.T A.T, the same products in the same order
@@ -110,7 +110,12 @@ def _matmul(A: Any, B: Any, C: Any, threads: int, shared: int) -> None:
         m, n = n, m
     cut = _cut(C.dtype, m, n, k, threads * PIECES, a, b)
     share_out(
-        _matmul_piece, cut[0] * cut[1], threads, 2 * m * n * k, shared, (C.dtype, m, n, k, a, b, (c[0], c[1]), cut)
+        _matmul_piece,
+        cut[0] * cut[1],
+        threads,
+        2 * m * n * k,
+        shared,
+        (C.dtype, m, n, k, a, b, (c[0], c[1]), cut, place),
     )
     keep(A)
     keep(B)
@@ -122,30 +127,32 @@ def matmul(A: Any, B: Any, C: Any) -> None:
     if 2 * A.size * C.shape[1] < SMALL or (threads := team()) == 1 or C.itemsize not in C.strides:
         simd.matmul(A, B, C)
     else:
-        _matmul(A, B, C, threads, SHARED)
+        _matmul(A, B, C, threads, SHARED, simd.place_of_product(C.itemsize))
 
 
 # ----------------------------------------------------------------------------------------------- layers
 
 
 @jit(internal=True)
-def _forward_piece(piece: int, X: Any, W: Any, b: Any, activation: int, A: Any, Z: Any, cut: Any) -> None:
+def _forward_piece(piece: int, X: Any, W: Any, b: Any, activation: int, A: Any, Z: Any, cut: Any, place: int) -> None:
     x, w, z, a = layout(X), layout(W), layout(Z), layout(A)
     block = _block(Z.dtype, Z.shape[0], Z.shape[1], piece, cut)
     fused = (a[0], a[1]) if activation == RELU else (0, 0)
     weights = (w[0], w[2], w[1])
-    _product_of_block(Z.dtype, block, X.shape[1], x, weights, (z[0], z[1]), layout(b)[0], fused)
+    _product_of_block(Z.dtype, place, block, X.shape[1], x, weights, (z[0], z[1]), layout(b)[0], fused)
     if activation != RELU:
         simd.activate_block(activation, Z, A, block[0], block[1], block[2], block[3])
 
 
 @jit
-def _dense_forward(X: Any, W: Any, b: Any, activation: int, A: Any, Z: Any, threads: int, shared: int) -> None:
+def _dense_forward(
+    X: Any, W: Any, b: Any, activation: int, A: Any, Z: Any, threads: int, shared: int, place: int
+) -> None:
     w = layout(W)
     weights = (w[0], w[2], w[1])
     cut = _cut(Z.dtype, Z.shape[0], Z.shape[1], X.shape[1], threads * PIECES, layout(X), weights)
     flops = 2 * X.size * Z.shape[1]
-    share_out(_forward_piece, cut[0] * cut[1], threads, flops, shared, (X, W, b, activation, A, Z, cut))
+    share_out(_forward_piece, cut[0] * cut[1], threads, flops, shared, (X, W, b, activation, A, Z, cut, place))
 
 
 def dense_forward(X: Any, W: Any, b: Any, activation: int, A: Any, Z: Any) -> None:
@@ -153,7 +160,7 @@ def dense_forward(X: Any, W: Any, b: Any, activation: int, A: Any, Z: Any) -> No
     if 2 * X.size * Z.shape[1] < SMALL or (threads := team()) == 1 or not _contiguous(A, Z, b):
         simd.dense_forward(X, W, b, activation, A, Z)
     else:
-        _dense_forward(X, W, b, activation, A, Z, threads, SHARED)
+        _dense_forward(X, W, b, activation, A, Z, threads, SHARED, simd.place_of_product(Z.itemsize))
 
 
 @jit(internal=True)
@@ -163,7 +170,9 @@ def _dz_piece(piece: int, activation: int, Z: Any, dL_dA: Any, dZ: Any, db: Any,
 
 
 @jit(internal=True)
-def _backward_piece(piece: int, X: Any, dZ: Any, W: Any, dW: Any, dX: Any, dw_cut: Any, dx_cut: Any) -> None:
+def _backward_piece(
+    piece: int, X: Any, dZ: Any, W: Any, dW: Any, dX: Any, dw_cut: Any, dx_cut: Any, place: int
+) -> None:
     """A piece of dW, or after the last of these a piece of dX.  Choosing numbers, so that `product` is linked once."""
     dz, x, w = layout(dZ), layout(X), layout(W)
     a, b, c, cut = (dz[0], dz[2], dz[1]), x, layout(dW), dw_cut
@@ -175,12 +184,22 @@ def _backward_piece(piece: int, X: Any, dZ: Any, W: Any, dW: Any, dX: Any, dw_cu
         piece -= first_dx
     block = _block(X.dtype, m, X.shape[1], piece, cut)
     none: Any = np.intp(0)
-    _product_of_block(X.dtype, block, k, a, b, (c[0], c[1]), none, (none, none))
+    _product_of_block(X.dtype, place, block, k, a, b, (c[0], c[1]), none, (none, none))
 
 
 @jit
 def _dense_backward_batch(
-    X: Any, Z: Any, dL_dA: Any, W: Any, activation: int, dW: Any, db: Any, dX: Any, threads: int, shared: int
+    X: Any,
+    Z: Any,
+    dL_dA: Any,
+    W: Any,
+    activation: int,
+    dW: Any,
+    db: Any,
+    dX: Any,
+    threads: int,
+    shared: int,
+    place: int,
 ) -> None:
     rows, k, n = X.shape[0], W.shape[0], X.shape[1]
     dZ = np.empty(Z.shape, Z.dtype)
@@ -192,7 +211,7 @@ def _dense_backward_batch(
     if dX.size > 0:
         dx_cut = _cut(Z.dtype, rows, n, k, threads, dz, layout(W))
     pieces = dw_cut[0] * dw_cut[1] + dx_cut[0] * dx_cut[1]
-    share_out(_backward_piece, pieces, threads, 0, shared, (X, dZ, W, dW, dX, dw_cut, dx_cut))
+    share_out(_backward_piece, pieces, threads, 0, shared, (X, dZ, W, dW, dX, dw_cut, dx_cut, place))
 
 
 def dense_backward_batch(X: Any, Z: Any, dL_dA: Any, W: Any, activation: int, dW: Any, db: Any, dX: Any) -> None:
@@ -204,7 +223,8 @@ def dense_backward_batch(X: Any, Z: Any, dL_dA: Any, W: Any, activation: int, dW
     if flops < SMALL or (threads := team()) == 1 or not _contiguous(dW, db, dX):
         simd.dense_backward_batch(X, Z, dL_dA, W, activation, dW, db, dX)
     else:
-        _dense_backward_batch(X, Z, dL_dA, W, activation, dW, db, dX, threads, SHARED)
+        place = simd.place_of_product(Z.itemsize)
+        _dense_backward_batch(X, Z, dL_dA, W, activation, dW, db, dX, threads, SHARED, place)
 
 
 def _contiguous(*arrays: Any) -> bool:

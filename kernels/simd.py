@@ -35,13 +35,14 @@ What was measured (Zen 4, float32, share of the FMA limit measured beside it; it
 - Prefetching C, or B within the micro-kernel: nothing.
 """
 
+import functools
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numba import types
 
-from ._jit import by_address, jit
+from ._jit import address, by_address, call, jit
 from .activations import apply_activation, apply_derivative
 from .elementwise import RELU
 from .microkernel import (
@@ -77,14 +78,20 @@ KC_BYTES = 4096
 """A slice of k in bytes of one row of A, 1024 float32; MR rows of it stay in L1.  A constant, for it
 decides where sums are cut: no machine may have its own."""
 
-B_BYTES = L2 // 2
-"""The block of B, KC x NC."""
-
-MC = 340 * MR
-"""Rows of A that are packed at a time where A is a transpose; the packed block streams from L3."""
-
 A_BYTES = 24576
 """A's rows of tiles that the micro-kernel takes at once, one below the other, by one panel of B."""
+
+B_BYTES = L2 // 4
+"""The block of B, KC x NC."""
+
+B_BYTES_TALL = 3 * L2 // 4
+"""The same below a slice of A of more than A_NEAR bytes, which is read anew for every block."""
+
+A_NEAR = 4 * L2
+"""Bytes of A that the L3 cache gives back as fast as they are wanted."""
+
+MC = 340 * MR
+"""About how many rows of A a block has; packed, where A is a transpose, it streams from L3."""
 
 FEW_ROWS = 64
 """Fewer rows than these do not pay for packing B: a copy costs as much as some 3 rows."""
@@ -225,13 +232,13 @@ def _macro_kernel(
         t += count
 
 
-@jit(inline=True)
+@jit(scalar=True)
 def _at(place: Any, i: int, offset: int) -> Any:
     """(address, bytes from row to row) i rows down and some bytes to the right; address 0 stays 0."""
     return place[0] + (i * place[1] + offset) * (place[0] != 0), place[1]
 
 
-@jit(inline=True)
+@jit(scalar=True)
 def blocking(item: int, m: int, n: int, k: int, a: Any, b: Any) -> Any:
     """How `product_into` cuts and packs: (slices, kc, nc, mc, bytes of a sliver of A, of B's block, bytes in all).
 
@@ -249,9 +256,13 @@ def blocking(item: int, m: int, n: int, k: int, a: Any, b: Any) -> Any:
     a_packed = a[1] == item and a[2] != item and (m * k * item > L2 or (a[2] % 4096 == 0 and n >= 512))
     nc = nr if m > 1 else 8 * nr
     if not b_in_place:
-        blocks = max(1, -(-n * kc * item // B_BYTES))
+        bytes_of_block = B_BYTES if m * kc * item <= A_NEAR else B_BYTES_TALL
+        blocks = max(1, -(-n * kc * item // bytes_of_block))
         nc = max(1, -(-n // (blocks * nr))) * nr
-    mc = max(1, min(m, MC))
+    mc = max(1, m)
+    if m > MC:  # blocks of about the same height: one of the last few rows alone would pack all of B for them
+        blocks = (m + MC // 2) // MC
+        mc = -(-m // (blocks * MR)) * MR
     sliver = (MR * kc + lanes) * item if a_packed else 0
     b_room = 0 if b_in_place else (kc + lanes) * nc * item
     a_room = -(-mc // MR) * sliver
@@ -344,28 +355,35 @@ def product_into(
         keep(own)
 
 
-@jit(inline=True)
-def product(dtype: Any, m: int, n: int, k: int, a: Any, b: Any, c: Any, bias: int, relu: Any) -> None:
+@jit(internal=True)
+def product(dtype: Any, place: int, m: int, n: int, k: int, a: Any, b: Any, c: Any, bias: int, relu: Any) -> None:
     """C (m, n) = A (m, k) B (k, n) + bias, and ReLU of C, with room for packing of its own.
 
-    ``bias`` is the address of n contiguous values, or 0; the rest as `product_into` takes it.
+    ``place`` is the address of `product_into`, which linked into all who call it would be compiled anew for each; bias
+    that of n contiguous values, or 0; the rest is as `product_into` takes it.
     """
     item = item_bytes(dtype)
     columns = (b[0], b[1], b[2], NV * (VECTOR // item) * b[2])
     work = np.empty(blocking(item, m, n, k, a, columns)[6] // item, dtype)
     none = (np.intp(0), np.intp(0))
-    product_into(
-        dtype, m, n, k, a, columns, c, (bias, np.intp(0)), relu, none, dtype.type(1), layout(work)[0], work.size * item
-    )
+    room = work.size * item
+    given = (dtype, m, n, k, a, columns, c, (bias, np.intp(0)), relu, none, dtype.type(1), layout(work)[0], room)
+    call(product_into, place, dtype, given)
     keep(work)
+
+
+@functools.cache
+def place_of_product(itemsize: int) -> int:
+    """Address of `product_into` for elements of 4 or 8 bytes."""
+    return address(product_into, np.dtype(f"f{itemsize}"))
 
 
 # ---------------------------------------------------------------------------------------- the products
 
 
-@jit(inline=True)
-def _matmul(A: Any, B: Any, C: Any) -> None:
-    """Multiply as `matmul` does. Pasted into its callers: each function around `product` links it all again."""
+@jit
+def multiply(A: Any, B: Any, C: Any, place: int) -> None:
+    """Multiply as `matmul` does, by the address of `product_into`."""
     a, b, c = layout(A), layout(B), layout(C)
     m, n, k = A.shape[0], B.shape[1], A.shape[1]
     room = 0
@@ -378,18 +396,17 @@ def _matmul(A: Any, B: Any, C: Any) -> None:
     spare = np.empty(room, C.dtype)
     if room > 0:
         c = (layout(spare)[0], n * C.itemsize, C.itemsize)
-    none: Any = np.intp(0)  # a literal 0 is a type of its own to Numba, which would compile product again: 0.9 s
-    product(C.dtype, m, n, k, a, b, (c[0], c[1]), none, (none, none))
+    none: Any = np.intp(0)  # a literal 0 is a type of its own to Numba, which would compile product again
+    product(C.dtype, place, m, n, k, a, b, (c[0], c[1]), none, (none, none))
     for p in range(room):  # element by element: an assignment to C[:, :] compiles for 3 s
         C[p // n, p % n] = spare[p]
     keep(A)  # a caller's own array, as dZ below, would else be freed before product reads it
     keep(B)
 
 
-@jit
 def matmul(A: Any, B: Any, C: Any) -> None:
     """C (M, N) = A (M, K) B (K, N).  Any strides; C with neither rows nor columns contiguous goes through a copy."""
-    _matmul(A, B, C)
+    multiply(A, B, C, place_of_product(C.itemsize))
 
 
 @jit(internal=True)
@@ -414,8 +431,8 @@ def dz_columns(activation: int, Z: Any, dL_dA: Any, dZ: Any, db: Any, left: int,
 
 
 @jit
-def dense_forward(X: Any, W: Any, b: Any, activation: int, A: Any, Z: Any) -> None:
-    """Z (B, k) = X (B, n) W^T (n, k) + b;  A = activation(Z).
+def _forward(X: Any, W: Any, b: Any, activation: int, A: Any, Z: Any, place: int) -> None:
+    """Do as `dense_forward` says.
 
     Bias and ReLU are applied in registers. Other activations take a pass of their own over Z, which lies in
     some cache; between the loops of `product`, every product would have to compile them.
@@ -430,7 +447,7 @@ def dense_forward(X: Any, W: Any, b: Any, activation: int, A: Any, Z: Any) -> No
         z = (layout(spare)[0], columns * Z.itemsize, Z.itemsize)
         a = (z[0] + room * Z.itemsize, z[1], z[2])
     fused = (a[0], a[1]) if activation == RELU else (0, 0)
-    product(Z.dtype, rows, columns, X.shape[1], x, (w[0], w[2], w[1]), (z[0], z[1]), layout(bias)[0], fused)
+    product(Z.dtype, place, rows, columns, X.shape[1], x, (w[0], w[2], w[1]), (z[0], z[1]), layout(bias)[0], fused)
     keep(bias)
     for p in range(room):
         Z[p // columns, p % columns] = spare[p]
@@ -439,14 +456,23 @@ def dense_forward(X: Any, W: Any, b: Any, activation: int, A: Any, Z: Any) -> No
         activate_block(activation, Z, A, 0, rows, 0, columns)
 
 
+def dense_forward(X: Any, W: Any, b: Any, activation: int, A: Any, Z: Any) -> None:
+    """Z (B, k) = X (B, n) W^T (n, k) + b;  A = activation(Z)."""
+    _forward(X, W, b, activation, A, Z, place_of_product(Z.itemsize))
+
+
 @jit
+def _backward(X: Any, Z: Any, dL_dA: Any, W: Any, activation: int, dW: Any, db: Any, dX: Any, place: int) -> None:
+    dZ = np.empty(Z.shape, Z.dtype)
+    dz_columns(activation, Z, dL_dA, dZ, db, 0, Z.shape[1])
+    multiply(dZ.T, X, dW, place)
+    if dX.size > 0:
+        multiply(dZ, W, dX, place)
+
+
 def dense_backward_batch(X: Any, Z: Any, dL_dA: Any, W: Any, activation: int, dW: Any, db: Any, dX: Any) -> None:
     """Compute dZ = dL_dA * activation'(Z);  dW = dZ^T X;  db = sum of dZ's rows;  dX = dZ W.
 
     A dX of no elements is not computed: the first layer has nobody to hand it to.
     """
-    dZ = np.empty(Z.shape, Z.dtype)
-    dz_columns(activation, Z, dL_dA, dZ, db, 0, Z.shape[1])
-    _matmul(dZ.T, X, dW)
-    if dX.size > 0:
-        _matmul(dZ, W, dX)
+    _backward(X, Z, dL_dA, W, activation, dW, db, dX, place_of_product(Z.itemsize))
