@@ -36,7 +36,7 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils, event
 from numba.core.caching import FunctionCache
-from numba.core.registry import cpu_target
+from numba.core.registry import CPUDispatcher, cpu_target
 from numba.extending import intrinsic as _intrinsic
 
 __all__ = [
@@ -194,7 +194,7 @@ def jit(
     inline : bool, default False
         Paste the function into its callers before types are inferred.
     internal : bool, default False
-        Only compiled code calls it: no entry from Python is compiled.
+        Only compiled code calls it: no entry from Python is compiled, and a call from there is a TypeError.
     scalar : bool, default False
         A few instructions on numbers, which LLVM pastes into the loops that call it, so that it can vectorise them.
         Internal, and compiled once for all callers, where ``inline`` takes Numba 0.1 s in each.
@@ -209,10 +209,19 @@ def jit(
     return _compile_lazily(function, False, False, False)
 
 
+class _Internal(CPUDispatcher):  # type: ignore[misc]
+    """What compiled code alone may call: without an entry from Python, a call from there would end the process."""
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        raise TypeError(f"{self.py_func.__qualname__} has no entry from Python; only compiled code can call it")
+
+
 def _compile_lazily(function: F, inline: bool, internal: bool, scalar: bool) -> F:
     entries = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True} if internal or scalar else {}
     flags = {"inline": "always" if inline else "never", "forceinline": scalar, **entries, **_FLAGS}
     dispatcher: Any = numba.njit(**flags)(function)
+    if entries and COMPILES:
+        dispatcher.__class__ = _Internal
     if cache_folder is not None and COMPILES:
         # CACHE_DIR is one setting for the whole process: lent for this line, then given back, so that
         # the user's own cache=True functions stay where the user put them.

@@ -46,7 +46,6 @@ from .microkernel import (
     keep_small,
     layout,
     sum_rows,
-    transpose_block,
 )
 from .plan import (
     ACTIVATE,
@@ -139,6 +138,7 @@ from .plan import (
     Z,
 )
 from .threads import share_out
+from .turning import turn_strip
 
 _LANES = 32
 """Partial sums of squares that are added at once."""
@@ -387,10 +387,8 @@ def _transpose(dtype: Any, w: int, t: int, n: int, top: int, bottom: int) -> Non
     nr = NV * lanes
     panel = -(-n // lanes) * lanes * nr * item
     for j in range(top, bottom, lanes):
-        for i in range(0, n, lanes):
-            source = w + (j * n + i) * item
-            target = t + j // nr * panel + (i * nr + j % nr) * item
-            transpose_block(dtype, target, nr * item, source, n * item, bottom - j, n - i)
+        target = t + j // nr * panel + j % nr * item
+        turn_strip(dtype, target, nr * item, w + j * n * item, n * item, min(lanes, bottom - j), n)
 
 
 @by_address(

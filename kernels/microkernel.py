@@ -83,8 +83,8 @@ LINE = 64
 
 _BYTE = ir.IntType(8)
 _INT32 = ir.IntType(32)
-_POINTER = ir.PointerType()
-_VOID = ir.VoidType()
+POINTER = ir.PointerType()
+VOID = ir.VoidType()
 
 
 class Vectors:
@@ -102,6 +102,7 @@ class Vectors:
 
     def __init__(self, builder: ir.IRBuilder, dtype: Any, lanes: int | None = None) -> None:
         self.builder = builder
+        self.dtype = dtype
         self.bits = dtype.bitwidth
         self.bytes = dtype.bitwidth // 8
         self.lanes = lanes or VECTOR // self.bytes
@@ -112,7 +113,7 @@ class Vectors:
 
     def intrinsic(self, name: str, result: ir.Type, *operands: ir.Type) -> ir.Function:
         """Declare an LLVM intrinsic; llvmlite's own ``declare_intrinsic`` refuses vectors."""
-        return _function(self.builder.module, f"llvm.{name}", ir.FunctionType(result, operands))
+        return _declared(self.builder.module, f"llvm.{name}", ir.FunctionType(result, operands))
 
     def at(self, pointer: ir.Value, offset: ir.Value) -> ir.Value:
         """Give the pointer ``offset`` bytes on."""
@@ -124,7 +125,7 @@ class Vectors:
 
     def prefetch(self, pointer: ir.Value) -> None:
         """Ask for a cache line, to be read soon."""
-        ask = self.intrinsic("prefetch.p0", _VOID, _POINTER, _INT32, _INT32, _INT32)
+        ask = self.intrinsic("prefetch.p0", VOID, POINTER, _INT32, _INT32, _INT32)
         self.builder.call(ask, [pointer, _INT32(0), _INT32(3), _INT32(1)])  # for reading, into L1, data
 
     def splat(self, scalar: ir.Value) -> ir.Value:
@@ -149,7 +150,7 @@ class Vectors:
         if mask is None:
             return self.builder.load(pointer, typ=self.vector, align=self.bytes)
         masked = self.intrinsic(
-            f"masked.load.v{self.lanes}f{self.bits}.p0", self.vector, _POINTER, _INT32, self.mask, self.vector
+            f"masked.load.v{self.lanes}f{self.bits}.p0", self.vector, POINTER, _INT32, self.mask, self.vector
         )
         return self.builder.call(masked, [pointer, _INT32(self.bytes), mask, self.zero])
 
@@ -159,7 +160,7 @@ class Vectors:
             self.builder.store(value, pointer, align=self.bytes)
             return
         masked = self.intrinsic(
-            f"masked.store.v{self.lanes}f{self.bits}.p0", _VOID, self.vector, _POINTER, _INT32, self.mask
+            f"masked.store.v{self.lanes}f{self.bits}.p0", VOID, self.vector, POINTER, _INT32, self.mask
         )
         self.builder.call(masked, [value, pointer, _INT32(self.bytes), mask])
 
@@ -188,8 +189,19 @@ class Vectors:
         return self.builder.if_then(self.builder.icmp_signed("!=", number, number.type(0)))
 
 
-def _function(module: ir.Module, name: str, kind: ir.FunctionType) -> ir.Function:
+def _declared(module: ir.Module, name: str, kind: ir.FunctionType) -> ir.Function:
     return module.globals.get(name) or ir.Function(module, kind, name)
+
+
+def function(module: ir.Module, name: str, arguments: list[ir.Type]) -> tuple[ir.Function, ir.IRBuilder | None]:
+    """Give a module's function of that name, which returns nothing, and where its code goes; None if it has some."""
+    result = _declared(module, name, ir.FunctionType(VOID, arguments))
+    if result.blocks:
+        return result, None
+    result.linkage = "linkonce_odr"  # one copy, however many modules are linked
+    for attribute in ("noinline", "nounwind", "optsize"):
+        result.attributes.add(attribute)
+    return result, ir.IRBuilder(result.append_basic_block("entry"))
 
 
 def _keep_small(builder: ir.IRBuilder) -> None:
@@ -204,16 +216,10 @@ def _tile(module: ir.Module, dtype: Any, rows: int, vectors: int) -> ir.Function
     """Give the LLVM function that computes tiles of ``rows`` x ``vectors``; generated once a module."""
     intp = ir.IntType(types.intp.bitwidth)
     scalar = ir.FloatType() if dtype.bitwidth == 32 else ir.DoubleType()
-    name = f"fastnet.tile.{dtype}.{rows}x{vectors}x{VECTOR}"
-    function = _function(module, name, ir.FunctionType(_VOID, [intp] * 17 + [scalar]))
-    if function.blocks:
-        return function
-    function.linkage = "linkonce_odr"  # one copy, however many modules are linked
-    function.attributes.add("noinline")
-    function.attributes.add("nounwind")
-    function.attributes.add("optsize")
-    columns, k, tiles, a, a_row, a_step, a_next, b, b_step, *outputs, scale = function.args
-    builder = ir.IRBuilder(function.append_basic_block("entry"))
+    tile, builder = function(module, f"fastnet.tile.{dtype}.{rows}x{vectors}x{VECTOR}", [intp] * 17 + [scalar])
+    if builder is None:
+        return tile
+    columns, k, tiles, a, a_row, a_step, a_next, b, b_step, *outputs, scale = tile.args
     code = Vectors(builder, dtype)
     mask = code.first_lanes(columns) if vectors == 1 else None
     places = dict(zip(("c", "start", "relu", "gate"), zip(outputs[::2], outputs[1::2], strict=True), strict=True))
@@ -230,7 +236,7 @@ def _tile(module: ir.Module, dtype: Any, rows: int, vectors: int) -> ir.Function
     left, a, *now = phis
     here = {name: (at, row) for at, (name, (_, row)) in zip(now, places.items(), strict=True)}
     sums = _sums_over_k(code, rows, vectors, mask, k, (a, a_row, a_step, a_next), (b, b_step), here["c"])
-    _finish(code, sums, vectors, mask, here, scale)
+    finish(code, sums, vectors, mask, here, scale)
     fewer = builder.sub(left, intp(1))
     moved = [builder.add(at, step) for at, step in zip(now, steps, strict=True)]
     for phi, value in zip(phis, (fewer, builder.add(a, a_next), *moved), strict=True):
@@ -239,7 +245,7 @@ def _tile(module: ir.Module, dtype: Any, rows: int, vectors: int) -> ir.Function
 
     builder.position_at_end(after)
     builder.ret_void()
-    return function
+    return tile
 
 
 def _sums_over_k(
@@ -260,7 +266,7 @@ def _sums_over_k(
     builder, intp = code.builder, k.type
     (a, a_row, a_step, a_next), (b, b_step) = a, b
     offsets = [builder.mul(intp(i), a_row) for i in range(rows)]
-    a0, b0 = builder.inttoptr(a, _POINTER), builder.inttoptr(b, _POINTER)
+    a0, b0 = builder.inttoptr(a, POINTER), builder.inttoptr(b, POINTER)
     before = builder.block
     stretch, loop, stretched, ask, after = (
         builder.append_basic_block(name) for name in ("stretch", "k", "stretched", "ask", "sums")
@@ -291,7 +297,7 @@ def _sums_over_k(
     builder.cbranch(builder.icmp_signed(">", fewer, intp(0)), ask, after)
 
     builder.position_at_end(ask)
-    for place in code.vectors_at(builder.inttoptr(starts[3], _POINTER), vectors):
+    for place in code.vectors_at(builder.inttoptr(starts[3], POINTER), vectors):
         code.prefetch(place)
     below = code.at(starts[1], a_next)
     for offset in offsets:
@@ -305,7 +311,7 @@ def _sums_over_k(
     return [code.phi((code.zero, before), (x, stretched)) for x in new]
 
 
-def _finish(
+def finish(
     code: Vectors,
     sums: list[ir.Value],
     vectors: int,
@@ -319,8 +325,7 @@ def _finish(
     def tile(name: str) -> list[ir.Value]:
         base, row = places[name]
         rows = [
-            code.at(builder.inttoptr(base, _POINTER), builder.mul(row.type(i), row))
-            for i in range(len(sums) // vectors)
+            code.at(builder.inttoptr(base, POINTER), builder.mul(row.type(i), row)) for i in range(len(sums) // vectors)
         ]
         return [p for row_pointer in rows for p in code.vectors_at(row_pointer, vectors)]
 
@@ -483,7 +488,7 @@ def copy_element(typing_context: Any, dtype: Any, target: Any, source: Any) -> A
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
         _, target, source = arguments
         code = Vectors(builder, dtype.dtype, lanes=1)
-        code.store(code.load(builder.inttoptr(source, _POINTER)), builder.inttoptr(target, _POINTER))
+        code.store(code.load(builder.inttoptr(source, POINTER)), builder.inttoptr(target, POINTER))
         return context.get_dummy_value()
 
     return types.void(dtype, types.intp, types.intp), codegen
@@ -495,7 +500,7 @@ def copy_bytes(typing_context: Any, target: Any, source: Any, count: Any) -> Any
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
         target, source, count = arguments
-        cgutils.raw_memcpy(builder, *(builder.inttoptr(p, _POINTER) for p in (target, source)), count, 1)
+        cgutils.raw_memcpy(builder, *(builder.inttoptr(p, POINTER) for p in (target, source)), count, 1)
         return context.get_dummy_value()
 
     return types.void(*[types.intp] * 3), codegen
@@ -509,13 +514,13 @@ def copy_vector(typing_context: Any, dtype: Any, target: Any, source: Any, count
         _, target, source, count = arguments
         _keep_small(builder)
         code = Vectors(builder, dtype.dtype)
-        pointer = builder.inttoptr(source, _POINTER)
+        pointer = builder.inttoptr(source, POINTER)
         with builder.if_else(builder.icmp_signed(">=", count, count.type(code.lanes))) as (full, part):
             with full:
                 x, x_block = code.load(pointer), builder.block
             with part:
                 y, y_block = code.load(pointer, code.first_lanes(count)), builder.block
-        code.store(code.phi((x, x_block), (y, y_block)), builder.inttoptr(target, _POINTER))
+        code.store(code.phi((x, x_block), (y, y_block)), builder.inttoptr(target, POINTER))
         return context.get_dummy_value()
 
     return types.void(dtype, types.intp, types.intp, types.intp), codegen
@@ -526,7 +531,7 @@ def prefetch(typing_context: Any, place: Any) -> Any:
     """Ask for the cache line at an address, which need not be valid, to be read soon."""
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        Vectors(builder, types.float32).prefetch(builder.inttoptr(arguments[0], _POINTER))
+        Vectors(builder, types.float32).prefetch(builder.inttoptr(arguments[0], POINTER))
         return context.get_dummy_value()
 
     return types.void(types.intp), codegen
@@ -546,7 +551,7 @@ def sum_rows(
         _, target, source, source_row, rows, columns, fresh = arguments
         code = Vectors(builder, dtype.dtype)
         intp = rows.type
-        to, start = builder.inttoptr(target, _POINTER), builder.inttoptr(source, _POINTER)
+        to, start = builder.inttoptr(target, POINTER), builder.inttoptr(source, POINTER)
 
         def emit(vectors: int, mask: ir.Value | None) -> None:
             places = code.vectors_at(to, vectors)
@@ -576,51 +581,6 @@ def sum_rows(
                 emit(NV, None)
             with narrow:
                 emit(1, code.first_lanes(columns))
-        return context.get_dummy_value()
-
-    return types.void(dtype, *[types.intp] * 6), codegen
-
-
-@intrinsic
-def transpose_block(
-    typing_context: Any, dtype: Any, target: Any, target_row: Any, source: Any, source_row: Any, rows: Any, count: Any
-) -> Any:
-    """Target (lanes x lanes) = transpose of the source's first ``rows`` rows of ``count`` elements.
-
-    A vector a row. What the source lacks is filled up: lanes with copies of its last row, rows with zeros.
-    """
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        _, target, target_row, source, source_row, rows, count = arguments
-        _keep_small(builder)
-        intp = rows.type
-        code = Vectors(builder, dtype.dtype)
-        lanes = code.lanes
-        last = builder.sub(rows, intp(1))
-        start = builder.inttoptr(source, _POINTER)
-        pointers = []
-        for i in range(lanes):
-            row = builder.select(builder.icmp_signed("<", last, intp(i)), last, intp(i))
-            pointers.append(code.at(start, builder.mul(row, source_row)))
-        with builder.if_else(builder.icmp_signed(">=", count, intp(lanes))) as (full, part):
-            with full:
-                whole, whole_block = [code.load(p) for p in pointers], builder.block
-            with part:
-                mask = code.first_lanes(count)
-                cut, cut_block = [code.load(p, mask) for p in pointers], builder.block
-        x = [code.phi((w, whole_block), (c, cut_block)) for w, c in zip(whole, cut, strict=True)]
-        # In step h, the 2 x 2 blocks of h x h elements swap their off-diagonal blocks; h = 1, 2, 4, ...
-        h = 1
-        while h < lanes:
-            low = [c + lanes - h if c & h else c for c in range(lanes)]
-            high = [c + lanes if c & h else c + h for c in range(lanes)]
-            for i in range(lanes):
-                if not i & h:
-                    x[i], x[i + h] = code.shuffle(x[i], x[i + h], low), code.shuffle(x[i], x[i + h], high)
-            h *= 2
-        end = builder.inttoptr(target, _POINTER)
-        for j in range(lanes):
-            code.store(x[j], code.at(end, builder.mul(intp(j), target_row)))
         return context.get_dummy_value()
 
     return types.void(dtype, *[types.intp] * 6), codegen

@@ -57,8 +57,8 @@ from .microkernel import (
     layout,
     micro_kernel,
     prefetch,
-    transpose_block,
 )
+from .turning import turn_strip, turned_kernel
 
 # ----------------------------------------------------------------------------------------- block sizes
 
@@ -127,9 +127,8 @@ def _pack_b(dtype: Any, kb: int, nb: int, b: Any, target: int) -> None:
                 copy_vector(dtype, to, start + k * b_row + j * item, nb - j)
     elif b_row == item:
         for j in range(0, nb, lanes):
-            for k in range(0, kb, lanes):
-                to = target + j // nr * panel + (k * nr + j % nr) * item
-                transpose_block(dtype, to, nr * item, start + k * item + j * b_column, b_column, nb - j, kb - k)
+            to = target + j // nr * panel + j % nr * item
+            turn_strip(dtype, to, nr * item, start + j * b_column, b_column, min(lanes, nb - j), kb)
     else:  # neither rows nor columns are contiguous
         for k in range(kb):
             for j in range(nb):
@@ -194,7 +193,8 @@ def _macro_kernel(
     a, sliver : tuple, int
         A's block; where it is packed, the bytes of a sliver, else 0.
     b, panel : tuple, int
-        B's block as (address, bytes from row to row); bytes from one NR columns to the next.
+        B's block as (address, bytes from row to row); bytes from one NR columns to the next. With a panel of 0 bytes,
+        as (address, bytes from column to column), for rows that `turned_kernel` takes.
     c, add, relu, gate : tuple
         As `micro_kernel` takes them, for the whole block.
     scale : float
@@ -225,6 +225,14 @@ def _macro_kernel(
             b_tile = (b[0] + j // nr * panel + j % nr * item, b[1])
             c_tile = _at(c, i, j * item)
             start, clamp, mask = _at(add, i, j * item), _at(relu, i, j * item), _at(gate, i, j * item)
+            if panel == 0:
+                width = min(lanes, nb - j)
+                b_strip = (b[0] + j * b[1], b[1])
+                turned_kernel(
+                    dtype, height, width, kb, (a_tiles[0], a_tiles[1]), b_strip, c_tile, start, clamp, mask, scale
+                )
+                j += width
+                continue
             micro_kernel(
                 dtype, height, min(width, nb - j), kb, count, a_tiles, b_tile, c_tile, start, clamp, mask, scale
             )
@@ -240,9 +248,21 @@ def _at(place: Any, i: int, offset: int) -> Any:
 
 @jit(scalar=True)
 def blocking(item: int, m: int, n: int, k: int, a: Any, b: Any) -> Any:
-    """How `product_into` cuts and packs: (slices, kc, nc, mc, bytes of a sliver of A, of B's block, bytes in all).
+    """How `product_into` cuts and packs.
 
-    ``a`` and ``b`` are as for `product_into`; 0 bytes mean in place. Plain integers: it runs in Python too.
+    Parameters
+    ----------
+    item, m, n, k, a, b
+        As `product_into` takes them. Plain integers: it runs in Python too.
+
+    Returns
+    -------
+    slices, kc, nc, mc : int
+        Slices of k, and the sizes of a block.
+    sliver, b_room, room : int
+        Bytes of a sliver of A and of a block of B, where they are packed, else 0; bytes of both packed blocks.
+    turned : bool
+        Whether B is turned as it is multiplied: one tile of rows of A, contiguous as B's columns are.
     """
     lanes = VECTOR // item
     nr = NV * lanes
@@ -252,7 +272,9 @@ def blocking(item: int, m: int, n: int, k: int, a: Any, b: Any) -> Any:
         slices = -(-k // (KC_BYTES // item))
         kc = -(-k // slices)
     # A block of B in place is one panel, which loop 2 finds in L2.
-    b_in_place = in_panels or (b[2] == item and (m < FEW_ROWS or kc * n * item <= (L2 if m < 512 else L2 // 2)))
+    turned = m <= MR and a[2] == item and b[1] == item and b[2] != item
+    small = m < FEW_ROWS or kc * n * item <= (L2 if m < 512 else L2 // 2)
+    b_in_place = in_panels or turned or (b[2] == item and small)
     a_packed = a[1] == item and a[2] != item and (m * k * item > L2 or (a[2] % 4096 == 0 and n >= 512))
     nc = nr if m > 1 else 8 * nr
     if not b_in_place:
@@ -266,7 +288,8 @@ def blocking(item: int, m: int, n: int, k: int, a: Any, b: Any) -> Any:
     sliver = (MR * kc + lanes) * item if a_packed else 0
     b_room = 0 if b_in_place else (kc + lanes) * nc * item
     a_room = -(-mc // MR) * sliver
-    return slices, kc, nc, mc, sliver, b_room, b_room + a_room + (VECTOR if b_room + a_room > 0 else 0)
+    room = b_room + a_room + (VECTOR if b_room + a_room > 0 else 0)
+    return slices, kc, nc, mc, sliver, b_room, room, turned
 
 
 @by_address(lambda real: (types.DType(real), *[types.intp] * 3, _TRIPLE, _QUAD, *[_PAIR] * 4, real, *[types.intp] * 2))
@@ -313,7 +336,7 @@ def product_into(
     item = item_bytes(dtype)
     lanes = VECTOR // item
     nr = NV * lanes
-    slices, kc, nc, mc, sliver, b_room, room = blocking(item, m, n, k, a, b)
+    slices, kc, nc, mc, sliver, b_room, room, turned = blocking(item, m, n, k, a, b)
     if room > given:
         own = np.empty(room // item, dtype)
         work = layout(own)[0]
@@ -335,7 +358,9 @@ def product_into(
                 nb = min(nc, n - j)
                 b_block = (b[0] + s * kc * b[1] + j // nr * b[3], b[1])
                 panel = b[3]
-                if b_room > 0:
+                if turned:
+                    b_block, panel = (b_block[0], b[2]), 0
+                elif b_room > 0:
                     _pack_b(dtype, kb, nb, (b_block[0], b[1], b[2]), b_packed)
                     b_block = (b_packed, nr * item)
                     panel = -(-kb // lanes) * lanes * nr * item
@@ -363,7 +388,8 @@ def product(dtype: Any, place: int, m: int, n: int, k: int, a: Any, b: Any, c: A
     that of n contiguous values, or 0; the rest is as `product_into` takes it.
     """
     item = item_bytes(dtype)
-    columns = (b[0], b[1], b[2], NV * (VECTOR // item) * b[2])
+    b_column = b[2] if n > 1 else item  # a single column is contiguous, whatever NumPy says
+    columns = (b[0], b[1], b_column, NV * (VECTOR // item) * b_column)
     work = np.empty(blocking(item, m, n, k, a, columns)[6] // item, dtype)
     none = (np.intp(0), np.intp(0))
     room = work.size * item

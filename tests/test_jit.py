@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -336,3 +337,19 @@ def test_features_and_width_follow_numbas_settings(tmp_path: Path) -> None:
     assert run(code, environment(site, tmp_path) | {"NUMBA_ENABLE_AVX": "0"}).stdout.endswith(" 16\n")
     narrow = {"NUMBA_CPU_NAME": "nehalem", "NUMBA_CPU_FEATURES": "+sse2"}
     assert run(code, environment(site, tmp_path) | narrow).stdout == "nehalem 16\n"
+
+
+def test_what_only_compiled_code_may_call_says_so() -> None:
+    """Instead of ending the process: there is no entry from Python to jump to."""
+
+    @_jit.jit(internal=True)
+    def inner(x: Any) -> Any:
+        return x + 1
+
+    @_jit.jit
+    def outer(x: Any) -> Any:
+        return inner(x)
+
+    assert outer(1) == 2
+    with pytest.raises(TypeError, match=r"inner has no entry from Python"):
+        inner(1)

@@ -34,7 +34,6 @@ from fastnet.kernels.microkernel import (
     layout,
     micro_kernel,
     sum_rows,
-    transpose_block,
 )
 
 pytestmark = pytest.mark.compiled
@@ -69,10 +68,6 @@ def kernels(dtype: Any) -> dict[str, Any]:
     def copy(target: Any, source: Any, count: Any) -> None:
         copy_vector(target.dtype, layout(target)[0], layout(source)[0], count)
 
-    def transpose(target: Any, source: Any) -> None:
-        t, s = layout(target), layout(source)
-        transpose_block(target.dtype, t[0], t[1], s[0], s[1], source.shape[0], source.shape[1])
-
     def sums(target: Any, source: Any, fresh: Any) -> None:
         s = layout(source)
         sum_rows(target.dtype, layout(target)[0], s[0], s[1], source.shape[0], target.size, fresh)
@@ -85,7 +80,6 @@ def kernels(dtype: Any) -> dict[str, Any]:
     signatures = {
         tile: (matrix, matrix, matrix, types.intp, matrix, matrix, matrix, scalar, types.boolean, types.intp),
         copy: (vector, vector, types.intp),
-        transpose: (matrix, matrix),
         sums: (vector, matrix, types.intp),
         seen: (matrix, types.intp, types.intp, types.intp),
     }
@@ -260,20 +254,6 @@ def test_copy_vector(dtype: Any) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_transpose_block(dtype: Any) -> None:
-    lanes = lanes_of(dtype)
-    for rows in range(1, lanes + 2):
-        for count in range(1, lanes + 2):
-            source = np.arange(1, 1 + rows * count, dtype=dtype).reshape(rows, count)
-            outer, target = guarded(dtype, lanes, lanes)
-            kernels(dtype)["transpose"](target, source)
-            there = source[:lanes, :lanes].T
-            assert np.array_equal(target[: there.shape[0], : there.shape[1]], there)
-            assert (target[there.shape[0] :] == 0).all()
-            assert_guard(outer, lanes, lanes)
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
 def test_sum_rows(dtype: Any) -> None:
     """Of whole strips of NV vectors, and of every part of one vector; none, one and many rows; in order."""
     rng = np.random.default_rng(0)
@@ -387,7 +367,9 @@ def older_cpus() -> Iterator[dict[str, subprocess.Popen[str]]]:
     """The tests at work for each target, side by side: a core each."""
     folder = Path(__file__).parent
     epoch = ("test_a_gradient_has_the_bits_of_the_tables_functions", "test_slices_add_up_to_the_batch")
-    files = [str(folder / name) for name in ("test_microkernel.py", "test_simd.py", "test_losses.py")]
+    files = [
+        str(folder / name) for name in ("test_microkernel.py", "test_turning.py", "test_simd.py", "test_losses.py")
+    ]
     command = [sys.executable, "-m", "pytest", "-q", *files, *(f"{folder / 'test_epoch.py'}::{test}" for test in epoch)]
     with ExitStack() as stack:
         started = {}
@@ -407,6 +389,6 @@ def older_cpus() -> Iterator[dict[str, subprocess.Popen[str]]]:
 @pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"), reason="names x86 targets")
 @pytest.mark.parametrize("target", TARGETS)
 def test_narrower_vectors(target: str, older_cpus: dict[str, subprocess.Popen[str]]) -> None:
-    """All tests of this file, of test_simd.py and of test_losses.py again, and the epoch's bits, for an older CPU."""
+    """All tests of this file and of the three others again, and the epoch's bits, for an older CPU."""
     output, _ = older_cpus[target].communicate()
     assert older_cpus[target].returncode == 0, output[-3000:]

@@ -1,0 +1,291 @@
+"""B.T: a matrix whose columns are contiguous, turned in registers, a square of lanes x lanes elements at a time.
+
+Imports `microkernel`. The micro-kernel wants rows of B. Where columns lie in memory instead, as those of W^T do in
+X W^T, somebody has to turn them. For many rows of A that is `turn_strip`, once, into panels; for the few rows of one
+tile `turned_kernel` multiplies what it has just turned, without storing it: the same products, in the same order.
+
+A square is read in pieces of 16 bytes, from each column one, that go side by side into a vector; then the 16-byte
+blocks are transposed, all of a vector at once, in steps that swap neighbouring lanes. Reading whole vectors instead
+takes two steps more, and it is the shuffles that take the time.
+
+What was measured (Zen 4, 512 x 512 in L2, cycles a square of 16 x 16 float32): stored, 57 in pieces of 16 bytes, 69
+of 32, 68 whole, 100 with the addresses of the 16 columns made anew for each square. Multiplied by 1 row 77, by 4 rows
+98, where the products alone take 64 (a chain of 16 FMAs waits 4 cycles for each). Two strips at once, so that chains
+overlap: 126 a square, for want of registers for 32 addresses. Prefetching the columns 2 to 8 squares ahead: nothing.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+
+from .microkernel import MR, POINTER, Vectors, cgutils, finish, function, intrinsic, types
+
+_PIECE = 16
+"""Bytes that are read of a column at a time."""
+
+_INT32 = ir.IntType(32)
+
+
+def _square(code: Vectors, columns: list[ir.Value], count: ir.Value | None = None) -> list[ir.Value]:
+    """Read a square from pointers to its columns, as vectors of rows; of ``count`` rows, with zeros below them."""
+    lanes = code.lanes
+    height = _PIECE // code.bytes
+    pieces = lanes // height
+    part = Vectors(code.builder, code.dtype, height)
+
+    def read(column: ir.Value, first: int) -> ir.Value:
+        place = code.at(column, _INT32(first * code.bytes))
+        mask = None if count is None else part.first_lanes(code.builder.sub(count, count.type(first)))
+        return part.load(place, mask)
+
+    rows = []
+    for first in range(0, lanes, height):
+        for c in range(height):
+            side = [read(columns[c + s * height], first) for s in range(pieces)]
+            while len(side) > 1:
+                side = [_joined(code, x, y) for x, y in zip(side[::2], side[1::2], strict=True)]
+            rows.append(side[0])
+    # In step h, the 2 x 2 blocks of h x h elements swap their off-diagonal blocks; h = 1, 2, ...
+    h = 1
+    while h < height:
+        low = [c + lanes - h if c & h else c for c in range(lanes)]
+        high = [c + lanes if c & h else c + h for c in range(lanes)]
+        for i in range(lanes):
+            if not i & h:
+                rows[i], rows[i + h] = code.shuffle(rows[i], rows[i + h], low), code.shuffle(rows[i], rows[i + h], high)
+        h *= 2
+    return rows
+
+
+def _rest_of(code: Vectors, k: ir.Value, whole: ir.Value) -> ir.Value:
+    """How many rows are left behind the whole squares."""
+    return code.builder.sub(k, whole)
+
+
+def _joined(code: Vectors, x: ir.Value, y: ir.Value) -> ir.Value:
+    """One vector of the lanes of two."""
+    places = [_INT32(i) for i in range(2 * x.type.count)]
+    return code.builder.shuffle_vector(x, y, ir.Constant(ir.VectorType(_INT32, len(places)), places))
+
+
+def _over_squares(
+    code: Vectors,
+    k: ir.Value,
+    source: ir.Value,
+    step: ir.Value,
+    columns: ir.Value,
+    carried: list[ir.Value],
+    body: Callable[[list[ir.Value], ir.Value, list[ir.Value]], list[ir.Value]],
+    last: Callable[[list[ir.Value], ir.Value, ir.Value, list[ir.Value]], list[ir.Value]],
+) -> list[ir.Value]:
+    """Emit a loop over the whole squares of k rows, and what is done with the rest of a square.
+
+    Parameters
+    ----------
+    code : Vectors
+        The types.
+    k, columns : ir.Value
+        Rows, and columns up to lanes; those that there are not are read as the last one.
+    source, step : ir.Value
+        Address of the first column; bytes from column to column.
+    carried : list of ir.Value
+        Values that go from square to square.
+    body : callable
+        From a square's rows, the number of its first and the carried values to the new ones.
+    last : callable
+        The same for the rest, with the count of its rows behind the first's number.
+
+    Returns
+    -------
+    list of ir.Value
+        The carried values behind all squares.
+    """
+    builder, intp = code.builder, k.type
+    start = builder.inttoptr(source, POINTER)
+    final = builder.sub(columns, intp(1))
+    offsets = [intp(0)]
+    for i in range(1, code.lanes):
+        number = builder.select(builder.icmp_signed("<", final, intp(i)), final, intp(i))
+        offsets.append(builder.mul(number, step))
+    whole = builder.and_(k, intp(-code.lanes))
+    before = builder.block
+    loop, looped, rest, after = (builder.append_basic_block(name) for name in ("square", "squares", "rest", "turned"))
+    builder.cbranch(builder.icmp_signed(">", whole, intp(0)), loop, looped)
+
+    def pointers(row: ir.Value) -> list[ir.Value]:
+        here = code.at(start, builder.mul(row, intp(code.bytes)))
+        return [code.at(here, offset) for offset in offsets]
+
+    builder.position_at_end(loop)
+    row = code.phi((intp(0), before))
+    phis = [code.phi((value, before)) for value in carried]
+    new = body(_square(code, pointers(row)), row, phis)
+    following = builder.add(row, intp(code.lanes))
+    for phi, value in zip((row, *phis), (following, *new), strict=True):
+        phi.add_incoming(value, builder.block)
+    inside = builder.block
+    builder.cbranch(builder.icmp_signed("<", following, whole), loop, looped)
+
+    builder.position_at_end(looped)
+    values = [code.phi((x, before), (y, inside)) for x, y in zip(carried, new, strict=True)]
+    count = _rest_of(code, k, whole)
+    builder.cbranch(builder.icmp_signed(">", count, intp(0)), rest, after)
+
+    builder.position_at_end(rest)
+    ends = last(_square(code, pointers(whole), count), whole, count, values)
+    rest_end = builder.block
+    builder.branch(after)
+
+    builder.position_at_end(after)
+    return [code.phi((x, looped), (y, rest_end)) for x, y in zip(values, ends, strict=True)]
+
+
+def _strip(module: ir.Module, dtype: Any) -> ir.Function:
+    """Give the LLVM function of `turn_strip`; generated once a module."""
+    intp = ir.IntType(types.intp.bitwidth)
+    strip, builder = function(module, f"fastnet.strip.{dtype}", [intp] * 6)
+    if builder is None:
+        return strip
+    target, target_row, source, source_column, columns, k = strip.args
+    code = Vectors(builder, dtype)
+    end = builder.inttoptr(target, POINTER)
+
+    def store(rows: list[ir.Value], first: ir.Value, *_: Any) -> list[ir.Value]:
+        here = code.at(end, builder.mul(first, target_row))
+        for i, row in enumerate(rows):
+            code.store(row, code.at(here, builder.mul(intp(i), target_row)))
+        return []
+
+    _over_squares(code, k, source, source_column, columns, [], store, store)
+    builder.ret_void()
+    return strip
+
+
+@intrinsic
+def turn_strip(
+    typing_context: Any, dtype: Any, target: Any, target_row: Any, source: Any, source_column: Any, columns: Any, k: Any
+) -> Any:
+    """Copy k rows of up to a vector of contiguous columns to rows, a vector each.
+
+    Squares are stored whole: up to lanes - 1 rows of zeros follow the last one. Columns that there are not are copies
+    of the last one.
+
+    Parameters
+    ----------
+    dtype : dtype
+        float32 or float64.
+    target, target_row : intp
+        Address of the first vector; bytes from one to the next.
+    source, source_column : intp
+        Address of the first element; bytes from column to column.
+    columns, k : intp
+        How many there are, each at least 1.
+    """
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        builder.call(_strip(builder.module, dtype.dtype), arguments[1:])
+        return context.get_dummy_value()
+
+    return types.void(dtype, *[types.intp] * 6), codegen
+
+
+def _tile(module: ir.Module, dtype: Any, rows: int) -> ir.Function:
+    """Give the LLVM function that computes a tile of ``rows`` x up to a vector; generated once a module."""
+    intp = ir.IntType(types.intp.bitwidth)
+    scalar = ir.FloatType() if dtype.bitwidth == 32 else ir.DoubleType()
+    tile, builder = function(module, f"fastnet.turned.{dtype}.{rows}", [intp] * 14 + [scalar])
+    if builder is None:
+        return tile
+    columns, k, a, a_row, b, b_column, *outputs, scale = tile.args
+    code = Vectors(builder, dtype)
+    a0 = builder.inttoptr(a, POINTER)
+    a_rows = [code.at(a0, builder.mul(intp(i), a_row)) for i in range(rows)]
+    kept = builder.alloca(code.vector, code.lanes)  # the last square, whose rows are counted
+    kept.align = code.lanes * code.bytes
+
+    def add(sums: list[ir.Value], row: ir.Value, number: ir.Value) -> list[ir.Value]:
+        offset = builder.mul(number, intp(code.bytes))
+        elements = [builder.load(code.at(a_i, offset), typ=code.scalar, align=code.bytes) for a_i in a_rows]
+        return [code.fma(code.splat(x), row, total) for x, total in zip(elements, sums, strict=True)]
+
+    def add_square(square: list[ir.Value], first: ir.Value, sums: list[ir.Value]) -> list[ir.Value]:
+        for i, row in enumerate(square):
+            sums = add(sums, row, builder.add(first, intp(i)))
+        return sums
+
+    def add_rest(square: list[ir.Value], first: ir.Value, count: ir.Value, sums: list[ir.Value]) -> list[ir.Value]:
+        size = code.lanes * code.bytes
+        for i, row in enumerate(square):
+            code.store(row, code.at(kept, _INT32(i * size)))
+        before, loop, after = builder.block, builder.append_basic_block("row"), builder.append_basic_block("rows")
+        builder.branch(loop)
+        builder.position_at_end(loop)
+        i = code.phi((intp(0), before))
+        phis = [code.phi((x, before)) for x in sums]
+        row = code.load(code.at(kept, builder.mul(i, intp(size))))
+        new = add(phis, row, builder.add(first, i))
+        following = builder.add(i, intp(1))
+        for phi, value in zip((i, *phis), (following, *new), strict=True):
+            phi.add_incoming(value, loop)
+        builder.cbranch(builder.icmp_signed("<", following, count), loop, after)
+        builder.position_at_end(after)
+        return new
+
+    sums = _over_squares(code, k, b, b_column, columns, [code.zero] * rows, add_square, add_rest)
+    places = dict(zip(("c", "start", "relu", "gate"), zip(outputs[::2], outputs[1::2], strict=True), strict=True))
+    finish(code, sums, 1, code.first_lanes(columns), places, scale)
+    builder.ret_void()
+    return tile
+
+
+@intrinsic
+def turned_kernel(
+    typing_context: Any,
+    dtype: Any,
+    rows: Any,
+    columns: Any,
+    k: Any,
+    a: Any,
+    b: Any,
+    c: Any,
+    start: Any,
+    relu: Any,
+    gate: Any,
+    scale: Any,
+) -> Any:
+    """A tile of C = start + scale A B, of up to a vector of columns, where those of B are contiguous.
+
+    Parameters
+    ----------
+    dtype : dtype
+        Of all arrays: float32 or float64.
+    rows, columns, k : intp
+        1 to MR; 1 to as many as a vector has lanes; how many products are summed.
+    a : (intp, intp)
+        Address of A[0, 0]; bytes from row to row. Its rows are contiguous.
+    b : (intp, intp)
+        Address of B[0, 0]; bytes from column to column.
+    c, start, relu, gate, scale
+        As `micro_kernel` takes them.
+    """
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        _, rows, columns, k, *matrices, scale = arguments
+        intp = rows.type
+        numbers = [columns, k, *(x for matrix in matrices for x in cgutils.unpack_tuple(builder, matrix)), scale]
+        done, impossible = builder.append_basic_block("tile_done"), builder.append_basic_block("no_such_tile")
+        choice = builder.switch(rows, impossible)
+        for height in range(1, MR + 1):
+            block = builder.append_basic_block(f"turned_{height}")
+            choice.add_case(intp(height), block)
+            builder.position_at_end(block)
+            builder.call(_tile(builder.module, dtype.dtype, height), numbers)
+            builder.branch(done)
+        builder.position_at_end(impossible)
+        builder.unreachable()
+        builder.position_at_end(done)
+        return context.get_dummy_value()
+
+    pair = types.UniTuple(types.intp, 2)
+    return types.void(dtype, *[types.intp] * 3, *[pair] * 6, dtype.dtype), codegen

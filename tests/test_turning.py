@@ -1,0 +1,164 @@
+"""B.T turned in registers: strips and tiles of every size, against slices and against the micro-kernel's bits."""
+
+import os
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+import pytest
+from numba import types
+from test_microkernel import assert_guard, guarded, lanes_of, outermost, run_tile
+
+from fastnet.kernels import simd, turning  # noqa: F401, the mutants find it here
+from fastnet.kernels.microkernel import MR, layout
+from fastnet.kernels.turning import turn_strip, turned_kernel
+
+pytestmark = pytest.mark.compiled
+DTYPES = (np.float32, np.float64)
+
+
+@cache
+def kernels(dtype: Any) -> dict[str, Any]:
+    """Compile each intrinsic in a function that can be called."""
+
+    def strip(target: Any, source: Any) -> None:
+        t, s = layout(target), layout(source)
+        turn_strip(target.dtype, t[0], t[1], s[0], s[1], source.shape[0], source.shape[1])
+
+    def tile(A: Any, W: Any, C: Any, start: Any, relu: Any, gate: Any, scale: Any, store: Any) -> None:
+        a, w, c, s, r, g = layout(A), layout(W), layout(C), layout(start), layout(relu), layout(gate)
+        add = (s[0] if start.size > 0 else 0, s[1])
+        clamp = (r[0] if relu.size > 0 else 0, r[1])
+        mask = (g[0] if gate.size > 0 else 0, g[1])
+        to = (c[0] if store else 0, c[1])
+        rows, columns, k = A.shape[0], W.shape[0], A.shape[1]
+        turned_kernel(C.dtype, rows, columns, k, (a[0], a[1]), (w[0], w[1]), to, add, clamp, mask, scale)
+
+    scalar = numba.from_dtype(np.dtype(dtype))
+    matrix = types.Array(scalar, 2, "A")
+    signatures = {strip: (matrix, matrix), tile: (*[matrix] * 6, scalar, types.boolean)}
+    return {f.__name__: numba.njit(signature)(f) for f, signature in signatures.items()}
+
+
+def run_turned(A: Any, W: Any, C: Any, **epilogue: Any) -> None:
+    nothing = np.empty((0, 0), C.dtype)
+    places = [epilogue.get(name, nothing) for name in ("start", "relu", "gate")]
+    kernels(C.dtype.type)["tile"](A, W, C, *places, C.dtype.type(epilogue.get("scale", 1)), epilogue.get("store", True))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_strip_is_the_transpose(dtype: Any) -> None:
+    """Every number of columns; rows on both sides of whole squares, zeros below them; nothing else is touched."""
+    lanes = lanes_of(dtype)
+    for columns in range(1, lanes + 1):
+        for k in (1, 2, 3, lanes - 1, lanes, lanes + 1, 3 * lanes, 3 * lanes + 5):
+            outer_source, source = guarded(dtype, columns, k)
+            outer_source[:] = np.nan
+            source[:] = np.arange(1, 1 + columns * k, dtype=dtype).reshape(columns, k)
+            height = -(-k // lanes) * lanes
+            outer, target = guarded(dtype, height, lanes)
+            kernels(dtype)["strip"](target, source)
+            assert np.array_equal(target[:k, :columns], source.T)
+            assert (target[k:] == 0).all()
+            assert_guard(outer, height, lanes)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("rows", range(1, MR + 1))
+def test_a_turned_tile_has_the_micro_kernels_bits(dtype: Any, rows: int) -> None:
+    """Also where a sum meets infinities, NaN and -0, which zeros put in behind the last k would change."""
+    rng = np.random.default_rng(rows)
+    lanes = lanes_of(dtype)
+    for columns in (1, 2, lanes - 1, lanes):
+        for k in (0, 1, lanes - 1, lanes, lanes + 1, 4 * lanes + 3):
+            outer_a, A = guarded(dtype, rows, k)
+            outer_w, W = guarded(dtype, columns, k)
+            outer_a[:], outer_w[:] = np.nan, np.nan
+            A[:], W[:] = rng.standard_normal(A.shape), rng.standard_normal(W.shape)
+            if k > 2:
+                W[:, 1] = np.where(np.arange(columns) % 2, np.inf, -0.0)
+                A[-1] = -0.0
+            padded = np.zeros((k, lanes), dtype)
+            padded[:, :columns] = W.T
+            for epilogue in epilogues(rng, dtype, rows, lanes):
+                cut = {
+                    name: value[:, :columns] if isinstance(value, np.ndarray) else value
+                    for name, value in epilogue.items()
+                }
+                expected = np.full((rows, lanes), 5, dtype)
+                run_tile(A, padded, expected, columns, **epilogue)
+                outer, C = guarded(dtype, rows, columns, 5)
+                relu = cut.pop("relu", None)
+                if relu is not None:
+                    outer_relu, mine = guarded(dtype, rows, columns, 3)
+                    run_turned(A, W, C, relu=mine, **cut)
+                    assert mine.tobytes() == relu.tobytes()
+                    assert_guard(outer_relu, rows, columns)
+                else:
+                    run_turned(A, W, C, **cut)
+                assert C.tobytes() == expected[:, :columns].tobytes(), (columns, k, list(epilogue))
+                assert_guard(outer, rows, columns)
+
+
+def epilogues(rng: Any, dtype: Any, rows: int, lanes: int) -> list[dict[str, Any]]:
+    start, gate = rng.standard_normal((2, rows, lanes)).astype(dtype)
+    return [
+        {},
+        {"start": start, "scale": -0.5},
+        {"start": start, "relu": np.full((rows, lanes), 3, dtype)},
+        {"gate": gate},
+        {"relu": np.full((rows, lanes), 3, dtype), "store": False},
+    ]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_few_rows_give_the_bits_of_many(dtype: Any) -> None:
+    """A row of A B.T alone, in a tile, and among more rows than a tile has, where B is packed: over slices of k too."""
+    rng = np.random.default_rng(0)
+    k = simd.KC_BYTES // np.dtype(dtype).itemsize + 37
+    A = rng.standard_normal((MR + 5, k)).astype(dtype)
+    W = rng.standard_normal((lanes_of(dtype) * 3 + 2, k)).astype(dtype)
+    whole = np.full((len(A), len(W)), np.nan, dtype)
+    simd.matmul(A, W.T, whole)
+    for rows in range(1, MR + 2):
+        part = np.full((rows, len(W)), np.nan, dtype)
+        simd.matmul(A[:rows], W.T, part)
+        assert part.tobytes() == whole[:rows].tobytes()
+        transposed = np.full((rows, len(W)), np.nan, dtype)  # A's rows are not contiguous: packed
+        simd.matmul(np.asfortranarray(A[:rows]), W.T, transposed)
+        assert transposed.tobytes() == part.tobytes()
+    single = np.full((len(A), 1), np.nan, dtype)
+    simd.matmul(A, W[3:4].T, single)
+    assert single.tobytes() == np.ascontiguousarray(whole[:, 3:4]).tobytes()
+
+
+MUTANTS = {
+    "lanes not swapped": ("Vectors.shuffle", "lambda code, x, y, places: real(code, x, y, sorted(places))", "strip"),
+    "pieces side by side in the wrong order": ("_joined", "lambda code, x, y: real(code, y, x)", "strip"),
+    "a rest that is a whole square": ("_rest_of", "lambda code, k, whole: k.type(code.lanes)", "tile"),
+}
+CHECKS = {
+    "strip": "t.test_a_strip_is_the_transpose(np.float32)",
+    "tile": "t.test_a_turned_tile_has_the_micro_kernels_bits(np.float32, 2)",
+}
+
+
+@outermost
+@pytest.mark.parametrize("mutant", MUTANTS)
+def test_mutants_fail(mutant: str, tmp_path: Path) -> None:
+    """In a process of its own: a process keeps what it has once compiled."""
+    name, body, check = MUTANTS[mutant]
+    script = (
+        "import numpy as np, test_turning as t\n"
+        f"real = t.turning.{name}\n"
+        f"t.turning.{name} = {body}\n"
+        f"try: {CHECKS[check]}\n"
+        "except AssertionError: print('rejected')\n"
+    )
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(Path(__file__).parent)}
+    run = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
+    assert run.stdout == "rejected\n", run.stderr[-2000:]
