@@ -372,16 +372,17 @@ def accuracy_rows(labels: Any, targets: Any, outputs: Any, loss: int, first: int
         for i in range(first, last):
             row, label = outputs[i], labels[i]
             z = row[label]
-            wrong = 0
+            wrong = False
+            before, behind = row[:label], row[label + 1 :]  # views: an index that may be negative is no vector's
             if z == z:
-                for j in range(label):
-                    wrong += not row[j] < z
-                for j in range(label + 1, row.size):
-                    wrong += not row[j] <= z
+                for j in range(before.size):
+                    wrong |= not before[j] < z
+                for j in range(behind.size):
+                    wrong |= not behind[j] <= z
             else:
-                for j in range(label):
-                    wrong += row[j] != row[j]
-            right += wrong == 0
+                for j in range(before.size):
+                    wrong |= before[j] != before[j]
+            right += not wrong
     elif loss == BINARY_CROSS_ENTROPY:
         half = outputs.dtype.type(0.5)
         for i in range(first, last):
