@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 from numba import types
+from numba.core.dispatcher import Dispatcher
 
 from .kernels import _jit
 from .kernels.cases import Case
@@ -234,7 +235,7 @@ def _compiled_here() -> list[Any]:
     """Kernels that this process has compiled."""
     modules = [module for name, module in sys.modules.items() if name.startswith(f"{_jit.__package__}.")]
     values = [value for module in modules for value in vars(module).values()]
-    return [*{id(value): value for value in values if getattr(value, "signatures", None)}.values()]
+    return [*{id(value): value for value in values if isinstance(value, Dispatcher) and value.signatures}.values()]
 
 
 def main() -> None:

@@ -318,15 +318,19 @@ def finish(
     mask: ir.Value | None,
     places: dict[str, tuple[ir.Value, ir.Value]],
     scale: ir.Value,
+    numbers: list[ir.Value] | None = None,
 ) -> None:
-    """Emit the epilogue, as `micro_kernel` describes it.  Places are an address and the bytes from row to row."""
+    """Emit the epilogue, as `micro_kernel` describes it.
+
+    Places are an address and the bytes from row to row; numbers those of the rows, where they are not 0, 1, 2, ...
+    """
     builder = code.builder
+    intp = places["c"][0].type
+    numbers = numbers or [intp(i) for i in range(len(sums) // vectors)]
 
     def tile(name: str) -> list[ir.Value]:
         base, row = places[name]
-        rows = [
-            code.at(builder.inttoptr(base, POINTER), builder.mul(row.type(i), row)) for i in range(len(sums) // vectors)
-        ]
+        rows = [code.at(builder.inttoptr(base, POINTER), builder.mul(number, row)) for number in numbers]
         return [p for row_pointer in rows for p in code.vectors_at(row_pointer, vectors)]
 
     before = builder.block

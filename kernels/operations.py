@@ -202,7 +202,7 @@ def _elementwise(operation: str, Z: ArrayLike, variant: str) -> Array:
     (Z,) = doors.floats(Z=Z)
     flat = np.ascontiguousarray(Z).reshape(-1)
     out = np.empty_like(flat)
-    find(operation, variant)(flat, out)
+    find(operation, variant, flat.size)(flat, out)
     shaped: Array = out.reshape(Z.shape)[()]  # a number for a number, as NumPy does it
     return shaped
 

@@ -126,7 +126,7 @@ def binary_cross_entropy_derivative(y_true: ArrayLike, Z: ArrayLike, variant: st
     """Gradient of `binary_cross_entropy` with respect to Z, (sigmoid(Z) - y_true) / B; arguments likewise."""
     y_true, Z, shape = _binary_pair(y_true, Z)
     out = np.empty_like(Z)
-    find("binary_cross_entropy_derivative", variant)(y_true, Z, out)
+    find("binary_cross_entropy_derivative", variant, Z.size)(y_true, Z, out)
     return out.reshape(shape)
 
 
@@ -134,7 +134,7 @@ def softmax(Z: ArrayLike, variant: str = "auto") -> Array:
     """Probabilities exp(Z) / sum exp(Z) of every row of Z (B, k); stable for outputs of any size."""
     Z = _outputs(Z)
     out = np.empty_like(Z)
-    find("softmax", variant)(Z, out)
+    find("softmax", variant, Z.size)(Z, out)
     return out
 
 
@@ -170,7 +170,7 @@ def cross_entropy_derivative(y_true: ArrayLike, Z: ArrayLike, variant: str = "au
     """Gradient of `cross_entropy` with respect to Z: (softmax(Z) - one_hot(y_true)) / B, shape (B, k)."""
     Z = _outputs(Z)
     out = np.empty_like(Z)
-    find("cross_entropy_derivative", variant)(doors.labels("y_true", y_true, *Z.shape), Z, out)
+    find("cross_entropy_derivative", variant, Z.size)(doors.labels("y_true", y_true, *Z.shape), Z, out)
     return out
 
 
@@ -182,14 +182,14 @@ def accuracy(y_true: ArrayLike, Z: ArrayLike, variant: str = "auto") -> float:
 
 def _scalar(operation: str, truth: Array, outputs: Array, variant: str) -> float:
     out = np.empty(1)
-    find(operation, variant)(truth, outputs, out)
+    find(operation, variant, outputs.size)(truth, outputs, out)
     return float(out[0])
 
 
 def _gradient(operation: str, y_true: ArrayLike, y_pred: ArrayLike, variant: str) -> Array:
     y_true, y_pred, shape = _pair(y_true, y_pred)
     out = np.empty_like(y_pred)
-    find(operation, variant)(y_true, y_pred, out)
+    find(operation, variant, y_pred.size)(y_true, y_pred, out)
     return out.reshape(shape)
 
 

@@ -58,7 +58,7 @@ from .microkernel import (
     micro_kernel,
     prefetch,
 )
-from .turning import turn_strip, turned_kernel
+from .turning import FEW, turn_strip, turned_kernel
 
 # ----------------------------------------------------------------------------------------- block sizes
 
@@ -193,7 +193,7 @@ def _macro_kernel(
     a, sliver : tuple, int
         A's block; where it is packed, the bytes of a sliver, else 0.
     b, panel : tuple, int
-        B's block as (address, bytes from row to row); bytes from one NR columns to the next. With a panel of 0 bytes,
+        B's block as (address, bytes from row to row); bytes from one NR columns to the next. With a panel of -1 bytes,
         as (address, bytes from column to column), for rows that `turned_kernel` takes.
     c, add, relu, gate : tuple
         As `micro_kernel` takes them, for the whole block.
@@ -225,7 +225,7 @@ def _macro_kernel(
             b_tile = (b[0] + j // nr * panel + j % nr * item, b[1])
             c_tile = _at(c, i, j * item)
             start, clamp, mask = _at(add, i, j * item), _at(relu, i, j * item), _at(gate, i, j * item)
-            if panel == 0:
+            if panel < 0:
                 width = min(lanes, nb - j)
                 b_strip = (b[0] + j * b[1], b[1])
                 turned_kernel(
@@ -272,7 +272,7 @@ def blocking(item: int, m: int, n: int, k: int, a: Any, b: Any) -> Any:
         slices = -(-k // (KC_BYTES // item))
         kc = -(-k // slices)
     # A block of B in place is one panel, which loop 2 finds in L2.
-    turned = m <= MR and a[2] == item and b[1] == item and b[2] != item
+    turned = m <= FEW and a[2] == item and b[1] == item and b[2] != item
     small = m < FEW_ROWS or kc * n * item <= (L2 if m < 512 else L2 // 2)
     b_in_place = in_panels or turned or (b[2] == item and small)
     a_packed = a[1] == item and a[2] != item and (m * k * item > L2 or (a[2] % 4096 == 0 and n >= 512))
@@ -359,7 +359,7 @@ def product_into(
                 b_block = (b[0] + s * kc * b[1] + j // nr * b[3], b[1])
                 panel = b[3]
                 if turned:
-                    b_block, panel = (b_block[0], b[2]), 0
+                    b_block, panel = (b_block[0], b[2]), -1
                 elif b_room > 0:
                     _pack_b(dtype, kb, nb, (b_block[0], b[1], b[2]), b_packed)
                     b_block = (b_packed, nr * item)
@@ -382,7 +382,7 @@ def product_into(
 
 @jit(internal=True)
 def product(dtype: Any, place: int, m: int, n: int, k: int, a: Any, b: Any, c: Any, bias: int, relu: Any) -> None:
-    """C (m, n) = A (m, k) B (k, n) + bias, and ReLU of C, with room for packing of its own.
+    """C (m, n) = A (m, k) B (k, n) + bias, and ReLU of C.
 
     ``place`` is the address of `product_into`, which linked into all who call it would be compiled anew for each; bias
     that of n contiguous values, or 0; the rest is as `product_into` takes it.
@@ -390,12 +390,10 @@ def product(dtype: Any, place: int, m: int, n: int, k: int, a: Any, b: Any, c: A
     item = item_bytes(dtype)
     b_column = b[2] if n > 1 else item  # a single column is contiguous, whatever NumPy says
     columns = (b[0], b[1], b_column, NV * (VECTOR // item) * b_column)
-    work = np.empty(blocking(item, m, n, k, a, columns)[6] // item, dtype)
-    none = (np.intp(0), np.intp(0))
-    room = work.size * item
-    given = (dtype, m, n, k, a, columns, c, (bias, np.intp(0)), relu, none, dtype.type(1), layout(work)[0], room)
-    call(product_into, place, dtype, given)
-    keep(work)
+    zero: Any = np.intp(0)
+    none = (zero, zero)
+    one = dtype.type(1)
+    call(product_into, place, dtype, (dtype, m, n, k, a, columns, c, (bias, zero), relu, none, one, zero, zero))
 
 
 @functools.cache
@@ -412,20 +410,21 @@ def multiply(A: Any, B: Any, C: Any, place: int) -> None:
     """Multiply as `matmul` does, by the address of `product_into`."""
     a, b, c = layout(A), layout(B), layout(C)
     m, n, k = A.shape[0], B.shape[1], A.shape[1]
-    room = 0
+    through_copy = False
     if c[2] != C.itemsize and n > 1:
         if c[1] == C.itemsize or m <= 1:  # C.T = B.T A.T, the same products in the same order
             a, b, c = (b[0], b[2], b[1]), (a[0], a[2], a[1]), (c[0], c[2], c[1])
             m, n = n, m
         else:
-            room = m * n
-    spare = np.empty(room, C.dtype)
-    if room > 0:
-        c = (layout(spare)[0], n * C.itemsize, C.itemsize)
+            through_copy = True
     none: Any = np.intp(0)  # a literal 0 is a type of its own to Numba, which would compile product again
-    product(C.dtype, place, m, n, k, a, b, (c[0], c[1]), none, (none, none))
-    for p in range(room):  # element by element: an assignment to C[:, :] compiles for 3 s
-        C[p // n, p % n] = spare[p]
+    if through_copy:
+        spare = np.empty(m * n, C.dtype)
+        product(C.dtype, place, m, n, k, a, b, (layout(spare)[0], n * C.itemsize), none, (none, none))
+        for p in range(m * n):  # element by element: an assignment to C[:, :] compiles for 3 s
+            C[p // n, p % n] = spare[p]
+    else:
+        product(C.dtype, place, m, n, k, a, b, (c[0], c[1]), none, (none, none))
     keep(A)  # a caller's own array, as dZ below, would else be freed before product reads it
     keep(B)
 

@@ -43,7 +43,9 @@ def sgd_update(
         If the shapes differ, or an array that is overwritten is not contiguous or not writable.
     """
     doors.in_place(parameters=parameters, gradient=gradient, velocity=velocity)
-    find("sgd_update", variant)(parameters, gradient, velocity, float(learning_rate), float(momentum), bool(nesterov))
+    find("sgd_update", variant, parameters.size)(
+        parameters, gradient, velocity, float(learning_rate), float(momentum), bool(nesterov)
+    )
 
 
 def adam_update(
@@ -89,4 +91,4 @@ def adam_update(
     if step < 1:
         raise ValueError(f"step is {step}; it counts from 1")
     hyper = (float(value) for value in (learning_rate, beta1, beta2, epsilon, weight_decay))
-    find("adam_update", variant)(parameters, gradient, mean, square, *hyper, step)
+    find("adam_update", variant, parameters.size)(parameters, gradient, mean, square, *hyper, step)

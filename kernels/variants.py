@@ -4,6 +4,7 @@ Imports the rungs and the contracts. Tests, benchmarks and the training loop ite
 up in it; adding a rung is one function and one line here.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -53,8 +54,9 @@ class Variant:
         Which dtypes it takes.
     compiled : bool
         Whether it is made of vector instructions, and has no Python to fall back on.
-    promoted : bool
-        Whether ``"auto"`` may choose it: not where a lower rung is faster.
+    promoted_from : float
+        From how much work on ``"auto"`` prefers it to lower rungs: floating-point operations of a product, elements of
+        everything else. Infinite where a lower rung is always faster.
     """
 
     operation: str
@@ -63,8 +65,16 @@ class Variant:
     device: str = "cpu"
     dtypes: tuple[str, ...] = ("float32", "float64")
     compiled: bool = False
-    promoted: bool = True
+    promoted_from: float = 0
 
+
+LARGE = 30_000_000
+"""Floating-point operations of a product from which all threads pay. 256 cubed, 34 million, gains 1.9 on two cores, and
+loses 0.01 where others want the second core; 128 cubed, 4 million, gains 1.3 to 1.8 and may lose 0.2."""
+
+SEVERAL, SOME = 4000, 500
+"""Elements from which vectors are worth a loss's scratch arrays, 1.5 us: mse, mae and huber take 0.7 ns an element in
+plain loops, 0.3 here; the derivative of binary_cross_entropy 4 and 1.6."""
 
 _ALL: tuple[Variant, ...] = (
     *(Variant(contract.operation, "reference", contract.oracle) for contract in CONTRACTS.values()),
@@ -120,27 +130,30 @@ _ALL: tuple[Variant, ...] = (
     Variant("gelu_derivative", "simd", partial(activations.apply_derivative, elementwise.GELU), compiled=True),
     Variant("silu", "simd", partial(activations.apply_activation, elementwise.SILU), compiled=True),
     Variant("silu_derivative", "simd", partial(activations.apply_derivative, elementwise.SILU), compiled=True),
-    Variant("mse", "simd", partial(losses.value, elementwise.MSE), compiled=True),
+    Variant("mse", "simd", partial(losses.value, elementwise.MSE), compiled=True, promoted_from=SEVERAL),
     # Training's own, since there the loss comes along; alone, `loops` takes a third of the time.
-    Variant("mse_derivative", "simd", partial(losses.gradient, elementwise.MSE), compiled=True, promoted=False),
-    Variant("mae", "simd", partial(losses.value, elementwise.MAE), compiled=True),
-    Variant("mae_derivative", "simd", partial(losses.gradient, elementwise.MAE), compiled=True, promoted=False),
-    Variant("huber", "simd", partial(losses.value, elementwise.HUBER), compiled=True),
-    Variant("huber_derivative", "simd", partial(losses.gradient, elementwise.HUBER), compiled=True, promoted=False),
+    Variant("mse_derivative", "simd", partial(losses.gradient, elementwise.MSE), compiled=True, promoted_from=math.inf),
+    Variant("mae", "simd", partial(losses.value, elementwise.MAE), compiled=True, promoted_from=SEVERAL),
+    Variant("mae_derivative", "simd", partial(losses.gradient, elementwise.MAE), compiled=True, promoted_from=math.inf),
+    Variant("huber", "simd", partial(losses.value, elementwise.HUBER), compiled=True, promoted_from=SEVERAL),
+    Variant(
+        "huber_derivative", "simd", partial(losses.gradient, elementwise.HUBER), compiled=True, promoted_from=math.inf
+    ),
     Variant("binary_cross_entropy", "simd", partial(losses.value, elementwise.BINARY_CROSS_ENTROPY), compiled=True),
     Variant(
         "binary_cross_entropy_derivative",
         "simd",
         partial(losses.gradient, elementwise.BINARY_CROSS_ENTROPY),
         compiled=True,
+        promoted_from=SOME,
     ),
     Variant("softmax", "simd", losses.softmax, compiled=True),
     Variant("cross_entropy", "simd", partial(losses.value, elementwise.CROSS_ENTROPY), compiled=True),
     Variant("cross_entropy_derivative", "simd", partial(losses.gradient, elementwise.CROSS_ENTROPY), compiled=True),
     Variant("accuracy", "simd", losses.accuracy, compiled=True),
-    Variant("matmul", "parallel", parallel.matmul, compiled=True),
-    Variant("dense_forward", "parallel", parallel.dense_forward, compiled=True),
-    Variant("dense_backward_batch", "parallel", parallel.dense_backward_batch, compiled=True),
+    Variant("matmul", "parallel", parallel.matmul, compiled=True, promoted_from=LARGE),
+    Variant("dense_forward", "parallel", parallel.dense_forward, compiled=True, promoted_from=LARGE),
+    Variant("dense_backward_batch", "parallel", parallel.dense_backward_batch, compiled=True, promoted_from=LARGE),
 )
 
 _RESULTS = {
@@ -195,14 +208,7 @@ LADDER = tuple(dict.fromkeys(variant.name for variant in (*_ALL, *ON_DEVICE)))
 """The rungs, from the oracle up."""
 
 PROMOTED = "parallel"
-"""The rung up to which ``"auto"`` climbs for large work."""
-
-SERIAL = "simd"
-"""The same for small work."""
-
-LARGE = 30_000_000
-"""Floating-point operations from which work is large. 256 cubed, 34 million, gains 1.9 on two cores, and loses 0.01
-where others want the second core; 128 cubed, 4 million, gains 1.3 to 1.8 and may lose 0.2."""
+"""The rung that training runs on unless told otherwise."""
 
 _LOOKUP = {(variant.operation, variant.name): _from_host(variant) for variant in (*TABLE, *ON_DEVICE)}
 
@@ -237,10 +243,12 @@ def variants(operation: str) -> tuple[str, ...]:
     return tuple(variant.name for variant in usable if variant.operation == operation)
 
 
-def find(operation: str, variant: str, flops: int = 0) -> Callable[..., Any]:
-    """Look up the function of a variant; ``"auto"`` is the promoted one for so many floating-point operations."""
-    if flops >= LARGE and variant == "auto":
-        return _LARGE[operation]
+def find(operation: str, variant: str, work: int = 0) -> Callable[..., Any]:
+    """Look up the function of a variant; ``"auto"`` is the one promoted for so much work (see `Variant`)."""
+    if variant == "auto":
+        for least, function in _AUTO[operation]:
+            if work >= least:
+                return function
     try:
         return _LOOKUP[operation, variant]
     except (KeyError, TypeError):
@@ -251,12 +259,14 @@ def find(operation: str, variant: str, flops: int = 0) -> Callable[..., Any]:
 def highest(operation: str, rung: str) -> Callable[..., Any]:
     """Look up an operation's highest promoted variant that stands no higher than a rung."""
     allowed = LADDER[: LADDER.index(rung) + 1]
-    there = {variant.name for variant in TABLE if variant.operation == operation and variant.promoted}
+    there = {v.name for v in TABLE if v.operation == operation and v.promoted_from < math.inf}
     return next(_LOOKUP[operation, name] for name in reversed(allowed) if name in there)
 
 
-_LOOKUP.update({(operation, "auto"): highest(operation, SERIAL) for operation in CONTRACTS})
-_LARGE = {operation: highest(operation, PROMOTED) for operation in CONTRACTS}
+_AUTO = {
+    operation: [(v.promoted_from, _LOOKUP[operation, v.name]) for v in reversed(TABLE) if v.operation == operation]
+    for operation in CONTRACTS
+}
 
 
 # ---------------------------------------------------------------------------------------- the check

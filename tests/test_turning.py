@@ -15,7 +15,7 @@ from test_microkernel import assert_guard, guarded, lanes_of, outermost, run_til
 
 from fastnet.kernels import simd, turning  # noqa: F401, the mutants find it here
 from fastnet.kernels.microkernel import MR, layout
-from fastnet.kernels.turning import turn_strip, turned_kernel
+from fastnet.kernels.turning import FEW, turn_strip, turned_kernel
 
 pytestmark = pytest.mark.compiled
 DTYPES = (np.float32, np.float64)
@@ -68,7 +68,7 @@ def test_a_strip_is_the_transpose(dtype: Any) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("rows", range(1, MR + 1))
+@pytest.mark.parametrize("rows", range(1, FEW + 1))
 def test_a_turned_tile_has_the_micro_kernels_bits(dtype: Any, rows: int) -> None:
     """Also where a sum meets infinities, NaN and -0, which zeros put in behind the last k would change."""
     rng = np.random.default_rng(rows)
@@ -124,7 +124,7 @@ def test_few_rows_give_the_bits_of_many(dtype: Any) -> None:
     W = rng.standard_normal((lanes_of(dtype) * 3 + 2, k)).astype(dtype)
     whole = np.full((len(A), len(W)), np.nan, dtype)
     simd.matmul(A, W.T, whole)
-    for rows in range(1, MR + 2):
+    for rows in range(1, FEW + 2):
         part = np.full((rows, len(W)), np.nan, dtype)
         simd.matmul(A[:rows], W.T, part)
         assert part.tobytes() == whole[:rows].tobytes()
@@ -139,7 +139,11 @@ def test_few_rows_give_the_bits_of_many(dtype: Any) -> None:
 MUTANTS = {
     "lanes not swapped": ("Vectors.shuffle", "lambda code, x, y, places: real(code, x, y, sorted(places))", "strip"),
     "pieces side by side in the wrong order": ("_joined", "lambda code, x, y: real(code, y, x)", "strip"),
-    "a rest that is a whole square": ("_rest_of", "lambda code, k, whole: k.type(code.lanes)", "tile"),
+    "a rest that is a whole square": (
+        "_whole",
+        "lambda code, k: real(code, code.builder.add(k, k.type(code.lanes - 1)))",
+        "tile",
+    ),
 }
 CHECKS = {
     "strip": "t.test_a_strip_is_the_transpose(np.float32)",

@@ -15,8 +15,6 @@ from fastnet.kernels.variants import (
     CONTRACTS,
     LADDER,
     LARGE,
-    PROMOTED,
-    SERIAL,
     TABLE,
     Case,
     Variant,
@@ -277,7 +275,17 @@ def test_highest_goes_no_higher_than_asked() -> None:
     assert highest("matmul", "reference") is find("matmul", "reference")
     assert highest("matmul", "loops") is find("matmul", "loops")
     assert highest("mse", "blocked") is find("mse", "loops"), "no blocked variant: the rung below serves"
-    assert all(highest(operation, SERIAL) is find(operation, "auto") for operation in CONTRACTS)
-    assert all(highest(operation, SERIAL) is find(operation, "auto", LARGE - 1) for operation in CONTRACTS)
-    assert all(highest(operation, PROMOTED) is find(operation, "auto", LARGE) for operation in CONTRACTS)
     assert find("matmul", "loops", LARGE) is find("matmul", "loops")
+
+
+def test_auto_is_the_highest_rung_promoted_for_the_work() -> None:
+    assert find("matmul", "auto") is find("matmul", "simd")
+    assert find("matmul", "auto", LARGE - 1) is find("matmul", "simd")
+    assert find("matmul", "auto", LARGE) is find("matmul", "parallel")
+    assert find("mse", "auto", 10) is find("mse", "loops")
+    assert find("mse", "auto", 10**6) is find("mse", "simd")
+    assert find("mse_derivative", "auto", 10**9) is find("mse_derivative", "loops"), "the simd rung is slower"
+    for operation in CONTRACTS:
+        names = [name for name in variants(operation) if not name.startswith("cuda")]
+        assert find(operation, "auto", 10**12) in [find(operation, name) for name in names]
+        assert len(names) == 1 or find(operation, "auto") is not find(operation, "reference")
