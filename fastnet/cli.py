@@ -160,7 +160,7 @@ def _add_profile(subparsers: Any) -> None:
     names = "which to time, such as reference,simd (default: all)"
     profile.add_argument("--variants", type=lambda text: text.split(","), metavar="A,B", default=hidden, help=names)
     profile.add_argument("--dtype", choices=["float32", "float64"], default="float32", help="of the arrays")
-    profile.add_argument("--threads", type=_sizes, default="1", metavar="N,...", help="one table for each")
+    profile.add_argument("--threads", type=_counts, default="1", metavar="N,...", help="one table for each")
     profile.add_argument("--seconds", type=_rate, default=0.5, metavar="S", help="about how long to time a variant")
     code = "leave out compile times and inner loops, which take a process for each variant"
     profile.add_argument("--no-code", dest="code", action="store_false", default=hidden, help=code)
@@ -215,14 +215,18 @@ def _hidden(text: str) -> list[int]:
     return sizes
 
 
-def _sizes(text: str) -> list[int]:
+def _sizes(text: str, example: str = "64,64") -> list[int]:
     try:
         sizes = [int(part) for part in text.split(",")]
     except ValueError:
         sizes = [0]
     if min(sizes) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers of at least 1, such as 64,64")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers of at least 1, such as {example}")
     return sizes
+
+
+def _counts(text: str) -> list[int]:
+    return _sizes(text, "1,2")
 
 
 def _rate(text: str) -> float:

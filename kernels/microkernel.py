@@ -1,4 +1,4 @@
-"""The micro-kernel: a register tile of C in LLVM vector instructions, and the two copies that feed it.
+"""The micro-kernel: a register tile of C in LLVM vector instructions, and the copies that feed it.
 
 Imports `_jit` only. A tile is ``rows`` x ``columns`` elements of C, at most MR x NR, that stay in vector
 registers while k runs once over a slice of A and B::

@@ -1,10 +1,10 @@
 """Rung 3, `simd`: packing, and the loops around the micro-kernel.
 
-Imports `_jit`, `activations`, `elementwise` and `microkernel`. What changed from the loops: the innermost three
+Imports `_jit`, `activations`, `elementwise`, `microkernel` and `turning`. What changed from the loops: the innermost three
 loops are register tiles of vector instructions, and B is copied, a block of KC x NC at a time, into the order in
 which the tiles read it. Why that is faster: every value in a register serves MR or NR products, every line of
-L1 a whole row of tiles, every line of L2 a whole column; the FMA units never wait. What it costs: one to three
-seconds of compilation, once a machine, and a buffer of half the L2 cache.
+L1 a whole row of tiles, every line of L2 a whole column; the FMA units never wait. What it costs: two and a half
+seconds of compilation, once a machine, and a buffer of a quarter to three quarters of the L2 cache.
 
 The five loops are BLIS's with the parts of A and B exchanged, because A needs no packing: the micro-kernel
 broadcasts single elements of it, which may lie anywhere. So the block that stays in L2 is B's, and the
@@ -27,12 +27,16 @@ hold the arrays meanwhile.
 
 What was measured (Zen 4, float32, share of the FMA limit measured beside it; it wavers by 0.02):
 
-- KC of 4096 bytes, a block of 512 KiB: 0.94 at 1024 cubed; KC of 2048 bytes 0.93, 256 KiB 0.94, 768 KiB 0.93.
+- KC of 4096 bytes: 0.94 at 1024 cubed; of 2048 bytes 0.93. B in blocks of 256 KiB: 0.97 at 1024 cubed, 512 KiB 0.97,
+  768 KiB 0.96; at 2048 cubed, where A does not stay near, 0.947, 0.950, 0.954 (float64: 0.91, 0.92, 0.93).
 - B in place where it fits L2: 0.97 at 256 and 512 cubed, packed 0.96 and 0.95; at 2048 it is 0.84, packed 0.90.
 - Prefetching 8 rows ahead while B is packed: 0.93, without 0.90 (1024). 16 and 32 rows ahead are no better.
 - A.T in place while it fits L2: 0.97 at 256, packed 0.90. At 2048: 0.66, packed 0.91. Packing it all
   slivers at once, one k after the other: 0.86 at 1024, each store in another page; 8 slivers at once: 0.91.
-- Prefetching C, or B within the micro-kernel: nothing.
+- The micro-kernel's asking for C and for the next rows of A, a little at a time: 0.91 became 0.95 at 2048 cubed (float64
+  0.88, 0.94). All of C at the tile's beginning: 0.93 (0.915), since 24 misses at once hold up B; C alone, a little at a
+  time: 0.93 (0.936). The first lines of the next rows of A at a tile's beginning: nothing.
+- The last 8 of 2048 rows in a block of their own, for which all of B was packed again: 1%.
 """
 
 import functools

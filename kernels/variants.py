@@ -351,7 +351,7 @@ def _worst_share(result: Array, truth: Array, bound: Array, where: str) -> float
         position = tuple(int(i) for i in np.argwhere(~right)[0])
         raise WrongKernelError(
             f"{where}: {np.sum(~right)} of {truth.size} elements are wrong, first at {position}: "
-            f"{result[position]!r}, truth {truth[position]!r}, error allowed {bound[position]:.3g}"
+            f"{float(result[position])!r}, truth {float(truth[position])!r}, error allowed {bound[position]:.3g}"
         )
     share = np.divide(error, bound, out=np.zeros_like(error), where=bound > 0)
     return float(share.max())
