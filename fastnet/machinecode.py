@@ -150,7 +150,9 @@ def _weigh(function: str, body: list[str]) -> tuple[int, Loop | None]:
     if not widths:
         return 0, None
     widest = max(widths)
-    text = "\n".join(line.split("#")[0].rstrip().expandtabs(4) for line in body if line.strip()[:1] not in ("", "#"))
+    # A comment; but #16 is a number of ARM's.
+    shown = [re.split(r"#(?![-\d])", line)[0] for line in body if line.strip()[:1] not in ("", "#")]
+    text = "\n".join(line.rstrip().expandtabs(4) for line in shown)
     loop = Loop(_plain(function), widest, fmas.count(widest), len(widths), instructions, 0, text)
     return 2 * sum(fmas) + sum(others), loop
 

@@ -71,9 +71,9 @@ NV = 4 if registers() >= 32 else 2
 WIDTHS = tuple(2**i for i in range(NV.bit_length()))
 """Vectors in a row of a tile: 1, 2, 4.  Only tiles of one vector are masked."""
 
-WIDE = 4 * NV
+WIDE = 16 if VECTOR == 64 else 8
 """Vectors in a tile of a single row: B is read once, so long stretches of its rows are what counts. 1,512,512 takes
-12 us, in tiles of 4 vectors 14 to 18."""
+12 us, in tiles of 4 vectors 14 to 18. 16 sums fit where an FMA reads B from memory; ARM's needs registers for B too."""
 
 STRETCH = 64
 """Iterations of k between which the micro-kernel asks for memory that will be wanted next."""

@@ -285,33 +285,43 @@ def test_array_at(dtype: Any) -> None:
 def inner_loops(function: str) -> list[str]:
     """Give the bodies between a label and a jump back to it."""
     loops = []
-    for jump in re.finditer(r"\tj\w+\t(\.LBB\w+)\n", function):
+    for jump in re.finditer(r"\t(?:j\w+|b\.\w+|cbn?z\t\w+,)\s(\.LBB\w+)\n", function):
         start = function.rfind(f"\n{jump[1]}:", 0, jump.start())
         if start >= 0:
             loops.append(function[start : jump.end()])
     return loops
 
 
-@pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"), reason="reads x86 assembly")
+MACHINE = platform.machine().lower()
+X86 = MACHINE in ("x86_64", "amd64")
+ARM = MACHINE in ("arm64", "aarch64") and platform.system() == "Linux"
+
+
+@pytest.mark.skipif(not X86 and not ARM, reason="reads x86 and ARM assembly")
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_assembly_of_the_loop(dtype: Any) -> None:
-    """The largest tile's loop: each FMA on whole registers, as many as there are sums, and no stack."""
+@pytest.mark.parametrize(("rows", "vectors"), [(MR, NV), (1, WIDE)])
+def test_assembly_of_the_loop(dtype: Any, rows: int, vectors: int) -> None:
+    """The largest tiles' loops: each FMA on whole registers, as many as there are sums, no stack and no moves."""
     (assembly,) = kernels(dtype)["tile"].inspect_asm().values()  # compiled in this process: no cache
-    name = f'"?fastnet.tile.{np.dtype(dtype)}.{MR}x{NV}x{VECTOR}"?'
+    name = f'"?fastnet.tile.{np.dtype(dtype)}.{rows}x{vectors}x{VECTOR}"?'
     function = re.search(rf"\n{name}:.*?\.Lfunc_end", assembly, re.DOTALL)
     assert function
-    register = {64: "zmm", 32: "ymm", 16: "xmm"}[VECTOR]
-    suffix = "ps" if dtype is np.float32 else "pd"
-    multiply = "vfmadd" if "vfmadd" in function[0] else "mul"
+    if ARM:
+        multiply = "fmla"
+        lanes = f"{lanes_of(dtype)}{'s' if dtype is np.float32 else 'd'}"
+        instruction, whole = r"\tfmla\t(.*)", rf"v\d+\.{lanes}, v\d+\.{lanes}, v\d+\.({lanes}|[sd]\[\d\])$"
+    else:
+        multiply = "vfmadd" if "vfmadd" in function[0] else "mul"
+        instruction = rf"\t\w*{multiply}\w*{'ps' if dtype is np.float32 else 'pd'}\t(.*)"
+        whole = {64: r"%zmm\d+$", 32: r"%ymm\d+$", 16: r"%xmm\d+$"}[VECTOR]
     # The loop over tiles is around it; loops of the compiler's own making have no products.
     loop = min((loop for loop in inner_loops(function[0]) if multiply in loop), key=len)
-    products = re.findall(rf"\t\w*{multiply}\w*{suffix}\t(.*)", loop)
-    assert len(products) % (MR * NV) == 0
+    products = re.findall(instruction, loop)
+    assert len(products) % (rows * vectors) == 0
     assert len(products) > 0
-    assert all(re.search(rf"%{register}\d+$", operands) for operands in products)
-    assert "%rsp" not in loop
-    assert "%rbp)" not in loop
-    assert VECTOR == 16 or multiply == "vfmadd"
+    assert all(re.search(whole, operands) for operands in products)
+    assert not re.search(r"%rsp|%rbp\)|\[sp\b|\tmov\tv", loop)
+    assert ARM or VECTOR == 16 or multiply == "vfmadd"
 
 
 # ------------------------------------------------------------------------------- kernels that are wrong

@@ -5,6 +5,7 @@ No test asserts how fast anything is; those of assembly compile in a process of 
 
 import importlib.util
 import json
+import platform
 import re
 from collections.abc import Callable
 from functools import partial
@@ -168,7 +169,7 @@ _ZN7cpython7fastnet5tests4realB2v1E5Array:
 ARM = """
 kernel:
 .LBB0_4:
-    ldr q1, [x8], #16
+    ldp q1, q4, [x8, #32]
     fmla v0.4s, v1.4s, v2.s[0]
     fadd v3.4s, v3.4s, v0.4s
     subs x9, x9, #1
@@ -190,6 +191,7 @@ def test_arms_loops_too() -> None:
     loop = machinecode.inner_loop(ARM)
     assert loop is not None
     assert (loop.function, loop.vector_bytes, loop.fmas, loop.arithmetic, loop.instructions) == ("kernel", 16, 1, 2, 5)
+    assert "ldp q1, q4, [x8, #32]\n" in loop.text
 
 
 def test_code_without_loops_or_arithmetic_has_none() -> None:
@@ -210,7 +212,7 @@ def test_the_inner_loop_of_products_is_the_micro_kernels() -> None:
     assert code is not None
     assert code.loop is not None
     assert code.first_call_s > 0.05
-    if "fma" in _jit.target_features():
+    if "fma" in _jit.target_features() or platform.machine().lower() in ("arm64", "aarch64"):
         assert code.loop.function == f"fastnet.tile.float32.{MR}x{NV}x{VECTOR}"
         assert (code.loop.fmas, code.loop.vector_bytes) == (MR * NV, VECTOR)
 
