@@ -14,7 +14,7 @@ mse, mae, huber           0.7 -> 0.28    1.4 -> 0.80    109 -> 50
 cross-entropy             3.9 -> 0.63    13 -> 2.0      1020 -> 113
 binary cross-entropy      5.1 -> 0.65    19 -> 2.2      2410 -> 186
 softmax                   1.7 -> 0.9     5.8 -> 1.9     510 -> 106
-accuracy                  0.61 -> 0.59   1.5 -> 1.4     146 -> 51
+accuracy                  0.61 -> 0.59   1.5 -> 1.4     146 -> 17
 
 A row's bits depend on the row and its share alone, so threads may cut a batch anywhere; a batch's loss is the
 `tree_sum` of its rows', in float64, so it depends on their number and order alone.

@@ -261,7 +261,8 @@ def _sums_over_k(
     """Emit the loop; gives rows x vectors sums, row by row.  No iteration where k is 0.
 
     In stretches of STRETCH iterations, between which it asks for what will be wanted next: another row of C, and of
-    the tile below the part of A that is as far on as the last stretch.
+    the tile below the part of A that is as far on as the last stretch; so where A's rows are contiguous. Where they are
+    not, packed slivers for one, it asks for some lines of that part, which the CPU foresees by itself (no difference).
     """
     builder, intp = code.builder, k.type
     (a, a_row, a_step, a_next), (b, b_step) = a, b

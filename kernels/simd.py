@@ -1,7 +1,7 @@
 """Rung 3, `simd`: packing, and the loops around the micro-kernel.
 
-Imports `_jit`, `activations`, `elementwise`, `microkernel` and `turning`. What changed from the loops: the innermost three
-loops are register tiles of vector instructions, and B is copied, a block of KC x NC at a time, into the order in
+Imports `_jit`, `activations`, `elementwise`, `microkernel` and `turning`. What changed from the loops: the innermost
+three loops are register tiles of vector instructions, and B is copied, a block of KC x NC at a time, into the order in
 which the tiles read it. Why that is faster: every value in a register serves MR or NR products, every line of
 L1 a whole row of tiles, every line of L2 a whole column; the FMA units never wait. What it costs: two and a half
 seconds of compilation, once a machine, and a buffer of a quarter to three quarters of the L2 cache.
@@ -33,9 +33,9 @@ What was measured (Zen 4, float32, share of the FMA limit measured beside it; it
 - Prefetching 8 rows ahead while B is packed: 0.93, without 0.90 (1024). 16 and 32 rows ahead are no better.
 - A.T in place while it fits L2: 0.97 at 256, packed 0.90. At 2048: 0.66, packed 0.91. Packing it all
   slivers at once, one k after the other: 0.86 at 1024, each store in another page; 8 slivers at once: 0.91.
-- The micro-kernel's asking for C and for the next rows of A, a little at a time: 0.91 became 0.95 at 2048 cubed (float64
-  0.88, 0.94). All of C at the tile's beginning: 0.93 (0.915), since 24 misses at once hold up B; C alone, a little at a
-  time: 0.93 (0.936). The first lines of the next rows of A at a tile's beginning: nothing.
+- The micro-kernel's asking for C and for the next rows of A, a little at a time: 0.91 became 0.95 at 2048 cubed
+  (float64 0.88, 0.94). All of C at the tile's beginning: 0.93 (0.915), since 24 misses at once hold up B; C alone, a
+  little at a time: 0.93 (0.936). The first lines of the next rows of A at a tile's beginning: nothing.
 - The last 8 of 2048 rows in a block of their own, for which all of B was packed again: 1%.
 """
 
@@ -95,7 +95,8 @@ A_NEAR = 4 * L2
 """Bytes of A that the L3 cache gives back as fast as they are wanted."""
 
 MC = 340 * MR
-"""About how many rows of A a block has; packed, where A is a transpose, it streams from L3."""
+"""About how many rows of A a block has, at most half as many more; packed, where A is a transpose, it streams from
+L3."""
 
 FEW_ROWS = 64
 """Fewer rows than these do not pay for packing B: a copy costs as much as some 3 rows."""
@@ -115,8 +116,8 @@ _PAIR, _TRIPLE, _QUAD = (types.UniTuple(types.intp, count) for count in (2, 3, 4
 def _pack_b(dtype: Any, kb: int, nb: int, b: Any, target: int) -> None:
     """Copy a block of B, kb x nb, into panels of NR columns, rows of a panel one behind the other.
 
-    The last panel is filled up to whole vectors. B.T goes through transposes of a vector of vectors; a panel has
-    room for whole ones, so that what they write beyond the last k harms nothing.
+    The last panel is filled up to whole vectors, unless neither rows nor columns are contiguous. B.T is turned in
+    squares; a panel has room for whole ones, so that what they write beyond the last k harms nothing.
     """
     item = item_bytes(dtype)
     lanes = VECTOR // item
@@ -415,8 +416,10 @@ def multiply(A: Any, B: Any, C: Any, place: int) -> None:
     a, b, c = layout(A), layout(B), layout(C)
     m, n, k = A.shape[0], B.shape[1], A.shape[1]
     through_copy = False
-    if c[2] != C.itemsize and n > 1:
-        if c[1] == C.itemsize or m <= 1:  # C.T = B.T A.T, the same products in the same order
+    # C.T = B.T A.T, the same products in the same order. A single column of C is a row of C.T: 512 x 512 times a column
+    # takes 29 us so, 73 in tiles of which one lane counts.
+    if (c[2] != C.itemsize and n > 1) or (n == 1 and m > 1 and c[1] == C.itemsize):
+        if c[1] == C.itemsize or m <= 1:
             a, b, c = (b[0], b[2], b[1]), (a[0], a[2], a[1]), (c[0], c[2], c[1])
             m, n = n, m
         else:

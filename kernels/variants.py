@@ -246,7 +246,7 @@ def variants(operation: str) -> tuple[str, ...]:
 def find(operation: str, variant: str, work: int = 0) -> Callable[..., Any]:
     """Look up the function of a variant; ``"auto"`` is the one promoted for so much work (see `Variant`)."""
     if variant == "auto":
-        for least, function in _AUTO[operation]:
+        for least, function in _AUTO.get(operation, ()):
             if work >= least:
                 return function
     try:

@@ -26,6 +26,7 @@ from fastnet.kernels import microkernel
 from fastnet.kernels.microkernel import (
     MR,
     NV,
+    STRETCH,
     VECTOR,
     WIDE,
     WIDTHS,
@@ -222,7 +223,7 @@ def test_no_products_give_zeros(dtype: Any) -> None:
 def test_sums_are_chains_over_ascending_k(dtype: Any) -> None:
     """The bits of an element are the same in every tile, and those of one chain, with or without FMA."""
     rng = np.random.default_rng(2)
-    k = 40
+    k = 2 * STRETCH + 3
     A = rng.standard_normal((MR, k)).astype(dtype)
     B = rng.standard_normal((k, WIDE * lanes_of(dtype))).astype(dtype)
     widest = np.full((MR, B.shape[1]), np.nan, dtype)

@@ -39,7 +39,7 @@ def sizes(dtype: Any) -> list[tuple[int, int, int]]:
         (simd.FEW_ROWS, 33, 2 * nr + v + 3),  # every width of tile in one row of them
         (7, kc, 5), (7, kc + 1, 70), (30, 2 * kc + 3, 33),  # slices of k
         (200, 200, l2 // 200 + nr + 3),  # B is packed, more than one block
-        (simd.MC + 7, l2 // simd.MC + 3, nr + 2),  # A.T is packed, more than one block
+        (2 * simd.MC + 7, l2 // simd.MC + 3, nr + 2),  # A.T is packed, more than one block
     ]  # fmt: skip
 
 
@@ -206,6 +206,16 @@ def test_broken_layers_are_rejected(broken: Any) -> None:
         check_forward(broken, np.float32, 37, 93, 41, RELU)
 
 
+def test_more_than_one_block_of_rows() -> None:
+    """Of the product, its bias and its ReLU; blocks are about as tall as each other."""
+    rows = 2 * simd.MC + 7
+    blocking = simd.blocking.py_func
+    height = blocking(4, rows, 30, 20, (0, 80, 4), (0, 4, 80, 80 * NV * VECTOR // 4))[3]
+    assert rows // 3 < height < rows
+    check_forward(simd.dense_forward, np.float32, rows, 20, 30, RELU)
+    check_matmul(simd.matmul, np.float32, rows, 20, 30, "transpose")
+
+
 def test_nan_passes_the_relu() -> None:
     X, W, b = np.ones((3, 4), np.float32), np.ones((5, 4), np.float32), np.zeros(5, np.float32)
     X[1, 2] = np.nan
@@ -278,7 +288,7 @@ def test_a_second_process_compiles_nothing(tmp_path: Path) -> None:
         "from fastnet.kernels import simd\n"
         "x = np.ones((3, 3), np.float32)\n"
         "simd.matmul(x, x.copy(), x.copy())\n"
-        "print(sum(simd.multiply.stats.cache_misses.values()))\n"
+        "print(*(sum(f.stats.cache_misses.values()) for f in (simd.multiply, simd.product_into)))\n"
     )
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
     misses = [
@@ -287,4 +297,4 @@ def test_a_second_process_compiles_nothing(tmp_path: Path) -> None:
         ).stdout
         for _ in range(2)
     ]
-    assert misses == ["1\n", "0\n"]
+    assert misses == ["1 1\n", "0 0\n"]

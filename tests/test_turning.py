@@ -128,7 +128,7 @@ def test_few_rows_give_the_bits_of_many(dtype: Any) -> None:
         part = np.full((rows, len(W)), np.nan, dtype)
         simd.matmul(A[:rows], W.T, part)
         assert part.tobytes() == whole[:rows].tobytes()
-        transposed = np.full((rows, len(W)), np.nan, dtype)  # A's rows are not contiguous: packed
+        transposed = np.full((rows, len(W)), np.nan, dtype)  # A's rows are not contiguous, but for one row: packed
         simd.matmul(np.asfortranarray(A[:rows]), W.T, transposed)
         assert transposed.tobytes() == part.tobytes()
     single = np.full((len(A), 1), np.nan, dtype)

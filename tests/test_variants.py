@@ -1,6 +1,7 @@
 """Every variant in the table against its contract; broken kernels must fail it; training runs on the table alone."""
 
 import ast
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -286,6 +287,10 @@ def test_auto_is_the_highest_rung_promoted_for_the_work() -> None:
     assert find("mse", "auto", 10**6) is find("mse", "simd")
     assert find("mse_derivative", "auto", 10**9) is find("mse_derivative", "loops"), "the simd rung is slower"
     for operation in CONTRACTS:
-        names = [name for name in variants(operation) if not name.startswith("cuda")]
-        assert find(operation, "auto", 10**12) in [find(operation, name) for name in names]
-        assert len(names) == 1 or find(operation, "auto") is not find(operation, "reference")
+        there = [variant for variant in TABLE if variant.operation == operation]
+        steps = {variant.promoted_from for variant in there if variant.promoted_from < math.inf}
+        for work in {0, *(step - 1 for step in steps if step), *steps, 10**12}:
+            expected = [variant.name for variant in there if variant.promoted_from <= work][-1]
+            assert find(operation, "auto", int(work)) is find(operation, expected)
+    with pytest.raises(ValueError, match="unknown operation"):
+        find("no such operation", "auto")
