@@ -115,16 +115,29 @@ KERNELS: dict[str, tuple[Callable[..., Any], int, int]] = {}
 # -------------------------------------------------------------------------------------------- arrays
 
 
+@contextlib.contextmanager
+def _room(size: int, purpose: str) -> Iterator[None]:
+    """Where so many bytes do not fit the card, a MemoryError that says for what they were."""
+    try:
+        yield
+    except Exception as error:  # the driver's own class, which moves from version to version
+        if "memory" not in str(error).lower():
+            raise
+        raise MemoryError(f"the card has no room for {size >> 20} MiB of {purpose} ({error})") from None
+
+
 def send(array: Array) -> Any:
     """Copy an array to the device; its strides too where it is contiguous in either order."""
     if not (array.flags.c_contiguous or array.flags.f_contiguous):
         array = np.ascontiguousarray(array)
-    return cuda.to_device(array)
+    with _room(array.nbytes, "this array; call the kernel for parts of it"):
+        return cuda.to_device(array)
 
 
-def empty(size: int, dtype: Any) -> Any:
+def empty(size: int, dtype: Any, purpose: str = "workspace; call the kernel for parts") -> Any:
     """An uninitialised vector on the device; of no elements there is none, so at least one."""
-    return cuda.device_array(max(1, size), dtype)
+    with _room(size * np.dtype(dtype).itemsize, purpose):
+        return cuda.device_array(max(1, size), dtype)
 
 
 def fetch(source: Any, target: Array) -> None:

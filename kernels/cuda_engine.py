@@ -194,7 +194,8 @@ class CudaEngine(Engine):
         held, copy = self._seen.get(name, (None, None))
         if copy is None or held is not array:
             self._graphs.clear()  # which read the old place
-            copy = empty(0 if array is None else array.size, dtype)
+            size = 0 if array is None else array.size
+            copy = empty(size, dtype, f"{name}; train on parts of it, or on the CPU")
             if array is not None:
                 self._send(array.astype(dtype, copy=False), copy)
             self._seen[name] = array, copy
@@ -204,13 +205,7 @@ class CudaEngine(Engine):
         """Everything on the device but the data, the first time."""
         if self._on_device:
             return
-        try:
-            self._flat = empty(self._size, self._dtype)
-        except Exception as error:
-            raise MemoryError(
-                f"the card has no room for batches of {self._batch} rows ({self._bytes >> 20} MiB): use a smaller "
-                f"batch_size ({error})"
-            ) from None
+        self._flat = empty(self._size, self._dtype, f"batches of {self._batch} rows; use a smaller batch_size")
         jobs = np.array([*self._forwards, *self._backwards, *self._gradients], np.int64)
         self._jobs, self._layer_sums = cuda.to_device(jobs), cuda.to_device(self._biases)
         self._rights = empty(self._batch, np.int64)
@@ -398,8 +393,10 @@ class CudaEngine(Engine):
         from cuda.core import Device
 
         cuda.synchronize()
-        self._stream = Device().default_stream
-        builder = Device().create_graph_builder()
+        card = Device()
+        card.set_current()  # cuda.core asks for it, also where Numba has made the card's context current
+        self._stream = card.default_stream
+        builder = card.create_graph_builder()
         builder.begin_building()
         self._phases(data, rates, trains, limit, builder)
         return builder.end_building().complete()

@@ -53,6 +53,8 @@ class Report:
         A thread.
     shared_bytes : int
         A block.
+    shared_alignment : int
+        Bytes, of the array in shared memory that has the least; 0 where there is none.
     spill_bytes : int
         Stored and loaded, a thread.
     wide_loads : int
@@ -68,6 +70,7 @@ class Report:
     blocks: int
     registers: int
     shared_bytes: int
+    shared_alignment: int
     spill_bytes: int
     wide_loads: int
     double_operations: int
@@ -148,6 +151,7 @@ def _compile(name: str, dtype: str, cc: tuple[int, int]) -> Report:
         blocks=blocks,
         registers=sum_of(r"Used (\d+) registers"),
         shared_bytes=sum_of(r"(\d+) bytes smem"),
+        shared_alignment=min(map(int, re.findall(r"\.shared \.align (\d+)", ptx)), default=0),
         spill_bytes=sum_of(r"(\d+) bytes spill"),
         wide_loads=len(re.findall(r"\bld(?:\.\w+)*\.(?:v4\.[fb]32|v2\.[fb]64)", ptx)),
         double_operations=len(re.findall(r"^\s*(?:@%p\d+ )?\w[\w.]*\.f64\b", ptx, re.MULTILINE)),
@@ -237,6 +241,8 @@ def faults(found: Report) -> list[str]:
     if found.shared_bytes > 48 << 10 or found.shared_bytes * found.blocks > SHARED_BYTES[found.cc]:
         wrong.append(f"{found.shared_bytes} bytes of shared memory are too many")
     is_fast = re.search(r"\d+x\d+x\d+", found.kernel) is not None
+    if is_fast and found.shared_alignment % cuda_products.VECTOR != 0:
+        wrong.append(f"shared memory aligned to {found.shared_alignment} bytes, read by {cuda_products.VECTOR}")
     if is_fast and found.wide_loads < 4:  # of A and of B, from global and from shared memory
         wrong.append(f"{found.wide_loads} loads of 16 bytes; expected 4 or more")
     return wrong

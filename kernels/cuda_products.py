@@ -75,6 +75,12 @@ SIMULATED_TILE = Tile(8, 8, 2, 4, 4, 2)
 SMS = 132
 """Streaming multiprocessors of an H100: how many blocks a grid should have at least."""
 
+VECTOR = 16
+"""Bytes that the fast kernel moves at a time where it can."""
+
+GRID_Y = 65535
+"""Blocks that a grid has at most in its second direction, by the CUDA C++ Programming Guide's table of limits."""
+
 SIDE = 4 if SIMULATED else 16
 """Of the blocks of the lower rungs."""
 
@@ -295,8 +301,12 @@ def fast(dtype: Any, tile: Tile) -> Any:
         part_of_b = load
 
     def cuda_fast(given: Any, progress: Any, a: Any, b: Any, c: Any) -> None:
-        left = cuda.shared.array(a_room, dtype)
-        right = cuda.shared.array(b_room, dtype)
+        if SIMULATED:  # which knows no alignment; elsewhere this branch is not compiled
+            left = cuda.shared.array(a_room, dtype)
+            right = cuda.shared.array(b_room, dtype)
+        else:
+            left = cuda.shared.array(a_room, dtype, VECTOR)
+            right = cuda.shared.array(b_room, dtype, VECTOR)
         t = cuda.threadIdx.x
         m0, n0 = cuda.blockIdx.y * bm, cuda.blockIdx.x * bn
         rows, columns = _live(given[M], progress), given[N]
@@ -435,4 +445,7 @@ def launch(rung: str, dtype: Any, rows: int, columns: int, splits: int, stream: 
         chosen, m, n, threads = fast(np.dtype(dtype), tile), tile.m, tile.n, tile.threads
     else:
         chosen, m, n, threads = naive if rung == "cuda_naive" else tiled(np.dtype(dtype)), SIDE, SIDE, SIDE * SIDE
-    chosen[(-(-columns // n), -(-rows // m), splits), threads, stream](*arguments)
+    grid = -(-columns // n), -(-rows // m), splits
+    if grid[1] > GRID_Y:
+        raise ValueError(f'variant "{rung}" takes at most {GRID_Y * m} rows at a time, got {rows}; call it for parts')
+    chosen[grid, threads, stream](*arguments)

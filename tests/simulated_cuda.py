@@ -287,10 +287,34 @@ def test_evaluate_and_resume(tmp_path: Any) -> None:
     assert trainer.evaluate(X, _targets("mse"))["loss"] == pytest.approx(again.evaluate(X, _targets("mse"))["loss"])
 
 
+FULL = mock.Mock(side_effect=RuntimeError("[CUresult.CUDA_ERROR_OUT_OF_MEMORY] ..."))
+
+
 def test_a_batch_that_does_not_fit_is_refused() -> None:
     trainer = _trainer("cuda", "mse", SGD(0.05), "relu")
     with (
-        mock.patch.object(cuda_engine, "empty", side_effect=RuntimeError("out of memory")),
-        pytest.raises(MemoryError, match=r"no room for batches of 9 rows .*use a smaller batch_size"),
+        mock.patch.object(cuda, "device_array", FULL),
+        pytest.raises(MemoryError, match=r"no room for 0 MiB of batches of 9 rows; use a smaller batch_size .*OUT_OF"),
     ):
         trainer.fit(X, _targets("mse"), epochs=1)
+
+
+def test_data_that_do_not_fit_are_refused() -> None:
+    allocate = cuda.device_array
+
+    def all_but_x(size: int, dtype: Any) -> Any:
+        return FULL() if size == X.size else allocate(size, dtype)
+
+    trainer = _trainer("cuda", "mse", SGD(0.05), "relu")
+    with mock.patch.object(cuda, "device_array", all_but_x), pytest.raises(MemoryError, match=r"of X; train on parts"):
+        trainer.fit(X, _targets("mse"), epochs=1)
+
+
+def test_an_array_that_does_not_fit_is_refused() -> None:
+    with mock.patch.object(cuda, "to_device", FULL), pytest.raises(MemoryError, match=r"no room .* of this array"):
+        matmul(np.eye(2), np.eye(2), variant="cuda")
+
+
+def test_more_rows_than_a_grid_has_are_refused() -> None:
+    with pytest.raises(ValueError, match=r'variant "cuda_naive" takes at most 262140 rows at a time, got 262141'):
+        cuda_products.launch("cuda_naive", np.float64, 4 * 65535 + 1, 1, 1, 0, ())

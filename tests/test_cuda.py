@@ -144,6 +144,7 @@ def test_offline_faults() -> None:
         "cc": (9, 0),
         "threads": 256,
         "blocks": 2,
+        "shared_alignment": 16,
     }
     good |= {"registers": 128, "shared_bytes": 16896, "spill_bytes": 0, "wide_loads": 10, "double_operations": 0}
     assert faults(Report(**good)) == []
@@ -151,6 +152,7 @@ def test_offline_faults() -> None:
         ({"spill_bytes": 8}, "spills 8 bytes"),
         ({"registers": 136}, "136 registers do not fit"),
         ({"shared_bytes": 50000}, "50000 bytes of shared memory"),
+        ({"shared_alignment": 4}, "aligned to 4 bytes"),
         ({"wide_loads": 3}, "3 loads of 16 bytes"),
         ({"double_operations": 1}, "1 float64 instructions"),
     ):
