@@ -9,9 +9,10 @@ blocks are transposed, all of a vector at once, in steps that swap neighbouring 
 takes two steps more, and it is the shuffles that take the time.
 
 What was measured (Zen 4, 512 x 512 in L2, cycles a square of 16 x 16 float32): stored, 57 in pieces of 16 bytes, 69
-of 32, 68 whole, 100 with the addresses of the 16 columns made anew for each square. Multiplied by 1 row 77, by 4 rows
-98, where the products alone take 64 (a chain of 16 FMAs waits 4 cycles for each). Two strips at once, so that chains
-overlap: 126 a square, for want of registers for 32 addresses. Prefetching the columns 2 to 8 squares ahead: nothing.
+of 32, 68 whole, 84 put side by side by masked broadcasts, 100 with the addresses of the 16 columns made anew for each
+square. Multiplied by 1 row 77, by 4 rows 98, where the products alone take 64 (a chain of 16 FMAs waits 4 cycles for
+each). Two strips at once, so that chains overlap: 126 a square, for want of registers for 32 addresses. Prefetching the
+columns 2 to 8 squares ahead: nothing.
 """
 
 from collections.abc import Callable

@@ -176,7 +176,8 @@ def check_forward(forward: Any, dtype: Any, rows: int, n: int, k: int, activatio
 
 
 LAYERS = [(0, 3, 2), (1, 1, 1), (5, 0, 3), (1, 40, 33), (32, 13, 64), (33, 64, 10), (37, 93, 41), (9, 1100, 70)]
-"""(B, n, k): nothing, one, no inputs, one sample, layers of small networks, odd, two slices of n."""
+LAYERS += [(37, 0, 1), (37, 41, 1), (9, 1100, 1)]
+"""(B, n, k): nothing, one, no inputs, one sample, layers of small networks, odd, two slices of n; a single output."""
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -184,6 +185,19 @@ LAYERS = [(0, 3, 2), (1, 1, 1), (5, 0, 3), (1, 40, 33), (32, 13, 64), (33, 64, 1
 def test_dense_forward(dtype: Any, activation: int) -> None:
     for rows, n, k in LAYERS:
         check_forward(simd.dense_forward, dtype, rows, n, k, activation)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_single_output_has_the_bits_of_many(dtype: Any) -> None:
+    rng = np.random.default_rng(8)
+    for rows, n in ((2, 50), (MR, 50), (MR + 1, 50), (40, 1100)):
+        X, W, b = (rng.standard_normal(shape).astype(dtype) for shape in ((rows, n), (30, n), 30))
+        (A, Z), (a, z) = np.full((2, rows, 30), np.nan, dtype), np.full((2, rows, 1), np.nan, dtype)
+        simd.dense_forward(X, W, b, RELU, A, Z)
+        for inputs in (X, np.asfortranarray(X), X.repeat(2, 1)[:, ::2]):
+            simd.dense_forward(inputs, W[7:8], b[7:8], RELU, a, z)
+            assert np.array_equal(z, Z[:, 7:8])
+            assert np.array_equal(a, A[:, 7:8])
 
 
 def test_dense_forward_of_any_strides() -> None:
