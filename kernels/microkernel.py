@@ -500,6 +500,33 @@ def copy_element(typing_context: Any, dtype: Any, target: Any, source: Any) -> A
 
 
 @intrinsic
+def allocate(typing_context: Any, size: Any) -> Any:
+    """Address of so many bytes, until they are handed to `release`; MemoryError where there are none.
+
+    Less than ``numpy.empty``: nobody counts references, 20 ns a call, and nothing is compiled for it, 0.1 s a caller.
+    """
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        memory = context.nrt.allocate(builder, arguments[0])
+        with cgutils.if_unlikely(builder, cgutils.is_null(builder, memory)):
+            context.call_conv.return_user_exc(builder, MemoryError, ("no memory for a kernel's workspace",))
+        return builder.ptrtoint(memory, arguments[0].type)
+
+    return types.intp(types.intp), codegen
+
+
+@intrinsic
+def release(typing_context: Any, memory: Any) -> Any:
+    """Give back what `allocate` gave."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        context.nrt.free(builder, builder.inttoptr(arguments[0], POINTER))
+        return context.get_dummy_value()
+
+    return types.void(types.intp), codegen
+
+
+@intrinsic
 def copy_bytes(typing_context: Any, target: Any, source: Any, count: Any) -> Any:
     """Copy so many bytes from an address to another; the two ranges lie apart."""
 

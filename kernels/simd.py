@@ -54,6 +54,8 @@ from .microkernel import (
     NV,
     VECTOR,
     WIDE,
+    allocate,
+    array_at,
     copy_element,
     copy_vector,
     item_bytes,
@@ -61,6 +63,7 @@ from .microkernel import (
     layout,
     micro_kernel,
     prefetch,
+    release,
 )
 from .turning import FEW, turn_strip, turned_kernel
 
@@ -297,6 +300,14 @@ def blocking(item: int, m: int, n: int, k: int, a: Any, b: Any) -> Any:
     return slices, kc, nc, mc, sliver, b_room, room, turned
 
 
+@jit(scalar=True)
+def _contiguous_column(item: int, a: Any, b: Any, c: Any, start: Any, relu: Any, gate: Any) -> bool:
+    """Whether the single column of B and of C, and of what goes into C, is contiguous; A one way or the other."""
+    factors = b[1] == item and (a[1] == item or a[2] == item)
+    others = (start[1] == 0 or start[1] == item) and (relu[0] == 0 or relu[1] == item)
+    return factors and c[1] == item and others and (gate[0] == 0 or gate[1] == item)
+
+
 @by_address(lambda real: (types.DType(real), *[types.intp] * 3, _TRIPLE, _QUAD, *[_PAIR] * 4, real, *[types.intp] * 2))
 @jit(internal=True)
 def product_into(
@@ -341,10 +352,18 @@ def product_into(
     item = item_bytes(dtype)
     lanes = VECTOR // item
     nr = NV * lanes
+    # A single column of C is a row of C.T = B.T A.T, the same products in the same order: 512 x 512 times a column
+    # takes 26 us so, 73 in tiles of which one lane counts.
+    if n == 1 and m > MR and _contiguous_column(item, a, b, c, start, relu, gate):
+        if start[0] != 0 and start[1] == 0:
+            for i in range(m):
+                copy_element(dtype, c[0] + i * item, start[0])
+            start = c
+        a, b = (b[0], 0, item), (a[0], a[2], a[1], nr * a[1])
+        m, n = n, m
     slices, kc, nc, mc, sliver, b_room, room, turned = blocking(item, m, n, k, a, b)
     if room > given:
-        own = np.empty(room // item, dtype)
-        work = layout(own)[0]
+        work = allocate(room)
     b_packed = -(-work // VECTOR) * VECTOR
     none = (np.intp(0), np.intp(0))
 
@@ -382,7 +401,7 @@ def product_into(
                 j += nc
         i += mc
     if room > given:
-        keep(own)
+        release(work)
 
 
 @jit(internal=True)
@@ -396,17 +415,6 @@ def product(dtype: Any, place: int, m: int, n: int, k: int, a: Any, b: Any, c: A
     zero: Any = np.intp(0)
     none = (zero, zero)
     one = dtype.type(1)
-    # A single column of C is a row of C.T = B.T A.T, the same products in the same order: 512 x 512 times a column
-    # takes 26 us so, 73 in tiles of which one lane counts.
-    contiguous = b[1] == item and c[1] == item and (relu[0] == 0 or relu[1] == item)
-    if n == 1 and m > MR and contiguous and (a[1] == item or a[2] == item):
-        if bias != 0:
-            for i in range(m):
-                copy_element(dtype, c[0] + i * item, bias)
-            bias = c[0]
-        a, b = (b[0], m * item, item), (a[0], a[2], a[1])
-        c, relu = (c[0], m * item), (relu[0], m * item)
-        m, n = n, m
     b_column = b[2] if n > 1 else item  # a single column is contiguous, whatever NumPy says
     columns = (b[0], b[1], b_column, NV * (VECTOR // item) * b_column)
     call(product_into, place, dtype, (dtype, m, n, k, a, columns, c, (bias, zero), relu, none, one, zero, zero))
@@ -435,10 +443,12 @@ def multiply(A: Any, B: Any, C: Any, place: int) -> None:
             through_copy = True
     none: Any = np.intp(0)  # a literal 0 is a type of its own to Numba, which would compile product again
     if through_copy:
-        spare = np.empty(m * n, C.dtype)
-        product(C.dtype, place, m, n, k, a, b, (layout(spare)[0], n * C.itemsize), none, (none, none))
+        copy = allocate(m * n * C.itemsize)
+        product(C.dtype, place, m, n, k, a, b, (copy, n * C.itemsize), none, (none, none))
+        values = array_at(C.dtype, copy, (m * n,))
         for p in range(m * n):  # element by element: an assignment to C[:, :] compiles for 3 s
-            C[p // n, p % n] = spare[p]
+            C[p // n, p % n] = values[p]
+        release(copy)
     else:
         product(C.dtype, place, m, n, k, a, b, (c[0], c[1]), none, (none, none))
     keep(A)  # a caller's own array, as dZ below, would else be freed before product reads it
@@ -483,16 +493,18 @@ def _forward(X: Any, W: Any, b: Any, activation: int, A: Any, Z: Any, place: int
     bias = np.ascontiguousarray(b)
     in_place = columns <= 1 or (z[2] == Z.itemsize and a[2] == A.itemsize)
     room = 0 if in_place else rows * columns
-    spare = np.empty(2 * room, Z.dtype)
     if room > 0:
-        z = (layout(spare)[0], columns * Z.itemsize, Z.itemsize)
+        z = (allocate(2 * room * Z.itemsize), columns * Z.itemsize, Z.itemsize)
         a = (z[0] + room * Z.itemsize, z[1], z[2])
     fused = (a[0], a[1]) if activation == RELU else (0, 0)
     product(Z.dtype, place, rows, columns, X.shape[1], x, (w[0], w[2], w[1]), (z[0], z[1]), layout(bias)[0], fused)
     keep(bias)
-    for p in range(room):
-        Z[p // columns, p % columns] = spare[p]
-        A[p // columns, p % columns] = spare[room + p]
+    if room > 0:
+        values = array_at(Z.dtype, z[0], (2 * room,))
+        for p in range(room):
+            Z[p // columns, p % columns] = values[p]
+            A[p // columns, p % columns] = values[room + p]
+        release(z[0])
     if activation != RELU:
         activate_block(activation, Z, A, 0, rows, 0, columns)
 
