@@ -184,7 +184,8 @@ class History(Mapping[str, list[float]]):
     def append(self, row: Mapping[str, float]) -> None:
         """Add an epoch's row."""
         for name in row:
-            self._curves.setdefault(name, [math.nan] * self.epochs)
+            if name not in self._curves:  # setdefault would make a list as long as the history at every epoch
+                self._curves[name] = [math.nan] * self.epochs
         for name, curve in self._curves.items():
             curve.append(float(row.get(name, math.nan)))
         self.epochs += 1
