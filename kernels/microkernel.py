@@ -507,9 +507,7 @@ def allocate(typing_context: Any, size: Any) -> Any:
     """
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        memory = context.nrt.allocate(builder, arguments[0])
-        with cgutils.if_unlikely(builder, cgutils.is_null(builder, memory)):
-            context.call_conv.return_user_exc(builder, MemoryError, ("no memory for a kernel's workspace",))
+        memory = context.nrt.allocate(builder, arguments[0])  # which raises
         return builder.ptrtoint(memory, arguments[0].type)
 
     return types.intp(types.intp), codegen

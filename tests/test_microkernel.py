@@ -30,10 +30,12 @@ from fastnet.kernels.microkernel import (
     VECTOR,
     WIDE,
     WIDTHS,
+    allocate,
     array_at,
     copy_vector,
     layout,
     micro_kernel,
+    release,
     sum_rows,
 )
 
@@ -371,6 +373,23 @@ TARGETS = {
     "AVX2 and FMA": ("haswell", "+avx,+avx2,+fma"),
     "SSE": ("nehalem", "+sse,+sse2,+sse3,+ssse3,+sse4.1,+sse4.2"),
 }
+
+
+def test_workspace_that_cannot_be_had_is_an_error() -> None:
+    @numba.njit  # type: ignore[untyped-decorator]
+    def filled(size: int) -> float:
+        place = allocate(size)
+        values = array_at(np.dtype("f8"), place, (size // 8,))
+        for i in range(values.size):
+            values[i] = 1.5
+        total = values.sum()
+        release(place)
+        return float(total)
+
+    assert filled(800) == 150
+    assert filled(0) == 0
+    with pytest.raises(MemoryError, match="too large"):
+        filled(1 << 62)
 
 
 @pytest.fixture(scope="module")
