@@ -389,7 +389,7 @@ def test_cuda_variants_are_compiled_and_not_timed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def report(operation: str, variant: str, dtype: str) -> tuple[cuda_offline.Report, ...]:
-        return (cuda_offline.Report(f"{operation}_{variant}", dtype, (9, 0), 256, 2, 124, 16896, 0, 10, 0),)
+        return (cuda_offline.Report(f"{operation}_{variant}", dtype, (9, 0), 256, 2, 124, 16896, 16, 0, 10, 0),)
 
     monkeypatch.setattr(cuda_offline, "report", report)
     assert cli.main(["profile", "matmul", "--variants", "cuda,cuda_tiled", "--dtype", "float64"]) == 0
