@@ -41,8 +41,8 @@ table = importlib.import_module("fastnet.kernels.variants")
 from fastnet import SGD, Network, Trainer
 
 def kernel(operation, variant, dtype, dims, option):
-    contract = table.CONTRACTS[operation]
-    case = next(c for c in (*contract.benches, *contract.cases) if list(c.dims) == dims and c.option == option)
+    contract = table.OP_SPECS[operation]
+    case = next(c for c in (*contract.bench_cases, *contract.cases) if list(c.dims) == dims and c.option == option)
     record = next(v for v in table.TABLE if (v.operation, v.name) == (operation, variant))
     table.check(record, case, dtype)
     arguments = table.prepare(operation, case, dtype).arguments
@@ -129,19 +129,19 @@ class Side:
         self._process.communicate()
 
 
-def benches(pattern: str, dtypes: list[str], rungs: list[str]) -> list[Bench]:
+def bench_cases(pattern: str, dtypes: list[str], variant_names: list[str]) -> list[Bench]:
     """What is compared: every operation's benchmarks on these rungs, and epochs."""
-    from fastnet.kernels.variants import CONTRACTS, TABLE
+    from fastnet.kernels.registry import OP_SPECS, TABLE
 
     found: list[Bench] = []
     for variant in TABLE:
-        for case in CONTRACTS[variant.operation].benches:
+        for case in OP_SPECS[variant.operation].bench_cases:
             for dtype in dtypes:
-                highest = variant.name == "loops" and not any(
+                best_variant = variant.name == "loops" and not any(
                     (v.operation, v.name) == (variant.operation, "simd") for v in TABLE
                 )
-                large = CONTRACTS[variant.operation].flops(*case.dims) > 3e8
-                if (variant.name in rungs or ("simd" in rungs and highest)) and not large:
+                large = OP_SPECS[variant.operation].flops(*case.dims) > 3e8
+                if (variant.name in variant_names or ("simd" in variant_names and best_variant)) and not large:
                     key = f"{variant.operation} {variant.name} {case} {dtype}"
                     found.append(
                         (key, "kernel", [variant.operation, variant.name, dtype, list(case.dims), case.option])
@@ -196,7 +196,7 @@ def main() -> int:
     parser.add_argument("--processes", type=int, default=4, help="sets of processes")
     parser.add_argument("--rounds", type=int, default=9, help="turns of each set")
     options = parser.parse_args()
-    chosen = benches(options.k, options.dtypes.split(","), options.rungs.split(","))
+    chosen = bench_cases(options.k, options.dtypes.split(","), options.variant_names.split(","))
     if not chosen:
         parser.error(f"-k {options.k!r} leaves nothing to compare")
     with tempfile.TemporaryDirectory() as folder:

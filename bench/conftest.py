@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from threadpoolctl import threadpool_info
 
-from fastnet.kernels._jit import target_cpu, vector_bytes
-from fastnet.kernels.threads import team
+from fastnet.kernels.cpu.threads.pool import num_threads
+from fastnet.kernels.jit.target import target_cpu, vector_bytes
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -22,7 +22,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
-    machine_info["fastnet"] = {"cpu": target_cpu(), "vector_width": vector_bytes(), "cores": team()}
+    machine_info["fastnet"] = {"cpu": target_cpu(), "vector_width": vector_bytes(), "cores": num_threads()}
 
 
 @pytest.fixture(scope="session")

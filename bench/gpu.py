@@ -65,10 +65,12 @@ except ImportError:  # not installed: the checkout, with kernels/ where the whee
 
     sys.meta_path.insert(0, _Kernels)  # type: ignore[arg-type]
 
-from fastnet.kernels import cuda as device
-from fastnet.kernels import cuda_engine, cuda_products
-from fastnet.kernels.cuda_products import job, launch
-from fastnet.kernels.variants import CONTRACTS, ON_DEVICE, Case, check
+from fastnet.kernels.cuda import device
+from fastnet.kernels.cuda import engine as cuda_engine
+from fastnet.kernels.cuda import gemm as cuda_products
+from fastnet.kernels.cuda.gemm import job, launch
+from fastnet.kernels.registry import CUDA_VARIANTS, OP_SPECS, Case
+from fastnet.kernels.verify import check
 from fastnet.network import Network
 from fastnet.optimizers import SGD, Adam
 from fastnet.trainer import Trainer
@@ -124,8 +126,8 @@ def events(call: Callable[[], Any], repeats: int) -> float:
 def verify_variants(tiny: bool, seed: int) -> dict[str, float]:
     """Worst error of every variant, as a share of its bound; anything above 1 raises."""
     worst: dict[str, float] = {}
-    for variant in ON_DEVICE:
-        cases = list(CONTRACTS[variant.operation].cases)
+    for variant in CUDA_VARIANTS:
+        cases = list(OP_SPECS[variant.operation].cases)
         if tiny:
             cases = [case for case in cases if np.prod(case.dims) <= 64][-2:]
         elif variant.operation == "matmul":
@@ -233,11 +235,11 @@ def time_products(tiny: bool) -> list[dict[str, Any]]:
         fused = job(sizes, left, right, (0, size), lanes, bias=size * size, code=1)
         row: dict[str, Any] = {"size": size}
         repeats = 1 if tiny else 20 if size <= 2048 else 5
-        for rung in ("cuda_naive", "cuda_tiled", "cuda"):
-            if size > 2048 and rung != "cuda":
+        for variant in ("cuda_naive", "cuda_tiled", "cuda"):
+            if size > 2048 and variant != "cuda":
                 continue
-            seconds = events(lambda: launch(rung, np.float32, size, size, 1, 0, (plain, progress, a, b, c)), repeats)  # noqa: B023
-            row[rung] = 2 * size**3 / seconds / 1e12
+            seconds = events(lambda: launch(variant, np.float32, size, size, 1, 0, (plain, progress, a, b, c)), repeats)  # noqa: B023
+            row[variant] = 2 * size**3 / seconds / 1e12
         seconds = events(lambda: launch("cuda", np.float32, size, size, 1, 0, (fused, progress, a, bias, c)), repeats)  # noqa: B023
         row["cuda, bias, relu"] = 2 * size**3 / seconds / 1e12
         for name, after in (("cuBLAS", False), ("cuBLAS, then bias, relu", True)):

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 
 from fastnet import SGD, Network
-from fastnet.kernels.engine import Descent, Engine, begin
+from fastnet.kernels.cpu.threads.pool import limit_threads
+from fastnet.kernels.engine.engine import Engine, OptimizerState, start_epoch
 from fastnet.kernels.limits import fma_peak
-from fastnet.kernels.threads import at_most
 
 NETWORKS = {  # layer sizes, batch size, rows
     "1-16-1": ((1, 16, 1), 16, 2048),
@@ -32,13 +32,15 @@ NETWORKS = {  # layer sizes, batch size, rows
 RATE = np.array([1e-3])
 
 
-def engine(sizes: tuple[int, ...], batch: int, rung: str) -> Engine:
+def engine(sizes: tuple[int, ...], batch: int, variant: str) -> Engine:
     net = Network(sizes)
-    return net._engine("mse", batch, rung, Descent(SGD().code, np.zeros((0, net.parameters.size), np.float32)))
+    return net._engine(
+        "mse", batch, variant, OptimizerState(SGD().code, np.zeros((0, net.parameters.size), np.float32))
+    )
 
 
 def epoch(ours: Engine, X: Any, y: Any) -> None:
-    begin(ours.plan.progress, ours.plan.totals, 0)
+    start_epoch(ours.plan.progress, ours.plan.totals, 0)
     ours.train(X, y, rates=RATE)
 
 
@@ -64,7 +66,7 @@ def main() -> None:
         products = sum(n * k for n, k in pairwise(sizes))
         flops = 2 * rows * (3 * products - sizes[0] * sizes[1])
         serial, reference = engine(sizes, batch, "simd"), engine(sizes, batch, "reference")
-        with at_most(options.threads):
+        with limit_threads(options.threads):
             parallel = engine(sizes, batch, "parallel")
         for side in (serial, parallel, reference):
             epoch(side, X, y)
@@ -72,16 +74,16 @@ def main() -> None:
         error = float(np.abs(serial.plan.parameters - truth).max() / np.abs(truth).max())
         assert serial.plan.parameters.tobytes() == parallel.plan.parameters.tobytes()
         times = max(1, int(2e9 / flops))
-        shares, ones, manys = [], [], []
+        row_weights, ones, manys = [], [], []
         for _ in range(options.repeats):
             limit = fma_peak()
             ones.append(seconds(serial, X, y, times))
-            shares.append(flops / ones[-1] / 1e9 / limit)
+            row_weights.append(flops / ones[-1] / 1e9 / limit)
             manys.append(seconds(parallel, X, y, times))
         one, many, steps = statistics.median(ones), statistics.median(manys), -(-rows // batch)
         gain = statistics.median(a / b for a, b in zip(ones, manys, strict=True))
         print(
-            f"{name:18}{one / steps * 1e6:12.2f}{statistics.median(shares):14.3f}{options.threads:9}"
+            f"{name:18}{one / steps * 1e6:12.2f}{statistics.median(row_weights):14.3f}{options.threads:9}"
             f"{many / steps * 1e6:12.2f}{gain:7.2f}{error:10.1e}",
             flush=True,
         )

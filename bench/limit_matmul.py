@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from fastnet.kernels import simd
-from fastnet.kernels._jit import jit, target_cpu, vector_bytes
+from fastnet.kernels.cpu.gemm import gemm as simd
+from fastnet.kernels.jit.decorator import jit
+from fastnet.kernels.jit.target import target_cpu, vector_bytes
 from fastnet.kernels.limits import fma_peak
 
 SHAPES = [
@@ -42,7 +43,7 @@ def _repeat(A: Any, B: Any, C: Any, place: int, times: int) -> None:
 
 
 def repeat(A: Any, B: Any, C: Any, times: int) -> None:
-    _repeat(A, B, C, simd.place_of_product(C.itemsize), times)
+    _repeat(A, B, C, simd.gemm_address(C.itemsize), times)
 
 
 def operands(rng: np.random.Generator, dtype: Any, shape: tuple[int, int, int], kind: str) -> tuple[Any, Any, Any]:

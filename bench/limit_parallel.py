@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from fastnet.kernels import parallel, simd
-from fastnet.kernels.threads import at_most, team
+from fastnet.kernels.cpu.gemm import gemm as simd
+from fastnet.kernels.cpu.gemm import parallel
+from fastnet.kernels.cpu.threads.pool import limit_threads, num_threads
 
 SHAPES = [*((n, n, n) for n in (64, 96, 128, 192, 256, 384, 512, 1024, 2048)), (128, 784, 256), (64, 128, 128)]
 
@@ -72,9 +73,9 @@ def main() -> None:
     parser.add_argument("--shapes", nargs="*", default=[",".join(map(str, shape)) for shape in SHAPES])
     options = parser.parse_args()
     parallel.SMALL = parallel.SMALL if options.small is None else options.small
-    with at_most(options.threads):
+    with limit_threads(options.threads):
         load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
-        print(f"{team()} threads; load {load:.1f}; serial from {parallel.SMALL / 1e6:g} million operations down")
+        print(f"{num_threads()} threads; load {load:.1f}; serial from {parallel.SMALL / 1e6:g} million operations down")
         print(f"{'':8} {'M,K,N':14} kind {'simd, us':>10} {'best':>6} {'median':>7}")
         for dtype in options.dtypes.split(","):
             for text in options.shapes:

@@ -12,7 +12,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from fastnet.roofline import COLOURS, Point, draw
+from fastnet.profiling.roofline import COLOURS, Point, draw
 
 Results = dict[str, Any]
 

@@ -26,8 +26,8 @@ from typing import Any
 import plots
 from sides import NETWORKS, TASKS, installed, versions
 
-from fastnet.kernels._jit import target_cpu, vector_bytes
-from fastnet.kernels.threads import team
+from fastnet.kernels.cpu.threads.pool import num_threads
+from fastnet.kernels.jit.target import target_cpu, vector_bytes
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
@@ -44,15 +44,24 @@ def run(quick: bool, rounds: int) -> Results:
     """Measure everything with the two commands that a reader would give; what both found."""
     begin = time.time()
     with tempfile.TemporaryDirectory() as folder:
-        benches, peers = Path(folder, "benches.json"), Path(folder, "peers.json")
+        bench_cases, peers = Path(folder, "benches.json"), Path(folder, "peers.json")
         wanted = "not test_step" + (" and not float64" if quick else "")
-        command = ["-m", "pytest", str(HERE), "--benchmark-enable", f"--benchmark-json={benches}", "-q", "-k", wanted]
+        command = [
+            "-m",
+            "pytest",
+            str(HERE),
+            "--benchmark-enable",
+            f"--benchmark-json={bench_cases}",
+            "-q",
+            "-k",
+            wanted,
+        ]
         subprocess.run([sys.executable, *command, "--benchmark-columns=median,iqr,rounds"], check=True)
         command = [str(HERE / "peers.py"), "--json", str(peers), "--rounds", str(rounds)]
-        command += ["--threads", ",".join(str(count) for count in (1, 2) if count <= team())]
+        command += ["--threads", ",".join(str(count) for count in (1, 2) if count <= num_threads())]
         command += ["--only", *QUICK_NETWORKS] if quick else []
         subprocess.run([sys.executable, *command], check=True)
-        found, steps = json.loads(benches.read_text()), json.loads(peers.read_text())
+        found, steps = json.loads(bench_cases.read_text()), json.loads(peers.read_text())
     return {
         "about": about(quick, rounds, time.time() - begin),
         "benches": [digest(benchmark) for benchmark in found["benchmarks"]],
@@ -83,7 +92,7 @@ def about(quick: bool, rounds: int, seconds: float) -> dict[str, Any]:
         "cpu": target_cpu(),
         "vector_bytes": vector_bytes(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "threads": team(),
+        "threads": num_threads(),
         "system": platform.system(),
         "python": platform.python_version(),
         "versions": f"{versions(installed())}, " + ", ".join(f"{name} {metadata.version(name)}" for name in packages),
@@ -105,21 +114,21 @@ def short(number: float) -> str:
     return f"{number:.0f}" if number >= 100 else f"{number:.1f}" if number >= 10 else f"{number:.2f}"
 
 
-def shares(benches: list[dict[str, Any]]) -> None:
+def row_weights(bench_cases: list[dict[str, Any]]) -> None:
     """Set each one's share of the limit, by the highest limits of the whole run.
 
     Those that were measured right before a kernel are lower where a neighbour had a core just then: half, on two.
     """
     peaks: dict[tuple[Any, ...], float] = {}
-    for bench in benches:
+    for bench in bench_cases:
         if "limit_gflops" in bench:
             for name, kind in (("limit_gflops", bench["dtype"]), ("limit_gbps", bench["limit_level"])):
                 key = (kind, bench["threads"])
                 peaks[key] = max(peaks.get(key, 0.0), bench[name])
-    for bench in benches:
+    for bench in bench_cases:
         if "limit_gflops" in bench:
-            flops, moved = (peaks[bench[kind], bench["threads"]] for kind in ("dtype", "limit_level"))
-            bench["fraction_of_limit"] = max(bench["gflops"] / flops, bench["gbps"] / moved)
+            flops, elements_moved = (peaks[bench[kind], bench["threads"]] for kind in ("dtype", "limit_level"))
+            bench["fraction_of_limit"] = max(bench["gflops"] / flops, bench["gbps"] / elements_moved)
 
 
 def _row(cells: list[str]) -> str:
@@ -255,7 +264,7 @@ def between_markers(whole: str, name: str, text: str) -> str:
 
 def written(whole: str, results: Results) -> str:
     """README with every table of these results."""
-    shares(results["benches"])
+    row_weights(results["benches"])
     for name, table in TABLES.items():
         whole = between_markers(whole, name, table(results))
     return whole

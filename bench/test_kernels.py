@@ -20,10 +20,11 @@ from clock import Clock
 from pytest_benchmark.fixture import BenchmarkFixture
 from threadpoolctl import threadpool_limits
 
-from fastnet.kernels.threads import at_most, team
-from fastnet.kernels.variants import CONTRACTS, TABLE, Case, Variant, check, prepare, variants
-from fastnet.profiling import measure_limits
-from fastnet.timing import batches
+from fastnet.kernels.cpu.threads.pool import limit_threads, num_threads
+from fastnet.kernels.registry import OP_SPECS, TABLE, Case, Variant, prepare, variants
+from fastnet.kernels.verify import check
+from fastnet.profiling.timing import batches
+from fastnet.profiling.variants import measure_limits
 
 CLOCK = Clock()
 SECONDS = 0.25
@@ -41,14 +42,14 @@ LONGDOUBLE_FLOPS = 60e6
 
 def fits(variant: Variant, case: Case, dtype: str) -> bool:
     """Whether a benchmark of this size is in the list."""
-    flops = CONTRACTS[variant.operation].flops(*case.dims)
+    flops = OP_SPECS[variant.operation].flops(*case.dims)
     return not (variant.name in SLOW and flops > SLOW_FLOPS) and not (dtype == "float64" and flops > LONGDOUBLE_FLOPS)
 
 
 BENCHES = [
     pytest.param(variant, case, dtype, threads, id=f"{operation}-{variant.name}-{case}-{dtype}-{threads}")
-    for operation in CONTRACTS
-    for case in CONTRACTS[operation].benches
+    for operation in OP_SPECS
+    for case in OP_SPECS[operation].bench_cases
     for dtype in ("float32", "float64")
     for threads in ((1, ALL) if "parallel" in variants(operation) else (1,))
     for variant in TABLE
@@ -75,11 +76,11 @@ def time_it(benchmark: BenchmarkFixture, call: Callable[[], object]) -> None:
 def test_kernel(
     benchmark: BenchmarkFixture, machine: dict[str, Any], variant: Variant, case: Case, dtype: str, threads: int | str
 ) -> None:
-    contract = CONTRACTS[variant.operation]
+    contract = OP_SPECS[variant.operation]
     arguments = prepare(variant.operation, case, dtype).arguments
     benchmark.group = f"{variant.operation} {case} {dtype} threads {threads}"
-    count = team() if threads == ALL else int(threads)
-    with threadpool_limits(count), at_most(count):
+    count = num_threads() if threads == ALL else int(threads)
+    with threadpool_limits(count), limit_threads(count):
         error = check(variant, case, dtype)  # also compiles, which no timing may include
         nbytes = sum(argument.nbytes for argument in arguments if isinstance(argument, np.ndarray))
         limits = measure_limits(nbytes, dtype, count) if benchmark.enabled else None
@@ -98,12 +99,15 @@ def test_kernel(
     )
     if benchmark.stats is not None and limits is not None:
         seconds = benchmark.stats["median"]
-        flops, moved = contract.flops(*case.dims), contract.moved(*case.dims) * np.dtype(dtype).itemsize
+        flops, elements_moved = (
+            contract.flops(*case.dims),
+            contract.elements_moved(*case.dims) * np.dtype(dtype).itemsize,
+        )
         benchmark.extra_info.update(
             gflops=flops / seconds / 1e9,
-            gbps=moved / seconds / 1e9,
-            intensity=flops / moved,
-            fraction_of_limit=limits.seconds(flops, moved) / seconds,
+            gbps=elements_moved / seconds / 1e9,
+            intensity=flops / elements_moved,
+            fraction_of_limit=limits.seconds(flops, elements_moved) / seconds,
             limit_gflops=limits.gflops,
             limit_gbps=limits.gbps,
             limit_level=limits.level,

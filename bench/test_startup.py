@@ -15,9 +15,10 @@ import pytest
 from clock import Clock
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from fastnet import machinecode
-from fastnet.kernels.variants import CONTRACTS, check
-from fastnet.profiling import chosen
+from fastnet.kernels.registry import OP_SPECS
+from fastnet.kernels.verify import check
+from fastnet.profiling import machine_code as machinecode
+from fastnet.profiling.variants import chosen
 
 CLOCK = Clock()
 
@@ -39,7 +40,7 @@ COMPILED = [
 @pytest.mark.benchmark(timer=CLOCK)
 @pytest.mark.parametrize(("operation", "variant"), COMPILED)
 def test_compile(benchmark: BenchmarkFixture, operation: str, variant: str) -> None:
-    case = CONTRACTS[operation].benches[0]
+    case = OP_SPECS[operation].bench_cases[0]
     check(*chosen(operation, [variant], "float32"), case, "float32")
     benchmark.group = f"compile {operation} float32"
     benchmark.extra_info.update(operation=f"compile {operation}", variant=variant, dtype="float32", case=str(case))

@@ -19,7 +19,7 @@ from threadpoolctl import threadpool_limits
 from workers import Worker
 
 from fastnet import SGD, Adam, Network, Trainer
-from fastnet.kernels.threads import team
+from fastnet.kernels.cpu.threads.pool import num_threads
 
 CASES: dict[str, tuple[list[int], int, int]] = {  # layer sizes, batch size, rows
     "13-64-64-1": ([13, 64, 64, 1], 32, 1024),
@@ -84,7 +84,7 @@ STEPS = [
     for task in TASKS
     for name in NETWORKS
     for threads in (1, 2)
-    if threads <= team()
+    if threads <= num_threads()
     for library in installed()
 ]
 

@@ -3,16 +3,16 @@
 Imports NumPy, `tables`, `preparation` and `fastnet.kernels.rng`.
 """
 
-from __future__ import annotations  # so that help() shows ArrayLike by its name
+from __future__ import annotations
 
 from importlib import resources
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from . import _checks
-from .kernels import rng
-from .kernels.contracts import Array
+from . import checks
+from .kernels.engine import rng
+from .kernels.specs.base import Array
 from .preparation import Preparation
 from .tables import Table, read
 
@@ -65,10 +65,10 @@ def split(X: ArrayLike, y: ArrayLike, share: float = 0.2, seed: int = 0) -> tupl
     X, y = np.asarray(X), np.asarray(y)
     if X.ndim == 0 or y.ndim == 0 or len(X) != len(y):
         raise ValueError(f"X has shape {X.shape} and y {y.shape}; expected as many rows in both")
-    share = _checks.number("share", share, above=0, below=1)
+    share = checks.number("share", share, above=0, below=1)
     held_out = max(1, round(share * len(X)))
     if held_out >= len(X):
         raise ValueError(f"a share of {share:g} of {len(X)} rows leaves none on the other side")
-    order = rng.permutation(_checks.seed(seed), rng.SPLIT, 0, len(X))
+    order = rng.permutation(checks.seed(seed), rng.SPLIT, 0, len(X))
     kept, held = np.sort(order[held_out:]), np.sort(order[:held_out])
     return X[kept], X[held], y[kept], y[held]

@@ -3,7 +3,7 @@
 Imports the network, whose doors it uses. No arithmetic on arrays lives here.
 """
 
-from __future__ import annotations  # so that help() shows ArrayLike by its name
+from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from . import _checks
-from .kernels import doors, rng
-from .kernels.contracts import Array
-from .kernels.plan import SLICE_ROWS
+from . import checks
+from .kernels.api import validation
+from .kernels.engine import rng
+from .kernels.engine.plan import MICRO_BATCH_ROWS
+from .kernels.specs.base import Array
 from .network import Network
 
 PART_BYTES = 16 << 20
@@ -65,8 +66,8 @@ class Dataset:
         if isinstance(X, np.memmap):
             self._X: Array = X
             self._y: Array = y if isinstance(y, np.memmap) else np.asarray(y)
-            doors.matrix(self._names[0], X)
-            doors.nonempty(self._names[0], X)
+            validation.matrix(self._names[0], X)
+            validation.nonempty(self._names[0], X)
             if self._y.ndim == 0 or len(self._y) != len(X):
                 raise ValueError(
                     f"{self._names[1]} has shape {self._y.shape}; expected {len(X)} rows, one for each of X"
@@ -85,7 +86,7 @@ class Dataset:
         X = self._network._check_inputs(np.asarray(self._X[at]), self._names[0], at)
         return X, self._network._check_targets(np.asarray(self._y[at]), len(at), self._loss, self._names[1], at)
 
-    def parts(self, batch: int, order: Array | None = None, first_row: int = 0) -> Iterator[Part]:
+    def iter_chunks(self, batch: int, order: Array | None = None, first_row: int = 0) -> Iterator[Part]:
         """Walk through an epoch in parts that end where a step or a slice of one ends, from ``first_row`` on.
 
         A memory map's parts come in order; of arrays there is one part, and the order to visit it in.
@@ -95,12 +96,12 @@ class Dataset:
             return
         row_bytes = max(1, self._X.nbytes // len(self._X) + self._network.dtype.itemsize * self._X.shape[1])
         weights = self.weights if self.weights is None or order is None else self.weights[order]
-        step = max(SLICE_ROWS, PART_BYTES // row_bytes)
+        step = max(MICRO_BATCH_ROWS, PART_BYTES // row_bytes)
         start = first_row
         while start < self.rows:
             end = min(start // batch * batch + batch, self.rows)  # of the batch that start is in
             if end - start > step:
-                end = start + step // SLICE_ROWS * SLICE_ROWS
+                end = start + step // MICRO_BATCH_ROWS * MICRO_BATCH_ROWS
             else:
                 end = min(self.rows, end + max(0, step - (end - start)) // batch * batch)
             places = np.arange(start, end) if order is None else order[start:end]
@@ -123,7 +124,7 @@ class Dataset:
         return Dataset(self._network, self._loss, self._X[rows], self._y[rows], weights)
 
 
-def of_pair(network: Network, loss: str, data: Any) -> Dataset:
+def validation_dataset(network: Network, loss: str, data: Any) -> Dataset:
     """Validation data, as (X, y) or (X, y, sample_weight)."""
     if not isinstance(data, (tuple, list)) or len(data) not in (2, 3):
         raise TypeError("validation_data must be a pair (X, y), or (X, y, sample_weight)")
@@ -133,10 +134,10 @@ def of_pair(network: Network, loss: str, data: Any) -> Dataset:
 
 def _weights(value: ArrayLike, rows: int) -> Array:
     """Sample weights as float64."""
-    (weights,) = doors.floats(sample_weight=value)
+    (weights,) = validation.floats(sample_weight=value)
     if weights.shape != (rows,):
         raise ValueError(f"sample_weight has shape {weights.shape}; expected ({rows},), one weight for each row of X")
-    doors.finite("sample_weight", weights)
+    validation.finite("sample_weight", weights)
     negative = np.flatnonzero(weights < 0)
     if negative.size:
         row = int(negative[0])
@@ -152,4 +153,4 @@ def _weights(value: ArrayLike, rows: int) -> Array:
 
 def check_share(share: float) -> float:
     """A ``validation_split``."""
-    return _checks.number("validation_split", share, above=0, below=1)
+    return checks.number("validation_split", share, above=0, below=1)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from .diagnosis import diagnose
-from .storage import Path, replacing
+from .io.storage import Path, replacing
 
 _LOG_FROM = 20.0  # a range of more than this factor is drawn on a logarithmic scale
 
@@ -61,7 +61,7 @@ class History(Mapping[str, list[float]]):
         return f"History(epochs={self.epochs}, best_epoch={self.best_epoch}{last})"
 
     @property
-    def watched(self) -> str:
+    def monitor(self) -> str:
         """The curve that tells the best epoch: ``"val_loss"`` where there was validation, else ``"loss"``."""
         return "val_loss" if "val_loss" in self._curves else "loss"
 
@@ -69,7 +69,7 @@ class History(Mapping[str, list[float]]):
     def best_epoch(self) -> int | None:
         """See the class."""
         finite = [
-            (value, epoch) for epoch, value in enumerate(self._curves.get(self.watched, ())) if math.isfinite(value)
+            (value, epoch) for epoch, value in enumerate(self._curves.get(self.monitor, ())) if math.isfinite(value)
         ]
         return min(finite)[1] if finite else None
 
@@ -142,9 +142,9 @@ class History(Mapping[str, list[float]]):
             ax.plot(range(self.epochs), finite, color=colour, label=label, marker=mark, markersize=3, linewidth=1.6)
         best = self.best_epoch
         if best is not None:
-            value = self._curves[self.watched][best]
+            value = self._curves[self.monitor][best]
             ax.axvline(best, color="0.6", linewidth=0.8, linestyle=":", zorder=0)
-            label = f"best: epoch {best}, {self.watched} {value:.4g}"
+            label = f"best: epoch {best}, {self.monitor} {value:.4g}"
             ax.plot([best], [value], "o", color="black", markersize=6, markerfacecolor="none", label=label)
         if min(values) > 0 and max(values) > _LOG_FROM * min(values):
             ax.set_yscale("log")

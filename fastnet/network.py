@@ -3,7 +3,7 @@
 Imports `fastnet.kernels`, and `storage`, `preparation` and `export` for its files. No arithmetic on arrays lives here.
 """
 
-from __future__ import annotations  # so that help() shows ArrayLike by its name
+from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,13 +13,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from . import _checks, export, storage
-from .kernels import doors, rng
-from .kernels.contracts import Array
-from .kernels.engine import Descent, Engine
-from .kernels.plan import LOSSES, SLICE_ROWS, aligned, layer_views, parameter_count
-from .kernels.reference import ACTIVATIONS
-from .kernels.variants import PROMOTED
+from . import checks
+from .io import onnx, storage
+from .kernels.api import validation
+from .kernels.engine import rng
+from .kernels.engine.engine import Engine, OptimizerState
+from .kernels.engine.plan import LOSSES, MICRO_BATCH_ROWS, aligned, layer_views, parameter_count
+from .kernels.reference.activations import ACTIVATIONS
+from .kernels.registry import DEFAULT_VARIANT
+from .kernels.specs.base import Array
 from .preparation import Preparation
 
 _ACTIVATION_NAMES = tuple(activation.name for activation in ACTIVATIONS)
@@ -86,7 +88,7 @@ class Network:
         self.layer_sizes = _sizes(sizes)
         self.activations = _activations(hidden, output, len(self.layer_sizes) - 2)
         self.dtype = _dtype(dtype)
-        self.seed = _checks.seed(seed)
+        self.seed = checks.seed(seed)
         self.loss: str | None = None
         self._preparation: Preparation | None = None
         self._parameters = aligned(parameter_count(self.layer_sizes), self.dtype)
@@ -141,7 +143,7 @@ class Network:
             If X is of the wrong shape, empty, or holds NaN or infinity.
         """
         X = self._check_inputs(X)
-        return self._engine(batch=min(len(X), SLICE_ROWS)).predict(X)
+        return self._engine(batch=min(len(X), MICRO_BATCH_ROWS)).predict(X)
 
     def predict_proba(self, X: ArrayLike) -> Array:
         """Class probabilities: the softmax of the outputs, or after binary_cross_entropy their sigmoid.
@@ -170,7 +172,7 @@ class Network:
                 'Trainer(net, loss="cross_entropy"), or set net.loss if its parameters were trained so elsewhere'
             )
         X = self._check_inputs(X)
-        return self._engine(self.loss, min(len(X), SLICE_ROWS)).predict(X, probabilities=True)
+        return self._engine(self.loss, min(len(X), MICRO_BATCH_ROWS)).predict(X, probabilities=True)
 
     def loss_and_gradient(self, X: ArrayLike, y: ArrayLike, loss: str = "mse") -> tuple[float, Array]:
         """The objective that training minimises, and its gradient, at the present parameters.
@@ -224,11 +226,11 @@ class Network:
         TypeError, ValueError
             As `loss_and_gradient`.
         """
-        count = _checks.integer("count", count, least=1)
+        count = checks.integer("count", count, least=1)
         twin = Network(self.layer_sizes, self.activations[:-1], self.activations[-1], "float64", self.seed)
         twin.parameters[:] = self._parameters
         _, gradient = twin.loss_and_gradient(X, y, loss)
-        tried = rng.permutation(_checks.seed(seed), rng.SPLIT, 1, len(gradient))[:count]
+        tried = rng.permutation(checks.seed(seed), rng.SPLIT, 1, len(gradient))[:count]
         worst = 0.0
         for i in tried.tolist():
             value, ends = float(twin.parameters[i]), []
@@ -244,18 +246,20 @@ class Network:
     def _engine(
         self,
         loss: str | None = None,
-        batch: int = SLICE_ROWS,
-        rung: str = PROMOTED,
-        descent: Descent | None = None,
-        gathers: bool = False,
+        batch: int = MICRO_BATCH_ROWS,
+        variant: str = DEFAULT_VARIANT,
+        descent: OptimizerState | None = None,
+        uses_order: bool = False,
     ) -> Engine:
         """An engine over this network's own parameters."""
         codes = [_ACTIVATION_NAMES.index(name) for name in self.activations]
-        if rung == "cuda":
-            from .kernels.cuda_engine import CudaEngine  # imports numba.cuda
+        if variant == "cuda":
+            from .kernels.cuda.engine import CudaEngine  # imports numba.cuda
 
-            return CudaEngine(self._parameters, self.layer_sizes, codes, loss or "mse", batch, rung, descent, gathers)
-        return Engine(self._parameters, self.layer_sizes, codes, loss or "mse", batch, rung, descent, gathers)
+            return CudaEngine(
+                self._parameters, self.layer_sizes, codes, loss or "mse", batch, variant, descent, uses_order
+            )
+        return Engine(self._parameters, self.layer_sizes, codes, loss or "mse", batch, variant, descent, uses_order)
 
     @property
     def preparation(self) -> Preparation | None:
@@ -280,8 +284,8 @@ class Network:
 
         ``at``: the numbers of the rows, where they are a selection.
         """
-        (X,) = doors.floats(**{name: X})
-        doors.matrix(name, X)
+        (X,) = validation.floats(**{name: X})
+        validation.matrix(name, X)
         if X.shape[1] != self.layer_sizes[0]:
             raise ValueError(
                 f"{name} has {X.shape[1]} columns; this network takes {self.layer_sizes[0]} "
@@ -293,8 +297,8 @@ class Network:
         """y as training needs it: labels (B,) for cross_entropy, else a matrix (B, n_out)."""
         outputs = self.layer_sizes[-1]
         if loss == "cross_entropy":
-            return doors.labels(name, y, rows, outputs, at)
-        (y,) = doors.floats(**{name: y})
+            return validation.labels(name, y, rows, outputs, at)
+        (y,) = validation.floats(**{name: y})
         expected = f"({rows}, {outputs})" + (f" or ({rows},)" if outputs == 1 else "")
         if y.shape == (rows,) and outputs == 1:
             y = y.reshape(rows, 1)
@@ -303,12 +307,12 @@ class Network:
             raise ValueError(f"{name} has shape {y.shape}; expected {expected}, one row for each of X{labels}")
         converted = self._converted(y, name, at)
         if loss == "binary_cross_entropy":
-            doors.unit_interval(name, converted, at)
+            validation.unit_interval(name, converted, at)
         return converted
 
     def _check_loss(self, loss: str) -> None:
         """Refuse a loss that is unknown or that these outputs do not fit."""
-        _checks.choice("loss", loss, LOSSES)
+        checks.choice("loss", loss, LOSSES)
         if loss in ("cross_entropy", "binary_cross_entropy") and self.activations[-1] != "identity":
             squash = "softmax" if loss == "cross_entropy" else "the sigmoid"
             raise ValueError(
@@ -322,13 +326,13 @@ class Network:
             )
 
     def _converted(self, array: Array, name: str, at: Array | None = None) -> Array:
-        doors.nonempty(name, array)
+        validation.nonempty(name, array)
         with np.errstate(over="ignore"):
             converted = np.ascontiguousarray(array, self.dtype)
-        doors.finite(name, array, at)
+        validation.finite(name, array, at)
         if converted.dtype != array.dtype:
             try:
-                doors.finite(name, converted)
+                validation.finite(name, converted)
             except ValueError:
                 raise ValueError(
                     f'{name} holds numbers too large for float32; scale it or use dtype="float64"'
@@ -353,8 +357,8 @@ class Network:
         ValueError
             If a parameter is NaN or infinite.
         """
-        doors.finite("network.parameters", self._parameters)
-        arrays, metadata = self._described()
+        validation.finite("network.parameters", self._parameters)
+        arrays, metadata = self._state_dict()
         storage.write(path, arrays, {**metadata, "kind": "model"})
 
     def to_onnx(self, path: storage.Path) -> None:
@@ -379,22 +383,22 @@ class Network:
         ValueError
             If a parameter is NaN or infinite, or the model is larger than ONNX's 2 GiB.
         """
-        doors.finite("network.parameters", self._parameters)
+        validation.finite("network.parameters", self._parameters)
         layers = list(zip(self.weights, self.biases, self.activations, strict=True))
-        export.to_onnx(path, layers, self.dtype, self.loss, self.preparation)
+        onnx.to_onnx(path, layers, self.dtype, self.loss, self.preparation)
 
-    def _described(self) -> tuple[dict[str, Array], dict[str, str]]:
+    def _state_dict(self) -> tuple[dict[str, Array], dict[str, str]]:
         """Arrays and metadata that a model file holds, and a checkpoint beside its own; views, not copies."""
         text = self.preparation.to_text() if self.preparation is not None else None
-        told = storage.Described(
+        told = storage.NetworkDescription(
             list(self.layer_sizes), list(self.activations), self.dtype.name, self.seed, self.loss, text
         )
-        return storage.described(told, self.weights, self.biases)
+        return storage.state_dict(told, self.weights, self.biases)
 
     @classmethod
-    def _restored(cls, named: str, arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> Network:
-        """The network that `_described` told of, or an error that begins with the file's name."""
-        told = storage.description(named, arrays, metadata)
+    def _restored(cls, shown_path: str, arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> Network:
+        """The network that `_state_dict` told of, or an error that begins with the file's name."""
+        told = storage.description(shown_path, arrays, metadata)
         try:
             *hidden, output = told.activations
             net = cls(told.layer_sizes, hidden, output, told.dtype, told.seed)
@@ -405,10 +409,10 @@ class Network:
                 net.preparation = Preparation.from_text(told.preparation, net.layer_sizes[0], net.layer_sizes[-1])
             for i, (W, b) in enumerate(zip(net.weights, net.biases, strict=True)):
                 W[...], b[...] = arrays[f"layers.{i}.weight"], arrays[f"layers.{i}.bias"]
-                doors.finite(f"layers.{i}.weight", W)
-                doors.finite(f"layers.{i}.bias", b)
+                validation.finite(f"layers.{i}.weight", W)
+                validation.finite(f"layers.{i}.bias", b)
         except (TypeError, ValueError) as error:
-            raise ValueError(f"{named}: {error}") from None
+            raise ValueError(f"{shown_path}: {error}") from None
         return net
 
     # --------------------------------------------------------------------------------------- summary
@@ -426,12 +430,12 @@ class Network:
         str
         """
         if batch_size is not None:
-            batch_size = _checks.integer("batch_size", batch_size, least=1, hint=", or None for the full batch")
+            batch_size = checks.integer("batch_size", batch_size, least=1, hint=", or None for the full batch")
         lines = [f"{'layer':<8}{'inputs':>8}{'outputs':>9}  {'activation':<12}{'parameters':>12}"]
         for i, ((n, k), activation) in enumerate(zip(pairwise(self.layer_sizes), self.activations, strict=True)):
             lines.append(f"{f'dense {i + 1}':<8}{n:>8}{k:>9}  {activation:<12}{(n + 1) * k:>12,}")
         lines.append(f"total {self._parameters.size:,} parameters, {self.dtype}, {_amount(self._parameters.nbytes)}")
-        workspace = self._engine(batch=batch_size or SLICE_ROWS, gathers=True).nbytes
+        workspace = self._engine(batch=batch_size or MICRO_BATCH_ROWS, uses_order=True).nbytes
         batches = f"batches of {batch_size:,}" if batch_size else "full batches"
         lines.append(f"training in {batches} takes {_amount(workspace)} of workspace, gradient included")
         return "\n".join(lines)
@@ -479,13 +483,13 @@ def load(path: storage.Path) -> Network:
     True
     """
     arrays, metadata = storage.read(path, "model")
-    return Network._restored(storage.shown(path), arrays, metadata)
+    return Network._restored(storage.display_path(path), arrays, metadata)
 
 
 def _sizes(sizes: Any) -> tuple[int, ...]:
     if isinstance(sizes, (str, bytes)) or not hasattr(sizes, "__iter__"):
         raise TypeError(f"sizes is {sizes!r}; expected a list such as [64, 128, 10]")
-    found = tuple(_checks.integer(f"sizes[{i}]", size, least=1) for i, size in enumerate(sizes))
+    found = tuple(checks.integer(f"sizes[{i}]", size, least=1) for i, size in enumerate(sizes))
     if len(found) < 2:
         raise ValueError(f"sizes is {list(found)}; expected at least inputs and outputs, such as [64, 10]")
     return found
@@ -498,10 +502,10 @@ def _activations(hidden: Any, output: Any, hidden_layers: int) -> tuple[str, ...
     if len(names) != hidden_layers:
         raise ValueError(f"hidden names {len(names)} activations; expected {hidden_layers}, one for each hidden layer")
     if isinstance(hidden, str):
-        _checks.choice("hidden activation", hidden, _ACTIVATION_NAMES)
+        checks.choice("hidden activation", hidden, _ACTIVATION_NAMES)
     for name in names:
-        _checks.choice("hidden activation", name, _ACTIVATION_NAMES)
-    return (*names, _checks.choice("output activation", output, _ACTIVATION_NAMES))
+        checks.choice("hidden activation", name, _ACTIVATION_NAMES)
+    return (*names, checks.choice("output activation", output, _ACTIVATION_NAMES))
 
 
 def _dtype(dtype: Any) -> np.dtype[Any]:

@@ -5,10 +5,10 @@ Their state lives in the Trainer, their arithmetic in the kernels. Imports `fast
 
 from dataclasses import dataclass
 
-from ._checks import number
-from .kernels import schedules
-from .kernels.contracts import Array
-from .kernels.plan import ADAM, MOMENTUM, NESTEROV, PLAIN
+from .checks import number
+from .kernels.engine import schedules
+from .kernels.engine.plan import ADAM, MOMENTUM, NESTEROV, PLAIN_SGD
+from .kernels.specs.base import Array
 
 # ------------------------------------------------------------------------------------------- schedules
 
@@ -154,7 +154,7 @@ class SGD:
     @property
     def code(self) -> int:
         """The kernels' code."""
-        return PLAIN if self.momentum == 0 else NESTEROV if self.nesterov else MOMENTUM
+        return PLAIN_SGD if self.momentum == 0 else NESTEROV if self.nesterov else MOMENTUM
 
     @property
     def hyper(self) -> dict[str, float]:

@@ -3,7 +3,7 @@
 Imports NumPy and `fastnet.kernels.doors`.
 """
 
-from __future__ import annotations  # so that help() shows ArrayLike by its name
+from __future__ import annotations
 
 import json
 import math
@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .kernels import doors
-from .kernels.contracts import Array
+from .kernels.api import validation
+from .kernels.specs.base import Array
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,20 +89,20 @@ class Preparation:
         TypeError, ValueError
             If X or y is not made of finite numbers, or is of another shape, or too large to be scaled.
         """
-        (X,) = doors.floats(X=X)
-        doors.matrix("X", X)
-        doors.nonempty("X", X)
-        doors.finite("X", X)
+        (X,) = validation.floats(X=X)
+        validation.matrix("X", X)
+        validation.nonempty("X", X)
+        validation.finite("X", X)
         names = tuple(features) if features is not None else None
         if names is not None and len(names) != X.shape[1]:
             raise ValueError(f"features names {len(names)} columns; X has {X.shape[1]}")
         shift, scale = _moments(X, names or [f"{i} of X" for i in range(X.shape[1])])
         target_shift, target_scale = 0.0, 1.0
         if y is not None:
-            (y,) = doors.floats(y=y)
+            (y,) = validation.floats(y=y)
             if y.shape != (len(X),):
                 raise ValueError(f"y has shape {y.shape}; expected ({len(X)},), one number for each row of X")
-            doors.finite("y", y)
+            validation.finite("y", y)
             (target_shift,), (target_scale,) = (part.tolist() for part in _moments(y.reshape(-1, 1), [target]))
         kept = tuple(classes) if classes is not None else None
         return cls(shift, scale, names, target, target_shift, target_scale, kept)
@@ -124,8 +124,8 @@ class Preparation:
         TypeError, ValueError
             If X is not made of numbers or has other columns.
         """
-        (X,) = doors.floats(X=X)
-        doors.matrix("X", X)
+        (X,) = validation.floats(X=X)
+        validation.matrix("X", X)
         if X.shape[1] != len(self.shift):
             raise ValueError(f"X has {X.shape[1]} columns; expected {len(self.shift)}, as in the table trained on")
         with np.errstate(over="ignore"):  # the network refuses what is infinite
@@ -133,12 +133,12 @@ class Preparation:
 
     def targets(self, y: ArrayLike) -> Array:
         """Targets as a network learns them: (y - target_shift) / target_scale, of float64."""
-        (y,) = doors.floats(y=y)
+        (y,) = validation.floats(y=y)
         return (y - np.float64(self.target_shift)) / self.target_scale
 
     def restore(self, outputs: ArrayLike) -> Array:
         """Outputs in the units of the target: outputs * target_scale + target_shift, of float64."""
-        (outputs,) = doors.floats(outputs=outputs)
+        (outputs,) = validation.floats(outputs=outputs)
         return outputs * np.float64(self.target_scale) + self.target_shift
 
     # ------------------------------------------------------------------------------------------ as text

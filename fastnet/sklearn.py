@@ -19,6 +19,25 @@ from typing import Any
 
 import numpy as np
 
+from .kernels.cpu.threads.pool import limit_threads
+from .kernels.engine import sklearn_conversions
+from .kernels.engine.engine import Engine, OptimizerState, start_epoch
+from .kernels.engine.plan import (
+    ADAM,
+    MEAN_LOSS,
+    MOMENTUM,
+    NESTEROV,
+    PENALTY,
+    PLAIN_SGD,
+    STEP,
+    aligned,
+    aligned_zeros,
+    parameter_count,
+)
+from .kernels.specs.base import Array
+from .kernels.specs.codes import IDENTITY, RELU, SIGMOID, TANH
+from .trainer import BACKENDS
+
 try:
     from scipy.sparse import issparse
     from sklearn import neural_network
@@ -28,27 +47,6 @@ except ImportError as error:
     raise ImportError(
         f'fastnet.sklearn needs scikit-learn 1.7 or newer: pip install "fastnet-jit[sklearn]" ({error})'
     ) from error
-
-from .kernels import conventions
-from .kernels.contracts import Array
-from .kernels.elementwise import IDENTITY, RELU, SIGMOID, TANH
-from .kernels.engine import Descent, Engine, begin
-from .kernels.plan import (
-    ADAM,
-    MEAN_LOSS,
-    MOMENTUM,
-    NESTEROV,
-    PENALTY,
-    PLAIN,
-    STEP,
-    aligned,
-    aligned_zeros,
-    parameter_count,
-)
-from .kernels.threads import at_most
-from .trainer import BACKENDS
-
-__all__ = ["MLPClassifier", "MLPRegressor"]
 
 _ACTIVATIONS = {"identity": IDENTITY, "logistic": SIGMOID, "tanh": TANH, "relu": RELU}
 
@@ -65,7 +63,7 @@ _LARGEST_FALL = 1e18
 """SGD's velocity is kept divided by the rate; a rate that falls further could overflow it in float32."""
 
 
-class _Course:
+class _FitSession:
     """One call of `_fit_stochastic`: parameters and the optimizer's state in the engine's layout, and the engine."""
 
     def __init__(self, estimator: Any, rows: int) -> None:
@@ -73,12 +71,12 @@ class _Course:
         self._coefs, self._intercepts = estimator.coefs_, estimator.intercepts_
         self._sizes = [len(self._coefs[0]), *(len(b) for b in self._intercepts)]
         self._flat = aligned(parameter_count(self._sizes), self._coefs[0].dtype)
-        self._views = conventions.transposed_views(self._flat, self._sizes)
-        conventions.fill(self._views, self._coefs + self._intercepts)
+        self._views = sklearn_conversions.transposed_views(self._flat, self._sizes)
+        sklearn_conversions.fill(self._views, self._coefs + self._intercepts)
         # Until the end the attributes are views, so that scores see each epoch's parameters.
         estimator.coefs_, estimator.intercepts_ = self._views[: len(self._coefs)], self._views[len(self._coefs) :]
         self._loss = _LOSSES[estimator.out_activation_]
-        self._gain = conventions.GAINS[self._loss]
+        self._gain = sklearn_conversions.GRADIENT_SCALE[self._loss]
         self._batch = 200 if estimator.batch_size == "auto" else int(estimator.batch_size)
         self.batch_size = rows if rows > self._batch else estimator.batch_size
         self._order = np.arange(rows) if estimator.shuffle else None
@@ -99,8 +97,12 @@ class _Course:
         dtype, alpha = self._flat.dtype, float(estimator.alpha)
         if isinstance(optimizer, AdamOptimizer):
             state = aligned_zeros(2, self._flat.size, dtype)
-            conventions.fill(conventions.transposed_views(state[0], self._sizes), optimizer.ms, self._gain)
-            conventions.fill(conventions.transposed_views(state[1], self._sizes), optimizer.vs, self._gain**2)
+            sklearn_conversions.fill(
+                sklearn_conversions.transposed_views(state[0], self._sizes), optimizer.ms, self._gain
+            )
+            sklearn_conversions.fill(
+                sklearn_conversions.transposed_views(state[1], self._sizes), optimizer.vs, self._gain**2
+            )
             code, hyper = ADAM, {"beta1": optimizer.beta_1, "beta2": optimizer.beta_2}
             hyper["epsilon"] = optimizer.epsilon * self._gain
             self._behind = optimizer.t
@@ -108,25 +110,25 @@ class _Course:
             self._rate = optimizer.learning_rate
             state = aligned_zeros(int(optimizer.momentum > 0), self._flat.size, dtype)
             if optimizer.momentum > 0:
-                views = conventions.transposed_views(state[0], self._sizes)
-                conventions.fill(views, optimizer.velocities, -self._gain / self._rate)
-            code = PLAIN if optimizer.momentum == 0 else NESTEROV if optimizer.nesterov else MOMENTUM
+                views = sklearn_conversions.transposed_views(state[0], self._sizes)
+                sklearn_conversions.fill(views, optimizer.velocities, -self._gain / self._rate)
+            code = PLAIN_SGD if optimizer.momentum == 0 else NESTEROV if optimizer.nesterov else MOMENTUM
             hyper = {"beta1": optimizer.momentum}
         clipped = self._loss == "cross_entropy" or (self._loss == "binary_cross_entropy" and self._sizes[-1] == 1)
-        cap = conventions.largest_log_loss(dtype) if clipped else math.inf
-        self._descent = Descent(code, state, **hyper, shared_l2=alpha * self._gain, cap=cap)
-        self._descent.progress[STEP] = conventions.FAR_STEP
+        cap = sklearn_conversions.largest_log_loss(dtype) if clipped else math.inf
+        self._descent = OptimizerState(code, state, **hyper, l2_per_batch=alpha * self._gain, cap=cap)
+        self._descent.progress[STEP] = sklearn_conversions.FAR_STEP
         codes = [_ACTIVATIONS[estimator.activation]] * (len(self._sizes) - 2) + [IDENTITY]
-        rung = "parallel" if estimator.backend == "auto" else BACKENDS[estimator.backend]
+        variant = "parallel" if estimator.backend == "auto" else BACKENDS[estimator.backend]
         self._engine = Engine(
-            self._flat, self._sizes, codes, self._loss, self._batch, rung, self._descent, self._order is not None
+            self._flat, self._sizes, codes, self._loss, self._batch, variant, self._descent, self._order is not None
         )
         self._optimizer = optimizer
 
     @property
     def _steps(self) -> int:
         """Steps taken."""
-        return int(self._descent.progress[STEP]) - conventions.FAR_STEP
+        return int(self._descent.progress[STEP]) - sklearn_conversions.FAR_STEP
 
     def train(self, estimator: Any, X: Any, y: Array, sample_weight: Array | None) -> float:
         """Train an epoch on these rows, the same every time, and return the mean of its batches' objectives."""
@@ -139,47 +141,51 @@ class _Course:
             self._order = order = order[shuffled]
         if self._weights is not None:
             visited = self._weights if order is None else self._weights[order]
-            if not conventions.batch_sums(visited, self._batch).all():
+            if not sklearn_conversions.batch_sums(visited, self._batch).all():
                 raise ZeroDivisionError("Weights sum to zero, can't be normalized")
         if isinstance(optimizer, AdamOptimizer):
             betas, steps = (optimizer.beta_1, optimizer.beta_2), -(-self._rows // self._batch)
-            rates = conventions.adam_rates(optimizer.learning_rate_init, *betas, self._behind + self._steps, steps)
+            rates = sklearn_conversions.adam_rates(
+                optimizer.learning_rate_init, *betas, self._behind + self._steps, steps
+            )
         else:
             if optimizer.learning_rate != self._rate:
-                conventions.fill([*descent.state], [*descent.state], self._rate / optimizer.learning_rate)
+                sklearn_conversions.fill([*descent.state], [*descent.state], self._rate / optimizer.learning_rate)
                 self._rate = optimizer.learning_rate
             rates = np.array([self._rate / self._gain])
-        terms = self._engine.plan.terms
-        terms[[MEAN_LOSS, PENALTY]] = 0
-        begin(descent.progress, descent.totals, 0)
+        objective_terms = self._engine.plan.objective_terms
+        objective_terms[[MEAN_LOSS, PENALTY]] = 0
+        start_epoch(descent.progress, descent.totals, 0)
         self._engine.train(self._X, self._truth, self._weights, order, rates)
-        loss, penalty = terms[[MEAN_LOSS, PENALTY]].tolist()
+        loss, penalty = objective_terms[[MEAN_LOSS, PENALTY]].tolist()
         if self._loss == "mse":
             loss /= self._sizes[-1]
         return float((loss + penalty) / self._gain / self._rows)
 
     def finish(self, estimator: Any) -> None:
         """Give everything back to scikit-learn's attributes."""
-        conventions.fill(self._coefs + self._intercepts, self._views)
+        sklearn_conversions.fill(self._coefs + self._intercepts, self._views)
         if estimator.coefs_ and estimator.coefs_[0] is self._views[0]:  # not the best ones of early stopping
             estimator.coefs_, estimator.intercepts_ = self._coefs, self._intercepts
         optimizer = self._optimizer
         if isinstance(optimizer, AdamOptimizer):
-            means, squares = (conventions.transposed_views(vector, self._sizes) for vector in self._descent.state)
-            optimizer.ms = conventions.copies(means, 1 / self._gain)
-            optimizer.vs = conventions.copies(squares, 1 / self._gain**2)
+            means, squares = (
+                sklearn_conversions.transposed_views(vector, self._sizes) for vector in self._descent.state
+            )
+            optimizer.ms = sklearn_conversions.copies(means, 1 / self._gain)
+            optimizer.vs = sklearn_conversions.copies(squares, 1 / self._gain**2)
             optimizer.t = self._behind + self._steps
             if optimizer.t > 0:
                 betas = optimizer.beta_1, optimizer.beta_2
-                last = conventions.adam_rates(optimizer.learning_rate_init, *betas, optimizer.t - 1, 1)
+                last = sklearn_conversions.adam_rates(optimizer.learning_rate_init, *betas, optimizer.t - 1, 1)
                 optimizer.learning_rate = float(last[0])
         elif optimizer is not None:
             velocity = self._descent.state[0] if len(self._descent.state) else np.zeros_like(self._flat)
-            views = conventions.transposed_views(velocity, self._sizes)
-            optimizer.velocities = conventions.copies(views, -self._rate / self._gain)
+            views = sklearn_conversions.transposed_views(velocity, self._sizes)
+            optimizer.velocities = sklearn_conversions.copies(views, -self._rate / self._gain)
 
 
-class _Engined:
+class _EngineMixin:
     """What both estimators add to scikit-learn's."""
 
     def _can_engine(
@@ -219,8 +225,8 @@ class _Engined:
         rows, asked = X.shape[0], (me.batch_size, me.shuffle)
         if me.early_stopping:  # as train_test_split rounds
             rows -= math.ceil(me.validation_fraction * rows)
-        course = _Course(self, rows)
-        with at_most(me.threads):
+        course = _FitSession(self, rows)
+        with limit_threads(me.threads):
             try:
                 me._course = course
                 me.batch_size, me.shuffle = course.batch_size, False
@@ -245,7 +251,7 @@ _OURS = {
 """What the parameters that scikit-learn's estimators do not have may be."""
 
 
-class MLPClassifier(_Engined, neural_network.MLPClassifier):  # type: ignore[misc]
+class MLPClassifier(_EngineMixin, neural_network.MLPClassifier):  # type: ignore[misc]
     """scikit-learn's ``MLPClassifier`` on compiled kernels: the same parameters, attributes and methods.
 
     With the same ``random_state`` it starts from the same weights, visits the rows in the same order and takes the
@@ -338,7 +344,7 @@ class MLPClassifier(_Engined, neural_network.MLPClassifier):  # type: ignore[mis
         self.threads = threads
 
 
-class MLPRegressor(_Engined, neural_network.MLPRegressor):  # type: ignore[misc]
+class MLPRegressor(_EngineMixin, neural_network.MLPRegressor):  # type: ignore[misc]
     """scikit-learn's ``MLPRegressor`` on compiled kernels: the same parameters, attributes and methods.
 
     With the same ``random_state`` it starts from the same weights, visits the rows in the same order and takes the

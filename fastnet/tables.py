@@ -17,11 +17,11 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from . import _checks
-from .kernels import doors
-from .kernels.contracts import Array
+from . import checks
+from .io.storage import Path, display_path, reading
+from .kernels.api import validation
+from .kernels.specs.base import Array
 from .preparation import Preparation
-from .storage import Path, reading, shown
 
 TASKS = ("classify", "regress")
 FEW = 20
@@ -60,7 +60,7 @@ class Table:
     features: tuple[str, ...] | None
     target: str
     classes: tuple[str, ...] | tuple[int, ...] | None
-    recognised: str
+    task_reason: str
     separator: str
 
     @property
@@ -108,19 +108,19 @@ def read(path: Path, target: str | None = None, task: str | None = None) -> Tabl
     ('regress', ('area', 'rooms'), (30, 2))
     """
     if task is not None:
-        _checks.choice("task", task, TASKS)
-    named = shown(path)
+        checks.choice("task", task, TASKS)
+    shown_path = display_path(path)
     if is_npz(path):
-        X, column, target = _read_npz(path, named, target)
+        X, column, target = _read_npz(path, shown_path, target)
         features, separator = None, ""
     else:
-        found = _read_csv(path, named, lambda header: _with_target(named, header, target))
+        found = _read_csv(path, shown_path, lambda header: _with_target(shown_path, header, target))
         X, column, features, separator = found.X, found.target, found.features, found.separator
         target = str(target)
     if len(X) < _LEAST_ROWS:
-        raise ValueError(f"{named} has {len(X)} rows of data; expected at least {_LEAST_ROWS}")
-    y, classes, recognised = _recognised(named, column, target, task)
-    return Table(X, y, features, target, classes, recognised, separator)
+        raise ValueError(f"{shown_path} has {len(X)} rows of data; expected at least {_LEAST_ROWS}")
+    y, classes, task_reason = _recognised(shown_path, column, target, task)
+    return Table(X, y, features, target, classes, task_reason, separator)
 
 
 def read_inputs(path: Path, preparation: Preparation | None, inputs: int) -> Array:
@@ -134,23 +134,23 @@ def read_inputs(path: Path, preparation: Preparation | None, inputs: int) -> Arr
     OSError, ValueError
         As `read`.
     """
-    named = shown(path)
+    shown_path = display_path(path)
     features = preparation.features if preparation else None
     target = preparation.target if preparation else None
     if is_npz(path):
-        X = _features_npz(named, _load_npz(path, named))
+        X = _features_npz(shown_path, _load_npz(path, shown_path))
     else:
-        X = _read_csv(path, named, lambda header: _without_target(named, header, features, target)).X
+        X = _read_csv(path, shown_path, lambda header: _without_target(shown_path, header, features, target)).X
     if len(X) == 0:
-        raise ValueError(f"{named} has no rows of data")
+        raise ValueError(f"{shown_path} has no rows of data")
     if X.shape[1] != inputs:
-        raise ValueError(f"{named} has {X.shape[1]} columns of features; this model takes {inputs}")
+        raise ValueError(f"{shown_path} has {X.shape[1]} columns of features; this model takes {inputs}")
     return X
 
 
 def is_npz(path: Path) -> bool:
     """Whether the file's name says NPZ."""
-    return shown(path).lower().endswith(".npz")
+    return display_path(path).lower().endswith(".npz")
 
 
 # ---------------------------------------------------------------------------------------------- columns
@@ -169,21 +169,23 @@ def _listed(names: Sequence[str]) -> str:
     return some + (f" and {len(names) - 8:,} more" if len(names) > 8 else "")
 
 
-def _with_target(named: str, header: Sequence[str], target: str | None) -> _Columns:
+def _with_target(shown_path: str, header: Sequence[str], target: str | None) -> _Columns:
     if target is None:
-        raise ValueError(f"{named}: which column is to be predicted? Name it by --target; there are: {_listed(header)}")
+        raise ValueError(
+            f"{shown_path}: which column is to be predicted? Name it by --target; there are: {_listed(header)}"
+        )
     if target not in header:
         numbers = all(_number(name) is not None for name in header)
         hint = "; the first line must name the columns, and here it holds numbers" if numbers else ""
-        raise ValueError(f"{named} has no column {target!r}; there are: {_listed(header)}{hint}")
+        raise ValueError(f"{shown_path} has no column {target!r}; there are: {_listed(header)}{hint}")
     if len(header) == 1:
-        raise ValueError(f"{named} has no column but the target {target!r}; expected features beside it")
+        raise ValueError(f"{shown_path} has no column but the target {target!r}; expected features beside it")
     at = header.index(target)
     return _Columns([i for i in range(len(header)) if i != at], at)
 
 
 def _without_target(
-    named: str, header: Sequence[str], features: tuple[str, ...] | None, target: str | None
+    shown_path: str, header: Sequence[str], features: tuple[str, ...] | None, target: str | None
 ) -> _Columns:
     if features is None:
         return _Columns([i for i, name in enumerate(header) if name != target], None)
@@ -192,9 +194,11 @@ def _without_target(
     unknown = [name for name in header if name not in {*features, target}]
     if missing:
         there = f"; it has instead {_listed(unknown)}" if unknown else ""
-        raise ValueError(f"{named} lacks columns that this model takes: {_listed(missing)}{there}")
+        raise ValueError(f"{shown_path} lacks columns that this model takes: {_listed(missing)}{there}")
     if unknown:
-        raise ValueError(f"{named} has columns that this model was not trained on: {_listed(unknown)}; remove them")
+        raise ValueError(
+            f"{shown_path} has columns that this model was not trained on: {_listed(unknown)}; remove them"
+        )
     return _Columns([places[name] for name in features], None)
 
 
@@ -224,7 +228,7 @@ class _Target:
 
 
 def _recognised(
-    named: str, column: _Target, target: str, task: str | None
+    shown_path: str, column: _Target, target: str, task: str | None
 ) -> tuple[Array, tuple[str, ...] | tuple[int, ...] | None, str]:
     """Labels and classes, or numbers, and why."""
     said = "as you say"
@@ -233,28 +237,28 @@ def _recognised(
             raise ValueError(f"{column.first_text}; expected a number, for regression")
         if task is None and column.first_number:
             raise ValueError(
-                f"{column.first_text} but {column.first_number.removeprefix(f'{named}, ')}; expected numbers "
+                f"{column.first_text} but {column.first_number.removeprefix(f'{shown_path}, ')}; expected numbers "
                 "throughout, or text throughout (--task classify takes all of it for labels)"
             )
         if len(column.texts) > _MOST_CLASSES:
             raise ValueError(
-                f"{named}: target {target!r} holds more than {_MOST_CLASSES} different texts; is it a name?"
+                f"{shown_path}: target {target!r} holds more than {_MOST_CLASSES} different texts; is it a name?"
             )
         names = sorted(column.texts)
-        _several(named, target, names)
+        _several(shown_path, target, names)
         ranks = np.empty(len(names), np.int64)
         ranks[[column.texts[name] for name in names]] = np.arange(len(names))
         return ranks[np.array(column.codes)], tuple(names), said if task else "its values are text"
     numbers = np.array(column.numbers)
     values = np.unique(numbers)
-    _several(named, target, values)
+    _several(shown_path, target, values)
     whole = bool((values == np.floor(values)).all() and np.abs(values).max() < 2**53)
     few = whole and len(values) <= FEW and len(numbers) >= 2 * len(values)
     if task == "regress" or (task is None and not few):
         why = said if task else ("it has many different values" if whole else "its values are numbers with fractions")
         return numbers, None, why
     if len(values) > _MOST_CLASSES:
-        raise ValueError(f"{named}: target {target!r} has {len(values):,} different values, too many for classes")
+        raise ValueError(f"{shown_path}: target {target!r} has {len(values):,} different values, too many for classes")
     labels = np.searchsorted(values, numbers)
     why = said if task else f"its values are whole numbers, {len(values)} different ones"
     if whole:
@@ -262,9 +266,9 @@ def _recognised(
     return labels, tuple(repr(float(value)) for value in values), why
 
 
-def _several(named: str, target: str, values: Any) -> None:
+def _several(shown_path: str, target: str, values: Any) -> None:
     if len(values) == 1:
-        raise ValueError(f"{named}: target {target!r} holds {values[0]!s} in every row; there is nothing to learn")
+        raise ValueError(f"{shown_path}: target {target!r} holds {values[0]!s} in every row; there is nothing to learn")
 
 
 # -------------------------------------------------------------------------------------------------- CSV
@@ -285,14 +289,14 @@ def _number(cell: str) -> float | None:
         return None
 
 
-def _lines(file: BinaryIO, named: str) -> Iterator[str]:
+def _lines(file: BinaryIO, shown_path: str) -> Iterator[str]:
     """The file's lines, decoded."""
     for number in itertools.count(1):
         raw = file.readline(_LONGEST_LINE)
         if not raw:
             return
         if len(raw) == _LONGEST_LINE:
-            raise ValueError(f"{named}, line {number} is longer than {_LONGEST_LINE >> 20} MiB; is it a CSV file?")
+            raise ValueError(f"{shown_path}, line {number} is longer than {_LONGEST_LINE >> 20} MiB; is it a CSV file?")
         try:
             yield raw.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError as error:
@@ -301,18 +305,20 @@ def _lines(file: BinaryIO, named: str) -> Iterator[str]:
                 looks = " (it begins like UTF-16); save the file as UTF-8"
             elif b"\0" in raw:
                 looks = "; is it a CSV file?"
-            raise ValueError(f"{named}, line {number} is not UTF-8: byte 0x{raw[error.start]:02x}{looks}") from None
+            raise ValueError(
+                f"{shown_path}, line {number} is not UTF-8: byte 0x{raw[error.start]:02x}{looks}"
+            ) from None
 
 
-def _read_csv(path: Path, named: str, choose: Callable[[Sequence[str]], _Columns]) -> _Csv:
+def _read_csv(path: Path, shown_path: str, choose: Callable[[Sequence[str]], _Columns]) -> _Csv:
     """Read the columns chosen from the header."""
     with reading(path) as file:
-        lines = _lines(file, named)
+        lines = _lines(file, shown_path)
         try:
             first = next(lines, "")
             if not first.strip():
                 raise ValueError(
-                    f"{named} is empty" if not first else f"{named}, line 1 is empty: expected column names"
+                    f"{shown_path} is empty" if not first else f"{shown_path}, line 1 is empty: expected column names"
                 )
             delimiter, separator = max(
                 ((",", "comma"), (";", "semicolon"), ("\t", "tab")), key=lambda known: first.count(known[0])
@@ -320,36 +326,36 @@ def _read_csv(path: Path, named: str, choose: Callable[[Sequence[str]], _Columns
             reader = csv.reader(
                 itertools.chain([first], lines), delimiter=delimiter, strict=True, skipinitialspace=True
             )
-            header = _header(named, next(reader))
+            header = _header(shown_path, next(reader))
             columns = choose(header)
-            X, target = _rows(named, reader, header, columns)
+            X, target = _rows(shown_path, reader, header, columns)
         except csv.Error as error:
             said = str(error)
             if "new-line" in said:
                 said = "a bare carriage return; expected lines that end as on Unix or Windows"
             elif "'" in said or "end of data" in said or "field limit" in said:
                 said += "; is a quotation mark left open?"
-            raise ValueError(f"{named}, line {reader.line_num}: {said}") from None
+            raise ValueError(f"{shown_path}, line {reader.line_num}: {said}") from None
     return _Csv(X, target, tuple(header[i] for i in columns.features), separator)
 
 
-def _header(named: str, cells: Sequence[str]) -> list[str]:
+def _header(shown_path: str, cells: Sequence[str]) -> list[str]:
     """The names of the columns."""
     if len(cells) > _MOST_COLUMNS:
-        raise ValueError(f"{named} has {len(cells):,} columns; a CSV may have {_MOST_COLUMNS:,}: use an NPZ file")
+        raise ValueError(f"{shown_path} has {len(cells):,} columns; a CSV may have {_MOST_COLUMNS:,}: use an NPZ file")
     names = [cell.strip() for cell in cells]
     seen: set[str] = set()
     for i, name in enumerate(names):
         if not name:
             hint = " (an index that pandas wrote? save with index=False)" if i == 0 else ""
-            raise ValueError(f"{named}, line 1: column {i + 1} has no name{hint}")
+            raise ValueError(f"{shown_path}, line 1: column {i + 1} has no name{hint}")
         if name in seen:
-            raise ValueError(f"{named}, line 1: two columns are called {name[:40]!r}")
+            raise ValueError(f"{shown_path}, line 1: two columns are called {name[:40]!r}")
         seen.add(name)
     return names
 
 
-def _rows(named: str, reader: Any, header: Sequence[str], columns: _Columns) -> tuple[Array, _Target]:
+def _rows(shown_path: str, reader: Any, header: Sequence[str], columns: _Columns) -> tuple[Array, _Target]:
     """Numbers of the chosen columns; what is not one is refused by name and line."""
     values, places, target = array("d"), array("q"), _Target()
     pick = operator.itemgetter(*columns.features) if len(columns.features) > 1 else None
@@ -357,7 +363,7 @@ def _rows(named: str, reader: Any, header: Sequence[str], columns: _Columns) -> 
     for row in reader:
         if row:  # a blank line is none
             if len(row) != len(header):
-                raise ValueError(f"{named}, line {line} has {len(row)} fields; the header has {len(header)}")
+                raise ValueError(f"{shown_path}, line {line} has {len(row)} fields; the header has {len(header)}")
             cells = pick(row) if pick else [row[i] for i in columns.features]
             try:
                 values.extend(map(float, cells))
@@ -365,9 +371,12 @@ def _rows(named: str, reader: Any, header: Sequence[str], columns: _Columns) -> 
             except ValueError:
                 wrong = True
             if wrong:
-                _refuse(named, line, header, columns, row)
+                _refuse(shown_path, line, header, columns, row)
             if columns.target is not None:
-                cell, place = row[columns.target].strip(), f"{named}, line {line}: column {header[columns.target]!r}"
+                cell, place = (
+                    row[columns.target].strip(),
+                    f"{shown_path}, line {line}: column {header[columns.target]!r}",
+                )
                 if not cell:
                     raise ValueError(f"{place} is empty; fill it in, or leave the row out")
                 target.add(cell, place)
@@ -378,16 +387,18 @@ def _rows(named: str, reader: Any, header: Sequence[str], columns: _Columns) -> 
     if wrong_at.size:
         row_at, column = wrong_at[0]
         name, value = header[columns.features[column]], X[row_at, column]
-        raise ValueError(f"{named}, line {places[row_at]}: column {name!r} holds {value}; expected a finite number")
+        raise ValueError(
+            f"{shown_path}, line {places[row_at]}: column {name!r} holds {value}; expected a finite number"
+        )
     return X, target
 
 
-def _refuse(named: str, line: int, header: Sequence[str], columns: _Columns, row: Sequence[str]) -> None:
+def _refuse(shown_path: str, line: int, header: Sequence[str], columns: _Columns, row: Sequence[str]) -> None:
     """Name the cell that is not a number."""
     for i in columns.features:
         cell = row[i].strip()
         if _number(cell) is None:
-            place = f"{named}, line {line}: column {header[i]!r}"
+            place = f"{shown_path}, line {line}: column {header[i]!r}"
             if cell.lower() in _MISSING:
                 what = f"holds {cell!r}" if cell else "is empty"
                 raise ValueError(f"{place} {what}, a missing value; fill it in, or leave the row out")
@@ -398,11 +409,11 @@ def _refuse(named: str, line: int, header: Sequence[str], columns: _Columns, row
 # -------------------------------------------------------------------------------------------------- NPZ
 
 
-def _load_npz(path: Path, named: str) -> dict[str, Array]:
+def _load_npz(path: Path, shown_path: str) -> dict[str, Array]:
     """All arrays of an NPZ file; nothing is unpickled."""
     with reading(path) as file:
         if file.read(4) not in (b"PK\x03\x04", b"PK\x05\x06"):
-            raise ValueError(f"{named} is not an NPZ file; write it by numpy.savez(path, X=X, y=y)")
+            raise ValueError(f"{shown_path} is not an NPZ file; write it by numpy.savez(path, X=X, y=y)")
         file.seek(0)
         try:
             with np.load(file, allow_pickle=False) as stored:
@@ -416,37 +427,39 @@ def _load_npz(path: Path, named: str) -> dict[str, Array]:
             reason = " ".join(str(error).split())[:150]
             if "allow_pickle" in reason:
                 reason = "it holds Python objects, which are never unpickled"
-            raise ValueError(f"{named} is not an NPZ file of numbers and text: {reason}") from None
+            raise ValueError(f"{shown_path} is not an NPZ file of numbers and text: {reason}") from None
 
 
-def _features_npz(named: str, arrays: dict[str, Array]) -> Array:
+def _features_npz(shown_path: str, arrays: dict[str, Array]) -> Array:
     if "X" not in arrays:
-        raise ValueError(f"{named} has no array 'X'; there are: {_listed(list(arrays)) or 'none'}")
-    (X,) = doors.floats(**{f"{named}: X": arrays["X"]})
-    doors.matrix(f"{named}: X", X)
-    doors.nonempty(f"{named}: X", X)
-    doors.finite(f"{named}: X", X)
+        raise ValueError(f"{shown_path} has no array 'X'; there are: {_listed(list(arrays)) or 'none'}")
+    (X,) = validation.floats(**{f"{shown_path}: X": arrays["X"]})
+    validation.matrix(f"{shown_path}: X", X)
+    validation.nonempty(f"{shown_path}: X", X)
+    validation.finite(f"{shown_path}: X", X)
     return X
 
 
-def _read_npz(path: Path, named: str, target: str | None) -> tuple[Array, _Target, str]:
-    arrays = _load_npz(path, named)
-    X = _features_npz(named, arrays)
+def _read_npz(path: Path, shown_path: str, target: str | None) -> tuple[Array, _Target, str]:
+    arrays = _load_npz(path, shown_path)
+    X = _features_npz(shown_path, arrays)
     target = "y" if target is None else target
     if target not in arrays or target == "X":
-        raise ValueError(f"{named} has no array {target!r} to predict; there are: {_listed(list(arrays))}")
+        raise ValueError(f"{shown_path} has no array {target!r} to predict; there are: {_listed(list(arrays))}")
     y = arrays[target]
     if y.shape == (len(X), 1):
         y = y.ravel()
     if y.shape != (len(X),):
-        raise ValueError(f"{named}: {target} has shape {y.shape}; expected ({len(X)},), one value for each row of X")
+        raise ValueError(
+            f"{shown_path}: {target} has shape {y.shape}; expected ({len(X)},), one value for each row of X"
+        )
     column = _Target()
     if y.dtype.kind in "iubf":
-        doors.finite(f"{named}: {target}", y)
+        validation.finite(f"{shown_path}: {target}", y)
         column.numbers = array("d", y.astype(np.float64).tobytes())
     elif y.dtype.kind == "U":
         for row, cell in enumerate(y.tolist()):
-            column.add(cell.strip(), f"{named}: row {row} of {target!r}")
+            column.add(cell.strip(), f"{shown_path}: row {row} of {target!r}")
     else:
-        raise ValueError(f"{named}: {target} has dtype {y.dtype}; expected numbers, or text for classes")
+        raise ValueError(f"{shown_path}: {target} has dtype {y.dtype}; expected numbers, or text for classes")
     return X, column, target

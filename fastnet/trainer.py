@@ -4,7 +4,7 @@ Imports the network, the optimizers, the history, data sets, checkpoints and ``f
 arrays lives here.
 """
 
-from __future__ import annotations  # so that help() shows ArrayLike by its name
+from __future__ import annotations
 
 import dataclasses
 import math
@@ -19,17 +19,19 @@ import numpy as np
 from numpy.typing import ArrayLike
 from tqdm import tqdm
 
-from . import _checks, checkpoint, dataset, storage
-from .checkpoint import Keeper
+from . import checks, dataset
 from .dataset import Dataset
 from .history import History
-from .kernels import doors, rng, schedules
-from .kernels.contracts import Array
-from .kernels.elementwise import all_finite
-from .kernels.engine import Descent, Engine, begin, rewind
-from .kernels.pace import Pace
-from .kernels.plan import EPOCH, PROGRESS_SIZE, ROW, ROWS, SLICE_ROWS, STEP, TOTALS_SIZE, aligned_zeros
-from .kernels.threads import at_most
+from .io import checkpoint, storage
+from .io.checkpoint import CheckpointWriter
+from .kernels.api import validation
+from .kernels.cpu.elementwise import all_finite
+from .kernels.cpu.threads.pool import limit_threads
+from .kernels.engine import rng, schedules
+from .kernels.engine.engine import Engine, OptimizerState, discard_partial_step, start_epoch
+from .kernels.engine.plan import EPOCH, MICRO_BATCH_ROWS, PROGRESS_SIZE, ROW, ROWS, STEP, TOTALS_SIZE, aligned_zeros
+from .kernels.engine.tuner import Tuner
+from .kernels.specs.base import Array
 from .network import Network
 from .optimizers import SGD, Adam, Optimizer, Schedule
 
@@ -63,7 +65,7 @@ class _Best:
     def __init__(self, *arrays: Array) -> None:
         self._now = arrays
         self._best = tuple(array.copy() for array in arrays)
-        self._aside = tuple(array.copy() for array in arrays)
+        self._evaluation_plan = tuple(array.copy() for array in arrays)
         self.value = math.inf
         self.age = 0
 
@@ -72,17 +74,17 @@ class _Best:
         """The best state."""
         return self._best
 
-    def put_aside(self) -> None:
+    def snapshot(self) -> None:
         """Keep the present state, in case it turns out to be the best."""
-        for kept, array in zip(self._aside, self._now, strict=True):
+        for kept, array in zip(self._evaluation_plan, self._now, strict=True):
             kept[...] = array
 
-    def see(self, value: float, aside: bool) -> None:
+    def update(self, value: float, aside: bool) -> None:
         """Look at a loss: that of the state put aside, or of the present one."""
         self.age += 1
         if value < self.value:
             if aside:
-                self._best, self._aside = self._aside, self._best
+                self._best, self._evaluation_plan = self._evaluation_plan, self._best
             else:
                 for kept, array in zip(self._best, self._now, strict=True):
                     kept[...] = array
@@ -177,30 +179,30 @@ class Trainer:
             raise TypeError(f"shuffle is {shuffle!r}; expected True or False")
         network._check_loss(loss)
         if batch_size is not None:
-            batch_size = _checks.integer("batch_size", batch_size, least=1, hint=", or None for the full batch")
-        self.l2 = _checks.number("l2", l2, least=0)
-        self.clip_norm = None if clip_norm is None else _checks.number("clip_norm", clip_norm, above=0)
+            batch_size = checks.integer("batch_size", batch_size, least=1, hint=", or None for the full batch")
+        self.l2 = checks.number("l2", l2, least=0)
+        self.clip_norm = None if clip_norm is None else checks.number("clip_norm", clip_norm, above=0)
         _check_dtype(network, optimizer)
         self.network = network
         self.loss = loss
         self.optimizer = optimizer
         self.batch_size = batch_size
         self.shuffle = bool(shuffle)
-        self.seed = _checks.seed(seed)
+        self.seed = checks.seed(seed)
         if threads is not None:
-            threads = _checks.integer("threads", threads, least=1, hint=", or None for all")
+            threads = checks.integer("threads", threads, least=1, hint=", or None for all")
         self.threads = threads
-        self.backend = "parallel" if backend == "auto" else _checks.choice("backend", backend, (*BACKENDS, "auto"))
+        self.backend = "parallel" if backend == "auto" else checks.choice("backend", backend, (*BACKENDS, "auto"))
         if self.backend == "cuda":
-            from .kernels import cuda  # imports numba.cuda
+            from .kernels.cuda import device  # imports numba.cuda
 
-            cuda.require('backend="cuda"')
+            device.require('backend="cuda"')
         self.history = History()
         self._state = aligned_zeros(optimizer.vectors, network.parameters.size, network.dtype)
         self._progress = np.zeros(PROGRESS_SIZE, np.int64)
         self._totals = np.zeros(TOTALS_SIZE)
         self._fitting = False
-        self._pace: Pace | None = None
+        self._pace: Tuner | None = None
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Attributes stay as they were checked: state and History belong to them."""
@@ -296,23 +298,23 @@ class Trainer:
         an interruption in the middle of a step may leave that step half taken. Accuracies do not heed weights.
         """
         data, validation = self._data(X, y, sample_weight, validation_data, validation_split)
-        epochs = _checks.integer("epochs", epochs, least=1)
+        epochs = checks.integer("epochs", epochs, least=1)
         if patience is not None:
-            patience = _checks.integer("patience", patience, least=1, hint=", or None")
+            patience = checks.integer("patience", patience, least=1, hint=", or None")
         if not isinstance(callbacks, Iterable):
             raise TypeError(f"callbacks is {callbacks!r}; expected a list of functions of an epoch's row")
         callbacks = tuple(callbacks)
         for callback in callbacks:
             if not callable(callback):
                 raise TypeError(f"callbacks holds {callback!r}; expected functions of an epoch's row")
-        keeper = None if checkpoint is None else Keeper(checkpoint)
+        keeper = None if checkpoint is None else CheckpointWriter(checkpoint)
         terminal = sys.stderr is not None and sys.stderr.isatty()  # None under pythonw
         entered = False
         try:
             with _ENTERING:
                 self._check_ready()
                 entered = self._fitting = True
-            with at_most(self.threads), _bar(epochs, terminal if progress is None else bool(progress)) as bar:
+            with limit_threads(self.threads), _bar(epochs, terminal if progress is None else bool(progress)) as bar:
                 self._fit(data, validation, epochs, patience, callbacks, bar, keeper)
         finally:
             if entered:
@@ -327,25 +329,25 @@ class Trainer:
         patience: int | None,
         callbacks: tuple[Callback, ...],
         bar: Any,
-        keeper: Keeper | None,
+        keeper: CheckpointWriter | None,
     ) -> None:
         batch = data.rows if self.batch_size is None else min(self.batch_size, data.rows)
         engine = self._engine(batch, train=True)
-        if self._pace is not None and self._pace.same(engine.pace):
-            engine.pace = self._pace
-        self._pace = engine.pace
+        if self._pace is not None and self._pace.is_compatible(engine.tuner):
+            engine.tuner = self._pace
+        self._pace = engine.tuner
         # An engine of its own, so that a loss does not depend on the batch size: sums of other slices round otherwise.
-        validator = self._engine(min(validation.rows, SLICE_ROWS)) if validation is not None else engine
+        validator = self._engine(min(validation.rows, MICRO_BATCH_ROWS)) if validation is not None else engine
         order = np.empty(data.rows, np.int64) if self.shuffle else None
         best = _Best(self.network.parameters, self._state, self._progress[STEP : STEP + 1])
         if validation is not None:
-            best.see(_measure(validator, validation)["loss"], aside=False)
+            best.update(_measure(validator, validation)["loss"], aside=False)
         restores = patience is not None
         try:
             for _ in range(epochs):
                 epoch = self.history.epochs
                 if validation is None:
-                    best.put_aside()
+                    best.snapshot()
                 self._train_epoch(engine, data, batch, order)
                 row = engine.results()
                 if validation is not None:
@@ -353,9 +355,9 @@ class Trainer:
                 self.history.append(row)
                 finite = all(map(math.isfinite, row.values())) and self._is_finite()
                 if validation is None:
-                    best.see(row["loss"], aside=True)
+                    best.update(row["loss"], aside=True)
                 elif finite:
-                    best.see(row["val_loss"], aside=False)
+                    best.update(row["val_loss"], aside=False)
                 if not finite:
                     restores = True
                     warnings.warn(
@@ -372,29 +374,29 @@ class Trainer:
                     bar.update()
                 wants_stop = [callback({"epoch": epoch, **row}) for callback in callbacks]
                 if keeper is not None:
-                    keeper.write_if_due(*checkpoint.described(self, best.kept))
+                    keeper.write_if_due(*checkpoint.state_dict(self, best.kept))
                 if any(wants_stop) or (patience is not None and best.age >= patience):
                     break
             if patience is not None and validation is None:
                 # The last epoch's parameters have started no epoch, so no loss was measured at them yet.
-                best.see(_measure(self._engine(min(data.rows, SLICE_ROWS)), data)["loss"], aside=False)
+                best.update(_measure(self._engine(min(data.rows, MICRO_BATCH_ROWS)), data)["loss"], aside=False)
         finally:  # Ctrl-C included, which may come anywhere
             self.history.truncate(self.history.epochs)
-            rewind(self._progress, self._totals)
+            discard_partial_step(self._progress, self._totals)
             if self._progress[STEP] > 0:
                 self.network.loss = self.loss
             if restores or not self._is_finite():
                 best.restore()
-                begin(self._progress, self._totals, self.history.epochs)
+                start_epoch(self._progress, self._totals, self.history.epochs)
             if keeper is not None:
-                keeper.write(*checkpoint.described(self, best.kept))
+                keeper.write(*checkpoint.state_dict(self, best.kept))
 
     def _train_epoch(self, engine: Engine, data: Dataset, batch: int, order: Array | None) -> None:
         """The history's next epoch; the rest of it, where it was interrupted."""
         epoch, progress = self.history.epochs, self._progress
         stands = progress[ROW] % batch == 0 or progress[ROW] == data.rows  # at the end of one of these batches
         if progress[EPOCH] != epoch or progress[ROWS] != data.rows or not stands:
-            begin(progress, self._totals, epoch, data.rows)
+            start_epoch(progress, self._totals, epoch, data.rows)
         if order is not None:
             rng.shuffle(order, self.seed, epoch)
         rate = self.optimizer.learning_rate
@@ -402,7 +404,7 @@ class Trainer:
             rates = rate.rates(schedules.step_times(epoch, -(-data.rows // batch)))
         else:
             rates = np.array([float(rate)])
-        for X, y, weights, part_order, first_row in data.parts(batch, order, int(progress[ROW])):
+        for X, y, weights, part_order, first_row in data.iter_chunks(batch, order, int(progress[ROW])):
             engine.train(X, y, weights, part_order, rates, first_row, data.rows)
 
     def evaluate(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> dict[str, float]:
@@ -424,8 +426,8 @@ class Trainer:
             As `fit`.
         """
         data = Dataset(self.network, self.loss, X, y, sample_weight)
-        with at_most(self.threads):
-            return _measure(self._engine(min(data.rows, SLICE_ROWS)), data)
+        with limit_threads(self.threads):
+            return _measure(self._engine(min(data.rows, MICRO_BATCH_ROWS)), data)
 
     @classmethod
     def resume(
@@ -459,23 +461,23 @@ class Trainer:
             If it is not a whole checkpoint of a version this fastnet knows. Nothing in a file is ever executed.
         """
         arrays, metadata = storage.read(path, "checkpoint")
-        named = storage.shown(path)
-        network = Network._restored(named, arrays, metadata)
-        settings = checkpoint.settings(named, metadata)
+        shown_path = storage.display_path(path)
+        network = Network._restored(shown_path, arrays, metadata)
+        settings = checkpoint.settings(shown_path, metadata)
         settings |= {"backend": settings["backend"] if backend is None else backend}
         settings |= {"threads": settings["threads"] if threads is None else threads}
         try:
             trainer = cls(network, **settings)
         except (TypeError, ValueError) as error:
-            raise ValueError(f"{named}: {error}") from None
-        trainer._progress[...], trainer._totals[...] = checkpoint.standing(named, arrays)
-        trainer._state[...] = checkpoint.fitting(named, arrays, "optimizer.state", trainer._state)
-        trainer.history.extend(checkpoint.history(named, arrays, metadata))
+            raise ValueError(f"{shown_path}: {error}") from None
+        trainer._progress[...], trainer._totals[...] = checkpoint.load_progress(shown_path, arrays)
+        trainer._state[...] = checkpoint.load_array(shown_path, arrays, "optimizer.state", trainer._state)
+        trainer.history.extend(checkpoint.history(shown_path, arrays, metadata))
         if best:
-            network.parameters[...] = checkpoint.fitting(named, arrays, "best.parameters", network.parameters)
-            trainer._state[...] = checkpoint.fitting(named, arrays, "best.state", trainer._state)
-            trainer._progress[STEP] = checkpoint.fitting(named, arrays, "best.step", np.zeros(1, np.int64))[0]
-            begin(trainer._progress, trainer._totals, trainer.history.epochs)
+            network.parameters[...] = checkpoint.load_array(shown_path, arrays, "best.parameters", network.parameters)
+            trainer._state[...] = checkpoint.load_array(shown_path, arrays, "best.state", trainer._state)
+            trainer._progress[STEP] = checkpoint.load_array(shown_path, arrays, "best.step", np.zeros(1, np.int64))[0]
+            start_epoch(trainer._progress, trainer._totals, trainer.history.epochs)
         return trainer
 
     def __repr__(self) -> str:
@@ -495,7 +497,7 @@ class Trainer:
             )
         if not self.network.parameters.flags.writeable:
             raise ValueError("network.parameters is read-only; training changes it in place")
-        doors.finite("network.parameters", self.network.parameters)
+        validation.finite("network.parameters", self.network.parameters)
 
     def _is_finite(self) -> bool:
         """Whether parameters and optimizer state hold numbers; a state of infinity would never move again."""
@@ -505,7 +507,7 @@ class Trainer:
         """An engine over the network, which trains it or only measures."""
         descent = None
         if train:
-            descent = Descent(
+            descent = OptimizerState(
                 self.optimizer.code,
                 self._state,
                 **self.optimizer.hyper,
@@ -529,14 +531,14 @@ class Trainer:
         if validation_data is not None and share is not None:
             raise ValueError("validation_data and validation_split are both given; expected one of them")
         if validation_data is not None:
-            return data, dataset.of_pair(self.network, self.loss, validation_data)
+            return data, dataset.validation_dataset(self.network, self.loss, validation_data)
         return (data, None) if share is None else data.split(dataset.check_share(share), self.seed)
 
 
 def _measure(engine: Engine, data: Dataset) -> dict[str, float]:
     """Loss, and for classification accuracy, over all rows."""
-    parts = ((X, y, weights, first_row) for X, y, weights, _, first_row in data.parts(SLICE_ROWS))
-    return engine.evaluate(parts, data.rows)
+    iter_chunks = ((X, y, weights, first_row) for X, y, weights, _, first_row in data.iter_chunks(MICRO_BATCH_ROWS))
+    return engine.evaluate(iter_chunks, data.rows)
 
 
 def _check_dtype(network: Network, optimizer: Optimizer) -> None:

@@ -1,19 +1,16 @@
 """The kernels of fastnet: arrays in, arrays out.
 
-The public functions are defined in `operations`, `scores` and `updates`; the table of their variants is
-`variants.TABLE`. Nothing here knows of networks or trainers, and nothing is compiled before its first call.
+`api` defines the public functions; `registry.TABLE` lists the variants of each. Nothing here knows about networks or
+trainers, and nothing is compiled before its first call.
 """
 
-from .operations import (
-    dense_backward_batch,
-    dense_forward,
+from .api.activations import (
     gelu,
     gelu_derivative,
     identity,
     identity_derivative,
     leaky_relu,
     leaky_relu_derivative,
-    matmul,
     relu,
     relu_derivative,
     sigmoid,
@@ -23,7 +20,8 @@ from .operations import (
     tanh,
     tanh_derivative,
 )
-from .scores import (
+from .api.layers import dense_backward_batch, dense_forward, matmul
+from .api.losses import (
     accuracy,
     binary_cross_entropy,
     binary_cross_entropy_derivative,
@@ -37,13 +35,8 @@ from .scores import (
     mse_derivative,
     softmax,
 )
-from .updates import (
-    adam_update,
-    sgd_update,
-)
-from .variants import (
-    variants,
-)
+from .api.optimizers import adam_update, sgd_update
+from .registry import variants
 
 __all__ = [
     "accuracy",

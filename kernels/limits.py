@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 
-from ._jit import jit
-from .microkernel import MR, NV, VECTOR, Vectors, intrinsic, types
+from .cpu.gemm.microkernel import MR, NV
+from .jit.decorator import jit
+from .llvm.builder import VECTOR, VectorBuilder, intrinsic, types
 
 CHAINS = MR * NV
 """Sums that do not wait for each other: as many as the largest tile has."""
@@ -29,7 +30,7 @@ def _chains(typing_context: Any, dtype: Any, count: Any) -> Any:
     """Run ``count`` times UNROLLED FMAs on each of CHAINS registers; returns a sum that depends on all of them."""
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        code = Vectors(builder, dtype.dtype)
+        code = VectorBuilder(builder, dtype.dtype)
         count = arguments[1]
         constant = [ir.Constant(code.scalar, value) for value in (0.5, 1e-9)]
         half = ir.Constant(code.vector, [constant[0]] * code.lanes)

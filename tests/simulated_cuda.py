@@ -12,10 +12,15 @@ import numpy as np
 import pytest
 
 from fastnet import SGD, Adam, AdamW, CosineDecay, Network, Trainer, WarmUp, dataset
-from fastnet.kernels import cuda_engine, cuda_products, cuda_steps, matmul, variants
-from fastnet.kernels.cuda import SIMULATED, cuda
-from fastnet.kernels.plan import LOSSES
-from fastnet.kernels.variants import CONTRACTS, ON_DEVICE, Case, Variant, WrongKernelError, check
+from fastnet.kernels import matmul
+from fastnet.kernels import registry as variants
+from fastnet.kernels.cuda import engine as cuda_engine
+from fastnet.kernels.cuda import gemm as cuda_products
+from fastnet.kernels.cuda import steps as cuda_steps
+from fastnet.kernels.cuda.device import SIMULATED, cuda
+from fastnet.kernels.engine.plan import LOSSES
+from fastnet.kernels.registry import CUDA_VARIANTS, OP_SPECS, Case, Variant
+from fastnet.kernels.verify import WrongKernelError, check
 
 assert SIMULATED, "run by test_cuda.py"
 
@@ -45,11 +50,11 @@ def _cases(variant: Variant) -> list[Case]:
         chosen = [Case(dims, "see PRODUCTS", "relu") for dims in sizes]
         chosen += [Case((13, 5, 9), "a sum in three parts", name) for name in ("gelu", "tanh", "relu-first")]
         return chosen
-    cases = CONTRACTS[variant.operation].cases
+    cases = OP_SPECS[variant.operation].cases
     return [case for case in cases if np.prod(case.dims) <= 700]
 
 
-CHECKS = [(variant, case) for variant in ON_DEVICE for case in _cases(variant)]
+CHECKS = [(variant, case) for variant in CUDA_VARIANTS for case in _cases(variant)]
 
 
 @pytest.mark.parametrize(("variant", "case"), CHECKS, ids=lambda p: p.name if isinstance(p, Variant) else str(p))
@@ -60,9 +65,9 @@ def test_variant_keeps_its_contract(variant: Variant, case: Case) -> None:
 
 
 def test_every_operation_has_a_cuda_variant() -> None:
-    assert {variant.operation for variant in ON_DEVICE if variant.name == "cuda"} == set(CONTRACTS)
+    assert {variant.operation for variant in CUDA_VARIANTS if variant.name == "cuda"} == set(OP_SPECS)
     assert variants("matmul")[-3:] == ("cuda_naive", "cuda_tiled", "cuda")
-    assert all(variant.device == "cuda" for variant in ON_DEVICE)
+    assert all(variant.device == "cuda" for variant in CUDA_VARIANTS)
 
 
 def test_public_function_by_name() -> None:
@@ -121,28 +126,30 @@ MUTANTS = [
 
 @pytest.mark.parametrize("rung", ["cuda_tiled", "cuda"])
 @pytest.mark.parametrize(("name", "operation", "case", "changes"), MUTANTS, ids=[mutant[0] for mutant in MUTANTS])
-def test_wrong_kernels_are_rejected(name: str, operation: str, case: Case, changes: dict[str, Any], rung: str) -> None:
-    variant = next(v for v in ON_DEVICE if v.operation == operation and v.name == rung)
+def test_wrong_kernels_are_rejected(
+    name: str, operation: str, case: Case, changes: dict[str, Any], variant: str
+) -> None:
+    variant = next(v for v in CUDA_VARIANTS if v.operation == operation and v.name == variant)
     with mock.patch.object(cuda_steps, "job", _job(**changes)), pytest.raises(WrongKernelError, match=operation):
         check(variant, case, "float64")
 
 
 def test_a_lost_part_is_rejected() -> None:
-    variant = next(v for v in ON_DEVICE if v.operation == "dense_backward_batch" and v.name == "cuda")
+    variant = next(v for v in CUDA_VARIANTS if v.operation == "dense_backward_batch" and v.name == "cuda")
     reduce = cuda_steps.reduce_kernel
 
     class Lossy:
         def __getitem__(self, grid: Any) -> Any:
-            return lambda parts, count, *rest: reduce[grid](parts, count - 1, *rest)
+            return lambda iter_chunks, count, *rest: reduce[grid](iter_chunks, count - 1, *rest)
 
     with mock.patch.object(cuda_steps, "reduce_kernel", Lossy()), pytest.raises(WrongKernelError):
         check(variant, Case((13, 5, 9), "parts", "relu"), "float64")
 
 
 @pytest.mark.parametrize("rung", ["cuda_tiled", "cuda"])
-def test_a_missing_barrier_is_noticed(rung: str) -> None:
+def test_a_missing_barrier_is_noticed(variant: str) -> None:
     """The simulator starts a block's threads one by one: without barriers the first reads what nobody has written."""
-    variant = next(v for v in ON_DEVICE if v.operation == "matmul" and v.name == rung)
+    variant = next(v for v in CUDA_VARIANTS if v.operation == "matmul" and v.name == variant)
     with (
         mock.patch("numba.cuda.simulator.kernel.BlockThread.syncthreads", return_value=None),
         pytest.raises(WrongKernelError, match="matmul"),
@@ -152,7 +159,7 @@ def test_a_missing_barrier_is_noticed(rung: str) -> None:
 
 def test_an_unaligned_load_is_noticed() -> None:
     """What a card would answer with an error: the twins of the 16-byte loads assert it."""
-    from fastnet.kernels import cuda_tile
+    from fastnet.kernels.cuda import register_tile as cuda_tile
 
     with pytest.raises(AssertionError, match="not aligned"):
         cuda_tile.load4(np.zeros(8), 2)
@@ -260,7 +267,7 @@ def test_nothing_crosses_the_bus_inside_an_epoch(resident: bool) -> None:
 
 def test_interrupted_and_taken_up_again() -> None:
     """After the first step; the rest of the epoch is the next fit's."""
-    whole, parts = (_trainer("cuda", "mse", Adam(), "tanh") for _ in range(2))
+    whole, iter_chunks = (_trainer("cuda", "mse", Adam(), "tanh") for _ in range(2))
     step = cuda_engine.CudaEngine._step
     calls = []
 
@@ -273,11 +280,11 @@ def test_interrupted_and_taken_up_again() -> None:
     with _resident(True):
         whole.fit(X, _targets("mse"), epochs=1)
         with mock.patch.object(cuda_engine.CudaEngine, "_step", interrupted), pytest.raises(KeyboardInterrupt):
-            parts.fit(X, _targets("mse"), epochs=1)
-        assert parts._progress[0] == BATCH
-        parts.fit(X, _targets("mse"), epochs=1)
-    np.testing.assert_array_equal(parts.network.parameters, whole.network.parameters)
-    np.testing.assert_allclose(parts.history["loss"], whole.history["loss"], rtol=1e-14)
+            iter_chunks.fit(X, _targets("mse"), epochs=1)
+        assert iter_chunks._progress[0] == BATCH
+        iter_chunks.fit(X, _targets("mse"), epochs=1)
+    np.testing.assert_array_equal(iter_chunks.network.parameters, whole.network.parameters)
+    np.testing.assert_allclose(iter_chunks.history["loss"], whole.history["loss"], rtol=1e-14)
 
 
 def test_evaluate_and_resume(tmp_path: Any) -> None:

@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_vmath import DTYPES, MUTANTS, TARGETS, TRUTH, WITHOUT_FMA, X86, measure
+from test_vmath import DTYPES, MUTANTS, TARGETS, TARGETS_ADDRESS, WITHOUT_FMA, X86, measure
 
-from fastnet.kernels import arrays
-from fastnet.kernels._jit import jit, target_features
+from fastnet.kernels.cpu.vmath import avx512 as arrays
+from fastnet.kernels.jit.decorator import jit
+from fastnet.kernels.jit.target import target_features
 
 pytestmark = pytest.mark.compiled
 
@@ -102,7 +103,7 @@ def test_where_the_tables_meet(name: str, dtype: str) -> None:
     x = (x[:, None] * (1 + np.arange(-40, 41) * np.finfo(near).eps).astype(near)).ravel()
     x = np.abs(x) if name == "log" else x
     with np.errstate(all="ignore"):
-        truth = TRUTH[name](x.astype(np.float64 if dtype == "float32" else np.longdouble))
+        truth = TARGETS_ADDRESS[name](x.astype(np.float64 if dtype == "float32" else np.longdouble))
         rounded = truth.astype(near)
         error = np.abs(apply(name, x).astype(truth.dtype) - truth) / np.spacing(np.abs(rounded)).astype(truth.dtype)
     assert error[np.isfinite(rounded)].max() <= BOUND[name] + 0.3
@@ -148,7 +149,7 @@ def test_an_element_has_the_same_bits_anywhere_and_nothing_else_is_written(name:
     assert x.tobytes() == whole.tobytes()
 
 
-@pytest.mark.skipif(not arrays.USABLE, reason="the target has no AVX-512")
+@pytest.mark.skipif(not arrays.HAVE_AVX512, reason="the target has no AVX-512")
 def test_the_instructions_that_are_meant(tmp_path: Path) -> None:
     # In a process with a fresh cache, since a function that comes out of the cache has no assembly to read.
     program = (

@@ -103,7 +103,7 @@ def kernel(operation: str, variant: str, case: str, us: float, threads: int = 1,
 
 @pytest.fixture
 def results() -> dict[str, Any]:
-    benches = [
+    bench_cases = [
         kernel("matmul", "reference", "64x64x64-nn", 20.0),
         kernel("matmul", "simd", "64x64x64-nn", 10.0),
         kernel("matmul", "reference", "128x128x128-nn", 30.0),
@@ -117,7 +117,7 @@ def results() -> dict[str, Any]:
         {"operation": "process", "variant": "train", "case": "full cache", "us": 1.5e6},
     ]
     epoch = {"operation": "epoch", "case": "784-256-128-10", "optimizer": "SGD", "dtype": "float32"}
-    benches += [
+    bench_cases += [
         epoch | {"variant": backend, "threads": threads, "rows": rows, "us": rows * (1 if backend == "serial" else 2.0)}
         for backend, threads in (("numpy", 1), ("serial", 1), ("numpy", 2), ("parallel", 2))
         for rows in (256, 1024)
@@ -128,7 +128,7 @@ def results() -> dict[str, Any]:
         for threads in (1, 2)
     ]
     libraries = ["fastnet", "numpy", "torch", "jax"]
-    return {"about": ABOUT, "libraries": libraries, "rounds": 5, "steps": steps, "benches": benches}
+    return {"about": ABOUT, "libraries": libraries, "rounds": 5, "steps": steps, "benches": bench_cases}
 
 
 def test_tables_show_losses(results: dict[str, Any]) -> None:

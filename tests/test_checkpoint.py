@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastnet import SGD, Adam, AdamW, CosineDecay, Network, StepDecay, Trainer, WarmUp, storage
+from fastnet import SGD, Adam, AdamW, CosineDecay, Network, StepDecay, Trainer, WarmUp
 from fastnet.dataset import Dataset
-from fastnet.kernels import engine, pace
+from fastnet.io import storage
+from fastnet.kernels.engine import engine, tuner
 from fastnet.trainer import DivergenceWarning
 
 RNG = np.random.default_rng(0)
@@ -35,7 +36,7 @@ def trainer(name: str) -> Trainer:
     return Trainer(Network([4, 7, 3], hidden="tanh", dtype="float64"), loss="cross_entropy", **options)
 
 
-def same(one: Trainer, other: Trainer) -> bool:
+def is_compatible(one: Trainer, other: Trainer) -> bool:
     return (
         one.network.parameters.tobytes() == other.network.parameters.tobytes()
         and one._state.tobytes() == other._state.tobytes()
@@ -59,7 +60,7 @@ def test_ten_epochs_resumed_and_ten_more_are_twenty(name: str, tmp_path: Path) -
     )
     subprocess.run([sys.executable, "-c", script, str(file), str(tmp_path / "data.npz")], check=True)
     resumed = Trainer.resume(file)
-    assert same(resumed, straight)
+    assert is_compatible(resumed, straight)
     assert repr(resumed) == repr(straight)
     assert resumed.network.predict_proba(X[:2]).shape == (2, 3)
 
@@ -85,7 +86,7 @@ def test_an_interrupted_run_is_resumed_to_the_bit(
         return step
 
     with monkeypatch.context() as patch:
-        patch.setattr(pace, "CALL_S", 1e-12)
+        patch.setattr(tuner, "CALL_S", 1e-12)
         patch.setattr(engine, "_FIRST_CALL_FLOPS", 1)
         for module in (engine.epoch, engine.reference_epoch):
             patch.setattr(module, "run", interrupted(module.run))
@@ -95,7 +96,7 @@ def test_an_interrupted_run_is_resumed_to_the_bit(
     steps = 1 if resumed.batch_size is None else 6
     assert resumed.history.epochs == calls // steps
     resumed.fit(X, LABELS, epochs=24 - calls // steps)
-    assert same(resumed, straight)
+    assert is_compatible(resumed, straight)
 
 
 def test_the_best_is_kept_beside_the_last(tmp_path: Path) -> None:
@@ -105,7 +106,7 @@ def test_the_best_is_kept_beside_the_last(tmp_path: Path) -> None:
     assert history.best_epoch != history.epochs - 1, "it must overfit"
     best = Trainer.resume(file, best=True)
     assert best.evaluate(X[20:], LABELS[20:])["loss"] == min(history["val_loss"])
-    assert same(Trainer.resume(file), ours)
+    assert is_compatible(Trainer.resume(file), ours)
 
 
 def test_a_checkpoint_is_written_whatever_ends_fit(tmp_path: Path) -> None:
@@ -115,7 +116,7 @@ def test_a_checkpoint_is_written_whatever_ends_fit(tmp_path: Path) -> None:
     ours = trainer("sgd")
     with pytest.raises(ZeroDivisionError):
         ours.fit(X, LABELS, epochs=3, callbacks=[fails], checkpoint=tmp_path / "a.safetensors")
-    assert same(Trainer.resume(tmp_path / "a.safetensors"), ours)
+    assert is_compatible(Trainer.resume(tmp_path / "a.safetensors"), ours)
     wild = Trainer(Network([4, 3], dtype="float64"), optimizer=SGD(1e9))
     with pytest.warns(DivergenceWarning):
         wild.fit(X, RNG.standard_normal((90, 3)), epochs=50, checkpoint=tmp_path / "b.safetensors")

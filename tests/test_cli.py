@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 
-from fastnet import __version__, cli, textplot
+from fastnet import __version__
+from fastnet.cli import main as cli
+from fastnet.cli import textplot
 
 
 def errors(text: str) -> str:

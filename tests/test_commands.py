@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 
 import fastnet
-from fastnet import cli, commands
+from fastnet.cli import main as cli
+from fastnet.cli import train as commands
 from fastnet.data import Preparation
-from fastnet.kernels.plan import LOSSES
+from fastnet.kernels.engine.plan import LOSSES
 
 QUICK = ["--hidden", "8", "--backend", "numpy", "--lr", "0.02"]
 

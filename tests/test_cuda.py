@@ -17,9 +17,10 @@ import numpy as np
 import pytest
 
 import fastnet.kernels
-from fastnet import Network, Trainer, cli
-from fastnet.kernels import cuda
-from fastnet.kernels.variants import CONTRACTS, ON_DEVICE, TABLE, find, variants
+from fastnet import Network, Trainer
+from fastnet.cli import main as cli
+from fastnet.kernels.cuda import device as cuda
+from fastnet.kernels.registry import CUDA_VARIANTS, OP_SPECS, TABLE, find, variants
 
 ROOT = Path(__file__).parents[1]
 
@@ -119,8 +120,8 @@ def test_auto_is_never_cuda() -> None:
     assert Trainer(Network([2, 1])).backend == "parallel"
     assert all(variant.device == "cpu" for variant in TABLE)
     on_cpu = {variant.function for variant in TABLE}
-    assert all(find(operation, "auto") in on_cpu for operation in CONTRACTS)
-    assert {variant.operation for variant in ON_DEVICE} == set(CONTRACTS)
+    assert all(find(operation, "auto") in on_cpu for operation in OP_SPECS)
+    assert {variant.operation for variant in CUDA_VARIANTS} == set(OP_SPECS)
 
 
 def test_importing_fastnet_leaves_cuda_alone() -> None:
@@ -129,14 +130,14 @@ def test_importing_fastnet_leaves_cuda_alone() -> None:
 
 
 def test_offline_names_what_it_does_not_know() -> None:
-    from fastnet.kernels import cuda_offline
+    from fastnet.kernels.cuda import ptx_report as cuda_offline
 
     with pytest.raises(ValueError, match="there is no CUDA variant 'simd' of 'matmul'"):
         cuda_offline.report("matmul", "simd", "float32")
 
 
 def test_offline_faults() -> None:
-    from fastnet.kernels.cuda_offline import Report, faults
+    from fastnet.kernels.cuda.ptx_report import Report, faults
 
     good: dict[str, Any] = {
         "kernel": "cuda_float32_8x8x8",

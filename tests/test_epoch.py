@@ -11,10 +11,15 @@ import pytest
 import test_trainer
 
 from fastnet import SGD, Adam, Network, StepDecay, Trainer
-from fastnet.kernels import activations, engine, epoch, pace, plan, reference, reference_epoch
-from fastnet.kernels.plan import DONE, ROW, SLICE_ROWS
-from fastnet.kernels.threads import at_most
-from fastnet.kernels.variants import find
+from fastnet.kernels.cpu import activations
+from fastnet.kernels.cpu.threads.pool import limit_threads
+from fastnet.kernels.engine import engine, plan, tuner
+from fastnet.kernels.engine import training_step as epoch
+from fastnet.kernels.engine.plan import DONE, MICRO_BATCH_ROWS, ROW
+from fastnet.kernels.reference import activations as reference
+from fastnet.kernels.reference import layers, losses
+from fastnet.kernels.reference import training_step as reference_epoch
+from fastnet.kernels.registry import find
 from fastnet.trainer import DivergenceWarning
 
 RNG = np.random.default_rng(0)
@@ -90,10 +95,10 @@ def test_one_compilation_serves_every_network() -> None:
 
     train((3, 4, 2), "tanh", SGD(0.01), "mse")
     train((3, 4, 2), "tanh", Adam(), "mse")
-    compiled = [len(f.signatures) for f in (epoch.run, epoch._rows_piece, epoch._weights_piece)]  # type: ignore[attr-defined]
+    compiled = [len(f.signatures) for f in (epoch.run, epoch.call_rows_task, epoch.call_weights_task)]  # type: ignore[attr-defined]
     train((7, 5, 6, 4, 9, 1), ["relu", "gelu", "sigmoid", "tanh"], SGD(0.01, momentum=0.5), "binary_cross_entropy")
     train((2, 1), "relu", Adam(), "huber")
-    assert compiled == [len(f.signatures) for f in (epoch.run, epoch._rows_piece, epoch._weights_piece)]  # type: ignore[attr-defined]
+    assert compiled == [len(f.signatures) for f in (epoch.run, epoch.call_rows_task, epoch.call_weights_task)]  # type: ignore[attr-defined]
 
 
 @pytest.mark.compiled
@@ -120,24 +125,26 @@ def test_threads_never_change_a_bit(optimizer: Any, loss: str, monkeypatch: pyte
 def test_slices_add_up_to_the_batch(backend: str) -> None:
     """A full batch of several slices has the gradient of the batch: held against one NumPy product over all rows."""
     sizes = (6, 9, 2)
-    X, y = data(2 * SLICE_ROWS + 77, sizes, "float64")
+    X, y = data(2 * MICRO_BATCH_ROWS + 77, sizes, "float64")
     net = Network(sizes, hidden="tanh", dtype="float64")
     ours = Trainer(net, optimizer=SGD(1.0), batch_size=None, shuffle=False, backend=backend)
     before = net.parameters.copy()
     (W1, W2), (b1, b2) = ([array.copy() for array in arrays] for arrays in (net.weights, net.biases))
-    A1, Z1 = reference.dense_forward(X, W1, b1, reference.tanh)
-    A2, Z2 = reference.dense_forward(A1, W2, b2, reference.identity)
-    D = reference.mse_derivative(y, A2)
-    dW2, db2, dA1 = reference.dense_backward_batch(A1, Z2, D, W2, reference.identity_derivative)
-    dW1, db1, _ = reference.dense_backward_batch(X, Z1, dA1, W1, reference.tanh_derivative)
+    A1, Z1 = layers.dense_forward(X, W1, b1, reference.tanh)
+    A2, Z2 = layers.dense_forward(A1, W2, b2, reference.identity)
+    D = losses.mse_derivative(y, A2)
+    dW2, db2, dA1 = layers.dense_backward_batch(A1, Z2, D, W2, reference.identity_derivative)
+    dW1, db1, _ = layers.dense_backward_batch(X, Z1, dA1, W1, reference.tanh_derivative)
     gradient = np.concatenate([dW1.ravel(), db1, dW2.ravel(), db2])
     history = ours.fit(X, y, 1)
     np.testing.assert_allclose(before - net.parameters, gradient, rtol=1e-10, atol=1e-13)
-    assert history["loss"][0] == pytest.approx(reference.mse(y, A2), rel=1e-12)
+    assert history["loss"][0] == pytest.approx(losses.mse(y, A2), rel=1e-12)
 
 
 def test_the_workspace_does_not_grow_with_the_data() -> None:
-    few, many = (engine.Engine(np.zeros(30), (4, 5, 1), (1, 0), batch=rows).nbytes for rows in (2 * SLICE_ROWS, 10**7))
+    few, many = (
+        engine.Engine(np.zeros(30), (4, 5, 1), (1, 0), batch=rows).nbytes for rows in (2 * MICRO_BATCH_ROWS, 10**7)
+    )
     assert few == many
 
 
@@ -172,15 +179,15 @@ def resident_kib() -> int:
 @pytest.mark.compiled
 def test_a_call_returns_after_a_slice_if_it_must(monkeypatch: pytest.MonkeyPatch) -> None:
     """Python, and with it Ctrl-C, gets its turn between any two slices, also in the middle of a full batch."""
-    monkeypatch.setattr(pace, "CALL_S", 1e-12)
-    X, y = data(5 * SLICE_ROWS, (4, 1), "float32")
+    monkeypatch.setattr(tuner, "CALL_S", 1e-12)
+    X, y = data(5 * MICRO_BATCH_ROWS, (4, 1), "float32")
     ours = engine.Engine(np.zeros(5, "float32"), (4, 1), (0,), batch=len(X))
-    ours.pace.rows = 1
+    ours.tuner.rows = 1
     stops: list[int] = []
     run = epoch.run
     monkeypatch.setattr(epoch, "run", lambda *a: (run(*a), stops.append(int(ours.plan.progress[DONE]))))
     ours.loss_and_gradient(X, y)
-    assert stops == [SLICE_ROWS * i for i in range(1, 6)]
+    assert stops == [MICRO_BATCH_ROWS * i for i in range(1, 6)]
 
 
 @pytest.mark.compiled
@@ -197,7 +204,7 @@ def test_a_short_last_slice_keeps_within_its_room(rows: int, dtype: str, monkeyp
         return raw[:size]
 
     monkeypatch.setattr(engine, "aligned", guarded)
-    X, y = data(SLICE_ROWS + rows, (784, 10), dtype)
+    X, y = data(MICRO_BATCH_ROWS + rows, (784, 10), dtype)
     net, twin = (Network((784, 200, 10), hidden="tanh", dtype=dtype) for _ in "ab")
     Trainer(net, batch_size=None, shuffle=False).fit(X, y, 1)
     assert guards
@@ -236,7 +243,7 @@ def test_rates_of_any_number_type(rate: Any) -> None:
 def test_an_interrupted_epoch_is_not_taken_up_with_other_data() -> None:
     X, y = data(64, (3, 2), "float64")
     ours, plain = (Trainer(Network((3, 2), dtype="float64"), batch_size=16, shuffle=False) for _ in "ab")
-    engine.begin(ours._progress, ours._totals, 0, 96)
+    engine.start_epoch(ours._progress, ours._totals, 0, 96)
     ours._progress[[ROW, DONE]] = 32  # as if interrupted in the first epoch of 96 rows
     assert ours.fit(X, y, 1)["loss"] == plain.fit(X, y, 1)["loss"]
 
@@ -280,9 +287,9 @@ def test_a_batch_without_weight_moves_nothing() -> None:
 @pytest.mark.parametrize("threads", [1, 2, 5])
 def test_pieces_cover_every_row_of_every_layer_once(threads: int) -> None:
     sizes = (30, 100, 7, 64, 1)
-    pieces = plan.cut_updates(sizes, threads * engine.PIECES, 16)
+    tasks = plan.partition_weights(sizes, threads * engine.TASKS, 16)
     for layer, (_, k) in enumerate(pairwise(sizes)):
-        edges = sorted((top, bottom) for at, top, bottom in pieces.tolist() if at == layer)
+        edges = sorted((top, bottom) for at, top, bottom in tasks.tolist() if at == layer)
         assert [top for top, _ in edges] == [0, *(bottom for _, bottom in edges[:-1])]
         assert edges[-1][1] == k
         assert all(top % 16 == 0 for top, _ in edges), "two threads never write one vector of W^T"
@@ -301,13 +308,13 @@ def test_l2_that_batches_share(dtype: str, loss: str, weighted: bool) -> None:
     codes = [NAMES.index("tanh"), NAMES.index("identity")]
 
     found = {}
-    for rung, threads in (("reference", 1), ("simd", 1), ("parallel", 3)):
+    for variant, threads in (("reference", 1), ("simd", 1), ("parallel", 3)):
         parameters = start.copy()
-        with at_most(threads):
-            descent = engine.Descent(plan.PLAIN, np.zeros((0, start.size), dtype), shared_l2=l2, cap=cap)
-            at_work = engine.Engine(parameters, sizes, codes, loss, batch, rung, descent)
+        with limit_threads(threads):
+            descent = engine.OptimizerState(plan.PLAIN_SGD, np.zeros((0, start.size), dtype), l2_per_batch=l2, cap=cap)
+            at_work = engine.Engine(parameters, sizes, codes, loss, batch, variant, descent)
             at_work.train(X, truth, weights, rates=np.array([0.1]))
-        found[rung] = (parameters, at_work.plan.terms[[plan.MEAN_LOSS, plan.PENALTY]])
+        found[variant] = (parameters, at_work.plan.objective_terms[[plan.MEAN_LOSS, plan.PENALTY]])
 
     expected, mean_loss, penalty = start.copy(), 0.0, 0.0
     for top in range(0, 21, batch):
@@ -324,10 +331,10 @@ def test_l2_that_batches_share(dtype: str, loss: str, weighted: bool) -> None:
             penalty += count * l2 / 2 * np.sum(np.square(W, dtype=np.float64)) / np.sum(w)
             dW += dW.dtype.type(l2 / np.sum(w)) * W
         expected -= step.dtype.type(0.1) * step
-    for parameters, terms in found.values():
+    for parameters, objective_terms in found.values():
         tolerance = 1e-12 if dtype == "float64" else 1e-5
         np.testing.assert_allclose(parameters, expected, rtol=tolerance, atol=tolerance)
-        np.testing.assert_allclose(terms, [mean_loss, penalty], rtol=tolerance)
+        np.testing.assert_allclose(objective_terms, [mean_loss, penalty], rtol=tolerance)
     assert found["simd"][0].tobytes() == found["parallel"][0].tobytes()
     assert found["simd"][1].tobytes() == found["parallel"][1].tobytes()
 
@@ -374,7 +381,7 @@ def test_many_python_threads_train_at_once(monkeypatch: pytest.MonkeyPatch) -> N
         Trainer(net, batch_size=100, backend="parallel").fit(X, y, 5)
         return net.parameters.tobytes()
 
-    with at_most(None), ThreadPoolExecutor(4) as pool:
+    with limit_threads(None), ThreadPoolExecutor(4) as pool:
         assert len(set(pool.map(train, range(8)))) == 1
 
 

@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastnet import Network, export
+from fastnet import Network
 from fastnet.data import Preparation
-from fastnet.kernels import reference
+from fastnet.io import onnx as export
+from fastnet.kernels.reference import activations as reference
+from fastnet.kernels.reference import losses
 
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnx")
@@ -110,7 +112,7 @@ def test_classes_are_the_tables_own(classes: tuple[Any, ...], loss: str, tmp_pat
     assert found["label"].tolist() == [classes[i] for i in outputs.argmax(axis=1)]
     assert len({*found["label"].tolist()}) > 1
     if loss == "cross_entropy":
-        close(found["probabilities"], reference.softmax(outputs))
+        close(found["probabilities"], losses.softmax(outputs))
     elif loss == "mse":
         close(found["outputs"], outputs)
     else:

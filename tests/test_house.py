@@ -9,7 +9,7 @@ import pytest
 
 import fastnet
 import fastnet.data
-from fastnet.kernels import _jit
+from fastnet.kernels.jit import decorator as _jit
 
 FASTNET = Path(fastnet.__file__).parent
 KERNELS = Path(_jit.__file__).parent

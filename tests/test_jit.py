@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 import fastnet
-from fastnet.kernels import _jit
+from fastnet.kernels.jit import decorator as _jit
 
 PACKAGE = Path(fastnet.__file__).parent
-KERNELS = Path(_jit.__file__).parent
+KERNELS = Path(_jit.__file__).parents[1]
 
 pytestmark = pytest.mark.compiled
 
@@ -52,7 +52,7 @@ def run(code: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
 
 def leak(site: Path, slope: str) -> None:
     """Edit the helper's file: relu passes this much of what is negative."""
-    path = site / "fastnet" / "kernels" / "elementwise.py"
+    path = site / "fastnet" / "kernels" / "cpu" / "elementwise.py"  # in a sub-package
     text = path.read_text()
     right = "return zero if z < zero else z"
     assert right in text
@@ -181,10 +181,11 @@ def test_two_processes_never_share_a_data_file(tmp_path: Path) -> None:
 
 
 WHOLE_TABLE = """
-from fastnet.kernels import _jit
-from fastnet.kernels.variants import CONTRACTS, TABLE, check
+from fastnet.kernels.jit import decorator as _jit
+from fastnet.kernels.registry import OP_SPECS, TABLE
+from fastnet.kernels.verify import check
 for variant in TABLE:
-    check(variant, CONTRACTS[variant.operation].benches[0], "float32")
+    check(variant, OP_SPECS[variant.operation].bench_cases[0], "float32")
 print(_jit.compile_seconds() > 0)
 """
 
@@ -272,7 +273,7 @@ def test_torn_cache_files_are_compiled_again(tmp_path: Path, pattern: str) -> No
 
 FULL_DISK = """
 import errno
-from fastnet.kernels import _jit
+from fastnet.kernels.jit import decorator as _jit
 def no_space(*a, **k):
     raise OSError(errno.ENOSPC, "No space left on device")
 import numba.core.caching as caching
@@ -304,8 +305,8 @@ def test_importing_compiles_nothing(tmp_path: Path) -> None:
 def test_a_long_first_compilation_is_announced_once_on_standard_error(tmp_path: Path) -> None:
     site, cache = install(tmp_path / "site"), tmp_path / "cache"
     env = environment(site, cache)
-    impatient = "from fastnet.kernels import _jit\n_jit._ANNOUNCE_AFTER_S = 0.05\n"
-    patient = "from fastnet.kernels import _jit\n_jit._ANNOUNCE_AFTER_S = 1e9\n"
+    impatient = "from fastnet.kernels.jit import decorator\ndecorator._ANNOUNCE_AFTER_S = 0.05\n"
+    patient = "from fastnet.kernels.jit import decorator\ndecorator._ANNOUNCE_AFTER_S = 1e9\n"
     assert run(patient + RELU_OF_MINUS_ONE, env).stderr == ""
     assert run(impatient + RELU_OF_MINUS_ONE, env).stderr == "", "nothing is compiled: nothing is said"
     shutil.rmtree(cache)
@@ -320,7 +321,7 @@ def test_old_caches_are_pruned_and_young_ones_kept(tmp_path: Path) -> None:
     for folder in (old, young, other):
         (folder / "sub").mkdir(parents=True)
         (folder / "sub" / "file.nbc").touch()
-    long_ago = time.time() - 86400 * (_jit._STALE_DAYS + 1)
+    long_ago = time.time() - 86400 * (_STALE_DAYS + 1)
     for folder in (old, other):
         os.utime(folder, (long_ago, long_ago))
     run("import fastnet", environment(site, cache))
@@ -331,7 +332,7 @@ def test_old_caches_are_pruned_and_young_ones_kept(tmp_path: Path) -> None:
 
 def test_features_and_width_follow_numbas_settings(tmp_path: Path) -> None:
     site = install(tmp_path / "site")
-    code = "from fastnet.kernels import _jit; print(_jit.target_cpu(), _jit.vector_bytes())"
+    code = "from fastnet.kernels.jit import target; print(target.target_cpu(), target.vector_bytes())"
     narrow = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx,+avx2,+fma"}
     assert run(code, environment(site, tmp_path) | narrow).stdout == "haswell 32\n"
     assert run(code, environment(site, tmp_path) | {"NUMBA_ENABLE_AVX": "0"}).stdout.endswith(" 16\n")

@@ -5,10 +5,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastnet.kernels import losses, reference
-from fastnet.kernels._jit import jit
-from fastnet.kernels.elementwise import BINARY_CROSS_ENTROPY, CROSS_ENTROPY, HUBER, MAE, MSE
-from fastnet.kernels.variants import TABLE, Case, Variant, check
+from fastnet.kernels.cpu import losses
+from fastnet.kernels.jit.decorator import jit
+from fastnet.kernels.reference import losses as losses_module
+from fastnet.kernels.registry import TABLE, Case, Variant
+from fastnet.kernels.specs.codes import BINARY_CROSS_ENTROPY, CROSS_ENTROPY, HUBER, MAE, MSE
+from fastnet.kernels.verify import check
 
 pytestmark = pytest.mark.compiled
 
@@ -41,11 +43,11 @@ def test_blocks(variant: Variant, case: Case, dtype: str) -> None:
 
 @jit
 def in_pieces(
-    loss: int, labels: Any, targets: Any, Z: Any, shares: Any, D: Any, values: Any, scratch: Any, cuts: Any
+    loss: int, labels: Any, targets: Any, Z: Any, row_weights: Any, D: Any, values: Any, scratch: Any, cuts: Any
 ) -> None:
     """`loss_rows` of the rows between one cut and the next, the last piece first."""
     for p in range(cuts.size - 1, 0, -1):
-        losses.loss_rows(loss, labels, targets, Z, shares, D, values, scratch, cuts[p - 1], cuts[p])
+        losses.loss_rows(loss, labels, targets, Z, row_weights, D, values, scratch, cuts[p - 1], cuts[p])
 
 
 def test_codes_are_fixed() -> None:
@@ -63,10 +65,10 @@ def problem(shape: tuple[int, int], dtype: str) -> tuple[Any, Any, Any, Any]:
 
 def run(loss: int, shape: tuple[int, int], dtype: str, cuts: Any, gradient: bool = True) -> tuple[Any, Any]:
     """Losses and gradient; all that must be filled, and the scratch, arrives as NaN."""
-    labels, targets, Z, shares = problem(shape, dtype)
+    labels, targets, Z, row_weights = problem(shape, dtype)
     values, D = np.full(shape[0], np.nan), np.full(shape if gradient else (0, shape[1]), np.nan, dtype)
     scratch = np.full(losses.scratch_size(int(np.diff(cuts).max()), shape[1]), np.nan, dtype)
-    in_pieces(loss, labels, targets, Z, shares, D, values, scratch, np.array(cuts))
+    in_pieces(loss, labels, targets, Z, row_weights, D, values, scratch, np.array(cuts))
     return values, D
 
 
@@ -84,11 +86,11 @@ def test_any_cuts_give_the_same_bits(loss: int, shape: tuple[int, int], dtype: s
 
 
 ORACLES = {
-    MSE: (reference.mse, reference.mse_derivative),
-    MAE: (reference.mae, reference.mae_derivative),
-    HUBER: (reference.huber, reference.huber_derivative),
-    CROSS_ENTROPY: (reference.cross_entropy, reference.cross_entropy_derivative),
-    BINARY_CROSS_ENTROPY: (reference.binary_cross_entropy, reference.binary_cross_entropy_derivative),
+    MSE: (losses_module.mse, losses_module.mse_derivative),
+    MAE: (losses_module.mae, losses_module.mae_derivative),
+    HUBER: (losses_module.huber, losses_module.huber_derivative),
+    CROSS_ENTROPY: (losses_module.cross_entropy, losses_module.cross_entropy_derivative),
+    BINARY_CROSS_ENTROPY: (losses_module.binary_cross_entropy, losses_module.binary_cross_entropy_derivative),
 }
 
 
@@ -97,34 +99,34 @@ ORACLES = {
 @pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
 def test_every_row_against_the_oracle(loss: int, shape: tuple[int, int], dtype: str) -> None:
     """Each row as a batch of its own: losses are sums over outputs, gradients carry the row's share."""
-    labels, targets, Z, shares = problem(shape, dtype)
+    labels, targets, Z, row_weights = problem(shape, dtype)
     values, D = run(loss, shape, dtype, [0, shape[0]])
     wide, eps = Z.astype(np.longdouble), float(np.finfo(dtype).eps)
     for i in range(shape[0]):
         truth = labels[i : i + 1] if loss == CROSS_ENTROPY else targets[i : i + 1].astype(np.longdouble)
         function, derivative = ORACLES[loss]
         value = function(truth, wide[i : i + 1]) * (shape[1] if loss in (MSE, MAE, HUBER) else 1)
-        slope = shares[i] * derivative(truth, wide[i : i + 1])[0]
+        slope = row_weights[i] * derivative(truth, wide[i : i + 1])[0]
         # A soft target cancels against a logit of any size; a softmax magnifies its logits' roundings.
         scale = np.abs(wide[i]).sum() if loss >= CROSS_ENTROPY else 0
         assert abs(values[i] - value) <= 4 * eps * (value + scale + 1e-30)
         spread = 30 if loss == CROSS_ENTROPY else 2
         assert (
-            np.abs(D[i] - slope) <= spread * eps * (np.abs(slope) + (shares[i] if loss >= CROSS_ENTROPY else 0))
+            np.abs(D[i] - slope) <= spread * eps * (np.abs(slope) + (row_weights[i] if loss >= CROSS_ENTROPY else 0))
         ).all()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_equal_and_unequal_shares_give_the_same_rows(dtype: str) -> None:
     """Equal shares are multiplied in earlier."""
-    labels, targets, Z, shares = problem((64, 7), dtype)
+    labels, targets, Z, row_weights = problem((64, 7), dtype)
     for loss in LOSSES.values():
         D, values = np.full((2, 64, 7), np.nan, dtype), np.empty(64)
         scratch, cuts = np.empty(losses.scratch_size(64, 7), dtype), np.array([0, 64])
-        shares[:] = 0.3
-        in_pieces(loss, labels, targets, Z, shares, D[0], values, scratch, cuts)
-        shares[-1] = 0.7
-        in_pieces(loss, labels, targets, Z, shares, D[1], values, scratch, cuts)
+        row_weights[:] = 0.3
+        in_pieces(loss, labels, targets, Z, row_weights, D[0], values, scratch, cuts)
+        row_weights[-1] = 0.7
+        in_pieces(loss, labels, targets, Z, row_weights, D[1], values, scratch, cuts)
         assert D[0, :-1].tobytes() == D[1, :-1].tobytes()
         assert (D[0, -1] != D[1, -1]).any()
 
@@ -206,11 +208,11 @@ def test_accuracy_treats_nan_as_argmax_does() -> None:
     Z[rng.random(Z.shape) < 0.1] = np.nan
     labels, share = rng.integers(0, 5, 2000), np.empty(1)
     losses.accuracy(labels, Z, share)
-    assert share[0] == reference.accuracy(labels, Z)
+    assert share[0] == losses_module.accuracy(labels, Z)
 
 
 @jit
-def right_rows(labels: Any, targets: Any, Z: Any, loss: int, first: int, last: int) -> int:
+def correct_rows(labels: Any, targets: Any, Z: Any, loss: int, first: int, last: int) -> int:
     return losses.accuracy_rows(labels, targets, Z, loss, first, last)
 
 
@@ -222,11 +224,11 @@ def test_binary_accuracy_counts_elements(columns: int) -> None:
     targets[3] = 0
     truth = (Z > 0) == (targets > 0.5)
     labels = np.empty(0, np.int64)
-    assert right_rows(labels, targets, Z, BINARY_CROSS_ENTROPY, 0, 50) == truth.sum()
-    assert right_rows(labels, targets, Z, BINARY_CROSS_ENTROPY, 3, 9) == truth[3:9].sum()
-    assert right_rows(labels, targets, Z, MSE, 0, 50) == 0
+    assert correct_rows(labels, targets, Z, BINARY_CROSS_ENTROPY, 0, 50) == truth.sum()
+    assert correct_rows(labels, targets, Z, BINARY_CROSS_ENTROPY, 3, 9) == truth[3:9].sum()
+    assert correct_rows(labels, targets, Z, MSE, 0, 50) == 0
 
 
 def test_accuracy_of_some_rows() -> None:
     Z, labels = np.random.default_rng(0).standard_normal((50, 4)), np.arange(50) % 4
-    assert right_rows(labels, Z, Z, CROSS_ENTROPY, 7, 30) == (Z[7:30].argmax(axis=1) == labels[7:30]).sum()
+    assert correct_rows(labels, Z, Z, CROSS_ENTROPY, 7, 30) == (Z[7:30].argmax(axis=1) == labels[7:30]).sum()

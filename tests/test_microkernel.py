@@ -22,22 +22,18 @@ import numpy as np
 import pytest
 from numba import types
 
-from fastnet.kernels import microkernel
-from fastnet.kernels.microkernel import (
+from fastnet.kernels.cpu.gemm.microkernel import (
     MR,
     NV,
-    STRETCH,
-    VECTOR,
-    WIDE,
+    PREFETCH_INTERVAL,
+    SINGLE_ROW_VECTORS,
     WIDTHS,
-    allocate,
-    array_at,
-    copy_vector,
-    layout,
-    micro_kernel,
-    release,
+    microkernel,
     sum_rows,
 )
+from fastnet.kernels.llvm import builder
+from fastnet.kernels.llvm.builder import VECTOR
+from fastnet.kernels.llvm.memory import address_and_strides, allocate, array_at, copy_vector, release
 
 pytestmark = pytest.mark.compiled
 
@@ -59,21 +55,27 @@ def kernels(dtype: Any) -> dict[str, Any]:
     def tile(
         A: Any, B: Any, C: Any, columns: Any, start: Any, relu: Any, gate: Any, scale: Any, store: Any, tiles: Any
     ) -> None:
-        a, height = layout(A), A.shape[0] // tiles
-        b, c, s, r, g = layout(B), layout(C), layout(start), layout(relu), layout(gate)
+        a, height = address_and_strides(A), A.shape[0] // tiles
+        b, c, s, r, g = (
+            address_and_strides(B),
+            address_and_strides(C),
+            address_and_strides(start),
+            address_and_strides(relu),
+            address_and_strides(gate),
+        )
         add = (s[0] if start.size > 0 else 0, s[1])
         clamp = (r[0] if relu.size > 0 else 0, r[1])
         mask = (g[0] if gate.size > 0 else 0, g[1])
         to = (c[0] if store else 0, c[1])
         rows = (a[0], a[1], a[2], height * a[1])
-        micro_kernel(C.dtype, height, columns, A.shape[1], tiles, rows, (b[0], b[1]), to, add, clamp, mask, scale)
+        microkernel(C.dtype, height, columns, A.shape[1], tiles, rows, (b[0], b[1]), to, add, clamp, mask, scale)
 
     def copy(target: Any, source: Any, count: Any) -> None:
-        copy_vector(target.dtype, layout(target)[0], layout(source)[0], count)
+        copy_vector(target.dtype, address_and_strides(target)[0], address_and_strides(source)[0], count)
 
     def sums(target: Any, source: Any, fresh: Any) -> None:
-        s = layout(source)
-        sum_rows(target.dtype, layout(target)[0], s[0], s[1], source.shape[0], target.size, fresh)
+        s = address_and_strides(source)
+        sum_rows(target.dtype, address_and_strides(target)[0], s[0], s[1], source.shape[0], target.size, fresh)
 
     def seen(matrix: Any, place: Any, rows: Any, columns: Any) -> None:
         matrix[:] = array_at(matrix.dtype, place, (rows, columns))
@@ -116,7 +118,7 @@ def tiles(dtype: Any) -> list[tuple[int, int]]:
     """Every height, and every number of columns that has a tile: partial vectors only in tiles of one."""
     lanes = lanes_of(dtype)
     widths = [*range(1, lanes), *(lanes * w for w in WIDTHS)]
-    return [*product(range(1, MR + 1), widths), (1, lanes * WIDE)]
+    return [*product(range(1, MR + 1), widths), (1, lanes * SINGLE_ROW_VECTORS)]
 
 
 def strided(A: Any) -> list[Any]:
@@ -131,7 +133,9 @@ def check_identity(dtype: Any) -> None:
     rng = np.random.default_rng(0)
     for rows, columns in tiles(dtype):
         A = rng.standard_normal((rows, columns)).astype(dtype)
-        identity = np.full((columns, WIDE * lanes_of(dtype)), 5, dtype)  # beyond the columns: must not be used
+        identity = np.full(
+            (columns, SINGLE_ROW_VECTORS * lanes_of(dtype)), 5, dtype
+        )  # beyond the columns: must not be used
         identity[:, :columns] = np.eye(columns)
         for layout_of_a in strided(A):
             outer, C = guarded(dtype, rows, columns)
@@ -148,7 +152,7 @@ def check_epilogue(dtype: Any) -> None:
         rows = count * height
         # Small integers: every sum is exact, so the order does not matter.
         A = rng.integers(-3, 4, (rows, k)).astype(dtype)
-        B = rng.integers(-3, 4, (k, WIDE * lanes_of(dtype))).astype(dtype)
+        B = rng.integers(-3, 4, (k, SINGLE_ROW_VECTORS * lanes_of(dtype))).astype(dtype)
         A[0, 0] = np.nan
         former = rng.integers(-9, 10, (rows, columns)).astype(dtype)
         bias = rng.integers(-9, 10, columns).astype(dtype)
@@ -178,7 +182,7 @@ def check_gate_and_scale(dtype: Any) -> None:
     for (height, columns), count in product(tiles(dtype), (1, 3)):
         rows = count * height
         A = rng.integers(-3, 4, (rows, k)).astype(dtype)
-        B = rng.integers(-3, 4, (k, WIDE * lanes_of(dtype))).astype(dtype)
+        B = rng.integers(-3, 4, (k, SINGLE_ROW_VECTORS * lanes_of(dtype))).astype(dtype)
         gate = rng.integers(-1, 2, (rows, columns)).astype(dtype)
         former = rng.integers(-9, 10, (rows, columns)).astype(dtype)
         expected = A @ B[:, :columns]
@@ -225,9 +229,9 @@ def test_no_products_give_zeros(dtype: Any) -> None:
 def test_sums_are_chains_over_ascending_k(dtype: Any) -> None:
     """The bits of an element are the same in every tile, and those of one chain, with or without FMA."""
     rng = np.random.default_rng(2)
-    k = 2 * STRETCH + 3
+    k = 2 * PREFETCH_INTERVAL + 3
     A = rng.standard_normal((MR, k)).astype(dtype)
-    B = rng.standard_normal((k, WIDE * lanes_of(dtype))).astype(dtype)
+    B = rng.standard_normal((k, SINGLE_ROW_VECTORS * lanes_of(dtype))).astype(dtype)
     widest = np.full((MR, B.shape[1]), np.nan, dtype)
     strip = NV * lanes_of(dtype)
     for left in range(0, B.shape[1], strip):
@@ -302,7 +306,7 @@ ARM = MACHINE in ("arm64", "aarch64") and platform.system() == "Linux"
 
 @pytest.mark.skipif(not X86 and not ARM, reason="reads x86 and ARM assembly")
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("rows", "vectors"), [(MR, NV), (1, WIDE)])
+@pytest.mark.parametrize(("rows", "vectors"), [(MR, NV), (1, SINGLE_ROW_VECTORS)])
 def test_assembly_of_the_loop(dtype: Any, rows: int, vectors: int) -> None:
     """The largest tiles' loops: each FMA on whole registers, as many as there are sums, no stack and no moves."""
     (assembly,) = kernels(dtype)["tile"].inspect_asm().values()  # compiled in this process: no cache
@@ -364,7 +368,7 @@ def test_wrong_kernels_are_rejected(mutant: str, tmp_path: Path) -> None:
 
 def test_mutants_change_what_exists() -> None:
     for _, method, _ in MUTANTS.values():
-        assert hasattr(microkernel.Vectors, method)
+        assert hasattr(builder.VectorBuilder, method)
 
 
 # ------------------------------------------------------------------------------- narrower instructions

@@ -10,9 +10,10 @@ import pytest
 import safetensors.numpy
 
 import fastnet
-from fastnet import Network, storage
+from fastnet import Network
 from fastnet.data import Preparation
-from fastnet.kernels import reference
+from fastnet.io import storage
+from fastnet.kernels.reference import activations as reference
 
 ACTIVATIONS = [activation.name for activation in reference.ACTIVATIONS]
 X = np.random.default_rng(0).standard_normal((7, 3))

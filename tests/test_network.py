@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from fastnet import Network, Trainer
-from fastnet.kernels import reference
-from fastnet.kernels._jit import COMPILES
+from fastnet.kernels.jit.target import COMPILES
+from fastnet.kernels.reference import activations as reference
+from fastnet.kernels.reference import losses
 
 ACTIVATIONS = [activation.name for activation in reference.ACTIVATIONS]
 
@@ -131,7 +132,7 @@ def test_check_gradients(loss: str) -> None:
 def test_the_objective_of_mse_is_the_sum_over_outputs() -> None:
     net, X, y = small(), np.ones((5, 3)), np.zeros((5, 2))
     objective, _ = net.loss_and_gradient(X, y)
-    assert objective == pytest.approx(2 * reference.mse(y, net.predict(X)))
+    assert objective == pytest.approx(2 * losses.mse(y, net.predict(X)))
 
 
 def test_probabilities_need_the_right_loss() -> None:
@@ -142,7 +143,7 @@ def test_probabilities_need_the_right_loss() -> None:
     with pytest.raises(RuntimeError, match="was trained with mse"):
         net.predict_proba(X)
     Trainer(net, loss="cross_entropy").fit(X, [0, 1, 1, 1], epochs=1)
-    np.testing.assert_allclose(net.predict_proba(X), reference.softmax(net.predict(X)))
+    np.testing.assert_allclose(net.predict_proba(X), losses.softmax(net.predict(X)))
     np.testing.assert_allclose(net.predict_proba(X).sum(axis=1), 1)
 
 

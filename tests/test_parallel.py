@@ -16,11 +16,15 @@ import numba
 import numpy as np
 import pytest
 
-from fastnet.kernels import matmul, parallel, simd, threads
-from fastnet.kernels._jit import jit
-from fastnet.kernels.contracts import Case
-from fastnet.kernels.threads import SHARED, at_most, share_out, team
-from fastnet.kernels.variants import CONTRACTS, Variant, WrongKernelError, check, prepare
+from fastnet.kernels import matmul
+from fastnet.kernels.cpu.gemm import dense, parallel
+from fastnet.kernels.cpu.gemm import gemm as simd
+from fastnet.kernels.cpu.threads import pool as threads
+from fastnet.kernels.cpu.threads.pool import POOL, limit_threads, num_threads, parallel_for
+from fastnet.kernels.jit.decorator import jit
+from fastnet.kernels.registry import OP_SPECS, Variant, prepare
+from fastnet.kernels.specs.operations import Case
+from fastnet.kernels.verify import WrongKernelError, check
 
 pytestmark = pytest.mark.compiled
 
@@ -40,13 +44,13 @@ SIZES = (
 
 @pytest.fixture
 def no_threshold(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parallel, "SMALL", 0)
+    monkeypatch.setattr(parallel, "SERIAL_MAX_FLOPS", 0)
 
 
 @pytest.fixture(params=COUNTS)
 def count(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, no_threshold: None) -> int:
     """Work is cut for so many threads, however many there are: who does a piece is another matter."""
-    team()
+    num_threads()
     asked = _One(1) if request.param == 1 else request.param
     monkeypatch.setattr(parallel, "team", lambda: asked)
     return int(request.param)
@@ -64,9 +68,9 @@ class _One(int):
 # --------------------------------------------------------------------------------------------- bits
 
 
-def outputs(operation: str, rung: Any, case: Case, dtype: str) -> list[bytes]:
+def outputs(operation: str, variant: Any, case: Case, dtype: str) -> list[bytes]:
     problem = prepare(operation, case, dtype)
-    getattr(rung, operation)(*problem.arguments)
+    getattr(variant, operation)(*problem.arguments)
     results = [problem.arguments[i] for i in problem.results]
     assert not any(np.isnan(result).any() for result in results)
     return [result.tobytes() for result in results]
@@ -75,8 +79,8 @@ def outputs(operation: str, rung: Any, case: Case, dtype: str) -> list[bytes]:
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("layout", ["nn", "tn", "nt", "tt", "ss"])
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_matmul_has_simds_bits(size: tuple[int, ...], layout: str, dtype: str, count: int) -> None:
-    case = Case(size, "", layout)
+def test_matmul_has_simds_bits(size: tuple[int, ...], address_and_strides: str, dtype: str, count: int) -> None:
+    case = Case(size, "", address_and_strides)
     assert outputs("matmul", parallel, case, dtype) == outputs("matmul", simd, case, dtype)
 
 
@@ -96,7 +100,7 @@ def test_the_first_layers_backward_pass(count: int) -> None:
     nothing = np.empty((0, 93), np.float32)
     parallel.dense_backward_batch(X, Z, dL_dA, W, activation, dW, db, nothing)
     truth = [np.empty_like(dW), np.empty_like(db)]
-    simd.dense_backward_batch(X, Z, dL_dA, W, activation, *truth, nothing)
+    dense.dense_backward_batch(X, Z, dL_dA, W, activation, *truth, nothing)
     assert [dW.tobytes(), db.tobytes()] == [array.tobytes() for array in truth]
 
 
@@ -112,7 +116,7 @@ def test_outputs_of_any_strides(make: Callable[[int, int], Any], count: int) -> 
 
 @pytest.mark.parametrize("operation", ["matmul", "dense_forward", "dense_backward_batch"])
 def test_every_case_of_the_contract_when_cut(operation: str, count: int) -> None:
-    for case in CONTRACTS[operation].cases:
+    for case in OP_SPECS[operation].cases:
         assert check(Variant(operation, "parallel", getattr(parallel, operation)), case, "float32") <= 1 / 3
 
 
@@ -175,29 +179,29 @@ def test_small_work_never_asks_for_threads(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threads, "_there", 4)
-    assert team() == 4
+    monkeypatch.setattr(threads, "_thread_count", 4)
+    assert num_threads() == 4
     for asked, given in ((1, 1), (2, 2), (3, 3), (7, 4), (None, 4), (np.int64(2), 2)):
-        with at_most(asked):
-            assert team() == given
-        assert team() == 4
-    with at_most(1), at_most(None):
-        assert team() == 4
-    with pytest.raises(ZeroDivisionError), at_most(1):
+        with limit_threads(asked):
+            assert num_threads() == given
+        assert num_threads() == 4
+    with limit_threads(1), limit_threads(None):
+        assert num_threads() == 4
+    with pytest.raises(ZeroDivisionError), limit_threads(1):
         raise ZeroDivisionError
-    assert team() == 4
+    assert num_threads() == 4
 
 
 @pytest.mark.parametrize(("wrong", "error"), [(0, ValueError), (-1, ValueError), (1.5, TypeError), (True, TypeError)])
 def test_wrong_bounds(wrong: Any, error: type[Exception]) -> None:
-    with pytest.raises(error, match="threads is"), at_most(wrong):
+    with pytest.raises(error, match="threads is"), limit_threads(wrong):
         pass
 
 
 def test_a_bound_is_its_own_python_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threads, "_there", 4)
-    with at_most(2), ThreadPoolExecutor(1) as pool:
-        assert pool.submit(team).result() == 4
+    monkeypatch.setattr(threads, "_thread_count", 4)
+    with limit_threads(2), ThreadPoolExecutor(1) as pool:
+        assert pool.submit(num_threads).result() == 4
 
 
 def test_numbas_own_threads_are_left_alone() -> None:
@@ -214,63 +218,63 @@ def test_numbas_own_threads_are_left_alone() -> None:
 
 
 @jit
-def _count_piece(piece: int, counts: Any) -> None:
-    counts[piece] += 1
+def _count_piece(task: int, counts: Any) -> None:
+    counts[task] += 1
 
 
 @jit
-def _count(counts: Any, threads: int, flops: int, shared: int) -> None:
-    share_out(_count_piece, counts.size, threads, flops, shared, (counts,))
+def _count(counts: Any, threads: int, flops: int, pool: int) -> None:
+    parallel_for(_count_piece, counts.size, threads, flops, pool, (counts,))
 
 
 @jit
-def _failing_piece(piece: int, counts: Any) -> None:
-    if piece == 3:
+def _failing_piece(task: int, counts: Any) -> None:
+    if task == 3:
         raise MemoryError
-    counts[piece] += 1
+    counts[task] += 1
 
 
 @jit
-def _fail(counts: Any, threads: int, shared: int) -> None:
-    share_out(_failing_piece, counts.size, threads, 0, shared, (counts,))
+def _fail(counts: Any, threads: int, pool: int) -> None:
+    parallel_for(_failing_piece, counts.size, threads, 0, pool, (counts,))
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3, 7])
 def test_each_piece_is_done_once(workers: int) -> None:
-    team()
-    for pieces in (0, 1, 2, 5, 1000):
-        counts = np.zeros(pieces)
+    num_threads()
+    for tasks in (0, 1, 2, 5, 1000):
+        counts = np.zeros(tasks)
         for i in range(300):  # with sleepers woken now and then, and left asleep
-            _count(counts, workers, threads.WAKE if i % 7 == 0 else 0, SHARED)
+            _count(counts, workers, threads.WAKE_FLOPS if i % 7 == 0 else 0, POOL)
             if i % 100 == 0:
                 time.sleep(0.001)
         assert (counts == 300).all()
-    assert threads._shared[threads._BUSY // 8] == 0
+    assert threads._pool[threads._BUSY // 8] == 0
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_piece_that_fails_is_no_silence(workers: int) -> None:
-    team()
+    num_threads()
     counts = np.zeros(9)
     with pytest.raises(MemoryError, match="piece of parallel work"):
-        _fail(counts, workers, SHARED)
+        _fail(counts, workers, POOL)
     assert (counts == [1, 1, 1, 0, 1, 1, 1, 1, 1]).all()
-    _count(counts, workers, 0, SHARED)
-    assert threads._shared[threads._BUSY // 8] == 0
+    _count(counts, workers, 0, POOL)
+    assert threads._pool[threads._BUSY // 8] == 0
 
 
 def test_while_others_have_the_workers_a_call_works_alone() -> None:
-    team()
-    threads._shared[threads._BUSY // 8] = 1
+    num_threads()
+    threads._pool[threads._BUSY // 8] = 1
     try:
         counts = np.zeros(100)
-        _count(counts, 2, threads.WAKE, SHARED)
+        _count(counts, 2, threads.WAKE_FLOPS, POOL)
         assert (counts == 1).all()
     finally:
-        threads._shared[threads._BUSY // 8] = 0
+        threads._pool[threads._BUSY // 8] = 0
 
 
-@pytest.mark.skipif(team() == 1, reason="one CPU")
+@pytest.mark.skipif(num_threads() == 1, reason="one CPU")
 def test_workers_work() -> None:
     """Of many slow pieces, a worker does some: else the rung is right, and as slow as simd."""
     A, B = np.ones((1024, 1024), np.float32), np.ones((1024, 1024), np.float32)
@@ -290,13 +294,15 @@ def test_workers_work() -> None:
 PRELUDE = """
 import os, sys, time, threading
 import numpy as np
-from fastnet.kernels import matmul, parallel, simd, threads
+from fastnet.kernels import matmul
+from fastnet.kernels.cpu.gemm import parallel, gemm as simd
+from fastnet.kernels.cpu.threads import pool as threads
 A = np.random.default_rng(0).standard_normal((192, 192)).astype(np.float32)
-TRUTH = np.empty_like(A)
-simd.matmul(A, A, TRUTH)
+TARGETS_ADDRESS = np.empty_like(A)
+simd.matmul(A, A, TARGETS_ADDRESS)
 def work(times=1):
     for _ in range(times):
-        assert matmul(A, A, variant="parallel").tobytes() == TRUTH.tobytes()
+        assert matmul(A, A, variant="parallel").tobytes() == TARGETS_ADDRESS.tobytes()
     return os.getpid()
 """
 
@@ -342,7 +348,7 @@ for thread in busy:
     thread.join()
 """
 
-POOL = """
+MP_POOL = """
 import multiprocessing
 if __name__ == "__main__":
     work(20)
@@ -365,7 +371,7 @@ work(20)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize(
     "code",
-    [FORK, FORK_WHILE_OTHERS_WORK, FORK_BEFORE_USE, POOL.format(method="fork")],
+    [FORK, FORK_WHILE_OTHERS_WORK, FORK_BEFORE_USE, MP_POOL.format(method="fork")],
     ids=["after use", "while others work", "before use", "pool"],
 )
 def test_fork(code: str) -> None:
@@ -387,7 +393,7 @@ def test_a_child_forked_from_a_users_own_parallel_function() -> None:
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
 def test_a_fresh_process_works_in_parallel(tmp_path: Any, method: str) -> None:
     script = tmp_path / "script.py"
-    script.write_text(PRELUDE + POOL.format(method=method))
+    script.write_text(PRELUDE + MP_POOL.format(method=method))
     subprocess.run([sys.executable, str(script)], check=True, timeout=120)
 
 
@@ -496,5 +502,5 @@ def test_calls_after_the_workers_have_stopped() -> None:
 @pytest.fixture(autouse=True)
 def _nothing_stays_locked() -> Iterator[None]:
     yield
-    assert threads._shared[threads._BUSY // 8] == 0
+    assert threads._pool[threads._BUSY // 8] == 0
     assert threading.active_count() < 20

@@ -16,16 +16,23 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastnet import cli, machinecode, profiling, stepprofile
-from fastnet.kernels import _jit, cuda_offline, parts
-from fastnet.kernels import variants as _public
-from fastnet.kernels.cases import Case
-from fastnet.kernels.contracts import CONTRACTS
-from fastnet.kernels.microkernel import MR, NV, VECTOR
-from fastnet.kernels.threads import team
-from fastnet.kernels.variants import TABLE, Variant, WrongKernelError, find
-from fastnet.profiling import Limits
-from fastnet.timing import batches, in_turns, spread
+from fastnet.cli import main as cli
+from fastnet.kernels import registry as _public
+from fastnet.kernels.cpu.gemm.microkernel import MR, NV
+from fastnet.kernels.cpu.threads.pool import num_threads
+from fastnet.kernels.cuda import ptx_report as cuda_offline
+from fastnet.kernels.engine import step_breakdown as parts
+from fastnet.kernels.jit import target
+from fastnet.kernels.llvm.builder import VECTOR
+from fastnet.kernels.registry import TABLE, Variant, find
+from fastnet.kernels.specs.cases import Case
+from fastnet.kernels.specs.operations import OP_SPECS
+from fastnet.kernels.verify import WrongKernelError
+from fastnet.profiling import machine_code as machinecode
+from fastnet.profiling import step_breakdown as stepprofile
+from fastnet.profiling import variants as profiling
+from fastnet.profiling.timing import batches, interleave, spread
+from fastnet.profiling.variants import Limits
 
 # ---------------------------------------------------------------------------------------------- timing
 
@@ -36,14 +43,14 @@ def test_sides_take_turns() -> None:
     def side(name: str) -> Callable[[], float]:
         return lambda: order.append(name) or float(len(order))  # type: ignore[func-returns-value]
 
-    found = in_turns({"a": side("a"), "b": side("b")}, seconds=0.0, least=3)
+    found = interleave({"a": side("a"), "b": side("b")}, seconds=0.0, least=3)
     assert [set(order[start : start + 2]) for start in (0, 2, 4)] == [{"a", "b"}] * 3
     assert found == {name: [i + 1.0 for i in range(6) if order[i] == name] for name in "ab"}
 
 
 def test_the_order_of_turns_changes() -> None:
     order: list[int] = []
-    in_turns({i: partial(lambda i: order.append(i) or 1.0, i) for i in range(3)}, seconds=0.0, least=30)  # type: ignore[func-returns-value]
+    interleave({i: partial(lambda i: order.append(i) or 1.0, i) for i in range(3)}, seconds=0.0, least=30)  # type: ignore[func-returns-value]
     assert len({tuple(order[start : start + 3]) for start in range(0, 90, 3)}) == 6
 
 
@@ -73,9 +80,9 @@ def test_a_batch_is_of_whole_calls_and_gives_the_time_of_one(monkeypatch: pytest
 
 def test_the_lower_roof_binds() -> None:
     limits = Limits(gflops=100.0, gbps=50.0, level="L2", threads=1)
-    assert limits.seconds(flops=200e9, moved=50e9) == pytest.approx(2.0)
+    assert limits.seconds(flops=200e9, elements_moved=50e9) == pytest.approx(2.0)
     assert limits.binds(200e9, 50e9) == "compute"
-    assert limits.seconds(flops=100e9, moved=200e9) == pytest.approx(4.0)
+    assert limits.seconds(flops=100e9, elements_moved=200e9) == pytest.approx(4.0)
     assert limits.binds(100e9, 200e9) == "L2 bandwidth"
 
 
@@ -93,13 +100,13 @@ def test_a_profile_holds_what_was_measured() -> None:
     found = profiling.profile("matmul", case, profiling.chosen("matmul", None, "float64"), "float64", 1, 0.01, False)
     assert [m.variant for m in found.measurements] == list(_public("matmul"))
     assert found.flops == 2 * 24 * 40 * 33
-    assert found.moved == 8 * (24 * 40 + 40 * 33 + 24 * 33)
-    assert found.intensity == found.flops / found.moved
+    assert found.elements_moved == 8 * (24 * 40 + 40 * 33 + 24 * 33)
+    assert found.intensity == found.flops / found.elements_moved
     for m in found.measurements:
         assert 0 < m.seconds.low <= m.seconds.median <= m.seconds.high
         assert m.gflops == pytest.approx(found.flops / m.seconds.median / 1e9)
-        assert m.gbps == pytest.approx(found.moved / m.seconds.median / 1e9)
-        limit = max(found.flops / found.limits.gflops, found.moved / found.limits.gbps) / 1e9
+        assert m.gbps == pytest.approx(found.elements_moved / m.seconds.median / 1e9)
+        limit = max(found.flops / found.limits.gflops, found.elements_moved / found.limits.gbps) / 1e9
         assert m.fraction_of_limit == pytest.approx(limit / m.seconds.median)
         assert 0 <= m.error < 1
         assert m.code is None
@@ -133,10 +140,10 @@ def test_a_wrong_kernel_is_one_line_and_status_1(
     )
 
 
-@pytest.mark.parametrize("operation", CONTRACTS)
+@pytest.mark.parametrize("operation", OP_SPECS)
 def test_every_operation_can_be_profiled_at_its_default(operation: str) -> None:
     case = profiling.case_of(operation)
-    assert case.dims == CONTRACTS[operation].benches[-1].dims
+    assert case.dims == OP_SPECS[operation].bench_cases[-1].dims
     assert [variant.name for variant in profiling.chosen(operation, None, "float32")] == list(_public(operation))
 
 
@@ -212,7 +219,7 @@ def test_the_inner_loop_of_products_is_the_micro_kernels() -> None:
     assert code is not None
     assert code.loop is not None
     assert code.first_call_s > 0.05
-    if "fma" in _jit.target_features() or platform.machine().lower() in ("arm64", "aarch64"):
+    if "fma" in target.target_features() or platform.machine().lower() in ("arm64", "aarch64"):
         assert code.loop.function == f"fastnet.tile.float32.{MR}x{NV}x{VECTOR}"
         assert (code.loop.fmas, code.loop.vector_bytes) == (MR * NV, VECTOR)
 
@@ -287,12 +294,12 @@ def test_profile_prints_a_table_and_draws(tmp_path: Path, capsys: pytest.Capture
     pytest.importorskip("matplotlib")
     picture = tmp_path / "roofline.png"
     arguments = ["profile", "matmul", "--shape", "30,20,40", "--variants", "simd,reference", "--seconds", "0.01"]
-    arguments += ["--asm", "--threads", ",".join(map(str, sorted({1, team()}))), "--plot", str(picture)]
+    arguments += ["--asm", "--threads", ",".join(map(str, sorted({1, num_threads()}))), "--plot", str(picture)]
     assert cli.main(arguments) == 0
     output = capsys.readouterr().out
     assert output.startswith("matmul 30x20x40-nn, float32; ")
     assert len(re.findall(r"^reference +[\d.]+ +[\d.]+% +[\d.]+ +[\d.]+ +[\d.]+% +0\.\d+$", output, re.M)) == len(
-        {1, team()}
+        {1, num_threads()}
     )
     assert re.search(
         r"^simd +[\d.]+  \d+ FMAs.* of \d+ bytes in \d+ instructions, fastnet\.tile\.float32", output, re.M
@@ -320,8 +327,10 @@ def test_profile_train_sums_up_to_the_step(capsys: pytest.CaptureFixture[str]) -
     arguments = ["profile", "train", "--layers", "20,30,10", "--batch-size", "16", "--loss", "cross_entropy"]
     assert cli.main([*arguments, "--optimizer", "adam", "--seconds", "0.01"]) == 0
     output = capsys.readouterr().out
-    shares = {name: float(share) for name, share in re.findall(r"^(\w+(?: \d)?) .*? (-?[\d.]+)%(?:  |$)", output, re.M)}
-    assert {"forward 1", "forward 2", "loss", "backward 2", "weights 1", "weights 2", "remainder"} <= set(shares)
+    row_weights = {
+        name: float(share) for name, share in re.findall(r"^(\w+(?: \d)?) .*? (-?[\d.]+)%(?:  |$)", output, re.M)
+    }
+    assert {"forward 1", "forward 2", "loss", "backward 2", "weights 1", "weights 2", "remainder"} <= set(row_weights)
     times = dict(re.findall(r"^(\w+(?: \d)?) +(?:\d\S*x\S+ +)?(-?[\d.]+) ", output, re.M))
     parts_of_it = sum(float(time) for name, time in times.items() if name not in ("step", "a"))
     assert parts_of_it == pytest.approx(float(times["step"]), rel=0.01)
@@ -346,7 +355,7 @@ def test_info_measures_the_limits(capsys: pytest.CaptureFixture[str]) -> None:
         (("mse", "--option", "nn"), "mse has no option 'nn'; there are: none"),
         (("matmul", "--variants", "simd,fast"), "unknown variant 'fast' of matmul; there are: reference, loops"),
         (("matmul", "--dtype", "float16"), "invalid choice: 'float16'"),
-        (("matmul", "--threads", "100000"), f"--threads 100000: at most {team()} can be used here"),
+        (("matmul", "--threads", "100000"), f"--threads 100000: at most {num_threads()} can be used here"),
         (("matmul", "--seconds", "0"), "'0' is not a number above 0"),
         (("matmul", "--layers", "3,4"), "--layers is for train only"),
         (("matmul", "--batch-size", "3"), "--batch-size is for train only"),

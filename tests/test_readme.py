@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastnet import cli
+from fastnet.cli import main as cli
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -83,12 +83,12 @@ def test_the_commands_on_files_run(folder: Path, capsys: pytest.CaptureFixture[s
 def copy(tmp_path: Path) -> Path:
     """The package as it is installed, with the rung that README writes in its table."""
     page = README[README.index("## Profile a kernel") : README.index("## Development")]
-    (rung,) = re.findall(r"^```py\n(.*?)^```", page, re.M | re.S)
+    (variant,) = re.findall(r"^```py\n(.*?)^```", page, re.M | re.S)
     (line,) = re.findall(r"^    Variant\(.*$", page, re.M)
     shutil.copytree(ROOT / "fastnet", tmp_path / "fastnet", ignore=shutil.ignore_patterns("__pycache__"))
     kernels = tmp_path / "fastnet" / "kernels"
     shutil.copytree(ROOT / "kernels", kernels, ignore=shutil.ignore_patterns("__pycache__"))
-    (kernels / "mine.py").write_text(rung)
+    (kernels / "mine.py").write_text(variant)
     table = (kernels / "variants.py").read_text()
     imports, end = re.search(r"^from \. import .*$", table, re.M), table.index("\n)\n", table.index("\n_ALL:"))
     assert imports is not None

@@ -6,7 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastnet.kernels import elementwise, reference
+from fastnet.kernels.cpu import elementwise
+from fastnet.kernels.reference import activations as reference
+from fastnet.kernels.reference import layers, losses, optimizers
 
 STEP = 1e-6
 
@@ -88,9 +90,9 @@ def test_saturation_neither_overflows_nor_warns() -> None:
     assert reference.sigmoid(far).tolist() == [0, 1]
     assert reference.sigmoid_derivative(far).tolist() == [0, 0]
     logits = np.array([[1e4, -1e4], [-1e4, 1e4]])
-    assert reference.cross_entropy(np.array([0, 0]), logits) == pytest.approx(1e4)
-    assert reference.binary_cross_entropy(np.array([[1.0, 0.0], [1.0, 1.0]]), logits) == 5e3
-    assert reference.softmax(logits).tolist() == [[1, 0], [0, 1]]
+    assert losses.cross_entropy(np.array([0, 0]), logits) == pytest.approx(1e4)
+    assert losses.binary_cross_entropy(np.array([[1.0, 0.0], [1.0, 1.0]]), logits) == 5e3
+    assert losses.softmax(logits).tolist() == [[1, 0], [0, 1]]
 
 
 OUTPUTS = np.random.default_rng(1).standard_normal((5, 3))
@@ -99,9 +101,9 @@ LABELS = np.array([0, 2, 1, 1, 0])
 
 
 def test_mse_derivative_is_k_times_the_derivative_of_mse() -> None:
-    numeric = central(lambda p: float(reference.mse(TARGETS, p)), OUTPUTS)
-    assert agree(reference.mse_derivative(TARGETS, OUTPUTS), 3 * numeric)
-    assert not agree(reference.mse_derivative(TARGETS, OUTPUTS), numeric)
+    numeric = central(lambda p: float(losses.mse(TARGETS, p)), OUTPUTS)
+    assert agree(losses.mse_derivative(TARGETS, OUTPUTS), 3 * numeric)
+    assert not agree(losses.mse_derivative(TARGETS, OUTPUTS), numeric)
 
 
 @pytest.mark.parametrize("name", ["mse", "mae", "huber"])
@@ -118,30 +120,30 @@ def test_derivatives_of_the_means_over_elements(name: str) -> None:
 def test_binary_cross_entropy_derivative() -> None:
     targets = reference.sigmoid(TARGETS)
     targets[0], targets[1] = 0, 1
-    numeric = central(lambda z: float(reference.binary_cross_entropy(targets, z)), OUTPUTS)
-    assert agree(reference.binary_cross_entropy_derivative(targets, OUTPUTS), numeric)
-    for wrong in (reference.sigmoid(OUTPUTS) / 5, reference.binary_cross_entropy_derivative(targets, OUTPUTS) / 3):
+    numeric = central(lambda z: float(losses.binary_cross_entropy(targets, z)), OUTPUTS)
+    assert agree(losses.binary_cross_entropy_derivative(targets, OUTPUTS), numeric)
+    for wrong in (reference.sigmoid(OUTPUTS) / 5, losses.binary_cross_entropy_derivative(targets, OUTPUTS) / 3):
         assert not agree(wrong, numeric)
     plain = -targets * np.log(reference.sigmoid(OUTPUTS)) - (1 - targets) * np.log(reference.sigmoid(-OUTPUTS))
-    assert reference.binary_cross_entropy(targets, OUTPUTS) == pytest.approx(plain.sum() / 5, rel=1e-14)
+    assert losses.binary_cross_entropy(targets, OUTPUTS) == pytest.approx(plain.sum() / 5, rel=1e-14)
 
 
 def test_losses_by_hand() -> None:
     y, p = np.array([[0.0, 1.0], [3.0, -1.0]]), np.array([[0.5, 3.0], [3.0, -2.0]])  # d: 1/2, 2, 0, -1
-    assert reference.mae(y, p) == 3.5 / 4
-    assert reference.mae_derivative(y, p).tolist() == [[0.5, 0.5], [0, -0.5]]
-    assert reference.huber(y, p) == (0.125 + 1.5 + 0 + 0.5) / 4
-    assert reference.huber_derivative(y, p).tolist() == [[0.25, 0.5], [0, -0.5]]
-    assert reference.binary_cross_entropy(np.array([[1.0, 0.0]]), np.zeros((1, 2))) == 2 * np.log(2)
+    assert losses.mae(y, p) == 3.5 / 4
+    assert losses.mae_derivative(y, p).tolist() == [[0.5, 0.5], [0, -0.5]]
+    assert losses.huber(y, p) == (0.125 + 1.5 + 0 + 0.5) / 4
+    assert losses.huber_derivative(y, p).tolist() == [[0.25, 0.5], [0, -0.5]]
+    assert losses.binary_cross_entropy(np.array([[1.0, 0.0]]), np.zeros((1, 2))) == 2 * np.log(2)
 
 
 def test_cross_entropy_derivative() -> None:
-    numeric = central(lambda z: float(reference.cross_entropy(LABELS, z)), OUTPUTS)
-    assert agree(reference.cross_entropy_derivative(LABELS, OUTPUTS), numeric)
+    numeric = central(lambda z: float(losses.cross_entropy(LABELS, z)), OUTPUTS)
+    assert agree(losses.cross_entropy_derivative(LABELS, OUTPUTS), numeric)
     for wrong in (
-        reference.softmax(OUTPUTS),  # nothing subtracted
-        reference.cross_entropy_derivative(LABELS, OUTPUTS) * 5,  # not averaged
-        reference.cross_entropy_derivative((LABELS + 1) % 3, OUTPUTS),  # another label
+        losses.softmax(OUTPUTS),  # nothing subtracted
+        losses.cross_entropy_derivative(LABELS, OUTPUTS) * 5,  # not averaged
+        losses.cross_entropy_derivative((LABELS + 1) % 3, OUTPUTS),  # another label
     ):
         assert not agree(wrong, numeric)
 
@@ -157,10 +159,10 @@ def test_layer_backward(activation: reference.Activation) -> None:
     )
 
     def loss(X: np.ndarray = X, W: np.ndarray = W, b: np.ndarray = b) -> float:
-        return float(np.sum(weight * reference.dense_forward(X, W, b, activation.function)[0]))
+        return float(np.sum(weight * layers.dense_forward(X, W, b, activation.function)[0]))
 
-    _, Z = reference.dense_forward(X, W, b, activation.function)
-    dW, db, dX = reference.dense_backward_batch(X, Z, weight, W, activation.derivative)
+    _, Z = layers.dense_forward(X, W, b, activation.function)
+    dW, db, dX = layers.dense_backward_batch(X, Z, weight, W, activation.derivative)
     assert agree(dW, central(lambda w: loss(W=w), W))
     assert agree(db, central(lambda v: loss(b=v), b))
     assert agree(dX, central(lambda x: loss(X=x), X))
@@ -172,27 +174,27 @@ def test_a_step_worked_by_hand() -> None:
     W1, b1 = np.array([[1.0, 0.0], [-1.0, 1.0]]), np.array([0.5, 0.0])
     W2, b2 = np.array([[2.0, -1.0]]), np.array([1.0])
 
-    A1, Z1 = reference.dense_forward(X, W1, b1, reference.relu)
+    A1, Z1 = layers.dense_forward(X, W1, b1, reference.relu)
     assert Z1.tolist() == [[1.5, 1.0], [3.5, -4.0]]
     assert A1.tolist() == [[1.5, 1.0], [3.5, 0.0]]
-    A2, Z2 = reference.dense_forward(A1, W2, b2, reference.identity)
+    A2, Z2 = layers.dense_forward(A1, W2, b2, reference.identity)
     assert A2.tolist() == Z2.tolist() == [[3.0], [8.0]]
-    assert reference.mse(y, A2) == (4 + 36) / 2
+    assert losses.mse(y, A2) == (4 + 36) / 2
 
-    dA2 = reference.mse_derivative(y, A2)
+    dA2 = losses.mse_derivative(y, A2)
     assert dA2.tolist() == [[2.0], [6.0]]
-    dW2, db2, dA1 = reference.dense_backward_batch(A1, Z2, dA2, W2, reference.identity_derivative)
+    dW2, db2, dA1 = layers.dense_backward_batch(A1, Z2, dA2, W2, reference.identity_derivative)
     assert dW2.tolist() == [[2 * 1.5 + 6 * 3.5, 2 * 1.0]]
     assert db2.tolist() == [8.0]
     assert dA1.tolist() == [[4.0, -2.0], [12.0, -6.0]]
-    dW1, db1, dX = reference.dense_backward_batch(X, Z1, dA1, W1, reference.relu_derivative)
+    dW1, db1, dX = layers.dense_backward_batch(X, Z1, dA1, W1, reference.relu_derivative)
     assert dW1.tolist() == [[4 * 1 + 12 * 3, 4 * 2 - 12 * 1], [-2.0, -4.0]]  # the second neuron was off for sample 2
     assert db1.tolist() == [16.0, -2.0]
     assert dX.tolist() == [[4 * 1 + 2 * 1, -2.0], [12.0, 0.0]]
 
     velocity = np.zeros(2)
     p = W2.ravel().copy()
-    reference.sgd_update(p, dW2.ravel(), velocity, 0.5, 0.0, False)
+    optimizers.sgd_update(p, dW2.ravel(), velocity, 0.5, 0.0, False)
     assert p.tolist() == [2 - 12.0, -1 - 1.0]
     assert velocity.tolist() == [0, 0]
 
@@ -200,7 +202,7 @@ def test_a_step_worked_by_hand() -> None:
 def test_momentum_by_hand() -> None:
     p, v = np.array([1.0]), np.array([0.0])
     for _ in range(2):
-        reference.sgd_update(p, np.array([4.0]), v, 0.25, 0.5, False)
+        optimizers.sgd_update(p, np.array([4.0]), v, 0.25, 0.5, False)
     assert v.tolist() == [6.0]  # 4, then 0.5 * 4 + 4
     assert p.tolist() == [1 - 1 - 1.5]
 
@@ -208,7 +210,7 @@ def test_momentum_by_hand() -> None:
 def test_nesterov_by_hand() -> None:
     """PyTorch's form: the step is g + mu v with the new v."""
     p, v = np.array([1.0]), np.array([2.0])
-    reference.sgd_update(p, np.array([4.0]), v, 0.25, 0.5, True)
+    optimizers.sgd_update(p, np.array([4.0]), v, 0.25, 0.5, True)
     assert v.tolist() == [5.0]  # 0.5 * 2 + 4
     assert p.tolist() == [1 - 0.25 * (4 + 0.5 * 5)]
 
@@ -217,7 +219,7 @@ def test_weight_decay_is_decoupled() -> None:
     """AdamW's first step: parameters shrink by rate times decay, whatever the gradient, and move by the rate."""
     for gradient in (1e-3, -1e4):
         p, m, v = np.array([2.0]), np.zeros(1), np.zeros(1)
-        reference.adam_update(p, np.array([gradient]), m, v, 0.01, 0.9, 0.999, 1e-12, 0.5, 1)
+        optimizers.adam_update(p, np.array([gradient]), m, v, 0.01, 0.9, 0.999, 1e-12, 0.5, 1)
         assert p[0] == pytest.approx(2 - 0.01 * 0.5 * 2 - 0.01 * np.sign(gradient), rel=1e-8)
         assert m[0] == pytest.approx(0.1 * gradient)
 
@@ -226,7 +228,7 @@ def test_adams_first_step_is_the_rate_whatever_the_gradient() -> None:
     """Kingma and Ba, section 2.1: the bias-corrected first step has size alpha."""
     for gradient in (1e-3, 5.0, -1e4):
         p, m, v = np.zeros(1), np.zeros(1), np.zeros(1)
-        reference.adam_update(p, np.array([gradient]), m, v, 0.01, 0.9, 0.999, 1e-12, 0.0, 1)
+        optimizers.adam_update(p, np.array([gradient]), m, v, 0.01, 0.9, 0.999, 1e-12, 0.0, 1)
         assert p[0] == pytest.approx(-0.01 * np.sign(gradient), rel=1e-8)
 
 

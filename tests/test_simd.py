@@ -12,9 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastnet.kernels import loops, reference, simd
-from fastnet.kernels.elementwise import IDENTITY, LEAKY_RELU, RELU, SIGMOID, SILU, TANH
-from fastnet.kernels.microkernel import MR, NV, VECTOR
+from fastnet.kernels.cpu import loops
+from fastnet.kernels.cpu.gemm import blocking, dense
+from fastnet.kernels.cpu.gemm import gemm as simd
+from fastnet.kernels.cpu.gemm.microkernel import MR, NV
+from fastnet.kernels.llvm.builder import VECTOR
+from fastnet.kernels.reference import activations as reference
+from fastnet.kernels.specs.codes import IDENTITY, LEAKY_RELU, RELU, SIGMOID, SILU, TANH
 
 pytestmark = pytest.mark.compiled
 
@@ -28,18 +32,18 @@ def sizes(dtype: Any) -> list[tuple[int, int, int]]:
     """(m, k, n), each there for a reason."""
     v = VECTOR // np.dtype(dtype).itemsize
     nr = NV * v
-    kc = simd.KC_BYTES // np.dtype(dtype).itemsize
-    l2 = simd.L2 // np.dtype(dtype).itemsize
+    kc = blocking.KC_BYTES // np.dtype(dtype).itemsize
+    l2 = blocking.L2 // np.dtype(dtype).itemsize
     return [
         (0, 3, 2), (3, 0, 2), (3, 2, 0), (0, 0, 0),  # nothing; k = 0 must write zeros
         (1, 1, 1), (1, 5, 1), (1, 7, 40), (9, 8, 1),  # one row, one column
         (MR - 1, 3, v - 1), (MR, v, v), (MR + 1, v + 1, v + 1),  # a vector's width - 1, + 0, + 1
         (2 * MR, v - 1, nr - 1), (13, 16, nr), (11, 17, nr + 1),  # a tile's edges
         (37, 93, 41), (100, 30, 7), (129, 257, 65),  # odd
-        (simd.FEW_ROWS, 33, 2 * nr + v + 3),  # every width of tile in one row of them
+        (blocking.FEW_ROWS, 33, 2 * nr + v + 3),  # every width of tile in one row of them
         (7, kc, 5), (7, kc + 1, 70), (30, 2 * kc + 3, 33),  # slices of k
         (200, 200, l2 // 200 + nr + 3),  # B is packed, more than one block
-        (2 * simd.MC + 7, l2 // simd.MC + 3, nr + 2),  # A.T is packed, more than one block
+        (2 * blocking.MC + 7, l2 // blocking.MC + 3, nr + 2),  # A.T is packed, more than one block
     ]  # fmt: skip
 
 
@@ -134,7 +138,7 @@ def test_broken_products_are_rejected(broken: str) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_bits_do_not_depend_on_how_c_is_cut(dtype: Any) -> None:
     """Whole, and by uneven rows and columns, of any layout: the same bits.  Large enough that the whole is packed."""
-    m, k, n = 300, simd.KC_BYTES // np.dtype(dtype).itemsize + 77, simd.L2 // 4096 + 45
+    m, k, n = 300, blocking.KC_BYTES // np.dtype(dtype).itemsize + 77, blocking.L2 // 4096 + 45
     rng = np.random.default_rng(3)
     A, B = rng.standard_normal((m, k)).astype(dtype), rng.standard_normal((k, n)).astype(dtype)
     whole = np.full((m, n), np.nan, dtype)
@@ -184,7 +188,7 @@ LAYERS += [(37, 0, 1), (37, 41, 1), (9, 1100, 1)]
 @pytest.mark.parametrize("activation", [IDENTITY, RELU, TANH, SIGMOID, LEAKY_RELU, SILU])
 def test_dense_forward(dtype: Any, activation: int) -> None:
     for rows, n, k in LAYERS:
-        check_forward(simd.dense_forward, dtype, rows, n, k, activation)
+        check_forward(dense.dense_forward, dtype, rows, n, k, activation)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -193,9 +197,9 @@ def test_a_single_output_has_the_bits_of_many(dtype: Any) -> None:
     for rows, n in ((2, 50), (MR, 50), (MR + 1, 50), (40, 1100)):
         X, W, b = (rng.standard_normal(shape).astype(dtype) for shape in ((rows, n), (30, n), 30))
         (A, Z), (a, z) = np.full((2, rows, 30), np.nan, dtype), np.full((2, rows, 1), np.nan, dtype)
-        simd.dense_forward(X, W, b, RELU, A, Z)
+        dense.dense_forward(X, W, b, RELU, A, Z)
         for inputs in (X, np.asfortranarray(X), X.repeat(2, 1)[:, ::2]):
-            simd.dense_forward(inputs, W[7:8], b[7:8], RELU, a, z)
+            dense.dense_forward(inputs, W[7:8], b[7:8], RELU, a, z)
             assert np.array_equal(z, Z[:, 7:8])
             assert np.array_equal(a, A[:, 7:8])
 
@@ -203,7 +207,7 @@ def test_a_single_output_has_the_bits_of_many(dtype: Any) -> None:
 def test_dense_forward_of_any_strides() -> None:
     for kind in ("transpose", "gaps"):
         for rows, n, k in LAYERS:
-            check_forward(simd.dense_forward, np.float32, rows, n, k, RELU, kind)
+            check_forward(dense.dense_forward, np.float32, rows, n, k, RELU, kind)
 
 
 def without_bias(X: Any, W: Any, b: Any, activation: int, A: Any, Z: Any) -> None:
@@ -222,11 +226,11 @@ def test_broken_layers_are_rejected(broken: Any) -> None:
 
 def test_more_than_one_block_of_rows() -> None:
     """Of the product, its bias and its ReLU; blocks are about as tall as each other."""
-    rows = 2 * simd.MC + 7
-    blocking = simd.blocking.py_func
-    height = blocking(4, rows, 30, 20, (0, 80, 4), (0, 4, 80, 80 * NV * VECTOR // 4))[3]
+    rows = 2 * blocking.MC + 7
+    choose_blocking = blocking.choose_blocking.py_func
+    height = choose_blocking(4, rows, 30, 20, (0, 80, 4), (0, 4, 80, 80 * NV * VECTOR // 4))[3]
     assert rows // 3 < height < rows
-    check_forward(simd.dense_forward, np.float32, rows, 20, 30, RELU)
+    check_forward(dense.dense_forward, np.float32, rows, 20, 30, RELU)
     check_matmul(simd.matmul, np.float32, rows, 20, 30, "transpose")
 
 
@@ -234,7 +238,7 @@ def test_nan_passes_the_relu() -> None:
     X, W, b = np.ones((3, 4), np.float32), np.ones((5, 4), np.float32), np.zeros(5, np.float32)
     X[1, 2] = np.nan
     A, Z = np.zeros((3, 5), np.float32), np.zeros((3, 5), np.float32)
-    simd.dense_forward(X, W, b, RELU, A, Z)
+    dense.dense_forward(X, W, b, RELU, A, Z)
     assert np.isnan(A[1]).all()
     assert (A[[0, 2]] == 4).all()
 
@@ -251,7 +255,7 @@ def test_dense_backward_batch(dtype: Any, activation: int) -> None:
         for first_layer in (False, True):
             dW, db = np.full((k, n), np.nan, dtype), np.full(k, np.nan, dtype)
             dX = np.full((0, 0) if first_layer else (rows, n), np.nan, dtype)
-            simd.dense_backward_batch(X, Z, dL_dA, W, activation, dW, db, dX)
+            dense.dense_backward_batch(X, Z, dL_dA, W, activation, dW, db, dX)
             dZ = dL_dA.astype(wider) * reference.ACTIVATIONS[activation].derivative(Z.astype(wider))
             assert_close(dW, dZ.T, X)
             assert_close(db[None], np.ones((1, rows)), dZ)
@@ -264,7 +268,7 @@ def test_dense_backward_batch(dtype: Any, activation: int) -> None:
 
 LIFETIMES = """
 import numpy as np
-from fastnet.kernels import simd
+from fastnet.kernels.cpu.gemm import gemm as simd
 for dtype in (np.float32, np.float64):
     rng = np.random.default_rng(0)
     for m, k, n in ((200, 300, 70), (7, 1100, 33), (90, 40, 17)):
@@ -276,10 +280,10 @@ for dtype in (np.float32, np.float64):
                 assert np.allclose(C, A @ B, rtol=1e-3, atol=1e-3)
         bias = rng.standard_normal(2 * n).astype(dtype)[::2]
         Z, out = np.empty((2, m, n), dtype)
-        simd.dense_forward(A, B.T.copy(), bias, 1, out, Z)
+        dense.dense_forward(A, B.T.copy(), bias, 1, out, Z)
         assert np.allclose(Z, A @ B + bias, rtol=1e-3, atol=1e-3)
         dW, db, dX = np.empty((n, k), dtype), np.empty(n, dtype), np.empty((m, k), dtype)
-        simd.dense_backward_batch(A, Z, out, B.T.copy(), 1, dW, db, dX)
+        dense.dense_backward_batch(A, Z, out, B.T.copy(), 1, dW, db, dX)
         assert np.allclose(dW, (out * (Z > 0)).T @ A, rtol=1e-3, atol=1e-2)
 """
 

@@ -24,8 +24,8 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from fastnet import sklearn as ours
-from fastnet.kernels import conventions
-from fastnet.kernels.engine import Engine
+from fastnet.kernels.engine import sklearn_conversions as conventions
+from fastnet.kernels.engine.engine import Engine
 
 pytestmark = [
     pytest.mark.compiled,

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from fastnet import storage
+from fastnet.io import storage
 
 MODEL = {"kind": "model", "note": 'naïve "quotes"\nand lines'}
 
@@ -192,7 +192,7 @@ def test_a_full_disk_is_said(tmp_path: Path) -> None:
 
 KILLED = """
 import sys, numpy as np
-from fastnet import storage
+from fastnet.io import storage
 for i in range(10**9):
     storage.write(sys.argv[1], {"a": np.full(200_000, i, "float32")}, {"kind": "checkpoint", "i": str(i)})
     if i == 0:

@@ -72,7 +72,7 @@ def test_the_task_is_recognised(values: list[str], task: str, classes: Any, tmp_
     table = fastnet.data.read(written(tmp_path, "x,y", *[f"{i},{v}" for i, v in enumerate(values)]), "y")
     assert table.task == task
     assert table.classes == classes
-    assert table.recognised
+    assert table.task_reason
     if classes:
         assert table.y.dtype == np.int64
         found = [table.classes[i] for i in table.y]  # type: ignore[index]

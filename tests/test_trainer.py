@@ -11,9 +11,11 @@ import pytest
 
 import fastnet.data
 from fastnet import SGD, Adam, AdamW, CosineDecay, Network, StepDecay, Trainer, WarmUp
-from fastnet.kernels import engine as engine_module
-from fastnet.kernels import pace, reference, rng
-from fastnet.kernels.plan import STEP
+from fastnet.kernels.engine import engine as engine_module
+from fastnet.kernels.engine import rng, tuner
+from fastnet.kernels.engine.plan import STEP
+from fastnet.kernels.reference import activations as reference
+from fastnet.kernels.reference import layers, optimizers
 from fastnet.trainer import DivergenceWarning
 
 RNG = np.random.default_rng(0)
@@ -103,20 +105,20 @@ def test_one_epoch_is_the_loop_written_out(optimizer: Any) -> None:
     losses, rows = [], []
     for step, start in enumerate(range(0, 50, 16), start=1):
         x, y = X[start : start + 16], Y[start : start + 16]
-        A1, Z1 = reference.dense_forward(x, W1, b1, reference.relu)
-        A2, Z2 = reference.dense_forward(A1, W2, b2, reference.identity)
-        losses.append(reference.mse(y, A2))
+        A1, Z1 = layers.dense_forward(x, W1, b1, reference.relu)
+        A2, Z2 = layers.dense_forward(A1, W2, b2, reference.identity)
+        losses.append(losses.mse(y, A2))
         rows.append(len(x))
-        d = reference.mse_derivative(y, A2)
-        dW2, db2, dA1 = reference.dense_backward_batch(A1, Z2, d, W2, reference.identity_derivative)
-        dW1, db1, _ = reference.dense_backward_batch(x, Z1, dA1, W1, reference.relu_derivative)
+        d = losses.mse_derivative(y, A2)
+        dW2, db2, dA1 = layers.dense_backward_batch(A1, Z2, d, W2, reference.identity_derivative)
+        dW1, db1, _ = layers.dense_backward_batch(x, Z1, dA1, W1, reference.relu_derivative)
         gradient = np.concatenate([dW1.ravel(), db1, dW2.ravel(), db2])
         if isinstance(optimizer, Adam):
             hyper = (optimizer.learning_rate, optimizer.beta1, optimizer.beta2, optimizer.epsilon)
             hyper = (*hyper, getattr(optimizer, "weight_decay", 0.0))
-            reference.adam_update(net.parameters, gradient, *state, *hyper, step)
+            optimizers.adam_update(net.parameters, gradient, *state, *hyper, step)
         else:
-            reference.sgd_update(
+            optimizers.sgd_update(
                 net.parameters, gradient, *state, optimizer.learning_rate, optimizer.momentum, optimizer.nesterov
             )
     history = ours.fit(X, Y, epochs=1)
@@ -338,11 +340,11 @@ def test_an_interruption_leaves_whole_steps_and_fit_goes_on(
 
     def engine_of_short_calls(*arguments: Any) -> Any:
         engine = made(*arguments)
-        engine.pace.rows = 1
+        engine.tuner.rows = 1
         advance, left = engine._advance, [calls]
 
         def counted(*arguments: Any) -> None:
-            monkeypatch.setattr(pace, "CALL_S", 1e-9)  # one step a call
+            monkeypatch.setattr(tuner, "CALL_S", 1e-9)  # one step a call
             perf_counter = time.perf_counter
 
             def interrupting() -> float:

@@ -13,9 +13,11 @@ import pytest
 from numba import types
 from test_microkernel import assert_guard, guarded, lanes_of, outermost, run_tile
 
-from fastnet.kernels import simd, turning  # noqa: F401, the mutants find it here
-from fastnet.kernels.microkernel import MR, layout
-from fastnet.kernels.turning import FEW, turn_strip, turned_kernel
+from fastnet.kernels.cpu.gemm import blocking
+from fastnet.kernels.cpu.gemm import gemm as simd
+from fastnet.kernels.cpu.gemm.microkernel import MR
+from fastnet.kernels.cpu.gemm.transpose import MAX_ROWS, gemm_bt_microkernel, transpose_panel
+from fastnet.kernels.llvm.memory import address_and_strides
 
 pytestmark = pytest.mark.compiled
 DTYPES = (np.float32, np.float64)
@@ -26,17 +28,24 @@ def kernels(dtype: Any) -> dict[str, Any]:
     """Compile each intrinsic in a function that can be called."""
 
     def strip(target: Any, source: Any) -> None:
-        t, s = layout(target), layout(source)
-        turn_strip(target.dtype, t[0], t[1], s[0], s[1], source.shape[0], source.shape[1])
+        t, s = address_and_strides(target), address_and_strides(source)
+        transpose_panel(target.dtype, t[0], t[1], s[0], s[1], source.shape[0], source.shape[1])
 
     def tile(A: Any, W: Any, C: Any, start: Any, relu: Any, gate: Any, scale: Any, store: Any) -> None:
-        a, w, c, s, r, g = layout(A), layout(W), layout(C), layout(start), layout(relu), layout(gate)
+        a, w, c, s, r, g = (
+            address_and_strides(A),
+            address_and_strides(W),
+            address_and_strides(C),
+            address_and_strides(start),
+            address_and_strides(relu),
+            address_and_strides(gate),
+        )
         add = (s[0] if start.size > 0 else 0, s[1])
         clamp = (r[0] if relu.size > 0 else 0, r[1])
         mask = (g[0] if gate.size > 0 else 0, g[1])
         to = (c[0] if store else 0, c[1])
         rows, columns, k = A.shape[0], W.shape[0], A.shape[1]
-        turned_kernel(C.dtype, rows, columns, k, (a[0], a[1]), (w[0], w[1]), to, add, clamp, mask, scale)
+        gemm_bt_microkernel(C.dtype, rows, columns, k, (a[0], a[1]), (w[0], w[1]), to, add, clamp, mask, scale)
 
     scalar = numba.from_dtype(np.dtype(dtype))
     matrix = types.Array(scalar, 2, "A")
@@ -68,7 +77,7 @@ def test_a_strip_is_the_transpose(dtype: Any) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("rows", range(1, FEW + 1))
+@pytest.mark.parametrize("rows", range(1, MAX_ROWS + 1))
 def test_a_turned_tile_has_the_micro_kernels_bits(dtype: Any, rows: int) -> None:
     """Also where a sum meets infinities, NaN and -0, which zeros put in behind the last k would change."""
     rng = np.random.default_rng(rows)
@@ -119,18 +128,18 @@ def epilogues(rng: Any, dtype: Any, rows: int, lanes: int) -> list[dict[str, Any
 def test_few_rows_give_the_bits_of_many(dtype: Any) -> None:
     """A row of A B.T alone, in a tile, and among more rows than a tile has, where B is packed: over slices of k too."""
     rng = np.random.default_rng(0)
-    k = simd.KC_BYTES // np.dtype(dtype).itemsize + 37
+    k = blocking.KC_BYTES // np.dtype(dtype).itemsize + 37
     A = rng.standard_normal((MR + 5, k)).astype(dtype)
     W = rng.standard_normal((lanes_of(dtype) * 3 + 2, k)).astype(dtype)
     whole = np.full((len(A), len(W)), np.nan, dtype)
     simd.matmul(A, W.T, whole)
-    for rows in range(1, FEW + 2):
+    for rows in range(1, MAX_ROWS + 2):
         part = np.full((rows, len(W)), np.nan, dtype)
         simd.matmul(A[:rows], W.T, part)
         assert part.tobytes() == whole[:rows].tobytes()
-        transposed = np.full((rows, len(W)), np.nan, dtype)  # A's rows are not contiguous, but for one row: packed
-        simd.matmul(np.asfortranarray(A[:rows]), W.T, transposed)
-        assert transposed.tobytes() == part.tobytes()
+        packed_weights = np.full((rows, len(W)), np.nan, dtype)  # A's rows are not contiguous, but for one row: packed
+        simd.matmul(np.asfortranarray(A[:rows]), W.T, packed_weights)
+        assert packed_weights.tobytes() == part.tobytes()
     single = np.full((len(A), 1), np.nan, dtype)
     simd.matmul(A, W[3:4].T, single)
     assert single.tobytes() == np.ascontiguousarray(whole[:, 3:4]).tobytes()

@@ -10,24 +10,26 @@ import numpy as np
 import pytest
 
 import fastnet.kernels
-from fastnet.kernels import _jit, activations, loops, reference
-from fastnet.kernels.contracts import C
-from fastnet.kernels.variants import (
-    CONTRACTS,
-    LADDER,
-    LARGE,
+from fastnet.kernels.cpu import activations, optimizers
+from fastnet.kernels.jit import call_by_address
+from fastnet.kernels.reference import activations as reference
+from fastnet.kernels.reference import layers, losses, optimizers
+from fastnet.kernels.registry import (
+    OP_SPECS,
+    PARALLEL_MIN_WORK,
     TABLE,
+    VARIANT_ORDER,
     Case,
     Variant,
-    WrongKernelError,
-    check,
+    best_variant,
     find,
-    highest,
     prepare,
     variants,
 )
+from fastnet.kernels.specs.operations import C
+from fastnet.kernels.verify import WrongKernelError, check
 
-CHECKS = [(variant, case) for variant in TABLE for case in CONTRACTS[variant.operation].cases]
+CHECKS = [(variant, case) for variant in TABLE for case in OP_SPECS[variant.operation].cases]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -38,8 +40,8 @@ def test_variant_keeps_its_contract(variant: Variant, case: Case, dtype: str) ->
 
 
 def test_every_case_says_why() -> None:
-    assert all(case.why for contract in CONTRACTS.values() for case in (*contract.cases, *contract.benches))
-    assert all(contract.benches for contract in CONTRACTS.values())
+    assert all(case.why for contract in OP_SPECS.values() for case in (*contract.cases, *contract.bench_cases))
+    assert all(contract.bench_cases for contract in OP_SPECS.values())
 
 
 # ------------------------------------------------------------------------------------------ mutants
@@ -75,13 +77,13 @@ def _forward(wrong: Callable[..., Any]) -> Callable[..., None]:
 
 
 def _no_activation(X: Any, W: Any, b: Any, activation: int, A: Any, Z: Any) -> None:
-    A[...], Z[...] = reference.dense_forward(X, W, b, reference.identity)
+    A[...], Z[...] = layers.dense_forward(X, W, b, reference.identity)
 
 
 def _backward(wrong_derivative: Any = None, rows: int | None = None, transpose_db: bool = False) -> Callable[..., None]:
     def kernel(X: Any, Z: Any, dL_dA: Any, W: Any, activation: int, dW: Any, db: Any, dX: Any) -> None:
         derivative = wrong_derivative or reference.ACTIVATIONS[activation].derivative
-        dW[...], db[...], dX[...] = reference.dense_backward_batch(X, Z, dL_dA, W, derivative)
+        dW[...], db[...], dX[...] = layers.dense_backward_batch(X, Z, dL_dA, W, derivative)
         if rows is not None:
             dZ = dL_dA[:rows] * derivative(Z[:rows])
             dW[...] = dZ.T @ X[:rows]
@@ -106,21 +108,21 @@ def _nan_in_one_place(A: Any, B: Any, out: Any) -> None:
 def _no_correction(
     p: Any, g: Any, m: Any, v: Any, rate: Any, b1: Any, b2: Any, epsilon: Any, decay: float, step: int
 ) -> None:
-    reference.adam_update(p, g, m, v, rate, b1, b2, epsilon, decay, 10**6)
+    optimizers.adam_update(p, g, m, v, rate, b1, b2, epsilon, decay, 10**6)
 
 
 def _decay_in_the_gradient(
     p: Any, g: Any, m: Any, v: Any, rate: Any, b1: Any, b2: Any, epsilon: Any, decay: float, step: int
 ) -> None:
-    reference.adam_update(p, g + decay * p, m, v, rate, b1, b2, epsilon, 0.0, step)
+    optimizers.adam_update(p, g + decay * p, m, v, rate, b1, b2, epsilon, 0.0, step)
 
 
 def _momentum_forgotten(p: Any, g: Any, v: Any, rate: float, momentum: float, nesterov: bool) -> None:
-    reference.sgd_update(p, g, v, rate, 0.0, nesterov)
+    optimizers.sgd_update(p, g, v, rate, 0.0, nesterov)
 
 
 def _no_look_ahead(p: Any, g: Any, v: Any, rate: float, momentum: float, nesterov: bool) -> None:
-    reference.sgd_update(p, g, v, rate, momentum, False)
+    optimizers.sgd_update(p, g, v, rate, momentum, False)
 
 
 LAYER = Case((37, 93, 41), "odd everywhere", "relu")
@@ -162,23 +164,23 @@ MUTANTS: list[tuple[str, str, Case, Callable[..., None]]] = [
     ("mean over elements", "mse_derivative", BATCH, _fill(lambda t, p: 2 * (p - t) / t.size)),
     ("sign", "mse_derivative", BATCH, _fill(lambda t, p: 2 * (t - p) / len(t))),
     ("squared", "mae", BATCH, _fill(lambda t, p: np.mean((p - t) ** 2))),
-    ("sum over outputs", "mae", BATCH, _fill(lambda t, p: 17 * reference.mae(t, p))),
+    ("sum over outputs", "mae", BATCH, _fill(lambda t, p: 17 * losses.mae(t, p))),
     ("1 where met exactly", "mae_derivative", BATCH, _fill(lambda t, p: np.where(p >= t, 1, -1) / len(t))),
     ("all quadratic", "huber", BATCH, _fill(lambda t, p: np.mean((p - t) ** 2) / 2)),
     ("halved twice", "huber", BATCH, _fill(lambda t, p: np.mean(np.minimum((p - t) ** 2 / 2, abs(p - t) / 2)))),
     ("not clipped", "huber_derivative", BATCH, _fill(lambda t, p: (p - t) / len(t))),
-    ("mean over elements", "huber_derivative", BATCH, _fill(lambda t, p: reference.huber_derivative(t, p) / 17)),
+    ("mean over elements", "huber_derivative", BATCH, _fill(lambda t, p: losses.huber_derivative(t, p) / 17)),
     (
         "mean over elements",
         "binary_cross_entropy",
         BATCH,
-        _fill(lambda t, z: reference.binary_cross_entropy(t, z) / 17),
+        _fill(lambda t, z: losses.binary_cross_entropy(t, z) / 17),
     ),
     (
         "yes for no",
         "binary_cross_entropy",
         BATCH,
-        _fill(lambda t, z: reference.binary_cross_entropy(1 - t, z)),
+        _fill(lambda t, z: losses.binary_cross_entropy(1 - t, z)),
     ),
     ("targets forgotten", "binary_cross_entropy_derivative", BATCH, _fill(lambda t, z: reference.sigmoid(z) / len(z))),
     (
@@ -187,15 +189,15 @@ MUTANTS: list[tuple[str, str, Case, Callable[..., None]]] = [
         BATCH,
         _fill(lambda t, z: (reference.sigmoid(z) - t) * reference.sigmoid_derivative(z) / len(z)),
     ),
-    ("over columns", "softmax", BATCH, _fill(lambda Z: reference.softmax(Z.T).T)),
-    ("next label", "cross_entropy", BATCH, _fill(lambda t, Z: reference.cross_entropy((t + 1) % 17, Z))),
+    ("over columns", "softmax", BATCH, _fill(lambda Z: losses.softmax(Z.T).T)),
+    ("next label", "cross_entropy", BATCH, _fill(lambda t, Z: losses.cross_entropy((t + 1) % 17, Z))),
     (
         "not averaged",
         "cross_entropy_derivative",
         BATCH,
-        _fill(lambda t, Z: reference.cross_entropy_derivative(t, Z) * 33),
+        _fill(lambda t, Z: losses.cross_entropy_derivative(t, Z) * 33),
     ),
-    ("one more right", "accuracy", BATCH, _fill(lambda t, Z: reference.accuracy(t, Z) + 1 / 33)),
+    ("one more right", "accuracy", BATCH, _fill(lambda t, Z: losses.accuracy(t, Z) + 1 / 33)),
     ("momentum forgotten", "sgd_update", Case((17,), "odd", "momentum"), _momentum_forgotten),
     ("no look ahead", "sgd_update", Case((17,), "odd", "nesterov"), _no_look_ahead),
     ("decay in the gradient", "adam_update", Case((17,), "odd", "decay"), _decay_in_the_gradient),
@@ -215,7 +217,7 @@ def test_wrong_kernels_are_rejected(
 
 def test_every_operation_has_a_mutant() -> None:
     plain = {"identity", "identity_derivative", "relu_derivative", "tanh_derivative", "sigmoid"}  # one shared contract
-    assert {operation for _, operation, _, _ in MUTANTS} == set(CONTRACTS) - plain
+    assert {operation for _, operation, _, _ in MUTANTS} == set(OP_SPECS) - plain
 
 
 def test_a_bound_linear_in_k_would_let_half_precision_through() -> None:
@@ -231,13 +233,13 @@ def test_a_bound_linear_in_k_would_let_half_precision_through() -> None:
 
 
 def test_the_reference_is_in_every_group_and_first() -> None:
-    for operation in CONTRACTS:
+    for operation in OP_SPECS:
         assert variants(operation)[0] == "reference"
         assert len(set(variants(operation))) == len(variants(operation)) > 1
 
 
 def test_operations_are_the_public_functions() -> None:
-    assert set(CONTRACTS) == set(fastnet.kernels.__all__) - {"variants"}
+    assert set(OP_SPECS) == set(fastnet.kernels.__all__) - {"variants"}
 
 
 def test_unknown_names() -> None:
@@ -250,10 +252,10 @@ def test_unknown_names() -> None:
 @pytest.mark.compiled
 def test_training_calls_what_the_table_is_made_of() -> None:
     """Kernels that an epoch calls by address; test_epoch.py holds a gradient to the bits of the table's functions."""
-    called = {function.__name__ for function in _jit._signatures}
+    called = {function.__name__ for function in call_by_address._signatures}
     # The simd rung's products, losses and accuracy.
     made_of = {"product_into", "loss_rows", "cross_entropy_rows", "elementwise_rows", "right_rows"}
-    in_the_table = {loops.sgd_update, loops.adam_update, activations.apply_activation}
+    in_the_table = {optimizers.sgd_update, optimizers.adam_update, activations.apply_activation}
     # The derivatives are held against the oracle in test_epoch.py; so are pieces of a step, which call all the others.
     alone = {"times_derivative", "rows_piece", "weights_piece"}
     assert called == made_of | alone | {function.__name__ for function in in_the_table}
@@ -267,30 +269,30 @@ def test_training_calls_what_the_table_is_made_of() -> None:
 
 
 def test_the_table_is_in_ladder_order() -> None:
-    for operation in CONTRACTS:
-        assert list(variants(operation)) == [name for name in LADDER if name in variants(operation)]
-    assert {variant.name for variant in TABLE} <= set(LADDER)
+    for operation in OP_SPECS:
+        assert list(variants(operation)) == [name for name in VARIANT_ORDER if name in variants(operation)]
+    assert {variant.name for variant in TABLE} <= set(VARIANT_ORDER)
 
 
 def test_highest_goes_no_higher_than_asked() -> None:
-    assert highest("matmul", "reference") is find("matmul", "reference")
-    assert highest("matmul", "loops") is find("matmul", "loops")
-    assert highest("mse", "blocked") is find("mse", "loops"), "no blocked variant: the rung below serves"
-    assert find("matmul", "loops", LARGE) is find("matmul", "loops")
+    assert best_variant("matmul", "reference") is find("matmul", "reference")
+    assert best_variant("matmul", "loops") is find("matmul", "loops")
+    assert best_variant("mse", "blocked") is find("mse", "loops"), "no blocked variant: the rung below serves"
+    assert find("matmul", "loops", PARALLEL_MIN_WORK) is find("matmul", "loops")
 
 
 def test_auto_is_the_highest_rung_promoted_for_the_work() -> None:
     assert find("matmul", "auto") is find("matmul", "simd")
-    assert find("matmul", "auto", LARGE - 1) is find("matmul", "simd")
-    assert find("matmul", "auto", LARGE) is find("matmul", "parallel")
+    assert find("matmul", "auto", PARALLEL_MIN_WORK - 1) is find("matmul", "simd")
+    assert find("matmul", "auto", PARALLEL_MIN_WORK) is find("matmul", "parallel")
     assert find("mse", "auto", 10) is find("mse", "loops")
     assert find("mse", "auto", 10**6) is find("mse", "simd")
     assert find("mse_derivative", "auto", 10**9) is find("mse_derivative", "loops"), "the simd rung is slower"
-    for operation in CONTRACTS:
+    for operation in OP_SPECS:
         there = [variant for variant in TABLE if variant.operation == operation]
-        steps = {variant.promoted_from for variant in there if variant.promoted_from < math.inf}
+        steps = {variant.min_work for variant in there if variant.min_work < math.inf}
         for work in {0, *(step - 1 for step in steps if step), *steps, 10**12}:
-            expected = [variant.name for variant in there if variant.promoted_from <= work][-1]
+            expected = [variant.name for variant in there if variant.min_work <= work][-1]
             assert find(operation, "auto", int(work)) is find(operation, expected)
     with pytest.raises(ValueError, match="unknown operation"):
         find("no such operation", "auto")

@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastnet.kernels import vmath
-from fastnet.kernels._jit import jit, target_features
+from fastnet.kernels.cpu.vmath import scalar as vmath
+from fastnet.kernels.jit.decorator import jit
+from fastnet.kernels.jit.target import target_features
 
 pytestmark = pytest.mark.compiled
 
@@ -132,7 +133,7 @@ def _silu(x: Array) -> Array:
     return np.maximum(x, -1e4) * _sigmoid(x)
 
 
-TRUTH: dict[str, Callable[[Array], Array]] = {
+TARGETS_ADDRESS: dict[str, Callable[[Array], Array]] = {
     "exp": np.exp,
     "log": np.log,
     "tanh": np.tanh,
@@ -168,7 +169,7 @@ def sweep(name: str, dtype: str) -> Array:
 def measure(function: Callable[[Array], Array], name: str, dtype: str) -> float:
     x = sweep(name, dtype)
     with np.errstate(all="ignore"):
-        return ulps(function(x), TRUTH[name](x.astype(WIDER[dtype])))
+        return ulps(function(x), TARGETS_ADDRESS[name](x.astype(WIDER[dtype])))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -207,7 +208,7 @@ MUTANTS: list[tuple[str, str, Callable[[Array], Array]]] = [
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("why", "name", "wrong"), MUTANTS, ids=[f"{m[1]}: {m[0]}" for m in MUTANTS])
 def test_the_ulp_check_rejects(why: str, name: str, wrong: Callable[[Array], Array], dtype: str) -> None:
-    assert measure(TRUTH[name], name, dtype) <= 4 or name == "silu"  # its tail asks for a wider dtype
+    assert measure(TARGETS_ADDRESS[name], name, dtype) <= 4 or name == "silu"  # its tail asks for a wider dtype
     assert measure(wrong, name, dtype) > 4, why
 
 

@@ -1,0 +1,157 @@
+"""Export to ONNX: the layers as a graph, with a table's scaling before them and its units or classes behind.
+
+Imports NumPy, `storage` and `preparation`; onnx only when it is asked for.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..kernels.specs.base import Array
+from ..preparation import Preparation
+from .storage import Path, replacing
+
+_OPSET, _IR_VERSION = 17, 8  # of 2022, so that any runtime in use reads it
+_LARGEST = 2**31 - 2**20  # bytes of a protocol buffer, less some for the graph
+
+Layer = tuple[Array, Array, str]
+
+
+class _Graph:
+    """Nodes and constants, as they are added one after the other."""
+
+    def __init__(self, onnx: Any, dtype: np.dtype[Any]) -> None:
+        self.onnx = onnx
+        self.dtype = dtype
+        self.nodes: list[Any] = []
+        self.constants: dict[str, Any] = {}
+
+    def constant(self, value: Any, name: str = "") -> str:
+        """A constant, by name; scalars get the network's dtype."""
+        array = np.asarray(value) if name else np.asarray(value, self.dtype)
+        name = name or f"constant_{len(self.constants)}"
+        strings = array.dtype.kind == "U"
+        data = [text.encode() for text in array.tolist()] if strings else np.ascontiguousarray(array).tobytes()
+        kind = self.onnx.TensorProto.STRING if strings else self.onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
+        self.constants[name] = self.onnx.helper.make_tensor(name, kind, array.shape, data, raw=not strings)
+        return name
+
+    def add(self, operator: str, *inputs: str, output: str = "", **attributes: Any) -> str:
+        """A node of one output, by name."""
+        output = output or f"{operator.lower()}_{len(self.nodes)}"
+        self.nodes.append(self.onnx.helper.make_node(operator, list(inputs), [output], **attributes))
+        return output
+
+
+def _leaky_relu(graph: _Graph, Z: str) -> str:
+    """max(Z, 0.01 Z): ONNX's own LeakyRelu has no float64 in onnxruntime."""
+    return graph.add("Max", Z, graph.add("Mul", Z, graph.constant(0.01)))
+
+
+def _gelu(graph: _Graph, Z: str) -> str:
+    """Z / 2 (1 + erf(Z / sqrt(2))); erf in float32, since onnxruntime has no other."""
+    types = graph.onnx.TensorProto
+    erf = graph.add("Cast", graph.add("Mul", Z, graph.constant(math.sqrt(0.5))), to=types.FLOAT)
+    erf = graph.add("Cast", graph.add("Erf", erf), to=graph.onnx.helper.np_dtype_to_tensor_dtype(graph.dtype))
+    return graph.add("Mul", graph.add("Mul", Z, graph.constant(0.5)), graph.add("Add", erf, graph.constant(1)))
+
+
+ACTIVATIONS: dict[str, Callable[[_Graph, str], str]] = {
+    "identity": lambda graph, Z: Z,
+    "relu": lambda graph, Z: graph.add("Relu", Z),
+    "leaky_relu": _leaky_relu,
+    "tanh": lambda graph, Z: graph.add("Tanh", Z),
+    "sigmoid": lambda graph, Z: graph.add("Sigmoid", Z),
+    "gelu": _gelu,
+    "silu": lambda graph, Z: graph.add("Mul", Z, graph.add("Sigmoid", Z)),
+}
+"""How each activation is said in ONNX."""
+
+PROBABILITIES: dict[str, Callable[[_Graph, str], str]] = {
+    "cross_entropy": lambda graph, Z: graph.add("Softmax", Z, axis=1),
+    "binary_cross_entropy": lambda graph, Z: graph.add("Sigmoid", Z),
+}
+"""How outputs become probabilities, for the losses after which they do."""
+
+
+def to_onnx(
+    path: Path, layers: Sequence[Layer], dtype: np.dtype[Any], loss: str | None, preparation: Preparation | None
+) -> None:
+    """Write layers as an ONNX model; see `Network.to_onnx`."""
+    try:
+        import onnx
+        import onnx.checker
+    except ImportError:
+        raise ImportError('ONNX export needs the package onnx: pip install "fastnet-jit[onnx]"') from None
+    size = sum(W.nbytes + b.nbytes for W, b, _ in layers)
+    if size > _LARGEST:
+        raise ValueError(f"this network takes {size / 2**30:.1f} GiB; an ONNX file holds less than 2 GiB")
+    graph = _Graph(onnx, dtype)
+    taken, outputs = _build(graph, layers, loss, preparation)
+    info = onnx.helper.make_tensor_value_info
+    model = onnx.helper.make_model(
+        onnx.helper.make_graph(
+            graph.nodes,
+            "fastnet",
+            [info("X", taken, ["rows", layers[0][0].shape[1]])],
+            [info(name, kind, shape) for name, kind, shape in outputs],
+            list(graph.constants.values()),
+        ),
+        producer_name="fastnet",
+        opset_imports=[onnx.helper.make_opsetid("", _OPSET)],
+        ir_version=_IR_VERSION,
+    )
+    if preparation is not None:
+        onnx.helper.set_model_props(model, {"preparation": preparation.to_text()})
+    onnx.checker.check_model(model)
+    with replacing(path) as file:
+        file.write(model.SerializeToString())
+
+
+def _build(
+    graph: _Graph, layers: Sequence[Layer], loss: str | None, preparation: Preparation | None
+) -> tuple[int, list[tuple[str, int, list[Any]]]]:
+    """All nodes; returns the type of X, and name, type and shape of every output."""
+    types, to_type = graph.onnx.TensorProto, graph.onnx.helper.np_dtype_to_tensor_dtype
+    own = to_type(graph.dtype)
+    A = "X"
+    if preparation is not None:
+        # In float64: a year, or a time in seconds, loses what matters when it is rounded before it is shifted.
+        shifted = graph.add("Sub", A, graph.constant(preparation.shift, "shift"))
+        A = graph.add("Cast", graph.add("Div", shifted, graph.constant(preparation.scale, "scale")), to=own)
+    for i, (W, b, activation) in enumerate(layers):
+        weight, bias = graph.constant(W, f"layers.{i}.weight"), graph.constant(b, f"layers.{i}.bias")
+        A = ACTIVATIONS[activation](graph, graph.add("Gemm", A, weight, bias, transB=1))
+    width = len(layers[-1][1])
+    taken = types.DOUBLE if preparation is not None else own
+    classes = preparation.classes if preparation is not None else None
+
+    if loss not in PROBABILITIES and classes is None:
+        if preparation is not None:
+            wide = graph.add("Cast", A, to=types.DOUBLE)
+            scaled = graph.add("Mul", wide, graph.constant(np.float64(preparation.target_scale), "target_scale"))
+            graph.add(
+                "Add", scaled, graph.constant(np.float64(preparation.target_shift), "target_shift"), output="outputs"
+            )
+        else:
+            graph.add("Identity", A, output="outputs")
+        return taken, [("outputs", taken, ["rows", width])]
+
+    name = "probabilities" if loss in PROBABILITIES else "outputs"
+    P = PROBABILITIES[loss](graph, A) if loss in PROBABILITIES else A
+    if classes is not None and width == 1:  # one probability, of the second class
+        P, width = graph.add("Concat", graph.add("Sub", graph.constant(1), P), P, axis=1), 2
+    P = graph.add("Identity", P, output=name)
+    found = [(name, own, ["rows", width])]
+    if loss == "binary_cross_entropy" and classes is None:
+        return taken, found
+    label = graph.add("ArgMax", P, axis=1, keepdims=0)
+    kind = types.INT64
+    if classes is not None:
+        labels = np.array(classes)  # int64, or text
+        kind = types.STRING if labels.dtype.kind == "U" else types.INT64
+        label = graph.add("Gather", graph.constant(labels, "classes"), label)
+    graph.add("Identity", label, output="label")
+    return taken, [("label", kind, ["rows"]), *found]

@@ -1,0 +1,435 @@
+"""CudaEngine: a network at work on a card, behind the interface of `engine.Engine`.
+
+Imports `cuda`, the rooms of its kernels, `engine` for what both engines report, and `plan`. Arrays that arrive have
+been checked, as for `engine`.
+
+What is on the device: X, y and weights, sent when they are first seen; parameters, optimizer state, gradient and
+workspace, in one buffer; where the epoch stands. Sent before an epoch's first step: parameters and state, which a
+callback may have changed; the order of the rows and the learning rate of each step. The order is made on the host,
+since its shuffle is a chain of swaps whose bits are the same everywhere, and 8 bytes a row. Fetched after its last
+step: parameters, state, the loss. In between nothing crosses the bus.
+
+A batch goes through all layers as one piece: memory grows with it.
+"""
+
+import time
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from ..engine.engine import Engine, OptimizerState
+from ..engine.plan import (
+    CORRECT,
+    DONE,
+    LOSS_SUM,
+    LOSSES,
+    MICRO_BATCH_ROWS,
+    PROGRESS_SIZE,
+    ROW,
+    ROWS,
+    STEP,
+    TOTALS_SIZE,
+    WEIGHT_SUM,
+    Array,
+    padded,
+    parameter_count,
+)
+from ..engine.plan import LOSS as LOSS_PLACE
+from ..engine.tuner import CALL_S, Tuner
+from ..jit.decorator import jit
+from ..specs.codes import CROSS_ENTROPY, GELU, IDENTITY, SILU
+from . import training_step as e
+from .device import SIMULATED, cuda, empty, quiet, require
+from .gemm import BATCH_ROWS, SIMULATED_TILE, job, launch
+from .steps import THREADS, adam_hyper, blocks, splits_for
+
+RESIDENT_FLOPS = 1_000_000
+"""Steps of fewer floating-point operations are one block's work. An estimate, not a measurement: a graph's 13 launches
+cost some 26 us, in which one SM does about that much."""
+
+_ALIGNED = 32
+"""Elements to which regions of the buffer are aligned: whole sectors, and whole vectors."""
+
+
+@jit
+def _settle(
+    parameters: Array,
+    state: Array,
+    progress: Array,
+    totals: Array,
+    news: Array,
+    new_state: Array,
+    ends: Array,
+    sums: Array,
+) -> None:
+    """Write everything that came back, in one compiled call: no KeyboardInterrupt comes in between."""
+    parameters[:] = news
+    state[:, :] = new_state
+    progress[:] = ends
+    totals[:] = sums
+
+
+class CudaEngine(Engine):
+    """A network at work on a card, for batches of one size; arguments as of `Engine`.
+
+    Attributes
+    ----------
+    way : str
+        How steps run: "resident", one launch an epoch; "graph", one launch a step; "stream", a launch a phase.
+    sent_bytes : int
+        Bytes that crossed the bus so far, either way.
+    """
+
+    def __init__(
+        self,
+        parameters: Array,
+        layer_sizes: Sequence[int],
+        codes: Sequence[int],
+        loss: str = "mse",
+        batch: int = MICRO_BATCH_ROWS,
+        variant: str = "cuda",
+        descent: OptimizerState | None = None,
+        uses_order: bool = False,
+    ) -> None:
+        require('backend="cuda"')
+        if descent is not None and (descent.l2_per_batch != 0 or descent.cap < np.inf):
+            raise ValueError("backend cuda has neither scikit-learn's l2 nor its cap; use parallel, serial or auto")
+        self._variant, self._compiled, self._outputs = variant, True, layer_sizes[-1]
+        self._host, self._descent, self._sizes = parameters, descent, tuple(layer_sizes)
+        self._dtype, self._loss, self._batch = parameters.dtype, LOSSES[loss], batch
+        self.sent_bytes = 0
+        flops = 6 * parameter_count(layer_sizes) * batch
+        self.way = "resident" if flops <= RESIDENT_FLOPS else "stream" if SIMULATED else "graph"
+        self._count = parameter_count(layer_sizes)
+        self._parts = 1
+        if self.way != "resident":
+            self._parts = max(splits_for(self._dtype, k, n, batch) for n, k in pairwise(layer_sizes))
+        self._book = np.zeros(e.BOOK, np.int64)
+        self._lay_out(list(codes))
+        self.tuner = Tuner(1, 1, explores=False)
+        self._seen: dict[str, tuple[Any, Any]] = {}
+        self._graphs: dict[bool, Any] = {}  # of a step that trains, or measures
+        self._on_device = False
+        self._steps_per_call = 1
+        progress = np.zeros(PROGRESS_SIZE, np.int64) if descent is None else descent.progress
+        totals = np.zeros(TOTALS_SIZE) if descent is None else descent.totals
+        self.plan: Any = self._standing(progress, totals)
+
+    def _standing(self, progress: Array, totals: Array) -> Any:
+        """What `Engine` reports from."""
+        book = np.zeros(LOSS_PLACE + 1, np.int64)
+        book[LOSS_PLACE] = self._loss
+        return SimpleNamespace(progress=progress, totals=totals, book=book)
+
+    def _lay_out(self, codes: list[int]) -> None:
+        """Regions of the buffer, the jobs of a step, the book."""
+        sizes, batch, book, trains = self._sizes, self._batch, self._book, self._descent is not None
+        self._size = 0
+
+        def region(elements: int) -> int:
+            start, self._size = self._size, self._size + padded(elements, _ALIGNED)
+            return start
+
+        vectors = len(self._descent.state) if self._descent is not None else 0
+        weights = region(self._count)
+        state = region(vectors * self._count)
+        parts = region(self._parts * self._count) if trains else 0
+        clips = self._descent is not None and bool(self._descent.hyper[5] < np.inf)
+        l2 = self._descent is not None and bool(self._descent.hyper[4] != 0)
+        book[[e.PARAMETERS, e.STATE, e.PARTS, e.PART_COUNT, e.COUNT]] = weights, state, parts, self._parts, self._count
+        book[e.GRADIENT] = region(self._count) if clips else 0
+        book[e.L2_AT] = region(self._count) if l2 else -1
+        book[e.SCALE], book[e.HYPER], book[e.LOSSES] = region(1), region(6), region(batch)
+        book[e.GATHERED] = region(batch * sizes[0])
+        book[[e.INPUTS, e.OUTPUTS, e.LOSS, e.OUT_CODE]] = sizes[0], sizes[-1], self._loss, codes[-1]
+        book[[e.BATCH, e.LAYERS, e.FORWARDS, e.CLIPS]] = batch, len(codes), len(codes), clips
+
+        lanes = SIMULATED_TILE.lanes if SIMULATED else 16 // self._dtype.itemsize
+        forwards, backwards, gradients, biases = [], [], [], []
+        below, offset, part = int(book[e.GATHERED]), weights, -(-batch // self._parts)
+        layers: list[tuple[int, int, int]] = []  # A, Z, dZ
+        for i, ((n, k), code) in enumerate(zip(pairwise(sizes), codes, strict=True)):
+            a = region(batch * k)
+            z = region(batch * k) if code in (GELU, SILU) else -1
+            d = region(batch * k) if trains else 0
+            layers.append((a, z if z >= 0 else a, d))
+            after = {"bias": offset + n * k, "code": code, "z": z}
+            forwards.append(job((-1, k, n), (below, n, 1), (offset, n, 1), (a, k), lanes, **after))
+            if trains and i > 0:
+                gate_a, gate_z, under = layers[i - 1]
+                gate = {"gate_code": codes[i - 1], "gate_a": gate_a, "gate_z": gate_z}
+                gate = gate if codes[i - 1] != IDENTITY else {}
+                backwards.append(job((-1, n, k), (d, k, 1), (offset, 1, n), (under, n), lanes, **gate))
+            if trains:
+                to = parts + offset - weights
+                whole = {"split": part, "split_step": self._count}
+                gradients.append(job((k, n, -1), (d, 1, k), (below, 1, n), (to, n), lanes, **whole))
+                biases.append((d, k, to + n * k))
+            below, offset = a, offset + (n + 1) * k
+        book[[e.A_LAST, e.Z_LAST, e.D_LAST]] = layers[-1]
+        self._forwards, self._backwards, self._gradients = forwards, backwards[::-1], gradients
+        self._biases = np.array(biases or [(0, 0, 0)], np.int64)
+        self._bytes = self._size * self._dtype.itemsize
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the device's buffer without parameters and state."""
+        vectors = len(self._descent.state) if self._descent is not None else 0
+        return self._bytes - (1 + vectors) * self._count * self._dtype.itemsize
+
+    # ------------------------------------------------------------------------------------ the bus
+
+    def _send(self, array: Array, target: Any) -> None:
+        if array.size:
+            target[: array.size].copy_to_device(np.ascontiguousarray(array).reshape(-1))
+            self.sent_bytes += array.nbytes
+
+    def _data(self, name: str, array: Array | None, dtype: Any) -> Any:
+        """The device's copy of an array of data; made anew where it is another array than the last."""
+        held, copy = self._seen.get(name, (None, None))
+        if copy is None or held is not array:
+            self._graphs.clear()  # which read the old place
+            size = 0 if array is None else array.size
+            copy = empty(size, dtype, f"{name}; train on parts of it, or on the CPU")
+            if array is not None:
+                self._send(array.astype(dtype, copy=False), copy)
+            self._seen[name] = array, copy
+        return copy
+
+    def _allocate(self) -> None:
+        """Everything on the device but the data, the first time."""
+        if self._on_device:
+            return
+        self._flat = empty(self._size, self._dtype, f"batches of {self._batch} rows; use a smaller batch_size")
+        jobs = np.array([*self._forwards, *self._backwards, *self._gradients], np.int64)
+        self._jobs, self._layer_sums = cuda.to_device(jobs), cuda.to_device(self._biases)
+        self._rights = empty(self._batch, np.int64)
+        self._norms = empty(blocks(self._count), np.float64)
+        self._progress, self._totals = empty(BATCH_ROWS + 1, np.int64), empty(1, np.float64)
+        self._device_book = empty(e.BOOK, np.int64)
+        if self._descent is not None:
+            hyper = self._descent.hyper
+            four = adam_hyper(*hyper[:4].tolist())  # of SGD the first is the momentum
+            self._send(np.array(four, self._dtype), self._flat[int(self._book[e.HYPER]) :])
+            if self._book[e.L2_AT] >= 0:
+                l2 = np.concatenate([np.r_[np.full(n * k, hyper[4]), np.zeros(k)] for n, k in pairwise(self._sizes)])
+                self._send(l2.astype(self._dtype), self._flat[int(self._book[e.L2_AT]) :])
+        self._on_device = True
+
+    # ------------------------------------------------------------------------------------ training
+
+    def train(
+        self,
+        X: Array,
+        y: Array,
+        weights: Array | None = None,
+        order: Array | None = None,
+        rates: Array | None = None,
+        first_row: int = 0,
+        epoch_rows: int | None = None,
+    ) -> None:
+        """Train on from where the epoch stands to the last row of X; arguments as of `Engine.train`."""
+        assert self._descent is not None, "this engine only measures"
+        epoch_rows = len(X) if epoch_rows is None else epoch_rows
+        rates = np.zeros(1) if rates is None else rates
+        with quiet():
+            self._run(self.plan, self._descent, X, y, weights, order, rates, first_row, epoch_rows)
+
+    def evaluate(self, parts: Iterable[tuple[Array, Array, Array | None, int]], rows: int) -> dict[str, float]:
+        """Loss, and for classification accuracy, over parts (X, y, weights, first row) of so many rows in all."""
+        plan = self._standing(np.zeros(PROGRESS_SIZE, np.int64), np.zeros(TOTALS_SIZE))
+        with quiet():
+            for X, y, weights, first_row in parts:
+                self._run(plan, None, X, y, weights, None, np.zeros(1), first_row, rows)
+        return self._results(plan)
+
+    def predict(self, X: Array, probabilities: bool = False) -> Array:
+        """Refused: predictions are the CPU's, by `Network.predict`."""
+        raise NotImplementedError("predictions run on the CPU: Network.predict")
+
+    def loss_and_gradient(self, X: Array, y: Array) -> tuple[float, Array]:
+        """Refused: gradients for inspection are the CPU's, by `Network.loss_and_gradient`."""
+        raise NotImplementedError("gradients for inspection run on the CPU: Network.loss_and_gradient")
+
+    def _run(
+        self,
+        plan: Any,
+        descent: OptimizerState | None,
+        X: Array,
+        y: Array,
+        weights: Array | None,
+        order: Array | None,
+        rates: Array,
+        first_row: int,
+        epoch_rows: int,
+    ) -> None:
+        """Steps until X is done with; then, or where a KeyboardInterrupt comes, everything is fetched."""
+        stop, start, batch = first_row + len(X), int(plan.progress[ROW]), self._batch
+        if stop < epoch_rows and (stop - start) % batch != 0:
+            raise ValueError(
+                f"backend cuda takes a batch as one piece, and {batch} rows do not fit a part of this memory map; use "
+                "a smaller batch_size, or load the data: numpy.array(X)"
+            )
+        self._allocate()
+        labelled = self._loss == CROSS_ENTROPY
+        data = (
+            self._data("X", X, self._dtype),
+            self._data("targets", None if labelled else y, self._dtype),
+            self._data("labels", y if labelled else None, np.int64),
+            self._data("weights", weights, self._dtype),
+            self._sequence("order", order, np.int64),
+        )
+        batch_weights = _batch_weights(weights, order, epoch_rows, batch)
+        steps_before = int(plan.progress[STEP]) - start // batch
+        table = self._sequence("rates", self._rate_table(rates, batch_weights, steps_before), self._dtype)
+        self._note(plan, descent, order is not None, weights is not None, first_row, epoch_rows)
+        try:
+            done, last = start, min(epoch_rows, stop)
+            while done < last:
+                steps = min(self._steps_per_call, -(-(last - done) // batch))
+                began = time.perf_counter()
+                self._step(steps, data, table, descent is not None)
+                cuda.synchronize()
+                seconds = time.perf_counter() - began
+                done = min(last, done + steps * batch)
+                self._steps_per_call = max(1, int(steps * CALL_S / max(seconds, 1e-5)))
+        finally:
+            cuda.synchronize()
+            self._fetch(plan, descent, batch_weights, start)
+
+    def _sequence(self, name: str, array: Array | None, dtype: Any) -> Any:
+        """The device's copy of what is new in every epoch, in the same place."""
+        size = 1 if array is None else array.size
+        _, copy = self._seen.get(name, (None, None))
+        if copy is None or copy.size < size:
+            self._graphs.clear()
+            copy = empty(size, dtype)
+            self._seen[name] = None, copy
+        if array is not None:
+            self._send(array.astype(dtype, copy=False), copy)
+        return copy
+
+    def _rate_table(self, rates: Array, batch_weights: Array, steps_before: int) -> Array:
+        """Rate, bias corrections and inverse weight of every step of the epoch."""
+        steps = np.arange(len(batch_weights))
+        table = np.empty((len(steps), e.RATES))
+        table[:, 0] = rates[np.minimum(steps, len(rates) - 1)]
+        beta1, beta2 = (0.0, 0.0) if self._descent is None else self._descent.hyper[:2]
+        table[:, 1] = 1 - beta1 ** (steps + steps_before + 1)
+        table[:, 2] = 1 - beta2 ** (steps + steps_before + 1)
+        table[:, 3] = np.divide(1, batch_weights, out=np.zeros(len(steps)), where=batch_weights > 0)
+        return table
+
+    def _note(
+        self, plan: Any, descent: OptimizerState | None, ordered: bool, weighted: bool, first_row: int, epoch_rows: int
+    ) -> None:
+        """Send the book, where the epoch stands, parameters and state."""
+        book = self._book
+        book[[e.ORDERED, e.WEIGHTED, e.TRAINS, e.FIRST_ROW]] = ordered, weighted, descent is not None, first_row
+        book[e.OPTIMIZER] = 0 if descent is None else descent.optimizer
+        self._send(book, self._device_book)
+        progress = np.append(plan.progress, min(self._batch, epoch_rows - int(plan.progress[ROW])))
+        progress[ROWS] = epoch_rows
+        self._send(progress, self._progress)
+        self._send(np.zeros(1), self._totals)
+        self._send(self._host, self._flat[int(book[e.PARAMETERS]) :])
+        if descent is not None:
+            self._send(descent.state, self._flat[int(book[e.STATE]) :])
+
+    def _fetch(self, plan: Any, descent: OptimizerState | None, batch_weights: Array, start: int) -> None:
+        """Bring back where the epoch stands, and what was trained."""
+        progress, sums = plan.progress.copy(), plan.totals.copy()
+        ends = self._progress.copy_to_host()
+        for place in (ROW, STEP, DONE, CORRECT):
+            progress[place] = ends[place]
+        sums[LOSS_SUM] += self._totals.copy_to_host()[0]
+        done = slice(start // self._batch, -(-int(progress[ROW]) // self._batch))
+        sums[WEIGHT_SUM] += batch_weights[done].sum()
+        self.sent_bytes += ends.nbytes + 8
+        if descent is None:
+            plan.progress[:], plan.totals[:] = progress, sums
+            return
+        parameters = self._take(self._book[e.PARAMETERS], self._count)
+        state = self._take(self._book[e.STATE], descent.state.size).reshape(descent.state.shape)
+        _settle(self._host, descent.state, plan.progress, plan.totals, parameters, state, progress, sums)
+
+    def _take(self, at: int, size: int) -> Array:
+        if size == 0:
+            return np.empty(0, self._dtype)
+        self.sent_bytes += size * self._dtype.itemsize
+        found: Array = self._flat[int(at) : int(at) + size].copy_to_host()
+        return found
+
+    # ------------------------------------------------------------------------------------ steps
+
+    def _step(self, steps: int, data: tuple[Any, ...], rates: Any, trains: bool) -> None:
+        """Put so many steps on their way."""
+        limit = float(self._descent.hyper[5]) if self._descent is not None else 0.0
+        flat, book, progress = self._flat, self._device_book, self._progress
+        if self.way == "resident":
+            tables = self._totals, self._jobs, self._layer_sums, self._rights
+            e.resident[1, THREADS](flat, book, progress, *tables, *data, rates, steps, limit)
+            return
+        if self.way == "graph" and trains not in self._graphs:
+            self._phases(data, rates, trains, limit, 0)  # a real step, which compiles what is then captured
+            steps -= 1
+            try:
+                self._graphs[trains] = self._captured(data, rates, trains, limit)
+            except Exception as error:  # an older numba-cuda or driver: slower steps, but right
+                self.way = f"stream ({type(error).__name__} while capturing: {error})"
+        for _ in range(steps):
+            if self.way == "graph":
+                self._graphs[trains].launch(self._stream)
+            else:
+                self._phases(data, rates, trains, limit, 0)
+
+    def _captured(self, data: tuple[Any, ...], rates: Any, trains: bool, limit: float) -> Any:
+        """A step as a graph: its launches, put into a builder instead of a stream."""
+        from cuda.core import Device
+
+        cuda.synchronize()
+        card = Device()
+        card.set_current()  # cuda.core asks for it, also where Numba has made the card's context current
+        self._stream = card.default_stream
+        builder = card.create_graph_builder()
+        builder.begin_building()
+        self._phases(data, rates, trains, limit, builder)
+        return builder.end_building().complete()
+
+    def _phases(self, data: tuple[Any, ...], rates: Any, trains: bool, limit: float, stream: Any) -> None:
+        """The launches of one step."""
+        X, targets, labels, weights, order = data
+        flat, book, progress, dtype, batch = self._flat, self._device_book, self._progress, self._dtype, self._batch
+
+        def products(jobs: list[tuple[int, ...]]) -> None:
+            for given in jobs:
+                height, columns = batch if given[0] < 0 else given[0], given[1]
+                splits = self._parts if given[2] < 0 else 1
+                launch("cuda", dtype, height, columns, splits, stream, (given, progress, flat, flat, flat))
+
+        wide = blocks(self._count)
+        e.epoch_gather[blocks(batch * self._sizes[0]), THREADS, stream](flat, book, progress, X, order)
+        products(self._forwards)
+        arguments = flat, book, progress, self._rights, targets, labels, weights, order, rates
+        e.epoch_losses[blocks(batch), THREADS, stream](*arguments)
+        if trains:
+            products(self._backwards)
+            products(self._gradients)
+            across = -(-max(self._sizes[1:]) // THREADS)
+            e.epoch_sums[(across, self._parts), THREADS, stream](flat, book, progress, self._layer_sums)
+            if self._book[e.CLIPS]:
+                e.epoch_squares[wide, THREADS, stream](flat, book, self._norms)
+                e.epoch_clip[1, THREADS, stream](flat, book, self._norms, wide, limit)
+            e.epoch_update[wide, THREADS, stream](flat, book, progress, rates)
+        e.epoch_close[1, THREADS, stream](flat, book, progress, self._totals, self._rights)
+
+
+def _batch_weights(weights: Array | None, order: Array | None, rows: int, batch: int) -> Array:
+    """The weight of every batch of an epoch: its rows, where rows have none."""
+    starts = np.arange(0, rows, batch)
+    if weights is None:
+        return np.minimum(batch, rows - starts).astype(np.float64)
+    return np.add.reduceat(weights if order is None else weights[order], starts)

@@ -1,0 +1,452 @@
+"""Matrix products on the device: three rungs, side by side.
+
+Imports `cuda`, `cuda_tile`, `elementwise` for the activations. All three take the same arguments: a job, which is a
+tuple of sizes, places and strides, and the flat arrays that it speaks of, so that a product of matrices that lie in one
+buffer and a product of three arrays are the same kernel. A job lies in the constant bank, as arguments do: read from
+memory its values took 16 registers too many, and the fast kernel spilled.
+
+C = A B, A (M, K) and B (K, N) of any strides, C (M, N) of contiguous rows; on the way out a bias, an activation, or
+the derivative of the one below. An M or K of -1 is the number of rows of the present batch, which is on the device.
+
+- ``naive``: a thread an element. Each multiplication waits for two loads: the bandwidth of L2 is the limit.
+- ``tiled``: a block of 16 x 16 threads shares tiles in shared memory, so memory is read 16 times less. Two loads from
+  shared memory for each FMA: that is the limit, a quarter of the card's at most.
+- ``fast``: each thread holds 8 x 8 sums in registers, so four 16-byte loads from shared memory feed 64 FMAs; warps of 4
+  x 8 threads, so that those loads are broadcasts or free of conflicts; the next tile is on its way from memory, in
+  registers, while this one is multiplied, and shared memory is double, so that one barrier a tile does. Costs: 17 KB of
+  shared memory, 126 registers, and whole tiles of work at the edges. Not measured: no card was at hand. In sm_90's code
+  of the 128 x 128 tile, two terms of the sum are 128 FMAs and 8 loads of 16 bytes: 0.94 of the card's float32 limit is
+  where it must end, less a barrier and some 70 instructions of moving every 8 terms. With 16 terms a tile, which halves
+  those, it spilled 14 registers.
+
+Split-K: dW = dZ^T X is a small result of a long sum. Block z takes one part of the sum and stores its result in a
+place of its own; whoever reads them adds them up in order, so the bits are the same from run to run.
+"""
+
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..cpu.elementwise import activate, derivative
+from ..specs.codes import IDENTITY, LEAKY_RELU, RELU, SIGMOID, TANH
+from .device import SIMULATED, cuda, device, kernel
+from .register_tile import load2, load4, outer, row_of, store2, store4, zeros
+
+# Places in a job. Strides are in elements; places below 0 are of what is not there.
+M, N, K, A, A_LONG, A_K, A_MODE, B, B_LONG, B_K, B_MODE = range(11)
+C, C_ROW, SPLIT, SPLIT_STEP, BIAS, CODE, Z, GATE_CODE, GATE_A, GATE_Z = range(11, 21)
+JOB = 21
+"""Length of a job."""
+
+ALONG_LONG, VECTORS = 1, 2
+"""How the fast kernel reads a factor: along M or N, not K; and 16 bytes at a time."""
+
+BATCH_ROWS = 7
+"""Place in the device's progress of the rows of the present batch."""
+
+
+class Tile(NamedTuple):
+    """A block's tile of C (m, n), its steps k through the sum, a thread's tile (tm, tn), elements of 16 bytes."""
+
+    m: int
+    n: int
+    k: int
+    tm: int
+    tn: int
+    lanes: int
+
+    @property
+    def threads(self) -> int:
+        """Threads of a block."""
+        return self.m // self.tm * (self.n // self.tn)
+
+
+TILES: dict[str, tuple[Tile, ...]] = {
+    "float32": (Tile(128, 128, 8, 8, 8, 4), Tile(64, 64, 16, 4, 4, 4), Tile(32, 32, 16, 4, 4, 4)),
+    "float64": (Tile(64, 64, 8, 4, 4, 2), Tile(32, 32, 8, 4, 4, 2)),
+}
+"""Largest first. The largest is taken that still gives every SM a block; else the smallest."""
+
+SIMULATED_TILE = Tile(8, 8, 2, 4, 4, 2)
+"""So small that inputs of some ten rows cross blocks."""
+
+SMS = 132
+"""Streaming multiprocessors of an H100: how many blocks a grid should have at least."""
+
+VECTOR = 16
+"""Bytes that the fast kernel moves at a time where it can."""
+
+GRID_Y = 65535
+"""Blocks that a grid has at most in its second direction, by the CUDA C++ Programming Guide's table of limits."""
+
+SIDE = 4 if SIMULATED else 16
+"""Of the blocks of the lower rungs."""
+
+
+def tile_for(dtype: Any, rows: int, columns: int, splits: int = 1) -> Tile:
+    """The tile for a product of this shape."""
+    if SIMULATED:
+        return SIMULATED_TILE
+    tiles = TILES[np.dtype(dtype).name]
+    return next((t for t in tiles if -(-rows // t.m) * -(-columns // t.n) * splits >= SMS), tiles[-1])
+
+
+# ------------------------------------------------------------------------------------ on the way out
+
+
+@device
+def slope(code: int, a: Any, z: Any, one: Any) -> Any:
+    """The derivative of an activation, from its output where that is enough; z is that output otherwise."""
+    if code == RELU:
+        return one if a > one - one else one - one
+    if code == LEAKY_RELU:
+        return one if a > one - one else derivative(LEAKY_RELU, a, one)
+    if code == TANH:
+        return one - a * a
+    if code == SIGMOID:
+        return a * (one - a)
+    return derivative(code, z, one)
+
+
+@device
+def finish(given: Any, i: int, n: int, total: Any, a: Any, b: Any, c: Any, part: int) -> None:
+    """Store one element of C: the naive way out, which the lower rungs take."""
+    one = c.dtype.type(1)
+    if given[BIAS] >= 0:
+        total += b[given[BIAS] + n]
+    place = i * given[C_ROW] + n
+    if given[Z] >= 0:
+        c[given[Z] + place] = total
+    code = given[GATE_CODE]
+    if code > 0:
+        z = a[given[GATE_Z] + place] if given[GATE_Z] >= 0 else total
+        total *= slope(code, a[given[GATE_A] + place], z, one)
+    c[given[C] + part * given[SPLIT_STEP] + place] = activate(given[CODE], total, one)
+
+
+@device
+def _live(size: int, progress: Any) -> int:
+    """A size of a job: as it stands there, or the rows of the present batch."""
+    return progress[BATCH_ROWS] if size < 0 else size
+
+
+# ------------------------------------------------------------------------------------------ the rungs
+
+
+@kernel(SIDE * SIDE)
+def naive(given: Any, progress: Any, a: Any, b: Any, c: Any) -> None:
+    """A thread an element."""
+    n = cuda.blockIdx.x * SIDE + cuda.threadIdx.x % SIDE
+    m = cuda.blockIdx.y * SIDE + cuda.threadIdx.x // SIDE
+    depth = _live(given[K], progress)
+    if m >= _live(given[M], progress) or n >= given[N]:
+        return
+    total = c.dtype.type(0)
+    top = cuda.blockIdx.z * given[SPLIT]
+    for k in range(top, min(depth, top + given[SPLIT])):
+        left = a[given[A] + m * given[A_LONG] + k * given[A_K]]
+        total += left * b[given[B] + n * given[B_LONG] + k * given[B_K]]
+    finish(given, m, n, total, a, b, c, cuda.blockIdx.z)
+
+
+@cache
+def tiled(dtype: Any) -> Any:
+    """A block shares tiles of SIDE x SIDE in shared memory."""
+    size = SIDE * SIDE
+    real = np.dtype(dtype).type
+
+    def cuda_tiled(given: Any, progress: Any, a: Any, b: Any, c: Any) -> None:
+        left = cuda.shared.array(size, dtype)  # on lines of their own: the simulator tells arrays apart by lines
+        right = cuda.shared.array(size, dtype)
+        x, y = cuda.threadIdx.x % SIDE, cuda.threadIdx.x // SIDE
+        n, m = cuda.blockIdx.x * SIDE + x, cuda.blockIdx.y * SIDE + y
+        rows, columns = _live(given[M], progress), given[N]
+        top = cuda.blockIdx.z * given[SPLIT]
+        bottom = min(_live(given[K], progress), top + given[SPLIT])
+        total = real(0)
+        for k in range(top, bottom, SIDE):
+            left[y * SIDE + x] = real(0)
+            right[y * SIDE + x] = real(0)
+            if m < rows and k + x < bottom:
+                left[y * SIDE + x] = a[given[A] + m * given[A_LONG] + (k + x) * given[A_K]]
+            if n < columns and k + y < bottom:
+                right[y * SIDE + x] = b[given[B] + n * given[B_LONG] + (k + y) * given[B_K]]
+            cuda.syncthreads()
+            for i in range(SIDE):
+                total += left[y * SIDE + i] * right[i * SIDE + x]
+            cuda.syncthreads()
+        if m < rows and n < columns:
+            finish(given, m, n, total, a, b, c, cuda.blockIdx.z)
+
+    cuda_tiled.__name__ = f"cuda_{np.dtype(dtype).name}_tiled"
+    return kernel(size)(cuda_tiled)
+
+
+@device
+def _piece4(flat: Any, at: int, step: int, room: int) -> Any:
+    """Four elements, those beyond the edge 0."""
+    first = second = third = fourth = flat.dtype.type(0)
+    if room > 0:
+        first = flat[at]
+    if room > 1:
+        at += step
+        second = flat[at]
+    if room > 2:
+        at += step
+        third = flat[at]
+    if room > 3:
+        fourth = flat[at + step]
+    return first, second, third, fourth
+
+
+@device
+def _piece2(flat: Any, at: int, step: int, room: int) -> Any:
+    """Two elements, those beyond the edge 0."""
+    zero = flat.dtype.type(0)
+    return flat[at] if room > 0 else zero, flat[at + step] if room > 1 else zero
+
+
+@device
+def _spread4(shared: Any, at: int, step: int, values: Any) -> None:
+    """Four elements, so far apart: a transposition."""
+    shared[at] = values[0]
+    shared[at + step] = values[1]
+    shared[at + 2 * step] = values[2]
+    shared[at + 3 * step] = values[3]
+
+
+@device
+def _spread2(shared: Any, at: int, step: int, values: Any) -> None:
+    """Two elements, so far apart."""
+    shared[at] = values[0]
+    shared[at + step] = values[1]
+
+
+def _movers(size: int, depth: int, lanes: int, threads: int) -> tuple[Any, Any, Any]:
+    """How a block takes a panel (depth, size) of a factor from memory into registers, and from there to shared memory.
+
+    The panel lies in shared memory with k as its slow index, whatever its layout was, so that rows of it are
+    contiguous. A thread's second piece is so far from its first, along one of the two, that only that is kept.
+    """
+    load, piece, spread, store = (
+        (load4, _piece4, _spread4, store4) if lanes == 4 else (load2, _piece2, _spread2, store2)
+    )
+    stride = size + lanes  # rows that begin 16 bytes apart, modulo the banks
+    across, down = size // lanes, depth // lanes
+    next_k, next_long = threads // across, threads // down
+
+    @device
+    def start(mode: int, t: int) -> Any:
+        """Where in the panel a thread's first piece lies, along M or N and along k; and how far off its second is."""
+        if mode & ALONG_LONG:
+            return np.int32(t % across * lanes), np.int32(t // across), np.int32(0), np.int32(next_k)
+        return np.int32(t // down), np.int32(t % down * lanes), np.int32(next_long), np.int32(0)
+
+    @device
+    def take(flat: Any, place: int, by_long: int, by_k: int, mode: int, left_long: int, left_k: int) -> Any:
+        """A piece, with so many rows or columns left until the edge, from its own place on."""
+        step, room = by_k, left_k if left_long > 0 else 0
+        if mode & ALONG_LONG:
+            step, room = by_long, left_long if left_k > 0 else 0
+        if mode & VECTORS and room >= lanes:
+            return load(flat, place)
+        return piece(flat, place, step, room)
+
+    @device
+    def put(shared: Any, at: int, mode: int, values: Any) -> None:
+        if mode & ALONG_LONG:
+            store(shared, at, values)
+        else:
+            spread(shared, at, stride, values)
+
+    return start, take, put
+
+
+@cache
+def fast(dtype: Any, tile: Tile) -> Any:
+    """Block, warp and thread tiles; see above."""
+    real = np.dtype(dtype).type
+    bm, bn, bk, tm, tn, lanes = tile
+    threads = tile.threads
+    start_a, take_a, put_a = _movers(bm, bk, lanes, threads)
+    start_b, take_b, put_b = _movers(bn, bk, lanes, threads)
+    load, store = (load4, store4) if lanes == 4 else (load2, store2)
+    a_stride, b_stride = bm + lanes, bn + lanes
+    a_size, b_size = bk * a_stride, bk * b_stride
+    a_room, b_room = 2 * a_size, 2 * b_size
+    two_a, two_b = bm * bk // lanes // threads > 1, bn * bk // lanes // threads > 1
+    assert max(bm, bn) * bk // lanes // threads <= 2, "a thread moves at most two pieces of each factor"
+    # A warp is 4 threads high and 8 wide; a thread's rows and columns come in pieces of 16 bytes, bm / pieces apart.
+    across = bn // tn
+    wide = min(8, across)
+    high = max(1, min(32, threads) // wide)
+    warps_across = across // wide
+    pieces_m, pieces_n = tm // lanes, tn // lanes
+    step_m, step_n = bm // pieces_m, bn // pieces_n
+    count = tm * tn
+
+    @device
+    def part_of_a(shared: Any, at: int) -> Any:
+        return load(shared, at) + load(shared, at + step_m)
+
+    @device
+    def part_of_b(shared: Any, at: int) -> Any:
+        return load(shared, at) + load(shared, at + step_n)
+
+    if pieces_m == 1:
+        part_of_a = load
+    if pieces_n == 1:
+        part_of_b = load
+
+    def cuda_fast(given: Any, progress: Any, a: Any, b: Any, c: Any) -> None:
+        if SIMULATED:  # which knows no alignment; elsewhere this branch is not compiled
+            left = cuda.shared.array(a_room, dtype)
+            right = cuda.shared.array(b_room, dtype)
+        else:
+            left = cuda.shared.array(a_room, dtype, VECTOR)
+            right = cuda.shared.array(b_room, dtype, VECTOR)
+        t = cuda.threadIdx.x
+        m0, n0 = cuda.blockIdx.y * bm, cuda.blockIdx.x * bn
+        rows, columns = _live(given[M], progress), given[N]
+        if m0 >= rows or n0 >= columns:
+            return
+        part = cuda.blockIdx.z
+        top = part * given[SPLIT]
+        bottom = min(_live(given[K], progress), top + given[SPLIT])
+        a_long, a_k, a_mode = given[A_LONG], given[A_K], given[A_MODE]
+        b_long, b_k, b_mode = given[B_LONG], given[B_K], given[B_MODE]
+
+        warp, lane = t // 32, t % 32
+        y = warp // warps_across * high + lane // wide
+        x = warp % warps_across * wide + lane % wide
+        sums = zeros(real(0), count)
+
+        # Of A and of B: place of this thread's piece in memory, what is left until the edges, place in shared memory.
+        a_i, a_j, a_far, a_deep = start_a(a_mode, t)
+        b_i, b_j, b_far, b_deep = start_b(b_mode, t)
+        a_at = given[A] + (m0 + a_i) * a_long + (top + a_j) * a_k
+        b_at = given[B] + (n0 + b_i) * b_long + (top + b_j) * b_k
+        a_left, b_left = np.int32(rows - m0 - a_i), np.int32(columns - n0 - b_i)
+        a_spot, b_spot = np.int32(a_j * a_stride + a_i), np.int32(b_j * b_stride + b_i)
+        a_next, b_next = np.int32(a_deep * a_stride + a_far), np.int32(b_deep * b_stride + b_far)
+
+        half = np.int32(0)
+        depth = np.int32(max(0, bottom - top))
+        k = depth  # terms that are left
+        while k > -bk:
+            # Beyond the sum's end these are zeros, which are stored where nobody reads.
+            a1 = take_a(a, a_at, a_long, a_k, a_mode, a_left, k - a_j)
+            b1 = take_b(b, b_at, b_long, b_k, b_mode, b_left, k - b_j)
+            a2, b2 = a1, b1
+            if two_a:
+                place = a_at + a_far * a_long + a_deep * a_k
+                a2 = take_a(a, place, a_long, a_k, a_mode, a_left - a_far, k - a_j - a_deep)
+            if two_b:
+                place = b_at + b_far * b_long + b_deep * b_k
+                b2 = take_b(b, place, b_long, b_k, b_mode, b_left - b_far, k - b_j - b_deep)
+            if k < depth:  # there is a tile in shared memory
+                from_a, from_b = half * a_size + y * lanes, half * b_size + x * lanes
+                for _ in range(0, bk, 2):
+                    sums = outer(sums, part_of_a(left, from_a), part_of_b(right, from_b))
+                    sums = outer(sums, part_of_a(left, from_a + a_stride), part_of_b(right, from_b + b_stride))
+                    from_a += 2 * a_stride
+                    from_b += 2 * b_stride
+                half = np.int32(1 - half)
+            put_a(left, half * a_size + a_spot, a_mode, a1)
+            put_b(right, half * b_size + b_spot, b_mode, b1)
+            if two_a:
+                put_a(left, half * a_size + a_spot + a_next, a_mode, a2)
+            if two_b:
+                put_b(right, half * b_size + b_spot + b_next, b_mode, b2)
+            cuda.syncthreads()
+            k = np.int32(k - bk)
+            a_at += bk * a_k
+            b_at += bk * b_k
+
+        # Out: Z, bias and the cheap activations included, 16 bytes at a time where C allows; then, from there, what
+        # needs exponentials: in the same loop its code would be there once for each of the 64 sums.
+        code, gate, gate_a = given[CODE], given[GATE_CODE], given[GATE_A]
+        to, c_row, z_at = given[C] + part * given[SPLIT_STEP], given[C_ROW], given[Z]
+        bias = given[BIAS]
+        aligned = c_row % lanes == 0 and to % lanes == 0
+        for i in range(tm):
+            m = m0 + i // lanes * step_m + y * lanes + i % lanes
+            if m < rows:
+                row = row_of(sums, i, tn)
+                for piece in range(pieces_n):
+                    n = n0 + piece * step_n + x * lanes
+                    values = row_of(row, piece, lanes)
+                    if z_at < 0 and bias < 0 and aligned and n + lanes <= columns:
+                        store(c, to + m * c_row + n, values)
+                    else:
+                        for e in range(lanes):
+                            if n + e < columns:
+                                value = row_of(values, e, 1)[0]
+                                if bias >= 0:
+                                    value += b[bias + n + e]
+                                if z_at >= 0:
+                                    c[z_at + m * c_row + n + e] = value
+                                if code == RELU:
+                                    value = real(0) if value < real(0) else value
+                                c[to + m * c_row + n + e] = value
+        if gate > IDENTITY or code > RELU:
+            for i in range(count):
+                row_i, column = i // tn, i % tn
+                m = m0 + row_i // lanes * step_m + y * lanes + row_i % lanes
+                n = n0 + column // lanes * step_n + x * lanes + column % lanes
+                if m < rows and n < columns:
+                    place = m * c_row + n
+                    value = c[to + place]
+                    if gate > IDENTITY:
+                        z = a[given[GATE_Z] + place] if given[GATE_Z] >= 0 else value
+                        value *= slope(gate, a[gate_a + place], z, real(1))
+                    c[to + place] = activate(code, value, real(1)) if code > RELU else value
+
+    cuda_fast.__name__ = f"cuda_{np.dtype(dtype).name}_{bm}x{bn}x{bk}"
+    return kernel(threads, 2 if threads >= 256 else 4)(cuda_fast)
+
+
+# -------------------------------------------------------------------------------------------- launches
+
+
+def job(
+    sizes: tuple[int, int, int],
+    a: tuple[int, int, int],
+    b: tuple[int, int, int],
+    c: tuple[int, int],
+    lanes: int,
+    **rest: int,
+) -> tuple[int, ...]:
+    """A job: sizes (M, N, K), a place and two strides of A and B, a place and the stride of C's rows.
+
+    A's strides are by M and by K, B's by N and by K. ``rest``: columns by name, in lower case.
+    """
+    found = {"split": 1 << 40, "split_step": 0, "bias": -1, "code": IDENTITY, "z": -1}
+    found |= {"gate_code": IDENTITY, "gate_a": -1, "gate_z": -1} | rest
+    return (*sizes, *a, _mode(a, lanes), *b, _mode(b, lanes), *c, *found.values())
+
+
+def _mode(factor: tuple[int, int, int], lanes: int) -> int:
+    """How the fast kernel reads a factor."""
+    at, by_long, by_k = factor
+    along_long = by_long == 1 and by_k != 1
+    fits = (by_long == 1 or by_k == 1) and at % lanes == 0 and (by_k if along_long else by_long) % lanes == 0
+    return ALONG_LONG * along_long + VECTORS * fits
+
+
+def launch(variant: str, dtype: Any, rows: int, columns: int, splits: int, stream: Any, arguments: Any) -> None:
+    """Launch one product: arguments are a job, progress, and the arrays of A, B and C."""
+    if rows == 0 or columns == 0:
+        return
+    if variant == "cuda":
+        tile = tile_for(dtype, rows, columns, splits)
+        chosen, m, n, threads = fast(np.dtype(dtype), tile), tile.m, tile.n, tile.threads
+    else:
+        chosen, m, n, threads = naive if variant == "cuda_naive" else tiled(np.dtype(dtype)), SIDE, SIDE, SIDE * SIDE
+    grid = -(-columns // n), -(-rows // m), splits
+    if grid[1] > GRID_Y:
+        raise ValueError(
+            f'variant "{variant}" takes at most {GRID_Y * m} rows at a time, got {rows}; call it for parts'
+        )
+    chosen[grid, threads, stream](*arguments)

@@ -1,0 +1,263 @@
+"""What the CUDA kernels become, without a card: compiled to PTX, assembled by ``ptxas``, and looked at.
+
+Imports the CUDA rooms, and numba-cuda's compiler and the toolkit's ``ptxas``, which
+``pip install "fastnet-jit[cuda12]"`` brings. ``python -m fastnet.kernels.cuda_offline`` compiles every kernel for sm_80
+and sm_90, prints a line for each, and fails where one spills, computes in float64 what is float32, needs more registers
+or shared memory than its launch can have, or reads memory by less than 16 bytes at a time where it should not.
+"""
+
+import importlib.util
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+import numpy as np
+
+from . import gemm, steps
+from .device import KERNELS, SIMULATED, cuda, register_limit
+
+ARCHITECTURES = ((8, 0), (9, 0))
+SHARED_BYTES = {(8, 0): 164 << 10, (9, 0): 228 << 10}
+"""Of an SM: the CUDA C++ Programming Guide's table of compute capabilities."""
+
+ADDS_UP = ("loss_kernel", "epoch_squares", "epoch_clip", "epoch_close", "resident")
+"""Kernels that add up in float64 whatever the dtype."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """One kernel, compiled.
+
+    Attributes
+    ----------
+    kernel, dtype : str
+    cc : tuple of int
+        Compute capability.
+    threads, blocks : int
+        Of a block, and blocks that are to share an SM.
+    registers : int
+        A thread.
+    shared_bytes : int
+        A block.
+    shared_alignment : int
+        Bytes, of the array in shared memory that has the least; 0 where there is none.
+    spill_bytes : int
+        Stored and loaded, a thread.
+    wide_loads : int
+        16-byte loads from global and shared memory in the code.
+    double_operations : int
+        Instructions over float64 in the code.
+    """
+
+    kernel: str
+    dtype: str
+    cc: tuple[int, int]
+    threads: int
+    blocks: int
+    registers: int
+    shared_bytes: int
+    shared_alignment: int
+    spill_bytes: int
+    wide_loads: int
+    double_operations: int
+
+
+def _types(dtype: str) -> dict[str, tuple[Any, ...]]:
+    """Argument types of every kernel."""
+    from numba.cuda import types
+
+    real = types.float32 if dtype == "float32" else types.float64
+    i, f, flag = types.int64, types.Array(real, 1, "C"), types.boolean
+    ints, doubles = types.Array(types.int64, 1, "C"), types.Array(types.float64, 1, "C")
+    table = types.Array(types.int64, 2, "C")
+    product = (types.UniTuple(i, gemm.JOB), ints, f, f, f)
+    step = (f, ints, ints)
+    data = (f, ints, f, ints)  # targets, labels, weights, order
+    names = [name for name in KERNELS if name.startswith("cuda_")] + ["naive"]
+    return dict.fromkeys(names, product) | {
+        "activation_kernel": (i, flag, f, f, i),
+        "gate_kernel": (i, f, f, f, i),
+        "loss_kernel": (i, ints, f, f, i, i, i, doubles),
+        "loss_gradient_kernel": (i, ints, f, f, i, i, f),
+        "softmax_kernel": (f, f, i, i),
+        "sums_kernel": (f, i, i, i, f, i, i, i),
+        "reduce_kernel": (f, i, i, i, f),
+        "sgd_kernel": (f, f, f, i, real, real, flag),
+        "adam_kernel": (f, f, f, f, i, types.UniTuple(real, 3), types.UniTuple(real, 6)),
+        "epoch_gather": (*step, f, ints),
+        "epoch_losses": (*step, ints, *data, f),
+        "epoch_sums": (*step, table),
+        "epoch_update": (*step, f),
+        "epoch_squares": (f, ints, doubles),
+        "epoch_clip": (f, ints, doubles, i, types.float64),
+        "epoch_close": (*step, doubles, ints),
+        "resident": (*step, doubles, table, table, ints, f, *data, f, i, types.float64),
+    }
+
+
+def _ptxas() -> str:
+    """The toolkit's assembler: among the installed wheels, or on the path."""
+    for name in ("nvidia-cuda-nvcc-cu12", "nvidia-cuda-nvcc"):
+        try:
+            files = metadata.files(name) or []
+        except metadata.PackageNotFoundError:
+            continue
+        for file in files:
+            if file.name in ("ptxas", "ptxas.exe"):
+                return str(file.locate())
+    found = shutil.which("ptxas")
+    if found is None:
+        raise FileNotFoundError('ptxas is not installed: pip install "fastnet-jit[cuda12]"')
+    return found
+
+
+def _compile(name: str, dtype: str, cc: tuple[int, int]) -> Report:
+    function, threads, blocks = KERNELS[name]
+    # A device function asks the present card for its architecture; offline there is none.
+    card = SimpleNamespace(compute_capability=cc)
+    with mock.patch("numba.cuda.dispatcher.get_current_device", return_value=card):
+        ptx, _ = cuda.compile_ptx(function, _types(dtype)[name], cc=cc)
+    limit = register_limit(threads, blocks)
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "kernel.ptx"
+        source.write_text(ptx)
+        command = [_ptxas(), "-v", f"-arch=sm_{cc[0]}{cc[1]}", f"-maxrregcount={limit}", str(source)]
+        made = subprocess.run([*command, "-o", str(source) + ".cubin"], capture_output=True, text=True)
+    if made.returncode != 0:
+        raise RuntimeError(f"ptxas refused {name} for sm_{cc[0]}{cc[1]}: {made.stderr.strip()}")
+
+    def sum_of(pattern: str) -> int:
+        return sum(map(int, re.findall(pattern, made.stderr)))
+
+    return Report(
+        kernel=name,
+        dtype=dtype,
+        cc=cc,
+        threads=threads,
+        blocks=blocks,
+        registers=sum_of(r"Used (\d+) registers"),
+        shared_bytes=sum_of(r"(\d+) bytes smem"),
+        shared_alignment=min(map(int, re.findall(r"\.shared \.align (\d+)", ptx)), default=0),
+        spill_bytes=sum_of(r"(\d+) bytes spill"),
+        wide_loads=len(re.findall(r"\bld(?:\.\w+)*\.(?:v4\.[fb]32|v2\.[fb]64)", ptx)),
+        double_operations=len(re.findall(r"^\s*(?:@%p\d+ )?\w[\w.]*\.f64\b", ptx, re.MULTILINE)),
+    )
+
+
+def _product_kernels(variant: str, dtype: str) -> tuple[str, ...]:
+    """Kernels of a rung's products; asking for one makes it."""
+    kind = np.dtype(dtype)
+    if variant == "cuda_naive":
+        return ("naive",)
+    if variant == "cuda_tiled":
+        gemm.tiled(kind)
+        return (f"cuda_{dtype}_tiled",)
+    for tile in gemm.TILES[dtype]:
+        gemm.fast(kind, tile)
+    return tuple(f"cuda_{dtype}_{tile.m}x{tile.n}x{tile.k}" for tile in gemm.TILES[dtype])
+
+
+_BESIDES = {"dense_backward_batch": ("gate_kernel", "sums_kernel", "reduce_kernel"), "matmul": (), "dense_forward": ()}
+
+
+def _kernels(operation: str, variant: str, dtype: str) -> tuple[str, ...]:
+    if operation in _BESIDES:
+        return _product_kernels(variant, dtype) + _BESIDES[operation]
+    exact = {"softmax": "softmax_kernel", "accuracy": "loss_kernel"}
+    exact |= {"sgd_update": "sgd_kernel", "adam_update": "adam_kernel"}
+    losses = ("mse", "mae", "huber", "cross_entropy", "binary_cross_entropy")
+    if operation in losses:
+        return ("loss_kernel",)
+    if operation.removesuffix("_derivative") in losses:
+        return ("loss_gradient_kernel",)
+    return (exact.get(operation, "activation_kernel"),)
+
+
+def report(operation: str, variant: str, dtype: str, cc: tuple[int, int] = (9, 0)) -> tuple[Report, ...]:
+    """Compile what a CUDA variant launches, and say what it needs.
+
+    Parameters
+    ----------
+    operation, variant : str
+        As the table names them, such as "matmul" and "cuda".
+    dtype : str
+        "float32" or "float64".
+    cc : tuple of int, default (9, 0)
+        Compute capability to compile for.
+
+    Returns
+    -------
+    tuple of Report
+        One for each kernel; of a product one for each tile size.
+
+    Raises
+    ------
+    ValueError
+        If there is no such CUDA variant.
+    RuntimeError, FileNotFoundError
+        If the compiler or ``ptxas`` is missing, or refuses.
+    """
+    if (operation, variant) not in steps.RUNGS:
+        raise ValueError(f"there is no CUDA variant {variant!r} of {operation!r}")
+    if SIMULATED:
+        raise RuntimeError("the simulator compiles nothing; unset NUMBA_ENABLE_CUDASIM")
+    if importlib.util.find_spec("numba_cuda") is None:
+        raise RuntimeError(
+            'compiling for a card needs numba-cuda: pip install "fastnet-jit[cuda12]"; no card is needed'
+        )
+    return tuple(_compile(name, dtype, cc) for name in _kernels(operation, variant, dtype))
+
+
+def all_reports(dtype: str, cc: tuple[int, int]) -> list[Report]:
+    """Compile every kernel, the training step's included."""
+    names = [name for variant in ("cuda_naive", "cuda_tiled", "cuda") for name in _product_kernels(variant, dtype)]
+    own = {*KERNELS} - {name for name in KERNELS if name.startswith("cuda_")} - {"naive"}
+    return [_compile(name, dtype, cc) for name in [*names, *sorted(own)]]
+
+
+def faults(found: Report) -> list[str]:
+    """What is wrong with a kernel; nothing, if all is well."""
+    wrong = []
+    if found.spill_bytes:
+        wrong.append(f"spills {found.spill_bytes} bytes")
+    if found.dtype == "float32" and found.double_operations and found.kernel not in ADDS_UP:
+        wrong.append(f"{found.double_operations} float64 instructions in a float32 kernel")
+    if found.registers * found.threads * found.blocks > 65536:
+        wrong.append(f"{found.registers} registers do not fit {found.threads} threads x {found.blocks}")
+    if found.shared_bytes > 48 << 10 or found.shared_bytes * found.blocks > SHARED_BYTES[found.cc]:
+        wrong.append(f"{found.shared_bytes} bytes of shared memory are too many")
+    is_fast = re.search(r"\d+x\d+x\d+", found.kernel) is not None
+    if is_fast and found.shared_alignment % gemm.VECTOR != 0:
+        wrong.append(f"shared memory aligned to {found.shared_alignment} bytes, read by {gemm.VECTOR}")
+    if is_fast and found.wide_loads < 4:  # of A and of B, from global and from shared memory
+        wrong.append(f"{found.wide_loads} loads of 16 bytes; expected 4 or more")
+    return wrong
+
+
+def main() -> int:
+    """Compile everything for both architectures; 1 where a kernel is not as it should be."""
+    if SIMULATED:
+        print("the simulator compiles nothing; unset NUMBA_ENABLE_CUDASIM", file=sys.stderr)
+        return 2
+    bad = 0
+    print(f"{'kernel':28} {'dtype':8} sm   threads regs shared spills wide f64")
+    for cc in ARCHITECTURES:
+        for dtype in ("float32", "float64"):
+            for r in all_reports(dtype, cc):
+                wrong = "; ".join(faults(r))
+                bad += bool(wrong)
+                sizes = f"{r.threads:7} {r.registers:4} {r.shared_bytes:6} {r.spill_bytes:6} {r.wide_loads:4}"
+                print(f"{r.kernel:28} {r.dtype:8} {cc[0]}.{cc[1]} {sizes} {r.double_operations:3} {wrong}", flush=True)
+    return int(bad > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

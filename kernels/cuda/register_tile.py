@@ -1,0 +1,139 @@
+"""A thread's register tile as tuples: 16-byte loads and stores, and the outer product, in LLVM IR.
+
+Imports `cuda`. A tuple is a value that LLVM splits into registers, whatever loop it passes through; an array of
+`cuda.local` is memory unless every index is a constant after unrolling, which nothing promises. Each intrinsic has a
+twin in Python for the simulator, which knows no types.
+"""
+
+from typing import Any
+
+from .device import SIMULATED
+
+if SIMULATED:
+
+    def load4(flat: Any, at: int) -> Any:
+        """Four elements from a place that is a multiple of four."""
+        assert at % 4 == 0, "not aligned"
+        return flat[at], flat[at + 1], flat[at + 2], flat[at + 3]
+
+    def load2(flat: Any, at: int) -> Any:
+        """Two elements from an even place."""
+        assert at % 2 == 0, "not aligned"
+        return flat[at], flat[at + 1]
+
+    def store4(flat: Any, at: int, values: Any) -> None:
+        """Store four elements at a place that is a multiple of four."""
+        assert at % 4 == 0, "not aligned"
+        for i in range(4):
+            flat[at + i] = values[i]
+
+    def store2(flat: Any, at: int, values: Any) -> None:
+        """Store two elements at an even place."""
+        assert at % 2 == 0, "not aligned"
+        for i in range(2):
+            flat[at + i] = values[i]
+
+    def zeros(like: Any, count: int) -> Any:
+        """So many zeros of this number's type."""
+        return (like - like,) * count
+
+    def outer(tile: Any, a: Any, b: Any) -> Any:
+        """tile + a b^T, row by row."""
+        width = len(b)
+        return tuple(tile[i * width + j] + a[i] * b[j] for i in range(len(a)) for j in range(width))
+
+    def row_of(tile: Any, i: int, width: int) -> Any:
+        """Elements i width to (i + 1) width."""
+        return tile[i * width : (i + 1) * width]
+
+else:
+    from llvmlite import ir
+    from numba.cuda import types
+    from numba.cuda.extending import intrinsic
+
+    def _address(context: Any, builder: Any, array_type: Any, array: Any, at: Any, width: int) -> Any:
+        """Pointer to so many elements of a one-dimensional array, as one vector."""
+        value = context.make_array(array_type)(context, builder, array)
+        element = context.get_data_type(array_type.dtype)
+        pointer = builder.gep(value.data, [at])
+        return builder.bitcast(pointer, ir.VectorType(element, width).as_pointer())
+
+    def _loader(width: int) -> Any:
+        def load(typingctx: Any, flat: Any, at: Any) -> Any:
+            def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+                place = _address(context, builder, flat, arguments[0], arguments[1], width)
+                vector = builder.load(place, align=width * flat.dtype.bitwidth // 8)
+                out = ir.Constant(context.get_value_type(signature.return_type), ir.Undefined)
+                for i in range(width):
+                    element = builder.extract_element(vector, ir.Constant(ir.IntType(32), i))
+                    out = builder.insert_value(out, element, i)
+                return out
+
+            return types.UniTuple(flat.dtype, width)(flat, types.int64), codegen
+
+        return intrinsic(load)
+
+    def _storer(width: int) -> Any:
+        def store(typingctx: Any, flat: Any, at: Any, values: Any) -> Any:
+            def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+                place = _address(context, builder, flat, arguments[0], arguments[1], width)
+                vector = ir.Constant(place.type.pointee, ir.Undefined)
+                for i in range(width):
+                    element = builder.extract_value(arguments[2], i)
+                    vector = builder.insert_element(vector, element, ir.Constant(ir.IntType(32), i))
+                builder.store(vector, place, align=width * flat.dtype.bitwidth // 8)
+                return context.get_dummy_value()
+
+            return types.void(flat, types.int64, values), codegen
+
+        return intrinsic(store)
+
+    load4, load2, store4, store2 = _loader(4), _loader(2), _storer(4), _storer(2)
+
+    def _zeros(typingctx: Any, like: Any, count: Any) -> Any:
+        """So many zeros of this number's type."""
+        if not isinstance(count, types.IntegerLiteral):
+            return None  # Numba asks again, with the literal's own type
+        out = types.UniTuple(like, count.literal_value)
+
+        def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            return ir.Constant(context.get_value_type(out), None)
+
+        return out(like, count), codegen
+
+    def _outer(typingctx: Any, tile: Any, a: Any, b: Any) -> Any:
+        """tile + a b^T, row by row, each element one FMA."""
+
+        def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            into, left, right = arguments
+            for i in range(a.count):
+                for j in range(b.count):
+                    place = i * b.count + j
+                    factors = builder.extract_value(left, i), builder.extract_value(right, j)
+                    builder_sum = builder.fma(*factors, builder.extract_value(into, place))
+                    into = builder.insert_value(into, builder_sum, place)
+            return into
+
+        return tile(tile, a, b), codegen
+
+    def _row_of(typingctx: Any, tile: Any, i: Any, width: Any) -> Any:
+        """Elements i width to (i + 1) width, for an i that is known when it runs: by selection, never by address."""
+        if not isinstance(width, types.IntegerLiteral):
+            return None
+        i = types.int64
+        columns = width.literal_value
+        out = types.UniTuple(tile.dtype, columns)
+
+        def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            row = ir.Constant(context.get_value_type(out), ir.Undefined)
+            for j in range(columns):
+                found = builder.extract_value(arguments[0], j)
+                for r in range(1, tile.count // columns):
+                    here = builder.icmp_signed("==", arguments[1], ir.Constant(arguments[1].type, r))
+                    found = builder.select(here, builder.extract_value(arguments[0], r * columns + j), found)
+                row = builder.insert_value(row, found, j)
+            return row
+
+        return out(tile, i, width), codegen
+
+    zeros, outer, row_of = intrinsic(_zeros), intrinsic(_outer), intrinsic(_row_of)

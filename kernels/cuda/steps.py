@@ -1,0 +1,410 @@
+"""What a training step does besides its products, on the device: losses, sums, updates; and the table's CUDA rungs.
+
+Imports `cuda`, `cuda_products` and `elementwise`, whose formulas and codes are the CPU's. Elementwise
+work is written once, as a function of one element or row that kernels call: those here, of one operation each, and
+those of `cuda_epoch`.
+
+Sums over rows are float64, each thread's in order and then a tree over the threads of one block: the bits do not
+depend on who is first. No atomics anywhere.
+"""
+
+from functools import partial
+from math import exp, log, log1p, sqrt
+from typing import Any
+
+import numpy as np
+
+from ..cpu.elementwise import activate, derivative, sigmoid
+from ..specs.codes import BINARY_CROSS_ENTROPY, CROSS_ENTROPY, HUBER, MAE, MSE
+from . import gemm
+from .device import SIMULATED, cuda, device, empty, kernel
+from .gemm import SIMULATED_TILE, SMS, job, launch, tile_for
+
+THREADS = 8 if SIMULATED else 256
+"""Of a block of elementwise work; a power of two, for the trees."""
+
+# ---------------------------------------------------------------------------------- one row, one element
+
+
+@device
+def row_top(outputs: Any, at: int, k: int) -> Any:
+    """A row's largest output, NaN counting as largest, and where the first of it stands."""
+    top, where = outputs[at], 0
+    for j in range(1, k):
+        z = outputs[at + j]
+        if z > top or (z != z and top == top):
+            top, where = z, j
+    return top, where
+
+
+@device
+def row_exponentials(outputs: Any, at: int, k: int, top: Any) -> Any:
+    """Sum of exp(z - top)."""
+    total = top - top
+    for j in range(k):
+        total += exp(outputs[at + j] - top)
+    return total
+
+
+@device
+def row_loss(code: int, labels: Any, targets: Any, y: int, outputs: Any, at: int, k: int) -> Any:
+    """Loss of the row that begins at ``at``, summed over its outputs, and how many answers are right.
+
+    ``y``: the row's place among labels; its targets begin at y k.
+    """
+    zero = outputs.dtype.type(0)
+    one, half = outputs.dtype.type(1), outputs.dtype.type(0.5)
+    total, right = zero, 0
+    if code == CROSS_ENTROPY:
+        label = labels[y]
+        top, where = row_top(outputs, at, k)
+        total = log(row_exponentials(outputs, at, k, top)) + (top - outputs[at + label])
+        right = 1 if where == label else 0
+    else:
+        for j in range(k):
+            z, truth = outputs[at + j], targets[y * k + j]
+            d = z - truth
+            if code == MSE:
+                total += d * d
+            elif code == MAE:
+                total += abs(d)
+            elif code == HUBER:
+                total += d * d * half if abs(d) <= one else abs(d) - half
+            else:
+                total += (z if z > zero else zero) - z * truth + log1p(exp(-abs(z)))
+                right += 1 if (z > zero) == (truth > half) else 0
+    return total, right
+
+
+@device
+def row_gradient(
+    code: int, labels: Any, targets: Any, y: int, outputs: Any, at: int, k: int, share: Any, d: Any, to: int
+) -> None:
+    """The derivative of a row's loss with respect to its outputs, times what the row counts."""
+    zero = outputs.dtype.type(0)
+    one = outputs.dtype.type(1)
+    if code == CROSS_ENTROPY:
+        label = labels[y]
+        top, _ = row_top(outputs, at, k)
+        scale = one / row_exponentials(outputs, at, k, top)
+        for j in range(k):
+            d[to + j] = (exp(outputs[at + j] - top) * scale - (one if j == label else zero)) * share
+        return
+    for j in range(k):
+        z, truth = outputs[at + j], targets[y * k + j]
+        e = z - truth
+        if code == MSE:
+            e = e + e
+        elif code == MAE:
+            e = e if e != e else (one if e > zero else (-one if e < zero else zero))
+        elif code == HUBER:
+            e = one if e > one else (-one if e < -one else e)
+        else:
+            e = sigmoid(z, one) - truth
+        d[to + j] = e * share
+
+
+@device
+def sgd_element(p: Any, p_at: int, g: Any, v: Any, v_at: int, rate: Any, momentum: Any, nesterov: bool) -> None:
+    """v <- momentum v + g;  p <- p - rate v, or with nesterov p - rate (g + momentum v)."""
+    new = momentum * v[v_at] + g
+    v[v_at] = new
+    p[p_at] -= rate * (g + momentum * new if nesterov else new)
+
+
+@device
+def adam_element(p: Any, p_at: int, g: Any, m: Any, m_at: int, v: Any, v_at: int, rates: Any, hyper: Any) -> None:
+    """Adam or AdamW: rates are (rate, 1 - beta1^step, 1 - beta2^step), hyper as of `adam_hyper`."""
+    rate, first, second = rates
+    beta1, rest1, beta2, rest2, epsilon, decay = hyper
+    one = type(g)(1)
+    mean = beta1 * m[m_at] + rest1 * g
+    square = beta2 * v[v_at] + rest2 * g * g
+    m[m_at], v[v_at] = mean, square
+    p[p_at] = p[p_at] * (one - rate * decay) - rate * (mean / first) / (sqrt(square / second) + epsilon)
+
+
+def adam_hyper(beta1: float, beta2: float, epsilon: float, decay: float) -> tuple[float, ...]:
+    """What `adam_element` takes: 1 - beta too, since in float32 1 - 0.999 is off by a part in 20000."""
+    return beta1, 1 - beta1, beta2, 1 - beta2, epsilon, decay
+
+
+@device
+def block_sum(shared: Any, t: int, value: Any) -> Any:
+    """Sum over a block's threads, by a tree; every thread gets it."""
+    shared[t] = value
+    cuda.syncthreads()
+    step = THREADS // 2
+    while step > 0:
+        if t < step:
+            shared[t] += shared[t + step]
+        cuda.syncthreads()
+        step //= 2
+    total = shared[0]
+    cuda.syncthreads()
+    return total
+
+
+# --------------------------------------------------------------------------------- one operation each
+
+
+@kernel(THREADS)
+def activation_kernel(code: int, derives: bool, z: Any, out: Any, size: int) -> None:
+    """out = activation(z), or its derivative there."""
+    one = z.dtype.type(1)
+    for i in range(cuda.grid(1), size, cuda.gridsize(1)):
+        out[i] = derivative(code, z[i], one) if derives else activate(code, z[i], one)
+
+
+@kernel(THREADS)
+def gate_kernel(code: int, z: Any, d: Any, out: Any, size: int) -> None:
+    """out = d * activation'(z)."""
+    one = z.dtype.type(1)
+    for i in range(cuda.grid(1), size, cuda.gridsize(1)):
+        out[i] = d[i] * derivative(code, z[i], one)
+
+
+@kernel(THREADS)
+def loss_kernel(code: int, labels: Any, targets: Any, outputs: Any, rows: int, k: int, count: int, out: Any) -> None:
+    """out = sum of all rows' losses / count; with a count below 0, right answers / -count. One block."""
+    shared = cuda.shared.array(THREADS, np.float64)
+    t = cuda.threadIdx.x
+    total, right = 0.0, 0
+    for r in range(t, rows, THREADS):
+        loss, answers = row_loss(code, labels, targets, r, outputs, r * k, k)
+        total += loss
+        right += answers
+    found = block_sum(shared, t, float(right) if count < 0 else total)
+    if t == 0:
+        out[0] = found / abs(count)
+
+
+@kernel(THREADS)
+def loss_gradient_kernel(code: int, labels: Any, targets: Any, outputs: Any, rows: int, k: int, out: Any) -> None:
+    """The derivative of the mean over rows, a thread a row."""
+    share = outputs.dtype.type(1) / outputs.dtype.type(rows)
+    for r in range(cuda.grid(1), rows, cuda.gridsize(1)):
+        row_gradient(code, labels, targets, r, outputs, r * k, k, share, out, r * k)
+
+
+@kernel(THREADS)
+def softmax_kernel(outputs: Any, out: Any, rows: int, k: int) -> None:
+    """exp(z - top) / sum, a thread a row."""
+    for r in range(cuda.grid(1), rows, cuda.gridsize(1)):
+        top, _ = row_top(outputs, r * k, k)
+        total = row_exponentials(outputs, r * k, k, top)
+        for j in range(k):
+            out[r * k + j] = exp(outputs[r * k + j] - top) / total
+
+
+@kernel(THREADS)
+def sums_kernel(d: Any, at: int, rows: int, k: int, out: Any, to: int, part_rows: int, step: int) -> None:
+    """Sums over the rows of d (rows, k) at ``at``: block row y adds its part and stores it step y further."""
+    j, top = cuda.grid(2)[0], cuda.blockIdx.y * part_rows
+    if j < k:
+        total = d.dtype.type(0)
+        for r in range(top, min(rows, top + part_rows)):
+            total += d[at + r * k + j]
+        out[to + cuda.blockIdx.y * step + j] = total
+
+
+@kernel(THREADS)
+def reduce_kernel(parts: Any, count: int, step: int, size: int, out: Any) -> None:
+    """out = the sum of the parts, in order."""
+    for i in range(cuda.grid(1), size, cuda.gridsize(1)):
+        total = parts[i]
+        for s in range(1, count):
+            total += parts[s * step + i]
+        out[i] = total
+
+
+@kernel(THREADS)
+def sgd_kernel(p: Any, g: Any, v: Any, size: int, rate: Any, momentum: Any, nesterov: bool) -> None:
+    """A step of gradient descent; without momentum v is left alone."""
+    for i in range(cuda.grid(1), size, cuda.gridsize(1)):
+        if momentum == 0:
+            p[i] -= rate * g[i]
+        else:
+            sgd_element(p, i, g[i], v, i, rate, momentum, nesterov)
+
+
+@kernel(THREADS)
+def adam_kernel(p: Any, g: Any, m: Any, v: Any, size: int, rates: Any, hyper: Any) -> None:
+    """A step of Adam or AdamW."""
+    for i in range(cuda.grid(1), size, cuda.gridsize(1)):
+        adam_element(p, i, g[i], m, i, v, i, rates, hyper)
+
+
+# ---------------------------------------------------------------------- the table's rungs, on device arrays
+
+
+def blocks(size: int) -> int:
+    """Blocks for so many elements: enough to fill a card, no more than that."""
+    return max(1, min(-(-size // THREADS), 2 if SIMULATED else 8 * SMS))
+
+
+def _flat(array: Any) -> tuple[Any, int, int]:
+    """An array as a vector, and its strides in elements; of nothing, a vector nobody reads."""
+    if array.size == 0:
+        return empty(1, array.dtype), 1, 1
+    item = array.dtype.itemsize
+    strides = tuple(step // item for step in array.strides)
+    if array.ndim == 1:
+        return array, strides[0], 1
+    vector = array if array.flags["C_CONTIGUOUS"] else array.T
+    return vector.reshape(array.size), *strides
+
+
+def _lanes(dtype: Any, tile: Any) -> int:
+    return int(tile.lanes) if tile is SIMULATED_TILE else 16 // np.dtype(dtype).itemsize
+
+
+_NOBODY = np.zeros(8, np.int64)
+
+
+def _progress() -> Any:
+    return cuda.to_device(_NOBODY)
+
+
+def matmul(variant: str, A: Any, B: Any, out: Any) -> None:
+    """C = A B."""
+    (rows, depth), columns = A.shape, B.shape[1]
+    (a, a_row, a_k), (b, b_k, b_column), (c, _, _) = _flat(A), _flat(B), _flat(out)
+    lanes = _lanes(A.dtype, tile_for(A.dtype, rows, columns))
+    given = job((rows, columns, depth), (0, a_row, a_k), (0, b_column, b_k), (0, columns), lanes)
+    launch(variant, A.dtype, rows, columns, 1, 0, (given, _progress(), a, b, c))
+
+
+def dense_forward(variant: str, X: Any, W: Any, b: Any, activation: int, A: Any, Z: Any) -> None:
+    """A = activation(X W^T + b). W and b share a buffer, as they do in a network, and so do A and Z."""
+    (rows, n), k = X.shape, W.shape[0]
+    if rows * k == 0:
+        return
+    lanes = _lanes(X.dtype, tile_for(X.dtype, rows, k))
+    weights, results = empty(k * n + k, X.dtype), empty(2 * rows * k, X.dtype)
+    if n:
+        weights[: k * n].copy_to_device(_flat(W)[0])
+    weights[k * n : k * n + k].copy_to_device(b)
+    rest = {"bias": k * n, "code": int(activation), "z": rows * k}
+    given = job((rows, k, n), (0, n, 1), (0, n, 1), (0, k), lanes, **rest)
+    launch(variant, X.dtype, rows, k, 1, 0, (given, _progress(), _flat(X)[0], weights, results))
+    _flat(A)[0].copy_to_device(results[: rows * k])
+    _flat(Z)[0].copy_to_device(results[rows * k : 2 * rows * k])
+
+
+def splits_for(dtype: Any, rows: int, columns: int, depth: int) -> int:
+    """Parts of a long sum: enough that the grid fills the card, of at least 64 terms; a function of sizes alone."""
+    if SIMULATED:
+        return max(1, min(3, depth // 4))
+    smallest = gemm.TILES[np.dtype(dtype).name][-1]
+    tiles = -(-rows // smallest.m) * -(-columns // smallest.n)
+    return max(1, min(32, SMS // max(1, tiles), depth // 64))
+
+
+def dense_backward_batch(
+    variant: str, X: Any, Z: Any, dL_dA: Any, W: Any, activation: int, dW: Any, db: Any, dX: Any
+) -> None:
+    """dZ = dL_dA * activation'(Z);  dW = dZ^T X, by split-K;  db = sum of dZ's rows;  dX = dZ W, where wanted."""
+    (rows, n), k, dtype = X.shape, W.shape[0], X.dtype
+    progress, dz = _progress(), empty(rows * k, dtype)
+    lanes = _lanes(dtype, tile_for(dtype, rows, k))
+    if rows * k:
+        gate_kernel[blocks(rows * k), THREADS](int(activation), _flat(Z)[0], _flat(dL_dA)[0], dz, rows * k)
+    splits = splits_for(dtype, k, n, rows)
+    part = -(-rows // splits)
+    if k * n:
+        parts = empty(splits * k * n, dtype)
+        sizes, rest = (k, n, rows), {"split": max(1, part), "split_step": k * n}
+        given = job(sizes, (0, 1, k), (0, 1, n), (0, n), lanes, **rest)
+        launch(variant, dtype, k, n, splits, 0, (given, progress, dz, _flat(X)[0], parts))
+        reduce_kernel[blocks(k * n), THREADS](parts, splits, k * n, k * n, _flat(dW)[0])
+    if k:
+        parts = empty(splits * k, dtype)
+        sums_kernel[(-(-k // THREADS), splits), THREADS](dz, 0, rows, k, parts, 0, part, k)
+        reduce_kernel[blocks(k), THREADS](parts, splits, k, k, db)
+    if dX.size:
+        given = job((rows, n, k), (0, k, 1), (0, 1, n), (0, n), lanes)
+        launch(variant, dtype, rows, n, 1, 0, (given, progress, dz, _flat(W)[0], _flat(dX)[0]))
+
+
+def apply_activation(code: int, derives: bool, Z: Any, out: Any) -> None:
+    """An activation, or its derivative, of a vector."""
+    if Z.size:
+        activation_kernel[blocks(Z.size), THREADS](code, derives, Z, out, Z.size)
+
+
+def _labels_and_targets(code: int, truth: Any, outputs: Any) -> tuple[Any, Any]:
+    if code == CROSS_ENTROPY:
+        return truth, empty(1, outputs.dtype)
+    return empty(1, np.int64), _flat(truth)[0]
+
+
+def loss(code: int, counts: bool, truth: Any, outputs: Any, out: Any) -> None:
+    """A loss, as it is reported; or the share of right answers."""
+    rows, k = outputs.shape
+    count = -rows if counts else rows * k if code in (MSE, MAE, HUBER) else rows
+    labels, targets = _labels_and_targets(code, truth, outputs)
+    loss_kernel[1, THREADS](code, labels, targets, _flat(outputs)[0], rows, k, count, out)
+
+
+def loss_gradient(code: int, truth: Any, outputs: Any, out: Any) -> None:
+    """The derivative of a loss."""
+    rows, k = outputs.shape
+    labels, targets = _labels_and_targets(code, truth, outputs)
+    arguments = (code, labels, targets, _flat(outputs)[0], rows, k, _flat(out)[0])
+    loss_gradient_kernel[blocks(rows), THREADS](*arguments)
+
+
+def softmax(outputs: Any, out: Any) -> None:
+    """Softmax of every row."""
+    rows, k = outputs.shape
+    softmax_kernel[blocks(rows), THREADS](_flat(outputs)[0], _flat(out)[0], rows, k)
+
+
+def sgd_update(p: Any, g: Any, v: Any, rate: float, momentum: float, nesterov: bool) -> None:
+    """A step of gradient descent."""
+    real = p.dtype.type
+    if p.size:
+        sgd_kernel[blocks(p.size), THREADS](p, g, v, p.size, real(rate), real(momentum), nesterov)
+
+
+def adam_update(
+    p: Any, g: Any, m: Any, v: Any, rate: float, beta1: float, beta2: float, epsilon: float, decay: float, step: int
+) -> None:
+    """A step of Adam or AdamW."""
+    real = p.dtype.type
+    rates = real(rate), real(1 - beta1**step), real(1 - beta2**step)
+    hyper = tuple(map(real, adam_hyper(beta1, beta2, epsilon, decay)))
+    if p.size:
+        adam_kernel[blocks(p.size), THREADS](p, g, m, v, p.size, rates, hyper)
+
+
+_ACTIVATIONS = ("identity", "relu", "tanh", "sigmoid", "leaky_relu", "gelu", "silu")  # by code
+_LOSSES = {
+    "mse": MSE,
+    "mae": MAE,
+    "huber": HUBER,
+    "binary_cross_entropy": BINARY_CROSS_ENTROPY,
+    "cross_entropy": CROSS_ENTROPY,
+}
+
+RUNGS: dict[tuple[str, str], Any] = {
+    **{
+        (name, variant): partial(function, variant)
+        for variant in ("cuda_naive", "cuda_tiled", "cuda")
+        for name, function in (
+            ("matmul", matmul),
+            ("dense_forward", dense_forward),
+            ("dense_backward_batch", dense_backward_batch),
+        )
+    },
+    **{(name, "cuda"): partial(apply_activation, code, False) for code, name in enumerate(_ACTIVATIONS)},
+    **{(f"{name}_derivative", "cuda"): partial(apply_activation, code, True) for code, name in enumerate(_ACTIVATIONS)},
+    **{(name, "cuda"): partial(loss, code, False) for name, code in _LOSSES.items()},
+    **{(f"{name}_derivative", "cuda"): partial(loss_gradient, code) for name, code in _LOSSES.items()},
+    ("accuracy", "cuda"): partial(loss, CROSS_ENTROPY, True),
+    ("softmax", "cuda"): softmax,
+    ("sgd_update", "cuda"): sgd_update,
+    ("adam_update", "cuda"): adam_update,
+}
+"""The function of every CUDA variant, by operation and name, over device arrays."""

@@ -1,0 +1,137 @@
+"""The compile cache: one folder of compiled kernels for each version of the kernels' sources.
+
+Numba stamps a cached function with its own file only: after an edit of a helper in another file, or an upgrade of the
+package, a cached caller would go on running the old code. Here the cache lies in a folder named after a hash of all
+kernel sources, those of sub-packages included, so that any change starts a new one.
+"""
+
+import contextlib
+import hashlib
+import os
+import shutil
+import sys
+import time
+import uuid
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numba
+from numba.core.caching import FunctionCache
+
+_STALE_DAYS = 30
+
+
+# ---------------------------------------------------------------------------------- the cache folder
+
+
+def _source_hash(folder: Path) -> str:
+    """Hash the paths and contents of every kernel source in a folder and its sub-folders."""
+    digest = hashlib.sha256()
+    sources = sorted(folder.rglob("*.py"))
+    if not sources:  # in a zip file, say
+        raise OSError(f"the kernels' sources cannot be read in {folder}")
+    for path in sources:
+        digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+def _user_cache_root() -> Path:
+    """Where this platform keeps a user's caches, or ``NUMBA_CACHE_DIR`` where that is set."""
+    if numba.config.CACHE_DIR:
+        return Path(numba.config.CACHE_DIR)
+    if sys.platform == "win32":
+        base = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "fastnet"
+
+
+def _open_cache() -> Path | None:
+    """Make the cache folder and prove that it can be written; None, with one warning, where it cannot."""
+    folder = None
+    try:
+        folder = _user_cache_root() / f"fastnet-{_source_hash(Path(__file__).parents[1])}"
+        new = not folder.is_dir()
+        folder.mkdir(parents=True, exist_ok=True)
+        # Also the sign of life that _prune looks at.
+        probe = folder / f"probe.{uuid.uuid4().hex[:8]}"
+        probe.touch()
+        probe.unlink()
+        if new:
+            _prune(folder)
+    except (OSError, RuntimeError) as error:  # RuntimeError: no home folder
+        warnings.warn(
+            f"fastnet cannot write its compile cache ({error}); each process will compile its kernels anew. "
+            "Set NUMBA_CACHE_DIR to a folder that can be written.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return None
+    return folder
+
+
+def _prune(current: Path) -> None:
+    """Delete the caches of other versions that no process has opened for a month.
+
+    Not the younger ones: another environment may hold another version, and a process that is running
+    must still be able to save what it compiles.
+    """
+    oldest = time.time() - _STALE_DAYS * 86400
+    with contextlib.suppress(OSError):  # somebody else's folder, or another process is pruning too: no matter
+        for folder in current.parent.glob("fastnet-" + "[0-9a-f]" * 16):
+            if folder != current and folder.stat().st_mtime < oldest:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+cache_folder: Path | None = _open_cache()
+"""Folder of this version's compiled kernels; None where nothing can be written."""
+
+
+_warned: set[str] = set()
+
+
+def warn_once(message: str) -> None:
+    """Warn once for all kernels of whatever the first of them met."""
+    kind = message.partition(":")[0]
+    if kind not in _warned:
+        _warned.add(kind)
+        warnings.warn(message, RuntimeWarning, stacklevel=3)
+
+
+class KernelCache(FunctionCache):  # type: ignore[misc]
+    """Numba's cache of one function, safe for several processes, full disks and torn files.
+
+    Numba numbers data files within a function: two processes that compile different signatures at the
+    same time both take number 1, and the index of the one can end up beside the data of the other,
+    which would later run float32 code on float64 arrays. A name drawn anew for every file rules that out;
+    at worst an index entry is lost and compiled again.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__(function)
+        if cache_folder is None or cache_folder not in Path(self.cache_path).parents:
+            # Numba's next choice is beside the source, where nothing tells versions apart.
+            raise OSError(f"Numba would cache in {self.cache_path}")
+        # Drawn when a file is saved, not here: children of a fork would share it.
+        stem = self._impl.filename_base
+        self._cache_file._data_name = lambda number: f"{stem}.{uuid.uuid4().hex}.nbc"
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """Load a compiled function, or None where there is none that can be read."""
+        try:
+            return super().load_overload(sig, target_context)
+        except Exception:  # a file cut short by a crash unpickles to anything; the kernel is compiled again
+            with contextlib.suppress(OSError):
+                self.flush()  # an index cut short would refuse every later save
+            return None
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        """Save a compiled function; warn once where that fails."""
+        try:
+            super().save_overload(sig, data)
+        except Exception as error:
+            warn_once(f"fastnet could not save a compiled kernel: {error}")

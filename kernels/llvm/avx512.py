@@ -1,0 +1,142 @@
+"""AVX-512's instructions on several vectors side by side: what `arrays` is written in.
+
+Imports `microkernel`. Side by side, since the instructions of one polynomial wait for each other: the CPU's
+scheduler holds 64 of them, and in this order they belong to more than one vector.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+
+from .builder import VectorBuilder
+
+_INT32 = ir.IntType(32)
+_CURRENT_ROUNDING = _INT32(4)
+
+Vectors = tuple[ir.Value, ...]
+"""Vectors side by side, or one constant for them all."""
+
+
+class Avx512Builder(VectorBuilder):
+    """AVX-512's instructions on several vectors side by side."""
+
+    def __init__(self, builder: ir.IRBuilder, dtype: Any) -> None:
+        super().__init__(builder, dtype)
+        self.digits = 23 if self.bits == 32 else 52
+        self.integers = ir.VectorType(ir.IntType(self.bits), self.lanes)
+        self.suffix = "ps.512" if self.bits == 32 else "pd.512"
+        self.everywhere = ir.IntType(self.lanes)(-1)
+
+    def each(self, instruction: Callable[..., ir.Value], *operands: Vectors) -> Vectors:
+        """Emit an instruction once for each of the vectors side by side."""
+        count = max(map(len, operands))
+        return tuple(instruction(*column) for column in zip(*(x * (count // len(x)) for x in operands), strict=True))
+
+    def number(self, *values: float) -> Vectors:
+        """Give a constant: one number in every lane, or a table of as many vectors as are needed."""
+        values = values if len(values) > 1 else values * self.lanes
+        if self.bits == 32:
+            values = tuple(float(np.float32(value)) for value in values)
+        scalars = [ir.Constant(self.scalar, value) for value in values]
+        return tuple(ir.Constant(self.vector, scalars[i : i + self.lanes]) for i in range(0, len(values), self.lanes))
+
+    def whole(self, value: int) -> Vectors:
+        """Give an integer in every lane."""
+        return (ir.Constant(self.integers, [value] * self.lanes),)
+
+    def fadd(self, x: Vectors, y: Vectors) -> Vectors:
+        """X + y."""
+        return self.each(self.builder.fadd, x, y)
+
+    def fsub(self, x: Vectors, y: Vectors) -> Vectors:
+        """X - y."""
+        return self.each(self.builder.fsub, x, y)
+
+    def fmul(self, x: Vectors, y: Vectors) -> Vectors:
+        """X y."""
+        return self.each(self.builder.fmul, x, y)
+
+    def fdiv(self, x: Vectors, y: Vectors) -> Vectors:
+        """X / y."""
+        return self.each(self.builder.fdiv, x, y)
+
+    def fmadd(self, x: Vectors, y: Vectors, z: Vectors) -> Vectors:
+        """X y + z."""
+        return self.each(self.fma, x, y, z)
+
+    def fnmadd(self, z: Vectors, x: Vectors, y: Vectors) -> Vectors:
+        """Z - x y."""
+        return self.each(self.fma, self.each(self.builder.fneg, x), y, z)
+
+    def polynomial(self, x: Vectors, coefficients: tuple[float, ...]) -> Vectors:
+        """Horner's rule; lowest power first."""
+        y = self.number(coefficients[-1])
+        for coefficient in coefficients[-2::-1]:
+            y = self.fmadd(x, y, self.number(coefficient))
+        return y
+
+    def where_less(self, x: Vectors, y: Vectors, then: Vectors, otherwise: Vectors) -> Vectors:
+        """``then`` where x < y, else ``otherwise``."""
+        less = self.each(lambda x, y: self.builder.fcmp_ordered("<", x, y), x, y)
+        return self.each(self.builder.select, less, then, otherwise)
+
+    def magnitude(self, x: Vectors) -> Vectors:
+        """|x|."""
+        fabs = self.intrinsic(f"fabs.v{self.lanes}f{self.bits}", self.vector, self.vector)
+        return self.each(lambda x: self.builder.call(fabs, [x]), x)
+
+    def bits_of(self, x: Vectors) -> Vectors:
+        """The bits of floats as integers."""
+        return self.each(lambda x: self.builder.bitcast(x, self.integers), x)
+
+    def from_bits(self, x: Vectors) -> Vectors:
+        """Floats of these bits."""
+        return self.each(lambda x: self.builder.bitcast(x, self.vector), x)
+
+    def with_sign(self, magnitude: Vectors, x: Vectors) -> Vectors:
+        """A magnitude (not negative) with the sign of x."""
+        sign = self.each(self.builder.and_, self.bits_of(x), self.whole(-(1 << (self.bits - 1))))
+        return self.from_bits(self.each(self.builder.or_, self.bits_of(magnitude), sign))
+
+    def _x86(self, name: str, x: Vectors, *more: ir.Value, y: Vectors = ()) -> Vectors:
+        """An instruction of AVX-512 F by LLVM's name for it."""
+
+        def emit(*vectors: ir.Value) -> ir.Value:
+            given = [*vectors, *more]
+            function = self.intrinsic(f"x86.avx512.{name}.{self.suffix}", self.vector, *(value.type for value in given))
+            return self.builder.call(function, given)
+
+        return self.each(emit, x, y) if y else self.each(emit, x)
+
+    def max_constant(self, limit: float, x: Vectors) -> Vectors:
+        """The larger of the two; NaN stays, since the instruction gives its second operand then."""
+        return self._x86("max", self.number(limit), _CURRENT_ROUNDING, y=x)
+
+    def min_constant(self, limit: float, x: Vectors) -> Vectors:
+        """The smaller of the two, or NaN."""
+        return self._x86("min", self.number(limit), _CURRENT_ROUNDING, y=x)
+
+    def scalef(self, x: Vectors, n: Vectors) -> Vectors:
+        """X 2^floor(n), rounded once."""
+        return self._x86("mask.scalef", x, self.zero, self.everywhere, _CURRENT_ROUNDING, y=n)
+
+    def exponent(self, x: Vectors) -> Vectors:
+        """floor(log2 |x|), as a float: of 0 -infinity, of infinity infinity, of NaN NaN."""
+        return self._x86("mask.getexp", x, self.zero, self.everywhere, _CURRENT_ROUNDING)
+
+    def significand(self, x: Vectors) -> Vectors:
+        """|x| 2^-k within 3/4 and 3/2 (code 3); NaN of what is less than 0, 1 of 0 (code 3 << 2)."""
+        return self._x86("mask.getmant", x, _INT32(3 << 2 | 3), self.zero, self.everywhere, _CURRENT_ROUNDING)
+
+    def lookup(self, table: tuple[float, ...], numbers: Vectors) -> Vectors:
+        """A table's entries; the last bits of the numbers count, the others do not."""
+        halves = self.number(*table)
+        if len(halves) == 2:
+            name = f"x86.avx512.vpermi2var.{self.suffix}"
+            function = self.intrinsic(name, self.vector, self.vector, self.integers, self.vector)
+            return self.each(lambda i: self.builder.call(function, [halves[0], i, halves[1]]), numbers)
+        name = "x86.avx512.permvar." + ("sf.512" if self.bits == 32 else "df.512")
+        function = self.intrinsic(name, self.vector, self.vector, self.integers)
+        return self.each(lambda i: self.builder.call(function, [halves[0], i]), numbers)

@@ -1,0 +1,130 @@
+"""The equations of batch training in NumPy: the oracle that every kernel is held against.
+
+Imports the standard library and NumPy only. Obvious on purpose, and right for any float dtype: in float64 (or
+longdouble) these functions are the truth that a float32 kernel is compared with; in the kernel's own dtype they are
+the `reference` rung, which is also what the Trainer runs with ``backend="numpy"``.
+
+Shapes: one sample a row. X (B, n); W (k, n); b (k,); Z and A (B, k). Labels (B,), integers in 0..k-1.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+# -------------------------------------------------------------------------------------- activations
+
+
+def identity(Z: Array) -> Array:
+    """Z."""
+    return Z
+
+
+def identity_derivative(Z: Array) -> Array:
+    """1."""
+    return np.ones_like(Z)
+
+
+def relu(Z: Array) -> Array:
+    """max(0, Z)."""
+    return np.maximum(Z, 0)
+
+
+def relu_derivative(Z: Array) -> Array:
+    """1 where Z > 0, else 0 (at 0 too: the usual subgradient)."""
+    return (Z > 0).astype(Z.dtype)
+
+
+def tanh(Z: Array) -> Array:
+    """Hyperbolic tangent."""
+    return np.tanh(Z)
+
+
+def tanh_derivative(Z: Array) -> Array:
+    """1 - tanh(Z)^2."""
+    return 1 - np.tanh(Z) ** 2
+
+
+def sigmoid(Z: Array) -> Array:
+    """1 / (1 + exp(-Z)), from the exponential that cannot overflow."""
+    e = np.exp(-np.abs(Z))
+    return np.where(Z < 0, e, 1) / (1 + e)
+
+
+def sigmoid_derivative(Z: Array) -> Array:
+    """S (1 - S), where S = sigmoid(Z)."""
+    return sigmoid(Z) * sigmoid(-Z)  # 1 - S cancels for large Z; sigmoid(-Z) is the same without
+
+
+def leaky_relu(Z: Array) -> Array:
+    """Z where Z > 0, else Z / 100."""
+    return np.where(Z > 0, Z, Z * Z.dtype.type(0.01))
+
+
+def leaky_relu_derivative(Z: Array) -> Array:
+    """1 where Z > 0, else 1 / 100 (at 0 too)."""
+    return np.where(Z > 0, Z.dtype.type(1), Z.dtype.type(0.01))
+
+
+_erfc = np.vectorize(math.erfc, otypes=[np.float64])
+
+
+def _normal_cdf(Z: Array) -> Array:
+    """Phi(Z) = (1 + erf(Z / sqrt 2)) / 2, the share of the normal distribution below Z.
+
+    By erfc, so that tails keep digits, and through float64 whatever the dtype, since NumPy has no erf: of a longdouble
+    Z the result is right to a few roundings of float64, in the lower tail to (1 + Z^2) of them.
+    """
+    result: Array = 0.5 * _erfc(Z * -math.sqrt(0.5))
+    return result.astype(Z.dtype)
+
+
+def gelu(Z: Array) -> Array:
+    """Z Phi(Z) = Z/2 (1 + erf(Z / sqrt 2)); Phi is the normal distribution (Hendrycks and Gimpel 2016, exact form)."""
+    return np.maximum(Z, -40) * _normal_cdf(Z)  # Phi(-40) is 0 already, and 0 times infinity would be NaN
+
+
+def gelu_derivative(Z: Array) -> Array:
+    """Phi(Z) + Z phi(Z), where phi is the normal density."""
+    near = np.clip(Z, -150, 150)  # phi is 0 beyond, and infinity times 0 would be NaN
+    return _normal_cdf(Z) + near * np.exp(-(near**2) / 2) / math.sqrt(2 * math.pi)
+
+
+def silu(Z: Array) -> Array:
+    """Z sigmoid(Z) (Hendrycks and Gimpel 2016).
+
+    Below 0 as Z e^(Z/2) e^(Z/2) / (1 + e^Z), where the last product alone may underflow: sigmoid(-100) has two
+    digits in float32. Clipped where that is 0, since 0 times infinity would be NaN.
+    """
+    half = np.exp(-np.abs(Z) / 2)
+    return np.where(Z < 0, np.clip(Z, -800, 0) * half * half, Z) / (1 + half * half)
+
+
+def silu_derivative(Z: Array) -> Array:
+    """S (1 + Z (1 - S)), where S = sigmoid(Z)."""
+    S = sigmoid(Z)
+    return S + np.clip(Z, -800, 800) * S * sigmoid(-Z)  # clipped where S (1 - S) is 0: 0 times infinity would be NaN
+
+
+class Activation(NamedTuple):
+    """An activation, elementwise, and its derivative with respect to Z."""
+
+    name: str
+    function: Callable[[Array], Array]
+    derivative: Callable[[Array], Array]
+
+
+ACTIVATIONS = (
+    Activation("identity", identity, identity_derivative),
+    Activation("relu", relu, relu_derivative),
+    Activation("tanh", tanh, tanh_derivative),
+    Activation("sigmoid", sigmoid, sigmoid_derivative),
+    Activation("leaky_relu", leaky_relu, leaky_relu_derivative),
+    Activation("gelu", gelu, gelu_derivative),
+    Activation("silu", silu, silu_derivative),
+)
+"""An activation's place here is the integer code by which compiled kernels choose it."""

@@ -1,0 +1,225 @@
+"""What losses and updates promise: the contracts of `contracts`, second half.
+
+Imports `cases`, `promises` and `reference`.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from ..reference import activations, losses, optimizers
+from .base import Array, OpSpec, SampleInput, as_out_kernel, nan, normal, rounding
+from .cases import BATCH_BENCHES, BATCHES, VECTORS, Case, with_options
+
+# ------------------------------------------------------------------------------------------- losses
+
+
+def _regression(case: Case, dtype: Any, rng: np.random.Generator) -> tuple[Array, Array]:
+    """Targets and outputs; every fifth element is met exactly, where |d| has a corner."""
+    targets, outputs = normal(rng, case.dims, dtype), normal(rng, case.dims, dtype)
+    outputs.reshape(-1)[4::5] = targets.reshape(-1)[4::5]
+    return targets, outputs
+
+
+def _regression_problem(case: Case, dtype: Any, rng: np.random.Generator) -> SampleInput:
+    return SampleInput((*_regression(case, dtype, rng), np.full(1, np.nan)), (2,))
+
+
+def _regression_bound(arguments: tuple[Any, ...], results: tuple[Array, ...], eps: float) -> tuple[Array, ...]:
+    return (rounding(results[0] * np.sqrt(arguments[0].size), eps=eps),)
+
+
+def _regression_derivative_problem(case: Case, dtype: Any, rng: np.random.Generator) -> SampleInput:
+    return SampleInput((*_regression(case, dtype, rng), nan(case.dims, dtype)), (2,))
+
+
+def _regression_derivative_bound(
+    arguments: tuple[Any, ...], results: tuple[Array, ...], eps: float
+) -> tuple[Array, ...]:
+    return (rounding(results[0], eps=eps),)
+
+
+def _logits(case: Case, dtype: Any, rng: np.random.Generator) -> Array:
+    """Outputs of every size that a training run meets, saturated ones (+-1e4) included."""
+    scales = np.resize([1.0, 10.0, 1e4, 0.01], case.dims[0])
+    return (rng.standard_normal(case.dims) * scales[:, None]).astype(dtype)
+
+
+def _labels(case: Case, rng: np.random.Generator) -> Array:
+    return rng.integers(0, case.dims[1], case.dims[0])
+
+
+def _softmax_problem(case: Case, dtype: Any, rng: np.random.Generator) -> SampleInput:
+    return SampleInput((_logits(case, dtype, rng), nan(case.dims, dtype)), (1,))
+
+
+def _spread(Z: Array) -> Array:
+    """1 + every element's distance to the top: exp magnifies the rounding of its argument by that, until it is 0."""
+    return 1 + np.minimum(np.max(Z, axis=1, keepdims=True) - Z, 750)
+
+
+def _softmax_bound(arguments: tuple[Any, ...], results: tuple[Array, ...], eps: float) -> tuple[Array, ...]:
+    (softmax,) = results
+    k = softmax.shape[1]
+    return (rounding(softmax * (np.sqrt(k) + _spread(arguments[0])) / 2, eps=eps),)
+
+
+def _cross_entropy_problem(case: Case, dtype: Any, rng: np.random.Generator) -> SampleInput:
+    return SampleInput((_labels(case, rng), _logits(case, dtype, rng), np.full(1, np.nan)), (2,))
+
+
+def _cross_entropy_bound(arguments: tuple[Any, ...], results: tuple[Array, ...], eps: float) -> tuple[Array, ...]:
+    # log sum exp is right to eps of 1 or of itself, whichever is larger, in every row.
+    return (rounding((results[0] + 1) * np.sqrt(len(arguments[0])), eps=eps),)
+
+
+def _cross_entropy_derivative_problem(case: Case, dtype: Any, rng: np.random.Generator) -> SampleInput:
+    return SampleInput((_labels(case, rng), _logits(case, dtype, rng), nan(case.dims, dtype)), (2,))
+
+
+def _cross_entropy_derivative_bound(
+    arguments: tuple[Any, ...], results: tuple[Array, ...], eps: float
+) -> tuple[Array, ...]:
+    labels, Z, _ = arguments
+    softmax = losses.softmax(Z)
+    hot = np.zeros_like(Z)
+    hot[np.arange(len(Z)), labels] = 1
+    k = Z.shape[1]
+    return (rounding((softmax * (np.sqrt(k) + _spread(Z)) / 2 + hot) / len(Z), eps=eps),)
+
+
+def _binary(case: Case, dtype: Any, rng: np.random.Generator) -> tuple[Array, Array]:
+    """Targets, mostly 0 or 1 and some between, and logits of every size."""
+    hard, soft = rng.integers(0, 2, case.dims), rng.random(case.dims)
+    return np.where(rng.random(case.dims) < 0.8, hard, soft).astype(dtype), _logits(case, dtype, rng)
+
+
+def _binary_problem(case: Case, dtype: Any, rng: np.random.Generator) -> SampleInput:
+    return SampleInput((*_binary(case, dtype, rng), np.full(1, np.nan)), (2,))
+
+
+def _binary_bound(arguments: tuple[Any, ...], results: tuple[Array, ...], eps: float) -> tuple[Array, ...]:
+    # A hard target's term is right to a few eps of itself, however small; of a soft one's, z y cancels.
+    targets, Z, _ = arguments
+    soft = np.abs(Z) * ((targets != 0) & (targets != 1))
+    return (rounding(results[0] * np.sqrt(Z.size), np.sum(soft) / len(Z), eps=eps),)
+
+
+def _binary_derivative_problem(case: Case, dtype: Any, rng: np.random.Generator) -> SampleInput:
+    return SampleInput((*_binary(case, dtype, rng), nan(case.dims, dtype)), (2,))
+
+
+def _binary_derivative_bound(arguments: tuple[Any, ...], results: tuple[Array, ...], eps: float) -> tuple[Array, ...]:
+    targets, Z, _ = arguments
+    return (rounding((activations.sigmoid(Z) + targets) / len(Z), eps=eps),)
+
+
+def _accuracy_bound(arguments: tuple[Any, ...], results: tuple[Array, ...], eps: float) -> tuple[Array, ...]:
+    return (np.full(1, 4 * np.finfo(np.float64).eps),)  # a count divided by a count
+
+
+def _loss(name: str, problem: Any, bound: Any, flops: int, matrices: int, function: Any) -> OpSpec:
+    return OpSpec(
+        name,
+        "B,k",
+        as_out_kernel(function),
+        problem,
+        bound,
+        lambda B, k: flops * B * k,
+        lambda B, k: matrices * B * k,
+        BATCHES,
+        BATCH_BENCHES,
+    )
+
+
+LOSSES = (
+    *(
+        _loss(function.__name__, _regression_problem, _regression_bound, flops, 2, function)
+        for function, flops in ((losses.mse, 3), (losses.mae, 3), (losses.huber, 5))
+    ),
+    *(
+        _loss(function.__name__, _regression_derivative_problem, _regression_derivative_bound, 3, 3, function)
+        for function in (losses.mse_derivative, losses.mae_derivative, losses.huber_derivative)
+    ),
+    _loss("binary_cross_entropy", _binary_problem, _binary_bound, 7, 2, losses.binary_cross_entropy),
+    _loss(
+        "binary_cross_entropy_derivative",
+        _binary_derivative_problem,
+        _binary_derivative_bound,
+        4,
+        3,
+        losses.binary_cross_entropy_derivative,
+    ),
+    _loss("softmax", _softmax_problem, _softmax_bound, 4, 2, losses.softmax),
+    _loss("cross_entropy", _cross_entropy_problem, _cross_entropy_bound, 3, 1, losses.cross_entropy),
+    _loss(
+        "cross_entropy_derivative",
+        _cross_entropy_derivative_problem,
+        _cross_entropy_derivative_bound,
+        5,
+        2,
+        losses.cross_entropy_derivative,
+    ),
+    _loss("accuracy", _cross_entropy_problem, _accuracy_bound, 1, 1, losses.accuracy),
+)
+
+# ------------------------------------------------------------------------------------------ updates
+
+
+def _sgd_problem(case: Case, dtype: Any, rng: np.random.Generator) -> SampleInput:
+    momentum = 0.0 if case.option == "plain" else 0.9
+    arrays = (normal(rng, case.dims, dtype) for _ in range(3))
+    return SampleInput((*arrays, 0.1, momentum, case.option == "nesterov"), (0, 2))
+
+
+def _sgd_bound(arguments: tuple[Any, ...], results: tuple[Array, ...], eps: float) -> tuple[Array, ...]:
+    parameters, gradient, velocity, rate, momentum, nesterov = arguments
+    new_velocity = np.abs(gradient) + np.abs(momentum * velocity)
+    step = np.abs(gradient) + momentum * new_velocity if nesterov else new_velocity
+    return rounding(parameters, rate * step, eps=eps) / 2, rounding(new_velocity, eps=eps) / 2
+
+
+def _adam_problem(case: Case, dtype: Any, rng: np.random.Generator) -> SampleInput:
+    parameters, gradient, mean = (normal(rng, case.dims, dtype) for _ in range(3))
+    square = normal(rng, case.dims, dtype) ** 2
+    step = 1 if case.option == "first" else 1000
+    decay = 0.5 if case.option == "decay" else 0.0
+    return SampleInput((parameters, gradient, mean, square, 0.1, 0.9, 0.999, 1e-8, decay, step), (0, 2, 3))
+
+
+def _adam_bound(arguments: tuple[Any, ...], results: tuple[Array, ...], eps: float) -> tuple[Array, ...]:
+    parameters, gradient, mean, square, rate, beta1, beta2, epsilon, _, step = arguments
+    new_mean = beta1 * np.abs(mean) + (1 - beta1) * np.abs(gradient)  # of magnitudes: m and g may cancel
+    new_square = beta2 * square + (1 - beta2) * gradient**2
+    move = rate * new_mean / (1 - beta1**step) / (np.sqrt(new_square / (1 - beta2**step)) + epsilon)
+    return tuple(
+        rounding(*objective_terms, eps=eps) for objective_terms in ((parameters, move), (new_mean,), (new_square,))
+    )
+
+
+_UPDATE_BENCH = Case((9610,), "the parameters of 64-128-10")
+
+UPDATES = (
+    OpSpec(
+        "sgd_update",
+        "size",
+        optimizers.sgd_update,
+        _sgd_problem,
+        _sgd_bound,
+        lambda n: 4 * n,
+        lambda n: 5 * n,
+        with_options(VECTORS, ("plain", "momentum", "nesterov")),
+        with_options((_UPDATE_BENCH,), ("momentum",)),
+    ),
+    OpSpec(
+        "adam_update",
+        "size",
+        optimizers.adam_update,
+        _adam_problem,
+        _adam_bound,
+        lambda n: 12 * n,
+        lambda n: 7 * n,
+        with_options(VECTORS, ("first", "later", "decay")),
+        with_options((_UPDATE_BENCH,), ("later",)),
+    ),
+)
