@@ -321,7 +321,7 @@ def test_old_caches_are_pruned_and_young_ones_kept(tmp_path: Path) -> None:
     for folder in (old, young, other):
         (folder / "sub").mkdir(parents=True)
         (folder / "sub" / "file.nbc").touch()
-    long_ago = time.time() - 86400 * (_STALE_DAYS + 1)
+    long_ago = time.time() - 86400 * 31
     for folder in (old, other):
         os.utime(folder, (long_ago, long_ago))
     run("import fastnet", environment(site, cache))

@@ -40,8 +40,8 @@ from fastnet.kernels import (
     softmax,
     tanh,
     tanh_derivative,
+    variants,
 )
-from fastnet.kernels import variants
 
 RNG = np.random.default_rng(0)
 A, B = RNG.standard_normal((5, 4)), RNG.standard_normal((4, 3))

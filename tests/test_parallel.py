@@ -79,8 +79,8 @@ def outputs(operation: str, variant: Any, case: Case, dtype: str) -> list[bytes]
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("layout", ["nn", "tn", "nt", "tt", "ss"])
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_matmul_has_simds_bits(size: tuple[int, ...], address_and_strides: str, dtype: str, count: int) -> None:
-    case = Case(size, "", address_and_strides)
+def test_matmul_has_simds_bits(size: tuple[int, ...], layout: str, dtype: str, count: int) -> None:
+    case = Case(size, "", layout)
     assert outputs("matmul", parallel, case, dtype) == outputs("matmul", simd, case, dtype)
 
 

@@ -104,3 +104,13 @@ def times_derivative(activation: int, A: Any, Z: Any, dZ: Any) -> None:
     elif activation == SILU:
         for i in range(dZ.size):
             dZ[i] *= scalar.silu_derivative(Z[i])
+
+
+def activation_kernel(code: int) -> Any:
+    """Choose the kernel (code, Z, out) of an activation, to be called by address."""
+    return apply_activation
+
+
+def times_derivative_kernel(code: int) -> Any:
+    """Choose the kernel (code, A, Z, dZ) of an activation's derivative, to be called by address."""
+    return times_derivative

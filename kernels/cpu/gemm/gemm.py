@@ -122,16 +122,18 @@ def _macro_kernel(
                 width >>= 1
             b_tile = (b[0] + j // nr * panel + j % nr * item, b[1])
             c_tile = _at(c, i, j * item)
-            start, relu, mask = _at(add, i, j * item), _at(relu, i, j * item), _at(relu_mask, i, j * item)
+            start, clamp, mask = _at(add, i, j * item), _at(relu, i, j * item), _at(relu_mask, i, j * item)
             if panel < 0:
                 width = min(lanes, nb - j)
                 b_strip = (b[0] + j * b[1], b[1])
                 gemm_bt_microkernel(
-                    dtype, height, width, kb, (a_tiles[0], a_tiles[1]), b_strip, c_tile, start, relu, mask, scale
+                    dtype, height, width, kb, (a_tiles[0], a_tiles[1]), b_strip, c_tile, start, clamp, mask, scale
                 )
                 j += width
                 continue
-            microkernel(dtype, height, min(width, nb - j), kb, count, a_tiles, b_tile, c_tile, start, relu, mask, scale)
+            microkernel(
+                dtype, height, min(width, nb - j), kb, count, a_tiles, b_tile, c_tile, start, clamp, mask, scale
+            )
             j += width
         t += count
 
@@ -232,13 +234,26 @@ def gemm(
                     panel = -(-kb // lanes) * lanes * nr * item
                 c_block = _at(c, i, j * item)
                 add = c_block if s > 0 else _at(start, i, j * item)
-                relu, mask = none, none
+                relu_block, mask_block = none, none
                 if s == slices - 1:
-                    relu, mask = _at(relu, i, j * item), _at(relu_mask, i, j * item)
-                    if relu[0] == c_block[0]:
+                    relu_block, mask_block = _at(relu, i, j * item), _at(relu_mask, i, j * item)
+                    if relu_block[0] == c_block[0]:
                         c_block = none
                 _macro_kernel(
-                    dtype, rows, tiles, nb, kb, a_block, a_panel_bytes, b_block, panel, c_block, add, relu, mask, scale
+                    dtype,
+                    rows,
+                    tiles,
+                    nb,
+                    kb,
+                    a_block,
+                    a_panel_bytes,
+                    b_block,
+                    panel,
+                    c_block,
+                    add,
+                    relu_block,
+                    mask_block,
+                    scale,
                 )
                 j += nc
         i += mc

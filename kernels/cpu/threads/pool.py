@@ -343,7 +343,7 @@ def _run_tasks(typing_context: Any, body: Any, tasks: Any, threads: Any, flops: 
         work = context.get_function(work_type, work_signature)
         context.add_linking_libs(getattr(work, "libs", ()))
         work(builder, [builder.ptrtoint(function, count), builder.ptrtoint(place, count), threads, flops, pool])
-        return builder.atomic_load(cgutils.gep_inbounds(builder, place, 0, 1))
+        return builder.load(cgutils.gep_inbounds(builder, place, 0, 1))
 
     return types.intp(body, *[types.intp] * 4, arguments), codegen
 
@@ -357,8 +357,8 @@ def _task_loop(context: Any, caller: ir.IRBuilder, record: ir.Type, descriptor: 
     builder = ir.IRBuilder(entry)
     environment = builder.inttoptr(function.args[0], ir.PointerType(record))
     next_piece, completed, count, packed = (cgutils.gep_inbounds(builder, environment, 0, i) for i in range(4))
-    tasks = builder.atomic_load(count)
-    arguments = cgutils.unpack_tuple(builder, builder.atomic_load(packed))
+    tasks = builder.load(count)
+    arguments = cgutils.unpack_tuple(builder, builder.load(packed))
     builder.branch(take)
 
     builder.position_at_end(take)

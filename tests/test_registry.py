@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 import fastnet.kernels
-from fastnet.kernels.cpu import activations, optimizers
+from fastnet.kernels.cpu import activations
+from fastnet.kernels.cpu import optimizers as cpu_optimizers
 from fastnet.kernels.jit import call_by_address
 from fastnet.kernels.reference import activations as reference
 from fastnet.kernels.reference import layers, losses, optimizers
@@ -255,7 +256,7 @@ def test_training_calls_what_the_table_is_made_of() -> None:
     called = {function.__name__ for function in call_by_address._signatures}
     # The simd rung's products, losses and accuracy.
     made_of = {"product_into", "loss_rows", "cross_entropy_rows", "elementwise_rows", "right_rows"}
-    in_the_table = {optimizers.sgd_update, optimizers.adam_update, activations.apply_activation}
+    in_the_table = {cpu_optimizers.sgd_update, cpu_optimizers.adam_update, activations.apply_activation}
     # The derivatives are held against the oracle in test_epoch.py; so are pieces of a step, which call all the others.
     alone = {"times_derivative", "rows_piece", "weights_piece"}
     assert called == made_of | alone | {function.__name__ for function in in_the_table}

@@ -42,7 +42,7 @@ def test_equal_speeds_change_nothing_all_the_time() -> None:
     assert changes <= 2 * 60 / LONGEST_RUN_S + 10, "a trial is two changes"
 
 
-@pytest.mark.parametrize(("threads", "tries"), [(1, True), (2, False)])
+@pytest.mark.parametrize(("threads", "explores"), [(1, True), (2, False)])
 def test_nothing_is_tried_where_there_is_no_choice(threads: int, explores: bool) -> None:
     tuner = Tuner(1000, threads, explores)
     for _ in range(1000):

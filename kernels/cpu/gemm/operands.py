@@ -1,0 +1,77 @@
+"""The operands of the product, as NamedTuples, which Numba passes in registers.
+
+Addresses and strides are integers in bytes, of NumPy's intp, so that one compiled kernel serves every layout of array.
+The caller keeps the arrays alive.
+"""
+
+from typing import Any, NamedTuple
+
+from numba import types
+
+
+class Shape(NamedTuple):
+    """C is m x n; k products are summed for each element."""
+
+    m: int
+    n: int
+    k: int
+
+
+class Matrix(NamedTuple):
+    """A factor: any strides; ``panel_stride`` is the distance from one NR columns of B to the next."""
+
+    address: int
+    row_stride: int
+    column_stride: int
+    panel_stride: int
+
+
+class Rows(NamedTuple):
+    """A matrix of contiguous rows that is written or added: C, a bias (row stride 0), a mask. Address 0: absent."""
+
+    address: int
+    row_stride: int
+
+
+class Epilogue(NamedTuple):
+    """What happens to a tile of sums before it is stored.
+
+    C = addend + alpha * sums; then ``relu`` receives max(0, C), and C becomes 0 where ``mask`` is not above 0.
+    """
+
+    addend: Rows
+    relu: Rows
+    mask: Rows
+    alpha: float
+
+
+class Workspace(NamedTuple):
+    """Memory for packing: address and size in bytes."""
+
+    address: int
+    nbytes: int
+
+
+def shape_type() -> Any:
+    """Numba's type of `Shape`."""
+    return types.NamedUniTuple(types.intp, 3, Shape)
+
+
+def matrix_type() -> Any:
+    """Numba's type of `Matrix`."""
+    return types.NamedUniTuple(types.intp, 4, Matrix)
+
+
+def rows_type() -> Any:
+    """Numba's type of `Rows`."""
+    return types.NamedUniTuple(types.intp, 2, Rows)
+
+
+def epilogue_type(real: Any) -> Any:
+    """Numba's type of `Epilogue` for a float type."""
+    return types.NamedTuple((*[rows_type()] * 3, real), Epilogue)
+
+
+def workspace_type() -> Any:
+    """Numba's type of `Workspace`."""
+    return types.NamedUniTuple(types.intp, 2, Workspace)
