@@ -1,10 +1,9 @@
-"""The equations of batch training in NumPy: the oracle that every kernel is held against.
+"""The activations in NumPy: the oracle that every kernel is checked against.
 
-Imports the standard library and NumPy only. Obvious on purpose, and right for any float dtype: in float64 (or
-longdouble) these functions are the truth that a float32 kernel is compared with; in the kernel's own dtype they are
-the `reference` rung, which is also what the Trainer runs with ``backend="numpy"``.
-
-Shapes: one sample a row. X (B, n); W (k, n); b (k,); Z and A (B, k). Labels (B,), integers in 0..k-1.
+Deliberately obvious, and correct for any float dtype: in float64 (or longdouble) these functions give the true values
+that a float32 kernel is compared with; in the kernel's own dtype they are the variant `reference`, which the Trainer
+also runs with ``backend="numpy"``. They state the equations of `specs.activations` independently of the formulas given
+there.
 """
 
 import math
@@ -14,9 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[Any]
+from ..specs import activations as specs
 
-# -------------------------------------------------------------------------------------- activations
+Array = NDArray[Any]
 
 
 def identity(Z: Array) -> Array:
@@ -118,13 +117,5 @@ class Activation(NamedTuple):
     derivative: Callable[[Array], Array]
 
 
-ACTIVATIONS = (
-    Activation("identity", identity, identity_derivative),
-    Activation("relu", relu, relu_derivative),
-    Activation("tanh", tanh, tanh_derivative),
-    Activation("sigmoid", sigmoid, sigmoid_derivative),
-    Activation("leaky_relu", leaky_relu, leaky_relu_derivative),
-    Activation("gelu", gelu, gelu_derivative),
-    Activation("silu", silu, silu_derivative),
-)
-"""An activation's place here is the integer code by which compiled kernels choose it."""
+ACTIVATIONS = tuple(Activation(name, globals()[name], globals()[f"{name}_derivative"]) for name in specs.ACTIVATIONS)
+"""The functions above by the integer codes of the specs."""
