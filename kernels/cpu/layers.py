@@ -54,4 +54,5 @@ def dense_layer(matmul: Callable[[Any, Any, Any], None]) -> tuple[Callable[..., 
         if dX.size > 0:
             matmul(dZ, W, dX)
 
+    dense_forward.__module__ = dense_backward_batch.__module__ = matmul.__module__
     return dense_forward, dense_backward_batch
