@@ -29,7 +29,7 @@ from numba.core.dispatcher import Dispatcher
 
 from ..kernels.jit import target
 from ..kernels.registry import find, prepare
-from ..kernels.specs.cases import Case
+from ..kernels.specs.base import Case
 
 
 @dataclass(frozen=True)

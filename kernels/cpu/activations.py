@@ -55,15 +55,15 @@ def derivative_kernel(code: int) -> Any:
     """Return the kernel ``(Z, out)`` of an activation's derivative: out = f'(Z) over vectors of one length."""
     spec = ACTIVATION_BY_CODE[code]
     name = f"{spec.name}_derivative"
-    whole, scalar = avx512.ARRAYS.get(spec.name), _vectorisable(name)
-    if whole is None or scalar is not None:
+    whole, scalar, from_output = avx512.ARRAYS.get(spec.name), _vectorisable(name), spec.derivative_from_output
+    if whole is None or scalar is not None or from_output is None:
         return _vectors(2)(elementwise(f"simd_{name}", scalar or jit(scalar=True)(spec.derivative)))
-    from_output = jit(scalar=True)(spec.derivative_from_output)
+    of_output = jit(scalar=True)(from_output)
 
     def kernel(Z: Any, out: Any) -> None:
         whole(Z, out)
         for i in range(out.size):
-            out[i] = from_output(out[i])
+            out[i] = of_output(out[i])
 
     return _vectors(2)(jit(named(f"simd_{name}", kernel)))
 
@@ -77,11 +77,12 @@ def times_derivative_kernel(code: int) -> Any:
     `times_derivative` as the prototype.
     """
     spec = ACTIVATION_BY_CODE[code]
-    from_z = spec.derivative_from_output is None
-    if from_z:
-        function = _vectorisable(f"{spec.name}_derivative") or jit(scalar=True)(spec.derivative)
+    from_output = spec.derivative_from_output
+    if from_output is not None:
+        function = jit(scalar=True)(from_output)
     else:
-        function = jit(scalar=True)(spec.derivative_from_output)
+        function = _vectorisable(f"{spec.name}_derivative") or jit(scalar=True)(spec.derivative)
+    from_z = from_output is None
 
     def kernel(A: Any, Z: Any, dZ: Any) -> None:
         source = Z if from_z else A

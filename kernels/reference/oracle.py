@@ -29,9 +29,12 @@ def oracle(spec: OpSpec) -> Callable[..., None]:
     if spec.operation in _LAYERS:
         return _LAYERS[spec.operation]
     for module in (activations, layers, losses, optimizers):
-        function = getattr(module, spec.operation, None)
+        function: Any = getattr(module, spec.operation, None)
+        if function is not None and not spec.in_place:
+            return _filling(function, spec.results)
         if function is not None:
-            return function if spec.in_place else _filling(function, spec.results)
+            updates: Callable[..., None] = function
+            return updates
     raise LookupError(f"kernels/reference defines no function {spec.operation}")
 
 
