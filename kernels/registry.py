@@ -61,25 +61,31 @@ PARALLEL_MIN_WORK = 30_000_000
 _LOSS_MIN_WORK, _LOSS_DERIVATIVE_MIN_WORK = 4000, 500
 """Elements from which vectors pay for a loss's scratch arrays (docs/performance-notes.md)."""
 
-_MIN_WORK = {
-    **{("simd", name): _LOSS_MIN_WORK for name in ("mse", "mae", "huber")},
-    # Training's kernels, which compute the loss as well; alone, `loops` takes a third of the time.
-    **{("simd", f"{name}_derivative"): math.inf for name in ("mse", "mae", "huber")},
-    ("simd", "binary_cross_entropy_derivative"): _LOSS_DERIVATIVE_MIN_WORK,
-    **{("parallel", name): PARALLEL_MIN_WORK for name in ("matmul", "dense_forward", "dense_backward_batch")},
+_SIMD_MIN_WORK = {
+    **dict.fromkeys(("mse", "mae", "huber"), _LOSS_MIN_WORK),
+    # These are training's kernels, which compute the loss as well; alone, `loops` takes a third of the time.
+    **dict.fromkeys(("mse_derivative", "mae_derivative", "huber_derivative"), math.inf),
+    "binary_cross_entropy_derivative": _LOSS_DERIVATIVE_MIN_WORK,
 }
-"""`Variant.min_work` where it is not 0."""
 
 Functions = Mapping[str, Callable[..., Any]]
 
 
-def _variant(name: str, *sources: ModuleType | Functions, compiled: bool = False) -> Iterator[Variant]:
-    """List the variant's operations: functions of their names, in modules that define them or in mappings."""
+def _variant(
+    name: str,
+    *sources: ModuleType | Functions,
+    compiled: bool = False,
+    min_work: float | Mapping[str, float] = 0,
+) -> Iterator[Variant]:
+    """List a variant's operations: the functions of their names that modules define or that mappings hold.
+
+    ``compiled`` and ``min_work`` as of `Variant`; of a mapping, operations that it does not name get 0.
+    """
     for source in sources:
         functions = _defined_in(source) if isinstance(source, ModuleType) else source
         for operation, function in functions.items():
-            min_work = _MIN_WORK.get((name, operation), 0)
-            yield Variant(operation, name, function, compiled=compiled, min_work=min_work)
+            least = min_work.get(operation, 0) if isinstance(min_work, Mapping) else min_work
+            yield Variant(operation, name, function, compiled=compiled, min_work=least)
 
 
 def _defined_in(module: ModuleType) -> Functions:
@@ -98,8 +104,8 @@ _ALL: tuple[Variant, ...] = (
     *_variant("reference", _ORACLES),
     *_variant("loops", loops, layers.ELEMENTWISE, optimizers),
     *_variant("blocked", blocked),
-    *_variant("simd", gemm, dense, activations.simd_kernels(), _LOSSES, losses, compiled=True),
-    *_variant("parallel", parallel, compiled=True),
+    *_variant("simd", gemm, dense, activations.KERNELS, _LOSSES, losses, compiled=True, min_work=_SIMD_MIN_WORK),
+    *_variant("parallel", parallel, compiled=True, min_work=PARALLEL_MIN_WORK),
 )
 
 

@@ -255,10 +255,10 @@ def test_training_calls_what_the_table_is_made_of() -> None:
         function.__name__ for function in call_by_address._signatures if not function.__name__.startswith("simd_")
     }
     # The simd rung's products, losses and accuracy.
-    made_of = {"product_into", "loss_rows", "cross_entropy_rows", "elementwise_rows", "right_rows"}
+    made_of = {"gemm", "loss_rows", "cross_entropy_rows", "elementwise_rows", "correct_rows"}
     in_the_table = {cpu_optimizers.sgd_update, cpu_optimizers.adam_update}
     # The derivatives are held against the oracle in test_epoch.py; so are pieces of a step, which call all the others.
-    alone = {"times_derivative", "rows_piece", "weights_piece"}
+    alone = {"rows_task", "weights_task"}
     assert called == made_of | alone | {function.__name__ for function in in_the_table}
     assert in_the_table <= {getattr(variant.function, "func", variant.function) for variant in TABLE}
     package = Path(fastnet.__file__).parent

@@ -16,7 +16,7 @@ from numba import types
 from ..jit.call_by_address import address as kernel_address
 from ..jit.call_by_address import by_address
 from ..jit.decorator import jit
-from ..specs.activations import ACTIVATION_BY_CODE, IDENTITY, ActivationSpec
+from ..specs.activations import ACTIVATION_BY_CODE, IDENTITY
 from .elementwise import elementwise, named
 from .vmath import avx512, erf, exp, log, sigmoid, tanh
 
@@ -89,7 +89,7 @@ def times_derivative_kernel(code: int) -> Any:
         zero = dZ.dtype.type(0)
         for i in range(dZ.size):
             slope = function(source[i])
-            dZ[i] = zero if slope == zero else dZ[i] * slope
+            dZ[i] = (dZ[i] if slope != zero else zero) * slope
 
     return _vectors(3)(jit(named(f"simd_times_{spec.name}_derivative", kernel)))
 
@@ -113,15 +113,10 @@ times_derivative = times_derivative_kernel(IDENTITY)
 """Prototype of the kernels that `times_derivative_kernel` returns, for `call`."""
 
 
-def simd_kernels() -> dict[str, Any]:
-    """Return the kernels ``(Z, out)`` that differ from those of `loops`, by operation."""
-    found = {}
-    for spec in ACTIVATION_BY_CODE:
-        if _is_vectorised(spec):
-            found[spec.name] = activation_kernel(spec.code)
-            found[f"{spec.name}_derivative"] = derivative_kernel(spec.code)
-    return found
-
-
-def _is_vectorised(spec: ActivationSpec) -> bool:
-    return spec.name in avx512.ARRAYS or _vectorisable(spec.name) is not None
+KERNELS = {
+    operation: kernel(spec.code)
+    for spec in ACTIVATION_BY_CODE
+    if spec.name in avx512.ARRAYS or _vectorisable(spec.name) is not None
+    for operation, kernel in ((spec.name, activation_kernel), (f"{spec.name}_derivative", derivative_kernel))
+}
+"""The kernels ``(Z, out)`` by operation, those that would equal the kernels of `loops` excepted."""

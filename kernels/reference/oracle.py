@@ -30,11 +30,8 @@ def oracle(spec: OpSpec) -> Callable[..., None]:
         return _LAYERS[spec.operation]
     for module in (activations, layers, losses, optimizers):
         function: Any = getattr(module, spec.operation, None)
-        if function is not None and not spec.in_place:
-            return _filling(function, spec.results)
         if function is not None:
-            updates: Callable[..., None] = function
-            return updates
+            return _filling(function, spec.results) if not spec.in_place else function
     raise LookupError(f"kernels/reference defines no function {spec.operation}")
 
 
@@ -61,5 +58,8 @@ def _dense_backward_batch(
         dX[...] = full
 
 
-_LAYERS = {"dense_forward": _dense_forward, "dense_backward_batch": _dense_backward_batch}
+_LAYERS: dict[str, Callable[..., None]] = {
+    "dense_forward": _dense_forward,
+    "dense_backward_batch": _dense_backward_batch,
+}
 """The layers, whose variants take an activation's code where the reference takes a function."""
