@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fastnet.kernels.cpu.elementwise import elementwise
 from fastnet.kernels.cpu.vmath import erf, exp, log, sigmoid, tanh
 from fastnet.kernels.jit.decorator import jit
 from fastnet.kernels.jit.target import target_features
@@ -27,70 +28,10 @@ pytestmark = pytest.mark.compiled
 Array = Any
 DTYPES = ("float32", "float64")
 X86 = platform.machine() in ("x86_64", "AMD64")
-BOUND = {"exp": 0.95, "log": 0.95, "tanh": 2.0, "sigmoid": 1.8, "silu": 3.4}
+BOUND = {"exp": 0.95, "log": 0.95, "tanh": 2.0, "sigmoid": 1.8, "silu": 3.4, "elu": 1.3}
 """Units in the last place of the result."""
 WITHOUT_FMA = 0.25
 """What may come on top where a product is rounded before it is added."""
-
-
-@jit
-def loop_exp(x: Any, out: Any) -> None:
-    for i in range(x.size):
-        out[i] = exp.exp(x[i])
-
-
-@jit
-def loop_exp_nonpositive(x: Any, out: Any) -> None:
-    for i in range(x.size):
-        out[i] = exp.exp_nonpositive(x[i])
-
-
-@jit
-def loop_log(x: Any, out: Any) -> None:
-    for i in range(x.size):
-        out[i] = log.log(x[i])
-
-
-@jit
-def loop_tanh(x: Any, out: Any) -> None:
-    for i in range(x.size):
-        out[i] = tanh.tanh(x[i])
-
-
-@jit
-def loop_sigmoid(x: Any, out: Any) -> None:
-    for i in range(x.size):
-        out[i] = sigmoid.sigmoid(x[i])
-
-
-@jit
-def loop_sigmoid_derivative(x: Any, out: Any) -> None:
-    for i in range(x.size):
-        out[i] = sigmoid.sigmoid_derivative(x[i])
-
-
-@jit
-def loop_gelu(x: Any, out: Any) -> None:
-    for i in range(x.size):
-        out[i] = erf.gelu(x[i])
-
-
-@jit
-def loop_gelu_derivative(x: Any, out: Any) -> None:
-    for i in range(x.size):
-        out[i] = erf.gelu_derivative(x[i])
-
-
-@jit
-def loop_silu(x: Any, out: Any) -> None:
-    for i in range(x.size):
-        out[i] = sigmoid.silu(x[i])
-
-
-@jit
-def loop_silu_derivative(x: Any, out: Any) -> None:
-    for i in range(x.size):
-        out[i] = sigmoid.silu_derivative(x[i])
 
 
 @jit
@@ -100,17 +41,22 @@ def loop_product(x: Any, out: Any) -> None:
         out[i] = x[i] * x[i]
 
 
+FUNCTIONS = (
+    exp.exp,
+    exp.exp_nonpositive,
+    log.log,
+    tanh.tanh,
+    sigmoid.sigmoid,
+    sigmoid.sigmoid_derivative,
+    sigmoid.silu,
+    sigmoid.silu_derivative,
+    erf.gelu,
+    erf.gelu_derivative,
+    exp.elu,
+    exp.elu_derivative,
+)
 LOOPS: dict[str, Callable[[Array, Array], None]] = {
-    "exp": loop_exp,
-    "exp_nonpositive": loop_exp_nonpositive,
-    "log": loop_log,
-    "tanh": loop_tanh,
-    "sigmoid": loop_sigmoid,
-    "sigmoid_derivative": loop_sigmoid_derivative,
-    "gelu": loop_gelu,
-    "gelu_derivative": loop_gelu_derivative,
-    "silu": loop_silu,
-    "silu_derivative": loop_silu_derivative,
+    function.__name__: elementwise(f"test_{function.__name__}", function) for function in FUNCTIONS
 }
 
 
@@ -139,6 +85,7 @@ TARGETS_ADDRESS: dict[str, Callable[[Array], Array]] = {
     "tanh": np.tanh,
     "sigmoid": _sigmoid,
     "silu": _silu,
+    "elu": lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))),
 }
 WIDER = {"float32": np.float64, "float64": np.longdouble}
 
@@ -201,6 +148,7 @@ MUTANTS: list[tuple[str, str, Callable[[Array], Array]]] = [
     ("overflow", "sigmoid", lambda x: 1 / (1 + np.exp(-x))),
     ("subnormal sigmoid times x", "silu", _silu),
     ("0 times infinity", "silu", lambda x: x * _sigmoid(x)),
+    ("cancellation near 0", "elu", lambda x: np.where(x > 0, x, np.exp(np.minimum(x, 0)) - 1)),
     ("half precision", "sigmoid", lambda x: _sigmoid(x).astype(np.float16).astype(x.dtype)),
 ]
 
@@ -290,6 +238,8 @@ def test_special_values(dtype: str) -> None:
         "sigmoid_derivative": [0, 0, 0.25, 0.25, 0.25, 0.25],
         "gelu_derivative": [1, 0, 0.5, 0.5, 0.5, 0.5],
         "silu_derivative": [1, 0, 0.5, 0.5, 0.5, 0.5],
+        "elu": [np.inf, -1, 0, 0, tiny, -tiny],
+        "elu_derivative": [1, 0, 1, 1, 1, 1],
     }
     for name, values in expected.items():
         np.testing.assert_array_equal(apply(name, x), np.array(values, dtype), err_msg=name)

@@ -109,6 +109,16 @@ def silu_derivative(Z: Array) -> Array:
     return S + np.clip(Z, -800, 800) * S * sigmoid(-Z)  # clipped where S (1 - S) is 0: 0 times infinity would be NaN
 
 
+def elu(Z: Array) -> Array:
+    """Z where Z > 0, else exp(Z) - 1 (Clevert, Unterthiner and Hochreiter 2015, with alpha 1)."""
+    return np.where(Z > 0, Z, np.expm1(np.minimum(Z, 0)))
+
+
+def elu_derivative(Z: Array) -> Array:
+    """1 where Z > 0, else exp(Z)."""
+    return np.exp(np.minimum(Z, 0))
+
+
 class Activation(NamedTuple):
     """An activation, elementwise, and its derivative with respect to Z."""
 

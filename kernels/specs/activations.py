@@ -216,6 +216,33 @@ def silu_derivative(z: Any) -> Any:
     return s + near * s * rest
 
 
+# ---------------------------------------------------------------------------------------------- elu
+
+
+def elu(z: Any) -> Any:
+    """z where z > 0, else e^z - 1."""
+    return z if z > type(z)(0) else math.expm1(z)
+
+
+def elu_derivative(z: Any) -> Any:
+    """1 where z > 0, else e^z."""
+    real = type(z)
+    return real(1) if z > real(0) else math.exp(z)
+
+
+def elu_derivative_from_output(a: Any) -> Any:
+    """1 where a > 0, else a + 1."""
+    real = type(a)
+    return real(1) if a > real(0) else a + real(1)
+
+
+def _elu_onnx(graph: OnnxGraph, z: str) -> str:
+    """max(z, 0) + exp(min(z, 0)) - 1: ONNX's own Elu has no float64 in onnxruntime."""
+    zero, one = graph.constant(0), graph.constant(1)
+    below = graph.add("Sub", graph.add("Exp", graph.add("Min", z, zero)), one)
+    return graph.add("Add", graph.add("Max", z, zero), below)
+
+
 # ------------------------------------------------------------------------------------------- table
 
 ACTIVATIONS: dict[str, ActivationSpec] = {
@@ -301,6 +328,18 @@ ACTIVATIONS: dict[str, ActivationSpec] = {
             relative_error=2.0,  # the reference squares an exponential, and with it its error
             derivative_absolute_error=0.5,  # changes its sign at -1.28
             source="Hendrycks and Gimpel 2016",
+        ),
+        ActivationSpec(
+            "elu",
+            7,
+            elu,
+            elu_derivative,
+            "Z where Z > 0, else exp(Z) - 1",
+            "1 where Z > 0, else exp(Z)",
+            _elu_onnx,
+            derivative_from_output=elu_derivative_from_output,
+            he_init=True,
+            source="Clevert, Unterthiner and Hochreiter 2015, with alpha 1",
         ),
     )
 }

@@ -83,3 +83,33 @@ def exp_of_sum(x: Any, rest: Any) -> Any:
 def exp_nonpositive(x: Any) -> Any:
     """e^x for x <= 0, cheaper than `exp` by a comparison and three integer steps."""
     return exp_of_sum(x, constant(x, -0.0))  # adding -0.0 is nothing, and LLVM knows it
+
+
+# Below this e^x - 1 rounds to -1 in both dtypes, and 2^n exists.
+_FLAT = -40.0
+# 1.5 * 2^mantissa plus the bias of 2^n's exponent.
+_ROUND32, _ROUND64 = np.float32(1.5 * 2**23 + 127), 1.5 * 2**52 + 1023
+
+
+@jit(scalar=True)
+def expm1_nonpositive(x: Any) -> Any:
+    """e^x - 1 for x <= 0: 2^n (e^r - 1) + (2^n - 1), in which little cancels."""
+    x = constant(x, _FLAT) if constant(x, _FLAT) > x else x  # in this order NaN stays
+    magic = by_dtype(x, _ROUND32, _ROUND64)
+    t = x * constant(x, LOG2_E) + magic
+    r, scale = remainder(x, t - magic), power_of_two(t)
+    return scale * (polynomial(r, by_dtype(r, Q32, Q64)) * (r * r) + r) + (scale - constant(x, 1.0))
+
+
+@jit(scalar=True)
+def elu(x: Any) -> Any:
+    """x where x > 0, else e^x - 1."""
+    below = expm1_nonpositive(x)
+    return x if x > constant(x, 0.0) else below
+
+
+@jit(scalar=True)
+def elu_derivative(x: Any) -> Any:
+    """1 where x > 0, else e^x."""
+    below = exp_nonpositive(x)
+    return constant(x, 1.0) if x > constant(x, 0.0) else below
