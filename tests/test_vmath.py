@@ -28,7 +28,7 @@ pytestmark = pytest.mark.compiled
 Array = Any
 DTYPES = ("float32", "float64")
 X86 = platform.machine() in ("x86_64", "AMD64")
-BOUND = {"exp": 0.95, "log": 0.95, "tanh": 2.0, "sigmoid": 1.8, "silu": 3.4, "elu": 1.3}
+BOUND = {"exp": 0.95, "log": 0.95, "tanh": 2.0, "sigmoid": 1.8, "silu": 3.4, "elu": 1.3, "softplus": 2.0}
 """Units in the last place of the result."""
 WITHOUT_FMA = 0.25
 """What may come on top where a product is rounded before it is added."""
@@ -54,6 +54,8 @@ FUNCTIONS = (
     erf.gelu_derivative,
     exp.elu,
     exp.elu_derivative,
+    log.softplus,
+    log.softplus_derivative,
 )
 LOOPS: dict[str, Callable[[Array, Array], None]] = {
     function.__name__: elementwise(f"test_{function.__name__}", function) for function in FUNCTIONS
@@ -86,6 +88,7 @@ TARGETS_ADDRESS: dict[str, Callable[[Array], Array]] = {
     "sigmoid": _sigmoid,
     "silu": _silu,
     "elu": lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))),
+    "softplus": lambda x: np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x))),
 }
 WIDER = {"float32": np.float64, "float64": np.longdouble}
 
@@ -149,6 +152,7 @@ MUTANTS: list[tuple[str, str, Callable[[Array], Array]]] = [
     ("subnormal sigmoid times x", "silu", _silu),
     ("0 times infinity", "silu", lambda x: x * _sigmoid(x)),
     ("cancellation near 0", "elu", lambda x: np.where(x > 0, x, np.exp(np.minimum(x, 0)) - 1)),
+    ("small results lost", "softplus", lambda x: np.log(1 + np.exp(x))),
     ("half precision", "sigmoid", lambda x: _sigmoid(x).astype(np.float16).astype(x.dtype)),
 ]
 
@@ -240,6 +244,7 @@ def test_special_values(dtype: str) -> None:
         "silu_derivative": [1, 0, 0.5, 0.5, 0.5, 0.5],
         "elu": [np.inf, -1, 0, 0, tiny, -tiny],
         "elu_derivative": [1, 0, 1, 1, 1, 1],
+        "softplus_derivative": [1, 0, 0.5, 0.5, 0.5, 0.5],
     }
     for name, values in expected.items():
         np.testing.assert_array_equal(apply(name, x), np.array(values, dtype), err_msg=name)

@@ -119,6 +119,16 @@ def elu_derivative(Z: Array) -> Array:
     return np.exp(np.minimum(Z, 0))
 
 
+def softplus(Z: Array) -> Array:
+    """log(1 + exp(Z)), from the exponential that cannot overflow (Dugas et al. 2001)."""
+    return np.maximum(Z, 0) + np.log1p(np.exp(-np.abs(Z)))
+
+
+def softplus_derivative(Z: Array) -> Array:
+    """1 / (1 + exp(-Z))."""
+    return sigmoid(Z)
+
+
 class Activation(NamedTuple):
     """An activation, elementwise, and its derivative with respect to Z."""
 

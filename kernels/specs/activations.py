@@ -243,6 +243,22 @@ def _elu_onnx(graph: OnnxGraph, z: str) -> str:
     return graph.add("Add", graph.add("Max", z, zero), below)
 
 
+# ----------------------------------------------------------------------------------------- softplus
+
+
+def softplus(z: Any) -> Any:
+    """log(1 + e^z) as max(z, 0) + log(1 + e^-|z|), which cannot overflow."""
+    zero = type(z)(0)
+    return (zero if z < zero else z) + math.log1p(math.exp(-abs(z)))
+
+
+def _softplus_onnx(graph: OnnxGraph, z: str) -> str:
+    """max(z, 0) + log(1 + exp(-|z|)): ONNX's own Softplus has no float64 in onnxruntime."""
+    decay = graph.add("Exp", graph.add("Neg", graph.add("Abs", z)))
+    rest = graph.add("Log", graph.add("Add", decay, graph.constant(1)))
+    return graph.add("Add", graph.add("Max", z, graph.constant(0)), rest)
+
+
 # ------------------------------------------------------------------------------------------- table
 
 ACTIVATIONS: dict[str, ActivationSpec] = {
@@ -340,6 +356,17 @@ ACTIVATIONS: dict[str, ActivationSpec] = {
             derivative_from_output=elu_derivative_from_output,
             he_init=True,
             source="Clevert, Unterthiner and Hochreiter 2015, with alpha 1",
+        ),
+        ActivationSpec(
+            "softplus",
+            8,
+            softplus,
+            sigmoid,  # the derivative of softplus
+            "log(1 + exp(Z))",
+            "1 / (1 + exp(-Z))",
+            _softplus_onnx,
+            he_init=True,
+            source="Dugas et al. 2001",
         ),
     )
 }

@@ -1,4 +1,4 @@
-"""The natural logarithm of one number, which a plain loop vectorises."""
+"""The natural logarithm and softplus of one number, which a plain loop vectorises."""
 
 from typing import Any
 
@@ -6,7 +6,8 @@ import numpy as np
 
 from ...jit.decorator import jit
 from .bits import by_dtype, constant, exponent, polynomial, significand, singles
-from .exp import LN2_HIGH32, LN2_HIGH64, LN2_LOW32, LN2_LOW64
+from .exp import LN2_HIGH32, LN2_HIGH64, LN2_LOW32, LN2_LOW64, exp_nonpositive
+from .sigmoid import sigmoid
 
 # p of 2 atanh(s) = 2 s + s z p(z), z = s^2, |s| <= (sqrt(2) - 1) / (sqrt(2) + 1); error 0.014, 0.012.
 _P32 = singles(0.29871904850006104, 0.39977559447288513, 0.6666677594184875)
@@ -41,3 +42,24 @@ def log(x: Any) -> Any:
     y = y if x < infinity else x  # infinity, NaN
     undefined = -infinity if x == zero else constant(x, np.nan)
     return y if x > zero else undefined
+
+
+@jit(scalar=True)
+def log1p_unit(x: Any) -> Any:
+    """log(1 + x) for 0 <= x <= 1; what the rounded sum lost is put back, so that small results keep their digits."""
+    one = constant(x, 1.0)
+    u = one + x
+    return log(u) + (x - (u - one)) / u
+
+
+@jit(scalar=True)
+def softplus(x: Any) -> Any:
+    """log(1 + e^x) = max(x, 0) + log(1 + e^-|x|)."""
+    zero = constant(x, 0.0)
+    return (zero if x < zero else x) + log1p_unit(exp_nonpositive(-abs(x)))
+
+
+@jit(scalar=True)
+def softplus_derivative(x: Any) -> Any:
+    """1 / (1 + e^-x)."""
+    return sigmoid(x)
