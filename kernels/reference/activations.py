@@ -129,6 +129,23 @@ def softplus_derivative(Z: Array) -> Array:
     return sigmoid(Z)
 
 
+def mish(Z: Array) -> Array:
+    """Z tanh(softplus(Z)) (Misra 2019), where tanh(softplus(Z)) = E (E + 2) / (E (E + 2) + 2) with E = e^Z.
+
+    Below 0 with Z E = Z e^(Z/2) e^(Z/2), as in `silu`; above 0 both terms are divided by E^2, which may overflow.
+    """
+    half = np.exp(-np.abs(Z) / 2)
+    E = half * half
+    below = np.clip(Z, -800, 0) * half * half * ((E + 2) / (E * (E + 2) + 2))
+    return np.where(Z < 0, below, Z * ((1 + 2 * E) / (1 + 2 * E * (1 + E))))
+
+
+def mish_derivative(Z: Array) -> Array:
+    """t + Z S (1 - t^2), where t = tanh(softplus(Z)) and S = sigmoid(Z)."""
+    t = np.tanh(softplus(Z))
+    return t + np.clip(Z, -800, 800) * sigmoid(Z) * (1 - t) * (1 + t)
+
+
 class Activation(NamedTuple):
     """An activation, elementwise, and its derivative with respect to Z."""
 

@@ -259,6 +259,33 @@ def _softplus_onnx(graph: OnnxGraph, z: str) -> str:
     return graph.add("Add", graph.add("Max", z, graph.constant(0)), rest)
 
 
+# --------------------------------------------------------------------------------------------- mish
+
+
+def mish(z: Any) -> Any:
+    """z tanh(softplus(z)), a rational function of e^-|z|; below 0 as in `silu` the last product alone may underflow."""
+    real = type(z)
+    one, two, low = real(1), real(2), real(-800)
+    half = math.exp(-abs(z) * real(0.5))
+    e = half * half
+    if z < real(0):
+        return (low if z < low else z) * half * half * ((e + two) / (e * (e + two) + two))
+    return z * ((one + two * e) / (one + two * e * (one + e)))
+
+
+def mish_derivative(z: Any) -> Any:
+    """t + z S (1 - t^2) with t = tanh(softplus(z)) and S = sigmoid(z); z is clamped to where the product is 0."""
+    real = type(z)
+    one, two, four, limit = real(1), real(2), real(4), real(800)
+    near = -limit if z < -limit else (limit if z > limit else z)
+    e = math.exp(-abs(z))
+    if z < real(0):
+        q = one / (e * (e + two) + two)
+        return e * q * (e + two + near * four * (one + e) * q)
+    q = one / (one + two * e * (one + e))
+    return q * (one + two * e + near * four * e * e * (one + e) * q)
+
+
 # ------------------------------------------------------------------------------------------- table
 
 ACTIVATIONS: dict[str, ActivationSpec] = {
@@ -367,6 +394,20 @@ ACTIVATIONS: dict[str, ActivationSpec] = {
             _softplus_onnx,
             he_init=True,
             source="Dugas et al. 2001",
+        ),
+        ActivationSpec(
+            "mish",
+            9,
+            mish,
+            mish_derivative,
+            "Z tanh(log(1 + exp(Z)))",
+            "t + Z S (1 - t^2) with t = tanh(log(1 + exp(Z))) and S = sigmoid(Z)",
+            lambda graph, z: graph.add("Mul", z, graph.add("Tanh", _softplus_onnx(graph, z))),
+            he_init=True,
+            max_slope=1.09,
+            relative_error=2.0,  # the reference squares an exponential, and with it its error
+            derivative_absolute_error=0.5,  # changes its sign at -1.19
+            source="Misra 2019",
         ),
     )
 }

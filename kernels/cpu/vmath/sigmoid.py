@@ -1,4 +1,4 @@
-"""The logistic sigmoid and silu of one number, which a plain loop vectorises."""
+"""The logistic sigmoid, silu and mish of one number, which a plain loop vectorises."""
 
 from typing import Any
 
@@ -55,3 +55,26 @@ def silu_derivative(x: Any) -> Any:
     q = over_one_plus(exp_nonpositive(a))
     below = q * (constant(x, 1.0) + a * (constant(x, 1.0) - q))
     return below if x < constant(x, 0.0) else constant(x, 1.0) - below
+
+
+@jit(scalar=True)
+def mish(x: Any) -> Any:
+    """x tanh(log(1 + e^x)), a rational function of e = e^-|x|, with the numerator of `silu` below 0."""
+    one, two, a, end = constant(x, 1.0), constant(x, 2.0), -abs(x), by_dtype(x, _SILU_END32, _SILU_END64)
+    a = end if end > a else a
+    raised, small, below = raised_exp(a, constant(x, -0.0)), constant(x, 2.0**-64), x < constant(x, 0.0)
+    e = raised * small
+    numerator = e + two if below else one + two * e
+    denominator = e * (e + two) + two if below else one + two * e * (one + e)
+    return (a * raised * small if below else x) * (numerator / denominator)
+
+
+@jit(scalar=True)
+def mish_derivative(x: Any) -> Any:
+    """t + x S (1 - t^2) for t = tanh(log(1 + e^x)) and S = sigmoid(x), a rational function of x and e = e^-|x|."""
+    one, two, a, end = constant(x, 1.0), constant(x, 2.0), -abs(x), by_dtype(x, _SILU_END32, _SILU_END64)
+    a = end if end > a else a
+    e, below, four = exp_nonpositive(a), x < constant(x, 0.0), constant(x, 4.0)
+    q = one / (e * (e + two) + two if below else one + two * e * (one + e))
+    slope = four * (one + e) * q
+    return q * (e * (e + two + a * slope) if below else one + two * e - a * slope * e * e)
