@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 
 from ..jit.decorator import jit
-from ..specs import activations
+from .elementwise import formula
 from .layers import dense_layer
 
-sigmoid = jit(scalar=True)(activations.sigmoid)
+sigmoid = formula("sigmoid")
 
 # ------------------------------------------------------------------------------------------- layers
 
