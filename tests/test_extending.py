@@ -119,7 +119,7 @@ def test_a_wrong_formula_is_refused(with_softsign: Path, right: str, wrong: str)
     assert right in specs.read_text()
     specs.write_text(specs.read_text().replace(right, wrong))
     result = run(with_softsign, "-c", USE_SOFTSIGN)
-    assert "WrongKernelError: softsign" in result.stderr
+    assert "WrongKernelError" in result.stderr
 
 
 # ----------------------------------------------------------------------------------------- a variant
