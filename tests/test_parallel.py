@@ -25,7 +25,7 @@ from fastnet.kernels.cpu.threads.parallel_for import WAKE_FLOPS, parallel_for
 from fastnet.kernels.cpu.threads.pool import POOL, limit_threads, num_threads
 from fastnet.kernels.jit.decorator import jit
 from fastnet.kernels.registry import Variant, find, prepare
-from fastnet.kernels.specs.cases import Case
+from fastnet.kernels.specs.base import Case
 from fastnet.kernels.specs.operations import OP_SPECS
 from fastnet.kernels.verify import WrongKernelError, check
 

@@ -24,7 +24,7 @@ from fastnet.kernels.engine import step_breakdown as parts
 from fastnet.kernels.jit import target
 from fastnet.kernels.llvm.builder import VECTOR
 from fastnet.kernels.registry import TABLE, Variant, find, variants
-from fastnet.kernels.specs.cases import Case
+from fastnet.kernels.specs.base import Case
 from fastnet.kernels.specs.operations import OP_SPECS
 from fastnet.kernels.verify import WrongKernelError
 from fastnet.profiling import machine_code

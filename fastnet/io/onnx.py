@@ -3,12 +3,12 @@
 Imports NumPy, `storage` and `preparation`; onnx only when it is asked for.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
+from ..kernels.specs.activations import ACTIVATIONS
 from ..kernels.specs.base import Array
 from ..preparation import Preparation
 from .storage import Path, replacing
@@ -44,30 +44,11 @@ class _Graph:
         self.nodes.append(self.onnx.helper.make_node(operator, list(inputs), [output], **attributes))
         return output
 
+    def erf(self, x: str) -> str:
+        """The error function of a value, by way of float32, since onnxruntime has no other."""
+        single = self.add("Cast", x, to=self.onnx.TensorProto.FLOAT)
+        return self.add("Cast", self.add("Erf", single), to=self.onnx.helper.np_dtype_to_tensor_dtype(self.dtype))
 
-def _leaky_relu(graph: _Graph, Z: str) -> str:
-    """max(Z, 0.01 Z): ONNX's own LeakyRelu has no float64 in onnxruntime."""
-    return graph.add("Max", Z, graph.add("Mul", Z, graph.constant(0.01)))
-
-
-def _gelu(graph: _Graph, Z: str) -> str:
-    """Z / 2 (1 + erf(Z / sqrt(2))); erf in float32, since onnxruntime has no other."""
-    types = graph.onnx.TensorProto
-    erf = graph.add("Cast", graph.add("Mul", Z, graph.constant(math.sqrt(0.5))), to=types.FLOAT)
-    erf = graph.add("Cast", graph.add("Erf", erf), to=graph.onnx.helper.np_dtype_to_tensor_dtype(graph.dtype))
-    return graph.add("Mul", graph.add("Mul", Z, graph.constant(0.5)), graph.add("Add", erf, graph.constant(1)))
-
-
-ACTIVATIONS: dict[str, Callable[[_Graph, str], str]] = {
-    "identity": lambda graph, Z: Z,
-    "relu": lambda graph, Z: graph.add("Relu", Z),
-    "leaky_relu": _leaky_relu,
-    "tanh": lambda graph, Z: graph.add("Tanh", Z),
-    "sigmoid": lambda graph, Z: graph.add("Sigmoid", Z),
-    "gelu": _gelu,
-    "silu": lambda graph, Z: graph.add("Mul", Z, graph.add("Sigmoid", Z)),
-}
-"""How each activation is said in ONNX."""
 
 PROBABILITIES: dict[str, Callable[[_Graph, str], str]] = {
     "cross_entropy": lambda graph, Z: graph.add("Softmax", Z, axis=1),
@@ -123,7 +104,7 @@ def _build(
         A = graph.add("Cast", graph.add("Div", shifted, graph.constant(preparation.scale, "scale")), to=own)
     for i, (W, b, activation) in enumerate(layers):
         weight, bias = graph.constant(W, f"layers.{i}.weight"), graph.constant(b, f"layers.{i}.bias")
-        A = ACTIVATIONS[activation](graph, graph.add("Gemm", A, weight, bias, transB=1))
+        A = ACTIVATIONS[activation].onnx(graph, graph.add("Gemm", A, weight, bias, transB=1))
     width = len(layers[-1][1])
     taken = types.DOUBLE if preparation is not None else own
     classes = preparation.classes if preparation is not None else None

@@ -29,7 +29,7 @@ from numba import types
 from ..kernels.jit import target
 from ..kernels.jit.numba_internals import CPUDispatcher
 from ..kernels.registry import find, prepare
-from ..kernels.specs.cases import Case
+from ..kernels.specs.base import Case
 
 
 @dataclass(frozen=True)

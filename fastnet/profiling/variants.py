@@ -18,7 +18,7 @@ import numpy as np
 from ..kernels.cpu.threads.pool import limit_threads, num_threads
 from ..kernels.limits import bandwidth, cache_sizes, fma_peak
 from ..kernels.registry import CUDA_VARIANTS, TABLE, Variant, prepare, variants
-from ..kernels.specs.cases import Case
+from ..kernels.specs.base import Case
 from ..kernels.specs.operations import OP_SPECS
 from ..kernels.verify import check
 from . import machine_code

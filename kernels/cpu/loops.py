@@ -1,15 +1,14 @@
-"""Rung 1, `loops`: the equations as loops over elements, compiled.
+"""Variant `loops`: the equations as compiled loops over elements.
 
-Imports `_jit` and `elementwise`. What changed from the reference: no BLAS and no temporaries; bias and
-activation are applied where the product has just been written. Why that is faster: one call a layer
-instead of four NumPy calls, which decides for small networks. What it costs: every element of B is read
-again for every row of A, from whichever cache level holds B, so large products are far from the limit.
+What changed from the reference: no BLAS and no temporary arrays, which decides for small networks. What it costs: each
+element of B is read again for every row of A, from whichever cache level holds B, so large products stay far from the
+limit.
 
-The product runs i, k, j: its inner loop goes along a row of B and of C, which LLVM vectorises without
-reordering a sum. The textbook's i, j, k is a sum over k, which it may not reorder: 5 to 15 times slower.
+The product runs in the order i, k, j: its inner loop follows a row of B and of C, which LLVM vectorises without
+reordering a sum. The textbook's order i, j, k sums over k, which LLVM may not reorder: 5 to 15 times slower.
 
-Arrays in, arrays out: the caller allocates every output. Scalars come back in an array of one float64.
-Shapes as in `reference`.
+Arrays in, arrays out: the caller allocates every output. Scalars are returned in an array of one float64. Shapes as in
+`reference`.
 """
 
 from math import exp, log, log1p
@@ -18,7 +17,10 @@ from typing import Any
 import numpy as np
 
 from ..jit.decorator import jit
-from .elementwise import activate, add_bias_and_activate, derivative, gradient_at_z, sigmoid
+from .elementwise import formula
+from .layers import dense_layer
+
+sigmoid = formula("sigmoid")
 
 # ------------------------------------------------------------------------------------------- layers
 
@@ -36,41 +38,7 @@ def matmul(A: Any, B: Any, C: Any) -> None:
                 C[i, j] += a * rows[k, j]
 
 
-@jit
-def dense_forward(X: Any, W: Any, b: Any, activation: int, A: Any, Z: Any) -> None:
-    """Z (B, k) = X (B, n) W^T (n, k) + b;  A = activation(Z)."""
-    matmul(X, W.T, Z)
-    add_bias_and_activate(Z, b, activation, A)
-
-
-@jit
-def dense_backward_batch(X: Any, Z: Any, dL_dA: Any, W: Any, activation: int, dW: Any, db: Any, dX: Any) -> None:
-    """dZ = dL_dA * activation'(Z);  dW = dZ^T X;  db = sum of dZ's rows;  dX = dZ W.
-
-    A dX of no elements is not computed: the first layer has nobody to hand it to.
-    """
-    dZ = np.empty(Z.shape, Z.dtype)
-    gradient_at_z(Z, dL_dA, activation, dZ, db)
-    matmul(dZ.T, X, dW)
-    if dX.size > 0:
-        matmul(dZ, W, dX)
-
-
-@jit
-def apply_activation(activation: int, Z: Any, out: Any) -> None:
-    """Out = activation(Z), elementwise over vectors of one length."""
-    one = Z.dtype.type(1)
-    for i in range(Z.size):
-        out[i] = activate(activation, Z[i], one)
-
-
-@jit
-def apply_derivative(activation: int, Z: Any, out: Any) -> None:
-    """Out = activation'(Z), elementwise over vectors of one length."""
-    one = Z.dtype.type(1)
-    for i in range(Z.size):
-        out[i] = derivative(activation, Z[i], one)
-
+dense_forward, dense_backward_batch = dense_layer(matmul)
 
 # ------------------------------------------------------------------------------------------- losses
 
@@ -159,10 +127,10 @@ def binary_cross_entropy(y_true: Any, Z: Any, out: Any) -> None:
 @jit
 def binary_cross_entropy_derivative(y_true: Any, Z: Any, out: Any) -> None:
     """Out = (sigmoid(Z) - y_true) / B."""
-    one, rows = Z.dtype.type(1), Z.dtype.type(Z.shape[0])
+    rows = Z.dtype.type(Z.shape[0])
     for i in range(Z.shape[0]):
         for j in range(Z.shape[1]):
-            out[i, j] = (sigmoid(Z[i, j], one) - y_true[i, j]) / rows
+            out[i, j] = (sigmoid(Z[i, j]) - y_true[i, j]) / rows
 
 
 @jit

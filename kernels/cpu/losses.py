@@ -36,7 +36,8 @@ from ..jit.call_by_address import address, by_address, call
 from ..jit.decorator import jit
 from ..llvm.memory import address_and_strides, array_at
 from ..specs.codes import BINARY_CROSS_ENTROPY, CROSS_ENTROPY, HUBER, MAE, MSE
-from .vmath import scalar
+from .vmath.exp import exp_nonpositive
+from .vmath.log import log
 
 # Its type does not know that callers leave out the context.
 intrinsic: Callable[[Callable[..., Any]], Callable[..., Any]] = extending.intrinsic
@@ -114,7 +115,7 @@ def _exponentials(Z: Any, start: int, n: int, top: Any, total: Any, E: Any) -> N
     for j in range(k):
         column = E[j * n : j * n + n]
         for i in range(n):
-            e = scalar.exp_nonpositive(column[i] - top[i])
+            e = exp_nonpositive(column[i] - top[i])
             column[i] = e
             total[i] += e
 
@@ -140,7 +141,7 @@ def softmax(Z: Any, out: Any) -> None:
         z, row, summed = Z[i], out[i], scratch[:k]
         top = _largest(z)
         for j in range(k):
-            e = scalar.exp_nonpositive(z[j] - top)
+            e = exp_nonpositive(z[j] - top)
             row[j] = e
             summed[j] = e
         scale = one / tree_sum(summed)
@@ -192,7 +193,7 @@ def cross_entropy_rows(
                 z = outputs[start + i]
                 top[i] = _largest(z)
                 for j in range(k):
-                    e = scalar.exp_nonpositive(z[j] - top[i])
+                    e = exp_nonpositive(z[j] - top[i])
                     E[j] = e
                     spare[j] = e
                 total[i] = tree_sum(spare[:k])
@@ -206,7 +207,7 @@ def cross_entropy_rows(
         for i in range(n):
             top[i] -= outputs[start + i, labels[start + i]]
         for i in range(n):
-            sums[i] = scalar.log(total[i]) + top[i]
+            sums[i] = log(total[i]) + top[i]
         start += n
 
 
@@ -265,11 +266,11 @@ def elementwise_rows(
                 slope[i] = c * s
         else:
             for i in range(size):
-                e = scalar.exp_nonpositive(-abs(z[i]))
+                e = exp_nonpositive(-abs(z[i]))
                 u = one + e
                 q = e / u  # sigmoid(-|z|)
                 positive = z[i] > zero
-                log1p = scalar.log(u) + (e - (u - one)) / u  # what the sum lost is put back
+                log1p = log(u) + (e - (u - one)) / u  # what the sum lost is put back
                 value[i] = ((z[i] if positive else zero) - z[i] * y[i]) + log1p
                 slope[i] = ((one - y[i]) - q if positive else q - y[i]) * s  # sigmoid(z) - y
         if unequal > 0:

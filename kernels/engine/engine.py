@@ -252,11 +252,12 @@ class Engine:
         book[LOSS_KERNEL] = kernel_address(losses.kernel(int(book[LOSS])), dtype)
         if book[LOSS] in (CROSS_ENTROPY, BINARY_CROSS_ENTROPY):
             book[CORRECT_KERNEL] = kernel_address(losses.correct_rows, dtype)
-        codes = set(self.plan.layers[:, ACTIVATION].tolist())
-        if not codes <= {IDENTITY, RELU}:  # these two are the products' own
-            book[ACTIVATE] = kernel_address(activations.apply_activation, dtype)
-        if not codes <= {IDENTITY, RELU} or self.plan.layers[-1, ACTIVATION] == RELU:
-            book[DERIVE] = kernel_address(activations.times_derivative, dtype)
+        for layer in self.plan.layers:
+            if layer[ACTIVATION] not in (IDENTITY, RELU):  # the product applies these two itself
+                layer[ACTIVATE] = kernel_address(activations.activation_kernel(layer[ACTIVATION]), dtype)
+                layer[DERIVE] = kernel_address(activations.times_derivative_kernel(layer[ACTIVATION]), dtype)
+        if self.plan.layers[-1, ACTIVATION] == RELU:
+            self.plan.layers[-1, DERIVE] = kernel_address(activations.times_derivative_kernel(RELU), dtype)
         if book[OPTIMIZER] != NONE:
             update = optimizers.adam_update if book[OPTIMIZER] == ADAM else optimizers.sgd_update
             book[UPDATE] = kernel_address(update, dtype)

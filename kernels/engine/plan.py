@@ -45,8 +45,8 @@ NONE, PLAIN_SGD, MOMENTUM, NESTEROV, ADAM = range(5)
 """Codes of the optimizers; NONE leaves the gradient and changes nothing."""
 
 # Columns of the table of layers: sizes, a code, and where in their arrays things begin.
-N, K, ACTIVATION, W, B, T, A, Z, D, NEURONS = range(10)
-LAYER_COLUMNS = 10
+N, K, ACTIVATION, W, B, T, A, Z, D, NEURONS, ACTIVATE, DERIVE = range(12)
+LAYER_COLUMNS = 12
 
 # Places in `Plan.hyper`. BETA1 is the momentum of SGD; no CLIP is infinity.
 BETA1, BETA2, EPSILON, DECAY, L2, CLIP = range(6)
@@ -73,7 +73,7 @@ LABELS, LOSSES_OF_ROWS, ROW_WEIGHTS, NORMS, CORRECT_OF_TASKS, PROGRESS, TOTALS, 
     18, 27
 )
 # of the optimizer's second vector, of compiled kernels,
-SECOND_STATE, PRODUCT, LOSS_KERNEL, CORRECT_KERNEL, ACTIVATE, DERIVE, UPDATE = range(27, 34)
+SECOND_STATE, PRODUCT, LOSS_KERNEL, CORRECT_KERNEL, _, _, UPDATE = range(27, 34)
 ROWS_KERNEL, WEIGHTS_KERNEL = range(34, 36)
 # and what one call is about.
 PURPOSE, X, TARGETS_ADDRESS, WEIGHTS, ORDER, OUT, RATES, RATE_COUNT, FIRST_ROW, STOP_ROW, EPOCH_ROWS = range(36, 47)

@@ -192,7 +192,7 @@ def forward(dtype: Any, book: Any, layers: Any, x: int, row_begin: int, row_end:
         if code != RELU and code != IDENTITY:
             size = (row_end - row_begin) * k
             source, target = vector(dtype, z[0], size), vector(dtype, x + row_begin * k * item, size)
-            call(activations.apply_activation, book[ACTIVATE], dtype, (code, source, target))
+            call(activations.apply_activation, layers[i, ACTIVATE], dtype, (source, target))
 
 
 @jit(inline=True)
@@ -214,7 +214,7 @@ def backward(dtype: Any, book: Any, layers: Any, row_begin: int, row_end: int, w
             size = (row_end - row_begin) * k
             a = vector(dtype, workspace + (layers[i, A] + row_begin * k) * item, size)
             z = vector(dtype, workspace + (layers[i, Z] + row_begin * k) * item, size)
-            call(activations.times_derivative, book[DERIVE], dtype, (code, a, z, vector(dtype, d, size)))
+            call(activations.times_derivative, layers[i, DERIVE], dtype, (a, z, vector(dtype, d, size)))
 
         if i > 0:
             c = (workspace + (layers[i - 1, D] + row_begin * n) * item, n * item)

@@ -127,6 +127,15 @@ class KernelCache(FunctionCache):  # type: ignore[misc]
         stem = self._impl.filename_base
         self._cache_file._data_name = lambda number: f"{stem}.{uuid.uuid4().hex}.nbc"
 
+    def _index_key(self, sig: Any, codegen: Any) -> Any:
+        """Identify a compiled function by its signature and target.
+
+        Numba adds a hash of the function's code and closure. Here the folder's name covers the code, and a closure's
+        functions would be pickled with an identity of the process, so that kernels made by a factory were compiled anew
+        in each one. A factory must give each kernel a ``__qualname__`` of its own, which names its cache file.
+        """
+        return sig, codegen.magic_tuple()
+
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """Load a compiled function; return None where there is none that can be read."""
         try:

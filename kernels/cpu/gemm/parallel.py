@@ -24,7 +24,8 @@ import numpy as np
 from ...jit.decorator import jit
 from ...llvm.builder import VECTOR
 from ...llvm.memory import address_and_strides, item_bytes, keep_alive
-from ...specs.codes import RELU
+from ...specs.activations import RELU
+from ..activations import activation_address, derivative_address
 from ..threads.pool import POOL, num_threads, parallel_for
 from . import blocking, dense, gemm
 from .microkernel import MR, NV
@@ -142,27 +143,28 @@ def matmul(A: Any, B: Any, C: Any) -> None:
 
 
 @jit(internal=True)
-def _forward_task(task: int, X: Any, W: Any, b: Any, activation: int, A: Any, Z: Any, cut: Any, place: int) -> None:
+def _forward_task(task: int, X: Any, W: Any, b: Any, activate: int, A: Any, Z: Any, cut: Any, place: int) -> None:
     x, w, z, a = address_and_strides(X), address_and_strides(W), address_and_strides(Z), address_and_strides(A)
     block = _block(Z.dtype, Z.shape[0], Z.shape[1], task, cut)
-    fused = (a[0], a[1]) if activation == RELU else (0, 0)
+    fused = (a[0], a[1]) if activate == 0 else (0, 0)
     weights = (w[0], w[2], w[1])
     _product_of_block(Z.dtype, place, block, X.shape[1], x, weights, (z[0], z[1]), address_and_strides(b)[0], fused)
-    if activation != RELU:
-        dense.activate_block(activation, Z, A, block[0], block[1], block[2], block[3])
+    if activate != 0:
+        row_begin, row_end, col_begin, col_end = block
+        z_block = (z[0] + row_begin * z[1] + col_begin * Z.itemsize, z[1])
+        a_block = (a[0] + row_begin * a[1] + col_begin * Z.itemsize, a[1])
+        dense.activate_block(Z.dtype, activate, z_block, a_block, row_end - row_begin, col_end - col_begin)
 
 
 @jit
-def _dense_forward(
-    X: Any, W: Any, b: Any, activation: int, A: Any, Z: Any, threads: int, pool: int, place: int
-) -> None:
+def _dense_forward(X: Any, W: Any, b: Any, activate: int, A: Any, Z: Any, threads: int, pool: int, place: int) -> None:
     w = address_and_strides(W)
     weights = (w[0], w[2], w[1])
     cut = partition(
         Z.dtype, Z.shape[0], Z.shape[1], X.shape[1], threads * TASKS_PER_THREAD, address_and_strides(X), weights
     )
     flops = 2 * X.size * Z.shape[1]
-    parallel_for(_forward_task, cut[0] * cut[1], threads, flops, pool, (X, W, b, activation, A, Z, cut, place))
+    parallel_for(_forward_task, cut[0] * cut[1], threads, flops, pool, (X, W, b, activate, A, Z, cut, place))
 
 
 def dense_forward(X: Any, W: Any, b: Any, activation: int, A: Any, Z: Any) -> None:
@@ -170,13 +172,14 @@ def dense_forward(X: Any, W: Any, b: Any, activation: int, A: Any, Z: Any) -> No
     if 2 * X.size * Z.shape[1] < SERIAL_MAX_FLOPS or (threads := num_threads()) == 1 or not _contiguous(A, Z, b):
         dense.dense_forward(X, W, b, activation, A, Z)
     else:
-        _dense_forward(X, W, b, activation, A, Z, threads, POOL, gemm.gemm_address(Z.itemsize))
+        activate = 0 if activation == RELU else activation_address(activation, Z.dtype)
+        _dense_forward(X, W, b, activate, A, Z, threads, POOL, gemm.gemm_address(Z.itemsize))
 
 
 @jit(internal=True)
-def _dz_task(task: int, activation: int, Z: Any, dL_dA: Any, dZ: Any, db: Any, tasks: int) -> None:
+def _dz_task(task: int, derive: int, Z: Any, dL_dA: Any, dZ: Any, db: Any, tasks: int) -> None:
     col_begin, col_end = chunk_bounds(Z.shape[1], VECTOR // Z.itemsize, task, tasks)
-    dense.dz_columns(activation, Z, dL_dA, dZ, db, col_begin, col_end)
+    dense.dz_columns(derive, Z, dL_dA, dZ, db, col_begin, col_end)
 
 
 @jit(internal=True)
@@ -201,7 +204,7 @@ def _dense_backward_batch(
     Z: Any,
     dL_dA: Any,
     W: Any,
-    activation: int,
+    derive: int,
     dW: Any,
     db: Any,
     dX: Any,
@@ -212,7 +215,9 @@ def _dense_backward_batch(
     rows, k, n = X.shape[0], W.shape[0], X.shape[1]
     dZ = np.empty(Z.shape, Z.dtype)
     strips = max(1, min(threads, k * Z.itemsize // VECTOR))
-    parallel_for(_dz_task, strips, threads, 4 * W.size * rows, pool, (activation, Z, dL_dA, dZ, db, strips))
+    parallel_for(
+        _dz_task, strips, threads, 4 * W.size * rows, pool, (derive, np.ascontiguousarray(Z), dL_dA, dZ, db, strips)
+    )
     dz = address_and_strides(dZ)
     dw_cut = partition(Z.dtype, k, n, rows, threads, (dz[0], dz[2], dz[1]), address_and_strides(X))
     dx_cut = (0, 0)
@@ -232,7 +237,8 @@ def dense_backward_batch(X: Any, Z: Any, dL_dA: Any, W: Any, activation: int, dW
         dense.dense_backward_batch(X, Z, dL_dA, W, activation, dW, db, dX)
     else:
         place = gemm.gemm_address(Z.itemsize)
-        _dense_backward_batch(X, Z, dL_dA, W, activation, dW, db, dX, threads, POOL, place)
+        derive = derivative_address(activation, Z.dtype)
+        _dense_backward_batch(X, Z, dL_dA, W, derive, dW, db, dX, threads, POOL, place)
 
 
 def _contiguous(*arrays: Any) -> bool:
