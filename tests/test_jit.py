@@ -346,6 +346,15 @@ def test_a_long_first_compilation_is_announced_once_on_standard_error(tmp_path: 
     assert result.stdout == "0.0\n"
 
 
+def test_kernels_are_compiled_even_if_no_thread_can_announce_it(tmp_path: Path) -> None:
+    code = (
+        'import threading\ndef refuse(thread):\n    raise RuntimeError("can\'t start new thread")\n'
+        "threading.Thread.start = refuse\n"
+    )
+    result = run(code + RELU_OF_MINUS_ONE, environment(install(tmp_path / "site"), tmp_path / "cache"))
+    assert (result.stdout, result.stderr) == ("0.0\n", "")
+
+
 def test_old_caches_are_pruned_and_young_ones_kept(tmp_path: Path) -> None:
     site, cache = install(tmp_path / "site"), tmp_path / "cache"
     old, young, other = cache / f"fastnet-{'0' * 16}", cache / f"fastnet-{'1' * 16}", cache / "another-program"
