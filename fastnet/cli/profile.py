@@ -179,15 +179,8 @@ def _plot(picture: Any, path: str, profiles: Sequence[variants.Profile]) -> None
 
 def step(options: argparse.Namespace) -> int:
     """Break a training step down by kernel and print the times; return the exit status."""
-    found = step_breakdown.profile_step(
-        options.layers,
-        options.batch_size,
-        options.dtype,
-        options.loss,
-        options.optimizer,
-        options.threads,
-        max(2.0, 6 * options.seconds),
-    )
+    network = (options.layers, options.batch_size, options.dtype, options.loss, options.optimizer)
+    found = step_breakdown.profile_step(*network, options.threads, max(2.0, 6 * options.seconds))
     if options.json:
         parts = [asdict(part) | {"seconds": part.seconds.median} for part in found.parts]
         summary = asdict(found) | {"step": found.step.median, "remainder": found.remainder, "parts": parts}

@@ -11,6 +11,9 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#0
 
 MARKS = ("o", "s", "^", "D", "v", "P", "X")
 
+_SLANTED: dict[str, Any] = {"rotation": 45, "rotation_mode": "anchor", "transform_rotates_text": True}
+_SLANTED |= {"color": "0.35", "fontsize": 7.5}
+
 
 class Point(NamedTuple):
     """A measured kernel: its label, FLOP/byte, GFLOP/s, and the group that gives it colour and mark."""
@@ -44,17 +47,8 @@ def draw(ax: Any, points: Sequence[Point], gflops: float, gbps: Mapping[str, flo
         knee = gflops / rate
         ax.plot([left, knee, right], [left * rate, gflops, gflops], color="0.55", linewidth=1, zorder=1)
         x = max(left, bottom / rate) * 1.3 * 1.5**i
-        ax.annotate(
-            f"{level} {rate:.0f} GB/s",
-            (x, x * rate),
-            color="0.35",
-            fontsize=7.5,
-            rotation=45,
-            rotation_mode="anchor",
-            transform_rotates_text=True,
-            xytext=(0, 2),
-            textcoords="offset points",
-        )
+        label = f"{level} {rate:.0f} GB/s"
+        ax.annotate(label, (x, x * rate), (0, 2), textcoords="offset points", **_SLANTED)
     ax.text(gflops / max(gbps.values()), gflops * 1.06, f"FMA peak {gflops:.0f} GFLOP/s", color="0.35", fontsize=8)
     groups = list(dict.fromkeys(point.group for point in points))
     for i, group in enumerate(groups):
@@ -78,12 +72,5 @@ def _label(ax: Any, points: Sequence[Point], colours: Mapping[str, str]) -> None
             if 0.2 < x / point.intensity < 5 and height > y / 1.22:
                 height = y / 1.22
         taken.append((point.intensity, height))
-        ax.annotate(
-            point.name,
-            (point.intensity, height),
-            xytext=(6, 0),
-            textcoords="offset points",
-            fontsize=8,
-            va="center",
-            color=colours[point.group],
-        )
+        look = {"fontsize": 8, "va": "center", "color": colours[point.group]}
+        ax.annotate(point.name, (point.intensity, height), (6, 0), textcoords="offset points", **look)

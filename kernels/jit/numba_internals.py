@@ -25,10 +25,9 @@ an overload's ``library``, ``fndesc``   `code_address`                ``numba.cf
 
 from typing import Any
 
-from numba.core.caching import FunctionCache
-from numba.core.registry import CPUDispatcher, cpu_target
-
-__all__ = ["CPUDispatcher", "FunctionCache", "code_address", "set_cache", "target_triple"]
+from numba.core.caching import FunctionCache as FunctionCache
+from numba.core.registry import CPUDispatcher as CPUDispatcher
+from numba.core.registry import cpu_target
 
 
 def target_triple() -> tuple[str, str, str]:
