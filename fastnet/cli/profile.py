@@ -43,10 +43,10 @@ def _threads(count: int) -> str:
 
 def kernels(options: argparse.Namespace) -> int:
     """Profile variants of an operation and print the result; return the exit status."""
-    on_card = variants.on_card(options.operation, options.variants or ())
+    cuda = variants.cuda_variants(options.operation, options.variants or ())
     candidates = variants.chosen(options.operation, options.variants, options.dtype)
     if not candidates:
-        return _cuda_kernels(options, on_card)
+        return _cuda_kernels(options, cuda)
     case = variants.case_of(options.operation, options.shape, options.option)
     picture = None if options.plot is None else figure.new_figure(options.plot, height=4.6)
     profiles: list[variants.Profile] = []
@@ -57,8 +57,8 @@ def kernels(options: argparse.Namespace) -> int:
         _plot(picture, options.plot, profiles)
     if options.json:
         result = {**hardware(), "profiles": [_as_json(profile) for profile in profiles]}
-        if on_card:
-            result["offline"] = _ptx_reports(options, on_card)
+        if cuda:
+            result["offline"] = _ptx_reports(options, cuda)
         print(json.dumps(result, indent=1))
         return 0
     print(
@@ -70,9 +70,9 @@ def kernels(options: argparse.Namespace) -> int:
         print("\n" + _code_table(profiles[0], options.asm))
     if picture is not None:
         print(f"plot      {storage.display_path(options.plot)}")
-    if on_card:
+    if cuda:
         print()
-        return _cuda_kernels(options, on_card)
+        return _cuda_kernels(options, cuda)
     return 0
 
 

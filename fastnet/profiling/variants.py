@@ -198,7 +198,7 @@ def chosen(operation: str, names: Sequence[str] | None, dtype: str) -> tuple[Var
     ValueError
         If the operation has no variant of one of these names; CUDA's names are allowed.
     """
-    known = (*variants(operation), *on_card(operation))
+    known = (*variants(operation), *cuda_variants(operation))
     unknown = [name for name in names or () if name not in known]
     if unknown:
         raise ValueError(f"unknown variant {unknown[0]!r} of {operation}; there are: {', '.join(known)}")
@@ -206,7 +206,7 @@ def chosen(operation: str, names: Sequence[str] | None, dtype: str) -> tuple[Var
     return tuple(variant for variant in usable if not names or variant.name in names)
 
 
-def on_card(operation: str, names: Sequence[str] | None = None) -> tuple[str, ...]:
+def cuda_variants(operation: str, names: Sequence[str] | None = None) -> tuple[str, ...]:
     """Name an operation's CUDA variants, or those among some names; they are compiled and not timed here."""
     known = [variant.name for variant in CUDA_VARIANTS if variant.operation == operation]
     return tuple(name for name in known if names is None or name in names)

@@ -130,7 +130,7 @@ def _start_workers() -> int:
 
 
 def _start_until_refused(threads: int) -> RuntimeError | None:
-    """Start workers until there are so many threads; return the error if the system refuses to start one."""
+    """Start workers for a total of ``threads`` threads; stop at the first that the system refuses, return its error."""
     for me in range(len(_workers) + 1, threads):
         state["workers"]["lock"][me] = _acquired_lock()
         worker = threading.Thread(target=worker_loop, args=(POOL, me), name=f"fastnet-{me}", daemon=True)
