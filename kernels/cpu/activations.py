@@ -17,7 +17,7 @@ from ..jit.call_by_address import address as kernel_address
 from ..jit.call_by_address import by_address
 from ..jit.decorator import jit
 from ..specs.activations import ACTIVATION_BY_CODE, IDENTITY
-from .elementwise import elementwise, named
+from .elementwise import elementwise, formula, named
 from .vmath import avx512, erf, exp, log, sigmoid, tanh
 
 _VMATH = (exp, log, tanh, sigmoid, erf)
@@ -41,7 +41,7 @@ def activation_kernel(code: int) -> Any:
     spec = ACTIVATION_BY_CODE[code]
     whole = avx512.ARRAYS.get(spec.name)
     if whole is None:
-        function = _vectorisable(spec.name) or jit(scalar=True)(spec.function)
+        function = _vectorisable(spec.name) or formula(spec.name)
         return _vectors(2)(elementwise(f"simd_{spec.name}", function))
 
     def kernel(Z: Any, out: Any) -> None:
@@ -57,7 +57,7 @@ def derivative_kernel(code: int) -> Any:
     name = f"{spec.name}_derivative"
     whole, scalar, from_output = avx512.ARRAYS.get(spec.name), _vectorisable(name), spec.derivative_from_output
     if whole is None or scalar is not None or from_output is None:
-        return _vectors(2)(elementwise(f"simd_{name}", scalar or jit(scalar=True)(spec.derivative)))
+        return _vectors(2)(elementwise(f"simd_{name}", scalar or formula(name)))
     of_output = jit(scalar=True)(from_output)
 
     def kernel(Z: Any, out: Any) -> None:
@@ -81,7 +81,7 @@ def times_derivative_kernel(code: int) -> Any:
     if from_output is not None:
         function = jit(scalar=True)(from_output)
     else:
-        function = _vectorisable(f"{spec.name}_derivative") or jit(scalar=True)(spec.derivative)
+        function = _vectorisable(f"{spec.name}_derivative") or formula(f"{spec.name}_derivative")
     from_z = from_output is None
 
     def kernel(A: Any, Z: Any, dZ: Any) -> None:

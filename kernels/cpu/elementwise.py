@@ -1,10 +1,18 @@
 """Kernels over vectors made from functions of one number, and what else is done element by element."""
 
+import functools
 from collections.abc import Callable
 from math import isfinite
 from typing import Any
 
 from ..jit.decorator import jit
+from ..specs.activations import FORMULAS
+
+
+@functools.cache
+def formula(name: str) -> Any:
+    """Compile the spec's formula of an activation or its derivative, by public name, for kernels to call."""
+    return jit(scalar=True)(FORMULAS[name])
 
 
 def elementwise(name: str, function: Callable[[Any], Any]) -> Any:

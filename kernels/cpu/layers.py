@@ -7,9 +7,9 @@ import numpy as np
 
 from ..jit.decorator import jit
 from ..specs.activations import ACTIVATIONS, FORMULAS
-from .elementwise import elementwise
+from .elementwise import elementwise, formula
 
-ELEMENTWISE = {name: elementwise(f"loops_{name}", jit(scalar=True)(formula)) for name, formula in FORMULAS.items()}
+ELEMENTWISE = {name: elementwise(f"loops_{name}", formula(name)) for name in FORMULAS}
 """The kernels ``(Z, out)`` of the activations and their derivatives by name, from the formulas of their specs."""
 
 _NAMES = tuple(ACTIVATIONS)  # by code
