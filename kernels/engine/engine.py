@@ -13,7 +13,7 @@ from ..cpu.gemm.gemm import gemm
 from ..cpu.gemm.microkernel import NV
 from ..cpu.gemm.operands import Matrix, Shape
 from ..cpu.threads.pool import POOL, num_threads
-from ..jit.call_by_address import address as kernel_address
+from ..jit.call_by_address import kernel_address
 from ..jit.target import COMPILES
 from ..llvm.builder import VECTOR
 from ..registry import find

@@ -17,7 +17,7 @@ import math
 from typing import Any
 
 from ..cpu.losses import tree_sum
-from ..cpu.threads.pool import parallel_for
+from ..cpu.threads.parallel_for import parallel_for
 from ..jit.call_by_address import call
 from ..jit.decorator import jit
 from ..llvm.memory import item_bytes, optimize_for_size, record_at

@@ -65,7 +65,7 @@ def kernel_address(function: Callable[..., Any], dtype: Any) -> int:
     return code_address(dispatcher, _signatures[dispatcher.py_func](numba.from_dtype(dtype)))
 
 
-address = kernel_address
+
 
 
 class FunctionPointer:

@@ -16,9 +16,7 @@ Array = NDArray[Any]
 Layers = Sequence[tuple[Array, Array]]
 
 
-def forward(
-    network: Layers, activations: Sequence[Activation], X: Array
-) -> tuple[list[Array], list[Array], Array]:
+def forward(network: Layers, activations: Sequence[Activation], X: Array) -> tuple[list[Array], list[Array], Array]:
     """Return the input X of every layer, its Z, and the outputs."""
     inputs, Zs = [X], []
     for (W, b), activation in zip(network, activations, strict=True):
