@@ -49,6 +49,13 @@ def layer_at(ctx: Any, i: int) -> Any:
 
 
 @jit(inline=True)
+def task_bounds(ctx: Any, task: int) -> Any:
+    """Return row_begin and row_end of a task of the micro-batch's rows."""
+    tasks = -(-ctx.rows // ctx.task_rows)
+    return ctx.rows * task // tasks, ctx.rows * (task + 1) // tasks
+
+
+@jit(inline=True)
 def sample_weight(ctx: Any, row: int) -> float:
     """Return the sample weight of a row of the epoch."""
     index = row
@@ -91,6 +98,37 @@ def forward(dtype: Any, ctx: Any, x: int, row_begin: int, row_end: int, workspac
 
 
 @jit(inline=True)
+def loss(dtype: Any, ctx: Any, targets: int, row_begin: int, row_end: int, scratch: int, task: int) -> None:
+    """Compute the rows' losses, where training dL/dA of the last layer, and the task's correct answers.
+
+    ``targets`` is the address of the micro-batch's labels or targets, ``scratch`` that of scratch_size elements.
+    """
+    rows, last = ctx.rows, layer_at(ctx, ctx.layer_count - 1)
+    k, item = last.n_out, item_bytes(dtype)
+    row_losses = vector_at(FLOAT64, ctx.row_losses, rows)
+    loss_rows = losses.LossRows(
+        vector_at(INT64, targets, rows),
+        matrix_at(dtype, targets, rows, k),
+        matrix_at(dtype, ctx.workspace + last.output * item, rows, k),
+        vector_at(dtype, ctx.row_weights, rows),
+        matrix_at(dtype, ctx.workspace + last.gradient * item, rows if ctx.purpose == TRAIN else 0, k),
+        row_losses,
+        vector_at(dtype, scratch, ctx.scratch_size),
+    )
+    call(losses.loss_rows, ctx.loss_kernel, dtype, (loss_rows, row_begin, row_end))
+    limit = record_at(OBJECTIVE, ctx.objective).max_row_loss
+    if limit < math.inf:
+        for i in range(row_begin, row_end):
+            row_losses[i] = limit if row_losses[i] > limit else row_losses[i]
+    if ctx.sample_weights != 0:
+        for i in range(row_begin, row_end):
+            row_losses[i] *= sample_weight(ctx, ctx.start + i)
+    if ctx.correct_kernel != 0:
+        correct = vector_at(INT64, ctx.correct, rows)
+        call(losses.correct_rows, ctx.correct_kernel, dtype, (ctx.loss, loss_rows, row_begin, row_end, correct, task))
+
+
+@jit(inline=True)
 def backward(dtype: Any, ctx: Any, row_begin: int, row_end: int, workspace: Any) -> None:
     """Compute dZ of every layer from dL/dA of the last, which lies where its dZ will be."""
     item = item_bytes(dtype)
@@ -127,8 +165,7 @@ def rows_task(task: int, dtype: Any, ctx: Any) -> None:
     """Process one task's rows of the micro-batch in the context: gather, forward, loss, backward."""
     optimize_for_size()
     rows = ctx.rows
-    tasks = -(-rows // ctx.task_rows)
-    row_begin, row_end = rows * task // tasks, rows * (task + 1) // tasks
+    row_begin, row_end = task_bounds(ctx, task)
     item = item_bytes(dtype)
     n, last = layer_at(ctx, 0).n_in, layer_at(ctx, ctx.layer_count - 1)
     k = last.n_out
@@ -156,35 +193,14 @@ def rows_task(task: int, dtype: Any, ctx: Any) -> None:
         scratch = allocate(ctx.scratch_size * item)
     workspace = Workspace(scratch, ctx.scratch_size * item)
     forward(dtype, ctx, x, row_begin, row_end, workspace)
-    outputs = matrix_at(dtype, ctx.workspace + last.output * item, rows, k)
     if ctx.purpose == PREDICT:
+        outputs = matrix_at(dtype, ctx.workspace + last.output * item, rows, k)
         result = matrix_at(dtype, ctx.out + (ctx.start - ctx.first_row) * k * item, rows, k)
         for i in range(row_begin, row_end):
             for j in range(k):
                 result[i, j] = outputs[i, j]
     else:
-        row_losses = vector_at(FLOAT64, ctx.row_losses, rows)
-        loss_rows = losses.LossRows(
-            vector_at(INT64, targets, rows),
-            matrix_at(dtype, targets, rows, k),
-            outputs,
-            vector_at(dtype, ctx.row_weights, rows),
-            matrix_at(dtype, ctx.workspace + last.gradient * item, rows if ctx.purpose == TRAIN else 0, k),
-            row_losses,
-            vector_at(dtype, scratch, ctx.scratch_size),
-        )
-        call(losses.loss_rows, ctx.loss_kernel, dtype, (loss_rows, row_begin, row_end))
-        limit = record_at(OBJECTIVE, ctx.objective).max_row_loss
-        if limit < math.inf:
-            for i in range(row_begin, row_end):
-                row_losses[i] = limit if row_losses[i] > limit else row_losses[i]
-        if ctx.sample_weights != 0:
-            for i in range(row_begin, row_end):
-                row_losses[i] *= sample_weight(ctx, ctx.start + i)
-        if ctx.correct_kernel != 0:
-            correct = vector_at(INT64, ctx.correct, rows)
-            arguments = (ctx.loss, loss_rows, row_begin, row_end, correct, task)
-            call(losses.correct_rows, ctx.correct_kernel, dtype, arguments)
+        loss(dtype, ctx, targets, row_begin, row_end, scratch, task)
         if ctx.purpose == TRAIN:
             backward(dtype, ctx, row_begin, row_end, workspace)
     if ctx.scratch == 0:
