@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..specs.codes import BINARY_CROSS_ENTROPY, CROSS_ENTROPY, GELU, HUBER, IDENTITY, MAE, MSE, RELU, SILU
+from ..specs.activations import ACTIVATION_BY_CODE
+from ..specs.codes import BINARY_CROSS_ENTROPY, CROSS_ENTROPY, HUBER, IDENTITY, MAE, MSE, RELU
 
 Array = NDArray[Any]
 
@@ -212,7 +213,7 @@ def layer_table(
         # loop without vectors (tanh 3.5 ns an element, not 0.4).
         row[Z] = row[A] if activation in (IDENTITY, RELU) else row[D]
         workspace += 2 * size
-        if activation in (GELU, SILU):  # whose derivatives cannot be had from A
+        if ACTIVATION_BY_CODE[activation].needs_z:
             row[Z] = workspace
             workspace += size
     return table, workspace
