@@ -62,7 +62,7 @@ _POINTER = ir.PointerType()
 
 
 def _sixteenths(v: Avx512Builder, x: Vectors) -> tuple[Vectors, Vectors, Vectors, Vectors]:
-    """N, the multiple of 1/16 next to x log2 e; r = x - n ln 2, what its rounding lost; the bits that number 2^n."""
+    """Return n, the multiple of 1/16 nearest x log2 e; r = x - n ln 2; r's error; the bits that index 2^n."""
     magic = v.number(1.5 * 2 ** (v.digits - 4))
     t = v.fmadd(x, v.number(LOG2_E), magic)
     n = v.fsub(t, magic)
@@ -112,7 +112,7 @@ def _sigmoid(v: Avx512Builder, x: Vectors) -> Vectors:
 
 
 def _tanh32(v: Avx512Builder, a: Vectors) -> Vectors:
-    """Tanh of 0 <= a <= 9.2 by polynomials, eight to an octave of a + 3/4, so that the first begins at 0."""
+    """tanh a for 0 <= a <= 9.2 by polynomials, eight to an octave of a + 3/4, so that the first begins at 0."""
     ahead = v.number(0.75)
     bits = v.bits_of(v.fadd(a, ahead))
     first = v.from_bits(v.each(v.builder.and_, bits, v.whole(-(1 << 20))))
@@ -135,16 +135,13 @@ def _expm1_64(v: Avx512Builder, a: Vectors) -> Vectors:
 
 
 def _tanh(v: Avx512Builder, x: Vectors) -> Vectors:
-    """By polynomials in float32; in float64 h / (1 + h) of h = (e^2|x| - 1) / 2."""
+    """tanh x, in float32 by polynomials, in float64 as h / (1 + h) with h = (e^2|x| - 1) / 2."""
     a = v.min_constant(FLAT[v.bits], v.magnitude(x))
     return v.with_sign(_tanh32(v, a) if v.bits == 32 else _over_one_plus(v, _expm1_64(v, a)), x)
 
 
-# ------------------------------------------------------------------------------------------- arrays
-
-
 def _over_arrays(formula: Callable[[Avx512Builder, Vectors], Vectors], module: ir.Module, dtype: Any) -> ir.Function:
-    """Give the LLVM function (x, out, n) that applies a formula to n elements; generated once a module."""
+    """Return the LLVM function (x, out, n) that applies a formula to n elements; generated once a module."""
     intp = ir.IntType(types.intp.bitwidth)
     name = f"fastnet.{formula.__name__}.{dtype}"
     function = module.globals.get(name)
@@ -177,7 +174,7 @@ def _over_arrays(formula: Callable[[Avx512Builder, Vectors], Vectors], module: i
 
 
 def _kernel(formula: Callable[[Avx512Builder, Vectors], Vectors]) -> Any:
-    """Make out = formula(x) over vectors of one length; of strides other than one, by way of a vector on the stack."""
+    """Make out = formula(x) over vectors of one length; strided ones are copied through a vector on the stack."""
 
     def over_arrays(typing_context: Any, x: Any, out: Any) -> Any:
         def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
