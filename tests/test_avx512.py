@@ -1,7 +1,7 @@
 """exp, log, tanh and sigmoid of whole arrays: accuracy, special values, and the same bits wherever an element lies.
 
 The check and its mutants are test_vmath's. Run as a script, the file measures what is asserted:
-``python tests/test_arrays.py``; the tests do so for targets without AVX-512, in processes of their own.
+``python tests/test_avx512.py``; the tests do so for targets without AVX-512, in processes of their own.
 """
 
 import json
@@ -153,7 +153,7 @@ def test_an_element_has_the_same_bits_anywhere_and_nothing_else_is_written(name:
 def test_the_instructions_that_are_meant(tmp_path: Path) -> None:
     # In a process with a fresh cache, since a function that comes out of the cache has no assembly to read.
     program = (
-        "import numpy as np, test_arrays as t\n"
+        f"import numpy as np, {Path(__file__).stem} as t\n"
         "for name in t.WHOLE:\n"
         "    x = np.ones(64, np.float64); t.WHOLE[name](x, x.copy())\n"
         "    print(name, *t.WHOLE[name].inspect_asm().values())\n"

@@ -26,10 +26,6 @@ from ...jit.decorator import jit
 from ...jit.target import target_features
 from ...llvm.avx512 import Avx512Builder, Vectors
 from ...llvm.builder import intrinsic
-from . import exp as scalar_exp
-from . import log as scalar_log
-from . import sigmoid as scalar_sigmoid
-from . import tanh as scalar_tanh
 from .avx512_tables import (
     FLAT,
     HIGHEST,
@@ -47,6 +43,10 @@ from .avx512_tables import (
     P,
     Q,
 )
+from .exp import exp as scalar_exp
+from .log import log as scalar_log
+from .sigmoid import sigmoid as scalar_sigmoid
+from .tanh import tanh as scalar_tanh
 
 cgutils: Any = _cgutils  # no types
 types: Any = _types
@@ -216,51 +216,26 @@ def _kernel(formula: Callable[[Avx512Builder, Vectors], Vectors]) -> Any:
     return intrinsic(over_arrays)
 
 
-_exp_avx512 = _kernel(_exp)
-_log_avx512 = _kernel(_log)
-_sigmoid_avx512 = _kernel(_sigmoid)
-_tanh_avx512 = _kernel(_tanh)
+def _whole(name: str, formula: Callable[[Avx512Builder, Vectors], Vectors], scalar: Any) -> Any:
+    """Make the kernel ``(x, out)``: out = formula(x), elementwise over vectors of one length; out may be x."""
+    instructions = _kernel(formula)
 
+    def with_avx512(x: Any, out: Any) -> None:
+        instructions(x, out)
 
-@jit(scalar=True)
-def exp(x: Any, out: Any) -> None:
-    """out = e^x, elementwise over vectors of one length, which may be one."""
-    if HAVE_AVX512:
-        _exp_avx512(x, out)
-    else:
+    def without(x: Any, out: Any) -> None:
         for i in range(x.size):
-            out[i] = scalar_exp.exp(x[i])
+            out[i] = scalar(x[i])
+
+    function = with_avx512 if HAVE_AVX512 else without
+    function.__name__ = function.__qualname__ = name
+    return jit(scalar=True)(function)
 
 
-@jit(scalar=True)
-def log(x: Any, out: Any) -> None:
-    """out = natural logarithm of x, elementwise over vectors of one length, which may be one."""
-    if HAVE_AVX512:
-        _log_avx512(x, out)
-    else:
-        for i in range(x.size):
-            out[i] = scalar_log.log(x[i])
-
-
-@jit(scalar=True)
-def sigmoid(x: Any, out: Any) -> None:
-    """out = 1 / (1 + e^-x), elementwise over vectors of one length, which may be one."""
-    if HAVE_AVX512:
-        _sigmoid_avx512(x, out)
-    else:
-        for i in range(x.size):
-            out[i] = scalar_sigmoid.sigmoid(x[i])
-
-
-@jit(scalar=True)
-def tanh(x: Any, out: Any) -> None:
-    """out = tanh x, elementwise over vectors of one length, which may be one."""
-    if HAVE_AVX512:
-        _tanh_avx512(x, out)
-    else:
-        for i in range(x.size):
-            out[i] = scalar_tanh.tanh(x[i])
-
+exp = _whole("exp", _exp, scalar_exp)
+log = _whole("log", _log, scalar_log)
+sigmoid = _whole("sigmoid", _sigmoid, scalar_sigmoid)
+tanh = _whole("tanh", _tanh, scalar_tanh)
 
 ARRAYS: dict[str, Any] = {"tanh": tanh, "sigmoid": sigmoid}
 """The activations among them, by name."""
