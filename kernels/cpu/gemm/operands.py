@@ -33,6 +33,10 @@ class Rows(NamedTuple):
     row_stride: int
 
 
+NO_ROWS = Rows(0, 0)
+"""An absent operand."""
+
+
 class Epilogue(NamedTuple):
     """What happens to a tile of sums before it is stored.
 
@@ -45,11 +49,53 @@ class Epilogue(NamedTuple):
     alpha: float
 
 
+class Product(NamedTuple):
+    """A product with bias and ReLU: C = A B + bias; relu receives max(0, C).
+
+    ``bias`` is the address of n contiguous values, or 0.
+    """
+
+    shape: Shape
+    a: Matrix
+    b: Matrix
+    c: Rows
+    bias: int
+    relu: Rows
+
+
 class Workspace(NamedTuple):
     """Memory for packing: address and size in bytes."""
 
     address: int
     nbytes: int
+
+
+class Tile(NamedTuple):
+    """Tiles of C, one below the other: rows and columns of each, the products summed, and how many tiles."""
+
+    rows: int
+    columns: int
+    k: int
+    count: int
+
+
+class MicroPanels(NamedTuple):
+    """The micro-panels of A that tiles read: strides between rows, between k, and from a tile to the next."""
+
+    address: int
+    row_stride: int
+    k_stride: int
+    tile_stride: int
+
+
+def tile_type() -> Any:
+    """Numba's type of `Tile`."""
+    return types.NamedUniTuple(types.intp, 4, Tile)
+
+
+def micro_panels_type() -> Any:
+    """Numba's type of `MicroPanels`."""
+    return types.NamedUniTuple(types.intp, 4, MicroPanels)
 
 
 def shape_type() -> Any:

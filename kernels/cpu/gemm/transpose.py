@@ -1,18 +1,12 @@
-"""B.T: a matrix whose columns are contiguous, turned in registers, a square of lanes x lanes elements at a time.
+"""B.T: a matrix whose columns are contiguous, transposed in registers, a square of lanes x lanes elements at a time.
 
-Imports `microkernel`. The micro-kernel wants rows of B. Where columns lie in memory instead, as those of W^T do in
-X W^T, somebody has to turn them. For many rows of A that is `transpose_panel`, once, into panels; for the few rows of
-one tile `gemm_bt_microkernel` multiplies what it has just turned, without storing it: the same products, in the same order.
+The micro-kernel needs rows of B. Where columns lie in memory instead, as those of W^T do in X W^T, `transpose_panel`
+transposes them once, into a micro-panel, if there are many rows of A; for the few rows of one tile
+`gemm_bt_microkernel` multiplies what it has just transposed, without storing it: the same products, in the same order.
 
-A square is read in pieces of 16 bytes, from each column one, that go side by side into a vector; then the 16-byte
-blocks are transposed, all of a vector at once, in steps that swap neighbouring lanes. Reading whole vectors instead
-takes two steps more, and it is the shuffles that take the time.
-
-What was measured (Zen 4, 512 x 512 in L2, cycles a square of 16 x 16 float32): stored, 57 in pieces of 16 bytes, 69
-of 32, 68 whole, 84 put side by side by masked broadcasts, 100 with the addresses of the 16 columns made anew for each
-square. Multiplied by 1 row 77, by 4 rows 98, where the products alone take 64 (a chain of 16 FMAs waits 4 cycles for
-each). Two strips at once, so that chains overlap: 126 a square, for want of registers for 32 addresses. Prefetching the
-columns 2 to 8 squares ahead: nothing.
+A square is read in parts of 16 bytes, one from each column, that are joined into a vector; then the 16-byte blocks are
+transposed, all those of a vector at once, in steps that exchange neighbouring lanes. Reading whole vectors instead takes
+two steps more, and the shuffles are what takes the time (docs/performance-notes.md).
 """
 
 from collections.abc import Callable
@@ -21,7 +15,8 @@ from typing import Any
 from llvmlite import ir
 
 from ...llvm.builder import POINTER, VectorBuilder, cgutils, function, intrinsic, types
-from .microkernel import store_epilogue
+from .microkernel import named_operands, store_epilogue, tile_operands
+from .operands import epilogue_type, rows_type, tile_type
 
 _PIECE = 16
 """Bytes that are read of a column at a time."""
@@ -183,7 +178,7 @@ def _tile(module: ir.Module, dtype: Any, rows: int) -> ir.Function:
     tile, builder = function(module, f"fastnet.turned.{dtype}.{rows}", [intp] * 15 + [scalar])
     if builder is None:
         return tile
-    given, columns, k, a, a_row, b, b_column, *outputs, scale = tile.args
+    given, columns, k, a, a_row, b, b_column, *outputs, alpha = tile.args
     code = VectorBuilder(builder, dtype)
     size = code.lanes * code.bytes
     kept = builder.alloca(code.vector, code.lanes)  # the last square, whose rows are counted
@@ -227,51 +222,39 @@ def _tile(module: ir.Module, dtype: Any, rows: int) -> ir.Function:
 
     builder.position_at_end(after)
     sums = [code.phi((x, before), (y, loop)) for x, y in zip(sums, new, strict=True)]
-    places = dict(zip(("c", "start", "relu", "gate"), zip(outputs[::2], outputs[1::2], strict=True), strict=True))
-    store_epilogue(code, sums, 1, code.first_lanes(columns), places, scale, numbers)
+    store_epilogue(code, sums, 1, code.first_lanes(columns), named_operands(outputs), alpha, numbers)
     builder.ret_void()
     return tile
 
 
 @intrinsic
-def gemm_bt_microkernel(
-    typing_context: Any,
-    dtype: Any,
-    rows: Any,
-    columns: Any,
-    k: Any,
-    a: Any,
-    b: Any,
-    c: Any,
-    start: Any,
-    relu: Any,
-    relu_mask: Any,
-    scale: Any,
-) -> Any:
-    """A tile of C = start + scale A B, of up to a vector of columns, where those of B are contiguous.
+def gemm_bt_microkernel(typing_context: Any, dtype: Any, tile: Any, a: Any, b: Any, c: Any, epilogue: Any) -> Any:
+    """Compute a tile of C of up to a vector of columns, where the columns of B are contiguous, transposing B in registers.
 
     Parameters
     ----------
     dtype : dtype
-        Of all arrays: float32 or float64.
-    rows, columns, k : intp
-        1 to FEW; 1 to as many as a vector has lanes; how many products are summed.
-    a : (intp, intp)
-        Address of A[0, 0]; bytes from row to row. Its rows are contiguous.
-    b : (intp, intp)
-        Address of B[0, 0]; bytes from column to column.
-    c, start, relu, gate, scale
+        float32 or float64, of all operands.
+    tile : Tile
+        rows from 1 to MAX_ROWS; columns from 1 to a vector's lanes; k products summed; one tile.
+    a : Rows
+        A; its rows are contiguous.
+    b : Rows
+        Address of B[0, 0], and the stride from a column to the next.
+    c, epilogue
         As `microkernel` takes them.
     """
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        _, rows, columns, k, *matrices, scale = arguments
-        numbers = [rows, columns, k, *(x for matrix in matrices for x in cgutils.unpack_tuple(builder, matrix)), scale]
+        _, tile, a, b, c, epilogue = arguments
+        rows, columns, k, _ = cgutils.unpack_tuple(builder, tile)
+        factors = [*cgutils.unpack_tuple(builder, a), *cgutils.unpack_tuple(builder, b)]
+        operands = [rows, columns, k, *factors, *tile_operands(builder, c, epilogue)]
         with builder.if_else(builder.icmp_signed("==", rows, rows.type(1))) as (single, several):
             for height, branch in ((1, single), (MAX_ROWS, several)):
                 with branch:
-                    builder.call(_tile(builder.module, dtype.dtype, height), numbers)
+                    builder.call(_tile(builder.module, dtype.dtype, height), operands)
         return context.get_dummy_value()
 
-    pair = types.UniTuple(types.intp, 2)
-    return types.void(dtype, *[types.intp] * 3, *[pair] * 6, dtype.dtype), codegen
+    rows = rows_type()
+    return types.void(dtype, tile_type(), rows, rows, rows, epilogue_type(dtype.dtype)), codegen
