@@ -155,3 +155,14 @@ def prefetch(typing_context: Any, place: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(types.intp), codegen
+
+
+@intrinsic
+def record_at(typing_context: Any, dtype: Any, address: Any) -> Any:
+    """Return the record of a structured dtype at an address, without a copy; the caller keeps the memory alive."""
+    record = dtype.dtype
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[1], context.get_value_type(record))
+
+    return record(dtype, types.intp), codegen

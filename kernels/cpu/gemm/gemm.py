@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from numba import types
 
-from ...jit.call_by_address import address as kernel_address
+from ...jit.call_by_address import kernel_address
 from ...jit.call_by_address import by_address, call
 from ...jit.decorator import jit
 from ...llvm.builder import VECTOR

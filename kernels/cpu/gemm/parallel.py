@@ -20,7 +20,8 @@ from ...jit.decorator import jit
 from ...llvm.builder import VECTOR
 from ...llvm.memory import item_bytes, keep_alive
 from ..activations import derivative_address
-from ..threads.pool import POOL, num_threads, parallel_for
+from ..threads.parallel_for import parallel_for
+from ..threads.pool import POOL, num_threads
 from . import blocking, dense, gemm
 from .microkernel import MR, NV
 from .operands import NO_ROWS, Matrix, Product, Rows, Shape
