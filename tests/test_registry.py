@@ -1,4 +1,4 @@
-"""Every variant in the table against its contract; broken kernels must fail it; training runs on the table alone."""
+"""Every variant in the table against its contract; wrong kernels must fail it; training uses the table's kernels."""
 
 import ast
 import math
@@ -36,7 +36,7 @@ CHECKS = [(variant, case) for variant in TABLE for case in OP_SPECS[variant.oper
 )
 def test_variant_keeps_its_contract(variant: Variant, case: Case, dtype: str) -> None:
     share = check(variant, case, dtype)
-    assert share <= 1 / 3, f"{variant.operation}, {variant.name}: right kernels use under a third of the bound"
+    assert share <= 1 / 3, f"{variant.operation}, {variant.name}: correct kernels use under a third of the bound"
 
 
 def test_every_case_says_why() -> None:
@@ -45,7 +45,7 @@ def test_every_case_says_why() -> None:
 
 
 # ------------------------------------------------------------------------------------------ mutants
-# Each breaks a right kernel in one way that has happened to somebody.
+# Each breaks a correct kernel in one way that has happened.
 
 
 def _matmul(wrong: Callable[..., Any]) -> Callable[..., None]:
@@ -229,7 +229,7 @@ def test_every_operation_has_a_mutant() -> None:
     assert {operation for _, operation, _, _ in MUTANTS} == set(OP_SPECS) - plain
 
 
-def test_a_bound_linear_in_k_would_let_half_precision_through() -> None:
+def test_a_bound_linear_in_k_would_accept_half_precision() -> None:
     """Why the bound grows with sqrt(k)."""
     A, B, _ = prepare("matmul", Case((37, 1024, 41), "long sums", "nn"), "float32").arguments
     error = np.abs(A.astype(float) @ _half(B).astype(float) - A.astype(float) @ B.astype(float))
@@ -241,7 +241,7 @@ def test_a_bound_linear_in_k_would_let_half_precision_through() -> None:
 # -------------------------------------------------------------------------------------------- table
 
 
-def test_the_reference_is_in_every_group_and_first() -> None:
+def test_every_operation_begins_with_the_reference() -> None:
     for operation in OP_SPECS:
         assert variants(operation)[0] == "reference"
         assert len(set(variants(operation))) == len(variants(operation)) > 1
@@ -272,26 +272,26 @@ def test_training_calls_what_the_table_is_made_of() -> None:
         assert not imported & {"loops", "blocked", "simd", "parallel", "losses", "microkernel"}, path.name
 
 
-def test_the_table_is_in_ladder_order() -> None:
+def test_rows_follow_the_order_of_the_variants() -> None:
     for operation in OP_SPECS:
         assert list(variants(operation)) == [name for name in VARIANT_ORDER if name in variants(operation)]
     assert {variant.name for variant in TABLE} <= set(VARIANT_ORDER)
 
 
-def test_highest_goes_no_higher_than_asked() -> None:
+def test_best_variant_comes_no_later_than_asked() -> None:
     assert best_variant("matmul", "reference") is find("matmul", "reference")
     assert best_variant("matmul", "loops") is find("matmul", "loops")
-    assert best_variant("mse", "blocked") is find("mse", "loops"), "no blocked variant: the rung below serves"
+    assert best_variant("mse", "blocked") is find("mse", "loops"), "no blocked variant: the one before it serves"
     assert find("matmul", "loops", PARALLEL_MIN_WORK) is find("matmul", "loops")
 
 
-def test_auto_is_the_highest_rung_promoted_for_the_work() -> None:
+def test_auto_is_the_last_variant_whose_min_work_is_reached() -> None:
     assert find("matmul", "auto") is find("matmul", "simd")
     assert find("matmul", "auto", PARALLEL_MIN_WORK - 1) is find("matmul", "simd")
     assert find("matmul", "auto", PARALLEL_MIN_WORK) is find("matmul", "parallel")
     assert find("mse", "auto", 10) is find("mse", "loops")
     assert find("mse", "auto", 10**6) is find("mse", "simd")
-    assert find("mse_derivative", "auto", 10**9) is find("mse_derivative", "loops"), "the simd rung is slower"
+    assert find("mse_derivative", "auto", 10**9) is find("mse_derivative", "loops"), "the simd variant is slower"
     for operation in OP_SPECS:
         there = [variant for variant in TABLE if variant.operation == operation]
         steps = {variant.min_work for variant in there if variant.min_work < math.inf}
