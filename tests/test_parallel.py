@@ -32,12 +32,12 @@ COUNTS = (1, 2, 3, 7, 64)
 """Threads asked for: none to spare, as many as there may be, odd, more than CPUs, more than tiles."""
 
 SIZES = (
-    (1, 1, 1),  # less than any piece
+    (1, 1, 1),  # less than any task
     (7, 8, 17),  # a vector and one
     (37, 93, 41),  # odd everywhere
     (129, 70, 66),  # a row and two columns beyond whole tiles
-    (5, 1100, 300),  # two slices of k, fewer rows than a tile
-    (300, 2050, 130),  # three slices of k
+    (5, 1100, 300),  # two blocks of k, fewer rows than a tile
+    (300, 2050, 130),  # three blocks of k
     (513, 257, 65),  # one more than whole tiles on every side
 )
 
@@ -49,15 +49,15 @@ def no_threshold(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(params=COUNTS)
 def count(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, no_threshold: None) -> int:
-    """Work is cut for so many threads, however many there are: who does a piece is another matter."""
+    """Work is divided for this number of threads, whatever the machine has."""
     num_threads()
     asked = _One(1) if request.param == 1 else request.param
-    monkeypatch.setattr(parallel, "team", lambda: asked)
+    monkeypatch.setattr(parallel, "num_threads", lambda: asked)
     return int(request.param)
 
 
 class _One(int):
-    """A 1 that says it is none, so that one thread works off pieces too."""
+    """A 1 that says it is none, so that one thread runs several tasks too."""
 
     __hash__ = int.__hash__
 
@@ -166,7 +166,7 @@ def test_small_work_never_asks_for_threads(monkeypatch: pytest.MonkeyPatch) -> N
     def refuse() -> int:
         raise AskedError
 
-    monkeypatch.setattr(parallel, "team", refuse)
+    monkeypatch.setattr(parallel, "num_threads", refuse)
     for operation in ("matmul", "dense_forward", "dense_backward_batch"):
         option = "nn" if operation == "matmul" else "relu"
         function = getattr(parallel, operation)
