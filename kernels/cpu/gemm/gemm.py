@@ -247,7 +247,7 @@ def gemm_address(itemsize: int) -> int:
 
 @jit(internal=True)
 def gemm_bias_relu(dtype: Any, address: int, product: Any) -> None:
-    """Compute a `Product` by the address of `gemm`: linked into its callers, `gemm` would be compiled again for each."""
+    """Compute a `Product` by the address of `gemm`, which, linked into its callers, each would compile again."""
     b = product.b
     item = np.intp(item_bytes(dtype))
     column_stride = b.column_stride if product.shape.n > 1 else item  # of a single column NumPy's may be anything

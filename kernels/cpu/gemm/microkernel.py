@@ -87,7 +87,7 @@ def _emit_tiles(rows: int, vectors: int) -> Callable[..., None]:
         def one_tile(carried: list[ir.Value]) -> list[ir.Value]:
             left, a_address, *addresses = carried
             moved = [Rows(at, rows_.row_stride) for at, rows_ in zip(addresses, operands, strict=True)]
-            current = Outputs(*moved, alpha)
+            current = Outputs(moved[0], moved[1], moved[2], moved[3], alpha)
             sums = _sums_over_k(code, (rows, vectors), lane_mask, k, a._replace(address=a_address), b, current.c)
             store_epilogue(code, sums, vectors, lane_mask, current)
             following = [builder.add(at, step) for at, step in zip(addresses, steps, strict=True)]
@@ -239,7 +239,7 @@ def microkernel(
         choice.add_case(intp(width * (MR + 1) + height), block)
         builder.position_at_end(block)
         name = f"fastnet.tile.{dtype}.{height}x{width}x{VECTOR}"
-        code.call_shared(name, _emit_tiles(height, width), tile.columns, tile.k, tile.count, a, b, outputs)
+        code.call_shared(name, _emit_tiles(height, width), tile.columns, tile.k, tile.tiles, a, b, outputs)
         builder.branch(done)
     builder.position_at_end(impossible)  # the macro-kernel asks for tiles that exist
     builder.unreachable()
