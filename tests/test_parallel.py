@@ -90,7 +90,7 @@ def test_matmul_has_simds_bits(size: tuple[int, ...], layout: str, dtype: str, c
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_layers_have_simds_bits(operation: str, size: tuple[int, ...], activation: str, dtype: str, count: int) -> None:
     case = Case(size, "", activation)
-    assert outputs(operation, parallel, case, dtype) == outputs(operation, simd, case, dtype)
+    assert outputs(operation, parallel, case, dtype) == outputs(operation, dense, case, dtype)
 
 
 def test_the_first_layers_backward_pass(count: int) -> None:
