@@ -1,11 +1,7 @@
-"""README's examples run as they stand, Python's and the command line's, and its layout names the rooms that exist."""
+"""README's examples run as they stand, Python's and the command line's."""
 
-import os
 import re
 import shlex
-import shutil
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -77,60 +73,6 @@ def test_the_commands_on_files_run(folder: Path, capsys: pytest.CaptureFixture[s
     price, value = (folder / "predictions.csv").read_text().split()
     assert price == "price"
     assert 2e5 < float(value) < 5e5
-
-
-@pytest.fixture
-def copy(tmp_path: Path) -> Path:
-    """The package as it is installed, with the rung that README writes in its table."""
-    page = README[README.index("## Profile a kernel") : README.index("## Development")]
-    (variant,) = re.findall(r"^```py\n(.*?)^```", page, re.M | re.S)
-    (line,) = re.findall(r"^    Variant\(.*$", page, re.M)
-    shutil.copytree(ROOT / "fastnet", tmp_path / "fastnet", ignore=shutil.ignore_patterns("__pycache__"))
-    kernels = tmp_path / "fastnet" / "kernels"
-    shutil.copytree(ROOT / "kernels", kernels, ignore=shutil.ignore_patterns("__pycache__"))
-    (kernels / "mine.py").write_text(variant)
-    table = (kernels / "variants.py").read_text()
-    imports, end = re.search(r"^from \. import .*$", table, re.M), table.index("\n)\n", table.index("\n_ALL:"))
-    assert imports is not None
-    table = f"{table[: imports.end()]}, mine{table[imports.end() : end]}\n{line}{table[end:]}"
-    (kernels / "variants.py").write_text(table)
-    return tmp_path
-
-
-def profile_page(copy: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    """The page's command, without the picture, timed briefly."""
-    found = re.search(r"^fastnet (profile matmul --shape .*--variants .*) --asm --plot roofline.png$", README, re.M)
-    assert found
-    command = [sys.executable, "-P", "-m", "fastnet", *shlex.split(found[1]), "--seconds", "0.02", *more]
-    environment = {**os.environ, "PYTHONPATH": str(copy), "NUMBA_CACHE_DIR": str(copy / "cache")}
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=copy, env=environment, timeout=300)
-
-
-@pytest.mark.compiled
-def test_the_rung_that_readme_writes_is_profiled(copy: Path) -> None:
-    result = profile_page(copy, "--no-code", "--variants", "reference,mine")
-    assert result.returncode == 0, result.stderr
-    assert re.search(r"^mine +[\d.]+ +[\d.]+% ", result.stdout, re.M)
-
-
-@pytest.mark.compiled
-def test_a_wrong_rung_is_refused_as_readme_says(copy: Path) -> None:
-    mine = copy / "fastnet" / "kernels" / "mine.py"
-    text = mine.read_text()
-    last = text.rstrip().splitlines()
-    assert "for k in" in last[-3]
-    mine.write_text("\n".join(last[:-3]).replace("    for i in range(whole, C.shape[0]):", ""))
-    result = profile_page(copy, "--no-code", "--variants", "reference,mine", "--shape", "37,20,30")
-    assert (result.returncode, result.stdout) == (1, "")
-    assert "fastnet profile: matmul, variant mine" in result.stderr
-    assert "elements are wrong, first at (36, 0)" in result.stderr
-
-
-def test_the_layout_names_every_room() -> None:
-    layout = README[README.index("## Layout") : README.index("## Profile a kernel")]
-    rooms = {path.name for folder in ("fastnet", "kernels") for path in (ROOT / folder).glob("*.py")}
-    named = set(re.findall(r"\w+\.py", layout))
-    assert named == rooms - {"__init__.py", "__main__.py"}
 
 
 def test_quick_start_holds_two_commands() -> None:

@@ -26,10 +26,6 @@ from ...jit.decorator import jit
 from ...jit.target import target_features
 from ...llvm.avx512 import Avx512Builder, Vectors
 from ...llvm.builder import intrinsic
-from . import exp as scalar_exp
-from . import log as scalar_log
-from . import sigmoid as scalar_sigmoid
-from . import tanh as scalar_tanh
 from .avx512_tables import (
     FLAT,
     HIGHEST,
@@ -47,6 +43,10 @@ from .avx512_tables import (
     P,
     Q,
 )
+from .exp import exp as scalar_exp
+from .log import log as scalar_log
+from .sigmoid import sigmoid as scalar_sigmoid
+from .tanh import tanh as scalar_tanh
 
 cgutils: Any = _cgutils  # no types
 types: Any = _types
@@ -62,7 +62,7 @@ _POINTER = ir.PointerType()
 
 
 def _sixteenths(v: Avx512Builder, x: Vectors) -> tuple[Vectors, Vectors, Vectors, Vectors]:
-    """N, the multiple of 1/16 next to x log2 e; r = x - n ln 2, what its rounding lost; the bits that number 2^n."""
+    """Return n, the multiple of 1/16 nearest x log2 e; r = x - n ln 2; r's error; the bits that index 2^n."""
     magic = v.number(1.5 * 2 ** (v.digits - 4))
     t = v.fmadd(x, v.number(LOG2_E), magic)
     n = v.fsub(t, magic)
@@ -112,7 +112,7 @@ def _sigmoid(v: Avx512Builder, x: Vectors) -> Vectors:
 
 
 def _tanh32(v: Avx512Builder, a: Vectors) -> Vectors:
-    """Tanh of 0 <= a <= 9.2 by polynomials, eight to an octave of a + 3/4, so that the first begins at 0."""
+    """tanh a for 0 <= a <= 9.2 by polynomials, eight to an octave of a + 3/4, so that the first begins at 0."""
     ahead = v.number(0.75)
     bits = v.bits_of(v.fadd(a, ahead))
     first = v.from_bits(v.each(v.builder.and_, bits, v.whole(-(1 << 20))))
@@ -135,16 +135,13 @@ def _expm1_64(v: Avx512Builder, a: Vectors) -> Vectors:
 
 
 def _tanh(v: Avx512Builder, x: Vectors) -> Vectors:
-    """By polynomials in float32; in float64 h / (1 + h) of h = (e^2|x| - 1) / 2."""
+    """tanh x, in float32 by polynomials, in float64 as h / (1 + h) with h = (e^2|x| - 1) / 2."""
     a = v.min_constant(FLAT[v.bits], v.magnitude(x))
     return v.with_sign(_tanh32(v, a) if v.bits == 32 else _over_one_plus(v, _expm1_64(v, a)), x)
 
 
-# ------------------------------------------------------------------------------------------- arrays
-
-
 def _over_arrays(formula: Callable[[Avx512Builder, Vectors], Vectors], module: ir.Module, dtype: Any) -> ir.Function:
-    """Give the LLVM function (x, out, n) that applies a formula to n elements; generated once a module."""
+    """Return the LLVM function (x, out, n) that applies a formula to n elements; generated once a module."""
     intp = ir.IntType(types.intp.bitwidth)
     name = f"fastnet.{formula.__name__}.{dtype}"
     function = module.globals.get(name)
@@ -160,9 +157,9 @@ def _over_arrays(formula: Callable[[Avx512Builder, Vectors], Vectors], module: i
 
     def step(i: ir.Value, count: int, mask: ir.Value | None = None) -> None:
         offset = builder.mul(i, intp(v.bytes))
-        loaded = tuple(v.load(place, mask) for place in v.vectors_at(v.at(x, offset), count))
-        for value, place in zip(formula(v, loaded), v.vectors_at(v.at(out, offset), count), strict=True):
-            v.store(value, place, mask)
+        loaded = tuple(v.load(address, mask) for address in v.vectors_at(v.at(x, offset), count))
+        for value, address in zip(formula(v, loaded), v.vectors_at(v.at(out, offset), count), strict=True):
+            v.store(value, address, mask)
 
     several = intp(UNROLL * v.lanes)
     full = builder.sub(n, builder.urem(n, several))
@@ -177,24 +174,24 @@ def _over_arrays(formula: Callable[[Avx512Builder, Vectors], Vectors], module: i
 
 
 def _kernel(formula: Callable[[Avx512Builder, Vectors], Vectors]) -> Any:
-    """Make out = formula(x) over vectors of one length; of strides other than one, by way of a vector on the stack."""
+    """Make out = formula(x) over vectors of one length; strided ones are copied through a vector on the stack."""
 
     def over_arrays(typing_context: Any, x: Any, out: Any) -> Any:
         def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
             v = Avx512Builder(builder, x.dtype)
             function = _over_arrays(formula, builder.module, x.dtype)
-            places = []
+            arrays = []
             for array, argument in zip(signature.args, arguments, strict=True):
                 given = arrayobj.make_array(array)(context, builder, argument)
                 n = builder.extract_value(given.shape, 0)
-                places.append((builder.ptrtoint(given.data, n.type), builder.extract_value(given.strides, 0)))
-            (source, source_step), (target, target_step) = places
+                arrays.append((builder.ptrtoint(given.data, n.type), builder.extract_value(given.strides, 0)))
+            (source, source_step), (target, target_step) = arrays
 
             def pointer(start: ir.Value, step: ir.Value, i: ir.Value) -> ir.Value:
                 return builder.inttoptr(builder.add(start, builder.mul(step, i)), _POINTER)
 
             if x.layout == out.layout == "C":
-                builder.call(function, [*(builder.inttoptr(place, _POINTER) for place in (source, target)), n])
+                builder.call(function, [*(builder.inttoptr(address, _POINTER) for address in (source, target)), n])
             else:
                 buffer = cgutils.alloca_once(builder, v.vector)
                 start, item = builder.ptrtoint(buffer, n.type), n.type(v.bytes)
@@ -202,15 +199,15 @@ def _kernel(formula: Callable[[Avx512Builder, Vectors], Vectors]) -> Any:
                     left = builder.sub(n, first)
                     count = builder.select(builder.icmp_signed("<", left, n.type(v.lanes)), left, n.type(v.lanes))
                     with cgutils.for_range(builder, count) as loop:
-                        place = pointer(source, source_step, builder.add(first, loop.index))
-                        value = builder.load(place, typ=v.scalar, align=v.bytes)
+                        address = pointer(source, source_step, builder.add(first, loop.index))
+                        value = builder.load(address, typ=v.scalar, align=v.bytes)
                         builder.store(value, pointer(start, item, loop.index), align=v.bytes)
                     there = pointer(start, item, n.type(0))
                     builder.call(function, [there, there, count])
                     with cgutils.for_range(builder, count) as loop:
                         value = builder.load(pointer(start, item, loop.index), typ=v.scalar, align=v.bytes)
-                        place = pointer(target, target_step, builder.add(first, loop.index))
-                        builder.store(value, place, align=v.bytes)
+                        address = pointer(target, target_step, builder.add(first, loop.index))
+                        builder.store(value, address, align=v.bytes)
             return context.get_dummy_value()
 
         return types.void(x, out), codegen
@@ -219,51 +216,26 @@ def _kernel(formula: Callable[[Avx512Builder, Vectors], Vectors]) -> Any:
     return intrinsic(over_arrays)
 
 
-_exp_avx512 = _kernel(_exp)
-_log_avx512 = _kernel(_log)
-_sigmoid_avx512 = _kernel(_sigmoid)
-_tanh_avx512 = _kernel(_tanh)
+def _whole(name: str, formula: Callable[[Avx512Builder, Vectors], Vectors], scalar: Any) -> Any:
+    """Make the kernel ``(x, out)``: out = formula(x), elementwise over vectors of one length; out may be x."""
+    instructions = _kernel(formula)
 
+    def with_avx512(x: Any, out: Any) -> None:
+        instructions(x, out)
 
-@jit(scalar=True)
-def exp(x: Any, out: Any) -> None:
-    """out = e^x, elementwise over vectors of one length, which may be one."""
-    if HAVE_AVX512:
-        _exp_avx512(x, out)
-    else:
+    def without(x: Any, out: Any) -> None:
         for i in range(x.size):
-            out[i] = scalar_exp.exp(x[i])
+            out[i] = scalar(x[i])
+
+    function = with_avx512 if HAVE_AVX512 else without
+    function.__name__ = function.__qualname__ = name
+    return jit(scalar=True)(function)
 
 
-@jit(scalar=True)
-def log(x: Any, out: Any) -> None:
-    """out = natural logarithm of x, elementwise over vectors of one length, which may be one."""
-    if HAVE_AVX512:
-        _log_avx512(x, out)
-    else:
-        for i in range(x.size):
-            out[i] = scalar_log.log(x[i])
-
-
-@jit(scalar=True)
-def sigmoid(x: Any, out: Any) -> None:
-    """out = 1 / (1 + e^-x), elementwise over vectors of one length, which may be one."""
-    if HAVE_AVX512:
-        _sigmoid_avx512(x, out)
-    else:
-        for i in range(x.size):
-            out[i] = scalar_sigmoid.sigmoid(x[i])
-
-
-@jit(scalar=True)
-def tanh(x: Any, out: Any) -> None:
-    """out = tanh x, elementwise over vectors of one length, which may be one."""
-    if HAVE_AVX512:
-        _tanh_avx512(x, out)
-    else:
-        for i in range(x.size):
-            out[i] = scalar_tanh.tanh(x[i])
-
+exp = _whole("exp", _exp, scalar_exp)
+log = _whole("log", _log, scalar_log)
+sigmoid = _whole("sigmoid", _sigmoid, scalar_sigmoid)
+tanh = _whole("tanh", _tanh, scalar_tanh)
 
 ARRAYS: dict[str, Any] = {"tanh": tanh, "sigmoid": sigmoid}
 """The activations among them, by name."""
