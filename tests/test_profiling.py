@@ -1,6 +1,6 @@
-"""The profiler: what it refuses, what it says of code and limits, and that a step's parts are the step.
+"""The profiler: timing, limits, machine code, the breakdown of a step, and its command line.
 
-No test asserts how fast anything is; those of assembly compile in a process of their own, with an empty cache.
+No test asserts how fast anything is. Tests of assembly compile in a process of their own, with an empty cache.
 """
 
 import importlib.util
@@ -17,18 +17,17 @@ import numpy as np
 import pytest
 
 from fastnet.cli import main as cli
-from fastnet.kernels import registry as _public
 from fastnet.kernels.cpu.gemm.microkernel import MR, NV
 from fastnet.kernels.cpu.threads.pool import num_threads
-from fastnet.kernels.cuda import ptx_report as cuda_offline
+from fastnet.kernels.cuda import ptx_report
 from fastnet.kernels.engine import step_breakdown as parts
 from fastnet.kernels.jit import target
 from fastnet.kernels.llvm.builder import VECTOR
-from fastnet.kernels.registry import TABLE, Variant, find
+from fastnet.kernels.registry import TABLE, Variant, find, variants
 from fastnet.kernels.specs.base import Case
 from fastnet.kernels.specs.operations import OP_SPECS
 from fastnet.kernels.verify import WrongKernelError
-from fastnet.profiling import machine_code as machinecode
+from fastnet.profiling import machine_code
 from fastnet.profiling import step_breakdown as stepprofile
 from fastnet.profiling import variants as profiling
 from fastnet.profiling.timing import batches, interleave, spread
@@ -37,30 +36,30 @@ from fastnet.profiling.variants import Limits
 # ---------------------------------------------------------------------------------------------- timing
 
 
-def test_sides_take_turns() -> None:
+def test_candidates_are_interleaved() -> None:
     order: list[str] = []
 
-    def side(name: str) -> Callable[[], float]:
+    def candidate(name: str) -> Callable[[], float]:
         return lambda: order.append(name) or float(len(order))  # type: ignore[func-returns-value]
 
-    found = interleave({"a": side("a"), "b": side("b")}, seconds=0.0, least=3)
+    found = interleave({"a": candidate("a"), "b": candidate("b")}, seconds=0.0, min_rounds=3)
     assert [set(order[start : start + 2]) for start in (0, 2, 4)] == [{"a", "b"}] * 3
     assert found == {name: [i + 1.0 for i in range(6) if order[i] == name] for name in "ab"}
 
 
-def test_the_order_of_turns_changes() -> None:
+def test_the_order_changes_between_rounds() -> None:
     order: list[int] = []
-    interleave({i: partial(lambda i: order.append(i) or 1.0, i) for i in range(3)}, seconds=0.0, least=30)  # type: ignore[func-returns-value]
+    interleave({i: partial(lambda i: order.append(i) or 1.0, i) for i in range(3)}, seconds=0.0, min_rounds=30)  # type: ignore[func-returns-value]
     assert len({tuple(order[start : start + 3]) for start in range(0, 90, 3)}) == 6
 
 
 def test_medians_and_quartiles() -> None:
     found = spread([5.0, 1.0, 2.0, 3.0, 4.0])
     assert found == (3.0, 2.0, 4.0)
-    assert found.share == pytest.approx(2 / 3)
+    assert found.relative_iqr == pytest.approx(2 / 3)
 
 
-def test_a_batch_is_of_whole_calls_and_gives_the_time_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_returns_the_time_of_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr("time.perf_counter", lambda: now[0])
     monkeypatch.setattr("time.sleep", lambda seconds: now.__setitem__(0, now[0] + 100 * (seconds > 0)))
@@ -78,11 +77,11 @@ def test_a_batch_is_of_whole_calls_and_gives_the_time_of_one(monkeypatch: pytest
 # ---------------------------------------------------------------------------------------------- limits
 
 
-def test_the_lower_roof_binds() -> None:
+def test_the_lower_limit_binds() -> None:
     limits = Limits(gflops=100.0, gbps=50.0, level="L2", threads=1)
-    assert limits.seconds(flops=200e9, elements_moved=50e9) == pytest.approx(2.0)
+    assert limits.seconds(flops=200e9, bytes_moved=50e9) == pytest.approx(2.0)
     assert limits.binds(200e9, 50e9) == "compute"
-    assert limits.seconds(flops=100e9, elements_moved=200e9) == pytest.approx(4.0)
+    assert limits.seconds(flops=100e9, bytes_moved=200e9) == pytest.approx(4.0)
     assert limits.binds(100e9, 200e9) == "L2 bandwidth"
 
 
@@ -98,29 +97,29 @@ def test_the_level_is_the_smallest_that_holds(monkeypatch: pytest.MonkeyPatch) -
 def test_a_profile_holds_what_was_measured() -> None:
     case = profiling.case_of("matmul", [24, 40, 33], "nt")
     found = profiling.profile("matmul", case, profiling.chosen("matmul", None, "float64"), "float64", 1, 0.01, False)
-    assert [m.variant for m in found.measurements] == list(_public("matmul"))
+    assert [m.variant for m in found.measurements] == list(variants("matmul"))
     assert found.flops == 2 * 24 * 40 * 33
-    assert found.elements_moved == 8 * (24 * 40 + 40 * 33 + 24 * 33)
-    assert found.intensity == found.flops / found.elements_moved
+    assert found.bytes_moved == 8 * (24 * 40 + 40 * 33 + 24 * 33)
+    assert found.intensity == found.flops / found.bytes_moved
     for m in found.measurements:
         assert 0 < m.seconds.low <= m.seconds.median <= m.seconds.high
         assert m.gflops == pytest.approx(found.flops / m.seconds.median / 1e9)
-        assert m.gbps == pytest.approx(found.elements_moved / m.seconds.median / 1e9)
-        limit = max(found.flops / found.limits.gflops, found.elements_moved / found.limits.gbps) / 1e9
+        assert m.gbps == pytest.approx(found.bytes_moved / m.seconds.median / 1e9)
+        limit = max(found.flops / found.limits.gflops, found.bytes_moved / found.limits.gbps) / 1e9
         assert m.fraction_of_limit == pytest.approx(limit / m.seconds.median)
-        assert 0 <= m.error < 1
+        assert 0 <= m.error_ratio < 1
         assert m.code is None
 
 
-def test_a_wrong_kernel_is_refused_before_anything_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_kernel_is_rejected_before_anything_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     def wrong(A: Any, B: Any, C: Any) -> None:
         np.matmul(A[:, :-1], B[:-1], out=C)
 
-    monkeypatch.setattr(profiling, "in_turns", lambda *arguments: pytest.fail("timed"))
+    monkeypatch.setattr(profiling, "interleave", lambda *arguments: pytest.fail("timed"))
     monkeypatch.setattr(profiling, "batches", lambda *arguments: pytest.fail("timed"))
-    tried = (Variant("matmul", "reference", find("matmul", "reference")), Variant("matmul", "wrong", wrong))
+    candidates = (Variant("matmul", "reference", find("matmul", "reference")), Variant("matmul", "wrong", wrong))
     with pytest.raises(WrongKernelError, match="matmul, variant wrong, float32, case 8x9x10-nn"):
-        profiling.profile("matmul", Case((8, 9, 10), "profiled", "nn"), tried)
+        profiling.profile("matmul", Case((8, 9, 10), "profiled", "nn"), candidates)
 
 
 def test_a_wrong_kernel_is_one_line_and_status_1(
@@ -144,7 +143,7 @@ def test_a_wrong_kernel_is_one_line_and_status_1(
 def test_every_operation_can_be_profiled_at_its_default(operation: str) -> None:
     case = profiling.case_of(operation)
     assert case.dims == OP_SPECS[operation].bench_cases[-1].dims
-    assert [variant.name for variant in profiling.chosen(operation, None, "float32")] == list(_public(operation))
+    assert [variant.name for variant in profiling.chosen(operation, None, "float32")] == list(variants(operation))
 
 
 # ---------------------------------------------------------------------------------------- machine code
@@ -186,7 +185,7 @@ kernel:
 
 
 def test_the_innermost_loop_with_most_arithmetic_is_found() -> None:
-    loop = machinecode.inner_loop(X86)
+    loop = machine_code.inner_loop(X86)
     assert loop is not None
     assert (loop.function, loop.vector_bytes, loop.fmas, loop.arithmetic) == ("fastnet.tests.real", 32, 2, 4)
     assert (loop.instructions, loop.loops) == (6, 1), "not the outer loop, nor Python's entry, nor the scalar one"
@@ -194,28 +193,28 @@ def test_the_innermost_loop_with_most_arithmetic_is_found() -> None:
     assert loop.text.endswith("jne .LBB0_2")
 
 
-def test_arms_loops_too() -> None:
-    loop = machinecode.inner_loop(ARM)
+def test_the_innermost_loop_on_arm() -> None:
+    loop = machine_code.inner_loop(ARM)
     assert loop is not None
     assert (loop.function, loop.vector_bytes, loop.fmas, loop.arithmetic, loop.instructions) == ("kernel", 16, 1, 2, 5)
     assert "ldp q1, q4, [x8, #32]\n" in loop.text
 
 
 def test_code_without_loops_or_arithmetic_has_none() -> None:
-    assert machinecode.inner_loop("f:\n    vaddps %zmm1, %zmm2, %zmm3\n    retq\n") is None
-    assert machinecode.inner_loop("f:\n.LBB0_1:\n    addq $1, %rax\n    jne .LBB0_1\n") is None
+    assert machine_code.inner_loop("f:\n    vaddps %zmm1, %zmm2, %zmm3\n    retq\n") is None
+    assert machine_code.inner_loop("f:\n.LBB0_1:\n    addq $1, %rax\n    jne .LBB0_1\n") is None
 
 
-def test_a_tile_goes_before_a_loop_with_more_arithmetic() -> None:
+def test_a_microkernel_is_preferred_to_a_loop_with_more_arithmetic() -> None:
     tile = "fastnet.tile.float32.1x1x64:\n.LBB1_1:\n    vfmadd231ps %ymm1, %ymm2, %ymm3\n    jne .LBB1_1\n"
-    loop = machinecode.inner_loop(X86 + tile)
+    loop = machine_code.inner_loop(X86 + tile)
     assert loop is not None
     assert loop.function == "fastnet.tile.float32.1x1x64"
 
 
 @pytest.mark.compiled
 def test_the_inner_loop_of_products_is_the_micro_kernels() -> None:
-    code = machinecode.inspect("matmul", "simd", "float32", Case((64, 64, 64), "profiled", "nn"))
+    code = machine_code.inspect("matmul", "simd", "float32", Case((64, 64, 64), "profiled", "nn"))
     assert code is not None
     assert code.loop is not None
     assert code.first_call_s > 0.05
@@ -226,8 +225,8 @@ def test_the_inner_loop_of_products_is_the_micro_kernels() -> None:
 
 @pytest.mark.compiled
 def test_the_inner_loop_of_an_activation_is_its_own() -> None:
-    relu = machinecode.inspect("relu", "loops", "float32", Case((100,), "profiled"))
-    tanh = machinecode.inspect("tanh", "simd", "float64", Case((100,), "profiled"))
+    relu = machine_code.inspect("relu", "loops", "float32", Case((100,), "profiled"))
+    tanh = machine_code.inspect("tanh", "simd", "float64", Case((100,), "profiled"))
     assert tanh is not None
     assert tanh.loop is not None
     assert tanh.loop.arithmetic > 10
@@ -236,12 +235,12 @@ def test_the_inner_loop_of_an_activation_is_its_own() -> None:
 
 
 def test_numpy_is_not_compiled() -> None:
-    assert machinecode.inspect("matmul", "reference", "float32", Case((8, 8, 8), "profiled", "nn")) is None
+    assert machine_code.inspect("matmul", "reference", "float32", Case((8, 8, 8), "profiled", "nn")) is None
 
 
 def test_a_process_that_fails_says_why() -> None:
     with pytest.raises(RuntimeError, match=r"matmul, variant loops: compiling .* failed: .*3"):
-        machinecode.inspect("matmul", "loops", "float32", Case((8, 8), "two sizes for three", "nn"))
+        machine_code.inspect("matmul", "loops", "float32", Case((8, 8), "two sizes for three", "nn"))
 
 
 # ------------------------------------------------------------------------------------------------ steps
@@ -276,7 +275,7 @@ def test_a_steps_parts_make_the_step(sizes: tuple[int, ...], batch: int, loss: s
 @pytest.mark.parametrize("lost", ["forward", "loss", "backward", "weights"])
 def test_a_part_that_is_missing_is_noticed(lost: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parts, lost, lambda *arguments: None)
-    monkeypatch.setattr(stepprofile, "in_turns", lambda *arguments: pytest.fail("timed"))
+    monkeypatch.setattr(stepprofile, "interleave", lambda *arguments: pytest.fail("timed"))
     with pytest.raises(WrongKernelError, match=r"a step's parts do not make the step: \d+ of \d+ parameters differ"):
         stepprofile.profile_step((20, 33, 10), 16)
 
@@ -386,21 +385,21 @@ def test_a_picture_that_cannot_be_written_is_refused_first(
     pytest.importorskip("matplotlib")
     monkeypatch.setattr(profiling, "profile", partial(pytest.fail, "timed"))
     assert cli.main(["profile", "matmul", "--plot", str(tmp_path / "roofline.xyz")]) == 1
-    assert "unknown type of picture" in capsys.readouterr().err
+    assert "unknown image type" in capsys.readouterr().err
     assert cli.main(["profile", "matmul", "--plot", str(tmp_path / "nowhere" / "roofline.png")]) == 1
     assert capsys.readouterr().err.count("\n") == 1
 
 
-# --------------------------------------------------------------------------------------------- on a card
+# ------------------------------------------------------------------------------------------------ CUDA
 
 
 def test_cuda_variants_are_compiled_and_not_timed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def report(operation: str, variant: str, dtype: str) -> tuple[cuda_offline.Report, ...]:
-        return (cuda_offline.Report(f"{operation}_{variant}", dtype, (9, 0), 256, 2, 124, 16896, 16, 0, 10, 0),)
+    def report(operation: str, variant: str, dtype: str) -> tuple[ptx_report.Report, ...]:
+        return (ptx_report.Report(f"{operation}_{variant}", dtype, (9, 0), 256, 2, 124, 16896, 16, 0, 10, 0),)
 
-    monkeypatch.setattr(cuda_offline, "report", report)
+    monkeypatch.setattr(ptx_report, "report", report)
     assert cli.main(["profile", "matmul", "--variants", "cuda,cuda_tiled", "--dtype", "float64"]) == 0
     said = capsys.readouterr().out
     assert re.search(r"^cuda +matmul_cuda +256 +124 +16896 +0 +10$", said, re.MULTILINE)

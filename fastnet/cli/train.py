@@ -17,7 +17,7 @@ import numpy as np
 from .. import data, tables
 from ..history import History
 from ..io import storage
-from ..kernels.jit import decorator
+from ..kernels.jit.announcer import compile_seconds
 from ..kernels.specs.base import Array
 from ..network import Network
 from ..optimizers import SGD, Adam
@@ -69,9 +69,9 @@ def train(options: argparse.Namespace) -> int:
         _say(options, "\n".join([*job.said, f"training  {how}\n\n{net.summary()}\n"]))
 
     X = job.preparation.inputs(job.X) if job.preparation else job.X
-    start, compiled = time.perf_counter(), decorator.compile_seconds()
+    start, compiled = time.perf_counter(), compile_seconds()
     status = _fit(trainer, X, y, options)
-    seconds, compiling = time.perf_counter() - start, decorator.compile_seconds() - compiled
+    seconds, compiling = time.perf_counter() - start, compile_seconds() - compiled
     history = trainer.history
     if history.epochs == 0:
         return status
