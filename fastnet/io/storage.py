@@ -30,7 +30,16 @@ KINDS = {"model": "fastnet.load(path)", "checkpoint": "fastnet.Trainer.resume(pa
 """The kinds of files, and the function that reads each."""
 
 _MAX_HEADER_BYTES = 1 << 26  # column names of a few million inputs; safetensors itself allows 100 MB
-_DTYPES = {"F64": "<f8", "F32": "<f4", "I64": "<i8", "U64": "<u8", "I32": "<i4", "U32": "<u4", "U8": "|u1", "BOOL": "|b1"}
+_DTYPES = {
+    "F64": "<f8",
+    "F32": "<f4",
+    "I64": "<i8",
+    "U64": "<u8",
+    "I32": "<i4",
+    "U32": "<u4",
+    "U8": "|u1",
+    "BOOL": "|b1",
+}
 
 _SIGNATURES = {
     b"PK\x03\x04": "a ZIP archive, as .npz, .keras and PyTorch's .pt files are",
@@ -133,7 +142,9 @@ def read(path: Path, kind: str) -> tuple[dict[str, Array], dict[str, str]]:
         raise
     except Exception as error:  # SafetensorError has no narrower base
         reason = " ".join(str(error).split()).removeprefix("Error while deserializing: ")
-        raise ValueError(f"{shown_path} is not a complete safetensors file ({reason[:200]}); it may be cut short") from None
+        raise ValueError(
+            f"{shown_path} is not a complete safetensors file ({reason[:200]}); it may be cut short"
+        ) from None
     header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
     metadata: dict[str, str] = header.get("__metadata__") or {}
     _check_kind(shown_path, metadata, kind)
@@ -183,7 +194,9 @@ def _check_kind(shown_path: str, metadata: Mapping[str, str], kind: str) -> None
 
 def _decoded(shown_path: str, name: str, entry: Mapping[str, Any]) -> Array:
     if entry["dtype"] not in _DTYPES:
-        raise ValueError(f"{shown_path}: array {name[:80]!r} is of type {entry['dtype']}; expected {', '.join(_DTYPES)}")
+        raise ValueError(
+            f"{shown_path}: array {name[:80]!r} is of type {entry['dtype']}; expected {', '.join(_DTYPES)}"
+        )
     little = np.frombuffer(entry["data"], _DTYPES[entry["dtype"]])
     try:
         array = little.reshape(entry["shape"])
