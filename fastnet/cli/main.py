@@ -15,6 +15,16 @@ from . import info, predict, profile, train
 from .arguments import Parser
 
 
+def make_parser() -> Parser:
+    """Make the parser of the whole command line."""
+    parser = Parser(prog="fastnet", description="Train dense networks with compiled kernels.")
+    parser.add_argument("--version", action="version", version=f"fastnet {__version__}")
+    subparsers = parser.add_subparsers(dest="command", metavar="command", required=True)
+    for command in (train, predict, profile, info):
+        command.add_parser(subparsers)
+    return parser
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
@@ -28,12 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     int
         The exit status.
     """
-    parser = Parser(prog="fastnet", description="Train dense networks with compiled kernels.")
-    parser.add_argument("--version", action="version", version=f"fastnet {__version__}")
-    subparsers = parser.add_subparsers(dest="command", metavar="command", required=True)
-    for command in (train, predict, profile, info):
-        command.add_parser(subparsers)
-    options = parser.parse_args(arguments)
+    options = make_parser().parse_args(arguments)
     try:
         status: int = options.run(options)
         if sys.stdout is not None:  # None where the shell closed it
