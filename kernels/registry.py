@@ -102,7 +102,7 @@ _LOSSES = {
 
 _ALL: tuple[Variant, ...] = (
     *_variant("reference", _ORACLES),
-    *_variant("loops", loops, layers.ELEMENTWISE, optimizers),
+    *_variant("loops", loops, layers.ELEMENTWISE, loops.ELEMENTWISE_LOSSES, optimizers),
     *_variant("blocked", blocked),
     *_variant("simd", gemm, dense, activations.KERNELS, _LOSSES, losses, compiled=True, min_work=_SIMD_MIN_WORK),
     *_variant("parallel", parallel, compiled=True, min_work=PARALLEL_MIN_WORK),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,18 @@ def test_codes_are_positions() -> None:
     assert [spec.name for spec in ACTIVATION_BY_CODE] == NAMES == list(dict.fromkeys(NAMES))
     assert [activation.name for activation in reference.ACTIVATIONS] == NAMES
     assert [function.__name__ for function in api.FUNCTIONS] == NAMES
+
+
+def test_the_page_of_activations_is_generated() -> None:
+    """Where it fails, copy the expected table into docs/activations.md."""
+    root = next(folder for folder in Path(__file__).resolve().parents if (folder / "docs").is_dir())
+    rows = [
+        f"| `{spec.name}` | {spec.equation} | {spec.derivative_equation} | {'Z' if spec.needs_z else 'A'} "
+        f"| {'He' if spec.he_init else 'Glorot'} | {spec.source} |".replace("|Z|", "abs(Z)")
+        for spec in ACTIVATION_BY_CODE
+    ]
+    head = "| name | A = f(Z) | f'(Z) | training keeps | initial weights | source |\n|---|---|---|---|---|---|\n"
+    assert head + "\n".join(rows) + "\n" in (root / "docs" / "activations.md").read_text()
 
 
 @pytest.mark.parametrize("name", NAMES)

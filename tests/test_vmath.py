@@ -83,7 +83,7 @@ def _silu(x: Array) -> Array:
     return np.maximum(x, -1e4) * _sigmoid(x)
 
 
-TARGETS_ADDRESS: dict[str, Callable[[Array], Array]] = {
+EXPECTED: dict[str, Callable[[Array], Array]] = {
     "exp": np.exp,
     "log": np.log,
     "tanh": np.tanh,
@@ -96,14 +96,14 @@ TARGETS_ADDRESS: dict[str, Callable[[Array], Array]] = {
 WIDER = {"float32": np.float64, "float64": np.longdouble}
 
 
-def ulps(result: Array, truth: Array) -> float:
-    """Largest error in units in the last place of the truth; infinite where one is finite and the other is not."""
+def ulps(result: Array, expected: Array) -> float:
+    """Largest error in units in the last place of the expected value; infinite where only one of the two is finite."""
     with np.errstate(over="ignore"):
-        rounded = truth.astype(result.dtype)
+        rounded = expected.astype(result.dtype)
     exact = (result == rounded) | (np.isnan(result) & np.isnan(rounded))
     finite = np.isfinite(result) & np.isfinite(rounded)
-    spacing = np.spacing(np.abs(rounded[finite])).astype(truth.dtype)
-    error = np.abs(result[finite].astype(truth.dtype) - truth[finite]) / spacing
+    spacing = np.spacing(np.abs(rounded[finite])).astype(expected.dtype)
+    error = np.abs(result[finite].astype(expected.dtype) - expected[finite]) / spacing
     return float(error.max(initial=0)) if (exact | finite).all() else math.inf
 
 
@@ -122,7 +122,7 @@ def sweep(name: str, dtype: str) -> Array:
 def measure(function: Callable[[Array], Array], name: str, dtype: str) -> float:
     x = sweep(name, dtype)
     with np.errstate(all="ignore"):
-        return ulps(function(x), TARGETS_ADDRESS[name](x.astype(WIDER[dtype])))
+        return ulps(function(x), EXPECTED[name](x.astype(WIDER[dtype])))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -164,14 +164,14 @@ MUTANTS: list[tuple[str, str, Callable[[Array], Array]]] = [
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("why", "name", "wrong"), MUTANTS, ids=[f"{m[1]}: {m[0]}" for m in MUTANTS])
 def test_the_ulp_check_rejects(why: str, name: str, wrong: Callable[[Array], Array], dtype: str) -> None:
-    assert measure(TARGETS_ADDRESS[name], name, dtype) <= 4 or name in (
+    assert measure(EXPECTED[name], name, dtype) <= 4 or name in (
         "silu",
         "mish",
     )  # whose tails need a wider dtype
     assert measure(wrong, name, dtype) > 4, why
 
 
-def _gelu_truth(x: Array) -> tuple[Array, Array]:
+def _gelu_expected(x: Array) -> tuple[Array, Array]:
     """gelu and its derivative from libm's erfc, in float64."""
     tail = np.array([0.5 * math.erfc(-z / math.sqrt(2)) for z in x.tolist()])
     bell = np.exp(-0.5 * x * x) / math.sqrt(2 * math.pi)
@@ -182,12 +182,12 @@ def _gelu_truth(x: Array) -> tuple[Array, Array]:
 def test_gelu_within_four_ulp_or_little(dtype: str) -> None:
     x = np.linspace(-37, 40, 100_001).astype(dtype)
     wide = x.astype(np.float64)
-    truth, slope = _gelu_truth(wide)
-    spacing = np.spacing(np.abs(truth).astype(dtype)).astype(np.float64)
-    # For float64 the truth itself is off: erfc magnifies the rounding of its argument by that argument's square.
-    own = 2 * np.finfo(np.float64).eps * (1 + wide**2) * np.abs(truth)
+    expected, slope = _gelu_expected(wide)
+    spacing = np.spacing(np.abs(expected).astype(dtype)).astype(np.float64)
+    # For float64 the expected value has an error too: erfc magnifies its argument's rounding by the argument's square.
+    own = 2 * np.finfo(np.float64).eps * (1 + wide**2) * np.abs(expected)
     assert (
-        np.abs(apply("gelu", x) - truth) <= np.maximum(4 * spacing, 1e-15 if dtype == "float64" else 1e-7) + own
+        np.abs(apply("gelu", x) - expected) <= np.maximum(4 * spacing, 1e-15 if dtype == "float64" else 1e-7) + own
     ).all()
     assert (np.abs(apply("gelu_derivative", x) - slope) <= 4 * np.finfo(dtype).eps).all()
 
@@ -221,17 +221,17 @@ def test_gelu_of_float64_keeps_its_digits_far_down() -> None:
 def test_sigmoid_derivative(dtype: str) -> None:
     x = np.linspace(-100, 100, 100_001).astype(dtype)
     wide = x.astype(WIDER[dtype])
-    truth = _sigmoid(wide) * _sigmoid(-wide)
+    expected = _sigmoid(wide) * _sigmoid(-wide)
     subnormal = np.finfo(dtype).smallest_subnormal
-    assert (np.abs(apply("sigmoid_derivative", x) - truth) <= 4 * np.finfo(dtype).eps * truth + subnormal).all()
+    assert (np.abs(apply("sigmoid_derivative", x) - expected) <= 4 * np.finfo(dtype).eps * expected + subnormal).all()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_silu_derivative(dtype: str) -> None:
     x = np.linspace(-120, 120, 100_001).astype(dtype)
     wide = x.astype(WIDER[dtype])
-    truth = _sigmoid(wide) * (1 + wide * _sigmoid(-wide))
-    assert (np.abs(apply("silu_derivative", x) - truth) <= np.finfo(dtype).eps).all()
+    expected = _sigmoid(wide) * (1 + wide * _sigmoid(-wide))
+    assert (np.abs(apply("silu_derivative", x) - expected) <= np.finfo(dtype).eps).all()
 
 
 # ------------------------------------------------------------------------------------- special values

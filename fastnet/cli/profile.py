@@ -217,7 +217,7 @@ def _code_table(profile: variants.Profile, asm: bool) -> str:
 
 def _describe(loop: machine_code.Loop | None) -> str:
     if loop is None:
-        return "not found: no loop with arithmetic, or several that cannot be told apart"
+        return "not found: no loop with floating-point arithmetic"
     others = loop.arithmetic - loop.fmas
     also = f" and {others} other{'s' * (others > 1)}" if others else ""
     return f"{loop.fmas} FMAs{also} of {loop.vector_bytes} bytes in {loop.instructions} instructions, {loop.function}"

@@ -15,10 +15,10 @@ import numpy as np
 
 from ..history import History
 from ..kernels.api import validation
-from ..kernels.engine.plan import DONE, PROGRESS_SIZE, ROW, ROWS, TOTALS_SIZE
 from ..kernels.specs.base import Array
 from ..optimizers import SGD, Adam, AdamW, CosineDecay, Optimizer, StepDecay, WarmUp
-from . import storage
+from ..training_state import TrainingState
+from . import model, storage
 
 SHARE = 0.05
 """Largest share of the time that goes into writing, the first checkpoint and the last excepted."""
@@ -56,10 +56,12 @@ class CheckpointWriter:
         self._due = end + (end - start) * (1 - SHARE) / SHARE
 
 
-def state_dict(trainer: Any, best: tuple[Array, ...]) -> tuple[dict[str, Array], dict[str, str]]:
-    """Arrays and metadata of a checkpoint: the trainer as it stands, and its best parameters, state and step."""
-    arrays, metadata = trainer.network._state_dict()
-    arrays |= {"progress": trainer._progress, "totals": trainer._totals, "optimizer.state": trainer._state}
+def state_dict(trainer: Any, state: TrainingState, best: tuple[Array, ...]) -> tuple[dict[str, Array], dict[str, str]]:
+    """Return arrays and metadata of a checkpoint: a Trainer with its state, and its best parameters, state and step."""
+    arrays, metadata = model.state_of(trainer.network)
+    arrays["progress"] = state.progress.reshape(1).view(np.int64)
+    arrays["totals"] = state.totals.reshape(1).view(np.float64)
+    arrays["optimizer.state"] = state.vectors
     arrays |= dict(zip(("best.parameters", "best.state", "best.step"), best, strict=True))
     arrays |= {f"history.{name}": np.array(curve) for name, curve in trainer.history.items()}
     settings = {name: getattr(trainer, name) for name in SETTINGS}
@@ -123,19 +125,27 @@ def load_array(shown_path: str, arrays: Mapping[str, Array], name: str, like: Ar
     return found
 
 
-_MOST = 2**53
-"""Steps and rows that no training gets to; more would run over."""
+_LARGEST_COUNT = 2**53
+"""Steps and rows that no training reaches; more could overflow."""
 
 
-def load_progress(shown_path: str, arrays: Mapping[str, Array]) -> tuple[Array, Array]:
-    """Where the epoch stood: progress and totals."""
-    progress = load_array(shown_path, arrays, "progress", np.zeros(PROGRESS_SIZE, np.int64))
-    totals = load_array(shown_path, arrays, "totals", np.zeros(TOTALS_SIZE))
-    if (
-        (progress < 0).any()
-        or (progress > _MOST).any()
-        or progress[ROW] != progress[DONE]
-        or progress[ROW] > max(progress[ROWS], 0)
-    ):
-        raise ValueError(f"{shown_path}: 'progress' is {progress.tolist()}, which no training leaves behind")
-    return progress, totals
+def load_state(shown_path: str, arrays: Mapping[str, Array], state: TrainingState, best: bool) -> None:
+    """Fill a training state from a checkpoint: as it stood, or as it was at the best parameters."""
+    numbers = load_array(shown_path, arrays, "progress", state.progress.reshape(1).view(np.int64))
+    totals = load_array(shown_path, arrays, "totals", state.totals.reshape(1).view(np.float64))
+    progress = numbers.view(state.progress.dtype)[0]
+    out_of_range = (numbers < 0).any() or (numbers > _LARGEST_COUNT).any()
+    if out_of_range or progress["row"] != progress["done"] or progress["row"] > progress["rows"]:
+        raise ValueError(f"{shown_path}: 'progress' is {numbers.tolist()}, which no training leaves behind")
+    state.progress[...], state.totals[...] = progress, totals.view(state.totals.dtype)[0]
+    state.vectors[...] = load_array(shown_path, arrays, "best.state" if best else "optimizer.state", state.vectors)
+    if best:
+        state.progress["step"] = load_array(shown_path, arrays, "best.step", np.zeros(1, np.int64))[0]
+
+
+def backend_of(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the backend and threads of a checkpoint, which an earlier version may have called serial or parallel."""
+    backend, threads = settings["backend"], settings["threads"]
+    if backend == "serial":
+        return {"backend": "cpu", "threads": 1}
+    return {"backend": "cpu" if backend == "parallel" else backend, "threads": threads}

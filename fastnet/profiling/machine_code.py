@@ -5,9 +5,7 @@ Both need a fresh compilation: a kernel loaded from the cache took no time, and 
 
 The inner loop is found in the assembly, not by watching it run: a micro-kernel's where there is one, otherwise, of all
 innermost loops, the one with the most vector arithmetic (bytes of registers, an FMA counting as two). It is therefore
-the loop of the widest micro-tile, though narrow matrices use narrower ones. A kernel that holds a loop for each code is
-compiled once more with its code as a constant, so that only that loop remains. The losses pass their code through
-several functions, so that their loops cannot be told apart and none is shown.
+the loop of the widest micro-tile, though narrow matrices use narrower ones.
 """
 
 import gc
@@ -18,13 +16,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
-from numba import types
 
 from ..kernels.jit import target
 from ..kernels.jit.numba_internals import CPUDispatcher
@@ -68,7 +64,7 @@ class Code:
     first_call_s : float
         Seconds of the first call in a new process with an empty cache, minus those of the second.
     loop : Loop or None
-        None if no loop computes with floating-point numbers, or it cannot be told from others.
+        None if no loop computes with floating-point numbers.
     """
 
     first_call_s: float
@@ -225,33 +221,26 @@ def _compile(operation: str, variant: str, dtype: str, dims: list[int], option: 
         start = time.perf_counter()
         function(*arguments)
         seconds.append(time.perf_counter() - start)
-    return Code(seconds[0] - seconds[1], inner_loop(_assembly(function, dtype)))
+    return Code(seconds[0] - seconds[1], inner_loop(_assembly(dtype)))
 
 
-def _assembly(function: Callable[..., Any], dtype: str) -> str:
-    """Return the assembly of all kernels that a call of a variant has just compiled."""
-    if isinstance(function, partial):
-        dispatcher: Any = function.func
-        if not hasattr(dispatcher, "inspect_asm"):
-            return ""
-        compiled = dispatcher.signatures[0]
-        constants = [types.literal(value) for value in function.args]
-        dispatcher.compile((*constants, *compiled[len(constants) :]))
-        return str(dispatcher.inspect_asm(dispatcher.signatures[-1]))
-    found = [(dispatcher, signature) for dispatcher in _compiled_kernels() for signature in dispatcher.signatures]
-    return "\n".join(dispatcher.inspect_asm(signature) for dispatcher, signature in found if _matches(signature, dtype))
+def _assembly(dtype: str) -> str:
+    """Return the assembly of the kernels for a dtype that this process has compiled."""
+    # Factories make kernels that no module holds.
+    kernels = [value for value in gc.get_objects() if isinstance(value, CPUDispatcher)]
+    return "\n".join(
+        kernel.inspect_asm(signature)
+        for kernel in kernels
+        if kernel.py_func.__module__.startswith("fastnet.kernels.")
+        for signature in kernel.signatures
+        if _matches(signature, dtype)
+    )
 
 
 def _matches(signature: tuple[Any, ...], dtype: str) -> bool:
     """Tell whether a signature has arguments of a dtype, or none of either float."""
     kinds = {str(getattr(kind, "dtype", kind)) for kind in signature}
     return dtype in kinds or not kinds & {"float32", "float64"}
-
-
-def _compiled_kernels() -> list[Any]:
-    """Return the kernels that this process has compiled, those that factories have made included."""
-    dispatchers = [value for value in gc.get_objects() if isinstance(value, CPUDispatcher) and value.signatures]
-    return [each for each in dispatchers if each.py_func.__module__.startswith("fastnet.kernels.")]
 
 
 def main() -> None:

@@ -142,8 +142,9 @@ def mish(Z: Array) -> Array:
 
 def mish_derivative(Z: Array) -> Array:
     """t + Z S (1 - t^2), where t = tanh(softplus(Z)) and S = sigmoid(Z)."""
-    t = np.tanh(softplus(Z))
-    return t + np.clip(Z, -800, 800) * sigmoid(Z) * (1 - t) * (1 + t)
+    t, E = np.tanh(softplus(Z)), np.exp(-np.abs(Z))
+    rest = np.where(Z < 0, 2 / (E * (E + 2) + 2), 2 * E * E / (1 + 2 * E * (1 + E)))  # 1 - t, which would cancel
+    return t + np.clip(Z, -800, 800) * sigmoid(Z) * rest * (1 + t)
 
 
 class Activation(NamedTuple):

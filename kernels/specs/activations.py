@@ -81,9 +81,6 @@ class ActivationSpec:
         return self.derivative_from_output is None
 
 
-# ----------------------------------------------------------------------------------------- identity
-
-
 def identity(z: Any) -> Any:
     """z."""
     return z
@@ -92,9 +89,6 @@ def identity(z: Any) -> Any:
 def identity_derivative(z: Any) -> Any:
     """1, whether z or the output is given."""
     return type(z)(1)
-
-
-# --------------------------------------------------------------------------------------------- relu
 
 
 def relu(z: Any) -> Any:
@@ -107,9 +101,6 @@ def relu_derivative(z: Any) -> Any:
     """1 where z > 0, else 0; z and the output have the same sign."""
     real = type(z)
     return real(1) if z > real(0) else real(0)
-
-
-# --------------------------------------------------------------------------------------------- tanh
 
 
 def tanh(z: Any) -> Any:
@@ -126,9 +117,6 @@ def tanh_derivative(z: Any) -> Any:
 def tanh_derivative_from_output(a: Any) -> Any:
     """1 - a^2."""
     return type(a)(1) - a * a
-
-
-# ------------------------------------------------------------------------------------------ sigmoid
 
 
 def sigmoid(z: Any) -> Any:
@@ -150,9 +138,6 @@ def sigmoid_derivative_from_output(a: Any) -> Any:
     return a * (type(a)(1) - a)
 
 
-# --------------------------------------------------------------------------------------- leaky_relu
-
-
 def leaky_relu(z: Any) -> Any:
     """z where z > 0, else z / 100."""
     real = type(z)
@@ -168,9 +153,6 @@ def leaky_relu_derivative(z: Any) -> Any:
 def _leaky_relu_onnx(graph: OnnxGraph, z: str) -> str:
     """max(z, 0.01 z): ONNX's own LeakyRelu has no float64 in onnxruntime."""
     return graph.add("Max", z, graph.add("Mul", z, graph.constant(0.01)))
-
-
-# --------------------------------------------------------------------------------------------- gelu
 
 
 def gelu(z: Any) -> Any:
@@ -196,9 +178,6 @@ def _gelu_onnx(graph: OnnxGraph, z: str) -> str:
     return graph.add("Mul", graph.add("Mul", z, graph.constant(0.5)), graph.add("Add", erf, graph.constant(1)))
 
 
-# --------------------------------------------------------------------------------------------- silu
-
-
 def silu(z: Any) -> Any:
     """z sigmoid(z), below 0 as z e^(z/2) e^(z/2) / (1 + e^z), where the last product alone may underflow."""
     real = type(z)
@@ -214,9 +193,6 @@ def silu_derivative(z: Any) -> Any:
     s, rest = (e if z < zero else one) / (one + e), (e if z > zero else one) / (one + e)
     near = -limit if z < -limit else (limit if z > limit else z)
     return s + near * s * rest
-
-
-# ---------------------------------------------------------------------------------------------- elu
 
 
 def elu(z: Any) -> Any:
@@ -243,9 +219,6 @@ def _elu_onnx(graph: OnnxGraph, z: str) -> str:
     return graph.add("Add", graph.add("Max", z, zero), below)
 
 
-# ----------------------------------------------------------------------------------------- softplus
-
-
 def softplus(z: Any) -> Any:
     """log(1 + e^z) as max(z, 0) + log(1 + e^-|z|), which cannot overflow."""
     zero = type(z)(0)
@@ -257,9 +230,6 @@ def _softplus_onnx(graph: OnnxGraph, z: str) -> str:
     decay = graph.add("Exp", graph.add("Neg", graph.add("Abs", z)))
     rest = graph.add("Log", graph.add("Add", decay, graph.constant(1)))
     return graph.add("Add", graph.add("Max", z, graph.constant(0)), rest)
-
-
-# --------------------------------------------------------------------------------------------- mish
 
 
 def mish(z: Any) -> Any:

@@ -4,8 +4,10 @@ from typing import Any
 
 import numpy as np
 
+from . import losses
 from .base import Array, Case, OpSpec, nan, normal, rounding
 from .cases import BATCH_BENCHES, BATCHES, VECTORS, with_options
+from .losses import LossSpec
 
 # ------------------------------------------------------------------------------------------- losses
 
@@ -127,20 +129,26 @@ def _loss(name: str, sample: Any, bound: Any, flops: int, matrices: int) -> OpSp
     )
 
 
+def _of_loss(spec: LossSpec) -> tuple[OpSpec, OpSpec]:
+    """Return the contracts of a loss and of its derivative."""
+    samples = (_regression_sample, _regression_derivative_sample)
+    bounds = (_regression_bound, _regression_derivative_bound)
+    if spec.takes_labels:
+        samples = (_cross_entropy_sample, _cross_entropy_derivative_sample)
+        bounds = (_cross_entropy_bound, _cross_entropy_derivative_bound)
+    elif spec.unit_targets:
+        samples = (_binary_sample, _binary_derivative_sample)
+        bounds = (_binary_bound, _binary_derivative_bound)
+    matrices = 1 if spec.takes_labels else 2
+    return (
+        _loss(spec.name, samples[0], bounds[0], spec.flops, matrices),
+        _loss(f"{spec.name}_derivative", samples[1], bounds[1], spec.derivative_flops, matrices + 1),
+    )
+
+
 LOSSES = (
-    *(
-        _loss(name, _regression_sample, _regression_bound, flops, 2)
-        for name, flops in (("mse", 3), ("mae", 3), ("huber", 5))
-    ),
-    *(
-        _loss(name, _regression_derivative_sample, _regression_derivative_bound, 3, 3)
-        for name in ("mse_derivative", "mae_derivative", "huber_derivative")
-    ),
-    _loss("binary_cross_entropy", _binary_sample, _binary_bound, 7, 2),
-    _loss("binary_cross_entropy_derivative", _binary_derivative_sample, _binary_derivative_bound, 4, 3),
+    *(contract for spec in losses.LOSSES.values() for contract in _of_loss(spec)),
     _loss("softmax", _softmax_sample, _softmax_bound, 4, 2),
-    _loss("cross_entropy", _cross_entropy_sample, _cross_entropy_bound, 3, 1),
-    _loss("cross_entropy_derivative", _cross_entropy_derivative_sample, _cross_entropy_derivative_bound, 5, 2),
     _loss("accuracy", _cross_entropy_sample, _accuracy_bound, 1, 1),
 )
 
@@ -173,9 +181,7 @@ def _adam_bound(arguments: tuple[Any, ...], results: tuple[Array, ...], eps: flo
     new_mean = beta1 * np.abs(mean) + (1 - beta1) * np.abs(gradient)  # of magnitudes: m and g may cancel
     new_square = beta2 * square + (1 - beta2) * gradient**2
     move = rate * new_mean / (1 - beta1**step) / (np.sqrt(new_square / (1 - beta2**step)) + epsilon)
-    return tuple(
-        rounding(*objective_terms, eps=eps) for objective_terms in ((parameters, move), (new_mean,), (new_square,))
-    )
+    return tuple(rounding(*terms, eps=eps) for terms in ((parameters, move), (new_mean,), (new_square,)))
 
 
 _UPDATE_BENCH = Case((9610,), "the parameters of 64-128-10")

@@ -25,7 +25,6 @@ from numba import types
 
 from .atomics import MASK_BYTES
 from .parallel_for import MAX_THREADS, POOL_RECORD, wake, worker_loop
-from .parallel_for import parallel_for as parallel_for
 
 state = np.zeros((), POOL_RECORD)
 """What the threads share; of interest to tests."""

@@ -157,9 +157,9 @@ def _over_arrays(formula: Callable[[Avx512Builder, Vectors], Vectors], module: i
 
     def step(i: ir.Value, count: int, mask: ir.Value | None = None) -> None:
         offset = builder.mul(i, intp(v.bytes))
-        loaded = tuple(v.load(place, mask) for place in v.vectors_at(v.at(x, offset), count))
-        for value, place in zip(formula(v, loaded), v.vectors_at(v.at(out, offset), count), strict=True):
-            v.store(value, place, mask)
+        loaded = tuple(v.load(address, mask) for address in v.vectors_at(v.at(x, offset), count))
+        for value, address in zip(formula(v, loaded), v.vectors_at(v.at(out, offset), count), strict=True):
+            v.store(value, address, mask)
 
     several = intp(UNROLL * v.lanes)
     full = builder.sub(n, builder.urem(n, several))
@@ -180,18 +180,18 @@ def _kernel(formula: Callable[[Avx512Builder, Vectors], Vectors]) -> Any:
         def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
             v = Avx512Builder(builder, x.dtype)
             function = _over_arrays(formula, builder.module, x.dtype)
-            places = []
+            arrays = []
             for array, argument in zip(signature.args, arguments, strict=True):
                 given = arrayobj.make_array(array)(context, builder, argument)
                 n = builder.extract_value(given.shape, 0)
-                places.append((builder.ptrtoint(given.data, n.type), builder.extract_value(given.strides, 0)))
-            (source, source_step), (target, target_step) = places
+                arrays.append((builder.ptrtoint(given.data, n.type), builder.extract_value(given.strides, 0)))
+            (source, source_step), (target, target_step) = arrays
 
             def pointer(start: ir.Value, step: ir.Value, i: ir.Value) -> ir.Value:
                 return builder.inttoptr(builder.add(start, builder.mul(step, i)), _POINTER)
 
             if x.layout == out.layout == "C":
-                builder.call(function, [*(builder.inttoptr(place, _POINTER) for place in (source, target)), n])
+                builder.call(function, [*(builder.inttoptr(address, _POINTER) for address in (source, target)), n])
             else:
                 buffer = cgutils.alloca_once(builder, v.vector)
                 start, item = builder.ptrtoint(buffer, n.type), n.type(v.bytes)
@@ -199,15 +199,15 @@ def _kernel(formula: Callable[[Avx512Builder, Vectors], Vectors]) -> Any:
                     left = builder.sub(n, first)
                     count = builder.select(builder.icmp_signed("<", left, n.type(v.lanes)), left, n.type(v.lanes))
                     with cgutils.for_range(builder, count) as loop:
-                        place = pointer(source, source_step, builder.add(first, loop.index))
-                        value = builder.load(place, typ=v.scalar, align=v.bytes)
+                        address = pointer(source, source_step, builder.add(first, loop.index))
+                        value = builder.load(address, typ=v.scalar, align=v.bytes)
                         builder.store(value, pointer(start, item, loop.index), align=v.bytes)
                     there = pointer(start, item, n.type(0))
                     builder.call(function, [there, there, count])
                     with cgutils.for_range(builder, count) as loop:
                         value = builder.load(pointer(start, item, loop.index), typ=v.scalar, align=v.bytes)
-                        place = pointer(target, target_step, builder.add(first, loop.index))
-                        builder.store(value, place, align=v.bytes)
+                        address = pointer(target, target_step, builder.add(first, loop.index))
+                        builder.store(value, address, align=v.bytes)
             return context.get_dummy_value()
 
         return types.void(x, out), codegen
