@@ -43,7 +43,7 @@ class Predictions(NamedTuple):
 
 def gives_probabilities(loss: str | None) -> bool:
     """Whether a network trained with this loss predicts class probabilities."""
-    return loss is not None and LOSSES[loss].counts_correct
+    return loss is not None and bool(LOSSES[loss].probabilities)
 
 
 def predictions(net: Network, X: Array) -> Predictions:
@@ -54,8 +54,9 @@ def predictions(net: Network, X: Array) -> Predictions:
         values = net.predict_proba(inputs)
         if values.shape[1] == 1 and preparation is not None and preparation.classes is not None:
             values = np.hstack([1 - values, values])
-        assert net.loss is not None
-        independent = not LOSSES[net.loss].takes_labels and (preparation is None or preparation.classes is None)
+        independent = LOSSES[str(net.loss)].probabilities == "sigmoid" and (
+            preparation is None or preparation.classes is None
+        )
         return Predictions(values, None if independent else values.argmax(axis=1))
     outputs = net.predict(inputs)
     if preparation is None:
