@@ -33,19 +33,27 @@ from verdicts import Verdict, verdict
 ROOT = Path(__file__).parent.parent
 WORKING_TREE = "the working tree"
 
-# What a side's process runs: of the package under test it uses the table only, which old commits have too.
+# What a side's process runs: of the package under test it uses the table only, by its present names or, of commits
+# before the sub-packages, by its former ones.
 SIDE = """
 import json, sys, time
 import numpy as np
 import importlib
-table = importlib.import_module("fastnet.kernels.variants")
+try:
+    table = importlib.import_module("fastnet.kernels.registry")
+    check = importlib.import_module("fastnet.kernels.verify").check
+    specs, serial = table.OP_SPECS, {"backend": "cpu", "threads": 1}
+except ImportError:
+    table = importlib.import_module("fastnet.kernels.variants")
+    check, specs, serial = table.check, table.CONTRACTS, {"backend": "serial"}
 from fastnet import SGD, Network, Trainer
 
 def kernel(operation, variant, dtype, dims, option):
-    contract = table.OP_SPECS[operation]
-    case = next(c for c in (*contract.bench_cases, *contract.cases) if list(c.dims) == dims and c.option == option)
+    spec = specs[operation]
+    cases = (*getattr(spec, "bench_cases", getattr(spec, "benches", ())), *spec.cases)
+    case = next(c for c in cases if list(c.dims) == dims and c.option == option)
     record = next(v for v in table.TABLE if (v.operation, v.name) == (operation, variant))
-    table.check(record, case, dtype)
+    check(record, case, dtype)
     arguments = table.prepare(operation, case, dtype).arguments
     return lambda: record.function(*arguments)
 
