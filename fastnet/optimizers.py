@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from .checks import number
 from .kernels.engine import schedules
-from .kernels.specs.optimizers import OPTIMIZERS, OptimizerSpec
 from .kernels.specs.base import Array
+from .kernels.specs.optimizers import OPTIMIZERS, OptimizerSpec
 
 # ------------------------------------------------------------------------------------------- schedules
 

@@ -20,7 +20,7 @@ from ..registry import find
 from ..specs.activations import IDENTITY, RELU
 from ..specs.losses import LOSSES
 from ..specs.optimizers import OPTIMIZERS
-from . import rows_task, training_step, weights_task
+from . import training_step, weights_task
 from .backend import OBJECTIVE, Array, Chunk, new_progress, new_totals, results_of, start_epoch
 from .numpy_engine import NumpyEngine
 from .optimizer_state import OptimizerState
@@ -168,7 +168,7 @@ class CpuEngine:
         if context["gemm"] != 0:
             return
         self.plan.bind_arrays()
-        context["rows_task"] = kernel_address(rows_task.rows_task, dtype)
+        context["rows_task"] = kernel_address(training_step.rows_task, dtype)
         context["weights_task"] = kernel_address(weights_task.weights_task, dtype)
         context["loss_kernel"] = kernel_address(losses.loss_kernel(self._loss.code), dtype)
         if self._loss.counts_correct:

@@ -11,9 +11,9 @@ from ..cpu.gemm.operands import Workspace
 from ..jit.decorator import jit
 from ..llvm.memory import item_bytes, record_at
 from .backend import Array
+from .context import task_bounds
 from .plan import CONTEXT, address_of
-from .rows_task import backward, forward, loss, task_bounds
-from .training_step import call_weights_task
+from .training_step import backward, call_weights_task, forward, loss
 
 
 @jit

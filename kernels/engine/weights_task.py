@@ -29,8 +29,8 @@ from ..llvm.builder import VECTOR
 from ..llvm.memory import allocate, copy_vector, item_bytes, optimize_for_size, record_at, release
 from ..specs.optimizers import OPTIMIZERS
 from .backend import PROGRESS
+from .context import CONTEXT_TYPE, FLOAT64, layer_at, vector_at
 from .plan import WEIGHT_TASK
-from .rows_task import CONTEXT_TYPE, FLOAT64, layer_at, vector_at
 
 _LANES = 32
 """Partial sums of squares that are added at once."""

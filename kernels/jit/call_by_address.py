@@ -65,9 +65,6 @@ def kernel_address(function: Callable[..., Any], dtype: Any) -> int:
     return code_address(dispatcher, _signatures[dispatcher.py_func](numba.from_dtype(dtype)))
 
 
-
-
-
 class FunctionPointer:
     """The callee of an LLVM call, given by its address.
 

@@ -25,8 +25,7 @@ from typing import Any
 import numpy as np
 from numba import types
 
-from ...jit.call_by_address import kernel_address
-from ...jit.call_by_address import by_address, call
+from ...jit.call_by_address import by_address, call, kernel_address
 from ...jit.decorator import jit
 from ...llvm.builder import VECTOR
 from ...llvm.memory import address_and_strides, allocate, array_at, copy_element, item_bytes, keep_alive, release
@@ -132,7 +131,7 @@ def _macro_kernel(dtype: Any, block: Any, a: Any, b: Any, c: Any, epilogue: Any)
 
 @jit(scalar=True)
 def _is_contiguous_column(item: int, a: Any, b: Any, c: Any, epilogue: Any) -> bool:
-    """Whether the single column of B, of C and of the epilogue's operands is contiguous, and A's rows or columns are."""
+    """Whether the column of B, of C and of the epilogue's operands is contiguous, and so are A's rows or columns."""
     addend, relu, mask = epilogue.addend, epilogue.relu, epilogue.mask
     factors = b.row_stride == item and (a.row_stride == item or a.column_stride == item)
     others = (addend.row_stride == 0 or addend.row_stride == item) and (relu.address == 0 or relu.row_stride == item)
@@ -247,7 +246,7 @@ def gemm_address(itemsize: int) -> int:
 
 @jit(internal=True)
 def gemm_bias_relu(dtype: Any, address: int, product: Any) -> None:
-    """Compute a `Product` by the address of `gemm`; linked into its callers, `gemm` would be compiled again for each."""
+    """Compute a `Product` by the address of `gemm`, which, linked into its callers, each would compile again."""
     b = product.b
     item = np.intp(item_bytes(dtype))
     column_stride = b.column_stride if product.shape.n > 1 else item  # of a single column NumPy's may be anything

@@ -27,14 +27,15 @@ The last columns: tiles are 4, 2 and 1 vectors wide (a tile of a single row 16),
 masked; 3 vectors are a tile of 2 and one of 1. Figures: docs/performance-notes.md.
 """
 
+from collections.abc import Callable
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 from llvmlite import ir
 
 from ...jit.target import registers
-from ...llvm.builder import LINE, POINTER, VECTOR, VectorBuilder, cgutils, function, intrinsic, set_optsize, types
-from .operands import epilogue_type, micro_panels_type, rows_type, tile_type
+from ...llvm.builder import LINE, VECTOR, VectorBuilder, emits, set_optsize, types
+from .operands import Epilogue, MicroPanels, Rows, Tile, epilogue_type, micro_panels_type, rows_type, tile_type
 
 MR = 6
 """Rows of the largest tile."""
@@ -53,75 +54,70 @@ PREFETCH_INTERVAL = 64
 """Iterations of k between which the micro-kernel prefetches what it will need next."""
 
 
-def tile_operands(builder: ir.IRBuilder, c: ir.Value, epilogue: ir.Value) -> list[ir.Value]:
-    """Return address and row stride of C, addend, relu and mask, and alpha, from `Rows` and an `Epilogue`."""
-    *rows, alpha = cgutils.unpack_tuple(builder, epilogue)
-    return [*(x for operand in (c, *rows) for x in cgutils.unpack_tuple(builder, operand)), alpha]
+class Outputs(NamedTuple):
+    """What a tile's sums go into: C, and the fields of its `Epilogue`."""
+
+    c: Rows
+    addend: Rows
+    relu: Rows
+    mask: Rows
+    alpha: Any
 
 
-def named_operands(arguments: list[ir.Value]) -> dict[str, tuple[ir.Value, ir.Value]]:
-    """Return (address, row stride) by name from LLVM arguments in the order of `tile_operands`, without alpha."""
-    return dict(zip(("c", "addend", "relu", "mask"), zip(arguments[::2], arguments[1::2], strict=True), strict=True))
+# Below, the fields of operands hold LLVM values of intp, and alpha one of the elements' type.
 
 
-def _tile(module: ir.Module, dtype: Any, rows: int, vectors: int) -> ir.Function:
-    """Return the LLVM function that computes tiles of ``rows`` x ``vectors``; generated once a module."""
-    intp = ir.IntType(types.intp.bitwidth)
-    scalar = ir.FloatType() if dtype.bitwidth == 32 else ir.DoubleType()
-    tile, builder = function(module, f"fastnet.tile.{dtype}.{rows}x{vectors}x{VECTOR}", [intp] * 17 + [scalar])
-    if builder is None:
-        return tile
-    columns, k, count, a, a_row, a_k, a_tile, b, b_row, *outputs, alpha = tile.args
-    code = VectorBuilder(builder, dtype)
-    lane_mask = code.first_lanes(columns) if vectors == 1 else None
-    operands = named_operands(outputs)
-    # From a tile to the one below it; address 0, which means absent, stays 0.
-    steps = [
-        builder.select(builder.icmp_signed("==", address, intp(0)), intp(0), builder.mul(stride, intp(rows)))
-        for address, stride in operands.values()
-    ]
-    before, loop, after = builder.block, builder.append_basic_block("tile"), builder.append_basic_block("done")
-    builder.branch(loop)
+def _emit_tiles(rows: int, vectors: int) -> Callable[..., None]:
+    """Return what emits the function that computes tiles of ``rows`` x ``vectors``, one below the other."""
 
-    builder.position_at_end(loop)
-    phis = [code.phi((x, before)) for x in (count, a, *(address for address, _ in operands.values()))]
-    left, a, *addresses = phis
-    current = {
-        name: (address, stride) for address, (name, (_, stride)) in zip(addresses, operands.items(), strict=True)
-    }
-    sums = _sums_over_k(code, rows, vectors, lane_mask, k, (a, a_row, a_k, a_tile), (b, b_row), current["c"])
-    store_epilogue(code, sums, vectors, lane_mask, current, alpha)
-    fewer = builder.sub(left, intp(1))
-    moved = [builder.add(address, step) for address, step in zip(addresses, steps, strict=True)]
-    for phi, value in zip(phis, (fewer, builder.add(a, a_tile), *moved), strict=True):
-        phi.add_incoming(value, builder.block)
-    builder.cbranch(builder.icmp_signed(">", fewer, intp(0)), loop, after)
+    def emit(
+        code: VectorBuilder, columns: ir.Value, k: ir.Value, count: ir.Value, a: MicroPanels, b: Rows, outputs: Outputs
+    ) -> None:
+        builder, intp = code.builder, k.type
+        lane_mask = code.first_lanes(columns) if vectors == 1 else None
+        *operands, alpha = outputs
+        # From a tile to the one below it; address 0, which means absent, stays 0.
+        steps = [
+            builder.select(
+                builder.icmp_signed("==", rows_.address, intp(0)), intp(0), builder.mul(rows_.row_stride, intp(rows))
+            )
+            for rows_ in operands
+        ]
 
-    builder.position_at_end(after)
-    builder.ret_void()
-    return tile
+        def one_tile(carried: list[ir.Value]) -> list[ir.Value]:
+            left, a_address, *addresses = carried
+            moved = [Rows(at, rows_.row_stride) for at, rows_ in zip(addresses, operands, strict=True)]
+            current = Outputs(moved[0], moved[1], moved[2], moved[3], alpha)
+            sums = _sums_over_k(code, (rows, vectors), lane_mask, k, a._replace(address=a_address), b, current.c)
+            store_epilogue(code, sums, vectors, lane_mask, current)
+            following = [builder.add(at, step) for at, step in zip(addresses, steps, strict=True)]
+            return [builder.sub(left, intp(1)), builder.add(a_address, a.tile_stride), *following]
+
+        carried = [count, a.address, *(rows_.address for rows_ in operands)]
+        code.loop(carried, lambda new: builder.icmp_signed(">", new[0], intp(0)), one_tile, at_least_once=True)
+
+    return emit
 
 
 def _sums_over_k(
     code: VectorBuilder,
-    rows: int,
-    vectors: int,
+    size: tuple[int, int],
     lane_mask: ir.Value | None,
     k: ir.Value,
-    a: tuple[ir.Value, ...],
-    b: tuple[ir.Value, ...],
-    c: tuple[ir.Value, ...],
+    a: MicroPanels,
+    b: Rows,
+    c: Rows,
 ) -> list[ir.Value]:
-    """Emit the loop over k; return rows x vectors sums, row by row.  No iteration where k is 0.
+    """Emit the loop over k; return rows x vectors sums, the ``size``, row by row.  No iteration where k is 0.
 
     After every PREFETCH_INTERVAL iterations it prefetches what will be needed next: another row of C, and of the tile
     below the part of A that is as far along k as the last interval, where A's rows are contiguous. Where they are not,
     as in packed micro-panels, it prefetches some lines of that part, which the CPU foresees by itself.
     """
     builder, intp = code.builder, k.type
-    (a, a_row, a_step, a_tile), (b, b_step) = a, b
-    offsets = [builder.mul(intp(i), a_row) for i in range(rows)]
-    a0, b0 = builder.inttoptr(a, POINTER), builder.inttoptr(b, POINTER)
+    rows, vectors = size
+    offsets = [builder.mul(intp(i), a.row_stride) for i in range(rows)]
+    a0, b0 = code.pointer(a.address), code.pointer(b.address)
     before = builder.block
     interval, loop, interval_end, prefetch, after = (
         builder.append_basic_block(name) for name in ("interval", "k", "interval_end", "prefetch", "sums")
@@ -129,7 +125,7 @@ def _sums_over_k(
     builder.cbranch(builder.icmp_signed(">", k, intp(0)), interval, after)
 
     builder.position_at_end(interval)
-    starts = [code.phi((start, before)) for start in (k, a0, b0, c[0], *[code.zero] * (rows * vectors))]
+    starts = [code.phi((start, before)) for start in (k, a0, b0, c.address, *[code.zero] * (rows * vectors))]
     rest = builder.sub(starts[0], intp(PREFETCH_INTERVAL))
     rest = builder.select(builder.icmp_signed("<", rest, intp(0)), intp(0), rest)
     builder.branch(loop)
@@ -143,7 +139,7 @@ def _sums_over_k(
         a_ik = code.splat(builder.load(code.at(a_k, offsets[i]), typ=code.scalar, align=code.bytes))
         new += [code.fma(a_ik, b_vectors[q], sums[i * vectors + q]) for q in range(vectors)]
     fewer = builder.sub(left, intp(1))
-    advanced = (fewer, code.at(a_k, a_step), code.at(b_k, b_step))
+    advanced = (fewer, code.at(a_k, a.k_stride), code.at(b_k, b.row_stride))
     for phi, value in zip((left, a_k, b_k, *sums), (*advanced, *new), strict=True):
         phi.add_incoming(value, loop)
     builder.cbranch(builder.icmp_signed(">", fewer, rest), loop, interval_end)
@@ -152,13 +148,13 @@ def _sums_over_k(
     builder.cbranch(builder.icmp_signed(">", fewer, intp(0)), prefetch, after)
 
     builder.position_at_end(prefetch)
-    for pointer in code.vectors_at(builder.inttoptr(starts[3], POINTER), vectors):
+    for pointer in code.vectors_at(code.pointer(starts[3]), vectors):
         code.prefetch(pointer)
-    below = code.at(starts[1], a_tile)
+    below = code.at(starts[1], a.tile_stride)
     for offset in offsets:
         for line in range(0, PREFETCH_INTERVAL * code.bytes, LINE):
             code.prefetch(code.at(below, builder.add(offset, intp(line))))
-    for phi, value in zip(starts, (*advanced, builder.add(starts[3], c[1]), *new), strict=True):
+    for phi, value in zip(starts, (*advanced, builder.add(starts[3], c.row_stride), *new), strict=True):
         phi.add_incoming(value, prefetch)
     builder.branch(interval)
 
@@ -171,46 +167,49 @@ def store_epilogue(
     sums: list[ir.Value],
     vectors: int,
     lane_mask: ir.Value | None,
-    operands: dict[str, tuple[ir.Value, ir.Value]],
-    alpha: ir.Value,
+    outputs: Outputs,
     row_numbers: list[ir.Value] | None = None,
 ) -> None:
     """Emit the epilogue of a tile: addend, mask, the store of C and of ReLU, each where its address is not 0.
 
-    ``operands`` are those of `named_operands`; ``row_numbers`` those of the tile's rows, where they are not 0, 1, 2, ...
+    ``row_numbers`` are those of the tile's rows, where they are not 0, 1, 2, ...
     """
-    builder = code.builder
-    intp = operands["c"][0].type
+    intp = outputs.c.address.type
     row_numbers = row_numbers or [intp(i) for i in range(len(sums) // vectors)]
 
-    def pointers(name: str) -> list[ir.Value]:
-        base, stride = operands[name]
-        rows = [code.at(builder.inttoptr(base, POINTER), builder.mul(number, stride)) for number in row_numbers]
+    def pointers(operand: Rows) -> list[ir.Value]:
+        start = code.pointer(operand.address)
+        rows = [code.at(start, code.builder.mul(number, operand.row_stride)) for number in row_numbers]
         return [p for row in rows for p in code.vectors_at(row, vectors)]
 
-    before = builder.block
-    with code.unless_zero(operands["addend"][0]):
-        factor = code.splat(alpha)
-        added = [code.fma(factor, x, code.load(p, lane_mask)) for p, x in zip(pointers("addend"), sums, strict=True)]
-        inside = builder.block
-    results = [code.phi((x, before), (y, inside)) for x, y in zip(sums, added, strict=True)]
-    before = builder.block
-    with code.unless_zero(operands["mask"][0]):
-        masked = [
-            code.where_positive(code.load(p, lane_mask), x) for p, x in zip(pointers("mask"), results, strict=True)
+    def add(values: list[ir.Value]) -> list[ir.Value]:
+        alpha = code.splat(outputs.alpha)
+        return [
+            code.fma(alpha, x, code.load(p, lane_mask)) for p, x in zip(pointers(outputs.addend), values, strict=True)
         ]
-        inside = builder.block
-    results = [code.phi((x, before), (y, inside)) for x, y in zip(results, masked, strict=True)]
-    with code.unless_zero(operands["c"][0]):
-        for p, x in zip(pointers("c"), results, strict=True):
-            code.store(x, p, lane_mask)
-    with code.unless_zero(operands["relu"][0]):
-        for p, x in zip(pointers("relu"), results, strict=True):
-            code.store(code.relu(x), p, lane_mask)
+
+    def apply_mask(values: list[ir.Value]) -> list[ir.Value]:
+        return [
+            code.where_positive(code.load(p, lane_mask), x) for p, x in zip(pointers(outputs.mask), values, strict=True)
+        ]
+
+    results = code.change_unless_zero(outputs.addend.address, sums, add)
+    results = code.change_unless_zero(outputs.mask.address, results, apply_mask)
+    for operand, change in ((outputs.c, None), (outputs.relu, code.relu)):
+        with code.unless_zero(operand.address):
+            for p, x in zip(pointers(operand), results, strict=True):
+                code.store(change(x) if change else x, p, lane_mask)
 
 
-@intrinsic
-def microkernel(typing_context: Any, dtype: Any, tile: Any, a: Any, b: Any, c: Any, epilogue: Any) -> Any:
+@emits(
+    lambda dtype, *_: (
+        *(dtype, tile_type(), micro_panels_type(), rows_type(), rows_type()),
+        epilogue_type(dtype.dtype),
+    )
+)
+def microkernel(
+    builder: ir.IRBuilder, dtype: Any, tile: Tile, a: MicroPanels, b: Rows, c: Rows, epilogue: Epilogue
+) -> None:
     """Compute tiles of C, one below the other.
 
     Parameters
@@ -225,51 +224,47 @@ def microkernel(typing_context: Any, dtype: Any, tile: Any, a: Any, b: Any, c: A
     b : Rows
         B from its first row on.
     c : Rows
-        C; absent: it is not stored.
+        C; absent: it is not stored. It may be the addend, and no other operand.
     epilogue : Epilogue
-        ``mask``: an array where whose elements are not above 0, C becomes 0. ``relu``: an array that receives max(0, C).
+        ``mask``: C becomes 0 where its elements are not above 0. ``relu``: receives max(0, C).
     """
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        _, tile, a, b, c, epilogue = arguments
-        set_optsize(builder)
-        rows, columns, k, count = cgutils.unpack_tuple(builder, tile)
-        intp = rows.type
-        operands = [
-            *(columns, k, count),
-            *cgutils.unpack_tuple(builder, a),
-            *cgutils.unpack_tuple(builder, b),
-            *tile_operands(builder, c, epilogue),
-        ]
-        lanes = VECTOR * 8 // dtype.dtype.bitwidth
-        vectors = builder.sdiv(builder.add(columns, intp(lanes - 1)), intp(lanes))
-        done, impossible = builder.append_basic_block("tile_done"), builder.append_basic_block("no_such_tile")
-        choice = builder.switch(builder.add(builder.mul(vectors, intp(MR + 1)), rows), impossible)
-        for height, width in (*product(range(1, MR + 1), WIDTHS), (1, SINGLE_ROW_VECTORS)):
-            block = builder.append_basic_block(f"tile_{height}x{width}")
-            choice.add_case(intp(width * (MR + 1) + height), block)
-            builder.position_at_end(block)
-            builder.call(_tile(builder.module, dtype.dtype, height, width), operands)
-            builder.branch(done)
-        builder.position_at_end(impossible)  # the macro-kernel asks for tiles that exist
-        builder.unreachable()
-        builder.position_at_end(done)
-        return context.get_dummy_value()
-
-    rows = rows_type()
-    return types.void(dtype, tile_type(), micro_panels_type(), rows, rows, epilogue_type(dtype.dtype)), codegen
+    set_optsize(builder)
+    code, intp = VectorBuilder(builder, dtype), tile.k.type
+    outputs = Outputs(c, *epilogue)
+    vectors = builder.sdiv(builder.add(tile.columns, intp(code.lanes - 1)), intp(code.lanes))
+    done, impossible = builder.append_basic_block("tile_done"), builder.append_basic_block("no_such_tile")
+    choice = builder.switch(builder.add(builder.mul(vectors, intp(MR + 1)), tile.rows), impossible)
+    for height, width in (*product(range(1, MR + 1), WIDTHS), (1, SINGLE_ROW_VECTORS)):
+        block = builder.append_basic_block(f"tile_{height}x{width}")
+        choice.add_case(intp(width * (MR + 1) + height), block)
+        builder.position_at_end(block)
+        name = f"fastnet.tile.{dtype}.{height}x{width}x{VECTOR}"
+        code.call_shared(name, _emit_tiles(height, width), tile.columns, tile.k, tile.tiles, a, b, outputs)
+        builder.branch(done)
+    builder.position_at_end(impossible)  # the macro-kernel asks for tiles that exist
+    builder.unreachable()
+    builder.position_at_end(done)
 
 
-@intrinsic
-def sum_rows(typing_context: Any, dtype: Any, target: Any, source: Any, rows: Any, columns: Any, overwrite: Any) -> Any:
+@emits(lambda dtype, *_: (dtype, types.intp, rows_type(), *[types.intp] * 3))
+def sum_rows(
+    builder: ir.IRBuilder,
+    dtype: Any,
+    target: ir.Value,
+    source: Rows,
+    rows: ir.Value,
+    columns: ir.Value,
+    overwrite: ir.Value,
+) -> None:
     """target = sum of rows of the source, in order, or that added to it; of the first NV vectors of columns, or of one.
 
     NV vectors where there are that many columns, otherwise one, masked. The sums stay in registers: a loop that adds
-    row after row to memory waits for its own stores.
+    row after row to memory waits for its own stores (docs/performance-notes.md).
 
     Parameters
     ----------
     dtype : dtype
+        float32 or float64.
     target : intp
         Address of the sums.
     source : Rows
@@ -279,43 +274,28 @@ def sum_rows(typing_context: Any, dtype: Any, target: Any, source: Any, rows: An
     overwrite : intp
         0 to add to what target holds.
     """
+    code, intp = VectorBuilder(builder, dtype), rows.type
+    added = builder.zext(builder.icmp_signed("==", overwrite, intp(0)), intp)
 
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        _, target, source, rows, columns, overwrite = arguments
-        code = VectorBuilder(builder, dtype.dtype)
-        intp = rows.type
-        source_address, source_row = cgutils.unpack_tuple(builder, source)
-        to, start = builder.inttoptr(target, POINTER), builder.inttoptr(source_address, POINTER)
+    def emit(vectors: int, lane_mask: ir.Value | None) -> None:
+        targets = code.vectors_at(code.pointer(target), vectors)
+        first = code.change_unless_zero(
+            added, [code.zero] * vectors, lambda _: [code.load(p, lane_mask) for p in targets]
+        )
 
-        def emit(vectors: int, lane_mask: ir.Value | None) -> None:
-            pointers = code.vectors_at(to, vectors)
-            before = builder.block
-            with builder.if_then(builder.icmp_signed("==", overwrite, overwrite.type(0))):
-                kept = [code.load(p, lane_mask) for p in pointers]
-                inside = builder.block
-            first = [code.phi((code.zero, before), (x, inside)) for x in kept]
-            entry = builder.block
-            loop, after = builder.append_basic_block("row"), builder.append_basic_block("summed")
-            builder.cbranch(builder.icmp_signed(">", rows, intp(0)), loop, after)
-            builder.position_at_end(loop)
-            left, row = code.phi((rows, entry)), code.phi((start, entry))
-            sums = [code.phi((x, entry)) for x in first]
-            loaded = [code.load(p, lane_mask) for p in code.vectors_at(row, vectors)]
-            new = [builder.fadd(x, y) for x, y in zip(sums, loaded, strict=True)]
-            fewer = builder.sub(left, intp(1))
-            for phi, value in zip((left, row, *sums), (fewer, code.at(row, source_row), *new), strict=True):
-                phi.add_incoming(value, loop)
-            builder.cbranch(builder.icmp_signed(">", fewer, intp(0)), loop, after)
-            builder.position_at_end(after)
-            results = [code.phi((x, entry), (y, loop)) for x, y in zip(first, new, strict=True)]
-            for p, x in zip(pointers, results, strict=True):
-                code.store(x, p, lane_mask)
+        def add_row(carried: list[ir.Value]) -> list[ir.Value]:
+            left, row, *sums = carried
+            values = [code.load(p, lane_mask) for p in code.vectors_at(row, vectors)]
+            new = [builder.fadd(x, y) for x, y in zip(sums, values, strict=True)]
+            return [builder.sub(left, intp(1)), code.at(row, source.row_stride), *new]
 
-        with builder.if_else(builder.icmp_signed(">=", columns, intp(NV * code.lanes))) as (wide, narrow):
-            with wide:
-                emit(NV, None)
-            with narrow:
-                emit(1, code.first_lanes(columns))
-        return context.get_dummy_value()
+        carried = [rows, code.pointer(source.address), *first]
+        _, _, *sums = code.loop(carried, lambda new: builder.icmp_signed(">", new[0], intp(0)), add_row)
+        for p, x in zip(targets, sums, strict=True):
+            code.store(x, p, lane_mask)
 
-    return types.void(dtype, types.intp, rows_type(), *[types.intp] * 3), codegen
+    with builder.if_else(builder.icmp_signed(">=", columns, intp(NV * code.lanes))) as (wide, narrow):
+        with wide:
+            emit(NV, None)
+        with narrow:
+            emit(1, code.first_lanes(columns))

@@ -1,36 +1,42 @@
 """The operands of the product, as NamedTuples, which Numba passes in registers.
 
 Addresses and strides are integers in bytes, of NumPy's intp, so that one compiled kernel serves every layout of array.
-The caller keeps the arrays alive.
+The caller owns the memory and keeps the arrays alive. Nothing has to be aligned beyond its elements.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from numba import types
+
+Integer: TypeAlias = Any
+"""An intp in compiled code, an int in Python; where LLVM code is emitted, the value that holds it."""
 
 
 class Shape(NamedTuple):
     """C is m x n; k products are summed for each element."""
 
-    m: int
-    n: int
-    k: int
+    m: Integer
+    n: Integer
+    k: Integer
 
 
 class Matrix(NamedTuple):
-    """A factor: any strides; ``panel_stride`` is the distance from one NR columns of B to the next."""
+    """A factor of any strides.
 
-    address: int
-    row_stride: int
-    column_stride: int
-    panel_stride: int
+    ``panel_stride`` is the distance from one micro-panel to the next: of NR columns of B, or of a packed A's tiles.
+    """
+
+    address: Integer
+    row_stride: Integer
+    column_stride: Integer
+    panel_stride: Integer
 
 
 class Rows(NamedTuple):
     """A matrix of contiguous rows that is written or added: C, a bias (row stride 0), a mask. Address 0: absent."""
 
-    address: int
-    row_stride: int
+    address: Integer
+    row_stride: Integer
 
 
 NO_ROWS = Rows(0, 0)
@@ -46,7 +52,7 @@ class Epilogue(NamedTuple):
     addend: Rows
     relu: Rows
     mask: Rows
-    alpha: float
+    alpha: Any
 
 
 class Product(NamedTuple):
@@ -59,33 +65,33 @@ class Product(NamedTuple):
     a: Matrix
     b: Matrix
     c: Rows
-    bias: int
+    bias: Integer
     relu: Rows
 
 
 class Workspace(NamedTuple):
     """Memory for packing: address and size in bytes."""
 
-    address: int
-    nbytes: int
+    address: Integer
+    nbytes: Integer
 
 
 class Tile(NamedTuple):
     """Tiles of C, one below the other: rows and columns of each, the products summed, and how many tiles."""
 
-    rows: int
-    columns: int
-    k: int
-    count: int
+    rows: Integer
+    columns: Integer
+    k: Integer
+    tiles: Integer
 
 
 class MicroPanels(NamedTuple):
     """The micro-panels of A that tiles read: strides between rows, between k, and from a tile to the next."""
 
-    address: int
-    row_stride: int
-    k_stride: int
-    tile_stride: int
+    address: Integer
+    row_stride: Integer
+    k_stride: Integer
+    tile_stride: Integer
 
 
 def tile_type() -> Any:
