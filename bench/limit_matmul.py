@@ -1,4 +1,4 @@
-"""Matrix products of the `simd` rung against the machine's limit and against NumPy.  Prints a table.
+"""Matrix products of the variant `simd` against the machine's limit and against NumPy.  Prints a table.
 
     taskset -c 1 python bench/limit_matmul.py [--repeats 9] [--dtypes float32,float64] [--shapes 512,512,512 ...]
 
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from fastnet.kernels.cpu.gemm import gemm as simd
+from fastnet.kernels.cpu.gemm.gemm import gemm_address, multiply
 from fastnet.kernels.jit.decorator import jit
 from fastnet.kernels.jit.target import target_cpu, vector_bytes
 from fastnet.kernels.limits import fma_peak
@@ -37,13 +37,13 @@ KINDS = ("nn", "tn", "nt")
 
 
 @jit
-def _repeat(A: Any, B: Any, C: Any, place: int, times: int) -> None:
+def _repeat(A: Any, B: Any, C: Any, address: int, times: int) -> None:
     for _ in range(times):
-        simd.multiply(A, B, C, place)
+        multiply(A, B, C, address)
 
 
 def repeat(A: Any, B: Any, C: Any, times: int) -> None:
-    _repeat(A, B, C, simd.gemm_address(C.itemsize), times)
+    _repeat(A, B, C, gemm_address(C.itemsize), times)
 
 
 def operands(rng: np.random.Generator, dtype: Any, shape: tuple[int, int, int], kind: str) -> tuple[Any, Any, Any]:

@@ -1,9 +1,9 @@
-"""The `parallel` rung against `simd`: how many times faster on so many threads.  Prints a table.
+"""The variant `parallel` against `simd`: how many times faster on several threads.  Prints a table.
 
     python bench/limit_parallel.py [--threads 2] [--seconds 2] [--pause 0] [--dtypes float32] [--shapes 512,512,512 ...]
 
-Each line is one product, A or A.T or B.T as named. The two rungs run one after the other, over and over, calls
-from Python included. ``best`` is the ratio of the shortest times: what the machine can do when nobody else wants
+Each line is one product, A or A.T or B.T as named. The two variants run one after the other, repeatedly, calls
+from Python included. ``best`` is the ratio of the shortest times: what the machine can do when nothing else uses
 its cores; ``median`` the median of the ratios of neighbouring runs: what it did. With ``--pause`` the
 threads have gone to sleep before each run, which is then a single call.
 """
@@ -44,7 +44,7 @@ def compare(shape: tuple[int, ...], kind: str, dtype: str, duration: float, paus
     D = np.empty_like(C)
     simd.matmul(A, B, C)
     parallel.matmul(A, B, D)
-    assert C.tobytes() == D.tobytes(), "the rungs differ"
+    assert C.tobytes() == D.tobytes(), "the variants differ"
     times = 1 if pause else max(1, int(0.0005 / seconds(lambda: simd.matmul(A, B, C), 3)))
     runs = []
     end = time.perf_counter() + duration
@@ -68,14 +68,15 @@ def main() -> None:
     parser.add_argument("--pause", type=float, default=0.0, help="seconds of sleep before each call")
     parser.add_argument("--dtypes", default="float32")
     parser.add_argument("--kinds", default="nn,tn,nt")
-    parser.add_argument("--small", type=float, help="threshold in floating-point operations, to find the right one")
-    parser.add_argument("--pieces", type=int, help="pieces a thread")
+    parser.add_argument("--serial-max-flops", type=int, default=parallel.SERIAL_MAX_FLOPS)
+    parser.add_argument("--tasks-per-thread", type=int, default=parallel.TASKS_PER_THREAD)
     parser.add_argument("--shapes", nargs="*", default=[",".join(map(str, shape)) for shape in SHAPES])
     options = parser.parse_args()
-    parallel.SMALL = parallel.SMALL if options.small is None else options.small
+    parallel.SERIAL_MAX_FLOPS = options.serial_max_flops
+    parallel.TASKS_PER_THREAD = options.tasks_per_thread
     with limit_threads(options.threads):
         load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
-        print(f"{num_threads()} threads; load {load:.1f}; serial from {parallel.SMALL / 1e6:g} million operations down")
+        print(f"{num_threads()} threads; load {load:.1f}; serial below {parallel.SERIAL_MAX_FLOPS / 1e6:g} MFLOP")
         print(f"{'':8} {'M,K,N':14} kind {'simd, us':>10} {'best':>6} {'median':>7}")
         for dtype in options.dtypes.split(","):
             for text in options.shapes:

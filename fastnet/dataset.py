@@ -1,7 +1,4 @@
-"""Dataset: inputs, targets and weights as training reads them: converted and checked, at once or part by part.
-
-Imports the network, whose doors it uses. No arithmetic on arrays lives here.
-"""
+"""Dataset: inputs, targets and weights as training reads them: converted and validated, at once or chunk by chunk."""
 
 from __future__ import annotations
 
@@ -17,11 +14,12 @@ from .kernels.engine import rng
 from .kernels.engine.plan import MICRO_BATCH_ROWS
 from .kernels.specs.base import Array
 from .network import Network
+from .validation import check_inputs, check_targets
 
 PART_BYTES = 16 << 20
 """About how much of a memory map is read at a time."""
 
-Part = tuple[Array, Array, Array | None, Array | None, int]
+Chunk = tuple[Array, Array, Array | None, Array | None, int]
 """X, y, the epoch's weights, the order to visit the rows in, and the epoch's row that X begins with."""
 
 
@@ -75,21 +73,25 @@ class Dataset:
             self.rows = len(X) if chosen is None else len(chosen)
             self._read(np.arange(1))  # what is wrong with all rows is wrong with the first
         else:
-            self._X = network._check_inputs(X, self._names[0])
+            self._X, self._y = self._checked(X, y)
             self.rows = len(self._X)
-            self._y = network._check_targets(y, self.rows, loss, self._names[1])
         self.weights = None if weights is None else _weights(weights, self.rows)
 
     def _read(self, places: Array) -> tuple[Array, Array]:
         """Rows of a memory map, converted and checked."""
-        at = places if self._chosen is None else self._chosen[places]
-        X = self._network._check_inputs(np.asarray(self._X[at]), self._names[0], at)
-        return X, self._network._check_targets(np.asarray(self._y[at]), len(at), self._loss, self._names[1], at)
+        chosen = places if self._chosen is None else self._chosen[places]
+        return self._checked(np.asarray(self._X[chosen]), np.asarray(self._y[chosen]), chosen)
 
-    def iter_chunks(self, batch: int, order: Array | None = None, first_row: int = 0) -> Iterator[Part]:
-        """Walk through an epoch in parts that end where a step or a slice of one ends, from ``first_row`` on.
+    def _checked(self, X: ArrayLike, y: ArrayLike, row_numbers: Array | None = None) -> tuple[Array, Array]:
+        """Inputs and targets as training needs them."""
+        sizes, dtype = self._network.layer_sizes, self._network.dtype
+        X = check_inputs(X, sizes, dtype, self._names[0], row_numbers)
+        return X, check_targets(y, len(X), sizes, dtype, self._loss, self._names[1], row_numbers)
 
-        A memory map's parts come in order; of arrays there is one part, and the order to visit it in.
+    def iter_chunks(self, batch: int, order: Array | None = None, first_row: int = 0) -> Iterator[Chunk]:
+        """Iterate over an epoch in chunks that end where a step or a micro-batch ends, from ``first_row`` on.
+
+        A memory map's chunks come in order; arrays are one chunk, with the order in which to visit its rows.
         """
         if not self.mapped:
             yield self._X, self._y, self.weights, order, 0
@@ -99,7 +101,7 @@ class Dataset:
         step = max(MICRO_BATCH_ROWS, PART_BYTES // row_bytes)
         start = first_row
         while start < self.rows:
-            end = min(start // batch * batch + batch, self.rows)  # of the batch that start is in
+            end = min(start // batch * batch + batch, self.rows)  # end of the batch that holds start
             if end - start > step:
                 end = start + step // MICRO_BATCH_ROWS * MICRO_BATCH_ROWS
             else:

@@ -6,7 +6,7 @@ Imports `fastnet.kernels`, and `storage`, `preparation` and `export` for its fil
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -14,18 +14,16 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from . import checks
-from .io import onnx, storage
+from .io import model, onnx, storage
 from .kernels.api import validation
 from .kernels.engine import rng
-from .kernels.engine.engine import Engine, OptimizerState
-from .kernels.engine.plan import LOSSES, MICRO_BATCH_ROWS, aligned, layer_views, parameter_count
-from .kernels.reference.activations import ACTIVATIONS
-from .kernels.registry import DEFAULT_VARIANT
+from .kernels.engine.engine import CPU
+from .kernels.engine.plan import MICRO_BATCH_ROWS, aligned, layer_views, parameter_count
+from .kernels.specs.activations import ACTIVATIONS
 from .kernels.specs.base import Array
+from .kernels.specs.losses import LOSSES
 from .preparation import Preparation
-
-_ACTIVATION_NAMES = tuple(activation.name for activation in ACTIVATIONS)
-_HE = ("relu", "leaky_relu", "gelu", "silu")  # He's scale for the relu family, Glorot's for the rest
+from .validation import check_inputs, check_loss, check_targets
 
 
 class Network:
@@ -95,7 +93,8 @@ class Network:
         self._parameters[:] = 0
         for i, W in enumerate(self.weights):
             k, n = W.shape
-            limit = math.sqrt(6 / n) if self.activations[i] in _HE else math.sqrt(6 / (n + k))
+            he = ACTIVATIONS[self.activations[i]].he_init
+            limit = math.sqrt(6 / n) if he else math.sqrt(6 / (n + k))
             W[...] = rng.symmetric(self.seed, rng.WEIGHTS, i, W.shape, limit)
 
     def __setstate__(self, attributes: dict[str, Any]) -> None:
@@ -142,7 +141,7 @@ class Network:
         ValueError
             If X is of the wrong shape, empty, or holds NaN or infinity.
         """
-        X = self._check_inputs(X)
+        X = check_inputs(X, self.layer_sizes, self.dtype)
         return self._engine(batch=min(len(X), MICRO_BATCH_ROWS)).predict(X)
 
     def predict_proba(self, X: ArrayLike) -> Array:
@@ -165,13 +164,13 @@ class Network:
         TypeError, ValueError
             As `predict`.
         """
-        if self.loss not in ("cross_entropy", "binary_cross_entropy"):
+        if self.loss is None or LOSSES[self.loss].probabilities is None:
             trained = f"was trained with {self.loss}" if self.loss else "has not been trained"
             raise RuntimeError(
                 f"this network {trained}, so its outputs are no probabilities; train it with "
                 'Trainer(net, loss="cross_entropy"), or set net.loss if its parameters were trained so elsewhere'
             )
-        X = self._check_inputs(X)
+        X = check_inputs(X, self.layer_sizes, self.dtype)
         return self._engine(self.loss, min(len(X), MICRO_BATCH_ROWS)).predict(X, probabilities=True)
 
     def loss_and_gradient(self, X: ArrayLike, y: ArrayLike, loss: str = "mse") -> tuple[float, Array]:
@@ -197,9 +196,9 @@ class Network:
         TypeError, ValueError
             As `Trainer.fit`.
         """
-        self._check_loss(loss)
-        X = self._check_inputs(X)
-        y = self._check_targets(y, len(X), loss)
+        check_loss(loss, self.layer_sizes, self.activations)
+        X = check_inputs(X, self.layer_sizes, self.dtype)
+        y = check_targets(y, len(X), self.layer_sizes, self.dtype, loss)
         return self._engine(loss, len(X)).loss_and_gradient(X, y)
 
     def check_gradients(self, X: ArrayLike, y: ArrayLike, loss: str = "mse", count: int = 200, seed: int = 0) -> float:
@@ -243,23 +242,15 @@ class Network:
         largest = float(np.abs(gradient).max())
         return worst / largest if largest > 0 else worst
 
-    def _engine(
-        self,
-        loss: str | None = None,
-        batch: int = MICRO_BATCH_ROWS,
-        variant: str = DEFAULT_VARIANT,
-        descent: OptimizerState | None = None,
-        uses_order: bool = False,
-    ) -> Engine:
-        """An engine over this network's own parameters."""
-        codes = [_ACTIVATION_NAMES.index(name) for name in self.activations]
-        if variant == "cuda":
-            from .kernels.cuda.engine import CudaEngine  # imports numba.cuda
+    @property
+    def activation_codes(self) -> tuple[int, ...]:
+        """The kernels' code of each layer's activation."""
+        return tuple(ACTIVATIONS[name].code for name in self.activations)
 
-            return CudaEngine(
-                self._parameters, self.layer_sizes, codes, loss or "mse", batch, variant, descent, uses_order
-            )
-        return Engine(self._parameters, self.layer_sizes, codes, loss or "mse", batch, variant, descent, uses_order)
+    def _engine(self, loss: str | None = None, batch: int = MICRO_BATCH_ROWS, uses_order: bool = False) -> Any:
+        """Build the CPU's backend over this network's own parameters."""
+        codes = self.activation_codes
+        return CPU(self._parameters, self.layer_sizes, codes, loss or "mse", batch, None, uses_order)
 
     @property
     def preparation(self) -> Preparation | None:
@@ -276,68 +267,6 @@ class Network:
                 f"(layer sizes {list(self.layer_sizes)})"
             )
         self._preparation = value
-
-    # ----------------------------------------------------------------------------------------- doors
-
-    def _check_inputs(self, X: ArrayLike, name: str = "X", at: Array | None = None) -> Array:
-        """X as a contiguous matrix of this network's dtype, or an error that says what is wrong with it.
-
-        ``at``: the numbers of the rows, where they are a selection.
-        """
-        (X,) = validation.floats(**{name: X})
-        validation.matrix(name, X)
-        if X.shape[1] != self.layer_sizes[0]:
-            raise ValueError(
-                f"{name} has {X.shape[1]} columns; this network takes {self.layer_sizes[0]} "
-                f"(layer sizes {list(self.layer_sizes)})"
-            )
-        return self._converted(X, name, at)
-
-    def _check_targets(self, y: ArrayLike, rows: int, loss: str, name: str = "y", at: Array | None = None) -> Array:
-        """y as training needs it: labels (B,) for cross_entropy, else a matrix (B, n_out)."""
-        outputs = self.layer_sizes[-1]
-        if loss == "cross_entropy":
-            return validation.labels(name, y, rows, outputs, at)
-        (y,) = validation.floats(**{name: y})
-        expected = f"({rows}, {outputs})" + (f" or ({rows},)" if outputs == 1 else "")
-        if y.shape == (rows,) and outputs == 1:
-            y = y.reshape(rows, 1)
-        if y.shape != (rows, outputs):
-            labels = '; for class labels use loss="cross_entropy"' if y.shape == (rows,) else ""
-            raise ValueError(f"{name} has shape {y.shape}; expected {expected}, one row for each of X{labels}")
-        converted = self._converted(y, name, at)
-        if loss == "binary_cross_entropy":
-            validation.unit_interval(name, converted, at)
-        return converted
-
-    def _check_loss(self, loss: str) -> None:
-        """Refuse a loss that is unknown or that these outputs do not fit."""
-        checks.choice("loss", loss, LOSSES)
-        if loss in ("cross_entropy", "binary_cross_entropy") and self.activations[-1] != "identity":
-            squash = "softmax" if loss == "cross_entropy" else "the sigmoid"
-            raise ValueError(
-                f"{loss} applies {squash} to raw outputs, but this network's output is "
-                f'{self.activations[-1]!r}; build it with output="identity"'
-            )
-        if loss == "cross_entropy" and self.layer_sizes[-1] < 2:
-            raise ValueError(
-                "cross_entropy needs one output for each class, at least 2; this network has 1: for two classes "
-                'and one output use loss="binary_cross_entropy"'
-            )
-
-    def _converted(self, array: Array, name: str, at: Array | None = None) -> Array:
-        validation.nonempty(name, array)
-        with np.errstate(over="ignore"):
-            converted = np.ascontiguousarray(array, self.dtype)
-        validation.finite(name, array, at)
-        if converted.dtype != array.dtype:
-            try:
-                validation.finite(name, converted)
-            except ValueError:
-                raise ValueError(
-                    f'{name} holds numbers too large for float32; scale it or use dtype="float64"'
-                ) from None
-        return converted
 
     # ----------------------------------------------------------------------------------------- files
 
@@ -358,7 +287,7 @@ class Network:
             If a parameter is NaN or infinite.
         """
         validation.finite("network.parameters", self._parameters)
-        arrays, metadata = self._state_dict()
+        arrays, metadata = model.state_of(self)
         storage.write(path, arrays, {**metadata, "kind": "model"})
 
     def to_onnx(self, path: storage.Path) -> None:
@@ -386,34 +315,6 @@ class Network:
         validation.finite("network.parameters", self._parameters)
         layers = list(zip(self.weights, self.biases, self.activations, strict=True))
         onnx.to_onnx(path, layers, self.dtype, self.loss, self.preparation)
-
-    def _state_dict(self) -> tuple[dict[str, Array], dict[str, str]]:
-        """Arrays and metadata that a model file holds, and a checkpoint beside its own; views, not copies."""
-        text = self.preparation.to_text() if self.preparation is not None else None
-        told = storage.NetworkDescription(
-            list(self.layer_sizes), list(self.activations), self.dtype.name, self.seed, self.loss, text
-        )
-        return storage.state_dict(told, self.weights, self.biases)
-
-    @classmethod
-    def _restored(cls, shown_path: str, arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> Network:
-        """The network that `_state_dict` told of, or an error that begins with the file's name."""
-        told = storage.description(shown_path, arrays, metadata)
-        try:
-            *hidden, output = told.activations
-            net = cls(told.layer_sizes, hidden, output, told.dtype, told.seed)
-            if told.loss is not None:
-                net._check_loss(told.loss)
-            net.loss = told.loss
-            if told.preparation is not None:
-                net.preparation = Preparation.from_text(told.preparation, net.layer_sizes[0], net.layer_sizes[-1])
-            for i, (W, b) in enumerate(zip(net.weights, net.biases, strict=True)):
-                W[...], b[...] = arrays[f"layers.{i}.weight"], arrays[f"layers.{i}.bias"]
-                validation.finite(f"layers.{i}.weight", W)
-                validation.finite(f"layers.{i}.bias", b)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{shown_path}: {error}") from None
-        return net
 
     # --------------------------------------------------------------------------------------- summary
 
@@ -483,7 +384,8 @@ def load(path: storage.Path) -> Network:
     True
     """
     arrays, metadata = storage.read(path, "model")
-    return Network._restored(storage.display_path(path), arrays, metadata)
+    network: Network = model.network_of(Network, storage.display_path(path), arrays, metadata)
+    return network
 
 
 def _sizes(sizes: Any) -> tuple[int, ...]:
@@ -502,10 +404,10 @@ def _activations(hidden: Any, output: Any, hidden_layers: int) -> tuple[str, ...
     if len(names) != hidden_layers:
         raise ValueError(f"hidden names {len(names)} activations; expected {hidden_layers}, one for each hidden layer")
     if isinstance(hidden, str):
-        checks.choice("hidden activation", hidden, _ACTIVATION_NAMES)
+        checks.choice("hidden activation", hidden, ACTIVATIONS)
     for name in names:
-        checks.choice("hidden activation", name, _ACTIVATION_NAMES)
-    return (*names, checks.choice("output activation", output, _ACTIVATION_NAMES))
+        checks.choice("hidden activation", name, ACTIVATIONS)
+    return (*names, checks.choice("output activation", output, ACTIVATIONS))
 
 
 def _dtype(dtype: Any) -> np.dtype[Any]:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from .checks import number
 from .kernels.engine import schedules
-from .kernels.engine.plan import ADAM, MOMENTUM, NESTEROV, PLAIN_SGD
 from .kernels.specs.base import Array
+from .kernels.specs.optimizers import OPTIMIZERS, OptimizerSpec
 
 # ------------------------------------------------------------------------------------------- schedules
 
@@ -105,13 +105,32 @@ Schedule = StepDecay | CosineDecay | WarmUp
 # ------------------------------------------------------------------------------------------- optimizers
 
 
+class _UpdateRule:
+    """What the kernels ask of an optimizer, by the spec of its update rule."""
+
+    @property
+    def rule(self) -> str:
+        """Name of the update rule, a key of `kernels.specs.optimizers.OPTIMIZERS`."""
+        raise NotImplementedError
+
+    @property
+    def spec(self) -> OptimizerSpec:
+        """Record of the update rule."""
+        return OPTIMIZERS[self.rule]
+
+    @property
+    def hyper(self) -> tuple[float, ...]:
+        """Hyper-parameters in the order of the rule's; 0 for those that the optimizer does not have."""
+        return tuple(float(getattr(self, name, 0.0)) for name in self.spec.hyperparameters)
+
+
 def _check_rate(name: str, rate: float | Schedule) -> None:
     if not isinstance(rate, Schedule):
         number(name, rate, above=0)
 
 
 @dataclass(frozen=True)
-class SGD:
+class SGD(_UpdateRule):
     """Gradient descent, with momentum if wanted.
 
     v <- momentum v + gradient;  parameters <- parameters - learning_rate v,
@@ -147,23 +166,13 @@ class SGD:
             raise ValueError("SGD nesterov is True; expected a momentum above 0 with it, such as 0.9")
 
     @property
-    def vectors(self) -> int:
-        """State vectors, each as long as the parameters: the velocity, where there is momentum."""
-        return int(self.momentum > 0)
-
-    @property
-    def code(self) -> int:
-        """The kernels' code."""
-        return PLAIN_SGD if self.momentum == 0 else NESTEROV if self.nesterov else MOMENTUM
-
-    @property
-    def hyper(self) -> dict[str, float]:
-        """What the kernels call the hyper-parameters."""
-        return {"beta1": float(self.momentum)}
+    def rule(self) -> str:
+        """Name of the update rule."""
+        return "sgd" if self.momentum == 0 else "nesterov" if self.nesterov else "momentum"
 
 
 @dataclass(frozen=True)
-class Adam:
+class Adam(_UpdateRule):
     """Adam with bias correction (Kingma and Ba 2015, algorithm 1).
 
     Parameters
@@ -196,19 +205,9 @@ class Adam:
         number(f"{name} epsilon", self.epsilon, above=0)
 
     @property
-    def vectors(self) -> int:
-        """State vectors, each as long as the parameters: the running mean of the gradient and of its square."""
-        return 2
-
-    @property
-    def code(self) -> int:
-        """The kernels' code."""
-        return ADAM
-
-    @property
-    def hyper(self) -> dict[str, float]:
-        """What the kernels call the hyper-parameters."""
-        return {"beta1": float(self.beta1), "beta2": float(self.beta2), "epsilon": float(self.epsilon)}
+    def rule(self) -> str:
+        """Name of the update rule."""
+        return "adam"
 
 
 @dataclass(frozen=True)
@@ -237,11 +236,6 @@ class AdamW(Adam):
     def __post_init__(self) -> None:
         super().__post_init__()
         number("AdamW weight_decay", self.weight_decay, least=0)
-
-    @property
-    def hyper(self) -> dict[str, float]:
-        """What the kernels call the hyper-parameters."""
-        return {**super().hyper, "weight_decay": float(self.weight_decay)}
 
 
 Optimizer = SGD | Adam

@@ -1,8 +1,4 @@
-"""Trainer: epochs, batches, validation, early stopping, checkpoints.
-
-Imports the network, the optimizers, the history, data sets, checkpoints and ``fastnet.kernels``. No arithmetic on
-arrays lives here.
-"""
+"""Trainer: trains a network by gradient descent over batches; the arithmetic is that of `kernels`."""
 
 from __future__ import annotations
 
@@ -10,8 +6,7 @@ import dataclasses
 import math
 import sys
 import threading
-import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import nullcontext
 from typing import Any
 
@@ -21,79 +16,33 @@ from tqdm import tqdm
 
 from . import checks, dataset
 from .dataset import Dataset
+from .fit_session import Callback, DivergenceWarning, FitSession, measure
 from .history import History
-from .io import checkpoint, storage
+from .io import checkpoint, model, storage
 from .io.checkpoint import CheckpointWriter
 from .kernels.api import validation
-from .kernels.cpu.elementwise import all_finite
 from .kernels.cpu.threads.pool import limit_threads
-from .kernels.engine import rng, schedules
-from .kernels.engine.engine import Engine, OptimizerState, discard_partial_step, start_epoch
-from .kernels.engine.plan import EPOCH, MICRO_BATCH_ROWS, PROGRESS_SIZE, ROW, ROWS, STEP, TOTALS_SIZE, aligned_zeros
-from .kernels.engine.tuner import Tuner
-from .kernels.specs.base import Array
+from .kernels.engine.backend import Backend, start_epoch
+from .kernels.engine.engine import CPU
+from .kernels.engine.numpy_engine import NumpyEngine
+from .kernels.engine.plan import MICRO_BATCH_ROWS
 from .network import Network
 from .optimizers import SGD, Adam, Optimizer, Schedule
+from .training_state import TrainingState
+from .validation import check_loss
 
-BACKENDS = {"numpy": "reference", "serial": "simd", "parallel": "parallel", "cuda": "cuda"}
-"""The rung of the ladder of kernels that each backend runs."""
+__all__ = ["BACKENDS", "DivergenceWarning", "Trainer"]
 
-Callback = Callable[[dict[str, float]], Any]
-
-
-class DivergenceWarning(RuntimeWarning):
-    """The loss or a parameter stopped being finite, and training ended."""
-
+BACKENDS = ("numpy", "cpu", "cuda")
+"""What computes; "auto" is "cpu"."""
 
 _ENTERING = threading.Lock()
 """Held while a Trainer is marked as being in `fit`."""
 
 
 def _bar(epochs: int, show: bool) -> Any:
-    """A bar as a context, or None as one: even a disabled bar costs 40 us."""
+    """Return a progress bar as a context, or None as one: even a disabled bar costs 40 us."""
     return tqdm(total=epochs, unit="epoch", file=sys.stderr, dynamic_ncols=True) if show else nullcontext()
-
-
-class _Best:
-    """The best state so far, and how many epochs ago that was.
-
-    The loss of an epoch was measured before its updates, so it belongs to the parameters at the epoch's start: those
-    are kept aside until it is known, and the two places change roles if it was the best. A validation loss belongs to
-    the epoch's end, and nothing is copied unless it is the best.
-    """
-
-    def __init__(self, *arrays: Array) -> None:
-        self._now = arrays
-        self._best = tuple(array.copy() for array in arrays)
-        self._evaluation_plan = tuple(array.copy() for array in arrays)
-        self.value = math.inf
-        self.age = 0
-
-    @property
-    def kept(self) -> tuple[Array, ...]:
-        """The best state."""
-        return self._best
-
-    def snapshot(self) -> None:
-        """Keep the present state, in case it turns out to be the best."""
-        for kept, array in zip(self._evaluation_plan, self._now, strict=True):
-            kept[...] = array
-
-    def update(self, value: float, aside: bool) -> None:
-        """Look at a loss: that of the state put aside, or of the present one."""
-        self.age += 1
-        if value < self.value:
-            if aside:
-                self._best, self._evaluation_plan = self._evaluation_plan, self._best
-            else:
-                for kept, array in zip(self._best, self._now, strict=True):
-                    kept[...] = array
-            self.value, self.age = value, 0
-
-    def restore(self) -> None:
-        """Make the best state the present one."""
-        for kept, array in zip(self._best, self._now, strict=True):
-            array[...] = kept
 
 
 class Trainer:
@@ -121,13 +70,13 @@ class Trainer:
         Adds l2/2 times the sum of all squared weights, biases excepted, to what is minimised (not to what is reported).
     clip_norm : float, optional
         The gradient of a step, l2's share included, is scaled down to this Euclidean norm where it is longer.
-    backend : {"auto", "numpy", "serial", "parallel", "cuda"}, default "auto"
-        numpy is the reference, serial the compiled kernels on one thread, parallel those on several, with the
-        same bits: small networks stay on one, middling ones try now and then what is faster. auto is parallel. cuda is
-        an NVIDIA card: other bits, the same from run to run; X and y are sent to it once a `fit`, so changes that a
-        callback makes to them are not seen.
+    backend : {"auto", "numpy", "cpu", "cuda"}, default "auto"
+        numpy runs the reference equations; cpu, which auto means, the compiled kernels, with the same bits for any
+        number of threads: small networks stay on one thread, medium ones periodically time both and keep the faster.
+        cuda is an NVIDIA GPU: other bits, the same from run to run; X and y are copied to it once a `fit`, so changes
+        that a callback makes to them are not seen.
     threads : int, optional
-        Upper bound for parallel, of no meaning to the others; more than there are is no error, None means all.
+        Upper bound for cpu, of no meaning to the others; 1 is serial; more than there are is no error, None means all.
 
     Attributes
     ----------
@@ -177,7 +126,7 @@ class Trainer:
             raise TypeError(f"optimizer is {optimizer!r}; expected one such as SGD(0.01) or Adam()")
         if not isinstance(shuffle, (bool, np.bool_)):
             raise TypeError(f"shuffle is {shuffle!r}; expected True or False")
-        network._check_loss(loss)
+        check_loss(loss, network.layer_sizes, network.activations)
         if batch_size is not None:
             batch_size = checks.integer("batch_size", batch_size, least=1, hint=", or None for the full batch")
         self.l2 = checks.number("l2", l2, least=0)
@@ -192,17 +141,17 @@ class Trainer:
         if threads is not None:
             threads = checks.integer("threads", threads, least=1, hint=", or None for all")
         self.threads = threads
-        self.backend = "parallel" if backend == "auto" else checks.choice("backend", backend, (*BACKENDS, "auto"))
+        if backend in ("serial", "parallel"):
+            threads_hint = ", threads=1" if backend == "serial" else ""
+            raise ValueError(f'backend is {backend!r}, a former name; use backend="cpu"{threads_hint}')
+        self.backend = "cpu" if backend == "auto" else checks.choice("backend", backend, (*BACKENDS, "auto"))
         if self.backend == "cuda":
             from .kernels.cuda import device  # imports numba.cuda
 
             device.require('backend="cuda"')
         self.history = History()
-        self._state = aligned_zeros(optimizer.vectors, network.parameters.size, network.dtype)
-        self._progress = np.zeros(PROGRESS_SIZE, np.int64)
-        self._totals = np.zeros(TOTALS_SIZE)
+        self._state = TrainingState(network, optimizer)
         self._fitting = False
-        self._pace: Tuner | None = None
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Attributes stay as they were checked: state and History belong to them."""
@@ -213,13 +162,6 @@ class Trainer:
     def __getstate__(self) -> dict[str, Any]:
         """A copy, made in a callback say, is not in `fit`."""
         return {**self.__dict__, "_fitting": False}
-
-    def __setstate__(self, attributes: dict[str, Any]) -> None:
-        """Arrays of a copy are aligned as those of the original."""
-        self.__dict__.update(attributes)
-        state = self._state
-        self._state = aligned_zeros(len(state), state.shape[1], state.dtype)
-        self._state[...] = state
 
     # ---------------------------------------------------------------------------------------- fitting
 
@@ -307,7 +249,7 @@ class Trainer:
         for callback in callbacks:
             if not callable(callback):
                 raise TypeError(f"callbacks holds {callback!r}; expected functions of an epoch's row")
-        keeper = None if checkpoint is None else CheckpointWriter(checkpoint)
+        writer = None if checkpoint is None else CheckpointWriter(checkpoint)
         terminal = sys.stderr is not None and sys.stderr.isatty()  # None under pythonw
         entered = False
         try:
@@ -315,97 +257,12 @@ class Trainer:
                 self._check_ready()
                 entered = self._fitting = True
             with limit_threads(self.threads), _bar(epochs, terminal if progress is None else bool(progress)) as bar:
-                self._fit(data, validation, epochs, patience, callbacks, bar, keeper)
+                session = FitSession(self, self._state, data, validation, self._build)
+                session.run(epochs, patience, callbacks, bar, writer)
         finally:
             if entered:
                 self._fitting = False
         return self.history
-
-    def _fit(
-        self,
-        data: Dataset,
-        validation: Dataset | None,
-        epochs: int,
-        patience: int | None,
-        callbacks: tuple[Callback, ...],
-        bar: Any,
-        keeper: CheckpointWriter | None,
-    ) -> None:
-        batch = data.rows if self.batch_size is None else min(self.batch_size, data.rows)
-        engine = self._engine(batch, train=True)
-        if self._pace is not None and self._pace.is_compatible(engine.tuner):
-            engine.tuner = self._pace
-        self._pace = engine.tuner
-        # An engine of its own, so that a loss does not depend on the batch size: sums of other slices round otherwise.
-        validator = self._engine(min(validation.rows, MICRO_BATCH_ROWS)) if validation is not None else engine
-        order = np.empty(data.rows, np.int64) if self.shuffle else None
-        best = _Best(self.network.parameters, self._state, self._progress[STEP : STEP + 1])
-        if validation is not None:
-            best.update(_measure(validator, validation)["loss"], aside=False)
-        restores = patience is not None
-        try:
-            for _ in range(epochs):
-                epoch = self.history.epochs
-                if validation is None:
-                    best.snapshot()
-                self._train_epoch(engine, data, batch, order)
-                row = engine.results()
-                if validation is not None:
-                    row |= {f"val_{name}": value for name, value in _measure(validator, validation).items()}
-                self.history.append(row)
-                finite = all(map(math.isfinite, row.values())) and self._is_finite()
-                if validation is None:
-                    best.update(row["loss"], aside=True)
-                elif finite:
-                    best.update(row["val_loss"], aside=False)
-                if not finite:
-                    restores = True
-                    warnings.warn(
-                        f"training diverged in epoch {epoch}: a loss or a parameter is no longer finite. The "
-                        "network holds the best finite parameters of this call; scale the data, or go on with a "
-                        "new Trainer of a lower learning rate",
-                        DivergenceWarning,
-                        stacklevel=3,
-                    )
-                    return
-                self.network.loss = self.loss  # callbacks may ask for probabilities
-                if bar is not None:
-                    bar.set_postfix({name: f"{value:.4g}" for name, value in row.items()}, refresh=False)
-                    bar.update()
-                wants_stop = [callback({"epoch": epoch, **row}) for callback in callbacks]
-                if keeper is not None:
-                    keeper.write_if_due(*checkpoint.state_dict(self, best.kept))
-                if any(wants_stop) or (patience is not None and best.age >= patience):
-                    break
-            if patience is not None and validation is None:
-                # The last epoch's parameters have started no epoch, so no loss was measured at them yet.
-                best.update(_measure(self._engine(min(data.rows, MICRO_BATCH_ROWS)), data)["loss"], aside=False)
-        finally:  # Ctrl-C included, which may come anywhere
-            self.history.truncate(self.history.epochs)
-            discard_partial_step(self._progress, self._totals)
-            if self._progress[STEP] > 0:
-                self.network.loss = self.loss
-            if restores or not self._is_finite():
-                best.restore()
-                start_epoch(self._progress, self._totals, self.history.epochs)
-            if keeper is not None:
-                keeper.write(*checkpoint.state_dict(self, best.kept))
-
-    def _train_epoch(self, engine: Engine, data: Dataset, batch: int, order: Array | None) -> None:
-        """The history's next epoch; the rest of it, where it was interrupted."""
-        epoch, progress = self.history.epochs, self._progress
-        stands = progress[ROW] % batch == 0 or progress[ROW] == data.rows  # at the end of one of these batches
-        if progress[EPOCH] != epoch or progress[ROWS] != data.rows or not stands:
-            start_epoch(progress, self._totals, epoch, data.rows)
-        if order is not None:
-            rng.shuffle(order, self.seed, epoch)
-        rate = self.optimizer.learning_rate
-        if isinstance(rate, Schedule):
-            rates = rate.rates(schedules.step_times(epoch, -(-data.rows // batch)))
-        else:
-            rates = np.array([float(rate)])
-        for X, y, weights, part_order, first_row in data.iter_chunks(batch, order, int(progress[ROW])):
-            engine.train(X, y, weights, part_order, rates, first_row, data.rows)
 
     def evaluate(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> dict[str, float]:
         """Loss, and for classification accuracy, at the present parameters.
@@ -427,7 +284,7 @@ class Trainer:
         """
         data = Dataset(self.network, self.loss, X, y, sample_weight)
         with limit_threads(self.threads):
-            return _measure(self._engine(min(data.rows, MICRO_BATCH_ROWS)), data)
+            return measure(self._build(min(data.rows, MICRO_BATCH_ROWS)), data)
 
     @classmethod
     def resume(
@@ -445,7 +302,7 @@ class Trainer:
         best : bool, default False
             Take the best parameters of the run so far, and the optimizer's state that goes with them, not the last.
         backend : str, optional
-            Another than the checkpoint's; serial and parallel give the same bits.
+            Another than the checkpoint's.
         threads : int, optional
             Another bound than the checkpoint's.
 
@@ -462,22 +319,21 @@ class Trainer:
         """
         arrays, metadata = storage.read(path, "checkpoint")
         shown_path = storage.display_path(path)
-        network = Network._restored(shown_path, arrays, metadata)
+        network = model.network_of(Network, shown_path, arrays, metadata)
         settings = checkpoint.settings(shown_path, metadata)
+        settings |= checkpoint.backend_of(settings)
         settings |= {"backend": settings["backend"] if backend is None else backend}
         settings |= {"threads": settings["threads"] if threads is None else threads}
         try:
             trainer = cls(network, **settings)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{shown_path}: {error}") from None
-        trainer._progress[...], trainer._totals[...] = checkpoint.load_progress(shown_path, arrays)
-        trainer._state[...] = checkpoint.load_array(shown_path, arrays, "optimizer.state", trainer._state)
+        checkpoint.load_state(shown_path, arrays, trainer._state, best)
         trainer.history.extend(checkpoint.history(shown_path, arrays, metadata))
         if best:
-            network.parameters[...] = checkpoint.load_array(shown_path, arrays, "best.parameters", network.parameters)
-            trainer._state[...] = checkpoint.load_array(shown_path, arrays, "best.state", trainer._state)
-            trainer._progress[STEP] = checkpoint.load_array(shown_path, arrays, "best.step", np.zeros(1, np.int64))[0]
-            start_epoch(trainer._progress, trainer._totals, trainer.history.epochs)
+            parameters = checkpoint.load_array(shown_path, arrays, "best.parameters", network.parameters)
+            network.parameters[...] = parameters
+            start_epoch(trainer._state.progress, trainer._state.totals, trainer.history.epochs)
         return trainer
 
     def __repr__(self) -> str:
@@ -499,24 +355,31 @@ class Trainer:
             raise ValueError("network.parameters is read-only; training changes it in place")
         validation.finite("network.parameters", self.network.parameters)
 
-    def _is_finite(self) -> bool:
-        """Whether parameters and optimizer state hold numbers; a state of infinity would never move again."""
-        return all(map(all_finite, (self.network.parameters, *self._state)))
-
-    def _engine(self, batch: int, train: bool = False) -> Engine:
-        """An engine over the network, which trains it or only measures."""
-        descent = None
+    def _build(self, batch_rows: int, train: bool = False) -> Backend:
+        """Build the backend: one that trains, or one that only evaluates."""
+        network, state = self.network, None
         if train:
-            descent = OptimizerState(
-                self.optimizer.code,
-                self._state,
-                **self.optimizer.hyper,
-                l2=self.l2,
-                clip_norm=math.inf if self.clip_norm is None else self.clip_norm,
-                progress=self._progress,
-                totals=self._totals,
-            )
-        return self.network._engine(self.loss, batch, BACKENDS[self.backend], descent, train and self.shuffle)
+            clip_norm = math.inf if self.clip_norm is None else self.clip_norm
+            state = self._state.optimizer_state(self.optimizer, self.l2, clip_norm)
+        engine: Any = CPU
+        if self.backend == "numpy":
+            engine = NumpyEngine
+        elif self.backend == "cuda":
+            from .kernels.cuda.engine import CudaEngine as engine  # noqa: N813 - imports numba.cuda
+        backend = engine(
+            network.parameters,
+            network.layer_sizes,
+            network.activation_codes,
+            self.loss,
+            batch_rows,
+            state,
+            train and self.shuffle,
+            self._state.tuner,
+        )
+        if train:
+            self._state.tuner = backend.tuner
+        built: Backend = backend
+        return built
 
     def _data(
         self,
@@ -533,12 +396,6 @@ class Trainer:
         if validation_data is not None:
             return data, dataset.validation_dataset(self.network, self.loss, validation_data)
         return (data, None) if share is None else data.split(dataset.check_share(share), self.seed)
-
-
-def _measure(engine: Engine, data: Dataset) -> dict[str, float]:
-    """Loss, and for classification accuracy, over all rows."""
-    iter_chunks = ((X, y, weights, first_row) for X, y, weights, _, first_row in data.iter_chunks(MICRO_BATCH_ROWS))
-    return engine.evaluate(iter_chunks, data.rows)
 
 
 def _check_dtype(network: Network, optimizer: Optimizer) -> None:

@@ -4,22 +4,9 @@
 trainers, and nothing is compiled before its first call.
 """
 
-from .api.activations import (
-    gelu,
-    gelu_derivative,
-    identity,
-    identity_derivative,
-    leaky_relu,
-    leaky_relu_derivative,
-    relu,
-    relu_derivative,
-    sigmoid,
-    sigmoid_derivative,
-    silu,
-    silu_derivative,
-    tanh,
-    tanh_derivative,
-)
+from typing import TYPE_CHECKING, Any
+
+from .api import activations as _activations
 from .api.layers import dense_backward_batch, dense_forward, matmul
 from .api.losses import (
     accuracy,
@@ -47,28 +34,21 @@ __all__ = [
     "cross_entropy_derivative",
     "dense_backward_batch",
     "dense_forward",
-    "gelu",
-    "gelu_derivative",
     "huber",
     "huber_derivative",
-    "identity",
-    "identity_derivative",
-    "leaky_relu",
-    "leaky_relu_derivative",
     "mae",
     "mae_derivative",
     "matmul",
     "mse",
     "mse_derivative",
-    "relu",
-    "relu_derivative",
     "sgd_update",
-    "sigmoid",
-    "sigmoid_derivative",
-    "silu",
-    "silu_derivative",
     "softmax",
-    "tanh",
-    "tanh_derivative",
     "variants",
+    *_activations.PUBLIC,
 ]
+
+globals().update(_activations.PUBLIC)
+
+if TYPE_CHECKING:  # the activations are generated from their specs
+
+    def __getattr__(name: str) -> Any: ...

@@ -1,11 +1,7 @@
-"""README's examples run as they stand, Python's and the command line's, and its layout names the rooms that exist."""
+"""The examples of README and of docs/ run as they are printed, in Python and on the command line."""
 
-import os
 import re
 import shlex
-import shutil
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -17,7 +13,12 @@ from fastnet.cli import main as cli
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"^```python\n(.*?)^```", README, re.M | re.S)
+PAGES = {path.name: path.read_text() for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]}
+BLOCKS = [
+    pytest.param(block, id=f"{name}-{i}")
+    for name, page in PAGES.items()
+    for i, block in enumerate(re.findall(r"^```python\n(.*?)^```", page, re.M | re.S))
+]
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.compiled
-@pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))
+@pytest.mark.parametrize("block", BLOCKS)
 def test_the_python_examples_run(block: str, folder: Path) -> None:
     for package in ("keras", "torch"):
         if f"{package} import" in block or f"import {package}" in block:
@@ -60,14 +61,15 @@ def torch_outputs(model: Any, X: Any) -> Any:
 
 
 def test_there_are_examples() -> None:
-    assert len(BLOCKS) >= 8
-    assert sum("evaluate" in block for block in BLOCKS) >= 2
+    assert len(BLOCKS) >= 10
+    assert sum("evaluate" in str(block.values[0]) for block in BLOCKS) >= 2
 
 
 @pytest.mark.compiled
 def test_the_commands_on_files_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("matplotlib")
-    section = README[README.index("## Your own data") :].split("```")[1]
+    page = PAGES["how-to.md"]
+    section = page[page.index("## Your own data") :].split("```")[1]
     commands = [shlex.split(line) for line in section.strip().splitlines()]
     assert [command[:2] for command in commands] == [["fastnet", "train"], ["fastnet", "predict"]]
     for command in commands:
@@ -79,58 +81,29 @@ def test_the_commands_on_files_run(folder: Path, capsys: pytest.CaptureFixture[s
     assert 2e5 < float(value) < 5e5
 
 
-@pytest.fixture
-def copy(tmp_path: Path) -> Path:
-    """The package as it is installed, with the rung that README writes in its table."""
-    page = README[README.index("## Profile a kernel") : README.index("## Development")]
-    (variant,) = re.findall(r"^```py\n(.*?)^```", page, re.M | re.S)
-    (line,) = re.findall(r"^    Variant\(.*$", page, re.M)
-    shutil.copytree(ROOT / "fastnet", tmp_path / "fastnet", ignore=shutil.ignore_patterns("__pycache__"))
-    kernels = tmp_path / "fastnet" / "kernels"
-    shutil.copytree(ROOT / "kernels", kernels, ignore=shutil.ignore_patterns("__pycache__"))
-    (kernels / "mine.py").write_text(variant)
-    table = (kernels / "variants.py").read_text()
-    imports, end = re.search(r"^from \. import .*$", table, re.M), table.index("\n)\n", table.index("\n_ALL:"))
-    assert imports is not None
-    table = f"{table[: imports.end()]}, mine{table[imports.end() : end]}\n{line}{table[end:]}"
-    (kernels / "variants.py").write_text(table)
-    return tmp_path
+def test_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 150
 
 
-def profile_page(copy: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    """The page's command, without the picture, timed briefly."""
-    found = re.search(r"^fastnet (profile matmul --shape .*--variants .*) --asm --plot roofline.png$", README, re.M)
-    assert found
-    command = [sys.executable, "-P", "-m", "fastnet", *shlex.split(found[1]), "--seconds", "0.02", *more]
-    environment = {**os.environ, "PYTHONPATH": str(copy), "NUMBA_CACHE_DIR": str(copy / "cache")}
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=copy, env=environment, timeout=300)
+@pytest.mark.parametrize("name", PAGES)
+def test_links_lead_somewhere(name: str) -> None:
+    folder = ROOT if name == "README.md" else ROOT / "docs"
+    for link in re.findall(r"\]\(([^)\s]+)\)", PAGES[name]):
+        if not link.startswith("http"):
+            file, _, heading = link.partition("#")
+            assert not file or (folder / file).exists(), link
+            if heading:
+                text = (folder / file).read_text() if file else PAGES[name]
+                titles = re.findall(r"^#+ (.*)$", text, re.M)
+                assert heading in [re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles], link
 
 
-@pytest.mark.compiled
-def test_the_rung_that_readme_writes_is_profiled(copy: Path) -> None:
-    result = profile_page(copy, "--no-code", "--variants", "reference,mine")
-    assert result.returncode == 0, result.stderr
-    assert re.search(r"^mine +[\d.]+ +[\d.]+% ", result.stdout, re.M)
-
-
-@pytest.mark.compiled
-def test_a_wrong_rung_is_refused_as_readme_says(copy: Path) -> None:
-    mine = copy / "fastnet" / "kernels" / "mine.py"
-    text = mine.read_text()
-    last = text.rstrip().splitlines()
-    assert "for k in" in last[-3]
-    mine.write_text("\n".join(last[:-3]).replace("    for i in range(whole, C.shape[0]):", ""))
-    result = profile_page(copy, "--no-code", "--variants", "reference,mine", "--shape", "37,20,30")
-    assert (result.returncode, result.stdout) == (1, "")
-    assert "fastnet profile: matmul, variant mine" in result.stderr
-    assert "elements are wrong, first at (36, 0)" in result.stderr
-
-
-def test_the_layout_names_every_room() -> None:
-    layout = README[README.index("## Layout") : README.index("## Profile a kernel")]
-    rooms = {path.name for folder in ("fastnet", "kernels") for path in (ROOT / folder).glob("*.py")}
-    named = set(re.findall(r"\w+\.py", layout))
-    assert named == rooms - {"__init__.py", "__main__.py"}
+@pytest.mark.parametrize("name", PAGES)
+def test_the_command_lines_exist(name: str) -> None:
+    """Every command line that a page shows has options that its parser knows."""
+    blocks = re.findall(r"^```\n(.*?)^```$", PAGES[name], re.M | re.S)
+    for line in re.findall(r"^fastnet (.*)$", "".join(blocks), re.M):
+        assert cli.make_parser().parse_args(shlex.split(line, comments=True)).run, line
 
 
 def test_quick_start_holds_two_commands() -> None:

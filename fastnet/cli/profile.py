@@ -1,6 +1,6 @@
-"""What `fastnet profile` and `fastnet info --measure` do, once their arguments are parsed.
+"""The commands ``fastnet profile kernel`` and ``fastnet profile step``, and the peak figures of ``fastnet info``.
 
-Imports `profiling`, `stepprofile`, `roofline`, `storage`. Results go to standard output, as a table or with --json.
+Results go to standard output, as a table or, with --json, as JSON.
 """
 
 import argparse
@@ -12,49 +12,132 @@ from typing import Any
 from ..io import storage
 from ..kernels.cpu.threads.pool import num_threads
 from ..kernels.jit import target
+from ..kernels.specs.losses import LOSSES
+from ..kernels.specs.operations import OP_SPECS
 from ..profiling import machine_code, roofline, step_breakdown, variants
+from ..profiling.timing import Spread
+from . import arguments, figure
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the parsers of both commands."""
+    profile = subparsers.add_parser(
+        "profile",
+        help="time kernel variants, or the parts of a training step, against this machine's limits",
+        description="Time kernel variants, or the parts of a training step, against this machine's limits.",
+    )
+    commands = profile.add_subparsers(dest="profiled", metavar="kernel|step", required=True)
+    _add_kernel_parser(commands)
+    _add_step_parser(commands)
+
+
+def _add_kernel_parser(commands: Any) -> None:
+    parser = commands.add_parser(
+        "kernel",
+        help="time the variants of a kernel",
+        description="Compare each variant of a kernel with the float64 oracle, then time them in turns: time and its "
+        "interquartile range, GFLOP/s, GB/s, share of the limit that binds (FMAs on registers, or bytes read from the "
+        "cache that holds the arrays; both measured here and now), the error as a share of what is allowed, the "
+        "compile time and the inner loop. A wrong kernel is refused before it is timed.",
+        epilog=f"Kernels: {', '.join(OP_SPECS)}. A time is that of a call from Python with arrays in the cache. "
+        "The compile time is that of the first call in a new process with an empty cache, less that of the second.",
+    )
+    parser.add_argument("operation", metavar="KERNEL", choices=list(OP_SPECS), help="a public kernel, such as matmul")
+    shape = "its sizes, such as M,K,N of a product (default: the largest that is benchmarked)"
+    parser.add_argument("--shape", type=arguments.integers, metavar="N,...", help=shape)
+    option = "layout, activation or kind of update, such as nt for a transposed B (default: as benchmarked)"
+    parser.add_argument("--case-option", dest="option", metavar="NAME", help=option)
+    names = "which to time, such as reference,simd (default: all)"
+    parser.add_argument("--variants", type=arguments.names, metavar="A,B", help=names)
+    _add_common_arguments(parser)
+    code = "leave out compile times and inner loops, which take a process for each variant"
+    parser.add_argument("--no-compile-stats", dest="code", action="store_false", help=code)
+    parser.add_argument("--asm", action="store_true", help="show the inner loops")
+    parser.add_argument("--plot", metavar="IMAGE", help="draw the roofline to this .png, .svg or .pdf")
+    parser.set_defaults(run=kernels, parser=parser)
+
+
+def _add_step_parser(commands: Any) -> None:
+    parser = commands.add_parser(
+        "step",
+        help="break a training step down by kernel",
+        description="Time each part of a training step: forward, loss, backward and update of every layer.",
+    )
+    sizes = "inputs, hidden layers, outputs, such as 784,256,128,10"
+    parser.add_argument("--layers", type=arguments.layer_sizes, metavar="N,...,K", required=True, help=sizes)
+    rows = "rows (default: %(default)s)"
+    parser.add_argument("--batch-size", type=arguments.integer, metavar="N", default=128, help=rows)
+    parser.add_argument("--loss", choices=list(LOSSES), default="mse", help="(default: %(default)s)")
+    optimizers = list(step_breakdown.OPTIMIZERS)
+    parser.add_argument("--optimizer", choices=optimizers, default="sgd", help="(default: %(default)s)")
+    _add_common_arguments(parser)
+    parser.set_defaults(run=step, parser=parser)
+
+
+def _add_common_arguments(parser: Any) -> None:
+    dtype = "of the arrays (default: %(default)s)"
+    parser.add_argument("--dtype", choices=["float32", "float64"], default="float32", help=dtype)
+    counts = "numbers of threads, such as 1,2; each is timed (default: 1)"
+    parser.add_argument("--threads", type=arguments.thread_counts, default=[1], metavar="N,...", help=counts)
+    seconds = "about how long to time each (default: %(default)s)"
+    parser.add_argument("--seconds", type=arguments.positive, default=0.5, metavar="S", help=seconds)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _check_threads(options: argparse.Namespace) -> None:
+    if max(options.threads) > num_threads():
+        options.parser.error(f"--threads {max(options.threads)}: at most {num_threads()} can be used here")
 
 
 def hardware() -> dict[str, Any]:
-    """What the figures were measured on."""
+    """Describe the CPU that figures were measured on, as JSON holds it."""
     return {"cpu": target.target_cpu(), "vector_bytes": target.vector_bytes(), "threads": num_threads()}
 
 
 def measure(threads: Sequence[int]) -> list[tuple[str, str]]:
-    """The limits of this machine as lines of `fastnet info`."""
+    """Measure the limits of this machine, for each number of threads, as names and values of `fastnet info`."""
     lines = []
     for count in threads:
         limits = variants.machine_limits(count)
-        of = f"{count} thread{'s' * (count > 1)}"
         rates = ", ".join(f"{rate:.0f} GFLOP/s {dtype}" for dtype, rate in limits["gflops"].items())
-        lines.append(("FMA peak", f"{of}: {rates}"))
+        lines.append(("FMA peak", f"{_threads(count)}: {rates}"))
         rates = ", ".join(f"{level} {rate:.0f}" for level, rate in limits["gbps"].items())
-        lines.append(("bandwidth", f"{of}: {rates} GB/s, read"))
+        lines.append(("bandwidth", f"{_threads(count)}: {rates} GB/s, read"))
     return lines
+
+
+def _threads(count: int) -> str:
+    return f"{count} thread{'s' * (count > 1)}"
 
 
 # --------------------------------------------------------------------------------------------- kernels
 
 
 def kernels(options: argparse.Namespace) -> int:
-    """Profile variants of an operation; print what was found."""
-    on_card = variants.on_card(options.operation, options.variants or ())
-    tried = variants.chosen(options.operation, options.variants, options.dtype)
-    if not tried:
-        return _cards(options, on_card)
-    case = variants.case_of(options.operation, options.shape, options.option)
-    figure = None if options.plot is None else _figure(options.plot)
+    """Profile variants of an operation and print the result; return the exit status."""
+    _check_threads(options)
+    if options.asm and not options.code:
+        options.parser.error("--asm shows what --no-compile-stats leaves out")
+    try:
+        candidates = variants.chosen(options.operation, options.variants, options.dtype)
+        case = variants.case_of(options.operation, options.shape, options.option)
+    except ValueError as error:
+        options.parser.error(str(error))
+    cuda = variants.cuda_variants(options.operation, options.variants or ())
+    if not candidates:
+        return _cuda_kernels(options, cuda)
+    picture = None if options.plot is None else figure.new_figure(options.plot, height=4.6)
     profiles: list[variants.Profile] = []
     for threads in options.threads:
-        arguments = (options.operation, case, tried, options.dtype, threads, options.seconds)
-        profiles.append(variants.profile(*arguments, code=options.code and not profiles))
-    if figure is not None:
-        _plot(figure, options.plot, profiles)
+        settings = (options.operation, case, candidates, options.dtype, threads, options.seconds)
+        profiles.append(variants.profile(*settings, code=options.code and not profiles))
+    if picture is not None:
+        _plot(picture, options.plot, profiles)
     if options.json:
-        found = {**hardware(), "profiles": [_as_json(profile) for profile in profiles]}
-        if on_card:
-            found["offline"] = _offline(options, on_card)
-        print(json.dumps(found, indent=1))
+        result = {**hardware(), "profiles": [_as_json(profile) for profile in profiles]}
+        if cuda:
+            result["offline"] = _ptx_reports(options, cuda)
+        print(json.dumps(result, indent=1))
         return 0
     print(
         f"{options.operation} {case}, {options.dtype}; {target.target_cpu()}, vectors of {target.vector_bytes()} bytes"
@@ -63,24 +146,24 @@ def kernels(options: argparse.Namespace) -> int:
         print("\n" + _table(profile))
     if options.code:
         print("\n" + _code_table(profiles[0], options.asm))
-    if figure is not None:
+    if picture is not None:
         print(f"plot      {storage.display_path(options.plot)}")
-    if on_card:
+    if cuda:
         print()
-        return _cards(options, on_card)
+        return _cuda_kernels(options, cuda)
     return 0
 
 
-def _cards(options: argparse.Namespace, names: Sequence[str]) -> int:
-    """What NVIDIA's compiler makes of CUDA variants; no card is needed, and none is timed."""
-    found = _offline(options, names)
+def _cuda_kernels(options: argparse.Namespace, names: Sequence[str]) -> int:
+    """Print what NVIDIA's compiler makes of CUDA variants; this needs no device and times nothing."""
+    reports = _ptx_reports(options, names)
     if options.json:
-        print(json.dumps({"offline": found}, indent=1))
+        print(json.dumps({"offline": reports}, indent=1))
         return 0
     print(f"{options.operation}, {options.dtype}, compiled for sm_90 and not timed (bench/gpu.py does that, on a card)")
     heads = f"{'threads':>8}{'registers':>11}{'shared B':>10}{'spilled B':>11}{'16 B loads':>12}"
     print(f"{'variant':<12}{'kernel':<26}{heads}")
-    for r in found:
+    for r in reports:
         sizes = (
             f"{r['threads']:>8}{r['registers']:>11}{r['shared_bytes']:>10}{r['spill_bytes']:>11}{r['wide_loads']:>12}"
         )
@@ -88,7 +171,7 @@ def _cards(options: argparse.Namespace, names: Sequence[str]) -> int:
     return 0
 
 
-def _offline(options: argparse.Namespace, names: Sequence[str]) -> list[dict[str, Any]]:
+def _ptx_reports(options: argparse.Namespace, names: Sequence[str]) -> list[dict[str, Any]]:
     from ..kernels.cuda import ptx_report  # imports numba.cuda
 
     reports = ((name, r) for name in names for r in ptx_report.report(options.operation, name, options.dtype))
@@ -97,21 +180,20 @@ def _offline(options: argparse.Namespace, names: Sequence[str]) -> list[dict[str
 
 def _table(profile: variants.Profile) -> str:
     limits = profile.limits
-    threads = f"{limits.threads} thread{'s' * (limits.threads > 1)}"
-    roof = limits.seconds(profile.flops, profile.elements_moved)
+    least = limits.seconds(profile.flops, profile.bytes_moved)
     lines = [
-        f"{threads}: at most {limits.gflops:.0f} GFLOP/s of FMAs, {limits.gbps:.0f} GB/s from {limits.level}; "
-        f"{profile.flops / 1e6:.3g} MFLOP, {profile.elements_moved / 1e6:.3g} MB, {profile.intensity:.2f} FLOP/byte: "
-        f"{profile.binds} binds, {_us(roof)} us at the limit",
+        f"{_threads(limits.threads)}: at most {limits.gflops:.0f} GFLOP/s of FMAs, {limits.gbps:.0f} GB/s from "
+        f"{limits.level}; {profile.flops / 1e6:.3g} MFLOP, {profile.bytes_moved / 1e6:.3g} MB, "
+        f"{profile.intensity:.2f} FLOP/byte: {profile.binds} binds, {_us(least)} us at the limit",
         f"{'variant':<12}{'time us':>11}{'spread':>8}{'GFLOP/s':>10}{'GB/s':>8}{'of limit':>10}{'error':>8}",
     ]
     lines += [
-        f"{m.variant:<12}{_us(m.seconds.median):>11}{m.seconds.share:>7.1%} {m.gflops:>10.1f}{m.gbps:>8.1f}"
-        f"{m.fraction_of_limit:>9.1%} {m.error:>8.3f}"
+        f"{m.variant:<12}{_us(m.seconds.median):>11}{m.seconds.relative_iqr:>7.1%} {m.gflops:>10.1f}{m.gbps:>8.1f}"
+        f"{m.fraction_of_limit:>9.1%} {m.error_ratio:>8.3f}"
         for m in profile.measurements
     ]
     if not variants.BOUNDS_BLAS and any(m.variant == "reference" for m in profile.measurements):
-        lines.append("reference: NumPy's BLAS on as many threads as it likes (pip install threadpoolctl bounds it)")
+        lines.append("reference: the threads of NumPy's BLAS are not limited (pip install threadpoolctl)")
     return "\n".join(lines)
 
 
@@ -121,108 +203,97 @@ def _us(seconds: float) -> str:
 
 
 def _code_table(profile: variants.Profile, asm: bool) -> str:
-    """Compile times and inner loops, and if wanted their text."""
+    """Format compile times and inner loops, and the loops' assembly if asked for."""
     lines = [f"{'variant':<12}{'compile s':>11}  inner loop"]
     texts = []
     for m in profile.measurements:
         loop = m.code.loop if m.code else None
         took = f"{m.code.first_call_s:.2f}" if m.code else "-"
-        lines.append(f"{m.variant:<12}{took:>11}  {_said(loop) if m.code else 'NumPy'}")
+        lines.append(f"{m.variant:<12}{took:>11}  {_describe(loop) if m.code else 'NumPy'}")
         if asm and loop:
             texts.append(f"\n{m.variant}: {loop.function}\n{loop.text}")
     return "\n".join([*lines, *texts])
 
 
-def _said(loop: machine_code.Loop | None) -> str:
+def _describe(loop: machine_code.Loop | None) -> str:
     if loop is None:
-        return "not found: no arithmetic in a loop of its own, or none that can be told from others'"
+        return "not found: no loop with floating-point arithmetic"
     others = loop.arithmetic - loop.fmas
     also = f" and {others} other{'s' * (others > 1)}" if others else ""
     return f"{loop.fmas} FMAs{also} of {loop.vector_bytes} bytes in {loop.instructions} instructions, {loop.function}"
 
 
 def _as_json(profile: variants.Profile) -> dict[str, Any]:
-    about: dict[str, Any] = {"operation": profile.operation, "case": str(profile.case), "dtype": profile.dtype}
-    about |= {
+    return {
+        "operation": profile.operation,
+        "case": str(profile.case),
+        "dtype": profile.dtype,
         "flops": profile.flops,
-        "bytes": profile.elements_moved,
+        "bytes": profile.bytes_moved,
         "intensity": profile.intensity,
         "binds": profile.binds,
+        "limits": asdict(profile.limits),
+        "variants": [
+            asdict(m) | {"seconds": m.seconds.median, "quartiles": [m.seconds.low, m.seconds.high]}
+            for m in profile.measurements
+        ],
     }
-    measurements = []
-    for m in profile.measurements:
-        found = asdict(m) | {"seconds": m.seconds.median, "quartiles": [m.seconds.low, m.seconds.high]}
-        measurements.append(found)
-    return {**about, "limits": asdict(profile.limits), "variants": measurements}
 
 
-def _figure(path: str) -> Any:
-    """A figure for a file of a type that matplotlib can write, before any work."""
-    storage.check_target(path)
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ImportError('--plot needs the package matplotlib: pip install "fastnet-jit[plot]"') from None
-    figure = Figure(figsize=(7, 4.6), layout="constrained")
-    types = figure.canvas.get_supported_filetypes()
-    if path.rpartition(".")[2].lower() not in types:
-        raise ValueError(f"--plot {path}: unknown type of picture; there are: {', '.join(sorted(types))}")
-    return figure
-
-
-def _plot(figure: Any, path: str, profiles: Sequence[variants.Profile]) -> None:
-    """One roofline for each number of threads."""
-    axes = figure.subplots(1, len(profiles), squeeze=False)[0]
-    figure.set_size_inches(7 * len(profiles), 4.6)
+def _plot(picture: Any, path: str, profiles: Sequence[variants.Profile]) -> None:
+    """Draw a roofline plot for each number of threads, side by side."""
+    axes = picture.subplots(1, len(profiles), squeeze=False)[0]
+    picture.set_size_inches(7 * len(profiles), 4.6)
     for ax, profile in zip(axes, profiles, strict=True):
         limits = variants.machine_limits(profile.limits.threads)
         points = [roofline.Point(m.variant, profile.intensity, m.gflops, m.variant) for m in profile.measurements]
-        threads = f"{profile.limits.threads} thread{'s' * (profile.limits.threads > 1)}"
-        title = f"{profile.operation} {profile.case}, {profile.dtype}, {threads}"
+        title = f"{profile.operation} {profile.case}, {profile.dtype}, {_threads(profile.limits.threads)}"
         roofline.draw(ax, points, profile.limits.gflops, limits["gbps"], title)
-    figure.savefig(path, dpi=150)
+    figure.save_figure(picture, path)
 
 
-# ------------------------------------------------------------------------------------------------ train
+# ------------------------------------------------------------------------------------------------- step
 
 
 def step(options: argparse.Namespace) -> int:
-    """Break a training step down by kernel."""
-    found = step_breakdown.profile_step(
-        options.layers,
-        options.batch_size,
-        options.dtype,
-        options.loss,
-        options.optimizer,
-        options.threads,
-        max(2.0, 6 * options.seconds),
-    )
+    """Break a training step down by kernel and print the times; return the exit status."""
+    _check_threads(options)
+    network = (options.layers, options.batch_size, options.dtype, options.loss, options.optimizer)
+    found = step_breakdown.profile_step(*network, options.threads, max(2.0, 6 * options.seconds))
     if options.json:
         parts = [asdict(part) | {"seconds": part.seconds.median} for part in found.parts]
         summary = asdict(found) | {"step": found.step.median, "remainder": found.remainder, "parts": parts}
         summary["threaded"] = {str(count): times.median for count, times in found.threaded.items()}
         print(json.dumps({**hardware(), **summary}, indent=1))
         return 0
-    whole = found.step.median
     sizes = "-".join(map(str, found.layer_sizes))
     print(
         f"a step of {sizes}, batch {found.batch_size}, {found.dtype}, {found.loss}, {found.optimizer}, unshuffled; "
         f"{target.target_cpu()}, 1 thread, at most {found.gflops:.0f} GFLOP/s\n"
     )
     print(f"{'part':<14}{'M x K x N':>15}{'time us':>11}{'spread':>8}{'of step':>9}{'GFLOP/s':>10}{'of limit':>10}")
+    whole = found.step.median
     for part in found.parts:
-        median, rate = part.seconds.median, part.flops / part.seconds.median / 1e9
-        rates = f"{rate:>10.1f}{rate / found.gflops:>9.1%}" if part.flops else f"{'-':>10}{'-':>9}"
         print(
-            f"{part.name:<14}{part.shape:>15}{_us(median):>11}{part.seconds.share:>7.1%} {median / whole:>8.1%}{rates}"
+            _step_row(f"{part.name:<14}{part.shape:>15}", part.seconds, whole)
+            + _rates(part.flops, part.seconds.median, found.gflops)
         )
     print(f"{'remainder':<29}{_us(found.remainder):>11}{'':>8}{found.remainder / whole:>8.1%}")
     flops = sum(part.flops for part in found.parts)
-    rates = f"{flops / whole / 1e9:>10.1f}{flops / whole / 1e9 / found.gflops:>9.1%}"
-    print(f"{'step':<29}{_us(whole):>11}{found.step.share:>7.1%} {1:>8.1%}{rates}")
+    print(_step_row("step", found.step, whole) + _rates(flops, whole, found.gflops))
     for count, times in found.threaded.items():
-        name = f"step, {count} threads"
-        print(f"{name:<29}{_us(times.median):>11}{times.share:>7.1%} {times.median / whole:>8.1%}")
-    print("\nweights: dW, db, update and W^T of a layer. Each part by itself, in caches of its own; the remainder is")
-    print("what the parts do not explain.")
+        print(_step_row(f"step, {count} threads", times, whole))
+    print("\nweights: dW, db, update and W^T of a layer. Each part is timed by itself, with its arrays in the nearest")
+    print("cache; the remainder is what the parts do not explain.")
     return 0
+
+
+def _step_row(name: str, seconds: Spread, whole: float) -> str:
+    median = seconds.median
+    return f"{name:<29}{_us(median):>11}{seconds.relative_iqr:>7.1%} {median / whole:>8.1%}"
+
+
+def _rates(flops: float, seconds: float, gflops: float) -> str:
+    """Format GFLOP/s and their ratio to the limit; dashes where nothing is multiplied."""
+    rate = flops / seconds / 1e9
+    return f"{rate:>10.1f}{rate / gflops:>9.1%}" if flops else f"{'-':>10}{'-':>9}"

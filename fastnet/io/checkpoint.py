@@ -1,7 +1,4 @@
-"""Checkpoints: a trainer in a file, from which training goes on to the bit as if it had not stopped.
-
-Imports the history, the optimizers and `storage`; knows of the Trainer what it is handed.
-"""
+"""Checkpoints: a trainer in a file, from which training continues to the same bits as without an interruption."""
 
 from __future__ import annotations
 
@@ -15,13 +12,13 @@ import numpy as np
 
 from ..history import History
 from ..kernels.api import validation
-from ..kernels.engine.plan import DONE, PROGRESS_SIZE, ROW, ROWS, TOTALS_SIZE
 from ..kernels.specs.base import Array
 from ..optimizers import SGD, Adam, AdamW, CosineDecay, Optimizer, StepDecay, WarmUp
-from . import storage
+from ..training_state import TrainingState
+from . import model, storage
 
 SHARE = 0.05
-"""Largest share of the time that goes into writing, the first checkpoint and the last excepted."""
+"""The largest share of the time that is spent writing, except for the first and the last checkpoint."""
 
 SETTINGS = ("loss", "batch_size", "shuffle", "seed", "l2", "clip_norm", "backend", "threads")
 """Attributes of a Trainer that are kept as they are."""
@@ -30,7 +27,7 @@ _KNOWN: dict[str, Any] = {made.__name__: made for made in (SGD, Adam, AdamW, Ste
 
 
 class CheckpointWriter:
-    """Writes checkpoints of one trainer to one file, now and then.
+    """Writes checkpoints of one trainer to one file, limited to a share of the time.
 
     Parameters
     ----------
@@ -44,22 +41,24 @@ class CheckpointWriter:
         self._due = 0.0
 
     def write_if_due(self, arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> None:
-        """Write after an epoch, unless the last writing was too dear to do it again so soon."""
+        """Write, unless too little time has passed for what the last checkpoint took."""
         if time.monotonic() >= self._due:
             self.write(arrays, metadata)
 
     def write(self, arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> None:
-        """Write."""
+        """Write a checkpoint now."""
         start = time.monotonic()
         storage.write(self._path, arrays, {**metadata, "kind": "checkpoint"})
         end = time.monotonic()
         self._due = end + (end - start) * (1 - SHARE) / SHARE
 
 
-def state_dict(trainer: Any, best: tuple[Array, ...]) -> tuple[dict[str, Array], dict[str, str]]:
-    """Arrays and metadata of a checkpoint: the trainer as it stands, and its best parameters, state and step."""
-    arrays, metadata = trainer.network._state_dict()
-    arrays |= {"progress": trainer._progress, "totals": trainer._totals, "optimizer.state": trainer._state}
+def state_dict(trainer: Any, state: TrainingState, best: tuple[Array, ...]) -> tuple[dict[str, Array], dict[str, str]]:
+    """Return arrays and metadata of a checkpoint: a Trainer with its state, and its best parameters, state and step."""
+    arrays, metadata = model.state_of(trainer.network)
+    arrays["progress"] = state.progress.reshape(1).view(np.int64)
+    arrays["totals"] = state.totals.reshape(1).view(np.float64)
+    arrays["optimizer.state"] = state.vectors
     arrays |= dict(zip(("best.parameters", "best.state", "best.step"), best, strict=True))
     arrays |= {f"history.{name}": np.array(curve) for name, curve in trainer.history.items()}
     settings = {name: getattr(trainer, name) for name in SETTINGS}
@@ -69,7 +68,7 @@ def state_dict(trainer: Any, best: tuple[Array, ...]) -> tuple[dict[str, Array],
 
 
 def _to_json(value: Any) -> Any:
-    """An optimizer or a schedule as plain JSON; numbers as they are."""
+    """Return an optimizer or a schedule as JSON; numbers are unchanged."""
     if not dataclasses.is_dataclass(value):
         return value if isinstance(value, (bool, int)) else float(value)
     fields = {field.name: _to_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
@@ -77,7 +76,7 @@ def _to_json(value: Any) -> Any:
 
 
 def _from_json(value: Any) -> Any:
-    """What `_to_json` told."""
+    """Make the optimizer or schedule that `_to_json` described."""
     if not isinstance(value, dict):
         return value
     fields = {name: _from_json(part) for name, part in value.items() if name != "name"}
@@ -85,17 +84,19 @@ def _from_json(value: Any) -> Any:
 
 
 def settings(shown_path: str, metadata: Mapping[str, str]) -> dict[str, Any]:
-    """Arguments of a Trainer from a checkpoint's metadata; errors begin with the file's name."""
+    """Return the arguments of a Trainer from a checkpoint's metadata; errors begin with the file's name."""
     try:
-        told = json.loads(metadata["trainer"])
-        optimizer: Optimizer = _from_json(told["optimizer"])
-        return {**{name: told[name] for name in SETTINGS}, "optimizer": optimizer}
+        stored = json.loads(metadata["trainer"])
+        optimizer: Optimizer = _from_json(stored["optimizer"])
+        return {**{name: stored[name] for name in SETTINGS}, "optimizer": optimizer}
     except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"{shown_path} describes its trainer otherwise than fastnet does ({error!r:.100})") from None
+        raise ValueError(
+            f"{shown_path} describes its trainer in a way that fastnet does not write ({error!r:.100})"
+        ) from None
 
 
 def history(shown_path: str, arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> History:
-    """The history of a checkpoint."""
+    """Return the history of a checkpoint."""
     try:
         names = json.loads(metadata["curves"])
         curves = {name: arrays[f"history.{name}"] for name in names}
@@ -123,19 +124,27 @@ def load_array(shown_path: str, arrays: Mapping[str, Array], name: str, like: Ar
     return found
 
 
-_MOST = 2**53
-"""Steps and rows that no training gets to; more would run over."""
+_LARGEST_COUNT = 2**53
+"""Steps and rows that no training reaches; more could overflow."""
 
 
-def load_progress(shown_path: str, arrays: Mapping[str, Array]) -> tuple[Array, Array]:
-    """Where the epoch stood: progress and totals."""
-    progress = load_array(shown_path, arrays, "progress", np.zeros(PROGRESS_SIZE, np.int64))
-    totals = load_array(shown_path, arrays, "totals", np.zeros(TOTALS_SIZE))
-    if (
-        (progress < 0).any()
-        or (progress > _MOST).any()
-        or progress[ROW] != progress[DONE]
-        or progress[ROW] > max(progress[ROWS], 0)
-    ):
-        raise ValueError(f"{shown_path}: 'progress' is {progress.tolist()}, which no training leaves behind")
-    return progress, totals
+def load_state(shown_path: str, arrays: Mapping[str, Array], state: TrainingState, best: bool) -> None:
+    """Fill a training state from a checkpoint: as it stood, or as it was at the best parameters."""
+    numbers = load_array(shown_path, arrays, "progress", state.progress.reshape(1).view(np.int64))
+    totals = load_array(shown_path, arrays, "totals", state.totals.reshape(1).view(np.float64))
+    progress = numbers.view(state.progress.dtype)[0]
+    out_of_range = (numbers < 0).any() or (numbers > _LARGEST_COUNT).any()
+    if out_of_range or progress["row"] != progress["done"] or progress["row"] > progress["rows"]:
+        raise ValueError(f"{shown_path}: 'progress' is {numbers.tolist()}, which no training leaves behind")
+    state.progress[...], state.totals[...] = progress, totals.view(state.totals.dtype)[0]
+    state.vectors[...] = load_array(shown_path, arrays, "best.state" if best else "optimizer.state", state.vectors)
+    if best:
+        state.progress["step"] = load_array(shown_path, arrays, "best.step", np.zeros(1, np.int64))[0]
+
+
+def backend_of(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the backend and threads of a checkpoint, which an earlier version may have called serial or parallel."""
+    backend, threads = settings["backend"], settings["threads"]
+    if backend == "serial":
+        return {"backend": "cpu", "threads": 1}
+    return {"backend": "cpu" if backend == "parallel" else backend, "threads": threads}

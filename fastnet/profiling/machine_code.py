@@ -1,16 +1,14 @@
-"""What the compiler made of a variant: how long that took, and the vector instructions of the inner loop.
+"""What the compiler made of a variant: compile time, and the vector instructions of its inner loop.
 
-Imports `kernels.variants` and `kernels._jit`. Both need a compilation that has just happened: a kernel out of the cache
-took no time, and Numba cannot show its assembly. So `inspect` runs this module as a program, in a process of its own
-whose cache folder is new and empty.
+Both need a fresh compilation: a kernel loaded from the cache took no time, and Numba cannot show its assembly. So
+`inspect` runs this module as a program, in a process of its own with an empty cache folder.
 
-The inner loop is found in the assembly, not by watching it run: a micro-kernel's where there is one, and of all loops
-that hold no other loop the one with the most vector arithmetic (bytes of registers, an FMA counting as two). So it is
-the widest tile's, though narrow matrices use narrower ones. A kernel that holds a loop for each activation is compiled
-once more with its code as a constant, so that the others drop out. Of the losses, whose code goes through several
-functions, nobody can tell whose loop is whose, and none is shown.
+The inner loop is found in the assembly, not by watching it run: a micro-kernel's where there is one, otherwise, of all
+innermost loops, the one with the most vector arithmetic (bytes of registers, an FMA counting as two). It is therefore
+the loop of the widest micro-tile, though narrow matrices use narrower ones.
 """
 
+import gc
 import json
 import os
 import re
@@ -18,18 +16,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
-from numba import types
-from numba.core.dispatcher import Dispatcher
 
 from ..kernels.jit import target
+from ..kernels.jit.numba_internals import CPUDispatcher
 from ..kernels.registry import find, prepare
-from ..kernels.specs.cases import Case
+from ..kernels.specs.base import Case
 
 
 @dataclass(frozen=True)
@@ -39,13 +35,13 @@ class Loop:
     Attributes
     ----------
     function : str
-        The symbol it stands in, without what Numba adds to it.
+        Name of the function that holds it, demangled.
     vector_bytes : int
-        Width of the widest registers that its arithmetic uses; an element's, where that is not vectorised.
+        Width of the widest registers that its arithmetic uses; an element's width where it is not vectorised.
     fmas, arithmetic, instructions : int
-        Vector FMAs of that width; all its floating-point arithmetic; all its instructions.
+        Number of FMAs of that width, of all floating-point instructions, and of all instructions.
     loops : int
-        How many loops with vector arithmetic there are to choose from.
+        Number of loops with vector arithmetic, of which this one was chosen.
     text : str
         Its assembly.
     """
@@ -61,14 +57,14 @@ class Loop:
 
 @dataclass(frozen=True)
 class Code:
-    """What compiling a variant gave.
+    """Result of compiling a variant.
 
     Attributes
     ----------
     first_call_s : float
-        Seconds of the first call in a new process with an empty cache, less those of the second.
+        Seconds of the first call in a new process with an empty cache, minus those of the second.
     loop : Loop or None
-        None where there is no loop that computes with floating-point numbers.
+        None if no loop computes with floating-point numbers.
     """
 
     first_call_s: float
@@ -77,7 +73,8 @@ class Code:
 
 # ------------------------------------------------------------------------------------------- assembly
 
-_TILE_FIRST = 1 << 20  # bytes that no loop computes on
+_MICROKERNEL = re.compile(r"fastnet\.(?:tile|microkernel)\.")
+_MICROKERNEL_SCORE = 1 << 20  # more than any loop's bytes of registers
 
 _FMA = re.compile(r"vfn?m(?:add|sub)\w*[ps][sd]$|fml[as]$|fmadd$")
 _ARITHMETIC = re.compile(r"v?(?:add|sub|mul|div|min|max|sqrt)[ps][sd]$|f(?:add|sub|mul|div|min|max|sqrt|minnm|maxnm)$")
@@ -87,21 +84,27 @@ _BRANCH = re.compile(r"^(?:j\w+|b|b\.\w+|cbn?z|tbn?z)$")
 
 
 def inner_loop(assembly: str) -> Loop | None:
-    """Find the innermost loop with the most vector arithmetic in the text of a module, x86 (AT&T) or ARM."""
+    """Find the innermost loop with the most vector arithmetic, a micro-kernel's if there is one.
+
+    Parameters
+    ----------
+    assembly : str
+        Of one or several modules, for x86 (AT&T syntax) or ARM.
+    """
     best, best_score, count = None, 0, 0
-    functions = dict(_functions(assembly))  # linked into several modules, but counted once
+    functions = dict(_functions(assembly))  # a function linked into several modules counts once
     for function, lines in functions.items():
         for body in _innermost(lines):
             score, loop = _weigh(function, body)
             count += loop is not None and loop.vector_bytes > 8
-            score += _TILE_FIRST * function.startswith("fastnet.tile.")
+            score += _MICROKERNEL_SCORE * (_MICROKERNEL.match(function) is not None)
             if loop is not None and score > best_score:
                 best, best_score = loop, score
     return None if best is None else Loop(**{**asdict(best), "loops": count})
 
 
 def _functions(assembly: str) -> Iterator[tuple[str, list[str]]]:
-    """Names and lines of the functions, without Python's entries to them."""
+    """Yield names and lines of the functions, without the entries from Python and C."""
     name, lines = "", list[str]()
     for line in assembly.splitlines():
         found = _SYMBOL.match(line)
@@ -116,7 +119,7 @@ def _functions(assembly: str) -> Iterator[tuple[str, list[str]]]:
 
 
 def _innermost(lines: list[str]) -> Iterator[list[str]]:
-    """Loops, from a label to the last branch back to it, that hold no other."""
+    """Yield the lines of loops that hold no other: from a label to the last branch back to it."""
     labels: dict[str, int] = {}
     ends: dict[int, int] = {}
     for i, line in enumerate(lines):
@@ -132,7 +135,7 @@ def _innermost(lines: list[str]) -> Iterator[list[str]]:
 
 
 def _weigh(function: str, body: list[str]) -> tuple[int, Loop | None]:
-    """How much arithmetic a loop does, in bytes of registers, and the loop."""
+    """Return a loop and its score: bytes of registers that it computes on, FMAs counting twice."""
     fmas: list[int] = []
     others: list[int] = []
     instructions = 0
@@ -148,15 +151,15 @@ def _weigh(function: str, body: list[str]) -> tuple[int, Loop | None]:
     if not widths:
         return 0, None
     widest = max(widths)
-    # A comment; but #16 is a number of ARM's.
+    # "#" begins a comment, but "#16" is a number on ARM.
     shown = [re.split(r"#(?![-\d])", line)[0] for line in body if line.strip()[:1] not in ("", "#")]
     text = "\n".join(line.rstrip().expandtabs(4) for line in shown)
-    loop = Loop(_plain(function), widest, fmas.count(widest), len(widths), instructions, 0, text)
+    loop = Loop(_demangle(function), widest, fmas.count(widest), len(widths), instructions, 0, text)
     return 2 * sum(fmas) + sum(others), loop
 
 
 def _width(name: str, operands: str) -> int:
-    """Bytes of the registers that an instruction computes on."""
+    """Return the width in bytes of the registers that an instruction computes on."""
     if name[-2:] in ("ss", "sd"):
         return 4 if name[-2:] == "ss" else 8
     for register, width in (("%zmm", 64), ("%ymm", 32), ("%xmm", 16)):
@@ -167,8 +170,8 @@ def _width(name: str, operands: str) -> int:
     return 16 if re.search(r"\bv\d+\.[248]", operands) else 8 if re.search(r"\bd\d+", operands) else 4
 
 
-def _plain(symbol: str) -> str:
-    """What stands in a source of a symbol that Numba has mangled: its modules and its name."""
+def _demangle(symbol: str) -> str:
+    """Demangle a symbol of Numba's: modules and name, without types."""
     if not symbol.startswith("_ZN"):
         return symbol
     names, rest = [], symbol[3:]
@@ -183,12 +186,23 @@ def _plain(symbol: str) -> str:
 
 
 def inspect(operation: str, variant: str, dtype: str, case: Case) -> Code | None:
-    """Compile a variant of the table in a new process with an empty cache; None for one that is not compiled."""
+    """Compile a variant of the table in a new process with an empty cache.
+
+    Returns
+    -------
+    Code or None
+        None for "reference", which is not compiled.
+
+    Raises
+    ------
+    RuntimeError
+        If that process fails.
+    """
     if variant == "reference":
         return None
     with tempfile.TemporaryDirectory(prefix="fastnet-") as folder:
         request = json.dumps([operation, variant, dtype, list(case.dims), case.option])
-        command = [sys.executable, "-m", "fastnet.machinecode", request]
+        command = [sys.executable, "-m", __name__, request]
         environment = {**os.environ, "NUMBA_CACHE_DIR": folder}
         done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode != 0:
@@ -198,8 +212,8 @@ def inspect(operation: str, variant: str, dtype: str, case: Case) -> Code | None
     return Code(answer["first_call_s"], Loop(**answer["loop"]) if answer["loop"] else None)
 
 
-def _answer(operation: str, variant: str, dtype: str, dims: list[int], option: str) -> Code:
-    """Compile a variant by calling it; what `inspect` wants to know."""
+def _compile(operation: str, variant: str, dtype: str, dims: list[int], option: str) -> Code:
+    """Compile a variant by calling it, in a process with an empty cache."""
     function = find(operation, variant)
     arguments = prepare(operation, Case(tuple(dims), "profiled", option), dtype).arguments
     seconds = []
@@ -207,41 +221,32 @@ def _answer(operation: str, variant: str, dtype: str, dims: list[int], option: s
         start = time.perf_counter()
         function(*arguments)
         seconds.append(time.perf_counter() - start)
-    return Code(seconds[0] - seconds[1], inner_loop(_assembly(function, dtype)))
+    return Code(seconds[0] - seconds[1], inner_loop(_assembly(dtype)))
 
 
-def _assembly(function: Callable[..., Any], dtype: str) -> str:
-    """The assembly of all that a variant calls, as it was just compiled."""
-    if isinstance(function, partial):
-        dispatcher: Any = function.func
-        if not hasattr(dispatcher, "inspect_asm"):
-            return ""
-        compiled = dispatcher.signatures[0]
-        constants = [types.literal(value) for value in function.args]
-        dispatcher.compile((*constants, *compiled[len(constants) :]))
-        return str(dispatcher.inspect_asm(dispatcher.signatures[-1]))
-    found = [(dispatcher, signature) for dispatcher in _compiled_here() for signature in dispatcher.signatures]
+def _assembly(dtype: str) -> str:
+    """Return the assembly of the kernels for a dtype that this process has compiled."""
+    # Factories make kernels that no module holds.
+    kernels = [value for value in gc.get_objects() if isinstance(value, CPUDispatcher)]
     return "\n".join(
-        dispatcher.inspect_asm(signature) for dispatcher, signature in found if _is_about(signature, dtype)
+        kernel.inspect_asm(signature)
+        for kernel in kernels
+        if kernel.py_func.__module__.startswith("fastnet.kernels.")
+        for signature in kernel.signatures
+        if _matches(signature, dtype)
     )
 
 
-def _is_about(signature: tuple[Any, ...], dtype: str) -> bool:
+def _matches(signature: tuple[Any, ...], dtype: str) -> bool:
+    """Tell whether a signature has arguments of a dtype, or none of either float."""
     kinds = {str(getattr(kind, "dtype", kind)) for kind in signature}
     return dtype in kinds or not kinds & {"float32", "float64"}
 
 
-def _compiled_here() -> list[Any]:
-    """Kernels that this process has compiled."""
-    modules = [module for name, module in sys.modules.items() if name.startswith("fastnet.kernels.")]
-    values = [value for module in modules for value in vars(module).values()]
-    return [*{id(value): value for value in values if isinstance(value, Dispatcher) and value.signatures}.values()]
-
-
 def main() -> None:
-    """Answer one request of `inspect`, on standard output."""
+    """Answer a request of `inspect` on standard output."""
     np.seterr(all="ignore")
-    print(json.dumps(asdict(_answer(*json.loads(sys.argv[1])))))
+    print(json.dumps(asdict(_compile(*json.loads(sys.argv[1])))))
 
 
 if __name__ == "__main__":

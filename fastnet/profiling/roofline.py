@@ -1,20 +1,22 @@
-"""The roofline plot: speeds against operations a byte, under the limits of this machine.
+"""The roofline plot: speed against arithmetic intensity, under the limits of this machine.
 
-Imports matplotlib, when a plot is asked for, and nothing of the package. S. Williams, A. Waterman, D. Patterson,
-"Roofline: an insightful visual performance model" (2009).
+Source: S. Williams, A. Waterman, D. Patterson, "Roofline: an insightful visual performance model" (2009).
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
-"""Okabe and Ito's, which the colour-blind tell apart."""
+"""Of Okabe and Ito, which colour-blind readers can tell apart."""
 
 MARKS = ("o", "s", "^", "D", "v", "P", "X")
 
+_SLANTED: dict[str, Any] = {"rotation": 45, "rotation_mode": "anchor", "transform_rotates_text": True}
+_SLANTED |= {"color": "0.35", "fontsize": 7.5}
+
 
 class Point(NamedTuple):
-    """A measured kernel: its name, its operations a byte, its GFLOP/s, and what it is one of."""
+    """A measured kernel: its label, FLOP/byte, GFLOP/s, and the group that gives it colour and mark."""
 
     name: str
     intensity: float
@@ -23,20 +25,20 @@ class Point(NamedTuple):
 
 
 def draw(ax: Any, points: Sequence[Point], gflops: float, gbps: Mapping[str, float], title: str) -> None:
-    """Draw points under the roofs.
+    """Draw a roofline plot into axes.
 
     Parameters
     ----------
     ax : matplotlib.axes.Axes
-        Where to draw.
+        Changed in place.
     points : sequence of Point
-        With more than 0 operations. Those of one group share a colour and a mark.
+        All with an intensity above 0.
     gflops : float
-        The limit of arithmetic.
+        The FMA peak in GFLOP/s.
     gbps : mapping of str to float
-        Limits of bandwidth, by level.
+        Bandwidths in GB/s, by level of the memory hierarchy.
     title : str
-        Above the plot.
+        Of the plot.
     """
     left = min([point.intensity for point in points] + [0.1]) / 2
     right = max([point.intensity for point in points] + [10 * gflops / min(gbps.values())]) * 2
@@ -45,17 +47,8 @@ def draw(ax: Any, points: Sequence[Point], gflops: float, gbps: Mapping[str, flo
         knee = gflops / rate
         ax.plot([left, knee, right], [left * rate, gflops, gflops], color="0.55", linewidth=1, zorder=1)
         x = max(left, bottom / rate) * 1.3 * 1.5**i
-        ax.annotate(
-            f"{level} {rate:.0f} GB/s",
-            (x, x * rate),
-            color="0.35",
-            fontsize=7.5,
-            rotation=45,
-            rotation_mode="anchor",
-            transform_rotates_text=True,
-            xytext=(0, 2),
-            textcoords="offset points",
-        )
+        label = f"{level} {rate:.0f} GB/s"
+        ax.annotate(label, (x, x * rate), (0, 2), textcoords="offset points", **_SLANTED)
     ax.text(gflops / max(gbps.values()), gflops * 1.06, f"FMA peak {gflops:.0f} GFLOP/s", color="0.35", fontsize=8)
     groups = list(dict.fromkeys(point.group for point in points))
     for i, group in enumerate(groups):
@@ -64,12 +57,12 @@ def draw(ax: Any, points: Sequence[Point], gflops: float, gbps: Mapping[str, flo
         ax.scatter([p.intensity for p in own], [p.gflops for p in own], s=26, zorder=3, label=group, **look)
     _label(ax, points, {group: COLOURS[i % len(COLOURS)] for i, group in enumerate(groups)})
     ax.set(xscale="log", yscale="log", xlim=(left, right), ylim=(bottom, gflops * 1.7), title=title)
-    ax.set(xlabel="floating-point operations a byte that must move", ylabel="GFLOP/s")
+    ax.set(xlabel="arithmetic intensity in FLOP/byte", ylabel="GFLOP/s")
     ax.spines[["top", "right"]].set_visible(False)
 
 
 def _label(ax: Any, points: Sequence[Point], colours: Mapping[str, str]) -> None:
-    """Names to the right of their points, those of one place one below the other."""
+    """Write labels to the right of their points, below each other where they would overlap."""
     taken: list[tuple[float, float]] = []  # intensity, height of the label
     for point in sorted(points, key=lambda point: -point.gflops):
         if not point.name:
@@ -79,12 +72,5 @@ def _label(ax: Any, points: Sequence[Point], colours: Mapping[str, str]) -> None
             if 0.2 < x / point.intensity < 5 and height > y / 1.22:
                 height = y / 1.22
         taken.append((point.intensity, height))
-        ax.annotate(
-            point.name,
-            (point.intensity, height),
-            xytext=(6, 0),
-            textcoords="offset points",
-            fontsize=8,
-            va="center",
-            color=colours[point.group],
-        )
+        look = {"fontsize": 8, "va": "center", "color": colours[point.group]}
+        ax.annotate(point.name, (point.intensity, height), (6, 0), textcoords="offset points", **look)

@@ -1,25 +1,28 @@
 """A training step, kernel by kernel: where its time goes.
 
-Imports `network`, `optimizers`, `timing`, and of the kernels `engine`, `parts` and `limits`. Each part of a step
-(forward by layer, loss, backward by layer, weights and update by layer) is the epoch's own function at its own shapes,
-run over and over by itself, in turns with whole steps. Alone, a part finds its arrays in the nearest cache, which in a
-step it may not: `remainder` is what the parts do not explain, caches and loop included.
+Each part of a step (forward by layer, loss, backward by layer, weights and update by layer) is the function of the
+compiled step at its own shapes, repeated by itself, interleaved with whole steps. Alone, a part finds its arrays in the
+nearest cache, which in a step it may not: `remainder` is what the parts do not explain, caches and loop included.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from ..kernels.cpu.threads.pool import limit_threads
 from ..kernels.engine import step_breakdown
-from ..kernels.engine.engine import Engine, OptimizerState, start_epoch
-from ..kernels.engine.plan import ACTIVATION, LOSS, MICRO_BATCH_ROWS, STEP, A, K, N, X, address
+from ..kernels.engine.backend import Array, start_epoch
+from ..kernels.engine.engine import CpuEngine
+from ..kernels.engine.optimizer_state import OptimizerState
+from ..kernels.engine.plan import MICRO_BATCH_ROWS, address_of
+from ..kernels.engine.step_breakdown import layer_context
 from ..kernels.limits import fma_peak
-from ..kernels.specs.base import Array
-from ..kernels.specs.codes import CROSS_ENTROPY, IDENTITY
+from ..kernels.specs.activations import IDENTITY
+from ..kernels.specs.losses import LOSSES
 from ..kernels.verify import WrongKernelError
 from ..network import Network
 from ..optimizers import SGD, Adam, Optimizer
@@ -100,7 +103,7 @@ def profile_step(
     layer_sizes : sequence of int
         Inputs, hidden sizes (ReLU), outputs (identity).
     batch_size : int, default 128
-        Rows, at most 1024: more are worked through in slices of that many.
+        Rows, at most 1024: more are processed in micro-batches of that many.
     dtype : str, default "float32"
         float32 or float64.
     loss : str, default "mse"
@@ -119,22 +122,23 @@ def profile_step(
     Raises
     ------
     ValueError
-        If the batch is larger than a slice.
+        If the batch is larger than a micro-batch.
     WrongKernelError
         If the parts, one after the other, do not give the bits of the step. Nothing has been timed then.
     """
     if not 1 <= batch_size <= MICRO_BATCH_ROWS:
         raise ValueError(
-            f"the batch size is {batch_size}; a step is profiled on 1 to {MICRO_BATCH_ROWS} rows, one slice"
+            f"the batch size is {batch_size}; a step is profiled on 1 to {MICRO_BATCH_ROWS} rows, one micro-batch"
         )
-    work = _Step(tuple(layer_sizes), batch_size, dtype, loss, optimizer)
+    with limit_threads(1):
+        work = _Step(tuple(layer_sizes), batch_size, dtype, loss, optimizer)
     work.verify()
     named = work.parts(0.0)
     sides: dict[Any, Callable[[], float]] = {"limit": partial(fma_peak, dtype, 0.0005), 1: batches(work.epoch)}
     sides |= {part[0]: batches(part[3]) for part in named}
     for count in sorted(set(threads) - {1}):
         with limit_threads(count):
-            sides[count] = batches(_Step(work.sizes, batch_size, dtype, loss, optimizer, "parallel").epoch)
+            sides[count] = batches(_Step(work.sizes, batch_size, dtype, loss, optimizer).epoch)
     found = {name: spread(times) for name, times in interleave(sides, seconds).items()}
     steps = {name: _times(found[name], 1 / _STEPS) for name in found if isinstance(name, int)}
     timed = tuple(Part(name, shape, _times(found[name], 1 / _REPEATED), flops) for name, shape, flops, _ in named)
@@ -151,68 +155,75 @@ def _times(seconds: Spread, factor: float) -> Spread:
 class _Step:
     """A network, a batch over and over, and the engine that trains on it."""
 
-    def __init__(
-        self, sizes: tuple[int, ...], rows: int, dtype: str, loss: str, optimizer: str, variant: str = "simd"
-    ) -> None:
+    def __init__(self, sizes: tuple[int, ...], rows: int, dtype: str, loss: str, optimizer: str) -> None:
         rng = np.random.default_rng(0)
         self.sizes, self.rows, self.dtype = sizes, rows, np.dtype(dtype)
         self.network = Network(sizes, dtype=dtype)
         self.X: Array = rng.standard_normal((_STEPS * rows, sizes[0])).astype(dtype)
         self.y: Array = rng.standard_normal((_STEPS * rows, sizes[-1])).astype(dtype)
-        if loss == "cross_entropy":
+        if LOSSES[loss].takes_labels:
             self.y = rng.integers(0, sizes[-1], _STEPS * rows)
-        elif loss == "binary_cross_entropy":
+        elif LOSSES[loss].unit_targets:
             self.y = (self.y > 0).astype(dtype)
-        how = OPTIMIZERS[optimizer]
-        hyper: dict[str, Any] = {**how.hyper}
-        self.state = np.zeros((how.vectors, self.network.parameters.size), dtype)
-        self.engine: Engine = self.network._engine(loss, rows, variant, OptimizerState(how.code, self.state, **hyper))
+        rule = OPTIMIZERS[optimizer]
+        self.state = np.zeros((rule.spec.state_vectors, self.network.parameters.size), dtype)
+        state = OptimizerState(rule.spec.code, self.state, rule.hyper)
+        network = self.network
+        codes = network.activation_codes
+        self.engine = CpuEngine(network.parameters, network.layer_sizes, codes, loss, rows, state)
 
     def train(self, steps: int, rate: float) -> None:
-        """So many steps from the first batch on."""
+        """Train ``steps`` steps from the first batch on."""
         plan = self.engine.plan
         start_epoch(plan.progress, plan.totals, 0)
         self.engine.train(self.X[: steps * self.rows], self.y[: steps * self.rows], rates=np.array([rate]))
 
     def epoch(self) -> None:
-        """All batches, at a rate of 0: the same work, and parameters that stay."""
+        """Train on all batches at a rate of 0: the same work, and parameters that stay."""
         self.train(_STEPS, 0.0)
 
     def parts(self, rate: float, times: int = _REPEATED) -> list[tuple[str, str, int, Callable[[], None]]]:
-        """Name, shape, operations and a function of every part, in a step's order, for the batch trained on last."""
+        """Return name, shape, operations and a function of every part, in order, for the batch trained on last."""
         plan, rows, dtype = self.engine.plan, self.rows, self.dtype
-        book, layers, item = plan.book, plan.layers, self.dtype.itemsize
-        work, last = address(plan.workspace), len(plan.layers) - 1
-        inputs = [int(book[X]), *(work + int(offset) * item for offset in layers[:-1, A])]
+        layers, sizes = plan.layers, list(pairwise(self.sizes))
+        X, workspace = int(plan.context["X"]), address_of(plan.workspace)
+        inputs = [X, *(workspace + int(offset) * dtype.itemsize for offset in layers["output"][:-1])]
+        step = {"start": 0, "rows": rows, "inputs": X, "is_first": 1, "is_last": 1}
+        step |= {"rate": rate, "gradient_scale": 1.0, "step_l2": 0.0}
         found: list[tuple[str, str, int, Callable[[], None]]] = []
-        one, two = step_breakdown.one_layer(book, 1), step_breakdown.one_layer(book, 2)
-        for i, (n, k) in enumerate(layers[:, [N, K]].tolist()):
-            call = partial(step_breakdown.repeat_forward, dtype, one, layers[i : i + 1], inputs[i], rows, times)
-            found.append((f"forward {i + 1}", f"{rows}x{n}x{k}", 2 * rows * n * k, call))
-        truths = 0 if book[LOSS] == CROSS_ENTROPY else rows
-        call = partial(step_breakdown.repeat_loss, dtype, book, layers, truths, rows, times)
-        found.append(("loss", f"{rows}x{self.sizes[-1]}", 0, call))
-        for i in range(last, 0, -1):
-            n, k = layers[i, [N, K]].tolist()
-            pair = layers[i - 1 : i + 1].copy()
-            if i < last:
-                pair[1, ACTIVATION] = IDENTITY  # its dZ is there already
-            call = partial(step_breakdown.repeat_backward, dtype, two, pair, rows, times)
-            found.append((f"backward {i + 1}", f"{rows}x{k}x{n}", 2 * rows * n * k, call))
-        for i, (n, k) in enumerate(layers[:, [N, K]].tolist()):
-            numbers = np.flatnonzero(plan.tasks[:, 0] == i)
-            call = partial(step_breakdown.repeat_weights, dtype, book, numbers, inputs[0], rows, rate, times)
-            found.append((f"weights {i + 1}", f"{k}x{rows}x{n}", 2 * rows * n * k, call))
+
+        def add(name: str, dims: tuple[int, ...], flops: int, table: Array, repeat: Any, *arguments: Any) -> None:
+            context = layer_context(plan.context, table, **step)
+
+            def call() -> None:  # keeps both arrays alive
+                repeat(dtype, address_of(context), *arguments, times)
+
+            call.kept = context, table  # type: ignore[attr-defined]
+            found.append((name, "x".join(map(str, dims)), flops, call))
+
+        for i, (n, k) in enumerate(sizes):
+            table = layers[i : i + 1]
+            add(f"forward {i + 1}", (rows, n, k), 2 * rows * n * k, table, step_breakdown.repeat_forward, inputs[i])
+        add("loss", (rows, self.sizes[-1]), 0, layers, step_breakdown.repeat_loss)
+        for i in range(len(sizes) - 1, 0, -1):
+            (n, k), pair = sizes[i], layers[i - 1 : i + 1].copy()
+            if i < len(sizes) - 1:
+                pair["activation"][1] = IDENTITY  # its dZ is there already
+            add(f"backward {i + 1}", (rows, k, n), 2 * rows * n * k, pair, step_breakdown.repeat_backward)
+        for i, (n, k) in enumerate(sizes):
+            tasks = np.flatnonzero(plan.weight_tasks["layer"] == i)
+            add(f"weights {i + 1}", (k, rows, n), 2 * rows * n * k, layers, step_breakdown.repeat_weights, tasks)
         return found
 
     def verify(self) -> None:
-        """Hold the parts, in order, against a step: the same bits."""
+        """Check the parts, in order, against a step: the same bits."""
         progress, parameters = self.engine.plan.progress, self.network.parameters
         start, results = parameters.copy(), []
         for by_parts in (True, False):
             self.train(1, 0.0)  # W^T of the parameters at the start; compiles
             parameters[:] = start
-            self.state[:], progress[STEP] = 0, 0
+            self.state[:] = 0
+            progress["step"] = 0
             self.engine.plan.workspace[:] = np.nan  # what a part leaves out must not be there from before
             if by_parts:
                 for *_, call in self.parts(0.01, 1):

@@ -1,9 +1,9 @@
-"""Timing: calls in batches, batches in turns, medians of them.
+"""Timing: batches of calls, interleaved, and their medians.
 
-Imports the standard library only. A shared machine slows down for seconds at a time, so whatever is compared takes
-turns: every round runs each side once, in an order of its own, since a fixed one met the scheduler's time slices (with
-the core wanted by others, a training step of 15 us had a median of 110). A side's turn is a batch of calls long enough
-for the clock, and short enough that most batches pass undisturbed: the median is then of those.
+A shared machine slows down for seconds at a time. Whatever is compared is therefore interleaved: every round runs one
+batch of each candidate, in a random order, since a fixed one falls in step with the scheduler's time slices
+(docs/performance-notes.md). A batch is long enough for the clock, and short enough that most batches run undisturbed,
+so that the median is taken from undisturbed ones.
 """
 
 import math
@@ -16,37 +16,52 @@ from typing import NamedTuple, TypeVar
 K = TypeVar("K")
 
 BATCH_S = 0.0002
-LEAST_ROUNDS = 15
+"""Seconds of a batch."""
+
+MIN_ROUNDS = 15
 
 
 class Spread(NamedTuple):
-    """A median, and the quartiles around it."""
+    """A median and the quartiles below and above it, in seconds."""
 
     median: float
     low: float
     high: float
 
     @property
-    def share(self) -> float:
-        """Interquartile range as a share of the median."""
+    def relative_iqr(self) -> float:
+        """Interquartile range divided by the median."""
         return (self.high - self.low) / self.median if self.median else math.nan
 
 
 def spread(samples: list[float]) -> Spread:
-    """Median and quartiles of at least two samples."""
+    """Return median and quartiles of at least two samples."""
     low, median, high = statistics.quantiles(samples, n=4, method="inclusive")
     return Spread(median, low, high)
 
 
 def batches(call: Callable[[], object], batch_s: float = BATCH_S, rest_s: float = 0.0) -> Callable[[], float]:
-    """Make a function that runs a batch of calls and gives the seconds of one of them.
+    """Make a function that times a batch of calls.
 
-    Each batch begins with a call that does not count: it brings the arrays back into the caches, and wakes threads.
-    ``rest_s`` is how long to sleep after a batch, until threads that wait for more work have stopped looking for it.
+    Each batch begins with a call that is not timed: it brings the arrays back into the caches and wakes threads.
+
+    Parameters
+    ----------
+    call : callable
+        It is called a few times, to find out how many calls make a batch.
+    batch_s : float, default BATCH_S
+        Seconds that a batch should take.
+    rest_s : float, default 0
+        Seconds to sleep after a batch, until spinning threads have gone to sleep.
+
+    Returns
+    -------
+    callable
+        Runs a batch and returns the seconds of one call.
     """
     call()
     times, took = 1, 0.0
-    while took < batch_s / 4:  # a batch long enough to trust its length
+    while took < batch_s / 4:  # long enough to extrapolate from
         start = time.perf_counter()
         for _ in range(times):
             call()
@@ -67,16 +82,31 @@ def batches(call: Callable[[], object], batch_s: float = BATCH_S, rest_s: float 
 
 
 def interleave(
-    sides: Mapping[K, Callable[[], float]], seconds: float, least: int = LEAST_ROUNDS
+    candidates: Mapping[K, Callable[[], float]], seconds: float, min_rounds: int = MIN_ROUNDS
 ) -> dict[K, list[float]]:
-    """Run every side once a round, for so many seconds and at least so many rounds; what each gave, round by round."""
-    rng, order = random.Random(0), list(sides)
-    found: dict[K, list[float]] = {name: [] for name in sides}
+    """Run every candidate once a round, in an order that changes from round to round.
+
+    Parameters
+    ----------
+    candidates : mapping of key to callable
+        Each returns one sample.
+    seconds : float
+        After this time no further round begins.
+    min_rounds : int, default MIN_ROUNDS
+        Rounds to run even if they take longer.
+
+    Returns
+    -------
+    dict of key to list of float
+        The samples of each candidate, round by round.
+    """
+    rng, order = random.Random(0), list(candidates)
+    samples: dict[K, list[float]] = {name: [] for name in candidates}
     end = time.perf_counter() + seconds
     rounds = 0
-    while rounds < least or time.perf_counter() < end:
+    while rounds < min_rounds or time.perf_counter() < end:
         rng.shuffle(order)
         for name in order:
-            found[name].append(sides[name]())
+            samples[name].append(candidates[name]())
         rounds += 1
-    return found
+    return samples

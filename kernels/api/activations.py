@@ -1,98 +1,86 @@
-"""The public kernel functions: check at the door, allocate the result, call a variant. Layers and activations.
+"""The public activations and their derivatives, generated from their specs.
 
-Imports `doors`, `elementwise` for the codes, `promises` and `variants`. Losses are in `scores`, parameter updates in
-`updates`. Names and shapes are the article-style ones: one sample a row, X (B, n), W (k, n), b (k,), Z and A (B, k).
-Everywhere: float32 and float64 are taken as they are, mixed floats promote, integers become float64, lists and
-arrays of any strides are converted; NaN and infinity pass through the arithmetic. ``variant`` names a rung, "auto" the
-promoted one for the size at hand; `variants` lists them.
+Everywhere in the kernels' public functions: float32 and float64 are used as they are, mixed floats promote, integers
+become float64, lists and arrays of any strides are converted; NaN and infinity pass through the arithmetic. The
+argument ``variant`` names an implementation, "auto" the one that is fastest for the size; `variants` lists them.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from ..registry import find
+from ..specs.activations import ACTIVATION_BY_CODE
 from ..specs.base import Array
 from . import validation
 
-# -------------------------------------------------------------------------------------- activations
+_DOCSTRING = """{equation}, elementwise.
+
+{note}Parameters
+----------
+Z : array_like
+    Any shape.
+variant : str, default "auto"
+    The variant to run.
+
+Returns
+-------
+ndarray
+    {result}, in Z's shape and dtype; a number for a number. NaN stays NaN{nan}.
+
+Raises
+------
+TypeError
+    If Z is not made of real numbers.
+ValueError
+    If there is no such variant.
+"""
 
 
-def _elementwise(operation: str, Z: ArrayLike, variant: str) -> Array:
-    (Z,) = validation.floats(Z=Z)
-    flat = np.ascontiguousarray(Z).reshape(-1)
-    out = np.empty_like(flat)
-    find(operation, variant, flat.size)(flat, out)
-    shaped: Array = out.reshape(Z.shape)[()]  # a number for a number, as NumPy does it
-    return shaped
+def _elementwise(operation: str, doc: str) -> Callable[..., Array]:
+    """Make the public function of an elementwise operation."""
+
+    def function(Z: ArrayLike, variant: str = "auto") -> Array:
+        (Z,) = validation.floats(Z=Z)
+        flat = np.ascontiguousarray(Z).reshape(-1)
+        out = np.empty_like(flat)
+        find(operation, variant, flat.size)(flat, out)
+        shaped: Array = out.reshape(Z.shape)[()]  # a number for a number, as NumPy does
+        return shaped
+
+    function.__name__ = function.__qualname__ = operation
+    function.__doc__ = doc
+    return function
 
 
-def identity(Z: ArrayLike, variant: str = "auto") -> Array:
-    """Z itself, copied; any shape."""
-    return _elementwise("identity", Z, variant)
+def _described(equation: str, result: str, note: str = "", nan: str = "") -> str:
+    return _DOCSTRING.format(equation=equation, result=result, note=note and f"{note}\n\n", nan=nan)
 
 
-def identity_derivative(Z: ArrayLike, variant: str = "auto") -> Array:
-    """1 for every element of Z; any shape."""
-    return _elementwise("identity_derivative", Z, variant)
+FUNCTIONS: tuple[Callable[..., Array], ...] = tuple(
+    _elementwise(
+        spec.name, _described(spec.equation, "The activation of each element", spec.source and f"From {spec.source}.")
+    )
+    for spec in ACTIVATION_BY_CODE
+)
+"""The activations by code."""
 
+DERIVATIVES: tuple[Callable[..., Array], ...] = tuple(
+    _elementwise(
+        f"{spec.name}_derivative",
+        _described(
+            spec.derivative_equation,
+            "The derivative at each element",
+            f"The derivative of `{spec.name}` with respect to Z.",
+            ", except where the derivative is piecewise constant",
+        ),
+    )
+    for spec in ACTIVATION_BY_CODE
+)
+"""Their derivatives by code."""
 
-def relu(Z: ArrayLike, variant: str = "auto") -> Array:
-    """max(0, Z), elementwise; any shape. NaN stays NaN."""
-    return _elementwise("relu", Z, variant)
-
-
-def relu_derivative(Z: ArrayLike, variant: str = "auto") -> Array:
-    """1 where Z > 0, else 0 (at 0 too: the usual subgradient), in Z's dtype; any shape."""
-    return _elementwise("relu_derivative", Z, variant)
-
-
-def tanh(Z: ArrayLike, variant: str = "auto") -> Array:
-    """Hyperbolic tangent, elementwise; any shape."""
-    return _elementwise("tanh", Z, variant)
-
-
-def tanh_derivative(Z: ArrayLike, variant: str = "auto") -> Array:
-    """1 - tanh(Z)^2, elementwise; any shape."""
-    return _elementwise("tanh_derivative", Z, variant)
-
-
-def sigmoid(Z: ArrayLike, variant: str = "auto") -> Array:
-    """1 / (1 + exp(-Z)), elementwise, without overflow; any shape."""
-    return _elementwise("sigmoid", Z, variant)
-
-
-def sigmoid_derivative(Z: ArrayLike, variant: str = "auto") -> Array:
-    """S (1 - S) with S = sigmoid(Z), elementwise; any shape."""
-    return _elementwise("sigmoid_derivative", Z, variant)
-
-
-def leaky_relu(Z: ArrayLike, variant: str = "auto") -> Array:
-    """Z where Z > 0, else Z / 100, elementwise; any shape."""
-    return _elementwise("leaky_relu", Z, variant)
-
-
-def leaky_relu_derivative(Z: ArrayLike, variant: str = "auto") -> Array:
-    """1 where Z > 0, else 1 / 100 (at 0 too), in Z's dtype; any shape."""
-    return _elementwise("leaky_relu_derivative", Z, variant)
-
-
-def gelu(Z: ArrayLike, variant: str = "auto") -> Array:
-    """Z/2 (1 + erf(Z / sqrt 2)), the exact form, elementwise; any shape."""
-    return _elementwise("gelu", Z, variant)
-
-
-def gelu_derivative(Z: ArrayLike, variant: str = "auto") -> Array:
-    """Phi(Z) + Z phi(Z), elementwise, where Phi is the normal distribution and phi its density; any shape."""
-    return _elementwise("gelu_derivative", Z, variant)
-
-
-def silu(Z: ArrayLike, variant: str = "auto") -> Array:
-    """Z sigmoid(Z), elementwise; any shape."""
-    return _elementwise("silu", Z, variant)
-
-
-def silu_derivative(Z: ArrayLike, variant: str = "auto") -> Array:
-    """S (1 + Z (1 - S)) with S = sigmoid(Z), elementwise; any shape."""
-    return _elementwise("silu_derivative", Z, variant)
+PUBLIC = {function.__name__: function for pair in zip(FUNCTIONS, DERIVATIVES, strict=True) for function in pair}
+"""Both by name."""

@@ -1,6 +1,7 @@
-"""Checks at the door: what arrives is converted or refused before anything is computed or overwritten.
+"""Input validation: convert or reject arguments before anything is computed or overwritten.
 
-Imports NumPy only. Every message says what arrived, what was expected and what to do.
+Each message says what arrived, what was expected and what to do. A parameter ``at`` holds the row numbers to name in
+messages, where the rows are a selection from the caller's array.
 """
 
 from typing import Any
@@ -11,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 Array = NDArray[Any]
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
-_SLICE_ELEMENTS = 1 << 18  # searched at a time for NaN, so that no mask of the whole array is made
+_CHUNK_ELEMENTS = 1 << 18  # searched at a time for NaN, which avoids a mask of the whole array
 
 
 def floats(**arrays: ArrayLike) -> list[Array]:
@@ -58,41 +59,41 @@ def _to_float(name: str, array: Array) -> Array:
 
 
 def matrix(name: str, array: Array) -> None:
-    """Refuse what is not two-dimensional."""
+    """Reject an array that is not two-dimensional."""
     if array.ndim != 2:
         hint = f"; for one sample use {name}.reshape(1, -1)" if array.ndim == 1 else ""
         raise ValueError(f"{name} has shape {array.shape}; expected two dimensions, one sample a row{hint}")
 
 
 def same_shape(name: str, array: Array, other_name: str, other: Array) -> None:
-    """Refuse arrays of different shapes, which NumPy would broadcast: (B,) against (B, 1) gives (B, B)."""
+    """Reject arrays of different shapes, which NumPy would broadcast: (B,) against (B, 1) gives (B, B)."""
     if array.shape != other.shape:
         raise ValueError(f"{name} has shape {array.shape} but {other_name} has {other.shape}; they must be the same")
 
 
 def nonempty(name: str, array: Array) -> None:
-    """Refuse an array without elements."""
+    """Reject an array without elements."""
     if array.size == 0:
         raise ValueError(f"{name} is empty (shape {array.shape}); expected at least one row and one column")
 
 
 def finite(name: str, array: Array, at: Array | None = None) -> None:
-    """Refuse NaN and infinity, by name and position; ``at``: the numbers of the rows, where they are a selection."""
+    """Reject NaN and infinity, naming the first one's position."""
     if array.ndim == 0 or array.size == 0:
         return
-    rows = max(1, _SLICE_ELEMENTS * len(array) // array.size)
+    rows = max(1, _CHUNK_ELEMENTS * len(array) // array.size)
     for start in range(0, len(array), rows):
-        piece = array[start : start + rows]
-        if not np.isfinite(piece).all():
-            position = tuple(int(i) for i in np.argwhere(~np.isfinite(piece))[0])
-            what = "NaN" if np.isnan(piece[position]) else "infinity"
+        chunk = array[start : start + rows]
+        if not np.isfinite(chunk).all():
+            position = tuple(int(i) for i in np.argwhere(~np.isfinite(chunk))[0])
+            what = "NaN" if np.isnan(chunk[position]) else "infinity"
             where = (_number(position[0] + start, at), *position[1:])
-            place = f"row {where[0]}" + "".join(f", column {column}" for column in where[1:])
-            raise ValueError(f"{name} holds {what} at {place}; remove or replace such values first")
+            location = f"row {where[0]}" + "".join(f", column {column}" for column in where[1:])
+            raise ValueError(f"{name} holds {what} at {location}; remove or replace such values first")
 
 
 def unit_interval(name: str, array: Array, at: Array | None = None) -> None:
-    """Refuse numbers below 0 or above 1, by position; NaN passes, as elsewhere in the kernels."""
+    """Reject numbers below 0 or above 1, naming the first one's row; NaN passes, as elsewhere in the kernels."""
     outside = (array < 0) | (array > 1)
     if outside.any():
         position = tuple(int(i) for i in np.argwhere(outside)[0])
@@ -107,7 +108,7 @@ def _number(row: int, at: Array | None) -> int:
 
 
 def labels(name: str, value: ArrayLike, rows: int, classes: int, at: Array | None = None) -> NDArray[np.int64]:
-    """Class labels (rows,) as int64, from integers 0..classes-1 or from one-hot rows (rows, classes).
+    """Convert class labels 0..classes-1 (rows,) or one-hot rows (rows, classes) to int64 labels (rows,).
 
     Raises
     ------
@@ -131,7 +132,7 @@ def labels(name: str, value: ArrayLike, rows: int, classes: int, at: Array | Non
             f"one for each row of X{hint}"
         )
     finite(name, array, at)
-    with np.errstate(invalid="ignore"):  # 1e300 becomes some integer, and is refused below
+    with np.errstate(invalid="ignore"):  # 1e300 becomes some integer, and is rejected below
         whole = array.astype(np.int64)
     wrong = np.flatnonzero((whole != array) | (whole < 0) | (whole >= classes))
     if wrong.size:
@@ -156,13 +157,13 @@ def _from_one_hot(name: str, array: Array, at: Array | None) -> NDArray[np.int64
 
 
 def function(name: str, value: Any) -> None:
-    """Refuse what cannot be called, such as the name of an activation."""
+    """Reject a value that cannot be called, such as the name of an activation."""
     if not callable(value):
         raise TypeError(f"{name} is {value!r}; expected a function of Z, such as fastnet.kernels.relu or a lambda")
 
 
 def in_place(**arrays: Array) -> None:
-    """Refuse what cannot be updated in place: here nothing is converted, the caller's own array must change."""
+    """Reject arrays that cannot be updated in place: the caller's own array must change, so nothing is converted."""
     first = arrays["parameters"]
     for name, array in arrays.items():
         if not isinstance(array, np.ndarray) or array.dtype not in (np.float32, np.float64):

@@ -1,116 +1,121 @@
-"""Rung `simd`: activations and their derivatives over vectors.
+"""Variant `simd`: activations and their derivatives over vectors.
 
-Imports `_jit`, `elementwise` for the codes, `arrays` and `vmath`. What changed from `loops`: the activation is chosen
-once, outside the loop, and exp and tanh are theirs. Why that is faster: each loop is straight-line code that
-LLVM vectorises to the full register, where `loops` calls libm for one element at a time (6 to 35 times at 16384
-elements). What it costs: up to 2 ulp (3.4 of silu, 4 of gelu) instead of libm's 0.6 to 1; one more loop to compile
-for each activation, 0.1 s.
+What changed from `loops`: exp and tanh are those of `vmath`, plain arithmetic or AVX-512's own instructions, so that
+LLVM vectorises each loop to the full register, where `loops` calls libm for one element at a time (6 to 35 times the
+speed at 16384 elements). What it costs: errors of up to 2 ulp (silu 3.4, gelu 4) instead of libm's 0.6 to 1.
 
-Arrays in, arrays out: the caller allocates every output.
+Each activation has kernels of its own, made from the functions of its name in `vmath`, or from its spec where `vmath`
+has none, so that a network compiles only those that it uses. The caller allocates every output.
 """
 
+import functools
 from typing import Any
 
 from numba import types
 
-from ..jit.call_by_address import by_address
+from ..jit.call_by_address import by_address, kernel_address
 from ..jit.decorator import jit
-from ..specs.codes import GELU, LEAKY_RELU, RELU, SIGMOID, SILU, TANH
-from .vmath import avx512, scalar
+from ..specs.activations import ACTIVATION_BY_CODE, IDENTITY
+from .elementwise import elementwise, formula, named
+from .vmath import avx512, erf, exp, log, sigmoid, tanh
+
+_VMATH = (exp, log, tanh, sigmoid, erf)
 
 
-@by_address(lambda real: (types.intp, *[types.Array(real, 1, "C")] * 2))
-@jit
-def apply_activation(activation: int, Z: Any, out: Any) -> None:
-    """Out = activation(Z), elementwise over vectors of one length."""
-    zero = Z.dtype.type(0)
-    if activation == RELU:
-        for i in range(Z.size):
-            z = Z[i]
-            out[i] = zero if z < zero else z  # not max(): it would turn NaN into 0
-    elif activation == TANH:
-        avx512.tanh(Z, out)
-    elif activation == SIGMOID:
-        avx512.sigmoid(Z, out)
-    elif activation == LEAKY_RELU:
-        slope = Z.dtype.type(0.01)
-        for i in range(Z.size):
-            out[i] = Z[i] if Z[i] > zero else Z[i] * slope
-    elif activation == GELU:
-        for i in range(Z.size):
-            out[i] = scalar.gelu(Z[i])
-    elif activation == SILU:
-        for i in range(Z.size):
-            out[i] = scalar.silu(Z[i])
-    else:
-        for i in range(Z.size):
-            out[i] = Z[i]
+def _vectorisable(name: str) -> Any:
+    """Find a function of one number in `vmath` by name; None where there is none."""
+    return next((getattr(module, name) for module in _VMATH if hasattr(module, name)), None)
 
 
-@jit
-def apply_derivative(activation: int, Z: Any, out: Any) -> None:
-    """Out = activation'(Z), elementwise over vectors of one length."""
-    one = Z.dtype.type(1)
-    if activation == RELU:
-        for i in range(Z.size):
-            out[i] = one if Z[i] > one - one else one - one
-    elif activation == TANH:
-        avx512.tanh(Z, out)
-        for i in range(Z.size):
-            out[i] = one - out[i] * out[i]
-    elif activation == SIGMOID:
-        for i in range(Z.size):
-            out[i] = scalar.sigmoid_derivative(Z[i])
-    elif activation == LEAKY_RELU:
-        slope = Z.dtype.type(0.01)
-        for i in range(Z.size):
-            out[i] = one if Z[i] > one - one else slope
-    elif activation == GELU:
-        for i in range(Z.size):
-            out[i] = scalar.gelu_derivative(Z[i])
-    elif activation == SILU:
-        for i in range(Z.size):
-            out[i] = scalar.silu_derivative(Z[i])
-    else:
-        for i in range(Z.size):
-            out[i] = one
+def _vectors(count: int) -> Any:
+    return by_address(lambda real: (types.Array(real, 1, "C"),) * count)
 
 
-@by_address(lambda real: (types.intp, *[types.Array(real, 1, "C")] * 3))
-@jit
-def times_derivative(activation: int, A: Any, Z: Any, dZ: Any) -> None:
-    """dZ <- dZ * activation'(Z), over vectors of one length; from A where it can be had from that.
-
-    Z is read for gelu and silu only; else it may be A or dZ.
-    """
-    one = A.dtype.type(1)
-    zero = one - one
-    if activation == RELU:
-        for i in range(dZ.size):
-            dZ[i] = dZ[i] if A[i] > zero else zero
-    elif activation == LEAKY_RELU:
-        slope = A.dtype.type(0.01)
-        for i in range(dZ.size):
-            dZ[i] *= one if A[i] > zero else slope
-    elif activation == TANH:
-        for i in range(dZ.size):
-            dZ[i] *= one - A[i] * A[i]
-    elif activation == SIGMOID:
-        for i in range(dZ.size):
-            dZ[i] *= A[i] * (one - A[i])
-    elif activation == GELU:
-        for i in range(dZ.size):
-            dZ[i] *= scalar.gelu_derivative(Z[i])
-    elif activation == SILU:
-        for i in range(dZ.size):
-            dZ[i] *= scalar.silu_derivative(Z[i])
-
-
+@functools.cache
 def activation_kernel(code: int) -> Any:
-    """Choose the kernel (code, Z, out) of an activation, to be called by address."""
-    return apply_activation
+    """Return the kernel ``(Z, out)`` of an activation: out = f(Z) over vectors of one length.
+
+    It can be called by address, with `apply_activation` as the prototype.
+    """
+    spec = ACTIVATION_BY_CODE[code]
+    whole = avx512.ARRAYS.get(spec.name)
+    if whole is None:
+        function = _vectorisable(spec.name) or formula(spec.name)
+        return _vectors(2)(elementwise(f"simd_{spec.name}", function))
+
+    def kernel(Z: Any, out: Any) -> None:
+        whole(Z, out)
+
+    return _vectors(2)(jit(named(f"simd_{spec.name}", kernel)))
 
 
+@functools.cache
+def derivative_kernel(code: int) -> Any:
+    """Return the kernel ``(Z, out)`` of an activation's derivative: out = f'(Z) over vectors of one length."""
+    spec = ACTIVATION_BY_CODE[code]
+    name = f"{spec.name}_derivative"
+    whole, scalar, from_output = avx512.ARRAYS.get(spec.name), _vectorisable(name), spec.derivative_from_output
+    if whole is None or scalar is not None or from_output is None:
+        return _vectors(2)(elementwise(f"simd_{name}", scalar or formula(name)))
+    of_output = jit(scalar=True)(from_output)
+
+    def kernel(Z: Any, out: Any) -> None:
+        whole(Z, out)
+        for i in range(out.size):
+            out[i] = of_output(out[i])
+
+    return _vectors(2)(jit(named(f"simd_{name}", kernel)))
+
+
+@functools.cache
 def times_derivative_kernel(code: int) -> Any:
-    """Choose the kernel (code, A, Z, dZ) of an activation's derivative, to be called by address."""
-    return times_derivative
+    """Return the kernel ``(A, Z, dZ)`` of an activation: dZ <- dZ * f'(Z) over vectors of one length.
+
+    It reads A where the derivative can be computed from the output, otherwise Z; the other of the two may be any
+    vector. Where the derivative is 0, dZ becomes 0, even from infinity. The kernel can be called by address, with
+    `times_derivative` as the prototype.
+    """
+    spec = ACTIVATION_BY_CODE[code]
+    from_output = spec.derivative_from_output
+    if from_output is not None:
+        function = jit(scalar=True)(from_output)
+    else:
+        function = _vectorisable(f"{spec.name}_derivative") or formula(f"{spec.name}_derivative")
+    from_z = from_output is None
+
+    def kernel(A: Any, Z: Any, dZ: Any) -> None:
+        source = Z if from_z else A
+        zero = dZ.dtype.type(0)
+        for i in range(dZ.size):
+            slope = function(source[i])
+            dZ[i] = (dZ[i] if slope != zero else zero) * slope
+
+    return _vectors(3)(jit(named(f"simd_times_{spec.name}_derivative", kernel)))
+
+
+@functools.cache
+def activation_address(code: int, dtype: Any) -> int:
+    """Return the address of an activation's kernel for a dtype, compiled at the first call."""
+    return kernel_address(activation_kernel(code), dtype)
+
+
+@functools.cache
+def derivative_address(code: int, dtype: Any) -> int:
+    """Return the address of an activation's `derivative_kernel`, whose prototype is `apply_activation` too."""
+    return kernel_address(derivative_kernel(code), dtype)
+
+
+apply_activation = activation_kernel(IDENTITY)
+"""Prototype of the kernels that `activation_kernel` returns, for `call`."""
+
+times_derivative = times_derivative_kernel(IDENTITY)
+"""Prototype of the kernels that `times_derivative_kernel` returns, for `call`."""
+
+
+KERNELS = {
+    operation: kernel(spec.code)
+    for spec in ACTIVATION_BY_CODE
+    if spec.name in avx512.ARRAYS or _vectorisable(spec.name) is not None
+    for operation, kernel in ((spec.name, activation_kernel), (f"{spec.name}_derivative", derivative_kernel))
+}
+"""The kernels ``(Z, out)`` by operation, those that would equal the kernels of `loops` excepted."""

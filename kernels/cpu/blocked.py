@@ -1,14 +1,11 @@
-"""Rung 2, `blocked`: the loops in blocks that fit the caches, eight terms of the sum at a time.
+"""Variant `blocked`: loops over blocks that fit the caches, eight terms of the sum at a time.
 
-Imports `_jit` and `elementwise`. What changed from `loops`: the product goes block by block, and its
-innermost loop adds eight rows of B to a row of C at once. Why that is faster: an element of C is loaded and
-stored once for eight products instead of once for each, and the block of B that eight rows make stays in L1
-while all rows of the block of C pass by. LLVM vectorises that loop by itself: it has nine streams, which is as
-many as it will check for overlap. What it costs: a row of C still goes through L1 for every eight k, so the load
-ports, not the FMA units, decide; and a B whose rows are not contiguous is still copied whole.
-
-Measured on Zen 4, one thread, float32, as shares of the FMA limit, at 64, 128, 256, 512 and 1024 cubed: loops
-0.24, 0.29, 0.40, 0.30, 0.34; here 0.38, 0.38, 0.59, 0.60, 0.38; simd 0.89, 0.96, 0.99, 0.94, 0.93.
+What changed from `loops`: the product is computed block by block, and its innermost loop adds eight rows of B to a row
+of C at once. Why that is faster: an element of C is loaded and stored once for eight products instead of once for each,
+and the eight rows of B stay in L1 while all rows of the block of C pass by. LLVM vectorises that loop, which has nine
+streams, as many as it will check for overlap. What it costs: a row of C still passes through L1 for every eight k, so
+the load ports, not the FMA units, are the limit (docs/performance-notes.md); a B whose rows are not contiguous is
+copied.
 """
 
 from typing import Any
@@ -16,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..jit.decorator import jit
-from .elementwise import add_bias_and_activate, gradient_at_z
+from .layers import dense_layer
 
 ROWS = 64
 """Rows of a block of C; with COLUMNS, 128 KiB in float32: L2."""
@@ -56,21 +53,4 @@ def matmul(A: Any, B: Any, C: Any) -> None:
                         C[i, j] += a * rows[k, j]
 
 
-@jit
-def dense_forward(X: Any, W: Any, b: Any, activation: int, A: Any, Z: Any) -> None:
-    """Z (B, k) = X (B, n) W^T (n, k) + b;  A = activation(Z)."""
-    matmul(X, W.T, Z)
-    add_bias_and_activate(Z, b, activation, A)
-
-
-@jit
-def dense_backward_batch(X: Any, Z: Any, dL_dA: Any, W: Any, activation: int, dW: Any, db: Any, dX: Any) -> None:
-    """dZ = dL_dA * activation'(Z);  dW = dZ^T X;  db = sum of dZ's rows;  dX = dZ W.
-
-    A dX of no elements is not computed: the first layer has nobody to hand it to.
-    """
-    dZ = np.empty(Z.shape, Z.dtype)
-    gradient_at_z(Z, dL_dA, activation, dZ, db)
-    matmul(dZ.T, X, dW)
-    if dX.size > 0:
-        matmul(dZ, W, dX)
+dense_forward, dense_backward_batch = dense_layer(matmul)

@@ -1,24 +1,25 @@
-"""Rung 1, `loops`: the equations as loops over elements, compiled.
+"""Variant `loops`: the equations as compiled loops over elements.
 
-Imports `_jit` and `elementwise`. What changed from the reference: no BLAS and no temporaries; bias and
-activation are applied where the product has just been written. Why that is faster: one call a layer
-instead of four NumPy calls, which decides for small networks. What it costs: every element of B is read
-again for every row of A, from whichever cache level holds B, so large products are far from the limit.
+What changed from the reference: no BLAS and no temporary arrays, which decides for small networks. What it costs: each
+element of B is read again for every row of A, from whichever cache level holds B, so large products stay far from the
+limit.
 
-The product runs i, k, j: its inner loop goes along a row of B and of C, which LLVM vectorises without
-reordering a sum. The textbook's i, j, k is a sum over k, which it may not reorder: 5 to 15 times slower.
+The product runs in the order i, k, j: its inner loop follows a row of B and of C, which LLVM vectorises without
+reordering a sum. The textbook's order i, j, k sums over k, which LLVM may not reorder: 5 to 15 times slower.
 
-Arrays in, arrays out: the caller allocates every output. Scalars come back in an array of one float64.
-Shapes as in `reference`.
+Arrays in, arrays out: the caller allocates every output. Scalars are returned in an array of one float64. Shapes as in
+`reference`.
 """
 
-from math import exp, log, log1p
+from math import exp, log
 from typing import Any
 
 import numpy as np
 
 from ..jit.decorator import jit
-from .elementwise import activate, add_bias_and_activate, derivative, gradient_at_z, sigmoid
+from ..specs.losses import LOSSES, LossSpec
+from .elementwise import named
+from .layers import dense_layer
 
 # ------------------------------------------------------------------------------------------- layers
 
@@ -36,133 +37,48 @@ def matmul(A: Any, B: Any, C: Any) -> None:
                 C[i, j] += a * rows[k, j]
 
 
-@jit
-def dense_forward(X: Any, W: Any, b: Any, activation: int, A: Any, Z: Any) -> None:
-    """Z (B, k) = X (B, n) W^T (n, k) + b;  A = activation(Z)."""
-    matmul(X, W.T, Z)
-    add_bias_and_activate(Z, b, activation, A)
-
-
-@jit
-def dense_backward_batch(X: Any, Z: Any, dL_dA: Any, W: Any, activation: int, dW: Any, db: Any, dX: Any) -> None:
-    """dZ = dL_dA * activation'(Z);  dW = dZ^T X;  db = sum of dZ's rows;  dX = dZ W.
-
-    A dX of no elements is not computed: the first layer has nobody to hand it to.
-    """
-    dZ = np.empty(Z.shape, Z.dtype)
-    gradient_at_z(Z, dL_dA, activation, dZ, db)
-    matmul(dZ.T, X, dW)
-    if dX.size > 0:
-        matmul(dZ, W, dX)
-
-
-@jit
-def apply_activation(activation: int, Z: Any, out: Any) -> None:
-    """Out = activation(Z), elementwise over vectors of one length."""
-    one = Z.dtype.type(1)
-    for i in range(Z.size):
-        out[i] = activate(activation, Z[i], one)
-
-
-@jit
-def apply_derivative(activation: int, Z: Any, out: Any) -> None:
-    """Out = activation'(Z), elementwise over vectors of one length."""
-    one = Z.dtype.type(1)
-    for i in range(Z.size):
-        out[i] = derivative(activation, Z[i], one)
-
+dense_forward, dense_backward_batch = dense_layer(matmul)
 
 # ------------------------------------------------------------------------------------------- losses
 
 
-@jit
-def mse(y_true: Any, y_pred: Any, out: Any) -> None:
-    """out[0] = mean over all elements of (y_pred - y_true)^2, summed in float64."""
-    total = 0.0
-    for i in range(y_true.shape[0]):
-        row = 0.0  # a sum of sums loses fewer bits than one long sum
-        for j in range(y_true.shape[1]):
-            d = y_pred[i, j] - y_true[i, j]
-            row += d * d
-        total += row
-    out[0] = total / y_true.size
+def _loss(spec: LossSpec) -> Any:
+    """Make the kernel ``(y_true, outputs, out)`` of a loss: out[0] = the loss of a batch, summed in float64."""
+    value = jit(scalar=True)(spec.value)  # type: ignore[arg-type]
+    mean_over_outputs = spec.mean_over_outputs
+
+    def kernel(y_true: Any, outputs: Any, out: Any) -> None:
+        total = 0.0
+        for i in range(outputs.shape[0]):
+            row = 0.0  # a sum of sums loses fewer bits than one long sum
+            for j in range(outputs.shape[1]):
+                row += value(outputs[i, j], y_true[i, j])
+            total += row
+        out[0] = total / (outputs.size if mean_over_outputs else outputs.shape[0])
+
+    return jit(named(f"loops_{spec.name}", kernel))
 
 
-@jit
-def mse_derivative(y_true: Any, y_pred: Any, out: Any) -> None:
-    """Out = 2 (y_pred - y_true) / B."""
-    two = out.dtype.type(2)
-    rows = out.dtype.type(y_true.shape[0])
-    for i in range(y_true.shape[0]):
-        for j in range(y_true.shape[1]):
-            out[i, j] = two * (y_pred[i, j] - y_true[i, j]) / rows
+def _loss_derivative(spec: LossSpec) -> Any:
+    """Make the kernel ``(y_true, outputs, out)`` of a loss's derivative: out (B, k) = slope / B."""
+    slope = jit(scalar=True)(spec.slope)  # type: ignore[arg-type]
+
+    def kernel(y_true: Any, outputs: Any, out: Any) -> None:
+        rows = out.dtype.type(outputs.shape[0])
+        for i in range(outputs.shape[0]):
+            for j in range(outputs.shape[1]):
+                out[i, j] = slope(outputs[i, j], y_true[i, j]) / rows
+
+    return jit(named(f"loops_{spec.name}_derivative", kernel))
 
 
-@jit
-def mae(y_true: Any, y_pred: Any, out: Any) -> None:
-    """out[0] = mean over all elements of |y_pred - y_true|, summed in float64."""
-    total = 0.0
-    for i in range(y_true.shape[0]):
-        row = 0.0
-        for j in range(y_true.shape[1]):
-            row += abs(y_pred[i, j] - y_true[i, j])
-        total += row
-    out[0] = total / y_true.size
-
-
-@jit
-def mae_derivative(y_true: Any, y_pred: Any, out: Any) -> None:
-    """Out = sign(y_pred - y_true) / B."""
-    zero, share = out.dtype.type(0), out.dtype.type(1) / out.dtype.type(y_true.shape[0])
-    for i in range(y_true.shape[0]):
-        for j in range(y_true.shape[1]):
-            d = y_pred[i, j] - y_true[i, j]
-            out[i, j] = share if d > zero else (-share if d < zero else d)  # d is 0 or NaN
-
-
-@jit
-def huber(y_true: Any, y_pred: Any, out: Any) -> None:
-    """out[0] = mean over all elements of d^2/2 where |d| <= 1, else |d| - 1/2; summed in float64."""
-    half, one = y_pred.dtype.type(0.5), y_pred.dtype.type(1)
-    total = 0.0
-    for i in range(y_true.shape[0]):
-        row = 0.0
-        for j in range(y_true.shape[1]):
-            d = abs(y_pred[i, j] - y_true[i, j])
-            row += half * d * d if d <= one else d - half
-        total += row
-    out[0] = total / y_true.size
-
-
-@jit
-def huber_derivative(y_true: Any, y_pred: Any, out: Any) -> None:
-    """Out = d / B where |d| <= 1, else sign(d) / B."""
-    one, rows = out.dtype.type(1), out.dtype.type(y_true.shape[0])
-    for i in range(y_true.shape[0]):
-        for j in range(y_true.shape[1]):
-            d = y_pred[i, j] - y_true[i, j]
-            out[i, j] = (-one if d < -one else (one if d > one else d)) / rows
-
-
-@jit
-def binary_cross_entropy(y_true: Any, Z: Any, out: Any) -> None:
-    """out[0] = mean over rows of the row's sum of max(z, 0) - z y + log(1 + exp(-|z|)), summed in float64."""
-    zero = Z.dtype.type(0)
-    total = 0.0
-    for i in range(Z.shape[0]):
-        for j in range(Z.shape[1]):
-            z = Z[i, j]
-            total += (z if z > zero else zero) - z * y_true[i, j] + log1p(exp(-abs(z)))
-    out[0] = total / Z.shape[0]
-
-
-@jit
-def binary_cross_entropy_derivative(y_true: Any, Z: Any, out: Any) -> None:
-    """Out = (sigmoid(Z) - y_true) / B."""
-    one, rows = Z.dtype.type(1), Z.dtype.type(Z.shape[0])
-    for i in range(Z.shape[0]):
-        for j in range(Z.shape[1]):
-            out[i, j] = (sigmoid(Z[i, j], one) - y_true[i, j]) / rows
+ELEMENTWISE_LOSSES = {
+    operation: make(spec)
+    for spec in LOSSES.values()
+    if spec.value is not None
+    for operation, make in ((spec.name, _loss), (f"{spec.name}_derivative", _loss_derivative))
+}
+"""The kernels of the losses that are sums over outputs, by operation."""
 
 
 @jit

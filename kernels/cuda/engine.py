@@ -40,7 +40,8 @@ from ..engine.plan import (
 from ..engine.plan import LOSS as LOSS_PLACE
 from ..engine.tuner import CALL_S, Tuner
 from ..jit.decorator import jit
-from ..specs.codes import CROSS_ENTROPY, GELU, IDENTITY, SILU
+from ..specs.activations import ACTIVATION_BY_CODE, IDENTITY
+from ..specs.codes import CROSS_ENTROPY
 from . import training_step as e
 from .device import SIMULATED, cuda, empty, quiet, require
 from .gemm import BATCH_ROWS, SIMULATED_TILE, job, launch
@@ -153,7 +154,7 @@ class CudaEngine(Engine):
         layers: list[tuple[int, int, int]] = []  # A, Z, dZ
         for i, ((n, k), code) in enumerate(zip(pairwise(sizes), codes, strict=True)):
             a = region(batch * k)
-            z = region(batch * k) if code in (GELU, SILU) else -1
+            z = region(batch * k) if ACTIVATION_BY_CODE[code].needs_z else -1
             d = region(batch * k) if trains else 0
             layers.append((a, z if z >= 0 else a, d))
             after = {"bias": offset + n * k, "code": code, "z": z}

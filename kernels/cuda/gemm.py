@@ -28,8 +28,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..cpu.elementwise import activate, derivative
-from ..specs.codes import IDENTITY, LEAKY_RELU, RELU, SIGMOID, TANH
+from ..specs.activations import IDENTITY, RELU
+from .activations import activate, slope
 from .device import SIMULATED, cuda, device, kernel
 from .register_tile import load2, load4, outer, row_of, store2, store4, zeros
 
@@ -96,23 +96,8 @@ def tile_for(dtype: Any, rows: int, columns: int, splits: int = 1) -> Tile:
 
 
 @device
-def slope(code: int, a: Any, z: Any, one: Any) -> Any:
-    """The derivative of an activation, from its output where that is enough; z is that output otherwise."""
-    if code == RELU:
-        return one if a > one - one else one - one
-    if code == LEAKY_RELU:
-        return one if a > one - one else derivative(LEAKY_RELU, a, one)
-    if code == TANH:
-        return one - a * a
-    if code == SIGMOID:
-        return a * (one - a)
-    return derivative(code, z, one)
-
-
-@device
 def finish(given: Any, i: int, n: int, total: Any, a: Any, b: Any, c: Any, part: int) -> None:
     """Store one element of C: the naive way out, which the lower rungs take."""
-    one = c.dtype.type(1)
     if given[BIAS] >= 0:
         total += b[given[BIAS] + n]
     place = i * given[C_ROW] + n
@@ -121,8 +106,8 @@ def finish(given: Any, i: int, n: int, total: Any, a: Any, b: Any, c: Any, part:
     code = given[GATE_CODE]
     if code > 0:
         z = a[given[GATE_Z] + place] if given[GATE_Z] >= 0 else total
-        total *= slope(code, a[given[GATE_A] + place], z, one)
-    c[given[C] + part * given[SPLIT_STEP] + place] = activate(given[CODE], total, one)
+        total *= slope(code, a[given[GATE_A] + place], z)
+    c[given[C] + part * given[SPLIT_STEP] + place] = activate(given[CODE], total)
 
 
 @device
@@ -400,8 +385,8 @@ def fast(dtype: Any, tile: Tile) -> Any:
                     value = c[to + place]
                     if gate > IDENTITY:
                         z = a[given[GATE_Z] + place] if given[GATE_Z] >= 0 else value
-                        value *= slope(gate, a[gate_a + place], z, real(1))
-                    c[to + place] = activate(code, value, real(1)) if code > RELU else value
+                        value *= slope(gate, a[gate_a + place], z)
+                    c[to + place] = activate(code, value) if code > RELU else value
 
     cuda_fast.__name__ = f"cuda_{np.dtype(dtype).name}_{bm}x{bn}x{bk}"
     return kernel(threads, 2 if threads >= 256 else 4)(cuda_fast)

@@ -14,11 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from ..cpu.elementwise import activate, derivative, sigmoid
+from ..specs import activations as formulas
+from ..specs.activations import ACTIVATIONS
 from ..specs.codes import BINARY_CROSS_ENTROPY, CROSS_ENTROPY, HUBER, MAE, MSE
 from . import gemm
+from .activations import activate, derivative
 from .device import SIMULATED, cuda, device, empty, kernel
 from .gemm import SIMULATED_TILE, SMS, job, launch, tile_for
+
+sigmoid = device(formulas.sigmoid)
 
 THREADS = 8 if SIMULATED else 256
 """Of a block of elementwise work; a power of two, for the trees."""
@@ -100,7 +104,7 @@ def row_gradient(
         elif code == HUBER:
             e = one if e > one else (-one if e < -one else e)
         else:
-            e = sigmoid(z, one) - truth
+            e = sigmoid(z) - truth
         d[to + j] = e * share
 
 
@@ -151,17 +155,15 @@ def block_sum(shared: Any, t: int, value: Any) -> Any:
 @kernel(THREADS)
 def activation_kernel(code: int, derives: bool, z: Any, out: Any, size: int) -> None:
     """out = activation(z), or its derivative there."""
-    one = z.dtype.type(1)
     for i in range(cuda.grid(1), size, cuda.gridsize(1)):
-        out[i] = derivative(code, z[i], one) if derives else activate(code, z[i], one)
+        out[i] = derivative(code, z[i]) if derives else activate(code, z[i])
 
 
 @kernel(THREADS)
 def gate_kernel(code: int, z: Any, d: Any, out: Any, size: int) -> None:
     """out = d * activation'(z)."""
-    one = z.dtype.type(1)
     for i in range(cuda.grid(1), size, cuda.gridsize(1)):
-        out[i] = d[i] * derivative(code, z[i], one)
+        out[i] = d[i] * derivative(code, z[i])
 
 
 @kernel(THREADS)
@@ -379,7 +381,6 @@ def adam_update(
         adam_kernel[blocks(p.size), THREADS](p, g, m, v, p.size, rates, hyper)
 
 
-_ACTIVATIONS = ("identity", "relu", "tanh", "sigmoid", "leaky_relu", "gelu", "silu")  # by code
 _LOSSES = {
     "mse": MSE,
     "mae": MAE,
@@ -398,8 +399,8 @@ RUNGS: dict[tuple[str, str], Any] = {
             ("dense_backward_batch", dense_backward_batch),
         )
     },
-    **{(name, "cuda"): partial(apply_activation, code, False) for code, name in enumerate(_ACTIVATIONS)},
-    **{(f"{name}_derivative", "cuda"): partial(apply_activation, code, True) for code, name in enumerate(_ACTIVATIONS)},
+    **{(name, "cuda"): partial(apply_activation, code, False) for code, name in enumerate(ACTIVATIONS)},
+    **{(f"{name}_derivative", "cuda"): partial(apply_activation, code, True) for code, name in enumerate(ACTIVATIONS)},
     **{(name, "cuda"): partial(loss, code, False) for name, code in _LOSSES.items()},
     **{(f"{name}_derivative", "cuda"): partial(loss_gradient, code) for name, code in _LOSSES.items()},
     ("accuracy", "cuda"): partial(loss, CROSS_ENTROPY, True),

@@ -1,15 +1,12 @@
-"""A network and its training as flat arrays and integer codes: what the compiled epoch and its NumPy twin work on.
+"""A network and its training as flat arrays and records: what the compiled training step reads and writes.
 
-Imports `elementwise` for the codes. One flat parameter vector and a table of layers, not a tuple of arrays: so one
-compilation serves networks of every shape and depth.
+One flat parameter vector and a table of layers, not a tuple of arrays: so one compilation serves networks of every
+shape and depth. Parameters, gradient and each state vector of the optimizer are flat (P,): W1, b1, W2, b2, ...,
+row-major, without padding.
 
-Layout. Parameters, gradient and each state vector of the optimizer are flat (P,): W1, b1, W2, b2, ..., row-major, no
-padding. The workspace holds, one behind the other, what a slice of rows needs: its inputs where they are gathered,
-and of every layer A, Z where a derivative needs that, and dZ, each (rows, k).
-
-**Slices.** A batch of more than SLICE_ROWS rows is worked through in slices of that many, the gradient added up over
-them, so that memory does not grow with the batch. The rule depends on the batch size alone, so the bits depend on
-neither threads nor machine.
+**Micro-batches.** A batch of more than MICRO_BATCH_ROWS rows is processed in micro-batches of that many, the gradient
+summed over them, so that memory does not grow with the batch. The rule depends on the batch size alone, so the bits
+depend on neither threads nor machine.
 """
 
 from collections.abc import Sequence
@@ -17,115 +14,146 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ..specs.codes import BINARY_CROSS_ENTROPY, CROSS_ENTROPY, GELU, HUBER, IDENTITY, MAE, MSE, RELU, SILU
-
-Array = NDArray[Any]
+from ..specs.activations import ACTIVATION_BY_CODE, IDENTITY, RELU
+from .backend import Array
 
 LINE = 64
 """Bytes of a cache line, and of the longest vectors."""
 
 MICRO_BATCH_ROWS = 1024
-"""Rows worked through at a time, and the longest chain of one sum of the gradient."""
-
-LOSSES = {
-    "mse": MSE,
-    "mae": MAE,
-    "huber": HUBER,
-    "cross_entropy": CROSS_ENTROPY,
-    "binary_cross_entropy": BINARY_CROSS_ENTROPY,
-}
-"""Code of every loss."""
-
-MEANS_OVER_OUTPUTS = (MSE, MAE, HUBER)
-"""Losses that are reported as means over all elements; the objective is the sum over a row's outputs."""
-
-NONE, PLAIN_SGD, MOMENTUM, NESTEROV, ADAM = range(5)
-"""Codes of the optimizers; NONE leaves the gradient and changes nothing."""
-
-# Columns of the table of layers: sizes, a code, and where in their arrays things begin.
-N, K, ACTIVATION, W, B, T, A, Z, D, NEURONS = range(10)
-LAYER_COLUMNS = 10
-
-# Places in `Plan.hyper`. BETA1 is the momentum of SGD; no CLIP is infinity.
-BETA1, BETA2, EPSILON, DECAY, L2, CLIP = range(6)
-
-# Places in `Plan.progress`: rows behind, the same with the slices of an unfinished step, right answers, the number and
-# the rows of the epoch that this is about; and the steps behind, of all epochs.
-ROW, DONE, CORRECT, PARTIAL_CORRECT, EPOCH, ROWS, STEP = range(7)
-PROGRESS_SIZE = 7
-
-# Places in `Plan.totals`: weighted losses and weights of the rows behind, and of an unfinished step.
-LOSS_SUM, WEIGHT_SUM, PARTIAL_LOSS, PARTIAL_WEIGHT, BATCH_WEIGHT = range(5)
-TOTALS_SIZE = 5
-
-# Places in `Plan.objective_terms`. Given: an l2 that each batch divides by its weight, and the largest loss that a row may
-# count for. Summed over the batches, times their rows: the mean loss, and the penalty of that l2. From SQUARES on,
-# a place for every neuron: sums of squared weights before the update, of as many rows of W as a vector has lanes.
-L2_PER_BATCH, MAX_ROW_LOSS, MEAN_LOSS, PENALTY, SQUARES = range(5)
-
-# Places in `Plan.book`: codes and sizes,
-LOSS, OPTIMIZER, BATCH, LAYER_COUNT, TASK_COUNT, INPUTS, TARGETS, SCRATCH, TASK_ROWS, FLOPS = range(10)
-# addresses of the plan's arrays, in its order,
-LAYERS, TASKS, HYPER, PARAMETERS, GRADIENT, STATE, PACKED_WEIGHTS, WORKSPACE = range(10, 18)
-LABELS, LOSSES_OF_ROWS, ROW_WEIGHTS, NORMS, CORRECT_OF_TASKS, PROGRESS, TOTALS, SCRATCH_PLACE, OBJECTIVE_TERMS = range(
-    18, 27
-)
-# of the optimizer's second vector, of compiled kernels,
-SECOND_STATE, PRODUCT, LOSS_KERNEL, CORRECT_KERNEL, ACTIVATE, DERIVE, UPDATE = range(27, 34)
-ROWS_KERNEL, WEIGHTS_KERNEL = range(34, 36)
-# and what one call is about.
-PURPOSE, X, TARGETS_ADDRESS, WEIGHTS, ORDER, OUT, RATES, RATE_COUNT, FIRST_ROW, STOP_ROW, EPOCH_ROWS = range(36, 47)
-BOOK_SIZE = 47
+"""Rows processed at a time, and the longest chain of one sum of the gradient."""
 
 TRAIN, EVALUATE, PREDICT = range(3)
-"""Purposes of a call."""
+"""Purposes of a call of the compiled loop."""
+
+LAYER = np.dtype(
+    [
+        ("n_in", "i8"),  # columns of W
+        ("n_out", "i8"),  # rows of W
+        ("activation", "i8"),  # code of its ActivationSpec
+        ("weights", "i8"),  # offset of W (n_out, n_in) in `parameters` and `gradient`, in elements
+        ("biases", "i8"),  # offset of b (n_out,)
+        ("packed", "i8"),  # offset of W^T in `packed_weights`
+        ("output", "i8"),  # offset of A (rows, n_out) in `workspace`
+        ("preactivation", "i8"),  # offset of Z (rows, n_out), which may share the memory of A or of dZ
+        ("gradient", "i8"),  # offset of dL/dA, later dZ (rows, n_out)
+        ("first_neuron", "i8"),  # neurons in the layers before
+        ("activate", "i8"),  # address of the activation's kernel (Z, A)
+        ("derive", "i8"),  # address of the kernel (A, Z, dZ) that multiplies dZ by the derivative
+    ],
+    align=True,
+)
+"""One row of the table of layers."""
+
+WEIGHT_TASK = np.dtype([("layer", "i8"), ("row_begin", "i8"), ("row_end", "i8")], align=True)
+"""A layer and a range of rows of its W: what one thread updates at a time. Never affects bits."""
+
+CONTEXT = np.dtype(
+    [
+        # The network and its training.
+        ("loss", "i8"),  # code of the LossSpec
+        ("takes_labels", "i8"),  # 1 where targets are labels int64 (rows,), otherwise 0
+        ("optimizer", "i8"),  # code of the OptimizerSpec
+        ("batch_rows", "i8"),  # rows of a step
+        ("layer_count", "i8"),
+        ("weight_task_count", "i8"),
+        ("gathered_inputs", "i8"),  # offset of a micro-batch's inputs in `workspace`, where rows are gathered
+        ("gathered_targets", "i8"),  # offset of its targets
+        ("scratch_size", "i8"),  # elements of scratch that a task needs
+        ("task_rows", "i8"),  # rows that go through all layers together
+        ("flops_per_row", "i8"),  # floating-point operations of a step, a row
+        ("l2", "f8"),  # adds l2/2 times the sum of squared weights to the objective
+        ("clip_norm", "f8"),  # largest Euclidean norm of the gradient
+        # Addresses of arrays; 0 where an array has no elements.
+        ("layers", "i8"),  # LAYER (layer_count,)
+        ("weight_tasks", "i8"),  # WEIGHT_TASK (weight_task_count,)
+        ("hyper", "i8"),  # float64 (8,), the optimizer's hyper-parameters
+        ("parameters", "i8"),  # (P,)
+        ("gradient", "i8"),  # (P,)
+        ("state0", "i8"),  # (P,), the optimizer's state vectors
+        ("state1", "i8"),
+        ("packed_weights", "i8"),  # W^T of every layer in micro-panels
+        ("workspace", "i8"),  # A, Z, dZ of every layer, gathered rows
+        ("labels", "i8"),  # int64 (rows,), gathered
+        ("row_losses", "i8"),  # float64 (rows,)
+        ("row_weights", "i8"),  # (rows,), the rows' weights in the objective
+        ("row_norms", "i8"),  # float64 (neurons,), squared norm of the gradient of each row of every W with its b
+        ("squared_weights", "i8"),  # float64 (neurons,), sums of squares of the weights before the update
+        ("correct", "i8"),  # int64 (tasks,), correct answers of each task of rows
+        ("progress", "i8"),  # PROGRESS
+        ("totals", "i8"),  # TOTALS
+        ("objective", "i8"),  # OBJECTIVE
+        ("scratch", "i8"),  # (scratch_size,) on one thread; otherwise each task allocates its own
+        # Addresses of kernels.
+        ("gemm", "i8"),
+        ("loss_kernel", "i8"),
+        ("correct_kernel", "i8"),  # 0 where the loss counts no correct answers
+        ("update_kernel", "i8"),
+        ("rows_task", "i8"),
+        ("weights_task", "i8"),
+        # One call of the loop; addresses of its data.
+        ("purpose", "i8"),  # TRAIN, EVALUATE or PREDICT
+        ("X", "i8"),  # (rows, n_in)
+        ("targets", "i8"),  # labels or (rows, n_out)
+        ("sample_weights", "i8"),  # float64 (epoch_rows,), or 0
+        ("order", "i8"),  # int64 (epoch_rows,), or 0
+        ("out", "i8"),  # (rows, n_out), predictions
+        ("rates", "i8"),  # float64 (rate_count,), learning rates
+        ("rate_count", "i8"),
+        ("first_row", "i8"),  # row of the epoch that X begins with
+        ("stop_row", "i8"),  # row of the epoch before which the call returns
+        ("epoch_rows", "i8"),
+        # The micro-batch at hand, written by the loop.
+        ("start", "i8"),  # its first row in the epoch
+        ("rows", "i8"),  # its rows; 0 while weights are packed or a clipped step is finished
+        ("inputs", "i8"),  # address of its inputs (rows, n_in)
+        ("is_first", "i8"),  # whether it is its batch's first, and last
+        ("is_last", "i8"),
+        ("step_l2", "f8"),  # l2 of this step
+        ("rate", "f8"),  # learning rate of this step
+        ("gradient_scale", "f8"),  # by clipping; 1 for none, below 0 where weights are only packed
+    ],
+    align=True,
+)
+"""Everything the compiled step knows: one argument instead of some hundred words."""
 
 
 class Plan(NamedTuple):
-    """Everything that an epoch reads and writes besides the data.
+    """The arrays that a training step reads and writes besides the data.
 
     Attributes
     ----------
-    book : int64, shape (BOOK_SIZE,)
-        Codes, sizes, and for compiled code the addresses of the arrays below, of kernels, and of a call's data: one
-        argument instead of sixteen arrays, whose hundred words every function would hand on.
-    layers : int64, shape (L, LAYER_COLUMNS)
-        Sizes n and k, the activation's code, the offsets of W and b in ``parameters``, of W^T in ``transposed``, of A,
-        Z and dZ in ``workspace``, and the number of neurons in the layers before.
-    pieces : int64, shape (pieces, 3)
-        A layer and a range of its rows of W: what one thread takes of an update. Never decides about bits.
-    hyper : float64
-        Hyper-parameters of the optimizer, l2, the norm to clip at.
+    context : CONTEXT, shape ()
+        Sizes, codes, and the addresses of the arrays below, of kernels and of a call's data.
+    layers : LAYER, shape (L,)
+    weight_tasks : WEIGHT_TASK, shape (tasks,)
+    hyper : float64, shape (8,)
+        The optimizer's hyper-parameters.
     parameters, gradient : shape (P,)
     state : shape (vectors, P)
-        Of the optimizer: velocity, or running mean and square.
-    transposed : ndarray
-        W^T of every layer, in panels of NR columns whose rows are padded to whole vectors; written by who uses it.
-    workspace : ndarray
-        See above.
+    packed_weights : vector
+        W^T of every layer, in micro-panels of NR columns whose rows are padded to whole vectors; written by the step.
+    workspace : vector
+        For a micro-batch: its inputs and targets where they are gathered, and of every layer A, dZ, and Z where a
+        derivative needs it, each (rows, n_out).
     labels : int64, shape (rows,)
-        Of a slice, gathered.
-    losses, shares : shape (rows,)
-        Of a slice's rows: their loss in float64, and what they count in the objective.
-    norms : float64, shape (neurons,)
-        Squared length of the gradient of every row of every W with its b.
-    rights : int64, shape (rows,)
-        Right answers of every piece of a slice.
-    progress : int64
-        Where the epoch stands, written by who trains: a KeyboardInterrupt may come before it returns.
-    totals : float64
-        The sums so far.
-    scratch : ndarray
-        Room for packing, where there is one thread; else empty.
-    terms : float64, shape (SQUARES + neurons,)
-        What scikit-learn's objective needs besides; see the places above.
+        Of a micro-batch, gathered.
+    row_losses : float64, shape (rows,)
+    row_weights : shape (rows,)
+        What the rows of a micro-batch count in the objective.
+    row_norms, squared_weights : float64, shape (neurons,)
+    correct : int64, shape (rows,)
+    progress : PROGRESS, shape ()
+    totals : TOTALS, shape ()
+    objective : OBJECTIVE, shape ()
+    scratch : vector
+        For packing and for the loss, where there is one thread; otherwise empty.
     """
 
-    book: Array
+    context: Array
     layers: Array
-    tasks: Array
+    weight_tasks: Array
     hyper: Array
     parameters: Array
     gradient: Array
@@ -133,53 +161,56 @@ class Plan(NamedTuple):
     packed_weights: Array
     workspace: Array
     labels: Array
-    losses: Array
+    row_losses: Array
     row_weights: Array
-    norms: Array
+    row_norms: Array
+    squared_weights: Array
     correct: Array
     progress: Array
     totals: Array
+    objective: Array
     scratch: Array
-    objective_terms: Array
 
     def bind_arrays(self) -> None:
-        """Write into the book where the arrays are."""
-        for place, array in zip(range(LAYERS, OBJECTIVE_TERMS + 1), self[1:], strict=True):  # in the same order
-            self.book[place] = address(array) if array.size else 0
-        self.book[SECOND_STATE] = address(self.state[1]) if len(self.state) > 1 else 0
+        """Write the arrays' addresses into the context."""
+        for name, array in zip(self._fields[1:], self[1:], strict=True):
+            if name != "state":
+                self.context[name] = address_of(array) if array.size else 0
+        for name, vector in zip(("state0", "state1"), self.state, strict=False):
+            self.context[name] = address_of(vector)
 
 
 def aligned(size: int, dtype: Any) -> Array:
-    """An uninitialised vector that begins a cache line.
+    """Return an uninitialised vector that begins a cache line.
 
-    Vectors that straddle two lines take twice the loads and stores: Adam's update of 26000 parameters 22 us, not 8.
+    Vectors that straddle two lines take twice the loads and stores.
     """
     item = np.dtype(dtype).itemsize
     raw = np.empty(size + LINE // item, dtype)
-    start = -address(raw) % LINE // item
+    start = -address_of(raw) % LINE // item
     return raw[start : start + size]
 
 
 def aligned_zeros(rows: int, size: int, dtype: Any) -> Array:
-    """An array (rows, size) of zeros, each of whose rows begins a cache line."""
+    """Return an array (rows, size) of zeros, each of whose rows begins a cache line."""
     step = padded(size, LINE // np.dtype(dtype).itemsize)
     found = aligned(rows * step, dtype).reshape(rows, step)
     found[:] = 0
     return found[:, :size]
 
 
-def address(array: Array | None) -> int:
-    """Where an array's data begin; 0 for None."""
+def address_of(array: Array | None) -> int:
+    """Return the address of an array's first element; 0 for None."""
     return 0 if array is None else int(array.__array_interface__["data"][0])
 
 
 def parameter_count(layer_sizes: Sequence[int]) -> int:
-    """Number of weights and biases."""
+    """Return the number of weights and biases."""
     return sum((n + 1) * k for n, k in pairwise(layer_sizes))
 
 
 def layer_views(flat: Array, layer_sizes: Sequence[int]) -> list[tuple[Array, Array]]:
-    """Views (W (k, n), b (k,)) of every layer into a flat vector."""
+    """Return views (W (k, n), b (k,)) of every layer into a flat vector."""
     views = []
     start = 0
     for n, k in pairwise(layer_sizes):
@@ -189,56 +220,56 @@ def layer_views(flat: Array, layer_sizes: Sequence[int]) -> list[tuple[Array, Ar
 
 
 def micro_batch_rows(batch: int) -> int:
-    """Rows of a batch that are worked through at a time."""
+    """Return the rows of a batch that are processed at a time."""
     return min(batch, MICRO_BATCH_ROWS)
 
 
 def layer_table(
     layer_sizes: Sequence[int], activations: Sequence[int], rows: int, lanes: int, nr: int
 ) -> tuple[Array, int]:
-    """``Plan.layers`` for slices of so many rows, and the size of the workspace without inputs and targets."""
-    table = np.zeros((len(layer_sizes) - 1, LAYER_COLUMNS), np.int64)
-    parameters = packed_weights = workspace = neurons = 0
-    for row, (n, k), activation in zip(table, pairwise(layer_sizes), activations, strict=True):
-        row[[N, K, ACTIVATION]] = n, k, activation
-        row[[W, B]] = parameters, parameters + n * k
+    """Return the table of layers for micro-batches of ``rows`` rows, and the workspace's elements without gathered rows.
+
+    ``lanes`` are the elements of a vector, ``nr`` those of a micro-panel's row.
+    """
+    table = np.zeros(len(layer_sizes) - 1, LAYER)
+    parameters = packed = workspace = neurons = 0
+    for layer, (n, k), activation in zip(table, pairwise(layer_sizes), activations, strict=True):
+        layer["n_in"], layer["n_out"], layer["activation"] = n, k, activation
+        layer["weights"], layer["biases"] = parameters, parameters + n * k
         parameters += (n + 1) * k
-        row[T], row[NEURONS] = packed_weights, neurons
+        layer["packed"], layer["first_neuron"] = packed, neurons
         neurons += k
-        packed_weights += padded(n, lanes) * padded(k, nr)
+        packed += padded(n, lanes) * padded(k, nr)
         size = padded(rows * k, lanes)
-        row[A], row[D] = workspace, workspace + size
-        # Z in dZ's place, which is free until then: in A's, LLVM finds that source and target overlap, and takes the
-        # loop without vectors (tanh 3.5 ns an element, not 0.4).
-        row[Z] = row[A] if activation in (IDENTITY, RELU) else row[D]
+        layer["output"], layer["gradient"] = workspace, workspace + size
+        # Z in the memory of dZ, which is free until then: in A's, LLVM finds that source and target overlap and takes
+        # the loop without vectors.
+        layer["preactivation"] = layer["output"] if activation in (IDENTITY, RELU) else layer["gradient"]
         workspace += 2 * size
-        if activation in (GELU, SILU):  # whose derivatives cannot be had from A
-            row[Z] = workspace
+        if ACTIVATION_BY_CODE[activation].needs_z:
+            layer["preactivation"] = workspace
             workspace += size
     return table, workspace
 
 
 def packed_weights_size(layer_sizes: Sequence[int], lanes: int, nr: int) -> int:
-    """Elements of ``Plan.transposed``."""
+    """Return the elements of ``Plan.packed_weights``."""
     return sum(padded(n, lanes) * padded(k, nr) for n, k in pairwise(layer_sizes))
 
 
 def padded(size: int, lanes: int) -> int:
-    """The next whole number of vectors."""
+    """Round up to a whole number of vectors."""
     return -(-size // lanes) * lanes
 
 
 def partition_weights(layer_sizes: Sequence[int], tasks: int, unit: int) -> Array:
-    """``Plan.pieces``: each layer's rows of W in about so many pieces in all, the largest layers first.
-
-    Cuts are at multiples of ``unit`` rows.
-    """
+    """Divide each layer's rows of W into about ``tasks`` tasks in all, the largest first, at multiples of ``unit`` rows."""
     total = parameter_count(layer_sizes)
     found: list[tuple[int, int, int, int]] = []
     for layer, (n, k) in enumerate(pairwise(layer_sizes)):
         units = -(-k // unit)
         parts = min(units, max(1, round(tasks * (n + 1) * k / total)))
         edges = [min(k, units * i // parts * unit) for i in range(parts + 1)]
-        found += [(layer, top, bottom, n * (bottom - top)) for top, bottom in pairwise(edges)]
+        found += [(layer, begin, end, n * (end - begin)) for begin, end in pairwise(edges)]
     found.sort(key=lambda task: -task[3])
-    return np.array([task[:3] for task in found], np.int64)
+    return np.array([task[:3] for task in found], WEIGHT_TASK)

@@ -1,6 +1,7 @@
-"""Learning rates over time, as factors of the base rate.
+"""Learning-rate schedules, as factors of the base rate.
 
-Imports NumPy only. Time is counted in epochs, and may be a fraction: a step in the middle of epoch 3 is at 3.5.
+Times are float64 arrays of any shape, counted in epochs from 0: a step in the middle of epoch 3 is at 3.5. Factors are
+float64 of the same shape.
 """
 
 from typing import Any
@@ -12,17 +13,17 @@ Array = NDArray[Any]
 
 
 def step_times(epoch: int, steps: int) -> Array:
-    """The middle of each of an epoch's steps, so that a warm-up's first rate is not 0."""
+    """Return the middle of each of an epoch's steps, shape (steps,), so that a warm-up's first rate is not 0."""
     return epoch + (np.arange(steps) + 0.5) / steps
 
 
 def step_decay(time: Array, every: float, factor: float) -> Array:
-    """factor^floor(time / every)."""
+    """Return factor^floor(time / every); ``every`` is in epochs."""
     return factor ** np.floor(time / every)
 
 
 def cosine_decay(time: Array, epochs: float, final: float) -> Array:
-    """From 1 at time 0 along half a cosine to ``final`` at ``epochs``, and ``final`` after that.
+    """Return 1 at time 0, then half a cosine down to ``final`` at ``epochs``, and ``final`` after that.
 
     Loshchilov and Hutter 2017, equation 5, without restarts.
     """
@@ -30,5 +31,5 @@ def cosine_decay(time: Array, epochs: float, final: float) -> Array:
 
 
 def warm_up(time: Array, epochs: float) -> Array:
-    """Linear from 0 at time 0 to 1 at ``epochs``, and 1 after that."""
+    """Return 0 at time 0, rising linearly to 1 at ``epochs``, and 1 after that."""
     return np.minimum(time / epochs, 1)

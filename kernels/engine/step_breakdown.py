@@ -1,95 +1,69 @@
-"""A training step in parts: the very functions of `epoch`, one layer at a time, over and over.
+"""A training step in parts, for the profiler: the functions of the step itself, one layer at a time, repeated.
 
-Imports `epoch`, whose functions for rows and for weights these loops call, `losses`, `plan` and `_jit`. For the
-profiler alone, which holds them against a step before it times them: called once each, in order, on one thread, they
-leave its bits. Each takes the book of an `Engine` that has just trained a batch of at most SLICE_ROWS rows in the order
-they lie in, so that the addresses and the workspace in it are of that batch; and, for one layer, a table of one or two.
+Called once each, in order, on one thread, the parts leave the bits of a step; the profiler checks that before it times
+them. Each takes the address of a CONTEXT (see `layer_context`) of a `CpuEngine` that has just trained a batch of at most
+MICRO_BATCH_ROWS rows in the order in which they lie in memory.
 """
 
 from typing import Any
 
-import numpy as np
-
-from ..cpu import losses
-from ..jit.call_by_address import call
+from ..cpu.gemm.operands import Workspace
 from ..jit.decorator import jit
-from .plan import (
-    CORRECT_KERNEL,
-    CORRECT_OF_TASKS,
-    LAYER_COUNT,
-    LOSS,
-    LOSS_KERNEL,
-    LOSSES_OF_ROWS,
-    ROW_WEIGHTS,
-    SCRATCH,
-    SCRATCH_PLACE,
-    TARGETS_ADDRESS,
-    TASK_ROWS,
-    WORKSPACE,
-    A,
-    D,
-    K,
-)
-from .training_step import backward, call_weights_task, forward, matrix, vector
+from ..llvm.memory import item_bytes, record_at
+from .backend import Array
+from .context import task_bounds
+from .plan import CONTEXT, address_of
+from .training_step import backward, call_weights_task, forward, loss
 
 
 @jit
-def repeat_forward(dtype: Any, book: Any, layers: Any, x: int, rows: int, times: int) -> None:
-    """A and Z of the table's layers from the inputs at x, so many times over."""
-    tasks = -(-rows // book[TASK_ROWS])
+def repeat_forward(dtype: Any, context: int, x: int, times: int) -> None:
+    """Compute A and Z of the context's layers from the inputs at the address x, ``times`` times."""
+    ctx = record_at(CONTEXT, context)
+    workspace = Workspace(ctx.scratch, ctx.scratch_size * item_bytes(dtype))
     for _ in range(times):
-        for task in range(tasks):
-            row_begin, row_end = rows * task // tasks, rows * (task + 1) // tasks
-            forward(dtype, book, layers, x, row_begin, row_end, book[SCRATCH_PLACE])
+        for task in range(-(-ctx.rows // ctx.task_rows)):
+            row_begin, row_end = task_bounds(ctx, task)
+            forward(dtype, ctx, x, row_begin, row_end, workspace)
 
 
 @jit
-def repeat_loss(dtype: Any, book: Any, layers: Any, truth_rows: int, rows: int, times: int) -> None:
-    """Losses, dL/dA and right answers from the outputs of the table's last layer; labels where truth_rows is 0."""
-    tasks = -(-rows // book[TASK_ROWS])
-    last = layers.shape[0] - 1
-    k = layers[last, K]
-    item = np.empty(0, dtype).itemsize
-    outputs = matrix(dtype, book[WORKSPACE] + layers[last, A] * item, rows, k)
-    dl_da = matrix(dtype, book[WORKSPACE] + layers[last, D] * item, rows, k)
-    labels = vector(np.dtype(np.int64), book[TARGETS_ADDRESS], rows)
-    targets = matrix(dtype, book[TARGETS_ADDRESS], truth_rows, k)
-    row_weights, of_rows = (
-        vector(dtype, book[ROW_WEIGHTS], rows),
-        vector(np.dtype(np.float64), book[LOSSES_OF_ROWS], rows),
-    )
-    work = vector(dtype, book[SCRATCH_PLACE], book[SCRATCH])
-    correct = vector(np.dtype(np.int64), book[CORRECT_OF_TASKS], tasks)
+def repeat_loss(dtype: Any, context: int, times: int) -> None:
+    """Compute losses, dL/dA and correct answers from the outputs of the last layer."""
+    ctx = record_at(CONTEXT, context)
     for _ in range(times):
-        for task in range(tasks):
-            row_begin, row_end = rows * task // tasks, rows * (task + 1) // tasks
-            given = (book[LOSS], labels, targets, outputs, row_weights, dl_da, of_rows, work, row_begin, row_end)
-            call(losses.loss_rows, book[LOSS_KERNEL], dtype, given)
-            if book[CORRECT_KERNEL] != 0:
-                counted = (book[LOSS], labels, targets, outputs, row_begin, row_end, correct, task)
-                call(losses.correct_rows, book[CORRECT_KERNEL], dtype, counted)
+        for task in range(-(-ctx.rows // ctx.task_rows)):
+            row_begin, row_end = task_bounds(ctx, task)
+            loss(dtype, ctx, ctx.targets, row_begin, row_end, ctx.scratch, task)
 
 
 @jit
-def repeat_backward(dtype: Any, book: Any, layers: Any, rows: int, times: int) -> None:
-    """DZ of the table's layers but the last, from that one's."""
-    tasks = -(-rows // book[TASK_ROWS])
+def repeat_backward(dtype: Any, context: int, times: int) -> None:
+    """Compute dZ of the context's layers but the last, from that of the last."""
+    ctx = record_at(CONTEXT, context)
+    workspace = Workspace(ctx.scratch, ctx.scratch_size * item_bytes(dtype))
     for _ in range(times):
-        for task in range(tasks):
-            row_begin, row_end = rows * task // tasks, rows * (task + 1) // tasks
-            backward(dtype, book, layers, row_begin, row_end, book[SCRATCH_PLACE])
+        for task in range(-(-ctx.rows // ctx.task_rows)):
+            row_begin, row_end = task_bounds(ctx, task)
+            backward(dtype, ctx, row_begin, row_end, workspace)
 
 
 @jit
-def repeat_weights(dtype: Any, book: Any, numbers: Any, x: int, rows: int, rate: float, times: int) -> None:
-    """dW, db, the update and W^T of the plan's pieces of these numbers; x is the address of the batch."""
+def repeat_weights(dtype: Any, context: int, tasks: Any, times: int) -> None:
+    """Compute dW, db, the update and W^T of the weight tasks of these numbers."""
+    ctx = record_at(CONTEXT, context)
     for _ in range(times):
-        for task in numbers:
-            call_weights_task(task, dtype, book, x, rows, True, True, 0.0, rate, 1.0)
+        for task in tasks:
+            call_weights_task(task, dtype, ctx)
 
 
-def one_layer(book: Any, count: int) -> Any:
-    """A book about so many layers only."""
-    cut = book.copy()
-    cut[LAYER_COUNT] = count
-    return cut
+def layer_context(context: Array, layers: Array, **fields: Any) -> Array:
+    """Return a copy of a context that knows these layers only, with fields changed.
+
+    The caller keeps both arrays alive while compiled code uses the copy.
+    """
+    copy = context.copy()
+    copy["layers"], copy["layer_count"] = address_of(layers), len(layers)
+    for name, value in fields.items():
+        copy[name] = value
+    return copy

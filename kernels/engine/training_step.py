@@ -1,29 +1,16 @@
-"""The compiled training loop: one call trains many steps, with no Python in between.
+"""The compiled training loop: one call trains many steps, without Python in between.
 
-Imports `_jit`, `plan` for the layout, and the kernels: `simd`, `activations`, `losses`, `loops` for the updates,
-`threads`. A step reads::
+A step reads::
 
-    rows     gather, forward, loss, dZ of every layer     each thread takes rows of the batch through all layers
-    weights  dW, db, update, transpose                    each thread takes rows of W, over the whole batch
+    rows_task      gather, forward, loss, backward    each thread takes rows of the batch through all layers
+    weights_task   dW, db, update, W^T                each thread takes rows of W, over the whole batch
 
-Two regions a step, with no barrier inside: what rows need of each other is only W, and what weights need of each other
-is only dZ. Clipping needs the gradient's norm before any update, hence a third region.
+Two parallel regions a step, without a barrier inside: what rows need of each other is only W, and what weights need of
+each other is only dZ. Clipping needs the gradient's norm before any update, hence a third region.
 
-**Same bits** for any number of threads. A row's outputs and dZ depend on the row; an element of dW and db is one chain
-over the rows of the slice in their order, whoever computes it (see `simd`); what is summed over rows or over
-weights, the loss and the norm, is stored by row and added by `tree_sum`.
-
-W^T is kept beside W, packed in panels as the micro-kernel reads them: who updates rows of W transposes them, a block of
-vectors at a time, while they are in cache. Packing W in every product instead costs each thread the whole of it. By
-rows, not in panels, the stores of a block fall into one set of L1 (512-1024-1024-10: 0.78 of the limit, with panels
-0.82).
-
-Plain SGD: W <- W - rate dW happens on the sums in registers, and dW never exists, where a batch is one slice. The
-product stores an FMA of what it would have stored otherwise, so the bits are those of the update after it. The first
-layer's dX is nobody's.
-
-Everything arrives in one array of integers, ``Plan.book``, addresses included; kernels are called by address. With
-arrays as arguments and kernels linked in, this file took 16 s to compile.
+**Same bits** for any number of threads: what is summed over rows or over weights, the loss and the norm, is stored by
+row and added by `tree_sum`. Everything arrives in one record, `CONTEXT`, and kernels are called by address: with arrays
+as arguments and kernels linked in, the loop took 16 s to compile.
 """
 
 import math
@@ -32,597 +19,290 @@ from typing import Any
 import numpy as np
 from numba import types
 
-from ..cpu import activations, losses, optimizers
-from ..cpu.gemm import gemm
-from ..cpu.gemm.microkernel import NV, sum_rows
-from ..cpu.gemm.transpose import transpose_panel
+from ..cpu import activations, losses
+from ..cpu.gemm.gemm import gemm
+from ..cpu.gemm.microkernel import NV
+from ..cpu.gemm.operands import NO_ROWS, Epilogue, Matrix, Rows, Shape, Workspace
 from ..cpu.losses import tree_sum
-from ..cpu.threads.pool import parallel_for
+from ..cpu.threads.parallel_for import parallel_for
 from ..jit.call_by_address import by_address, call
 from ..jit.decorator import jit
 from ..llvm.builder import VECTOR
-from ..llvm.memory import (
-    address_and_strides,
-    allocate,
-    array_at,
-    copy_bytes,
-    copy_vector,
-    item_bytes,
-    optimize_for_size,
-    release,
-)
-from ..specs.codes import CROSS_ENTROPY, IDENTITY, RELU
-from .plan import (
-    ACTIVATE,
-    ACTIVATION,
-    ADAM,
-    BATCH,
-    BATCH_WEIGHT,
-    BETA1,
-    BETA2,
-    CLIP,
-    CORRECT,
-    CORRECT_KERNEL,
-    CORRECT_OF_TASKS,
-    DECAY,
-    DERIVE,
-    DONE,
-    EPOCH_ROWS,
-    EPSILON,
-    FIRST_ROW,
-    FLOPS,
-    GRADIENT,
-    HYPER,
-    INPUTS,
-    L2,
-    L2_PER_BATCH,
-    LABELS,
-    LAYER_COLUMNS,
-    LAYER_COUNT,
-    LAYERS,
-    LOSS,
-    LOSS_KERNEL,
-    LOSS_SUM,
-    LOSSES_OF_ROWS,
-    MAX_ROW_LOSS,
-    MEAN_LOSS,
-    MICRO_BATCH_ROWS,
-    NESTEROV,
-    NEURONS,
-    NONE,
-    NORMS,
-    OBJECTIVE_TERMS,
-    OPTIMIZER,
-    ORDER,
-    OUT,
-    PACKED_WEIGHTS,
-    PARAMETERS,
-    PARTIAL_CORRECT,
-    PARTIAL_LOSS,
-    PARTIAL_WEIGHT,
-    PENALTY,
-    PLAIN_SGD,
-    PREDICT,
-    PRODUCT,
-    PROGRESS,
-    PROGRESS_SIZE,
-    PURPOSE,
-    RATE_COUNT,
-    RATES,
-    ROW,
-    ROW_WEIGHTS,
-    ROWS_KERNEL,
-    SCRATCH,
-    SCRATCH_PLACE,
-    SECOND_STATE,
-    SQUARES,
-    STATE,
-    STEP,
-    STOP_ROW,
-    TARGETS,
-    TARGETS_ADDRESS,
-    TASK_COUNT,
-    TASK_ROWS,
-    TASKS,
-    TOTALS,
-    TOTALS_SIZE,
-    TRAIN,
-    UPDATE,
-    WEIGHT_SUM,
-    WEIGHTS,
-    WEIGHTS_KERNEL,
-    WORKSPACE,
-    A,
-    B,
-    D,
-    K,
-    N,
-    T,
-    W,
-    X,
-    Z,
-)
+from ..llvm.memory import allocate, copy_bytes, item_bytes, optimize_for_size, record_at, release
+from ..specs.activations import IDENTITY, RELU
+from .backend import OBJECTIVE, PROGRESS, TOTALS
+from .context import CONTEXT_TYPE, FLOAT64, INT64, layer_at, matrix_at, sample_weight, task_bounds, vector_at
+from .plan import CONTEXT, MICRO_BATCH_ROWS, PREDICT, TRAIN
+from .weights_task import weights_task
 
-_LANES = 32
-"""Partial sums of squares that are added at once."""
-
-_INT, _DOUBLE = np.dtype(np.int64), np.dtype(np.float64)
+# ------------------------------------------------------------------------------------------- rows
 
 
 @jit(inline=True)
-def vector(dtype: Any, start: int, size: int) -> Any:
-    """The array (size,) at an address."""
-    return array_at(dtype, start, (size,))
+def gather(dtype: Any, source: int, chosen: Any, target: int, size: int, rows: Any) -> None:
+    """Copy the chosen rows of ``size`` elements, those from rows[0] to rows[1] of a micro-batch."""
+    nbytes = size * item_bytes(dtype)
+    for i in range(rows[0], rows[1]):
+        copy_bytes(target + i * nbytes, source + chosen[i] * nbytes, nbytes)
 
 
 @jit(inline=True)
-def matrix(dtype: Any, start: int, rows: int, columns: int) -> Any:
-    """The array (rows, columns) at an address."""
-    return array_at(dtype, start, (rows, columns))
-
-
-# ---------------------------------------------------------------------------------------------- rows
-
-
-@jit(inline=True)
-def forward(dtype: Any, book: Any, layers: Any, x: int, row_begin: int, row_end: int, work: int) -> None:
-    """A, and where needed Z, of rows top to bottom; x is the address of the slice's inputs."""
+def forward(dtype: Any, ctx: Any, x: int, row_begin: int, row_end: int, workspace: Any) -> None:
+    """Compute A, and where needed Z, of every layer; x is the address of the micro-batch's inputs."""
     item = item_bytes(dtype)
     lanes = VECTOR // item
     nr = NV * lanes
-    given = book[SCRATCH] * item
-    one = dtype.type(1)
-    none = (np.intp(0), np.intp(0))
-    for i in range(book[LAYER_COUNT]):
-        n, k, code = layers[i, N], layers[i, K], layers[i, ACTIVATION]
-        a = (x + row_begin * n * item, n * item, item)
-        w = (book[PACKED_WEIGHTS] + layers[i, T] * item, nr * item, item, -(-n // lanes) * lanes * nr * item)
+    for i in range(ctx.layer_count):
+        layer = layer_at(ctx, i)
+        n, k, code = layer.n_in, layer.n_out, layer.activation
+        a = Matrix(x + row_begin * n * item, n * item, np.intp(item), np.intp(0))
+        panel = -(-n // lanes) * lanes * nr * item
+        w = Matrix(ctx.packed_weights + layer.packed * item, np.intp(nr * item), np.intp(item), panel)
         if k == 1:  # a single row of W is a column of W^T as it is
-            w = (book[PARAMETERS] + layers[i, W] * item, item, item, nr * item)
-        bias = (book[PARAMETERS] + layers[i, B] * item, np.intp(0))
-        z = (book[WORKSPACE] + (layers[i, Z] + row_begin * k) * item, k * item)
-        relu = z if code == RELU else none
-        call(
-            gemm.gemm,
-            book[PRODUCT],
-            dtype,
-            (dtype, row_end - row_begin, k, n, a, w, z, bias, relu, none, one, work, given),
-        )
-        x = book[WORKSPACE] + layers[i, A] * item
+            w = Matrix(ctx.parameters + layer.weights * item, np.intp(item), np.intp(item), np.intp(nr * item))
+        bias = Rows(ctx.parameters + layer.biases * item, np.intp(0))
+        z = Rows(ctx.workspace + (layer.preactivation + row_begin * k) * item, k * item)
+        epilogue = Epilogue(bias, z if code == RELU else NO_ROWS, NO_ROWS, dtype.type(1))
+        call(gemm, ctx.gemm, dtype, (dtype, Shape(row_end - row_begin, k, n), a, w, z, epilogue, workspace))
+        x = ctx.workspace + layer.output * item
         if code != RELU and code != IDENTITY:
             size = (row_end - row_begin) * k
-            source, target = vector(dtype, z[0], size), vector(dtype, x + row_begin * k * item, size)
-            call(activations.apply_activation, book[ACTIVATE], dtype, (code, source, target))
+            source, target = vector_at(dtype, z.address, size), vector_at(dtype, x + row_begin * k * item, size)
+            call(activations.apply_activation, layer.activate, dtype, (source, target))
 
 
 @jit(inline=True)
-def backward(dtype: Any, book: Any, layers: Any, row_begin: int, row_end: int, work: int) -> None:
-    """From dL/dA of the last layer, in its place of dZ: dZ of all layers, in rows top to bottom."""
+def loss(dtype: Any, ctx: Any, targets: int, row_begin: int, row_end: int, scratch: int, task: int) -> None:
+    """Compute the rows' losses, where training dL/dA of the last layer, and the task's correct answers.
+
+    ``targets`` is the address of the micro-batch's labels or targets, ``scratch`` that of scratch_size elements.
+    """
+    rows, last = ctx.rows, layer_at(ctx, ctx.layer_count - 1)
+    k, item = last.n_out, item_bytes(dtype)
+    row_losses = vector_at(FLOAT64, ctx.row_losses, rows)
+    loss_rows = losses.LossRows(
+        vector_at(INT64, targets, rows),
+        matrix_at(dtype, targets, rows, k),
+        matrix_at(dtype, ctx.workspace + last.output * item, rows, k),
+        vector_at(dtype, ctx.row_weights, rows),
+        matrix_at(dtype, ctx.workspace + last.gradient * item, rows if ctx.purpose == TRAIN else 0, k),
+        row_losses,
+        vector_at(dtype, scratch, ctx.scratch_size),
+    )
+    call(losses.loss_rows, ctx.loss_kernel, dtype, (loss_rows, row_begin, row_end))
+    limit = record_at(OBJECTIVE, ctx.objective).max_row_loss
+    if limit < math.inf:
+        for i in range(row_begin, row_end):
+            row_losses[i] = limit if row_losses[i] > limit else row_losses[i]
+    if ctx.sample_weights != 0:
+        for i in range(row_begin, row_end):
+            row_losses[i] *= sample_weight(ctx, ctx.start + i)
+    if ctx.correct_kernel != 0:
+        correct = vector_at(INT64, ctx.correct, rows)
+        call(losses.correct_rows, ctx.correct_kernel, dtype, (ctx.loss, loss_rows, row_begin, row_end, correct, task))
+
+
+@jit(inline=True)
+def backward(dtype: Any, ctx: Any, row_begin: int, row_end: int, workspace: Any) -> None:
+    """Compute dZ of every layer from dL/dA of the last, which lies where its dZ will be."""
     item = item_bytes(dtype)
     nr = NV * (VECTOR // item)
-    given = book[SCRATCH] * item
-    one = dtype.type(1)
-    none = (np.intp(0), np.intp(0))
-    workspace = book[WORKSPACE]
-    last = book[LAYER_COUNT] - 1
+    last = ctx.layer_count - 1
     for i in range(last, -1, -1):
-        n, k, code = layers[i, N], layers[i, K], layers[i, ACTIVATION]
-        d = workspace + (layers[i, D] + row_begin * k) * item
+        layer = layer_at(ctx, i)
+        n, k, code = layer.n_in, layer.n_out, layer.activation
+        d = ctx.workspace + (layer.gradient + row_begin * k) * item
 
-        # dZ = dL/dA * activation'(Z), from A where it can be had from that. ReLU's happened on the sums below.
+        # dZ = dL/dA * activation'(Z). A hidden ReLU's happened in the product below.
         if code != IDENTITY and (code != RELU or i == last):
             size = (row_end - row_begin) * k
-            a = vector(dtype, workspace + (layers[i, A] + row_begin * k) * item, size)
-            z = vector(dtype, workspace + (layers[i, Z] + row_begin * k) * item, size)
-            call(activations.times_derivative, book[DERIVE], dtype, (code, a, z, vector(dtype, d, size)))
+            a = vector_at(dtype, ctx.workspace + (layer.output + row_begin * k) * item, size)
+            z = vector_at(dtype, ctx.workspace + (layer.preactivation + row_begin * k) * item, size)
+            call(activations.times_derivative, layer.derive, dtype, (a, z, vector_at(dtype, d, size)))
 
+        # dL/dA of the layer before = dZ W; the first layer's input gradient is never computed.
         if i > 0:
-            c = (workspace + (layers[i - 1, D] + row_begin * n) * item, n * item)
-            relu_mask = none
-            if layers[i - 1, ACTIVATION] == RELU:
-                relu_mask = (workspace + (layers[i - 1, A] + row_begin * n) * item, n * item)
-            a_of_product = (d, k * item, item)
-            w = (book[PARAMETERS] + layers[i, W] * item, n * item, item, nr * item)
-            call(
-                gemm.gemm,
-                book[PRODUCT],
-                dtype,
-                (dtype, row_end - row_begin, n, k, a_of_product, w, c, none, none, relu_mask, one, work, given),
-            )
+            before = layer_at(ctx, i - 1)
+            c = Rows(ctx.workspace + (before.gradient + row_begin * n) * item, n * item)
+            mask = NO_ROWS
+            if before.activation == RELU:
+                mask = Rows(ctx.workspace + (before.output + row_begin * n) * item, n * item)
+            dz = Matrix(d, k * item, np.intp(item), np.intp(0))
+            w = Matrix(ctx.parameters + layer.weights * item, n * item, np.intp(item), np.intp(nr * item))
+            epilogue = Epilogue(NO_ROWS, NO_ROWS, mask, dtype.type(1))
+            call(gemm, ctx.gemm, dtype, (dtype, Shape(row_end - row_begin, n, k), dz, w, c, epilogue, workspace))
 
 
-@jit(inline=True)
-def _gather(dtype: Any, source: int, chosen: Any, target: int, size: int, row_begin: int, row_end: int) -> None:
-    """Copy the rows of so many elements that are chosen for the slice's rows top to bottom."""
-    row = size * item_bytes(dtype)
-    for i in range(row_begin, row_end):
-        copy_bytes(target + i * row, source + chosen[i] * row, row)
-
-
-@jit(inline=True)
-def _weight(book: Any, row: int) -> float:
-    """The sample weight of an epoch's row."""
-    at = row
-    if book[ORDER] != 0:
-        at = vector(_INT, book[ORDER] + row * 8, 1)[0]
-    return vector(_DOUBLE, book[WEIGHTS] + at * 8, 1)[0]
-
-
-_BOOK = types.Array(types.int64, 1, "C")
-
-
-@by_address(lambda real: (types.intp, types.DType(real), _BOOK, *[types.intp] * 2))
+@by_address(lambda real: (types.intp, types.DType(real), CONTEXT_TYPE))
 @jit(internal=True)
-def rows_task(task: int, dtype: Any, book: Any, start: int, rows: int) -> None:
-    """A piece of a slice's rows, which begins at the epoch's row ``start``, through all layers and back."""
+def rows_task(task: int, dtype: Any, ctx: Any) -> None:
+    """Process one task's rows of the micro-batch in the context: gather, forward, loss, backward."""
     optimize_for_size()
-    tasks = -(-rows // book[TASK_ROWS])
-    row_begin, row_end = rows * task // tasks, rows * (task + 1) // tasks
+    rows = ctx.rows
+    row_begin, row_end = task_bounds(ctx, task)
     item = item_bytes(dtype)
-    layers = matrix(_INT, book[LAYERS], book[LAYER_COUNT], LAYER_COLUMNS)
-    last = book[LAYER_COUNT] - 1
-    n, k, loss, purpose = layers[0, N], layers[last, K], book[LOSS], book[PURPOSE]
-    takes_labels = loss == CROSS_ENTROPY
+    n, last = layer_at(ctx, 0).n_in, layer_at(ctx, ctx.layer_count - 1)
+    k = last.n_out
 
-    # The slice's inputs and truths: where they are, or gathered.
-    x, truth = book[X], book[TARGETS_ADDRESS]
-    if book[ORDER] == 0:
-        x += (start - book[FIRST_ROW]) * n * item
-        truth += (start - book[FIRST_ROW]) * (8 if takes_labels else k * item)
+    # The micro-batch's inputs and targets: where they are, or gathered.
+    x, targets = ctx.X, ctx.targets
+    if ctx.order == 0:
+        x += (ctx.start - ctx.first_row) * n * item
+        targets += (ctx.start - ctx.first_row) * (8 if ctx.takes_labels != 0 else k * item)
     else:
-        chosen = vector(_INT, book[ORDER] + start * 8, rows)
-        gathered = book[WORKSPACE] + book[INPUTS] * item
-        _gather(dtype, x, chosen, gathered, n, row_begin, row_end)
+        chosen, bounds = vector_at(INT64, ctx.order + ctx.start * 8, rows), (row_begin, row_end)
+        gathered = ctx.workspace + ctx.gathered_inputs * item
+        gather(dtype, x, chosen, gathered, n, bounds)
         x = gathered
-        if takes_labels:
-            _gather(_INT, truth, chosen, book[LABELS], 1, row_begin, row_end)
-            truth = book[LABELS]
+        if ctx.takes_labels != 0:
+            gather(INT64, targets, chosen, ctx.labels, 1, bounds)
+            targets = ctx.labels
         else:
-            gathered = book[WORKSPACE] + book[TARGETS] * item
-            _gather(dtype, truth, chosen, gathered, k, row_begin, row_end)
-            truth = gathered
+            gathered = ctx.workspace + ctx.gathered_targets * item
+            gather(dtype, targets, chosen, gathered, k, bounds)
+            targets = gathered
 
-    buffer_bytes = book[SCRATCH_PLACE]
-    if buffer_bytes == 0:  # of several threads each needs its own
-        buffer_bytes = allocate(book[SCRATCH] * item)
-    work = vector(dtype, buffer_bytes, book[SCRATCH])
-    forward(dtype, book, layers, x, row_begin, row_end, buffer_bytes)
-    outputs = matrix(dtype, book[WORKSPACE] + layers[last, A] * item, rows, k)
-    if purpose == PREDICT:
-        result = matrix(dtype, book[OUT] + (start - book[FIRST_ROW]) * k * item, rows, k)
+    scratch = ctx.scratch
+    if scratch == 0:  # of several threads each needs its own
+        scratch = allocate(ctx.scratch_size * item)
+    workspace = Workspace(scratch, ctx.scratch_size * item)
+    forward(dtype, ctx, x, row_begin, row_end, workspace)
+    if ctx.purpose == PREDICT:
+        outputs = matrix_at(dtype, ctx.workspace + last.output * item, rows, k)
+        result = matrix_at(dtype, ctx.out + (ctx.start - ctx.first_row) * k * item, rows, k)
         for i in range(row_begin, row_end):
             for j in range(k):
                 result[i, j] = outputs[i, j]
     else:
-        labels, targets = vector(_INT, truth, rows), matrix(dtype, truth, rows, k)
-        dl_da = matrix(dtype, book[WORKSPACE] + layers[last, D] * item, rows if purpose == TRAIN else 0, k)
-        row_weights, losses_of_rows = (
-            vector(dtype, book[ROW_WEIGHTS], rows),
-            vector(_DOUBLE, book[LOSSES_OF_ROWS], rows),
-        )
-        call(
-            losses.loss_rows,
-            book[LOSS_KERNEL],
-            dtype,
-            (loss, labels, targets, outputs, row_weights, dl_da, losses_of_rows, work, row_begin, row_end),
-        )
-        cap = vector(_DOUBLE, book[OBJECTIVE_TERMS], SQUARES)[MAX_ROW_LOSS]
-        if cap < math.inf:
-            for i in range(row_begin, row_end):
-                losses_of_rows[i] = cap if losses_of_rows[i] > cap else losses_of_rows[i]
-        if book[WEIGHTS] != 0:
-            for i in range(row_begin, row_end):
-                losses_of_rows[i] *= _weight(book, start + i)
-        if book[CORRECT_KERNEL] != 0:
-            correct = vector(_INT, book[CORRECT_OF_TASKS], rows)
-            call(
-                losses.correct_rows,
-                book[CORRECT_KERNEL],
-                dtype,
-                (loss, labels, targets, outputs, row_begin, row_end, correct, task),
-            )
-        if purpose == TRAIN:
-            backward(dtype, book, layers, row_begin, row_end, buffer_bytes)
-    if book[SCRATCH_PLACE] == 0:
-        release(buffer_bytes)
-
-
-# -------------------------------------------------------------------------------------------- weights
-
-
-@jit(internal=True)
-def _square_sum(values: Any, lanes: Any) -> float:
-    """Sum of squares in float64; the lanes (_LANES,) are overwritten."""
-    for j in range(_LANES):
-        lanes[j] = 0
-    whole = values.size // _LANES * _LANES
-    for i in range(0, whole, _LANES):
-        part = values[i : i + _LANES]
-        for j in range(_LANES):
-            lanes[j] += np.float64(part[j]) * np.float64(part[j])
-    for i in range(whole, values.size):
-        lanes[i - whole] += np.float64(values[i]) * np.float64(values[i])
-    return tree_sum(lanes)
-
-
-@jit(internal=True)
-def _multiply(values: Any, factor: Any) -> None:
-    """Values *= factor."""
-    for i in range(values.size):
-        values[i] *= factor
-
-
-@jit(internal=True)
-def _add_decay(gradient: Any, weights: Any, l2: float, lanes: Any) -> float:
-    """Gradient += l2 weights; gives the sum of the weights' squares as `_square_sum` does. One pass, not two."""
-    decay = gradient.dtype.type(l2)
-    for j in range(_LANES):
-        lanes[j] = 0
-    whole = weights.size // _LANES * _LANES
-    for i in range(0, whole, _LANES):
-        g, w = gradient[i : i + _LANES], weights[i : i + _LANES]
-        for j in range(_LANES):
-            g[j] += decay * w[j]
-            lanes[j] += np.float64(w[j]) * np.float64(w[j])
-    for i in range(whole, weights.size):
-        gradient[i] += decay * weights[i]
-        lanes[i - whole] += np.float64(weights[i]) * np.float64(weights[i])
-    return tree_sum(lanes)
-
-
-@jit(inline=True)
-def _update(dtype: Any, book: Any, hyper: Any, start: int, size: int, step: int, rate: float) -> None:
-    """The optimizer's step on a range of parameters."""
-    optimizer = book[OPTIMIZER]
-    offset = start * item_bytes(dtype)
-    parameters, gradient = (
-        vector(dtype, book[PARAMETERS] + offset, size),
-        vector(dtype, book[GRADIENT] + offset, size),
-    )
-    first = vector(dtype, book[STATE] + offset, size)
-    if optimizer == ADAM:
-        second = vector(dtype, book[SECOND_STATE] + offset, size)
-        betas = (hyper[BETA1], hyper[BETA2], hyper[EPSILON], hyper[DECAY])
-        call(optimizers.adam_update, book[UPDATE], dtype, (parameters, gradient, first, second, rate, *betas, step))
-    elif optimizer != NONE:
-        nesterov = optimizer == NESTEROV
-        call(optimizers.sgd_update, book[UPDATE], dtype, (parameters, gradient, first, rate, hyper[BETA1], nesterov))
-
-
-@jit(internal=True)
-def _transpose(dtype: Any, w: int, t: int, n: int, row_begin: int, row_end: int) -> None:
-    """Rows top to bottom of the W (k, n) at w, transposed into the panels at t; top is a multiple of the lanes."""
-    item = item_bytes(dtype)
-    lanes = VECTOR // item
-    nr = NV * lanes
-    panel = -(-n // lanes) * lanes * nr * item
-    for j in range(row_begin, row_end, lanes):
-        target = t + j // nr * panel + j % nr * item
-        if n == 1:  # nothing to turn: 20 ns less
-            copy_vector(dtype, target, w + j * item, row_end - j)
-        else:
-            transpose_panel(dtype, target, nr * item, w + j * n * item, n * item, min(lanes, row_end - j), n)
-
-
-@by_address(
-    lambda real: (
-        *(types.intp, types.DType(real), _BOOK, *[types.intp] * 2),
-        *[types.boolean] * 2,
-        *[types.float64] * 3,
-    )
-)
-@jit(internal=True)
-def weights_task(
-    task: int, dtype: Any, book: Any, x: int, rows: int, first: bool, last: bool, l2: float, rate: float, scale: float
-) -> None:
-    """Rows of one layer's W: dW and db over a slice, and after a batch's last slice the update and W^T.
-
-    With ``rows`` 0 there is no slice: it is the rest of a step that waited for the norm, with the gradient times
-    ``scale``, which may be NaN; or, with a scale below 0, nothing but W^T.
-    """
-    optimize_for_size()
-    item = item_bytes(dtype)
-    lanes = VECTOR // item
-    layers = matrix(_INT, book[LAYERS], book[LAYER_COUNT], LAYER_COLUMNS)
-    tasks = matrix(_INT, book[TASKS], book[TASK_COUNT], 3)
-    hyper = vector(_DOUBLE, book[HYPER], 6)
-    at, row_begin, row_end = tasks[task, 0], tasks[task, 1], tasks[task, 2]
-    n, k, height = layers[at, N], layers[at, K], row_end - row_begin
-    w_start, b_start = layers[at, W] + row_begin * n, layers[at, B] + row_begin
-    none = (np.intp(0), np.intp(0))
-    clips = hyper[CLIP] < math.inf
-    fused = book[OPTIMIZER] == PLAIN_SGD and first and last and not clips and l2 == 0
-
-    if rows > 0:
-        inputs = x if at == 0 else book[WORKSPACE] + layers[max(0, at - 1), A] * item
-        dz = (book[WORKSPACE] + (layers[at, D] + row_begin) * item, item, k * item)
-        c = (book[PARAMETERS if fused else GRADIENT] + w_start * item, n * item)
-        start = c if fused or not first else none
-        factor = dtype.type(-rate) if fused else dtype.type(1)
-        buffer_bytes = book[SCRATCH_PLACE]
-        if buffer_bytes == 0:
-            buffer_bytes = allocate(book[SCRATCH] * item)
-        b = (inputs, n * item, item, NV * lanes * item)
-        sizes = (height, n, rows)
-        call(
-            gemm.gemm,
-            book[PRODUCT],
-            dtype,
-            (
-                dtype,
-                sizes[0],
-                sizes[1],
-                sizes[2],
-                dz,
-                b,
-                c,
-                start,
-                none,
-                none,
-                factor,
-                buffer_bytes,
-                book[SCRATCH] * item,
-            ),
-        )
-        if book[SCRATCH_PLACE] == 0:
-            release(buffer_bytes)
-        db, j = book[GRADIENT] + b_start * item, 0
-        while j < height:
-            sum_rows(dtype, db + j * item, dz[0] + j * item, dz[2], rows, height - j, 1 if first else 0)
-            j += NV * lanes if height - j >= NV * lanes else lanes
-    if last:
-        parameters = vector(dtype, book[PARAMETERS] + w_start * item, height * n)
-        gradient = vector(dtype, book[GRADIENT] + w_start * item, height * n)
-        biases = vector(dtype, book[GRADIENT] + b_start * item, height)
-        if rows > 0 and l2 != 0:
-            objective_terms = vector(_DOUBLE, book[OBJECTIVE_TERMS], SQUARES + layers[at, NEURONS] + row_end)
-            place = SQUARES + layers[at, NEURONS] + row_begin
-            sums = np.empty(_LANES)
-            for j in range(0, height, lanes):  # no piece is cut inside of these
-                below = min(j + lanes, height)
-                objective_terms[place + j] = _add_decay(
-                    gradient[j * n : below * n], parameters[j * n : below * n], l2, sums
-                )
-                for i in range(j + 1, below):
-                    objective_terms[place + i] = 0
-        if rows > 0 and clips:
-            norms = vector(_DOUBLE, book[NORMS], layers[at, NEURONS] + row_end)
-            sums = np.empty(_LANES)
-            for j in range(height):
-                b_j = np.float64(biases[j])
-                norms[layers[at, NEURONS] + row_begin + j] = (
-                    _square_sum(gradient[j * n : (j + 1) * n], sums) + b_j * b_j
-                )
-        else:
-            if not (scale < 0 or scale == 1):
-                factor = dtype.type(scale)
-                _multiply(gradient, factor)
-                _multiply(biases, factor)
-            if not scale < 0:
-                step = vector(_INT, book[PROGRESS], PROGRESS_SIZE)[STEP] + 1
-                if not fused:
-                    _update(dtype, book, hyper, w_start, height * n, step, rate)
-                _update(dtype, book, hyper, b_start, height, step, rate)
-            if k > 1:
-                w, t = book[PARAMETERS] + layers[at, W] * item, book[PACKED_WEIGHTS] + layers[at, T] * item
-                _transpose(dtype, w, t, n, row_begin, row_end)
+        loss(dtype, ctx, targets, row_begin, row_end, scratch, task)
+        if ctx.purpose == TRAIN:
+            backward(dtype, ctx, row_begin, row_end, workspace)
+    if ctx.scratch == 0:
+        release(scratch)
 
 
 # ------------------------------------------------------------------------------------------- the loop
 
 
 @jit(internal=True)
-def call_rows_task(task: int, dtype: Any, book: Any, start: int, rows: int) -> None:
-    """`rows_task` by its address: linked into `run`, it would be optimised once more, 0.4 s."""
-    call(rows_task, book[ROWS_KERNEL], dtype, (task, dtype, book, start, rows))
+def _call_rows_task(task: int, dtype: Any, ctx: Any) -> None:
+    """Call `rows_task` by its address: linked into `run`, it would be optimised a second time."""
+    call(rows_task, ctx.rows_task, dtype, (task, dtype, ctx))
 
 
 @jit(internal=True)
-def call_weights_task(
-    task: int, dtype: Any, book: Any, x: int, rows: int, first: bool, last: bool, l2: float, rate: float, scale: float
-) -> None:
-    """`weights_task` by its address."""
-    arguments = (task, dtype, book, x, rows, first, last, l2, rate, scale)
-    call(weights_task, book[WEIGHTS_KERNEL], dtype, arguments)
+def call_weights_task(task: int, dtype: Any, ctx: Any) -> None:
+    """Call `weights_task` by its address."""
+    call(weights_task, ctx.weights_task, dtype, (task, dtype, ctx))
+
+
+@jit(inline=True)
+def _weigh_rows(dtype: Any, ctx: Any, totals: Any, batch_begin: int, batch_end: int) -> float:
+    """Fill the rows' weights in the objective; return the sum of the micro-batch's sample weights."""
+    row_weights = vector_at(dtype, ctx.row_weights, ctx.rows)
+    if ctx.sample_weights == 0:
+        share = dtype.type(1) / dtype.type(batch_end - batch_begin)
+        for i in range(ctx.rows):
+            row_weights[i] = share
+        totals.batch_weight = float(batch_end - batch_begin)
+        return float(ctx.rows)
+    if ctx.is_first != 0:
+        batch_weight = 0.0
+        for i in range(batch_begin, batch_end):
+            batch_weight += sample_weight(ctx, i)
+        totals.batch_weight = batch_weight
+    total = 0.0
+    for i in range(ctx.rows):
+        w = sample_weight(ctx, ctx.start + i)
+        total += w
+        row_weights[i] = dtype.type(w / totals.batch_weight if w > 0 else 0.0)
+    return total
 
 
 @jit
-def run(dtype: Any, book: Any, threads: int, pool: int) -> None:
-    """From ``progress[DONE]`` to the book's STOP_ROW, slice by slice.
+def run(dtype: Any, context: int, threads: int, pool: int) -> None:
+    """Process micro-batches from ``progress.done`` to the context's ``stop_row``.
 
     Parameters
     ----------
     dtype : dtype
-        Of inputs, targets, parameters and outputs: float32 or float64.
-    book : ndarray of int64
-        See `plan.Plan`.
-    threads, shared : int
-        As `threads.parallel_for` takes them.
+        float32 or float64: of inputs, targets, parameters and outputs.
+    context : int
+        Address of a record CONTEXT.
+    threads, pool : int
+        As `parallel_for` takes them.
+
+    Raises
+    ------
+    MemoryError
+        If a task could not allocate its scratch.
     """
     optimize_for_size()
     item = item_bytes(dtype)
-    # Without an owner, so that nobody counts references to it, which takes 30 ns a step of 1-16-1's 570.
-    book = vector(_INT, address_and_strides(book)[0], book.size)
-    progress, totals = vector(_INT, book[PROGRESS], PROGRESS_SIZE), vector(_DOUBLE, book[TOTALS], TOTALS_SIZE)
-    layers = matrix(_INT, book[LAYERS], book[LAYER_COUNT], LAYER_COLUMNS)
-    hyper, rates = vector(_DOUBLE, book[HYPER], 6), vector(_DOUBLE, book[RATES], max(1, book[RATE_COUNT]))
-    neurons = layers[book[LAYER_COUNT] - 1, NEURONS] + layers[book[LAYER_COUNT] - 1, K]
-    objective_terms = vector(_DOUBLE, book[OBJECTIVE_TERMS], SQUARES + neurons)
-    batch, trains, first_row = book[BATCH], book[PURPOSE] == TRAIN, book[FIRST_ROW]
-    inputs = book[X]
-    stage, flops, tasks, rows, weight, rate, scale = 0, 0, book[TASK_COUNT], 0, 0.0, 0.0, -1.0
-    batch_weight, l2 = 0.0, 0.0
-    start = batch_start = batch_stop = progress[DONE]
-    first, last = True, True
+    ctx = record_at(CONTEXT, context)
+    progress, totals = record_at(PROGRESS, ctx.progress), record_at(TOTALS, ctx.totals)
+    objective = record_at(OBJECTIVE, ctx.objective)
+    last_layer = layer_at(ctx, ctx.layer_count - 1)
+    neurons = last_layer.first_neuron + last_layer.n_out
+    rates = vector_at(FLOAT64, ctx.rates, max(1, ctx.rate_count))
+    batch, trains = ctx.batch_rows, ctx.purpose == TRAIN
+    batch_begin = batch_end = progress.done
+    ctx.rows, ctx.is_first, ctx.is_last, ctx.step_l2, ctx.rate, ctx.gradient_scale = 0, 1, 1, 0.0, 0.0, -1.0
+    stage, flops = 0, 0
     # Stages, so that each region is compiled once: 0 W^T, 1 rows, 2 weights, 3 updates that waited for the norm.
-    while stage != 1 or progress[DONE] < book[STOP_ROW]:
+    while stage != 1 or progress.done < ctx.stop_row:
         if stage == 1:
-            start = progress[DONE]
-            batch_start = start // batch * batch
-            batch_stop = min(batch_start + batch, book[EPOCH_ROWS])
-            rows = min(MICRO_BATCH_ROWS, batch_stop - start)
-            first, last = start == batch_start, start + rows == batch_stop
-            flops = rows * book[FLOPS]
+            ctx.start = progress.done
+            batch_begin = ctx.start // batch * batch
+            batch_end = min(batch_begin + batch, ctx.epoch_rows)
+            ctx.rows = min(MICRO_BATCH_ROWS, batch_end - ctx.start)
+            ctx.is_first = 1 if ctx.start == batch_begin else 0
+            ctx.is_last = 1 if ctx.start + ctx.rows == batch_end else 0
+            flops = ctx.rows * ctx.flops_per_row
+            weight = _weigh_rows(dtype, ctx, totals, batch_begin, batch_end)
 
-            weight, batch_weight = float(rows), float(batch_stop - batch_start)
-            row_weights = vector(dtype, book[ROW_WEIGHTS], rows)
-            if book[WEIGHTS] == 0:
-                share = dtype.type(1) / dtype.type(batch_stop - batch_start)
-                for i in range(rows):
-                    row_weights[i] = share
-            else:
-                if first:
-                    totals[BATCH_WEIGHT] = 0
-                    for i in range(batch_start, batch_stop):
-                        totals[BATCH_WEIGHT] += _weight(book, i)
-                weight, batch_weight = 0.0, totals[BATCH_WEIGHT]
-                for i in range(rows):
-                    w = _weight(book, start + i)
-                    weight += w
-                    row_weights[i] = dtype.type(w / totals[BATCH_WEIGHT] if w > 0 else 0.0)
-
-            tasks = -(-rows // book[TASK_ROWS])
-            parallel_for(call_rows_task, tasks, threads, flops, pool, (dtype, book, start, rows))
-            if book[PURPOSE] != PREDICT:
-                totals[PARTIAL_LOSS] += tree_sum(vector(_DOUBLE, book[LOSSES_OF_ROWS], rows))
-                totals[PARTIAL_WEIGHT] += weight
-                correct = vector(_INT, book[CORRECT_OF_TASKS], tasks)
+            tasks = -(-ctx.rows // ctx.task_rows)
+            parallel_for(_call_rows_task, tasks, threads, flops, pool, (dtype, ctx))
+            if ctx.purpose != PREDICT:
+                totals.partial_loss += tree_sum(vector_at(FLOAT64, ctx.row_losses, ctx.rows))
+                totals.partial_weight += weight
+                correct = vector_at(INT64, ctx.correct, tasks)
                 for task in range(tasks):
-                    progress[PARTIAL_CORRECT] += correct[task]
+                    progress.partial_correct += correct[task]
         else:
-            arguments = (dtype, book, inputs, rows, first, last, l2, rate, scale)
-            parallel_for(call_weights_task, book[TASK_COUNT], threads, flops, pool, arguments)
+            parallel_for(call_weights_task, ctx.weight_task_count, threads, flops, pool, (dtype, ctx))
 
         if stage == 0:
             stage = 1
             continue
         if stage == 1 and trains:
-            inputs = book[X] + (start - first_row) * layers[0, N] * item
-            if book[ORDER] != 0:
-                inputs = book[WORKSPACE] + book[INPUTS] * item
-            rate, scale = rates[min(batch_start // batch, rates.size - 1)], 1.0
-            l2 = hyper[L2] + (objective_terms[L2_PER_BATCH] / batch_weight if batch_weight > 0 else 0.0)
+            ctx.inputs = ctx.X + (ctx.start - ctx.first_row) * layer_at(ctx, 0).n_in * item
+            if ctx.order != 0:
+                ctx.inputs = ctx.workspace + ctx.gathered_inputs * item
+            ctx.rate, ctx.gradient_scale = rates[min(batch_begin // batch, rates.size - 1)], 1.0
+            batch_l2 = objective.l2_per_batch / totals.batch_weight if totals.batch_weight > 0 else 0.0
+            ctx.step_l2 = ctx.l2 + batch_l2
             stage = 2
             continue
-        if stage == 2 and last and hyper[CLIP] < math.inf:
-            norm = math.sqrt(tree_sum(vector(_DOUBLE, book[NORMS], neurons)))
-            scale = 1.0 if norm <= hyper[CLIP] else hyper[CLIP] / norm  # infinity and NaN must show
-            stage, rows = 3, 0
+        if stage == 2 and ctx.is_last != 0 and ctx.clip_norm < math.inf:
+            norm = math.sqrt(tree_sum(vector_at(FLOAT64, ctx.row_norms, neurons)))
+            # Not min: infinity and NaN must show in the parameters.
+            ctx.gradient_scale = 1.0 if norm <= ctx.clip_norm else ctx.clip_norm / norm
+            ctx.rows, stage = 0, 3
             continue
         stage = 1
-        progress[DONE] = min(batch_stop, start + MICRO_BATCH_ROWS)
-        if last:
-            progress[ROW] = progress[DONE]
-            progress[STEP] += 1
-            progress[CORRECT] += progress[PARTIAL_CORRECT]
-            totals[LOSS_SUM] += totals[PARTIAL_LOSS]
-            totals[WEIGHT_SUM] += totals[PARTIAL_WEIGHT]
-            if trains and batch_weight > 0:
-                mean = (batch_stop - batch_start) / batch_weight
-                objective_terms[MEAN_LOSS] += totals[PARTIAL_LOSS] * mean
-                if objective_terms[L2_PER_BATCH] != 0:
-                    objective_terms[PENALTY] += (
-                        objective_terms[L2_PER_BATCH] / 2 * tree_sum(objective_terms[SQUARES:]) * mean
-                    )
-            progress[PARTIAL_CORRECT] = 0
-            totals[PARTIAL_LOSS] = totals[PARTIAL_WEIGHT] = 0
+        progress.done = min(batch_end, ctx.start + MICRO_BATCH_ROWS)
+        if ctx.is_last != 0:
+            progress.row = progress.done
+            progress.step += 1
+            progress.correct += progress.partial_correct
+            totals.loss += totals.partial_loss
+            totals.weight += totals.partial_weight
+            if trains and totals.batch_weight > 0:
+                mean = (batch_end - batch_begin) / totals.batch_weight
+                objective.mean_loss += totals.partial_loss * mean
+                if objective.l2_per_batch != 0:
+                    squares = tree_sum(vector_at(FLOAT64, ctx.squared_weights, neurons))
+                    objective.penalty += objective.l2_per_batch / 2 * squares * mean
+            progress.partial_correct = 0
+            totals.partial_loss = totals.partial_weight = 0.0

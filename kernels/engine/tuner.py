@@ -1,23 +1,23 @@
-"""How many rows the next compiled call trains, and on how many threads, by how long the calls before it took.
+"""Chooses rows and threads for the next compiled call from the times of previous calls.
 
-Imports nothing. A call returns after CALL_S, so that Ctrl-C works in long epochs. Whether threads pay off depends on
-more than the size of a step: on what else wants the other cores. 64-128-128-10 with batches of 64 gained 1.45 on two
-idle cores and 0.73 where another process had the second. So it is tried: for TRIAL_S on all threads, then on one; the
-faster runs, and the other is tried again from time to time, for there is no other way to notice that cores have
-become free, or busy. Bits depend neither on the threads nor on where calls end.
+A call returns after about CALL_S, so that Ctrl-C works in long epochs. Whether threads pay off depends on the size of a
+step and on what else runs on the other cores (docs/performance-notes.md), so the tuner measures: TRIAL_S on all
+threads, then the same on one. It keeps the faster and tries the other again from time to time, which is the only way to
+notice that cores have become free or busy. Results depend neither on the threads nor on where calls end.
 """
 
 CALL_S = 0.2
-"""Seconds after which a compiled call returns to Python, about."""
+"""Approximate seconds after which a compiled call returns to Python."""
 
 TRIAL_S = 0.004
-"""Seconds of a trial: some ten times what waking the threads for it may take."""
+"""Seconds of a trial: about ten times what waking the threads may take."""
 
 RUN_S, LONGEST_RUN_S = 0.1, 1.6
-"""Seconds until the other is tried again, doubled whenever it is no better: trials end at 0.3% of the time."""
+"""Seconds until the next trial, at first and at most. They double after each trial that changes nothing, so that trials
+take 0.3% of the time in the end."""
 
 BETTER = 1.05
-"""How many times faster a trial must be to change anything: rates waver by 3%."""
+"""How many times faster a trial must be to change the number of threads; rates vary by 3%."""
 
 
 class Tuner:
@@ -26,37 +26,38 @@ class Tuner:
     Parameters
     ----------
     rows : int
-        Of the first call.
+        Rows of the first call.
     threads : int
-        That there are.
-    tries : bool
-        Whether one thread is tried too; else it is always all of them.
+        Number of threads available.
+    explores : bool
+        Whether one thread is tried too; otherwise calls always run on all threads.
 
     Attributes
     ----------
     rows, threads : int
+        What the next call should use; rows >= 1.
     """
 
     def __init__(self, rows: int, threads: int, explores: bool) -> None:
         self.rows, self.threads = rows, threads
         self._all = threads
-        self._tries = explores and threads > 1
+        self._explores = explores and threads > 1
         self._first, self._trial, self._run = True, False, RUN_S
-        self._rates: dict[int, float] = {}  # rows a second, by threads
-        self._rows, self._seconds = 0.0, 0.0  # of the trial, or of the run's last RUN_S or so
+        self._rates: dict[int, float] = {}  # rows per second by number of threads
+        self._rows, self._seconds = 0.0, 0.0  # of the trial, or of about the last RUN_S of the run
         self._left = TRIAL_S
 
     def is_compatible(self, other: "Tuner") -> bool:
-        """Whether what one has learnt serves the other."""
-        return (self._all, self._tries) == (other._all, other._tries)
+        """Whether the state of one tuner is valid for the other: same threads, same exploration."""
+        return (self._all, self._explores) == (other._all, other._explores)
 
     def update(self, rows: int, seconds: float) -> None:
-        """Take account of a call: its rows and how long it took."""
+        """Record a call: the rows it processed and the seconds it took."""
         seconds = max(seconds, 1e-6)
         time = CALL_S
-        if self._tries and self._first:  # in which kernels were compiled or fetched, and threads started
+        if self._explores and self._first:  # it compiled or loaded kernels and started threads
             self._first, time = False, TRIAL_S / 2
-        elif self._tries:
+        elif self._explores:
             self._rows += rows
             self._seconds += seconds
             self._left -= seconds
@@ -68,7 +69,7 @@ class Tuner:
         self.rows = max(1, int(rows * time / seconds))
 
     def _end_trial(self) -> None:
-        """A trial, or a run between two trials, is over."""
+        """End a trial, or a run between two trials, and choose the threads of what follows."""
         self._rates[self.threads] = self._rows / self._seconds
         self._rows, self._seconds = 0.0, 0.0
         other = self._all if self.threads == 1 else 1

@@ -1,8 +1,8 @@
 """The compile cache: one folder of compiled kernels for each version of the kernels' sources.
 
-Numba stamps a cached function with its own file only: after an edit of a helper in another file, or an upgrade of the
-package, a cached caller would go on running the old code. Here the cache lies in a folder named after a hash of all
-kernel sources, those of sub-packages included, so that any change starts a new one.
+Numba invalidates a cached function by the time stamp of its own file only: after an edit of a helper in another file,
+or an upgrade of the package, a cached caller would still run the old code. Here the cache lies in a folder named after
+a hash of all kernel sources, those of sub-packages included, so that any change starts a new folder.
 """
 
 import contextlib
@@ -18,16 +18,17 @@ from pathlib import Path
 from typing import Any
 
 import numba
-from numba.core.caching import FunctionCache
+
+from .numba_internals import FunctionCache
 
 _STALE_DAYS = 30
 
 
-# ---------------------------------------------------------------------------------- the cache folder
+# ------------------------------------------------------------------------------------ the cache folder
 
 
 def _source_hash(folder: Path) -> str:
-    """Hash the paths and contents of every kernel source in a folder and its sub-folders."""
+    """Hash the relative paths and the contents of every source file in a folder and its sub-folders."""
     digest = hashlib.sha256()
     sources = sorted(folder.rglob("*.py"))
     if not sources:  # in a zip file, say
@@ -38,7 +39,7 @@ def _source_hash(folder: Path) -> str:
 
 
 def _user_cache_root() -> Path:
-    """Where this platform keeps a user's caches, or ``NUMBA_CACHE_DIR`` where that is set."""
+    """Return the folder of this platform for a user's caches, or ``NUMBA_CACHE_DIR`` where that is set."""
     if numba.config.CACHE_DIR:
         return Path(numba.config.CACHE_DIR)
     if sys.platform == "win32":
@@ -51,13 +52,13 @@ def _user_cache_root() -> Path:
 
 
 def _open_cache() -> Path | None:
-    """Make the cache folder and prove that it can be written; None, with one warning, where it cannot."""
+    """Make the cache folder and check that it can be written; warn and return None where it cannot."""
     folder = None
     try:
         folder = _user_cache_root() / f"fastnet-{_source_hash(Path(__file__).parents[1])}"
         new = not folder.is_dir()
         folder.mkdir(parents=True, exist_ok=True)
-        # Also the sign of life that _prune looks at.
+        # This also renews the folder's modification time, which _prune reads.
         probe = folder / f"probe.{uuid.uuid4().hex[:8]}"
         probe.touch()
         probe.unlink()
@@ -77,25 +78,26 @@ def _open_cache() -> Path | None:
 def _prune(current: Path) -> None:
     """Delete the caches of other versions that no process has opened for a month.
 
-    Not the younger ones: another environment may hold another version, and a process that is running
-    must still be able to save what it compiles.
+    Younger ones stay: another environment may hold another version, and a running process must be able to save what it
+    compiles.
     """
     oldest = time.time() - _STALE_DAYS * 86400
-    with contextlib.suppress(OSError):  # somebody else's folder, or another process is pruning too: no matter
+    with contextlib.suppress(OSError):  # another user's folder, or another process prunes it too
         for folder in current.parent.glob("fastnet-" + "[0-9a-f]" * 16):
             if folder != current and folder.stat().st_mtime < oldest:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
 cache_folder: Path | None = _open_cache()
-"""Folder of this version's compiled kernels; None where nothing can be written."""
+"""Folder of this version's compiled kernels; None where none can be written."""
 
+# ------------------------------------------------------------------------------------- cached functions
 
 _warned: set[str] = set()
 
 
 def warn_once(message: str) -> None:
-    """Warn once for all kernels of whatever the first of them met."""
+    """Issue a RuntimeWarning, unless one with the same text before its first colon has been issued already."""
     kind = message.partition(":")[0]
     if kind not in _warned:
         _warned.add(kind)
@@ -103,30 +105,44 @@ def warn_once(message: str) -> None:
 
 
 class KernelCache(FunctionCache):  # type: ignore[misc]
-    """Numba's cache of one function, safe for several processes, full disks and torn files.
+    """Numba's cache of one function, safe with several processes, full disks and truncated files.
 
-    Numba numbers data files within a function: two processes that compile different signatures at the
-    same time both take number 1, and the index of the one can end up beside the data of the other,
-    which would later run float32 code on float64 arrays. A name drawn anew for every file rules that out;
-    at worst an index entry is lost and compiled again.
+    Numba numbers the data files of a function. Two processes that compile different signatures at the same time both
+    take number 1, and the index of one can end up beside the data of the other, which would later run float32 code on
+    float64 arrays. A random name for every file rules that out; at worst an index entry is lost and its function
+    compiled again.
+
+    Raises
+    ------
+    OSError
+        If Numba would not use the cache folder.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__(function)
         if cache_folder is None or cache_folder not in Path(self.cache_path).parents:
-            # Numba's next choice is beside the source, where nothing tells versions apart.
+            # Numba's next choice is beside the source, where different versions would share one cache.
             raise OSError(f"Numba would cache in {self.cache_path}")
-        # Drawn when a file is saved, not here: children of a fork would share it.
+        # The name is drawn when a file is saved: one drawn here would be shared by the children of a fork.
         stem = self._impl.filename_base
         self._cache_file._data_name = lambda number: f"{stem}.{uuid.uuid4().hex}.nbc"
 
+    def _index_key(self, sig: Any, codegen: Any) -> Any:
+        """Identify a compiled function by its signature and target.
+
+        Numba adds a hash of the function's code and closure. Here the folder's name covers the code, and a closure's
+        functions would be pickled with an identity of the process, so that kernels made by a factory were compiled anew
+        in each one. A factory must give each kernel a ``__qualname__`` of its own, which names its cache file.
+        """
+        return sig, codegen.magic_tuple()
+
     def load_overload(self, sig: Any, target_context: Any) -> Any:
-        """Load a compiled function, or None where there is none that can be read."""
+        """Load a compiled function; return None where there is none that can be read."""
         try:
             return super().load_overload(sig, target_context)
-        except Exception:  # a file cut short by a crash unpickles to anything; the kernel is compiled again
+        except Exception:  # a file truncated by a crash unpickles to anything; the kernel is compiled again
             with contextlib.suppress(OSError):
-                self.flush()  # an index cut short would refuse every later save
+                self.flush()  # a truncated index would make every later save fail
             return None
 
     def save_overload(self, sig: Any, data: Any) -> None:

@@ -1,4 +1,12 @@
-"""call_by_address."""
+"""Calls of kernels by the address of their machine code, without linking them into the caller.
+
+Numba links every callee into its caller, optimizes the whole once more and emits it once more, at every level of
+calls: the training loop took 16 s to compile. By address each kernel is compiled once, when it is first needed.
+
+`by_address` registers a kernel with the types of its arguments; `kernel_address` compiles it and returns its address,
+in Python; `call` calls that address, in compiled code. `call` needs a function of the same signature as a prototype,
+which need not be the one at the address.
+"""
 
 import functools
 from collections.abc import Callable
@@ -11,58 +19,82 @@ from numba.core import cgutils
 from numba.extending import intrinsic as _intrinsic
 
 from .decorator import F
-
-# ------------------------------------------------------------------------- calls without linking
-# Numba links whoever is called into the caller, optimizes all of it once more and emits it once more, at every level:
-# the training loop compiled for 16 s. By address each kernel is compiled once, and only where it is needed.
+from .numba_internals import code_address
 
 _signatures: dict[Any, Callable[[Any], tuple[Any, ...]]] = {}
 
 
 def by_address(signature: Callable[[Any], tuple[Any, ...]]) -> Callable[[F], F]:
-    """Let a kernel that returns nothing be called by address.
+    """Register a kernel that returns nothing for calls by address.
 
     Parameters
     ----------
     signature : callable
-        From Numba's float32 or float64 to the types of the arguments.
+        Takes Numba's float32 or float64; returns the Numba types of the kernel's arguments as a tuple.
+
+    Returns
+    -------
+    callable
+        A decorator that returns its function unchanged.
     """
 
-    def note(function: F) -> F:
+    def register(function: F) -> F:
         _signatures[getattr(function, "py_func", function)] = signature
         return function
 
-    return note
+    return register
 
 
 @functools.cache
-def address(function: Callable[..., Any], dtype: Any) -> int:
-    """Compile a kernel for a dtype, or take it from the cache; where its machine code is, for `call`.
+def kernel_address(function: Callable[..., Any], dtype: Any) -> int:
+    """Compile a registered kernel for a dtype, or load it from the cache, and return its address for `call`.
 
-    Good for as long as the process lives.
+    Parameters
+    ----------
+    function : callable
+        A kernel that `by_address` has registered.
+    dtype : dtype
+        float32 or float64.
+
+    Returns
+    -------
+    int
+        Valid until the process ends.
     """
     dispatcher: Any = function
-    expected = _signatures[dispatcher.py_func](numba.from_dtype(dtype))
-    dispatcher.compile(expected)
-    result = dispatcher.overloads[expected]
-    place: int = result.library.get_pointer_to_function(result.fndesc.llvm_func_name)
-    return place
+    return code_address(dispatcher, _signatures[dispatcher.py_func](numba.from_dtype(dtype)))
+
+
+class FunctionPointer:
+    """The callee of an LLVM call, given by its address.
+
+    llvmlite takes the type of a call from the callee, and an opaque pointer has none.
+    """
+
+    def __init__(self, builder: ir.IRBuilder, address: ir.Value, function_type: ir.FunctionType) -> None:
+        pointer = builder.inttoptr(address, ir.PointerType())
+        self.type = pointer.type
+        self.function_type = function_type
+        self.get_reference = pointer.get_reference
 
 
 @_intrinsic  # type: ignore[untyped-decorator]
-def call(typing_context: Any, function: Any, place: Any, dtype: Any, arguments: Any) -> Any:
-    """``function(*arguments)`` by the address that `address` gave for that dtype."""
+def call(typing_context: Any, function: Any, address: Any, dtype: Any, arguments: Any) -> Any:
+    """Call ``function(*arguments)`` at the address that `kernel_address` returned for ``dtype``.
+
+    For compiled code. Arguments are converted to the types that ``function`` was registered with; its exceptions
+    propagate.
+    """
     expected = _signatures[function.dispatcher.py_func](dtype.dtype)
 
-    def codegen(context: Any, builder: ir.IRBuilder, own: Any, values: Any) -> Any:
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, values: Any) -> Any:
         given = cgutils.unpack_tuple(builder, values[3])
         given = [
             context.cast(builder, value, old, new)
             for value, old, new in zip(given, arguments.types, expected, strict=True)
         ]
-        kind = context.call_conv.get_function_type(types.none, expected)
-        code = builder.inttoptr(values[1], ir.PointerType(kind))
-        status, _ = context.call_conv.call_function(builder, code, types.none, expected, given)
+        callee = FunctionPointer(builder, values[1], context.call_conv.get_function_type(types.none, expected))
+        status, _ = context.call_conv.call_function(builder, callee, types.none, expected, given)
         with cgutils.if_unlikely(builder, status.is_error):
             context.call_conv.return_status_propagate(builder, status)
         return context.get_dummy_value()

@@ -1,35 +1,30 @@
-"""target."""
+"""The CPU that Numba compiles for: its name, its features and its vector registers."""
 
 import platform
 
 import numba
-from numba.core.registry import cpu_target
+
+from .numba_internals import target_triple
 
 COMPILES = not numba.config.DISABLE_JIT
 """False where ``NUMBA_DISABLE_JIT`` asks for plain Python, as coverage and debuggers do."""
 
-
-# ------------------------------------------------------------------------------- the CPU compiled for
-
-
-def _target() -> tuple[str, str, str]:
-    """Numba's own answer (triple, CPU, features): the host, or what NUMBA_CPU_NAME and its like ask for."""
-    triple, cpu, features = cpu_target.target_context.codegen().magic_tuple()
-    return str(triple), str(cpu), str(features)
+IS_X86 = platform.machine().lower() in ("x86_64", "amd64")
+IS_ARM = platform.machine().lower() in ("arm64", "aarch64")
 
 
 def target_cpu() -> str:
-    """Name of the CPU that Numba compiles for."""
-    return _target()[1]
+    """Return LLVM's name of the CPU compiled for, such as "znver4"."""
+    return target_triple()[1]
 
 
 def target_features() -> frozenset[str]:
-    """Features of the CPU that Numba compiles for, such as "avx2"."""
-    return frozenset(flag[1:] for flag in _target()[2].split(",") if flag.startswith("+"))
+    """Return LLVM's names of the features of the CPU compiled for, such as "avx2"."""
+    return frozenset(flag[1:] for flag in target_triple()[2].split(",") if flag.startswith("+"))
 
 
 def vector_bytes() -> int:
-    """Width in bytes of the widest vector register of the CPU compiled for: 64, 32 or 16."""
+    """Return the width in bytes of the widest vector register of the CPU compiled for: 64, 32 or 16."""
     features = target_features()
     if "avx512f" in features:
         return 64
@@ -37,6 +32,5 @@ def vector_bytes() -> int:
 
 
 def registers() -> int:
-    """Count of vector registers of the CPU compiled for: 32 with AVX-512 and on ARM, else 16."""
-    arm = platform.machine().lower() in ("arm64", "aarch64")
-    return 32 if arm or "avx512f" in target_features() else 16
+    """Return the number of vector registers of the CPU compiled for: 32 with AVX-512 and on ARM, else 16."""
+    return 32 if IS_ARM or "avx512f" in target_features() else 16

@@ -1,7 +1,7 @@
-"""AVX-512's instructions on several vectors side by side: what `arrays` is written in.
+"""Emits AVX-512 instructions for several vectors side by side.
 
-Imports `microkernel`. Side by side, since the instructions of one polynomial wait for each other: the CPU's
-scheduler holds 64 of them, and in this order they belong to more than one vector.
+Side by side, since the instructions of one polynomial wait for each other: the CPU's scheduler holds 64 of them, and in
+this order they belong to more than one vector.
 """
 
 from collections.abc import Callable
@@ -35,7 +35,7 @@ class Avx512Builder(VectorBuilder):
         return tuple(instruction(*column) for column in zip(*(x * (count // len(x)) for x in operands), strict=True))
 
     def number(self, *values: float) -> Vectors:
-        """Give a constant: one number in every lane, or a table of as many vectors as are needed."""
+        """Return a constant: one number in every lane, or a table of as many vectors as it fills."""
         values = values if len(values) > 1 else values * self.lanes
         if self.bits == 32:
             values = tuple(float(np.float32(value)) for value in values)
@@ -43,35 +43,35 @@ class Avx512Builder(VectorBuilder):
         return tuple(ir.Constant(self.vector, scalars[i : i + self.lanes]) for i in range(0, len(values), self.lanes))
 
     def whole(self, value: int) -> Vectors:
-        """Give an integer in every lane."""
+        """Return an integer constant in every lane."""
         return (ir.Constant(self.integers, [value] * self.lanes),)
 
     def fadd(self, x: Vectors, y: Vectors) -> Vectors:
-        """X + y."""
+        """x + y."""
         return self.each(self.builder.fadd, x, y)
 
     def fsub(self, x: Vectors, y: Vectors) -> Vectors:
-        """X - y."""
+        """x - y."""
         return self.each(self.builder.fsub, x, y)
 
     def fmul(self, x: Vectors, y: Vectors) -> Vectors:
-        """X y."""
+        """x y."""
         return self.each(self.builder.fmul, x, y)
 
     def fdiv(self, x: Vectors, y: Vectors) -> Vectors:
-        """X / y."""
+        """x / y."""
         return self.each(self.builder.fdiv, x, y)
 
     def fmadd(self, x: Vectors, y: Vectors, z: Vectors) -> Vectors:
-        """X y + z."""
+        """x y + z, rounded once."""
         return self.each(self.fma, x, y, z)
 
     def fnmadd(self, z: Vectors, x: Vectors, y: Vectors) -> Vectors:
-        """Z - x y."""
+        """z - x y, rounded once."""
         return self.each(self.fma, self.each(self.builder.fneg, x), y, z)
 
     def polynomial(self, x: Vectors, coefficients: tuple[float, ...]) -> Vectors:
-        """Horner's rule; lowest power first."""
+        """Evaluate a polynomial by Horner's rule; coefficients from the lowest power."""
         y = self.number(coefficients[-1])
         for coefficient in coefficients[-2::-1]:
             y = self.fmadd(x, y, self.number(coefficient))
@@ -88,20 +88,20 @@ class Avx512Builder(VectorBuilder):
         return self.each(lambda x: self.builder.call(fabs, [x]), x)
 
     def bits_of(self, x: Vectors) -> Vectors:
-        """The bits of floats as integers."""
+        """Reinterpret floats as integers."""
         return self.each(lambda x: self.builder.bitcast(x, self.integers), x)
 
     def from_bits(self, x: Vectors) -> Vectors:
-        """Floats of these bits."""
+        """Reinterpret integers as floats."""
         return self.each(lambda x: self.builder.bitcast(x, self.vector), x)
 
     def with_sign(self, magnitude: Vectors, x: Vectors) -> Vectors:
-        """A magnitude (not negative) with the sign of x."""
+        """Return a magnitude (not negative) with the sign of x."""
         sign = self.each(self.builder.and_, self.bits_of(x), self.whole(-(1 << (self.bits - 1))))
         return self.from_bits(self.each(self.builder.or_, self.bits_of(magnitude), sign))
 
     def _x86(self, name: str, x: Vectors, *more: ir.Value, y: Vectors = ()) -> Vectors:
-        """An instruction of AVX-512 F by LLVM's name for it."""
+        """Emit an instruction of AVX-512 F by LLVM's name for it."""
 
         def emit(*vectors: ir.Value) -> ir.Value:
             given = [*vectors, *more]
@@ -111,27 +111,27 @@ class Avx512Builder(VectorBuilder):
         return self.each(emit, x, y) if y else self.each(emit, x)
 
     def max_constant(self, limit: float, x: Vectors) -> Vectors:
-        """The larger of the two; NaN stays, since the instruction gives its second operand then."""
+        """max(limit, x); NaN stays, since the instruction then returns its second operand."""
         return self._x86("max", self.number(limit), _CURRENT_ROUNDING, y=x)
 
     def min_constant(self, limit: float, x: Vectors) -> Vectors:
-        """The smaller of the two, or NaN."""
+        """min(limit, x); NaN stays."""
         return self._x86("min", self.number(limit), _CURRENT_ROUNDING, y=x)
 
     def scalef(self, x: Vectors, n: Vectors) -> Vectors:
-        """X 2^floor(n), rounded once."""
+        """x 2^floor(n), rounded once."""
         return self._x86("mask.scalef", x, self.zero, self.everywhere, _CURRENT_ROUNDING, y=n)
 
     def exponent(self, x: Vectors) -> Vectors:
-        """floor(log2 |x|), as a float: of 0 -infinity, of infinity infinity, of NaN NaN."""
+        """floor(log2 |x|), as a float: -infinity for 0, infinity for infinity, NaN for NaN."""
         return self._x86("mask.getexp", x, self.zero, self.everywhere, _CURRENT_ROUNDING)
 
     def significand(self, x: Vectors) -> Vectors:
-        """|x| 2^-k within 3/4 and 3/2 (code 3); NaN of what is less than 0, 1 of 0 (code 3 << 2)."""
+        """|x| 2^-k between 3/4 and 3/2 (code 3); NaN where x < 0 and 1 for 0 (code 3 << 2)."""
         return self._x86("mask.getmant", x, _INT32(3 << 2 | 3), self.zero, self.everywhere, _CURRENT_ROUNDING)
 
     def lookup(self, table: tuple[float, ...], numbers: Vectors) -> Vectors:
-        """A table's entries; the last bits of the numbers count, the others do not."""
+        """Look up a table's entries by the last bits of the numbers; the other bits are ignored."""
         halves = self.number(*table)
         if len(halves) == 2:
             name = f"x86.avx512.vpermi2var.{self.suffix}"

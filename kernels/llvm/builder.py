@@ -1,24 +1,78 @@
-"""builder."""
+"""Emitting LLVM code: intrinsics for compiled code, and a builder of vector instructions.
 
-from collections.abc import Callable
+`emits` makes a function that emits LLVM code callable from kernels; `VectorBuilder` has LLVM's types for one dtype,
+short names for vector instructions, loops, and functions that are emitted once a module.
+"""
+
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from llvmlite import ir
 from numba.core import cgutils as _cgutils
 from numba.core import types as _types
 from numba.extending import intrinsic as _intrinsic
-from numba.np import arrayobj as _arrayobj
 
 from ..jit.target import vector_bytes
 
 cgutils: Any = _cgutils  # no types
 types: Any = _types
-arrayobj: Any = _arrayobj
 
 
 def intrinsic(function: Callable[..., Any]) -> Any:
-    """Make a generator of LLVM code a function of compiled code, which leaves out the typing context."""
+    """Numba's ``intrinsic``, untyped: a generator of LLVM code becomes a function of compiled code."""
     return _intrinsic(function)
+
+
+def emits(signature: Callable[..., tuple[Any, ...]]) -> Callable[[Callable[..., None]], Any]:
+    """Make a function that emits LLVM code and returns nothing an intrinsic.
+
+    Parameters
+    ----------
+    signature : callable
+        From the Numba types of the caller's arguments to those the emitter takes; arguments are cast to them.
+
+    Returns
+    -------
+    callable
+        Decorator. The emitter receives an ``ir.IRBuilder`` and an LLVM value for each argument; for a NamedTuple the
+        NamedTuple of its fields' values, for a dtype Numba's type of the elements.
+    """
+
+    def decorate(emitter: Callable[..., None]) -> Any:
+        @functools.wraps(emitter)
+        def definition(typing_context: Any, *arguments: Any) -> Any:
+            expected = signature(*arguments)
+
+            def codegen(context: Any, builder: ir.IRBuilder, own: Any, values: Any) -> Any:
+                emitter(builder, *(_fields(builder, kind, x) for kind, x in zip(expected, values, strict=True)))
+                return context.get_dummy_value()
+
+            return types.void(*expected), codegen
+
+        return _intrinsic(definition)
+
+    return decorate
+
+
+def _fields(builder: ir.IRBuilder, kind: Any, value: ir.Value) -> Any:
+    """Unpack a NamedTuple, and those inside it; give a dtype's type of elements; leave other values alone."""
+    if isinstance(kind, types.DType):
+        return kind.dtype
+    if isinstance(kind, types.BaseNamedTuple):
+        values = cgutils.unpack_tuple(builder, value)
+        return kind.instance_class(*(_fields(builder, k, x) for k, x in zip(kind.types, values, strict=True)))
+    return value
+
+
+def _flat(value: Any) -> list[ir.Value]:
+    """The values of a NamedTuple and of those inside it, in order; or the one value."""
+    return [x for field in value for x in _flat(field)] if isinstance(value, tuple) else [value]
+
+
+def _shaped(like: Any, values: Iterator[ir.Value]) -> Any:
+    """The inverse of `_flat`."""
+    return type(like)(*(_shaped(field, values) for field in like)) if isinstance(like, tuple) else next(values)
 
 
 VECTOR = vector_bytes()
@@ -34,7 +88,7 @@ VOID = ir.VoidType()
 
 
 class VectorBuilder:
-    """What every generator here needs: LLVM types for one dtype, and short names for common instructions.
+    """LLVM types for one dtype, and short names for common instructions.
 
     Parameters
     ----------
@@ -61,12 +115,16 @@ class VectorBuilder:
         """Declare an LLVM intrinsic; llvmlite's own ``declare_intrinsic`` refuses vectors."""
         return _declared(self.builder.module, f"llvm.{name}", ir.FunctionType(result, operands))
 
+    def pointer(self, address: ir.Value) -> ir.Value:
+        """Give the pointer of an integer address."""
+        return self.builder.inttoptr(address, POINTER)
+
     def at(self, pointer: ir.Value, offset: ir.Value) -> ir.Value:
-        """Give the pointer ``offset`` bytes on."""
+        """Give the pointer ``offset`` bytes further on."""
         return self.builder.gep(pointer, [offset], source_etype=_BYTE)
 
     def vectors_at(self, pointer: ir.Value, count: int) -> list[ir.Value]:
-        """Pointers to ``count`` vectors, one behind the other."""
+        """Give pointers to ``count`` consecutive vectors."""
         return [self.at(pointer, _INT32(q * self.lanes * self.bytes)) for q in range(count)]
 
     def prefetch(self, pointer: ir.Value) -> None:
@@ -80,11 +138,10 @@ class VectorBuilder:
         first = self.builder.insert_element(undefined, scalar, _INT32(0))
         return self.builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(_INT32, self.lanes), None))
 
-    def shuffle(self, x: ir.Value, y: ir.Value, places: list[int]) -> ir.Value:
-        """Lanes ``places`` of x followed by y."""
-        return self.builder.shuffle_vector(
-            x, y, ir.Constant(ir.VectorType(_INT32, self.lanes), [_INT32(p) for p in places])
-        )
+    def shuffle(self, x: ir.Value, y: ir.Value, lanes: list[int]) -> ir.Value:
+        """These lanes of x followed by y; the vector has as many."""
+        chosen = ir.Constant(ir.VectorType(_INT32, len(lanes)), [_INT32(lane) for lane in lanes])
+        return self.builder.shuffle_vector(x, y, chosen)
 
     def first_lanes(self, count: ir.Value) -> ir.Value:
         """Give the mask of lanes 0 to count - 1."""
@@ -111,7 +168,7 @@ class VectorBuilder:
         self.builder.call(masked, [value, pointer, _INT32(self.bytes), mask])
 
     def fma(self, x: ir.Value, y: ir.Value, z: ir.Value) -> ir.Value:
-        """X * y + z.  ``llvm.fmuladd``: where there is no FMA, ``llvm.fma`` calls libm lane by lane."""
+        """x * y + z.  By ``llvm.fmuladd``, since without FMA instructions ``llvm.fma`` calls libm lane by lane."""
         name = f"fmuladd.v{self.lanes}f{self.bits}"
         return self.builder.call(self.intrinsic(name, self.vector, *[self.vector] * 3), [x, y, z])
 
@@ -120,7 +177,7 @@ class VectorBuilder:
         return self.builder.select(self.builder.fcmp_ordered("<", x, self.zero), self.zero, x)
 
     def where_positive(self, relu_mask: ir.Value, x: ir.Value) -> ir.Value:
-        """X where gate > 0, else 0."""
+        """x where ``relu_mask`` > 0, else 0."""
         return self.builder.select(self.builder.fcmp_ordered(">", relu_mask, self.zero), x, self.zero)
 
     def phi(self, *incoming: tuple[ir.Value, ir.Block]) -> ir.Value:
@@ -134,22 +191,72 @@ class VectorBuilder:
         """Context manager: what is emitted inside runs where ``number`` is not zero."""
         return self.builder.if_then(self.builder.icmp_signed("!=", number, number.type(0)))
 
+    def change_unless_zero(
+        self, number: ir.Value, values: list[ir.Value], change: Callable[[list[ir.Value]], list[ir.Value]]
+    ) -> list[ir.Value]:
+        """``change(values)`` where ``number`` is not zero, else the values."""
+        before = self.builder.block
+        with self.unless_zero(number):
+            changed = change(values)
+            inside = self.builder.block
+        return [self.phi((x, before), (y, inside)) for x, y in zip(values, changed, strict=True)]
+
+    def loop(
+        self,
+        carried: list[ir.Value],
+        more: Callable[[list[ir.Value]], ir.Value],
+        body: Callable[[list[ir.Value]], list[ir.Value]],
+        at_least_once: bool = False,
+    ) -> list[ir.Value]:
+        """``while more(carried): carried = body(carried)``; gives what is carried in the end.
+
+        ``at_least_once``: the caller knows that ``more`` holds at first, so it is tested only after each iteration.
+        """
+        builder, before = self.builder, self.builder.block
+        loop, after = builder.append_basic_block("loop"), builder.append_basic_block("after")
+        if at_least_once:
+            builder.branch(loop)
+        else:
+            builder.cbranch(more(carried), loop, after)
+        builder.position_at_end(loop)
+        phis = [self.phi((x, before)) for x in carried]
+        new = body(phis)
+        last = builder.block
+        for phi, value in zip(phis, new, strict=True):
+            phi.add_incoming(value, last)
+        builder.cbranch(more(new), loop, after)
+        builder.position_at_end(after)
+        return new if at_least_once else [self.phi((x, before), (y, last)) for x, y in zip(carried, new, strict=True)]
+
+    def call_shared(self, name: str, emit: Callable[..., None], *operands: Any) -> None:
+        """Call a function of the module that returns nothing; the first call emits it.
+
+        Parameters
+        ----------
+        name : str
+            Decides which function it is: what else goes into its code must be part of the name.
+        emit : callable
+            Emits its body: takes a `VectorBuilder` inside the function and its parameters, shaped as the operands are.
+        operands : ir.Value or NamedTuple of them
+            What it is called with.
+        """
+        arguments = _flat(operands)
+        shared = _declared(self.builder.module, name, ir.FunctionType(VOID, [x.type for x in arguments]))
+        if not shared.blocks:
+            shared.linkage = "linkonce_odr"  # one copy, however many modules are linked
+            for attribute in ("noinline", "nounwind", "optsize"):
+                shared.attributes.add(attribute)
+            inside = VectorBuilder(ir.IRBuilder(shared.append_basic_block("entry")), self.dtype, self.lanes)
+            parameters = iter(shared.args)
+            emit(inside, *(_shaped(operand, parameters) for operand in operands))
+            inside.builder.ret_void()
+        self.builder.call(shared, arguments)
+
 
 def _declared(module: ir.Module, name: str, kind: ir.FunctionType) -> ir.Function:
     return module.globals.get(name) or ir.Function(module, kind, name)
 
 
-def function(module: ir.Module, name: str, arguments: list[ir.Type]) -> tuple[ir.Function, ir.IRBuilder | None]:
-    """Give a module's function of that name, which returns nothing, and where its code goes; None if it has some."""
-    result = _declared(module, name, ir.FunctionType(VOID, arguments))
-    if result.blocks:
-        return result, None
-    result.linkage = "linkonce_odr"  # one copy, however many modules are linked
-    for attribute in ("noinline", "nounwind", "optsize"):
-        result.attributes.add(attribute)
-    return result, ir.IRBuilder(result.append_basic_block("entry"))
-
-
 def set_optsize(builder: ir.IRBuilder) -> None:
-    """Keep LLVM from unrolling and unswitching the loops around: nothing is gained, compiling took 2.5 s, not 1.9."""
+    """Compile the function around for size: 1.9 s instead of 2.5 s, as fast (docs/performance-notes.md)."""
     builder.function.attributes.add("optsize")

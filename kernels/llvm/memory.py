@@ -1,12 +1,19 @@
-"""memory."""
+"""Memory for compiled code: addresses of arrays, arrays at addresses, allocation, copies and prefetching.
+
+Addresses, strides and sizes are integers in bytes, of NumPy's intp. Nothing here checks bounds.
+"""
 
 from typing import Any
 
 from llvmlite import ir
+from numba.np import arrayobj as _arrayobj
 
-from .builder import POINTER, VectorBuilder, arrayobj, cgutils, intrinsic, set_optsize, types
+from .builder import POINTER, VectorBuilder, cgutils, emits, intrinsic, set_optsize, types
 
-# --------------------------------------------------------------------------------- what packing needs
+arrayobj: Any = _arrayobj  # no types
+
+
+# ------------------------------------------------------------------------------------ arrays and addresses
 
 
 @intrinsic
@@ -14,56 +21,44 @@ def address_and_strides(typing_context: Any, array: Any) -> Any:
     """(address of the first element, the strides in bytes).  `keep_alive` the array while that is used."""
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        struct = context.make_array(array)(context, builder, arguments[0])
-        start = builder.ptrtoint(struct.data, context.get_value_type(types.intp))
-        strides = cgutils.unpack_tuple(builder, struct.strides)
-        return context.make_tuple(builder, signature.return_type, [start, *strides])
+        return context.make_tuple(builder, signature.return_type, unpack_array(context, builder, array, arguments[0]))
 
     return types.UniTuple(types.intp, 1 + array.ndim)(array), codegen
 
 
-@intrinsic
-def keep_alive(typing_context: Any, array: Any) -> Any:
-    """Nothing, after the last use of an array's address: Numba frees what no later line names."""
+def unpack_array(context: Any, builder: ir.IRBuilder, array: Any, value: ir.Value) -> list[ir.Value]:
+    """Emit an array's address and strides, as integers."""
+    struct = context.make_array(array)(context, builder, value)
+    start = builder.ptrtoint(struct.data, context.get_value_type(types.intp))
+    return [start, *cgutils.unpack_tuple(builder, struct.strides)]
 
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        return context.get_dummy_value()
 
-    return types.void(array), codegen
+@emits(lambda array: (array,))
+def keep_alive(builder: ir.IRBuilder, array: ir.Value) -> None:
+    """Do nothing, after the last use of an array's address: Numba frees an array that no later line names."""
 
 
 @intrinsic
 def array_at(typing_context: Any, dtype: Any, address: Any, shape: Any) -> Any:
-    """The C-contiguous array of a dtype and shape, a tuple, at an address.  Who calls keeps the memory alive.
+    """The C-contiguous array of a dtype and a shape, a tuple, at an address.  The caller keeps the memory alive.
 
-    What ``numba.carray`` gives, which compiles two functions at every use, 30 ms each.
+    ``numba.carray`` would compile two functions at every use, 30 ms each.
     """
     array = types.Array(dtype.dtype, len(shape), "C")
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
         _, address, packed = arguments
         shape = cgutils.unpack_tuple(builder, packed)
-        item = dtype.dtype.bitwidth // 8
+        item = context.get_abi_sizeof(context.get_data_type(array.dtype))
         strides = [shape[0].type(item)]
         for extent in shape[:0:-1]:
             strides.insert(0, builder.mul(strides[0], extent))
         result = context.make_array(array)(context, builder)
-        data = builder.inttoptr(address, context.get_data_type(array.dtype).as_pointer())
+        data = builder.inttoptr(address, result.data.type)
         arrayobj.populate_array(result, data, shape, strides, shape[0].type(item), None)
         return result._getvalue()
 
     return array(dtype, types.intp, shape), codegen
-
-
-@intrinsic
-def optimize_for_size(typing_context: Any) -> Any:
-    """Compile the function around for size: what only calls kernels gains nothing from unrolled loops."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        set_optsize(builder)
-        return context.get_dummy_value()
-
-    return types.void(), codegen
 
 
 @intrinsic
@@ -76,24 +71,20 @@ def item_bytes(typing_context: Any, dtype: Any) -> Any:
     return types.intp(dtype), codegen
 
 
-@intrinsic
-def copy_element(typing_context: Any, dtype: Any, target: Any, source: Any) -> Any:
-    """Copy one element."""
+@emits(lambda: ())
+def optimize_for_size(builder: ir.IRBuilder) -> None:
+    """Compile the function around for size: unrolled loops gain nothing where the work is in the kernels it calls."""
+    set_optsize(builder)
 
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        _, target, source = arguments
-        code = VectorBuilder(builder, dtype.dtype, lanes=1)
-        code.store(code.load(builder.inttoptr(source, POINTER)), builder.inttoptr(target, POINTER))
-        return context.get_dummy_value()
 
-    return types.void(dtype, types.intp, types.intp), codegen
+# ---------------------------------------------------------------------------------------------- allocation
 
 
 @intrinsic
-def allocate(typing_context: Any, size: Any) -> Any:
-    """Address of so many bytes, until they are handed to `release`; MemoryError where there are none.
+def allocate(typing_context: Any, nbytes: Any) -> Any:
+    """Address of ``nbytes`` bytes, which the caller hands to `release`; raises MemoryError.
 
-    Less than ``numpy.empty``: nobody counts references, 20 ns a call, and nothing is compiled for it, 0.1 s a caller.
+    Cheaper than ``numpy.empty``: no reference counts, 20 ns a call, and nothing to compile, 0.1 s in each caller.
     """
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
@@ -104,8 +95,8 @@ def allocate(typing_context: Any, size: Any) -> Any:
 
 
 @intrinsic
-def release(typing_context: Any, memory: Any) -> Any:
-    """Give back what `allocate` gave."""
+def release(typing_context: Any, address: Any) -> Any:
+    """Free what `allocate` gave."""
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
         context.nrt.free(builder, builder.inttoptr(arguments[0], POINTER))
@@ -114,44 +105,49 @@ def release(typing_context: Any, memory: Any) -> Any:
     return types.void(types.intp), codegen
 
 
-@intrinsic
-def copy_bytes(typing_context: Any, target: Any, source: Any, count: Any) -> Any:
-    """Copy so many bytes from an address to another; the two ranges lie apart."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        target, source, count = arguments
-        cgutils.raw_memcpy(builder, *(builder.inttoptr(p, POINTER) for p in (target, source)), count, 1)
-        return context.get_dummy_value()
-
-    return types.void(*[types.intp] * 3), codegen
+# -------------------------------------------------------------------------------------------------- copies
 
 
-@intrinsic
-def copy_vector(typing_context: Any, dtype: Any, target: Any, source: Any, count: Any) -> Any:
-    """Copy the first ``count`` elements as one whole vector, with zeros behind them."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        _, target, source, count = arguments
-        set_optsize(builder)
-        code = VectorBuilder(builder, dtype.dtype)
-        pointer = builder.inttoptr(source, POINTER)
-        with builder.if_else(builder.icmp_signed(">=", count, count.type(code.lanes))) as (full, part):
-            with full:
-                x, x_block = code.load(pointer), builder.block
-            with part:
-                y, y_block = code.load(pointer, code.first_lanes(count)), builder.block
-        code.store(code.phi((x, x_block), (y, y_block)), builder.inttoptr(target, POINTER))
-        return context.get_dummy_value()
-
-    return types.void(dtype, types.intp, types.intp, types.intp), codegen
+@emits(lambda *_: (types.intp,) * 3)
+def copy_bytes(builder: ir.IRBuilder, target: ir.Value, source: ir.Value, count: ir.Value) -> None:
+    """Copy ``count`` bytes from one address to another; the two ranges must not overlap."""
+    cgutils.raw_memcpy(builder, *(builder.inttoptr(p, POINTER) for p in (target, source)), count, 1)
 
 
-@intrinsic
-def prefetch(typing_context: Any, place: Any) -> Any:
+@emits(lambda dtype, *_: (dtype, types.intp, types.intp))
+def copy_element(builder: ir.IRBuilder, dtype: Any, target: ir.Value, source: ir.Value) -> None:
+    """Copy one element of a dtype."""
+    code = VectorBuilder(builder, dtype, lanes=1)
+    code.store(code.load(code.pointer(source)), code.pointer(target))
+
+
+@emits(lambda dtype, *_: (dtype, types.intp, types.intp, types.intp))
+def copy_vector(builder: ir.IRBuilder, dtype: Any, target: ir.Value, source: ir.Value, count: ir.Value) -> None:
+    """Copy the first ``count`` elements, at least 1, as one whole vector: zeros fill the rest of the target."""
+    set_optsize(builder)
+    code = VectorBuilder(builder, dtype)
+    pointer = code.pointer(source)
+    with builder.if_else(builder.icmp_signed(">=", count, count.type(code.lanes))) as (full, part):
+        with full:
+            x, x_block = code.load(pointer), builder.block
+        with part:
+            y, y_block = code.load(pointer, code.first_lanes(count)), builder.block
+    code.store(code.phi((x, x_block), (y, y_block)), code.pointer(target))
+
+
+@emits(lambda address: (types.intp,))
+def prefetch(builder: ir.IRBuilder, address: ir.Value) -> None:
     """Ask for the cache line at an address, which need not be valid, to be read soon."""
+    code = VectorBuilder(builder, types.float32)
+    code.prefetch(code.pointer(address))
+
+
+@intrinsic
+def record_at(typing_context: Any, dtype: Any, address: Any) -> Any:
+    """Return the record of a structured dtype at an address, without a copy; the caller keeps the memory alive."""
+    record = dtype.dtype
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        VectorBuilder(builder, types.float32).prefetch(builder.inttoptr(arguments[0], POINTER))
-        return context.get_dummy_value()
+        return builder.inttoptr(arguments[1], context.get_value_type(record))
 
-    return types.void(types.intp), codegen
+    return record(dtype, types.intp), codegen

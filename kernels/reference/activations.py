@@ -1,10 +1,9 @@
-"""The equations of batch training in NumPy: the oracle that every kernel is held against.
+"""The activations in NumPy: the oracle that every kernel is checked against.
 
-Imports the standard library and NumPy only. Obvious on purpose, and right for any float dtype: in float64 (or
-longdouble) these functions are the truth that a float32 kernel is compared with; in the kernel's own dtype they are
-the `reference` rung, which is also what the Trainer runs with ``backend="numpy"``.
-
-Shapes: one sample a row. X (B, n); W (k, n); b (k,); Z and A (B, k). Labels (B,), integers in 0..k-1.
+Deliberately obvious, and correct for any float dtype: in float64 (or longdouble) these functions give the true values
+that a float32 kernel is compared with; in the kernel's own dtype they are the variant `reference`, which the Trainer
+also runs with ``backend="numpy"``. They state the equations of `specs.activations` independently of the formulas given
+there.
 """
 
 import math
@@ -14,9 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[Any]
+from ..specs import activations as specs
 
-# -------------------------------------------------------------------------------------- activations
+Array = NDArray[Any]
 
 
 def identity(Z: Array) -> Array:
@@ -110,6 +109,44 @@ def silu_derivative(Z: Array) -> Array:
     return S + np.clip(Z, -800, 800) * S * sigmoid(-Z)  # clipped where S (1 - S) is 0: 0 times infinity would be NaN
 
 
+def elu(Z: Array) -> Array:
+    """Z where Z > 0, else exp(Z) - 1 (Clevert, Unterthiner and Hochreiter 2015, with alpha 1)."""
+    return np.where(Z > 0, Z, np.expm1(np.minimum(Z, 0)))
+
+
+def elu_derivative(Z: Array) -> Array:
+    """1 where Z > 0, else exp(Z)."""
+    return np.exp(np.minimum(Z, 0))
+
+
+def softplus(Z: Array) -> Array:
+    """log(1 + exp(Z)), from the exponential that cannot overflow (Dugas et al. 2001)."""
+    return np.maximum(Z, 0) + np.log1p(np.exp(-np.abs(Z)))
+
+
+def softplus_derivative(Z: Array) -> Array:
+    """1 / (1 + exp(-Z))."""
+    return sigmoid(Z)
+
+
+def mish(Z: Array) -> Array:
+    """Z tanh(softplus(Z)) (Misra 2019), where tanh(softplus(Z)) = E (E + 2) / (E (E + 2) + 2) with E = e^Z.
+
+    Below 0 with Z E = Z e^(Z/2) e^(Z/2), as in `silu`; above 0 both terms are divided by E^2, which may overflow.
+    """
+    half = np.exp(-np.abs(Z) / 2)
+    E = half * half
+    below = np.clip(Z, -800, 0) * half * half * ((E + 2) / (E * (E + 2) + 2))
+    return np.where(Z < 0, below, Z * ((1 + 2 * E) / (1 + 2 * E * (1 + E))))
+
+
+def mish_derivative(Z: Array) -> Array:
+    """t + Z S (1 - t^2), where t = tanh(softplus(Z)) and S = sigmoid(Z)."""
+    t, E = np.tanh(softplus(Z)), np.exp(-np.abs(Z))
+    rest = np.where(Z < 0, 2 / (E * (E + 2) + 2), 2 * E * E / (1 + 2 * E * (1 + E)))  # 1 - t, which would cancel
+    return t + np.clip(Z, -800, 800) * sigmoid(Z) * rest * (1 + t)
+
+
 class Activation(NamedTuple):
     """An activation, elementwise, and its derivative with respect to Z."""
 
@@ -118,13 +155,5 @@ class Activation(NamedTuple):
     derivative: Callable[[Array], Array]
 
 
-ACTIVATIONS = (
-    Activation("identity", identity, identity_derivative),
-    Activation("relu", relu, relu_derivative),
-    Activation("tanh", tanh, tanh_derivative),
-    Activation("sigmoid", sigmoid, sigmoid_derivative),
-    Activation("leaky_relu", leaky_relu, leaky_relu_derivative),
-    Activation("gelu", gelu, gelu_derivative),
-    Activation("silu", silu, silu_derivative),
-)
-"""An activation's place here is the integer code by which compiled kernels choose it."""
+ACTIVATIONS = tuple(Activation(name, globals()[name], globals()[f"{name}_derivative"]) for name in specs.ACTIVATIONS)
+"""The functions above by the integer codes of the specs."""

@@ -1,12 +1,13 @@
-"""layers."""
+"""The dense layer in NumPy: the oracle of products and layers.
+
+Shapes: one sample a row. X (B, n); W (k, n); b (k,); Z and A (B, k).
+"""
 
 from collections.abc import Callable
 
 import numpy as np
 
 from .activations import Array
-
-# ------------------------------------------------------------------------------------------- layers
 
 
 def matmul(A: Array, B: Array) -> Array:

@@ -1,10 +1,11 @@
-"""optimizers."""
+"""The update rules in NumPy, in place: the oracle that every kernel is checked against."""
+
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from .activations import Array
-
-# ------------------------------------------------------------------------------------------ updates
 
 
 def sgd_update(
@@ -53,3 +54,15 @@ def adam_update(
     corrected_mean = mean / (1 - beta1**step)
     corrected_square = square / (1 - beta2**step)
     parameters -= learning_rate * corrected_mean / (np.sqrt(corrected_square) + epsilon)
+
+
+Rule = Callable[[Array, Array, Array, Any, float, int], None]
+
+RULES: dict[str, Rule] = {
+    "none": lambda p, g, state, hyper, rate, step: None,
+    "sgd": lambda p, g, state, hyper, rate, step: sgd_update(p, g, g, rate, 0.0, False),
+    "momentum": lambda p, g, state, hyper, rate, step: sgd_update(p, g, state[0], rate, hyper[0], False),
+    "nesterov": lambda p, g, state, hyper, rate, step: sgd_update(p, g, state[0], rate, hyper[0], True),
+    "adam": lambda p, g, state, hyper, rate, step: adam_update(p, g, state[0], state[1], rate, *hyper[:4], step),
+}
+"""Every rule of `specs.optimizers` as ``(parameters, gradient, state, hyper, rate, step)``."""

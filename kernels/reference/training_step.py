@@ -1,188 +1,48 @@
-"""The training loop in NumPy: the twin that the compiled epoch is held against, and ``backend="numpy"``.
+"""A training step in NumPy: the equations that the compiled step is checked against, written to be read.
 
-Imports `reference` and `plan`. The same plan, purposes and results as `epoch`, written to be read: forward, loss,
-backward, update.
+Networks are lists of layers (W (k, n), b (k,)) with one activation each.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ..engine.plan import (
-    ACTIVATION,
-    ADAM,
-    BATCH,
-    BATCH_WEIGHT,
-    BETA1,
-    BETA2,
-    CLIP,
-    CORRECT,
-    DECAY,
-    DONE,
-    EPSILON,
-    L2,
-    L2_PER_BATCH,
-    LOSS,
-    LOSS_SUM,
-    MAX_ROW_LOSS,
-    MEAN_LOSS,
-    NESTEROV,
-    NONE,
-    OPTIMIZER,
-    PARTIAL_CORRECT,
-    PARTIAL_LOSS,
-    PARTIAL_WEIGHT,
-    PENALTY,
-    PREDICT,
-    ROW,
-    STEP,
-    TRAIN,
-    WEIGHT_SUM,
-    Array,
-    B,
-    K,
-    N,
-    Plan,
-    W,
-    micro_batch_rows,
-)
-from ..specs.codes import BINARY_CROSS_ENTROPY, CROSS_ENTROPY, HUBER, MAE
-from . import activations, layers, optimizers
+from . import layers, optimizers
+from .activations import Activation
+
+Array = NDArray[Any]
+Layers = Sequence[tuple[Array, Array]]
 
 
-def run(
-    plan: Plan,
-    purpose: int,
-    X: Array,
-    y: Array | None,
-    weights: Array | None,
-    order: Array | None,
-    out: Array | None,
-    rates: Array,
-    first_row: int,
-    stop_row: int,
-    epoch_rows: int,
-) -> None:
-    """From ``progress[DONE]`` to ``stop_row``, slice by slice; arguments as of `epoch.run`, arrays for addresses."""
-    progress, totals, batch = plan.progress, plan.totals, int(plan.book[BATCH])
-    with np.errstate(all="ignore"):  # a loss of inf or NaN says it all
-        while progress[DONE] < stop_row:
-            start = int(progress[DONE])
-            batch_start = start // batch * batch
-            batch_stop = min(batch_start + batch, epoch_rows)
-            stop = min(start + micro_batch_rows(batch), batch_stop)
-            rows = slice(start - first_row, stop - first_row)
-            chosen: Any = rows if order is None else order[start:stop]
-
-            inputs = [X[chosen]]
-            Zs = []
-            for layer in plan.layers:
-                A, Z = layers.dense_forward(inputs[-1], *_views(plan.parameters, layer), _activation(layer).function)
-                inputs.append(A)
-                Zs.append(Z)
-            outputs = inputs.pop()
-            if purpose == PREDICT:
-                assert out is not None
-                out[rows] = outputs
-            else:
-                assert y is not None
-                losses, D, right = _loss(int(plan.book[LOSS]), y[chosen], outputs)
-                losses = np.minimum(losses, plan.objective_terms[MAX_ROW_LOSS])
-                visited: Any = slice(start, stop) if order is None else chosen
-                w = np.ones(stop - start) if weights is None else weights[visited]
-                totals[PARTIAL_LOSS] += np.sum(w * losses)
-                totals[PARTIAL_WEIGHT] += np.sum(w)
-                progress[PARTIAL_CORRECT] += right
-                if purpose == TRAIN:
-                    if start == batch_start:
-                        plan.gradient[:] = 0
-                        all_rows: Any = slice(batch_start, batch_stop)
-                        all_rows = all_rows if order is None else order[all_rows]
-                        total = batch_stop - batch_start if weights is None else weights[all_rows].sum()
-                        totals[BATCH_WEIGHT] = total
-                    row_weights = np.divide(w, totals[BATCH_WEIGHT], out=np.zeros_like(w), where=w > 0)
-                    _backward(plan, inputs, Zs, D * row_weights[:, None].astype(D.dtype))
-                    if stop == batch_stop:
-                        batch_weight = float(totals[BATCH_WEIGHT])
-                        if batch_weight > 0:
-                            mean = (batch_stop - batch_start) / batch_weight
-                            plan.objective_terms[MEAN_LOSS] += totals[PARTIAL_LOSS] * mean
-                            plan.objective_terms[PENALTY] += (
-                                plan.objective_terms[L2_PER_BATCH] / 2 * _squares(plan) * mean
-                            )
-                        _update(plan, float(rates[min(batch_start // batch, len(rates) - 1)]))
-            progress[DONE] = stop
-            if stop == batch_stop:
-                progress[ROW] = stop
-                progress[STEP] += 1
-                progress[CORRECT] += progress[PARTIAL_CORRECT]
-                totals[[LOSS_SUM, WEIGHT_SUM]] += totals[[PARTIAL_LOSS, PARTIAL_WEIGHT]]
-                progress[PARTIAL_CORRECT] = 0
-                totals[[PARTIAL_LOSS, PARTIAL_WEIGHT]] = 0
+def forward(network: Layers, activations: Sequence[Activation], X: Array) -> tuple[list[Array], list[Array], Array]:
+    """Return the input X of every layer, its Z, and the outputs."""
+    inputs, Zs = [X], []
+    for (W, b), activation in zip(network, activations, strict=True):
+        A, Z = layers.dense_forward(inputs[-1], W, b, activation.function)
+        inputs.append(A)
+        Zs.append(Z)
+    return inputs[:-1], Zs, inputs[-1]
 
 
-def _activation(layer: Array) -> activations.Activation:
-    return activations.ACTIVATIONS[layer[ACTIVATION]]
+def backward(
+    network: Layers, activations: Sequence[Activation], inputs: list[Array], Zs: list[Array], dL_dA: Array
+) -> list[tuple[Array, Array]]:
+    """Return (dW, db) of every layer from the gradient with respect to the outputs."""
+    gradients = []
+    for (W, _), activation, X, Z in reversed(list(zip(network, activations, inputs, Zs, strict=True))):
+        dW, db, dL_dA = layers.dense_backward_batch(X, Z, dL_dA, W, activation.derivative)
+        gradients.append((dW, db))
+    return gradients[::-1]
 
 
-def _views(flat: Array, layer: Array) -> tuple[Array, Array]:
-    """W (k, n) and b (k,) of a layer."""
-    n, k, w, b = layer[[N, K, W, B]]
-    return flat[w : w + k * n].reshape(k, n), flat[b : b + k]
-
-
-def _loss(loss: int, y: Array, outputs: Array) -> tuple[Array, Array, int]:
-    """Loss of every row, its derivative with respect to the row's outputs, and how many answers are right."""
-    if loss == CROSS_ENTROPY:
-        each = np.arange(len(y))
-        top = outputs.max(axis=1)
-        losses = np.log(np.exp(outputs - top[:, None]).sum(axis=1)) + (top - outputs[each, y])
-        D = losses.softmax(outputs)
-        D[each, y] -= 1
-        return losses, D, int(np.sum(outputs.argmax(axis=1) == y))
-    d = outputs - y
-    if loss == BINARY_CROSS_ENTROPY:
-        losses = np.maximum(outputs, 0) - outputs * y + np.log1p(np.exp(-np.abs(outputs)))
-        D = activations.sigmoid(outputs) - y
-        return losses.sum(axis=1), D, int(np.sum((outputs > 0) == (y > 0.5)))
-    if loss == MAE:
-        return np.abs(d).sum(axis=1), np.sign(d), 0
-    if loss == HUBER:
-        return np.where(np.abs(d) <= 1, d * d / 2, np.abs(d) - 0.5).sum(axis=1), np.clip(d, -1, 1), 0
-    return (d * d).sum(axis=1), 2 * d, 0
-
-
-def _squares(plan: Plan) -> float:
-    """Sum of all squared weights, biases excepted."""
-    return sum(float(np.sum(np.square(_views(plan.parameters, layer)[0], dtype=np.float64))) for layer in plan.layers)
-
-
-def _backward(plan: Plan, inputs: list[Array], Zs: list[Array], dL_dA: Array) -> None:
-    """Add the gradient of a slice."""
-    for layer, X, Z in reversed(list(zip(plan.layers, inputs, Zs, strict=True))):
-        weights, _ = _views(plan.parameters, layer)
-        dW, db, dL_dA = layers.dense_backward_batch(X, Z, dL_dA, weights, _activation(layer).derivative)
-        gradient_W, gradient_b = _views(plan.gradient, layer)
-        gradient_W += dW
-        gradient_b += db
-
-
-def _update(plan: Plan, rate: float) -> None:
-    """l2, clipping, the optimizer's step."""
-    optimizer, hyper, gradient = plan.book[OPTIMIZER], plan.hyper.tolist(), plan.gradient
-    batch_weight = float(plan.totals[BATCH_WEIGHT])
-    l2 = hyper[L2] + (float(plan.objective_terms[L2_PER_BATCH]) / batch_weight if batch_weight > 0 else 0.0)
-    for layer in plan.layers:
-        weights, _ = _views(plan.parameters, layer)
-        gradient_W, _ = _views(gradient, layer)
-        gradient_W += l2 * weights
+def clipped(gradient: Array, clip_norm: float) -> Array:
+    """Return the gradient, scaled down to a Euclidean norm where it is longer; NaN and infinity show."""
     norm = float(np.linalg.norm(gradient.astype(np.float64)))
-    if not norm <= hyper[CLIP]:
-        gradient *= hyper[CLIP] / norm
-    if optimizer == ADAM:
-        betas = hyper[BETA1], hyper[BETA2], hyper[EPSILON], hyper[DECAY]
-        step = int(plan.progress[STEP]) + 1
-        optimizers.adam_update(plan.parameters, gradient, plan.state[0], plan.state[1], rate, *betas, step)
-    elif optimizer != NONE:
-        velocity = plan.state[0] if len(plan.state) else gradient  # without momentum it is left alone
-        optimizers.sgd_update(plan.parameters, gradient, velocity, rate, hyper[BETA1], optimizer == NESTEROV)
+    return gradient if norm <= clip_norm else gradient * gradient.dtype.type(clip_norm / norm)
+
+
+def update(rule: str, parameters: Array, gradient: Array, state: Array, hyper: Array, rate: float, step: int) -> None:
+    """Apply an update rule, a key of `specs.optimizers.OPTIMIZERS`, in place; step counts from 1."""
+    optimizers.RULES[rule](parameters, gradient, state, hyper.tolist(), rate, step)

@@ -1,11 +1,12 @@
-"""What a contract is made of, and the inputs and bounds that contracts share.
+"""What the spec of an operation is made of, and the inputs and error bounds that specs share.
 
-Imports `cases`. A contract knows nothing of the variants; `variants` holds them against it.
+A spec knows nothing of the implementations: `registry` lists them, `verify` checks them against the oracle in
+`reference`.
 
-The bounds. A sum of k products in floating point is off by a random walk of roundings, so an element may
-miss the truth by ``C eps sqrt(k) (|A| |B|)``: tight enough that zeros, a dropped last k, a missing bias or
-half-precision weights fail, loose enough that right kernels use under a third of it (both are tested). A
-bound linear in k would let half precision through.
+Error bounds. A sum of k products in floating point is off by a random walk of roundings, so an element may differ from
+the true value by ``C eps sqrt(k) (|A| |B|)``: tight enough that zeros, a dropped last k, a missing bias or
+half-precision weights fail, loose enough that correct kernels use under a third of it (both are tested). A bound linear
+in k would let half precision through.
 """
 
 from collections.abc import Callable
@@ -15,12 +16,33 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .cases import Case
-
 Array = NDArray[Any]
 
 C = 8.0
 """Constant of the error bounds."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """Sizes of one call, and why they are tested.
+
+    Attributes
+    ----------
+    dims : tuple of int
+        The operation's sizes, in the order of `OpSpec.dims`.
+    why : str
+        What this case would catch.
+    option : str
+        Whatever else the operation needs: a memory layout, an activation.
+    """
+
+    dims: tuple[int, ...]
+    why: str
+    option: str = ""
+
+    def __str__(self) -> str:
+        sizes = "x".join(map(str, self.dims))
+        return f"{sizes}-{self.option}" if self.option else sizes
 
 
 @dataclass(frozen=True)
@@ -32,7 +54,7 @@ class SampleInput:
     arguments : tuple
         What a variant is called with. An output that is not also an input is full of NaN.
     results : tuple of int
-        Which of the arguments the variant must have filled.
+        Positions of the arguments that the variant must fill.
     """
 
     arguments: tuple[Any, ...]
@@ -41,57 +63,50 @@ class SampleInput:
 
 @dataclass(frozen=True)
 class OpSpec:
-    """What every variant of an operation must keep.
+    """Contract of an operation: what each of its variants must compute.
+
+    Variants are called with arrays for inputs and outputs alike and fill the outputs. The oracle is the function of the
+    same name in `reference`.
 
     Attributes
     ----------
     operation : str
         The public function's name.
     dims : str
-        Names of a case's sizes.
-    oracle : callable
-        The reference, under the variants' calling convention.
-    problem : callable
-        ``(case, dtype, rng) -> Problem``.
+        Names of a case's sizes, such as ``"M,K,N"``.
+    sample : callable
+        ``(case, dtype, rng) -> tuple``: arguments of one call; outputs full of NaN.
     bound : callable
-        ``(arguments, results, eps) -> tuple of arrays``: largest error allowed, element by element, given
-        the arguments and the true results in the wide dtype.
+        ``(arguments, results, eps) -> tuple of arrays``: largest error allowed, element by element, given the arguments
+        and the true results in the wider dtype.
     flops : callable
         ``(*dims) -> int``, floating-point operations that the equation needs.
-    moved : callable
+    elements_moved : callable
         ``(*dims) -> int``, array elements that must be read or written at least once.
     cases : tuple of Case
-        Held against the oracle in the tests.
-    benches : tuple of Case
+        Checked against the oracle in the tests.
+    bench_cases : tuple of Case
         Timed.
+    results : tuple of int
+        Positions of the arguments that a variant fills.
+    in_place : bool
+        Whether the results are inputs as well; the oracle then updates them itself instead of returning them.
     """
 
     operation: str
     dims: str
-    oracle: Callable[..., None]
-    problem: Callable[[Case, Any, np.random.Generator], SampleInput]
+    sample: Callable[[Case, Any, np.random.Generator], tuple[Any, ...]]
     bound: Callable[[tuple[Any, ...], tuple[Array, ...], float], tuple[Array, ...]]
     flops: Callable[..., int]
     elements_moved: Callable[..., int]
     cases: tuple[Case, ...]
     bench_cases: tuple[Case, ...]
-
-
-def as_out_kernel(function: Callable[..., Any], outputs: int = 1) -> Callable[..., None]:
-    """Adapt a function that returns its results to the variants' convention: trailing arguments are filled."""
-
-    def kernel(*arguments: Any) -> None:
-        results = function(*arguments[:-outputs])
-        for out, result in zip(arguments[-outputs:], results if outputs > 1 else (results,), strict=True):
-            out[...] = result
-
-    kernel.__name__ = kernel.__qualname__ = function.__name__
-    kernel.__doc__ = function.__doc__
-    return kernel
+    results: tuple[int, ...]
+    in_place: bool = False
 
 
 def nan(shape: tuple[int, ...], dtype: Any) -> Array:
-    """An output as it arrives: full of NaN."""
+    """Return an output as it is passed to a variant: full of NaN."""
     return np.full(shape, np.nan, dtype)
 
 

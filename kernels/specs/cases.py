@@ -1,43 +1,17 @@
-"""The sizes at which kernels are held against the oracle, and why each is there.
+"""The sizes at which kernels are checked against the oracle, and the reason for each."""
 
-Imports the standard library only.
-"""
-
-from dataclasses import dataclass
-
-
-@dataclass(frozen=True)
-class Case:
-    """Sizes of one problem, and why they are there.
-
-    Attributes
-    ----------
-    dims : tuple of int
-        The operation's sizes, in the order that its contract names them.
-    why : str
-        What this case would catch.
-    option : str
-        Whatever else the operation needs to be told: a memory layout, an activation.
-    """
-
-    dims: tuple[int, ...]
-    why: str
-    option: str = ""
-
-    def __str__(self) -> str:
-        sizes = "x".join(map(str, self.dims))
-        return f"{sizes}-{self.option}" if self.option else sizes
+from .base import Case
 
 
 def with_options(cases: tuple[Case, ...], options: tuple[str, ...]) -> tuple[Case, ...]:
-    """Every case under every option."""
+    """Return every case under every option."""
     return tuple(Case(case.dims, case.why, option) for case in cases for option in options)
 
 
 EDGES = (
     Case((1, 1, 1), "the smallest"),
     Case((0, 3, 2), "no rows"),
-    Case((3, 0, 2), "an empty sum is 0, not what was there"),
+    Case((3, 0, 2), "an empty sum is 0, not what the output held"),
     Case((3, 2, 0), "no columns"),
     Case((1, 64, 64), "one row, as in single-sample training"),
     Case((64, 1, 64), "one term: nothing is summed"),
@@ -80,4 +54,4 @@ BATCHES = (
     Case((5, 100), "more columns than rows"),
 )
 BATCH_BENCHES = (Case((32, 10), "the digits' batch"), Case((1024, 128), "fits L2"))
-"""Losses: (B, k); timed at the last two."""
+"""Losses: (B, k)."""

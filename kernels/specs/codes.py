@@ -1,6 +1,7 @@
-"""codes."""
+"""Codes of the activations and losses by constant names."""
 
-IDENTITY, RELU, TANH, SIGMOID, LEAKY_RELU, GELU, SILU = range(7)
+from .activations import ACTIVATIONS
+from .losses import LOSSES
 
-MSE, MAE, HUBER, CROSS_ENTROPY, BINARY_CROSS_ENTROPY = range(5)
-"""Losses, by the code under which compiled kernels choose one."""
+IDENTITY, RELU, TANH, SIGMOID, LEAKY_RELU, GELU, SILU = (spec.code for spec in tuple(ACTIVATIONS.values())[:7])
+MSE, MAE, HUBER, CROSS_ENTROPY, BINARY_CROSS_ENTROPY = (spec.code for spec in tuple(LOSSES.values())[:5])

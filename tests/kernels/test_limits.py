@@ -1,6 +1,9 @@
-"""The measured limits are numbers that a kernel can be set against."""
+"""The measured limits of the machine: plausible numbers, and errors for wrong arguments."""
 
 import math
+import threading
+import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,21 +15,21 @@ pytestmark = pytest.mark.compiled
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_the_rate_of_fmas_is_that_of_a_processor(dtype: type) -> None:
+def test_fma_peak_is_plausible(dtype: type) -> None:
     peak = fma_peak(dtype, seconds=0.02)
     assert math.isfinite(peak)
-    assert 0.1 < peak < 10_000  # GFLOP/s of one core: what an emulator manages, and what nothing reaches
+    assert 0.1 < peak < 10_000  # GFLOP/s of one core: an emulator's, and more than any has
 
 
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("level", [*cache_sizes(), "memory"])
-def test_bytes_are_read_as_fast_as_by_a_processor(level: str, threads: int) -> None:
+def test_bandwidth_is_plausible(level: str, threads: int) -> None:
     rate = bandwidth(level, threads, seconds=0.01)
     assert math.isfinite(rate)
     assert 0.01 < rate < 100_000  # GB/s
 
 
-def test_near_is_faster_than_far() -> None:
+def test_l1_is_faster_than_memory() -> None:
     assert bandwidth("L1", seconds=0.05) > bandwidth("memory", seconds=0.05)
 
 
@@ -38,16 +41,36 @@ def test_cache_sizes_of_linux(tmp_path: Path) -> None:
         folder.mkdir()
         for name, text in (("level", level), ("type", kind), ("size", size)):
             (folder / name).write_text(text + "\n")
-    (tmp_path / "index9").mkdir()  # one that says nothing
+    (tmp_path / "index9").mkdir()  # without a description
     assert cache_sizes(str(tmp_path)) == {"L1": 48 << 10, "L2": 2 << 20}
 
 
-def test_cache_sizes_are_assumed_where_nobody_tells(tmp_path: Path) -> None:
+def test_cache_sizes_are_assumed_without_a_description(tmp_path: Path) -> None:
     assert list(cache_sizes(str(tmp_path))) == ["L1", "L2", "L3"]
 
 
-def test_bandwidth_refuses() -> None:
+def test_wrong_arguments_are_rejected() -> None:
     with pytest.raises(ValueError, match=r"level is 'L9'; expected one of L1, .*memory"):
         bandwidth("L9")
-    with pytest.raises(ValueError, match="threads is 0; expected at least 1"):
-        bandwidth("L1", threads=0)
+    for measure in (partial(bandwidth, "L1"), fma_peak):
+        with pytest.raises(ValueError, match="threads is 0; expected at least 1"):
+            measure(threads=0)
+
+
+@pytest.mark.parametrize("started", [0, 1])
+def test_a_thread_that_cannot_be_started_leaves_no_other_waiting(monkeypatch: pytest.MonkeyPatch, started: int) -> None:
+    start, before, count = threading.Thread.start, threading.active_count(), iter(range(9))
+
+    def refuse(thread: threading.Thread) -> None:
+        if next(count) == started:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with pytest.raises(RuntimeError, match="can't start"):
+        bandwidth("L1", threads=3)
+    for _ in range(100):
+        if threading.active_count() == before:
+            return
+        time.sleep(0.01)
+    pytest.fail("a thread is still waiting")

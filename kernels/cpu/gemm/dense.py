@@ -1,93 +1,106 @@
-"""dense."""
+"""Variant `simd`: dense layers, whose bias and ReLU are applied in registers.
+
+Other activations take a pass of their own over Z, which still lies in a cache; between the loops of the product, each
+of them would have to be compiled into it.
+"""
 
 from typing import Any
 
 import numpy as np
 
+from ...jit.call_by_address import call
 from ...jit.decorator import jit
 from ...llvm.memory import address_and_strides, allocate, array_at, keep_alive, release
-from ...specs.codes import RELU
-from ..activations import apply_activation, apply_derivative
-from .gemm import gemm_address, gemm_bias_relu, multiply
+from ...specs.activations import RELU
+from ..activations import activation_address, apply_activation, derivative_address
+from .gemm import gemm_address, gemm_bias_relu, matrix_of, multiply, rows_of, transposed
+from .operands import NO_ROWS, Product, Rows, Shape
+
+
+@jit(scalar=True)
+def forward_product(X: Any, W: Any, b: Any, z: Any, a: Any) -> Any:
+    """Return the `Product` Z = X W^T + b; ``z`` and ``a`` are `Rows`, ``a`` absent where no ReLU is wanted."""
+    shape = Shape(X.shape[0], W.shape[0], X.shape[1])
+    return Product(shape, matrix_of(X), transposed(matrix_of(W)), z, address_and_strides(b)[0], a)
 
 
 @jit(internal=True)
-def activate_block(activation: int, Z: Any, A: Any, row_begin: int, row_end: int, left: int, right: int) -> None:
-    """A = activation(Z) in rows top to bottom and columns left to right."""
-    for i in range(row_begin, row_end):
-        apply_activation(activation, Z[i, left:right], A[i, left:right])
+def activate_block(dtype: Any, activate: int, z: Any, a: Any, rows: int, columns: int) -> None:
+    """A = activation(Z) for ``rows`` rows of ``columns`` elements; z and a are `Rows`."""
+    for i in range(rows):
+        source = array_at(dtype, z.address + i * z.row_stride, (columns,))
+        target = array_at(dtype, a.address + i * a.row_stride, (columns,))
+        call(apply_activation, activate, dtype, (source, target))
 
 
 @jit(internal=True)
-def dz_columns(activation: int, Z: Any, dL_dA: Any, dZ: Any, db: Any, left: int, right: int) -> None:
-    """dZ = dL_dA * activation'(Z) and db, the sums of its columns from the first row on, in columns left to right."""
-    # Views, since Numba asks of every index that may be negative for all it knows whether it is: 0.8 of the speed.
-    z, dl_da, dz, sums = Z[:, left:right], dL_dA[:, left:right], dZ[:, left:right], db[left:right]
+def dz_columns(derive: int, Z: Any, dL_dA: Any, dZ: Any, db: Any, col_begin: int, col_end: int) -> None:
+    """dZ = dL_dA * activation'(Z) in columns col_begin to col_end, and db, the sums of these columns of dZ.
+
+    Z and dZ are C-contiguous; ``derive`` is the address of the derivative's kernel.
+    """
+    # Views, since Numba checks each index for being negative: 0.8 of the speed.
+    dl_da, dz, sums = dL_dA[:, col_begin:col_end], dZ[:, col_begin:col_end], db[col_begin:col_end]
     for j in range(sums.size):
         sums[j] = 0
-    for i in range(z.shape[0]):
-        apply_derivative(activation, z[i], dz[i])
+    for i in range(Z.shape[0]):
+        call(apply_activation, derive, Z.dtype, (Z[i, col_begin:col_end], dZ[i, col_begin:col_end]))
         for j in range(sums.size):
             dz[i, j] *= dl_da[i, j]
             sums[j] += dz[i, j]
 
 
 @jit
-def _forward(X: Any, W: Any, b: Any, activation: int, A: Any, Z: Any, place: int) -> None:
-    """Do as `dense_forward` says.
-
-    Bias and ReLU are applied in registers. Other activations take a pass of their own over Z, which lies in
-    some cache; between the loops of `gemm_bias_relu`, every product would have to compile them.
-    """
+def _forward(X: Any, W: Any, b: Any, activate: int, A: Any, Z: Any, gemm: int) -> None:
+    """Compute `dense_forward`; ``activate`` is the address of the activation's kernel, 0 for ReLU."""
     rows, columns = Z.shape
-    x, w, z, a = address_and_strides(X), address_and_strides(W), address_and_strides(Z), address_and_strides(A)
+    z_matrix, a_matrix = matrix_of(Z), matrix_of(A)
+    z, a = rows_of(z_matrix), rows_of(a_matrix)
+    in_place = columns <= 1 or (z_matrix.column_stride == Z.itemsize and a_matrix.column_stride == A.itemsize)
+    copied = 0 if in_place else rows * columns
+    if copied > 0:
+        z = Rows(allocate(2 * copied * Z.itemsize), columns * Z.itemsize)
+        a = Rows(z.address + copied * Z.itemsize, z.row_stride)
     bias = np.ascontiguousarray(b)
-    in_place = columns <= 1 or (z[2] == Z.itemsize and a[2] == A.itemsize)
-    buffer_bytes = 0 if in_place else rows * columns
-    if buffer_bytes > 0:
-        z = (allocate(2 * buffer_bytes * Z.itemsize), columns * Z.itemsize, Z.itemsize)
-        a = (z[0] + buffer_bytes * Z.itemsize, z[1], z[2])
-    fused = (a[0], a[1]) if activation == RELU else (0, 0)
-    gemm_bias_relu(
-        Z.dtype,
-        place,
-        rows,
-        columns,
-        X.shape[1],
-        x,
-        (w[0], w[2], w[1]),
-        (z[0], z[1]),
-        address_and_strides(bias)[0],
-        fused,
-    )
+    gemm_bias_relu(Z.dtype, gemm, forward_product(X, W, bias, z, a if activate == 0 else NO_ROWS))
     keep_alive(bias)
-    if buffer_bytes > 0:
-        values = array_at(Z.dtype, z[0], (2 * buffer_bytes,))
-        for p in range(buffer_bytes):
+    if activate != 0:
+        activate_block(Z.dtype, activate, z, a, rows, columns)
+    if copied > 0:
+        values = array_at(Z.dtype, z.address, (2 * copied,))
+        for p in range(copied):
             Z[p // columns, p % columns] = values[p]
-            A[p // columns, p % columns] = values[buffer_bytes + p]
-        release(z[0])
-    if activation != RELU:
-        activate_block(activation, Z, A, 0, rows, 0, columns)
+            A[p // columns, p % columns] = values[copied + p]
+        release(z.address)
+    keep_alive(Z)
+    keep_alive(A)
+
+
+def activation_or_relu(activation: int, dtype: Any) -> int:
+    """Return the address of an activation's kernel; 0 for ReLU, which the product applies itself."""
+    return 0 if activation == RELU else activation_address(activation, dtype)
 
 
 def dense_forward(X: Any, W: Any, b: Any, activation: int, A: Any, Z: Any) -> None:
     """Z (B, k) = X (B, n) W^T (n, k) + b;  A = activation(Z)."""
-    _forward(X, W, b, activation, A, Z, gemm_address(Z.itemsize))
+    _forward(X, W, b, activation_or_relu(activation, Z.dtype), A, Z, gemm_address(Z.itemsize))
 
 
 @jit
-def _backward(X: Any, Z: Any, dL_dA: Any, W: Any, activation: int, dW: Any, db: Any, dX: Any, place: int) -> None:
+def _backward(X: Any, Z: Any, dL_dA: Any, W: Any, addresses: Any, dW: Any, db: Any, dX: Any) -> None:
+    """Compute `dense_backward_batch` by the addresses of the derivative's kernel and of `gemm`."""
+    derive, gemm = addresses
     dZ = np.empty(Z.shape, Z.dtype)
-    dz_columns(activation, Z, dL_dA, dZ, db, 0, Z.shape[1])
-    multiply(dZ.T, X, dW, place)
+    dz_columns(derive, np.ascontiguousarray(Z), dL_dA, dZ, db, 0, Z.shape[1])
+    multiply(dZ.T, X, dW, gemm)
     if dX.size > 0:
-        multiply(dZ, W, dX, place)
+        multiply(dZ, W, dX, gemm)
 
 
 def dense_backward_batch(X: Any, Z: Any, dL_dA: Any, W: Any, activation: int, dW: Any, db: Any, dX: Any) -> None:
-    """Compute dZ = dL_dA * activation'(Z);  dW = dZ^T X;  db = sum of dZ's rows;  dX = dZ W.
+    """dZ = dL_dA * activation'(Z);  dW = dZ^T X;  db = sum of dZ's rows;  dX = dZ W.
 
-    A dX of no elements is not computed: the first layer has nobody to hand it to.
+    A dX of no elements is not computed: the first layer's input gradient is never needed.
     """
-    _backward(X, Z, dL_dA, W, activation, dW, db, dX, gemm_address(Z.itemsize))
+    addresses = derivative_address(activation, Z.dtype), gemm_address(Z.itemsize)
+    _backward(X, Z, dL_dA, W, addresses, dW, db, dX)

@@ -1,18 +1,12 @@
-"""B.T: a matrix whose columns are contiguous, turned in registers, a square of lanes x lanes elements at a time.
+"""B.T: a matrix whose columns are contiguous, transposed in registers, a square of lanes x lanes elements at a time.
 
-Imports `microkernel`. The micro-kernel wants rows of B. Where columns lie in memory instead, as those of W^T do in
-X W^T, somebody has to turn them. For many rows of A that is `transpose_panel`, once, into panels; for the few rows of
-one tile `gemm_bt_microkernel` multiplies what it has just turned, without storing it: the same products, in the same order.
+The micro-kernel needs rows of B. Where columns lie in memory instead, as those of W^T do in X W^T, `transpose_panel`
+transposes them once, into a micro-panel, if there are many rows of A; for the few rows of one tile
+`gemm_bt_microkernel` multiplies what it has just transposed, without storing it: the same products, in the same order.
 
-A square is read in pieces of 16 bytes, from each column one, that go side by side into a vector; then the 16-byte
-blocks are transposed, all of a vector at once, in steps that swap neighbouring lanes. Reading whole vectors instead
-takes two steps more, and it is the shuffles that take the time.
-
-What was measured (Zen 4, 512 x 512 in L2, cycles a square of 16 x 16 float32): stored, 57 in pieces of 16 bytes, 69
-of 32, 68 whole, 84 put side by side by masked broadcasts, 100 with the addresses of the 16 columns made anew for each
-square. Multiplied by 1 row 77, by 4 rows 98, where the products alone take 64 (a chain of 16 FMAs waits 4 cycles for
-each). Two strips at once, so that chains overlap: 126 a square, for want of registers for 32 addresses. Prefetching the
-columns 2 to 8 squares ahead: nothing.
+A square is read in parts of 16 bytes, one from each column, that are joined into a vector; then the 16-byte blocks are
+transposed, all those of a vector at once, in steps that exchange neighbouring lanes. Reading whole vectors instead
+takes two steps more, and the shuffles are what takes the time (docs/performance-notes.md).
 """
 
 from collections.abc import Callable
@@ -20,15 +14,16 @@ from typing import Any
 
 from llvmlite import ir
 
-from ...llvm.builder import POINTER, VectorBuilder, cgutils, function, intrinsic, types
-from .microkernel import store_epilogue
+from ...llvm.builder import VectorBuilder, emits, types
+from .microkernel import Outputs, store_epilogue
+from .operands import Epilogue, Rows, Tile, epilogue_type, rows_type, tile_type
 
-_PIECE = 16
-"""Bytes that are read of a column at a time."""
+READ_BYTES = 16
+"""Bytes of a column that are read at a time."""
 
 MAX_ROWS = 4
-"""Rows that a turned tile has at most. 6 take 38 us, packed first 43. There are two kernels, for a single row and for
-this many, whose missing rows are the last one once more: a third, for two, saves 4 us of 26, and compiles 0.1 s."""
+"""Rows of the largest tile. There are two kernels, for a single row and for this many, where missing rows repeat the
+last one (docs/performance-notes.md)."""
 
 _INT32 = ir.IntType(32)
 
@@ -36,23 +31,21 @@ _INT32 = ir.IntType(32)
 def _square(code: VectorBuilder, columns: list[ir.Value], count: ir.Value | None = None) -> list[ir.Value]:
     """Read a square from pointers to its columns, as vectors of rows; of ``count`` rows, with zeros below them."""
     lanes = code.lanes
-    height = _PIECE // code.bytes
-    pieces = lanes // height
+    height = READ_BYTES // code.bytes
     part = VectorBuilder(code.builder, code.dtype, height)
 
     def read(column: ir.Value, first: int) -> ir.Value:
-        place = code.at(column, _INT32(first * code.bytes))
-        mask = None if count is None else part.first_lanes(code.builder.sub(count, count.type(first)))
-        return part.load(place, mask)
+        lane_mask = None if count is None else part.first_lanes(code.builder.sub(count, count.type(first)))
+        return part.load(code.at(column, _INT32(first * code.bytes)), lane_mask)
 
     rows = []
     for first in range(0, lanes, height):
         for c in range(height):
-            side = [read(columns[c + s * height], first) for s in range(pieces)]
-            while len(side) > 1:
-                side = [_joined(code, x, y) for x, y in zip(side[::2], side[1::2], strict=True)]
-            rows.append(side[0])
-    # In step h, the 2 x 2 blocks of h x h elements swap their off-diagonal blocks; h = 1, 2, ...
+            parts = [read(columns[c + i], first) for i in range(0, lanes, height)]
+            while len(parts) > 1:
+                parts = [_joined(code, x, y) for x, y in zip(parts[::2], parts[1::2], strict=True)]
+            rows.append(parts[0])
+    # In step h, the 2 x 2 blocks of h x h elements exchange their off-diagonal blocks; h = 1, 2, ...
     h = 1
     while h < height:
         low = [c + lanes - h if c & h else c for c in range(lanes)]
@@ -65,97 +58,91 @@ def _square(code: VectorBuilder, columns: list[ir.Value], count: ir.Value | None
 
 
 def _joined(code: VectorBuilder, x: ir.Value, y: ir.Value) -> ir.Value:
-    """One vector of the lanes of two."""
-    places = [_INT32(i) for i in range(2 * x.type.count)]
-    return code.builder.shuffle_vector(x, y, ir.Constant(ir.VectorType(_INT32, len(places)), places))
+    """Join two vectors to one of twice as many lanes."""
+    return code.shuffle(x, y, list(range(2 * x.type.count)))
 
 
-def _numbers(builder: ir.IRBuilder, given: ir.Value, count: int) -> list[ir.Value]:
-    """0, 1, 2, ..., so many; from as many as are given on, the last of these."""
+def _clamped_numbers(builder: ir.IRBuilder, given: ir.Value, count: int) -> list[ir.Value]:
+    """Return the numbers from 0 to count - 1; those from ``given`` on repeat given - 1."""
     final, intp = builder.sub(given, given.type(1)), given.type
     return [builder.select(builder.icmp_signed("<", final, intp(i)), final, intp(i)) for i in range(count)]
 
 
-def _pointers(code: VectorBuilder, source: ir.Value, step: ir.Value, columns: ir.Value) -> Callable[[ir.Value], Any]:
-    """Give a function from a row to pointers to its elements in all columns; columns past the last are the last."""
-    builder, intp = code.builder, columns.type
-    start = builder.inttoptr(source, POINTER)
-    offsets = [builder.mul(number, step) for number in _numbers(builder, columns, code.lanes)]
+def _pointers(code: VectorBuilder, b: Rows, columns: ir.Value) -> Callable[[ir.Value], list[ir.Value]]:
+    """Return a function from a row to pointers to its elements in all columns; missing columns repeat the last one."""
+    builder = code.builder
+    start = code.pointer(b.address)
+    offsets = [builder.mul(number, b.row_stride) for number in _clamped_numbers(builder, columns, code.lanes)]
 
     def pointers(row: ir.Value) -> list[ir.Value]:
-        here = code.at(start, builder.mul(row, intp(code.bytes)))
-        return [code.at(here, offset) for offset in offsets]
+        at_row = code.at(start, builder.mul(row, row.type(code.bytes)))
+        return [code.at(at_row, offset) for offset in offsets]
 
     return pointers
 
 
-def _over_squares(
+def _over_rows(
     code: VectorBuilder,
-    whole: ir.Value,
+    end: ir.Value,
+    step: int,
     carried: list[ir.Value],
     body: Callable[[ir.Value, list[ir.Value]], list[ir.Value]],
 ) -> list[ir.Value]:
-    """Emit a loop over squares: body gives from a square's first row and the values carried to it those carried on."""
-    builder, intp = code.builder, whole.type
-    before = builder.block
-    loop, after = builder.append_basic_block("square"), builder.append_basic_block("squares")
-    builder.cbranch(builder.icmp_signed(">", whole, intp(0)), loop, after)
-
-    builder.position_at_end(loop)
-    row = code.phi((intp(0), before))
-    phis = [code.phi((value, before)) for value in carried]
-    new = body(row, phis)
-    following = builder.add(row, intp(code.lanes))
-    for phi, value in zip((row, *phis), (following, *new), strict=True):
-        phi.add_incoming(value, loop)
-    builder.cbranch(builder.icmp_signed("<", following, whole), loop, after)
-
-    builder.position_at_end(after)
-    return [code.phi((x, before), (y, loop)) for x, y in zip(carried, new, strict=True)]
+    """Emit ``for row in range(0, end, step): carried = body(row, carried)``."""
+    builder, intp = code.builder, end.type
+    _, *results = code.loop(
+        [intp(0), *carried],
+        lambda new: builder.icmp_signed("<", new[0], end),
+        lambda now: [builder.add(now[0], intp(step)), *body(now[0], now[1:])],
+    )
+    return results
 
 
 def _whole(code: VectorBuilder, k: ir.Value) -> ir.Value:
-    """How many of k rows are in whole squares."""
+    """Return how many of k rows are in whole squares."""
     return code.builder.and_(k, k.type(-code.lanes))
 
 
-def _strip(module: ir.Module, dtype: Any) -> ir.Function:
-    """Give the LLVM function of `transpose_panel`; generated once a module."""
-    intp = ir.IntType(types.intp.bitwidth)
-    strip, builder = function(module, f"fastnet.strip.{dtype}", [intp] * 6)
-    if builder is None:
-        return strip
-    target, target_row, source, source_column, columns, k = strip.args
-    code = VectorBuilder(builder, dtype)
-    end = builder.inttoptr(target, POINTER)
-    pointers = _pointers(code, source, source_column, columns)
+def _call_transpose(code: VectorBuilder, target: Rows, source: Rows, columns: ir.Value, k: ir.Value) -> None:
+    code.call_shared(f"fastnet.transpose.{code.dtype}", _emit_transpose, target, source, columns, k)
+
+
+def _emit_transpose(code: VectorBuilder, target: Rows, source: Rows, columns: ir.Value, k: ir.Value) -> None:
+    """Emit what `transpose_panel` calls."""
+    builder, intp = code.builder, k.type
+    start = code.pointer(target.address)
+    pointers = _pointers(code, source, columns)
 
     def copy(first: ir.Value, count: ir.Value | None = None) -> None:
-        here = code.at(end, builder.mul(first, target_row))
+        at_first = code.at(start, builder.mul(first, target.row_stride))
         for i, row in enumerate(_square(code, pointers(first), count)):
-            code.store(row, code.at(here, builder.mul(intp(i), target_row)))
+            code.store(row, code.at(at_first, builder.mul(intp(i), target.row_stride)))
 
     def copy_whole(first: ir.Value, carried: list[ir.Value]) -> list[ir.Value]:
         copy(first)
         return carried
 
     whole = _whole(code, k)
-    _over_squares(code, whole, [], copy_whole)
+    _over_rows(code, whole, code.lanes, [], copy_whole)
     rest = builder.sub(k, whole)
     with code.unless_zero(rest):
         copy(whole, rest)
-    builder.ret_void()
-    return strip
 
 
-@intrinsic
+@emits(lambda dtype, *_: (dtype, *[types.intp] * 6))
 def transpose_panel(
-    typing_context: Any, dtype: Any, target: Any, target_row: Any, source: Any, source_column: Any, columns: Any, k: Any
-) -> Any:
-    """Copy k rows of up to a vector of contiguous columns to rows, a vector each.
+    builder: ir.IRBuilder,
+    dtype: Any,
+    target: ir.Value,
+    target_row: ir.Value,
+    source: ir.Value,
+    source_column: ir.Value,
+    columns: ir.Value,
+    k: ir.Value,
+) -> None:
+    """Copy k rows of up to a vector of contiguous columns to rows of one vector each.
 
-    Squares are stored whole: up to lanes - 1 rows of zeros follow the last one. Columns that there are not are copies
-    of the last one.
+    Squares are stored whole: up to lanes - 1 rows of zeros follow the last one. Missing columns repeat the last one.
 
     Parameters
     ----------
@@ -164,114 +151,80 @@ def transpose_panel(
     target, target_row : intp
         Address of the first vector; bytes from one to the next.
     source, source_column : intp
-        Address of the first element; bytes from column to column.
+        Address of the first element; bytes from column to column. The source must not overlap the target.
     columns, k : intp
-        How many there are, each at least 1.
+        At least 1; at most a vector's lanes of columns.
     """
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        builder.call(_strip(builder.module, dtype.dtype), arguments[1:])
-        return context.get_dummy_value()
-
-    return types.void(dtype, *[types.intp] * 6), codegen
+    _call_transpose(VectorBuilder(builder, dtype), Rows(target, target_row), Rows(source, source_column), columns, k)
 
 
-def _tile(module: ir.Module, dtype: Any, rows: int) -> ir.Function:
-    """Give the LLVM function that computes a tile of up to ``rows`` x a vector; generated once a module."""
-    intp = ir.IntType(types.intp.bitwidth)
-    scalar = ir.FloatType() if dtype.bitwidth == 32 else ir.DoubleType()
-    tile, builder = function(module, f"fastnet.turned.{dtype}.{rows}", [intp] * 15 + [scalar])
-    if builder is None:
-        return tile
-    given, columns, k, a, a_row, b, b_column, *outputs, scale = tile.args
-    code = VectorBuilder(builder, dtype)
-    size = code.lanes * code.bytes
-    kept = builder.alloca(code.vector, code.lanes)  # the last square, whose rows are counted
-    kept.align = size
-    a0 = builder.inttoptr(a, POINTER)
-    numbers = _numbers(builder, given, rows)
-    a_rows = [code.at(a0, builder.mul(number, a_row)) for number in numbers]
-    pointers = _pointers(code, b, b_column, columns)
+def _emit_tile(height: int) -> Callable[..., None]:
+    """Return what emits the function that computes a tile of up to ``height`` rows x a vector."""
 
-    def add(sums: list[ir.Value], row: ir.Value, number: ir.Value) -> list[ir.Value]:
-        offset = builder.mul(number, intp(code.bytes))
-        elements = [builder.load(code.at(a_i, offset), typ=code.scalar, align=code.bytes) for a_i in a_rows]
-        return [code.fma(code.splat(x), row, total) for x, total in zip(elements, sums, strict=True)]
+    def emit(
+        code: VectorBuilder, rows: ir.Value, columns: ir.Value, k: ir.Value, a: Rows, b: Rows, outputs: Outputs
+    ) -> None:
+        builder, intp = code.builder, k.type
+        size = code.lanes * code.bytes
+        last_square = builder.alloca(code.vector, code.lanes)
+        last_square.align = size
+        a_start = code.pointer(a.address)
+        numbers = _clamped_numbers(builder, rows, height)
+        a_rows = [code.at(a_start, builder.mul(number, a.row_stride)) for number in numbers]
+        pointers = _pointers(code, b, columns)
 
-    def add_square(first: ir.Value, sums: list[ir.Value]) -> list[ir.Value]:
-        for i, row in enumerate(_square(code, pointers(first))):
-            sums = add(sums, row, builder.add(first, intp(i)))
-        return sums
+        def add(sums: list[ir.Value], row: ir.Value, number: ir.Value) -> list[ir.Value]:
+            offset = builder.mul(number, intp(code.bytes))
+            elements = [builder.load(code.at(a_i, offset), typ=code.scalar, align=code.bytes) for a_i in a_rows]
+            return [code.fma(code.splat(x), row, total) for x, total in zip(elements, sums, strict=True)]
 
-    whole = _whole(code, k)
-    sums = _over_squares(code, whole, [code.zero] * rows, add_square)
-    rest = builder.sub(k, whole)
-    before, loop, after = builder.block, builder.append_basic_block("row"), builder.append_basic_block("sums")
-    turned = builder.append_basic_block("rest")
-    builder.cbranch(builder.icmp_signed(">", rest, intp(0)), turned, after)
+        def add_square(first: ir.Value, sums: list[ir.Value]) -> list[ir.Value]:
+            for i, row in enumerate(_square(code, pointers(first))):
+                sums = add(sums, row, builder.add(first, intp(i)))
+            return sums
 
-    builder.position_at_end(turned)
-    source = builder.add(b, builder.mul(whole, intp(code.bytes)))
-    target = builder.ptrtoint(kept, intp)
-    builder.call(_strip(module, dtype), [target, intp(size), source, b_column, columns, rest])
-    builder.branch(loop)
+        def add_rest(sums: list[ir.Value]) -> list[ir.Value]:
+            source = Rows(builder.add(b.address, builder.mul(whole, intp(code.bytes))), b.row_stride)
+            target = Rows(builder.ptrtoint(last_square, intp), intp(size))
+            _call_transpose(code, target, source, columns, rest)
 
-    builder.position_at_end(loop)
-    i = code.phi((intp(0), turned))
-    phis = [code.phi((x, turned)) for x in sums]
-    new = add(phis, code.load(code.at(kept, builder.mul(i, intp(size)))), builder.add(whole, i))
-    following = builder.add(i, intp(1))
-    for phi, value in zip((i, *phis), (following, *new), strict=True):
-        phi.add_incoming(value, loop)
-    builder.cbranch(builder.icmp_signed("<", following, rest), loop, after)
+            def add_row(i: ir.Value, sums: list[ir.Value]) -> list[ir.Value]:
+                row = code.load(code.at(last_square, builder.mul(i, intp(size))))
+                return add(sums, row, builder.add(whole, i))
 
-    builder.position_at_end(after)
-    sums = [code.phi((x, before), (y, loop)) for x, y in zip(sums, new, strict=True)]
-    places = dict(zip(("c", "start", "relu", "gate"), zip(outputs[::2], outputs[1::2], strict=True), strict=True))
-    store_epilogue(code, sums, 1, code.first_lanes(columns), places, scale, numbers)
-    builder.ret_void()
-    return tile
+            return _over_rows(code, rest, 1, sums, add_row)
+
+        whole = _whole(code, k)
+        sums = _over_rows(code, whole, code.lanes, [code.zero] * height, add_square)
+        rest = builder.sub(k, whole)
+        sums = code.change_unless_zero(rest, sums, add_rest)
+        store_epilogue(code, sums, 1, code.first_lanes(columns), outputs, numbers)
+
+    return emit
 
 
-@intrinsic
+@emits(lambda dtype, *_: (dtype, tile_type(), rows_type(), rows_type(), rows_type(), epilogue_type(dtype.dtype)))
 def gemm_bt_microkernel(
-    typing_context: Any,
-    dtype: Any,
-    rows: Any,
-    columns: Any,
-    k: Any,
-    a: Any,
-    b: Any,
-    c: Any,
-    start: Any,
-    relu: Any,
-    relu_mask: Any,
-    scale: Any,
-) -> Any:
-    """A tile of C = start + scale A B, of up to a vector of columns, where those of B are contiguous.
+    builder: ir.IRBuilder, dtype: Any, tile: Tile, a: Rows, b: Rows, c: Rows, epilogue: Epilogue
+) -> None:
+    """Compute a tile of C of up to a vector of columns from a B of contiguous columns, transposed in registers.
 
     Parameters
     ----------
     dtype : dtype
-        Of all arrays: float32 or float64.
-    rows, columns, k : intp
-        1 to FEW; 1 to as many as a vector has lanes; how many products are summed.
-    a : (intp, intp)
-        Address of A[0, 0]; bytes from row to row. Its rows are contiguous.
-    b : (intp, intp)
-        Address of B[0, 0]; bytes from column to column.
-    c, start, relu, gate, scale
+        float32 or float64, of all operands.
+    tile : Tile
+        rows from 1 to MAX_ROWS; columns from 1 to a vector's lanes; k products summed; one tile.
+    a : Rows
+        A; its rows are contiguous.
+    b : Rows
+        Address of B[0, 0], and the stride from a column to the next.
+    c, epilogue
         As `microkernel` takes them.
     """
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        _, rows, columns, k, *matrices, scale = arguments
-        numbers = [rows, columns, k, *(x for matrix in matrices for x in cgutils.unpack_tuple(builder, matrix)), scale]
-        with builder.if_else(builder.icmp_signed("==", rows, rows.type(1))) as (single, several):
-            for height, branch in ((1, single), (MAX_ROWS, several)):
-                with branch:
-                    builder.call(_tile(builder.module, dtype.dtype, height), numbers)
-        return context.get_dummy_value()
-
-    pair = types.UniTuple(types.intp, 2)
-    return types.void(dtype, *[types.intp] * 3, *[pair] * 6, dtype.dtype), codegen
+    code = VectorBuilder(builder, dtype)
+    operands = tile.rows, tile.columns, tile.k, a, b, Outputs(c, *epilogue)
+    with builder.if_else(builder.icmp_signed("==", tile.rows, tile.rows.type(1))) as (single, several):
+        for height, branch in ((1, single), (MAX_ROWS, several)):
+            with branch:
+                code.call_shared(f"fastnet.gemm_bt.{dtype}.{height}", _emit_tile(height), *operands)

@@ -1,12 +1,14 @@
-"""What compiled code lacks to be a thread among threads: atomic words, locks of the interpreter's, CPUs.
+"""Instructions and system calls that compiled code needs to cooperate with other threads.
 
-Imports nothing of the package. Addresses are integers. Each is a few LLVM instructions, or a call of a function
-that is in every process: CPython's PyThread locks, which need no GIL, and on Linux the scheduler's calls.
+Atomic operations on 64-bit words, spin-wait hints, CPython's PyThread locks, which need no GIL, and system calls of
+Linux's scheduler. Addresses and locks are integers. Each function here is a Numba intrinsic that emits a few LLVM
+instructions, or a call of a C function that every Python process has loaded.
 """
 
+import functools
 import os
-import platform
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
@@ -14,134 +16,119 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-MASK_BYTES = 128
-"""Size of a set of CPUs as Linux's system call takes it: room for 1024."""
+from ...jit.call_by_address import FunctionPointer
+from ...jit.target import IS_ARM, IS_X86
 
+MASK_BYTES = 128
+"""Size of a set of CPUs in Linux's system calls: one bit for each of 1024."""
+
+_POINTER = ir.PointerType()
 _VOID = ir.VoidType()
 _INT32 = ir.IntType(32)
+_INT64 = ir.IntType(64)
 
 
-def _atomic(operation: str) -> Any:
-    """An intrinsic that combines a word at an address with a value, in one step, and returns what was there."""
+def _emits(result: Any, *parameters: Any) -> Callable[[Callable[..., Any]], Any]:
+    """Make an intrinsic, of these Numba types, from a function ``(builder, *values)`` that emits its instructions.
 
-    @intrinsic  # type: ignore[untyped-decorator]
-    def atomic(typing_context: Any, address: Any, value: Any) -> Any:
-        def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-            place = builder.inttoptr(arguments[0], ir.PointerType(ir.IntType(64)))
-            return builder.atomic_rmw(operation, place, arguments[1], "seq_cst")
+    The function returns the result's LLVM value; None where the result is void.
+    """
 
-        return types.int64(types.intp, types.int64), codegen
+    def decorate(emit: Callable[..., Any]) -> Any:
+        @functools.wraps(emit)  # also gives the intrinsic the right number of parameters
+        def typed(typing_context: Any, *given: Any) -> Any:
+            def codegen(context: Any, builder: ir.IRBuilder, signature: Any, values: Any) -> Any:
+                value = emit(builder, *values)
+                return context.get_dummy_value() if value is None else value
 
-    return atomic
+            return result(*parameters), codegen
 
+        return intrinsic(typed)
 
-atomic_swap = _atomic("xchg")
-atomic_add = _atomic("add")
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def atomic_load(typing_context: Any, address: Any) -> Any:
-    """The word at an address, as other threads have left it."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        place = builder.inttoptr(arguments[0], ir.PointerType(ir.IntType(64)))
-        return builder.load_atomic(place, "seq_cst", 8)
-
-    return types.int64(types.intp), codegen
+    return decorate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def pause(typing_context: Any) -> Any:
-    """Let some 40 ns pass, without taking anything from the other thread of a core."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        machine = platform.machine().lower()
-        if machine in ("x86_64", "amd64"):
-            kind = ir.FunctionType(_VOID, [])
-            builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.sse2.pause"), [])
-        elif machine in ("arm64", "aarch64"):
-            kind = ir.FunctionType(_VOID, [_INT32])
-            builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.aarch64.isb"), [_INT32(15)])
-        return context.get_dummy_value()
-
-    return types.void(), codegen
+def _call(builder: ir.IRBuilder, name: str, result: ir.Type, *arguments: ir.Value) -> ir.Value:
+    """Emit the call of a C function or of an LLVM intrinsic."""
+    function_type = ir.FunctionType(result, [argument.type for argument in arguments])
+    return builder.call(cgutils.get_or_insert_function(builder.module, function_type, name), arguments)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def sched_yield(typing_context: Any) -> Any:
-    """Let another thread that wants this core have it; 0.3 us where there is none."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        if os.name == "posix":
-            kind = ir.FunctionType(_INT32, [])
-            builder.call(cgutils.get_or_insert_function(builder.module, kind, "sched_yield"), [])
-        return context.get_dummy_value()
-
-    return types.void(), codegen
+# --------------------------------------------------------------------------------------------- atomics
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def current_cpu(typing_context: Any) -> Any:
-    """Number of the CPU that this thread runs on, 20 ns; -1 where that cannot be asked."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        if sys.platform != "linux":
-            return ir.Constant(ir.IntType(64), -1)
-        kind = ir.FunctionType(_INT32, [])
-        cpu = builder.call(cgutils.get_or_insert_function(builder.module, kind, "sched_getcpu"), [])
-        return builder.sext(cpu, ir.IntType(64))
-
-    return types.int64(), codegen
+@_emits(types.int64, types.intp)
+def atomic_load(builder: Any, address: Any) -> Any:
+    """Read the word at an address, as other threads have left it."""
+    return builder.load_atomic(builder.inttoptr(address, _POINTER), "seq_cst", 8, typ=_INT64)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def set_affinity(typing_context: Any, mask: Any) -> Any:
-    """Have this thread run on the CPUs of a mask, and on no others."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        if sys.platform == "linux":
-            intp = arguments[0].type
-            kind = ir.FunctionType(_INT32, [_INT32, intp, intp])
-            setter = cgutils.get_or_insert_function(builder.module, kind, "sched_setaffinity")
-            builder.call(setter, [_INT32(0), intp(MASK_BYTES), arguments[0]])
-        return context.get_dummy_value()
-
-    return types.void(types.intp), codegen
+@_emits(types.int64, types.intp, types.int64)
+def atomic_swap(builder: Any, address: Any, value: Any) -> Any:
+    """Write a word to an address and return the word that was there before."""
+    return builder.atomic_rmw("xchg", builder.inttoptr(address, _POINTER), value, "seq_cst")
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def acquire(typing_context: Any, lock: Any) -> Any:
-    """Sleep until somebody releases the lock."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        kind = ir.FunctionType(_INT32, [arguments[0].type, _INT32])
-        acquire = cgutils.get_or_insert_function(builder.module, kind, "PyThread_acquire_lock")
-        builder.call(acquire, [arguments[0], _INT32(1)])
-        return context.get_dummy_value()
-
-    return types.void(types.intp), codegen
+@_emits(types.int64, types.intp, types.int64)
+def atomic_add(builder: Any, address: Any, value: Any) -> Any:
+    """Add to the word at an address and return the word that was there before."""
+    return builder.atomic_rmw("add", builder.inttoptr(address, _POINTER), value, "seq_cst")
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def release(typing_context: Any, lock: Any) -> Any:
-    """Wake who sleeps on the lock."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        kind = ir.FunctionType(_VOID, [arguments[0].type])
-        builder.call(cgutils.get_or_insert_function(builder.module, kind, "PyThread_release_lock"), arguments)
-        return context.get_dummy_value()
-
-    return types.void(types.intp), codegen
+# --------------------------------------------------------------------------------------------- waiting
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def invoke(typing_context: Any, function: Any, environment: Any) -> Any:
-    """``function(environment)``, both addresses."""
+@_emits(types.void)
+def pause(builder: Any) -> None:
+    """Wait some 40 ns and leave the core's execution units to its other hardware thread."""
+    if IS_X86:
+        _call(builder, "llvm.x86.sse2.pause", _VOID)
+    elif IS_ARM:
+        _call(builder, "llvm.aarch64.isb", _VOID, _INT32(15))
 
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        function, environment = arguments
-        kind = ir.FunctionType(_VOID, [environment.type])
-        builder.call(builder.inttoptr(function, ir.PointerType(kind)), [environment])
-        return context.get_dummy_value()
 
-    return types.void(types.intp, types.intp), codegen
+@_emits(types.void)
+def sched_yield(builder: Any) -> None:
+    """Let another thread run on this core if one is waiting for it; takes 0.3 us where none is."""
+    if os.name == "posix":
+        _call(builder, "sched_yield", _INT32)
+
+
+@_emits(types.void, types.intp)
+def acquire(builder: Any, lock: Any) -> None:
+    """Sleep until another thread releases the lock, a PyThread_type_lock."""
+    _call(builder, "PyThread_acquire_lock", _INT32, lock, _INT32(1))
+
+
+@_emits(types.void, types.intp)
+def release(builder: Any, lock: Any) -> None:
+    """Wake the thread that sleeps on the lock."""
+    _call(builder, "PyThread_release_lock", _VOID, lock)
+
+
+# ------------------------------------------------------------------------------------------------ CPUs
+
+
+@_emits(types.int64)
+def current_cpu(builder: Any) -> Any:
+    """Return the number of the CPU that this thread runs on; -1 on other systems than Linux. Takes 20 ns."""
+    if sys.platform != "linux":
+        return _INT64(-1)
+    return builder.sext(_call(builder, "sched_getcpu", _INT32), _INT64)
+
+
+@_emits(types.void, types.intp)
+def set_affinity(builder: Any, mask: Any) -> None:
+    """Let this thread run on the CPUs of a mask only, given its address; Linux only."""
+    if sys.platform == "linux":
+        _call(builder, "sched_setaffinity", _INT32, _INT32(0), mask.type(MASK_BYTES), mask)
+
+
+# ----------------------------------------------------------------------------------------------- calls
+
+
+@_emits(types.void, types.intp, types.intp)
+def invoke(builder: Any, function: Any, environment: Any) -> None:
+    """Call ``void function(intptr_t environment)``, given its address."""
+    function_type = ir.FunctionType(_VOID, [environment.type])
+    builder.call(FunctionPointer(builder, function, function_type), [environment])

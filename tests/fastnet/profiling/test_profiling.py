@@ -1,6 +1,6 @@
-"""The profiler: what it refuses, what it says of code and limits, and that a step's parts are the step.
+"""The profiler: timing, limits, machine code, the breakdown of a step, and its command line.
 
-No test asserts how fast anything is; those of assembly compile in a process of their own, with an empty cache.
+No test asserts how fast anything is. Tests of assembly compile in a process of their own, with an empty cache.
 """
 
 import importlib.util
@@ -17,18 +17,17 @@ import numpy as np
 import pytest
 
 from fastnet.cli import main as cli
-from fastnet.kernels import registry as _public
 from fastnet.kernels.cpu.gemm.microkernel import MR, NV
 from fastnet.kernels.cpu.threads.pool import num_threads
-from fastnet.kernels.cuda import ptx_report as cuda_offline
+from fastnet.kernels.cuda import ptx_report
 from fastnet.kernels.engine import step_breakdown as parts
 from fastnet.kernels.jit import target
 from fastnet.kernels.llvm.builder import VECTOR
-from fastnet.kernels.registry import TABLE, Variant, find
-from fastnet.kernels.specs.cases import Case
+from fastnet.kernels.registry import TABLE, Variant, find, variants
+from fastnet.kernels.specs.base import Case
 from fastnet.kernels.specs.operations import OP_SPECS
 from fastnet.kernels.verify import WrongKernelError
-from fastnet.profiling import machine_code as machinecode
+from fastnet.profiling import machine_code
 from fastnet.profiling import step_breakdown as stepprofile
 from fastnet.profiling import variants as profiling
 from fastnet.profiling.timing import batches, interleave, spread
@@ -37,30 +36,30 @@ from fastnet.profiling.variants import Limits
 # ---------------------------------------------------------------------------------------------- timing
 
 
-def test_sides_take_turns() -> None:
+def test_candidates_are_interleaved() -> None:
     order: list[str] = []
 
-    def side(name: str) -> Callable[[], float]:
+    def candidate(name: str) -> Callable[[], float]:
         return lambda: order.append(name) or float(len(order))  # type: ignore[func-returns-value]
 
-    found = interleave({"a": side("a"), "b": side("b")}, seconds=0.0, least=3)
+    found = interleave({"a": candidate("a"), "b": candidate("b")}, seconds=0.0, min_rounds=3)
     assert [set(order[start : start + 2]) for start in (0, 2, 4)] == [{"a", "b"}] * 3
     assert found == {name: [i + 1.0 for i in range(6) if order[i] == name] for name in "ab"}
 
 
-def test_the_order_of_turns_changes() -> None:
+def test_the_order_changes_between_rounds() -> None:
     order: list[int] = []
-    interleave({i: partial(lambda i: order.append(i) or 1.0, i) for i in range(3)}, seconds=0.0, least=30)  # type: ignore[func-returns-value]
+    interleave({i: partial(lambda i: order.append(i) or 1.0, i) for i in range(3)}, seconds=0.0, min_rounds=30)  # type: ignore[func-returns-value]
     assert len({tuple(order[start : start + 3]) for start in range(0, 90, 3)}) == 6
 
 
 def test_medians_and_quartiles() -> None:
     found = spread([5.0, 1.0, 2.0, 3.0, 4.0])
     assert found == (3.0, 2.0, 4.0)
-    assert found.share == pytest.approx(2 / 3)
+    assert found.relative_iqr == pytest.approx(2 / 3)
 
 
-def test_a_batch_is_of_whole_calls_and_gives_the_time_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_returns_the_time_of_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr("time.perf_counter", lambda: now[0])
     monkeypatch.setattr("time.sleep", lambda seconds: now.__setitem__(0, now[0] + 100 * (seconds > 0)))
@@ -78,11 +77,11 @@ def test_a_batch_is_of_whole_calls_and_gives_the_time_of_one(monkeypatch: pytest
 # ---------------------------------------------------------------------------------------------- limits
 
 
-def test_the_lower_roof_binds() -> None:
+def test_the_lower_limit_binds() -> None:
     limits = Limits(gflops=100.0, gbps=50.0, level="L2", threads=1)
-    assert limits.seconds(flops=200e9, elements_moved=50e9) == pytest.approx(2.0)
+    assert limits.seconds(flops=200e9, bytes_moved=50e9) == pytest.approx(2.0)
     assert limits.binds(200e9, 50e9) == "compute"
-    assert limits.seconds(flops=100e9, elements_moved=200e9) == pytest.approx(4.0)
+    assert limits.seconds(flops=100e9, bytes_moved=200e9) == pytest.approx(4.0)
     assert limits.binds(100e9, 200e9) == "L2 bandwidth"
 
 
@@ -98,29 +97,29 @@ def test_the_level_is_the_smallest_that_holds(monkeypatch: pytest.MonkeyPatch) -
 def test_a_profile_holds_what_was_measured() -> None:
     case = profiling.case_of("matmul", [24, 40, 33], "nt")
     found = profiling.profile("matmul", case, profiling.chosen("matmul", None, "float64"), "float64", 1, 0.01, False)
-    assert [m.variant for m in found.measurements] == list(_public("matmul"))
+    assert [m.variant for m in found.measurements] == list(variants("matmul"))
     assert found.flops == 2 * 24 * 40 * 33
-    assert found.elements_moved == 8 * (24 * 40 + 40 * 33 + 24 * 33)
-    assert found.intensity == found.flops / found.elements_moved
+    assert found.bytes_moved == 8 * (24 * 40 + 40 * 33 + 24 * 33)
+    assert found.intensity == found.flops / found.bytes_moved
     for m in found.measurements:
         assert 0 < m.seconds.low <= m.seconds.median <= m.seconds.high
         assert m.gflops == pytest.approx(found.flops / m.seconds.median / 1e9)
-        assert m.gbps == pytest.approx(found.elements_moved / m.seconds.median / 1e9)
-        limit = max(found.flops / found.limits.gflops, found.elements_moved / found.limits.gbps) / 1e9
+        assert m.gbps == pytest.approx(found.bytes_moved / m.seconds.median / 1e9)
+        limit = max(found.flops / found.limits.gflops, found.bytes_moved / found.limits.gbps) / 1e9
         assert m.fraction_of_limit == pytest.approx(limit / m.seconds.median)
-        assert 0 <= m.error < 1
+        assert 0 <= m.error_ratio < 1
         assert m.code is None
 
 
-def test_a_wrong_kernel_is_refused_before_anything_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_kernel_is_rejected_before_anything_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     def wrong(A: Any, B: Any, C: Any) -> None:
         np.matmul(A[:, :-1], B[:-1], out=C)
 
-    monkeypatch.setattr(profiling, "in_turns", lambda *arguments: pytest.fail("timed"))
+    monkeypatch.setattr(profiling, "interleave", lambda *arguments: pytest.fail("timed"))
     monkeypatch.setattr(profiling, "batches", lambda *arguments: pytest.fail("timed"))
-    tried = (Variant("matmul", "reference", find("matmul", "reference")), Variant("matmul", "wrong", wrong))
+    candidates = (Variant("matmul", "reference", find("matmul", "reference")), Variant("matmul", "wrong", wrong))
     with pytest.raises(WrongKernelError, match="matmul, variant wrong, float32, case 8x9x10-nn"):
-        profiling.profile("matmul", Case((8, 9, 10), "profiled", "nn"), tried)
+        profiling.profile("matmul", Case((8, 9, 10), "profiled", "nn"), candidates)
 
 
 def test_a_wrong_kernel_is_one_line_and_status_1(
@@ -130,13 +129,13 @@ def test_a_wrong_kernel_is_one_line_and_status_1(
         out[...] = np.tanh(Z) + 1e-3
 
     monkeypatch.setattr(profiling, "TABLE", (*TABLE, Variant("tanh", "wrong", wrong)))
-    assert cli.main(["profile", "tanh", "--shape", "100", "--no-code"]) == 1
+    assert cli.main(["profile", "kernel", "tanh", "--shape", "100", "--no-compile-stats"]) == 1
     captured = capsys.readouterr()
     assert captured.out == ""
     said = [line for line in captured.err.splitlines() if "compiling" not in line]
     assert len(said) == 1
     assert said[0].startswith(
-        "fastnet profile: tanh, variant wrong, float32, case 100 (profiled): argument 1: 100 of 100"
+        "fastnet profile kernel: tanh, variant wrong, float32, case 100 (profiled): argument 1: 100 of 100"
     )
 
 
@@ -144,7 +143,7 @@ def test_a_wrong_kernel_is_one_line_and_status_1(
 def test_every_operation_can_be_profiled_at_its_default(operation: str) -> None:
     case = profiling.case_of(operation)
     assert case.dims == OP_SPECS[operation].bench_cases[-1].dims
-    assert [variant.name for variant in profiling.chosen(operation, None, "float32")] == list(_public(operation))
+    assert [variant.name for variant in profiling.chosen(operation, None, "float32")] == list(variants(operation))
 
 
 # ---------------------------------------------------------------------------------------- machine code
@@ -186,7 +185,7 @@ kernel:
 
 
 def test_the_innermost_loop_with_most_arithmetic_is_found() -> None:
-    loop = machinecode.inner_loop(X86)
+    loop = machine_code.inner_loop(X86)
     assert loop is not None
     assert (loop.function, loop.vector_bytes, loop.fmas, loop.arithmetic) == ("fastnet.tests.real", 32, 2, 4)
     assert (loop.instructions, loop.loops) == (6, 1), "not the outer loop, nor Python's entry, nor the scalar one"
@@ -194,28 +193,28 @@ def test_the_innermost_loop_with_most_arithmetic_is_found() -> None:
     assert loop.text.endswith("jne .LBB0_2")
 
 
-def test_arms_loops_too() -> None:
-    loop = machinecode.inner_loop(ARM)
+def test_the_innermost_loop_on_arm() -> None:
+    loop = machine_code.inner_loop(ARM)
     assert loop is not None
     assert (loop.function, loop.vector_bytes, loop.fmas, loop.arithmetic, loop.instructions) == ("kernel", 16, 1, 2, 5)
     assert "ldp q1, q4, [x8, #32]\n" in loop.text
 
 
 def test_code_without_loops_or_arithmetic_has_none() -> None:
-    assert machinecode.inner_loop("f:\n    vaddps %zmm1, %zmm2, %zmm3\n    retq\n") is None
-    assert machinecode.inner_loop("f:\n.LBB0_1:\n    addq $1, %rax\n    jne .LBB0_1\n") is None
+    assert machine_code.inner_loop("f:\n    vaddps %zmm1, %zmm2, %zmm3\n    retq\n") is None
+    assert machine_code.inner_loop("f:\n.LBB0_1:\n    addq $1, %rax\n    jne .LBB0_1\n") is None
 
 
-def test_a_tile_goes_before_a_loop_with_more_arithmetic() -> None:
+def test_a_microkernel_is_preferred_to_a_loop_with_more_arithmetic() -> None:
     tile = "fastnet.tile.float32.1x1x64:\n.LBB1_1:\n    vfmadd231ps %ymm1, %ymm2, %ymm3\n    jne .LBB1_1\n"
-    loop = machinecode.inner_loop(X86 + tile)
+    loop = machine_code.inner_loop(X86 + tile)
     assert loop is not None
     assert loop.function == "fastnet.tile.float32.1x1x64"
 
 
 @pytest.mark.compiled
 def test_the_inner_loop_of_products_is_the_micro_kernels() -> None:
-    code = machinecode.inspect("matmul", "simd", "float32", Case((64, 64, 64), "profiled", "nn"))
+    code = machine_code.inspect("matmul", "simd", "float32", Case((64, 64, 64), "profiled", "nn"))
     assert code is not None
     assert code.loop is not None
     assert code.first_call_s > 0.05
@@ -226,8 +225,8 @@ def test_the_inner_loop_of_products_is_the_micro_kernels() -> None:
 
 @pytest.mark.compiled
 def test_the_inner_loop_of_an_activation_is_its_own() -> None:
-    relu = machinecode.inspect("relu", "loops", "float32", Case((100,), "profiled"))
-    tanh = machinecode.inspect("tanh", "simd", "float64", Case((100,), "profiled"))
+    relu = machine_code.inspect("relu", "loops", "float32", Case((100,), "profiled"))
+    tanh = machine_code.inspect("tanh", "simd", "float64", Case((100,), "profiled"))
     assert tanh is not None
     assert tanh.loop is not None
     assert tanh.loop.arithmetic > 10
@@ -236,12 +235,12 @@ def test_the_inner_loop_of_an_activation_is_its_own() -> None:
 
 
 def test_numpy_is_not_compiled() -> None:
-    assert machinecode.inspect("matmul", "reference", "float32", Case((8, 8, 8), "profiled", "nn")) is None
+    assert machine_code.inspect("matmul", "reference", "float32", Case((8, 8, 8), "profiled", "nn")) is None
 
 
 def test_a_process_that_fails_says_why() -> None:
     with pytest.raises(RuntimeError, match=r"matmul, variant loops: compiling .* failed: .*3"):
-        machinecode.inspect("matmul", "loops", "float32", Case((8, 8), "two sizes for three", "nn"))
+        machine_code.inspect("matmul", "loops", "float32", Case((8, 8), "two sizes for three", "nn"))
 
 
 # ------------------------------------------------------------------------------------------------ steps
@@ -276,7 +275,7 @@ def test_a_steps_parts_make_the_step(sizes: tuple[int, ...], batch: int, loss: s
 @pytest.mark.parametrize("lost", ["forward", "loss", "backward", "weights"])
 def test_a_part_that_is_missing_is_noticed(lost: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parts, lost, lambda *arguments: None)
-    monkeypatch.setattr(stepprofile, "in_turns", lambda *arguments: pytest.fail("timed"))
+    monkeypatch.setattr(stepprofile, "interleave", lambda *arguments: pytest.fail("timed"))
     with pytest.raises(WrongKernelError, match=r"a step's parts do not make the step: \d+ of \d+ parameters differ"):
         stepprofile.profile_step((20, 33, 10), 16)
 
@@ -293,7 +292,17 @@ def test_a_batch_larger_than_a_slice_is_refused() -> None:
 def test_profile_prints_a_table_and_draws(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("matplotlib")
     picture = tmp_path / "roofline.png"
-    arguments = ["profile", "matmul", "--shape", "30,20,40", "--variants", "simd,reference", "--seconds", "0.01"]
+    arguments = [
+        "profile",
+        "kernel",
+        "matmul",
+        "--shape",
+        "30,20,40",
+        "--variants",
+        "simd,reference",
+        "--seconds",
+        "0.01",
+    ]
     arguments += ["--asm", "--threads", ",".join(map(str, sorted({1, num_threads()}))), "--plot", str(picture)]
     assert cli.main(arguments) == 0
     output = capsys.readouterr().out
@@ -313,7 +322,19 @@ def test_profile_prints_a_table_and_draws(tmp_path: Path, capsys: pytest.Capture
 
 @pytest.mark.compiled
 def test_profile_as_json(capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["profile", "tanh", "--shape", "1000", "--dtype", "float64", "--no-code", "--json", "--seconds", "0.01"]
+    arguments = [
+        "profile",
+        "kernel",
+        "tanh",
+        "--shape",
+        "1000",
+        "--dtype",
+        "float64",
+        "--no-compile-stats",
+        "--json",
+        "--seconds",
+        "0.01",
+    ]
     assert cli.main(arguments) == 0
     (found,) = json.loads(capsys.readouterr().out)["profiles"]
     assert [each["variant"] for each in found["variants"]] == ["reference", "loops", "simd"]
@@ -324,7 +345,7 @@ def test_profile_as_json(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.compiled
 def test_profile_train_sums_up_to_the_step(capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["profile", "train", "--layers", "20,30,10", "--batch-size", "16", "--loss", "cross_entropy"]
+    arguments = ["profile", "step", "--layers", "20,30,10", "--batch-size", "16", "--loss", "cross_entropy"]
     assert cli.main([*arguments, "--optimizer", "adam", "--seconds", "0.01"]) == 0
     output = capsys.readouterr().out
     row_weights = {
@@ -338,7 +359,7 @@ def test_profile_train_sums_up_to_the_step(capsys: pytest.CaptureFixture[str]) -
 
 @pytest.mark.compiled
 def test_info_measures_the_limits(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["info", "--measure"]) == 0
+    assert cli.main(["info", "--peak"]) == 0
     output = capsys.readouterr().out
     assert re.search(r"^FMA peak +1 thread: \d+ GFLOP/s float32, \d+ GFLOP/s float64$", output, re.M)
     assert re.search(r"^bandwidth +1 thread: L1 \d+, .*memory \d+ GB/s, read$", output, re.M)
@@ -347,25 +368,29 @@ def test_info_measures_the_limits(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("matmull",), "invalid choice: 'matmull' (choose from"),
-        (("matmul", "--shape", "3,4"), "matmul takes 3 sizes of at least 1, M,K,N, not 3,4"),
-        (("matmul", "--shape", "3,x,4"), "'3,x,4' is not a list of whole numbers of at least 1"),
-        (("matmul", "--shape", "0,3,4"), "'0,3,4' is not a list of whole numbers of at least 1"),
-        (("matmul", "--option", "zz"), "matmul has no option 'zz'; there are: nn, nt, ss, tn, tt"),
-        (("mse", "--option", "nn"), "mse has no option 'nn'; there are: none"),
-        (("matmul", "--variants", "simd,fast"), "unknown variant 'fast' of matmul; there are: reference, loops"),
-        (("matmul", "--dtype", "float16"), "invalid choice: 'float16'"),
-        (("matmul", "--threads", "100000"), f"--threads 100000: at most {num_threads()} can be used here"),
-        (("matmul", "--seconds", "0"), "'0' is not a number above 0"),
-        (("matmul", "--layers", "3,4"), "--layers is for train only"),
-        (("matmul", "--batch-size", "3"), "--batch-size is for train only"),
-        (("matmul", "--asm", "--no-code"), "--asm shows what --no-code leaves out"),
-        (("train",), "train needs --layers, at least inputs and outputs, such as 784,256,128,10"),
-        (("train", "--layers", "3"), "train needs --layers"),
-        (("train", "--layers", "3,4", "--shape", "3,4,5"), "--shape is not for train"),
-        (("train", "--layers", "3,4", "--asm"), "--asm is not for train"),
-        (("train", "--layers", "3,4", "--no-code"), "--no-code is not for train"),
-        (("train", "--layers", "3,4", "--loss", "mad"), "argument --loss: invalid choice: 'mad'"),
+        ((), "the following arguments are required: kernel|step"),
+        (("matmul",), "invalid choice: 'matmul' (choose from"),
+        (("kernel",), "the following arguments are required: KERNEL"),
+        (("kernel", "matmull"), "invalid choice: 'matmull' (choose from"),
+        (("kernel", "matmul", "--shape", "3,4"), "matmul takes 3 sizes of at least 1, M,K,N, not 3,4"),
+        (("kernel", "matmul", "--shape", "3,x,4"), "'3,x,4' is not a list of whole numbers of at least 1"),
+        (("kernel", "matmul", "--shape", "0,3,4"), "'0,3,4' is not a list of whole numbers of at least 1"),
+        (("kernel", "matmul", "--case-option", "zz"), "matmul has no option 'zz'; there are: nn, nt, ss, tn, tt"),
+        (("kernel", "mse", "--case-option", "nn"), "mse has no option 'nn'; there are: none"),
+        (
+            ("kernel", "matmul", "--variants", "simd,fast"),
+            "unknown variant 'fast' of matmul; there are: reference, loops",
+        ),
+        (("kernel", "matmul", "--dtype", "float16"), "invalid choice: 'float16'"),
+        (("kernel", "matmul", "--threads", "100000"), f"--threads 100000: at most {num_threads()} can be used here"),
+        (("kernel", "matmul", "--seconds", "0"), "'0' is not a number above 0"),
+        (("kernel", "matmul", "--layers", "3,4"), "unrecognized arguments: --layers 3,4 (see fastnet profile kernel"),
+        (("kernel", "matmul", "--asm", "--no-compile-stats"), "--asm shows what --no-compile-stats leaves out"),
+        (("step",), "the following arguments are required: --layers"),
+        (("step", "--layers", "3"), "'3' is not a list of at least two sizes, inputs and outputs, such as 784,256,128"),
+        (("step", "--layers", "3,4", "--shape", "3,4,5"), "unrecognized arguments: --shape 3,4,5"),
+        (("step", "--layers", "3,4", "--threads", "100000"), f"at most {num_threads()} can be used here"),
+        (("step", "--layers", "3,4", "--loss", "mad"), "argument --loss: invalid choice: 'mad'"),
     ],
 )
 def test_wrong_usage_is_one_line_and_status_2(
@@ -385,35 +410,35 @@ def test_a_picture_that_cannot_be_written_is_refused_first(
 ) -> None:
     pytest.importorskip("matplotlib")
     monkeypatch.setattr(profiling, "profile", partial(pytest.fail, "timed"))
-    assert cli.main(["profile", "matmul", "--plot", str(tmp_path / "roofline.xyz")]) == 1
-    assert "unknown type of picture" in capsys.readouterr().err
-    assert cli.main(["profile", "matmul", "--plot", str(tmp_path / "nowhere" / "roofline.png")]) == 1
+    assert cli.main(["profile", "kernel", "matmul", "--plot", str(tmp_path / "roofline.xyz")]) == 1
+    assert "unknown image type" in capsys.readouterr().err
+    assert cli.main(["profile", "kernel", "matmul", "--plot", str(tmp_path / "nowhere" / "roofline.png")]) == 1
     assert capsys.readouterr().err.count("\n") == 1
 
 
-# --------------------------------------------------------------------------------------------- on a card
+# ------------------------------------------------------------------------------------------------ CUDA
 
 
 def test_cuda_variants_are_compiled_and_not_timed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def report(operation: str, variant: str, dtype: str) -> tuple[cuda_offline.Report, ...]:
-        return (cuda_offline.Report(f"{operation}_{variant}", dtype, (9, 0), 256, 2, 124, 16896, 16, 0, 10, 0),)
+    def report(operation: str, variant: str, dtype: str) -> tuple[ptx_report.Report, ...]:
+        return (ptx_report.Report(f"{operation}_{variant}", dtype, (9, 0), 256, 2, 124, 16896, 16, 0, 10, 0),)
 
-    monkeypatch.setattr(cuda_offline, "report", report)
-    assert cli.main(["profile", "matmul", "--variants", "cuda,cuda_tiled", "--dtype", "float64"]) == 0
+    monkeypatch.setattr(ptx_report, "report", report)
+    assert cli.main(["profile", "kernel", "matmul", "--variants", "cuda,cuda_tiled", "--dtype", "float64"]) == 0
     said = capsys.readouterr().out
     assert re.search(r"^cuda +matmul_cuda +256 +124 +16896 +0 +10$", said, re.MULTILINE)
     assert re.search(r"^cuda_tiled +matmul_cuda_tiled ", said, re.MULTILINE)
     assert "not timed" in said
-    assert cli.main(["profile", "relu", "--variants", "cuda", "--json"]) == 0
+    assert cli.main(["profile", "kernel", "relu", "--variants", "cuda", "--json"]) == 0
     (found,) = json.loads(capsys.readouterr().out)["offline"]
     assert (found["variant"], found["registers"], found["spill_bytes"]) == ("cuda", 124, 0)
 
 
 def test_cuda_variants_say_what_is_missing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert cli.main(["profile", "matmul", "--variants", "cuda"]) == 1
+    assert cli.main(["profile", "kernel", "matmul", "--variants", "cuda"]) == 1
     error = capsys.readouterr().err
-    assert error.startswith("fastnet profile: compiling for a card needs numba-cuda: pip install")
+    assert error.startswith("fastnet profile kernel: compiling for a card needs numba-cuda: pip install")
     assert error.count("\n") == 1

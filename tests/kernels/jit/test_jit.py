@@ -1,7 +1,7 @@
-"""The compile cache follows the sources, survives crowds, full disks and torn files; nothing compiles at import.
+"""The compile cache: it follows the sources and survives many processes, full disks and truncated files.
 
-Each test runs fresh interpreters on a private copy of the package, laid out as a wheel lays it out, with a
-cache folder of its own.
+Each test runs fresh interpreters on a private copy of the package, laid out as in a wheel, with a cache folder of its
+own.
 """
 
 import os
@@ -9,20 +9,22 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import fastnet
-from fastnet.kernels.jit import decorator as _jit
+from fastnet.kernels.jit import decorator
+from fastnet.kernels.jit.decorator import jit
 
 PACKAGE = Path(fastnet.__file__).parent
-KERNELS = Path(_jit.__file__).parents[1]
+KERNELS = Path(decorator.__file__).parents[1]
 
 pytestmark = pytest.mark.compiled
 
-# relu lives in elementwise.py, its caller dense_forward in loops.py.
+# relu and its caller dense_forward are defined in different files.
 RELU_OF_MINUS_ONE = """
 import sys, numpy as np
 from fastnet.kernels import dense_forward, relu
@@ -50,13 +52,12 @@ def run(code: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
     return result
 
 
-def leak(site: Path, slope: str) -> None:
-    """Edit the helper's file: relu passes this much of what is negative."""
-    path = site / "fastnet" / "kernels" / "cpu" / "elementwise.py"  # in a sub-package
-    text = path.read_text()
-    right = "return zero if z < zero else z"
-    assert right in text
-    path.write_text(text.replace(right, f"return z * (one / {slope}) if z < zero else z"))
+def leak(site: Path, divisor: int) -> None:
+    """Edit the file that defines relu, in a sub-package: negative inputs are divided instead of set to 0."""
+    correct = "return zero if z < zero else z"
+    (path,) = [path for path in (site / "fastnet" / "kernels").rglob("*.py") if correct in path.read_text()]
+    assert path.parent.name != "kernels"
+    path.write_text(path.read_text().replace(correct, f"return z / {divisor} if z < zero else z"))
 
 
 def compiled_files(cache: Path) -> set[Path]:
@@ -71,8 +72,36 @@ def test_an_edit_in_another_file_is_seen(tmp_path: Path) -> None:
     assert first, "nothing was cached where NUMBA_CACHE_DIR says"
     assert run(RELU_OF_MINUS_ONE, env).stdout == "0.0\n"
     assert compiled_files(cache) == first, "the second run must find what the first compiled"
-    leak(site, "4")
+    leak(site, 4)
     assert run(RELU_OF_MINUS_ONE, env).stdout == "-0.25\n"
+
+
+def _edit(folder: Path) -> None:
+    with (folder / "gemm.py").open("a") as file:
+        file.write("# one more line\n")
+
+
+def _add(folder: Path) -> None:
+    (folder / "added.py").write_text("x = 1\n")
+
+
+def _remove(folder: Path) -> None:
+    (folder / "__init__.py").unlink()
+
+
+def _rename(folder: Path) -> None:
+    (folder / "__init__.py").rename(folder / "renamed.py")
+
+
+@pytest.mark.parametrize("change", [_edit, _add, _remove, _rename])
+def test_any_change_in_a_sub_package_starts_a_new_cache(tmp_path: Path, change: Callable[[Path], None]) -> None:
+    site = install(tmp_path / "site")
+    env = environment(site, tmp_path / "cache")
+    code = "from fastnet.kernels.jit.cache import cache_folder; print(cache_folder.name)"
+    before = run(code, env).stdout
+    assert run(code, env).stdout == before
+    change(site / "fastnet" / "kernels" / "cpu" / "gemm")
+    assert run(code, env).stdout != before
 
 
 def test_an_upgrade_is_seen_even_with_old_timestamps(tmp_path: Path) -> None:
@@ -80,7 +109,7 @@ def test_an_upgrade_is_seen_even_with_old_timestamps(tmp_path: Path) -> None:
     site, upgrade, cache = install(tmp_path / "site"), install(tmp_path / "upgrade"), tmp_path / "cache"
     env = environment(site, cache)
     assert run(RELU_OF_MINUS_ONE, env).stdout == "0.0\n"
-    leak(upgrade, "2")
+    leak(upgrade, 2)
     for new in upgrade.rglob("*.py"):
         old = site / new.relative_to(upgrade)
         stamp = old.stat()
@@ -136,7 +165,7 @@ def test_a_read_only_install_caches_in_the_users_folder(tmp_path: Path) -> None:
     assert not list(site.rglob("*.nbc"))
 
 
-CROWD = """
+TWO_LAYOUTS = """
 import sys, numpy as np
 from fastnet.kernels import matmul
 dtype = sys.argv[1] if len(sys.argv) > 1 else DTYPE
@@ -153,14 +182,14 @@ def test_first_runs_at_once_are_safe(tmp_path: Path) -> None:
     """Four processes compile two signatures each at the same time; then every signature runs from the cache."""
     site, cache = install(tmp_path / "site"), tmp_path / "cache"
     env = environment(site, cache)
-    codes = [CROWD.replace("DTYPE", repr(dtype)) for dtype in ("float32", "float64") * 2]
-    crowd = [
+    codes = [TWO_LAYOUTS.replace("DTYPE", repr(dtype)) for dtype in ("float32", "float64") * 2]
+    processes = [
         subprocess.Popen(
             [sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
         for code in codes
     ]
-    for process in crowd:
+    for process in processes:
         output, errors = process.communicate(timeout=300)
         assert (process.returncode, output) == (0, "right\n"), errors
     for code in codes[:2]:
@@ -174,19 +203,20 @@ def test_two_processes_never_share_a_data_file(tmp_path: Path) -> None:
     names = []
     for dtype in ("float32", "float64"):
         shutil.rmtree(cache, ignore_errors=True)  # as if neither had seen the other
-        run(CROWD.replace("DTYPE", repr(dtype)), env)
+        run(TWO_LAYOUTS.replace("DTYPE", repr(dtype)), env)
         names.append({path.name for path in compiled_files(cache)})
     assert names[0]
     assert not names[0] & names[1]
 
 
 WHOLE_TABLE = """
-from fastnet.kernels.jit import decorator as _jit
-from fastnet.kernels.registry import OP_SPECS, TABLE
+from fastnet.kernels.jit.announcer import compile_seconds
+from fastnet.kernels.registry import TABLE
+from fastnet.kernels.specs.operations import OP_SPECS
 from fastnet.kernels.verify import check
 for variant in TABLE:
     check(variant, OP_SPECS[variant.operation].bench_cases[0], "float32")
-print(_jit.compile_seconds() > 0)
+print(compile_seconds() > 0)
 """
 
 
@@ -213,7 +243,7 @@ assert all(os.waitpid(child, 0)[1] == 0 for child in children)
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 def test_children_of_a_fork_never_share_a_data_file(tmp_path: Path) -> None:
-    """They share everything that was drawn at import; numbers from 1, too."""
+    """They share whatever was drawn at import, and Numba's numbers from 1."""
     site, cache = install(tmp_path / "site"), tmp_path / "cache"
     env = environment(site, cache)
     one_by_one = FORK.replace("children.append(child)", "os.waitpid(child, 0); shutil.rmtree(CACHE)").replace(
@@ -229,11 +259,11 @@ def test_children_of_a_fork_never_share_a_data_file(tmp_path: Path) -> None:
     shutil.rmtree(cache, ignore_errors=True)
     run(FORK, env)
     for dtype in ("float32", "float64"):
-        assert run(CROWD.replace("DTYPE", repr(dtype)), env).stdout == "right\n"
+        assert run(TWO_LAYOUTS.replace("DTYPE", repr(dtype)), env).stdout == "right\n"
 
 
-def test_when_numba_keeps_its_cache_otherwise_kernels_still_run(tmp_path: Path) -> None:
-    """As a later Numba might: no attribute that the cache relies on is left."""
+def test_when_numba_organises_its_cache_otherwise_kernels_still_run(tmp_path: Path) -> None:
+    """As a later Numba might: an attribute that the cache relies on is missing."""
     code = (
         "import numba.core.caching as caching\n"
         "(base,) = [c for c in caching.CompileResultCacheImpl.__mro__ if 'filename_base' in vars(c)]\n"
@@ -246,34 +276,35 @@ def test_when_numba_keeps_its_cache_otherwise_kernels_still_run(tmp_path: Path) 
 
 
 def test_a_cache_beside_the_sources_is_not_used(tmp_path: Path) -> None:
-    """Where Numba finds its folder taken it would fall back to __pycache__, which no hash tells apart."""
+    """Where Numba cannot use its folder, it would fall back to __pycache__, which all versions share."""
     site, cache = install(tmp_path / "site"), tmp_path / "cache"
     env = environment(site, cache)
     run("from fastnet.kernels import relu; relu(1.0, variant='loops')", env)
-    (folder,) = cache.glob("fastnet-*/kernels_*")
-    shutil.rmtree(folder)
-    folder.touch()
+    folders = list(cache.glob("fastnet-*/*"))
+    assert folders
+    for folder in folders:
+        shutil.rmtree(folder)
+        folder.touch()
     result = run(RELU_OF_MINUS_ONE, env)
     assert result.stdout == "0.0\n"
     assert not list(site.rglob("*.nbc"))
 
 
 @pytest.mark.parametrize("pattern", ["*.nbc", "*.nbi"])
-def test_torn_cache_files_are_compiled_again(tmp_path: Path, pattern: str) -> None:
+def test_truncated_cache_files_are_compiled_again(tmp_path: Path, pattern: str) -> None:
     site, cache = install(tmp_path / "site"), tmp_path / "cache"
     env = environment(site, cache)
     run(RELU_OF_MINUS_ONE, env)
     for path in cache.rglob(pattern):
         path.write_bytes(path.read_bytes()[:20])
     assert run(RELU_OF_MINUS_ONE, env).stdout == "0.0\n"
-    healed = compiled_files(cache)
+    repaired = compiled_files(cache)
     assert run(RELU_OF_MINUS_ONE, env).stdout == "0.0\n"
-    assert compiled_files(cache) == healed, "the run after must find the cache whole again"
+    assert compiled_files(cache) == repaired, "the next run must find a complete cache again"
 
 
 FULL_DISK = """
 import errno
-from fastnet.kernels.jit import decorator as _jit
 def no_space(*a, **k):
     raise OSError(errno.ENOSPC, "No space left on device")
 import numba.core.caching as caching
@@ -281,7 +312,7 @@ caching.IndexDataCacheFile._open_for_write = no_space
 """
 
 
-def test_a_full_disk_warns_and_goes_on(tmp_path: Path) -> None:
+def test_a_full_disk_warns_and_continues(tmp_path: Path) -> None:
     site = install(tmp_path / "site")
     result = run(FULL_DISK + RELU_OF_MINUS_ONE, environment(site, tmp_path / "cache"))
     assert result.stdout == "0.0\n"
@@ -305,8 +336,8 @@ def test_importing_compiles_nothing(tmp_path: Path) -> None:
 def test_a_long_first_compilation_is_announced_once_on_standard_error(tmp_path: Path) -> None:
     site, cache = install(tmp_path / "site"), tmp_path / "cache"
     env = environment(site, cache)
-    impatient = "from fastnet.kernels.jit import decorator\ndecorator._ANNOUNCE_AFTER_S = 0.05\n"
-    patient = "from fastnet.kernels.jit import decorator\ndecorator._ANNOUNCE_AFTER_S = 1e9\n"
+    impatient = "from fastnet.kernels.jit import announcer\nannouncer.ANNOUNCE_AFTER_S = 0.05\n"
+    patient = "from fastnet.kernels.jit import announcer\nannouncer.ANNOUNCE_AFTER_S = 1e9\n"
     assert run(patient + RELU_OF_MINUS_ONE, env).stderr == ""
     assert run(impatient + RELU_OF_MINUS_ONE, env).stderr == "", "nothing is compiled: nothing is said"
     shutil.rmtree(cache)
@@ -315,9 +346,18 @@ def test_a_long_first_compilation_is_announced_once_on_standard_error(tmp_path: 
     assert result.stdout == "0.0\n"
 
 
+def test_kernels_are_compiled_even_if_no_thread_can_announce_it(tmp_path: Path) -> None:
+    code = (
+        'import threading\ndef refuse(thread):\n    raise RuntimeError("can\'t start new thread")\n'
+        "threading.Thread.start = refuse\n"
+    )
+    result = run(code + RELU_OF_MINUS_ONE, environment(install(tmp_path / "site"), tmp_path / "cache"))
+    assert (result.stdout, result.stderr) == ("0.0\n", "")
+
+
 def test_old_caches_are_pruned_and_young_ones_kept(tmp_path: Path) -> None:
     site, cache = install(tmp_path / "site"), tmp_path / "cache"
-    old, young, other = cache / f"fastnet-{'0' * 16}", cache / f"fastnet-{'1' * 16}", cache / "somebody-elses"
+    old, young, other = cache / f"fastnet-{'0' * 16}", cache / f"fastnet-{'1' * 16}", cache / "another-program"
     for folder in (old, young, other):
         (folder / "sub").mkdir(parents=True)
         (folder / "sub" / "file.nbc").touch()
@@ -340,14 +380,14 @@ def test_features_and_width_follow_numbas_settings(tmp_path: Path) -> None:
     assert run(code, environment(site, tmp_path) | narrow).stdout == "nehalem 16\n"
 
 
-def test_what_only_compiled_code_may_call_says_so() -> None:
-    """Instead of ending the process: there is no entry from Python to jump to."""
+def test_internal_kernels_refuse_calls_from_python() -> None:
+    """Without the refusal the process would end: there is no entry from Python to jump to."""
 
-    @_jit.jit(internal=True)
+    @jit(internal=True)
     def inner(x: Any) -> Any:
         return x + 1
 
-    @_jit.jit
+    @jit
     def outer(x: Any) -> Any:
         return inner(x)
 

@@ -1,7 +1,4 @@
-"""The `simd` rung against NumPy in a wider dtype, its bits against itself, and its compile cache.
-
-Imports pytest, NumPy and the package.
-"""
+"""Variant `simd` against NumPy in a wider dtype, its bits against itself, and its compile cache."""
 
 import os
 import subprocess
@@ -16,6 +13,7 @@ from fastnet.kernels.cpu import loops
 from fastnet.kernels.cpu.gemm import blocking, dense
 from fastnet.kernels.cpu.gemm import gemm as simd
 from fastnet.kernels.cpu.gemm.microkernel import MR, NV
+from fastnet.kernels.cpu.gemm.operands import Matrix, Shape
 from fastnet.kernels.llvm.builder import VECTOR
 from fastnet.kernels.reference import activations as reference
 from fastnet.kernels.specs.codes import IDENTITY, LEAKY_RELU, RELU, SIGMOID, SILU, TANH
@@ -41,7 +39,7 @@ def sizes(dtype: Any) -> list[tuple[int, int, int]]:
         (2 * MR, v - 1, nr - 1), (13, 16, nr), (11, 17, nr + 1),  # a tile's edges
         (37, 93, 41), (100, 30, 7), (129, 257, 65),  # odd
         (blocking.FEW_ROWS, 33, 2 * nr + v + 3),  # every width of tile in one row of them
-        (7, kc, 5), (7, kc + 1, 70), (30, 2 * kc + 3, 33),  # slices of k
+        (7, kc, 5), (7, kc + 1, 70), (30, 2 * kc + 3, 33),  # blocks of k
         (200, 200, l2 // 200 + nr + 3),  # B is packed, more than one block
         (2 * blocking.MC + 7, l2 // blocking.MC + 3, nr + 2),  # A.T is packed, more than one block
     ]  # fmt: skip
@@ -181,7 +179,7 @@ def check_forward(forward: Any, dtype: Any, rows: int, n: int, k: int, activatio
 
 LAYERS = [(0, 3, 2), (1, 1, 1), (5, 0, 3), (1, 40, 33), (32, 13, 64), (33, 64, 10), (37, 93, 41), (9, 1100, 70)]
 LAYERS += [(37, 0, 1), (37, 41, 1), (9, 1100, 1)]
-"""(B, n, k): nothing, one, no inputs, one sample, layers of small networks, odd, two slices of n; a single output."""
+"""(B, n, k): nothing, one, no inputs, one sample, layers of small networks, odd, two blocks of n; a single output."""
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -228,7 +226,7 @@ def test_more_than_one_block_of_rows() -> None:
     """Of the product, its bias and its ReLU; blocks are about as tall as each other."""
     rows = 2 * blocking.MC + 7
     choose_blocking = blocking.choose_blocking.py_func
-    height = choose_blocking(4, rows, 30, 20, (0, 80, 4), (0, 4, 80, 80 * NV * VECTOR // 4))[3]
+    height = choose_blocking(4, Shape(rows, 30, 20), Matrix(0, 80, 4, 0), Matrix(0, 4, 80, 80 * NV * VECTOR // 4)).mc
     assert rows // 3 < height < rows
     check_forward(dense.dense_forward, np.float32, rows, 20, 30, RELU)
     check_matmul(simd.matmul, np.float32, rows, 20, 30, "transpose")
@@ -268,7 +266,7 @@ def test_dense_backward_batch(dtype: Any, activation: int) -> None:
 
 LIFETIMES = """
 import numpy as np
-from fastnet.kernels.cpu.gemm import gemm as simd
+from fastnet.kernels.cpu.gemm import dense, gemm as simd
 for dtype in (np.float32, np.float64):
     rng = np.random.default_rng(0)
     for m, k, n in ((200, 300, 70), (7, 1100, 33), (90, 40, 17)):
@@ -303,10 +301,10 @@ def test_arrays_live_as_long_as_their_addresses_are_used() -> None:
 def test_a_second_process_compiles_nothing(tmp_path: Path) -> None:
     script = (
         "import numpy as np\n"
-        "from fastnet.kernels import simd\n"
+        "from fastnet.kernels.cpu.gemm import gemm as simd\n"
         "x = np.ones((3, 3), np.float32)\n"
         "simd.matmul(x, x.copy(), x.copy())\n"
-        "print(*(sum(f.stats.cache_misses.values()) for f in (simd.multiply, simd.product_into)))\n"
+        "print(*(sum(f.stats.cache_misses.values()) for f in (simd.multiply, simd.gemm)))\n"
     )
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
     misses = [

@@ -1,8 +1,8 @@
-"""The micro-kernel alone: every tile, the epilogues, the copies, and the assembly that comes out.
+"""The micro-kernel alone: every tile, the epilogues, the copies, and the generated assembly.
 
-Imports pytest, NumPy, Numba and the package. Each tile is an LLVM function of its own, so each is run. The
-broken ones at the end show that these tests can fail; they run in processes of their own, because LLVM keeps
-one tile of a name, and with caches of their own, because the compile cache knows sources, not patches.
+Each tile is an LLVM function of its own, so each is run. The wrong kernels at the end show that these
+tests can fail; they run in processes of their own, because LLVM keeps one tile of a name, and with caches of their
+own, because the compile cache knows sources, not patches.
 """
 
 import os
@@ -31,6 +31,7 @@ from fastnet.kernels.cpu.gemm.microkernel import (
     microkernel,
     sum_rows,
 )
+from fastnet.kernels.cpu.gemm.operands import Epilogue, MicroPanels, Rows, Tile
 from fastnet.kernels.llvm import builder
 from fastnet.kernels.llvm.builder import VECTOR
 from fastnet.kernels.llvm.memory import address_and_strides, allocate, array_at, copy_vector, release
@@ -53,29 +54,32 @@ def kernels(dtype: Any) -> dict[str, Any]:
     """Compile each intrinsic in a function that can be called; once for all layouts."""
 
     def tile(
-        A: Any, B: Any, C: Any, columns: Any, start: Any, relu: Any, gate: Any, scale: Any, store: Any, tiles: Any
+        A: Any, B: Any, C: Any, columns: Any, addend: Any, relu: Any, mask: Any, alpha: Any, store: Any, tiles: Any
     ) -> None:
         a, height = address_and_strides(A), A.shape[0] // tiles
         b, c, s, r, g = (
             address_and_strides(B),
             address_and_strides(C),
-            address_and_strides(start),
+            address_and_strides(addend),
             address_and_strides(relu),
-            address_and_strides(gate),
+            address_and_strides(mask),
         )
-        add = (s[0] if start.size > 0 else 0, s[1])
-        clamp = (r[0] if relu.size > 0 else 0, r[1])
-        mask = (g[0] if gate.size > 0 else 0, g[1])
-        to = (c[0] if store else 0, c[1])
-        rows = (a[0], a[1], a[2], height * a[1])
-        microkernel(C.dtype, height, columns, A.shape[1], tiles, rows, (b[0], b[1]), to, add, clamp, mask, scale)
+        epilogue = Epilogue(
+            Rows(s[0] if addend.size > 0 else 0, s[1]),
+            Rows(r[0] if relu.size > 0 else 0, r[1]),
+            Rows(g[0] if mask.size > 0 else 0, g[1]),
+            alpha,
+        )
+        panels = MicroPanels(a[0], a[1], a[2], height * a[1])
+        tile = Tile(height, columns, A.shape[1], tiles)
+        microkernel(C.dtype, tile, panels, Rows(b[0], b[1]), Rows(c[0] if store else 0, c[1]), epilogue)
 
     def copy(target: Any, source: Any, count: Any) -> None:
         copy_vector(target.dtype, address_and_strides(target)[0], address_and_strides(source)[0], count)
 
     def sums(target: Any, source: Any, fresh: Any) -> None:
         s = address_and_strides(source)
-        sum_rows(target.dtype, address_and_strides(target)[0], s[0], s[1], source.shape[0], target.size, fresh)
+        sum_rows(target.dtype, address_and_strides(target)[0], Rows(s[0], s[1]), source.shape[0], target.size, fresh)
 
     def seen(matrix: Any, place: Any, rows: Any, columns: Any) -> None:
         matrix[:] = array_at(matrix.dtype, place, (rows, columns))
@@ -94,10 +98,10 @@ def kernels(dtype: Any) -> dict[str, Any]:
 def run_tile(A: Any, B: Any, C: Any, columns: int, **epilogue: Any) -> None:
     """One tile, or several of equal height; an epilogue that is not named is left out."""
     nothing = np.empty((0, 0), C.dtype)
-    places = [epilogue.get(name, nothing) for name in ("start", "relu", "gate")]
+    operands = [epilogue.get(name, nothing) for name in ("addend", "relu", "mask")]
     tile = kernels(C.dtype.type)["tile"]
-    scale, store = C.dtype.type(epilogue.get("scale", 1)), epilogue.get("store", True)
-    tile(A, B, C, columns, *places, scale, store, epilogue.get("tiles", 1))
+    alpha, store = C.dtype.type(epilogue.get("alpha", 1)), epilogue.get("store", True)
+    tile(A, B, C, columns, *operands, alpha, store, epilogue.get("tiles", 1))
 
 
 def guarded(dtype: Any, rows: int, columns: int, fill: float = np.nan) -> tuple[Any, Any]:
@@ -145,7 +149,7 @@ def check_identity(dtype: Any) -> None:
 
 
 def check_epilogue(dtype: Any) -> None:
-    """C = start + A B where start is C or a bias, and ReLU of it, in which NaN stays NaN."""
+    """C = addend + A B where the addend is C or a bias, and its ReLU, in which NaN stays NaN."""
     rng = np.random.default_rng(1)
     k = 5
     for (height, columns), count in product(tiles(dtype), (1, 3)):
@@ -156,42 +160,42 @@ def check_epilogue(dtype: Any) -> None:
         A[0, 0] = np.nan
         former = rng.integers(-9, 10, (rows, columns)).astype(dtype)
         bias = rng.integers(-9, 10, columns).astype(dtype)
-        for start in ("nothing", "C", "bias"):
+        for addend in ("nothing", "C", "bias"):
             outer, C = guarded(dtype, rows, columns)
             relu_outer, relu = guarded(dtype, rows, columns)
             expected = A @ B[:, :columns]
             source = np.empty((0, 0), dtype)
-            if start == "C":
+            if addend == "C":
                 C[:], source = former, C
                 expected = expected + former
-            elif start == "bias":
+            elif addend == "bias":
                 source = np.lib.stride_tricks.as_strided(bias, (rows, columns), (0, bias.itemsize))
                 expected = expected + bias
-            run_tile(A, B, C, columns, tiles=count, start=source, relu=relu)
-            assert np.array_equal(C, expected, equal_nan=True), (rows, columns, start)
+            run_tile(A, B, C, columns, tiles=count, addend=source, relu=relu)
+            assert np.array_equal(C, expected, equal_nan=True), (rows, columns, addend)
             assert np.isnan(C[0]).all()
-            assert np.array_equal(relu, np.maximum(expected, 0), equal_nan=True), (rows, columns, start)
+            assert np.array_equal(relu, np.maximum(expected, 0), equal_nan=True), (rows, columns, addend)
             assert_guard(outer, rows, columns)
             assert_guard(relu_outer, rows, columns)
 
 
-def check_gate_and_scale(dtype: Any) -> None:
-    """C + scale A B; zeros where the gate is not above 0; nothing stored where only the ReLU is wanted."""
+def check_mask_and_alpha(dtype: Any) -> None:
+    """C + alpha A B; zeros where the mask is not above 0; C is not stored where only its ReLU is wanted."""
     rng = np.random.default_rng(2)
     k = 5
     for (height, columns), count in product(tiles(dtype), (1, 3)):
         rows = count * height
         A = rng.integers(-3, 4, (rows, k)).astype(dtype)
         B = rng.integers(-3, 4, (k, SINGLE_ROW_VECTORS * lanes_of(dtype))).astype(dtype)
-        gate = rng.integers(-1, 2, (rows, columns)).astype(dtype)
+        mask = rng.integers(-1, 2, (rows, columns)).astype(dtype)
         former = rng.integers(-9, 10, (rows, columns)).astype(dtype)
         expected = A @ B[:, :columns]
         outer, C = guarded(dtype, rows, columns)
         C[:] = former
-        run_tile(A, B, C, columns, tiles=count, start=C, scale=-0.5)
+        run_tile(A, B, C, columns, tiles=count, addend=C, alpha=-0.5)
         assert np.array_equal(C, former - expected / 2), (rows, columns)
-        run_tile(A, B, C, columns, tiles=count, gate=gate)
-        assert np.array_equal(C, np.where(gate > 0, expected, 0)), (rows, columns)
+        run_tile(A, B, C, columns, tiles=count, mask=mask)
+        assert np.array_equal(C, np.where(mask > 0, expected, 0)), (rows, columns)
         C[:] = former
         relu_outer, relu = guarded(dtype, rows, columns)
         run_tile(A, B, C, columns, tiles=count, relu=relu, store=False)
@@ -212,8 +216,8 @@ def test_epilogues(dtype: Any) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_gate_and_scale(dtype: Any) -> None:
-    check_gate_and_scale(dtype)
+def test_mask_and_alpha(dtype: Any) -> None:
+    check_mask_and_alpha(dtype)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -337,8 +341,8 @@ MUTANTS = {
     "masks one lane too many": ("check_identity", "first_lanes", "lambda s, n: real(s, s.builder.add(n, n.type(1)))"),
     "masks one lane too few": ("check_identity", "first_lanes", "lambda s, n: real(s, s.builder.sub(n, n.type(1)))"),
     "forgets to sum": ("check_epilogue", "fma", "lambda s, x, y, z: s.builder.fmul(x, y)"),
-    "gates at 0": (
-        "check_gate_and_scale",
+    "passes where the mask is 0": (
+        "check_mask_and_alpha",
         "where_positive",
         "lambda s, g, x: s.builder.select(s.builder.fcmp_ordered('>=', g, s.zero), x, s.zero)",
     ),
@@ -356,8 +360,8 @@ def test_wrong_kernels_are_rejected(mutant: str, tmp_path: Path) -> None:
     check, method, body = MUTANTS[mutant]
     script = (
         "import numpy as np, test_microkernel as t\n"
-        f"real = t.microkernel.Vectors.{method}\n"
-        f"t.microkernel.Vectors.{method} = {body}\n"
+        f"real = t.builder.VectorBuilder.{method}\n"
+        f"t.builder.VectorBuilder.{method} = {body}\n"
         f"try: t.{check}(np.float32)\n"
         "except AssertionError: print('rejected')\n"
     )
@@ -402,9 +406,16 @@ def older_cpus() -> Iterator[dict[str, subprocess.Popen[str]]]:
     folder = Path(__file__).parent
     epoch = ("test_a_gradient_has_the_bits_of_the_tables_functions", "test_slices_add_up_to_the_batch")
     files = [
-        str(folder / name) for name in ("test_microkernel.py", "test_turning.py", "test_simd.py", "test_losses.py")
+        str(folder / name) for name in ("test_microkernel.py", "test_transpose.py", "test_gemm.py", "test_losses.py")
     ]
-    command = [sys.executable, "-m", "pytest", "-q", *files, *(f"{folder / 'test_epoch.py'}::{test}" for test in epoch)]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        *files,
+        *(f"{folder / 'test_training_step.py'}::{test}" for test in epoch),
+    ]
     with ExitStack() as stack:
         started = {}
         for target, (name, features) in TARGETS.items():

@@ -1,6 +1,6 @@
-"""The parallel rung: simd's bits for any number of threads, and no crash, hang or leftover wherever it is called.
+"""Variant `parallel`: the bits of `simd` for any number of threads, and the thread pool in every kind of process.
 
-Whatever could kill or hang a process runs in one of its own, with a time limit.
+Whatever could kill or hang a process runs in a process of its own, with a time limit.
 """
 
 import os
@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numba
@@ -19,25 +20,27 @@ import pytest
 from fastnet.kernels import matmul
 from fastnet.kernels.cpu.gemm import dense, parallel
 from fastnet.kernels.cpu.gemm import gemm as simd
-from fastnet.kernels.cpu.threads import pool as threads
-from fastnet.kernels.cpu.threads.pool import POOL, limit_threads, num_threads, parallel_for
+from fastnet.kernels.cpu.threads import pool
+from fastnet.kernels.cpu.threads.parallel_for import WAKE_FLOPS, parallel_for
+from fastnet.kernels.cpu.threads.pool import POOL, limit_threads, num_threads
 from fastnet.kernels.jit.decorator import jit
-from fastnet.kernels.registry import OP_SPECS, Variant, prepare
-from fastnet.kernels.specs.operations import Case
+from fastnet.kernels.registry import Variant, find, prepare
+from fastnet.kernels.specs.base import Case
+from fastnet.kernels.specs.operations import OP_SPECS
 from fastnet.kernels.verify import WrongKernelError, check
 
 pytestmark = pytest.mark.compiled
 
-COUNTS = (1, 2, 3, 7, 64)
-"""Threads asked for: none to spare, as many as there may be, odd, more than CPUs, more than tiles."""
+COUNTS = (2, 3, 7, 64)
+"""Threads that work is divided for: few, odd, more than CPUs, more than tiles."""
 
 SIZES = (
-    (1, 1, 1),  # less than any piece
+    (1, 1, 1),  # less than any task
     (7, 8, 17),  # a vector and one
     (37, 93, 41),  # odd everywhere
     (129, 70, 66),  # a row and two columns beyond whole tiles
-    (5, 1100, 300),  # two slices of k, fewer rows than a tile
-    (300, 2050, 130),  # three slices of k
+    (5, 1100, 300),  # two blocks of k, fewer rows than a tile
+    (300, 2050, 130),  # three blocks of k
     (513, 257, 65),  # one more than whole tiles on every side
 )
 
@@ -49,28 +52,18 @@ def no_threshold(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(params=COUNTS)
 def count(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, no_threshold: None) -> int:
-    """Work is cut for so many threads, however many there are: who does a piece is another matter."""
+    """Work is divided for this many threads, however many there are."""
     num_threads()
-    asked = _One(1) if request.param == 1 else request.param
-    monkeypatch.setattr(parallel, "team", lambda: asked)
+    monkeypatch.setattr(parallel, "num_threads", lambda: request.param)
     return int(request.param)
-
-
-class _One(int):
-    """A 1 that says it is none, so that one thread works off pieces too."""
-
-    __hash__ = int.__hash__
-
-    def __eq__(self, other: object) -> bool:
-        return False
 
 
 # --------------------------------------------------------------------------------------------- bits
 
 
-def outputs(operation: str, variant: Any, case: Case, dtype: str) -> list[bytes]:
+def outputs(operation: str, variant: str, case: Case, dtype: str) -> list[bytes]:
     problem = prepare(operation, case, dtype)
-    getattr(variant, operation)(*problem.arguments)
+    find(operation, variant)(*problem.arguments)
     results = [problem.arguments[i] for i in problem.results]
     assert not any(np.isnan(result).any() for result in results)
     return [result.tobytes() for result in results]
@@ -81,7 +74,7 @@ def outputs(operation: str, variant: Any, case: Case, dtype: str) -> list[bytes]
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_matmul_has_simds_bits(size: tuple[int, ...], layout: str, dtype: str, count: int) -> None:
     case = Case(size, "", layout)
-    assert outputs("matmul", parallel, case, dtype) == outputs("matmul", simd, case, dtype)
+    assert outputs("matmul", "parallel", case, dtype) == outputs("matmul", "simd", case, dtype)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -90,7 +83,7 @@ def test_matmul_has_simds_bits(size: tuple[int, ...], layout: str, dtype: str, c
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_layers_have_simds_bits(operation: str, size: tuple[int, ...], activation: str, dtype: str, count: int) -> None:
     case = Case(size, "", activation)
-    assert outputs(operation, parallel, case, dtype) == outputs(operation, simd, case, dtype)
+    assert outputs(operation, "parallel", case, dtype) == outputs(operation, "simd", case, dtype)
 
 
 def test_the_first_layers_backward_pass(count: int) -> None:
@@ -142,7 +135,7 @@ def _overlapping_sum(A: Any, B: Any, C: Any) -> None:
 
 
 @pytest.mark.parametrize("wrong", [_lost_rows, _lost_columns, _overlapping_sum])
-def test_wrong_cuts_are_rejected(wrong: Callable[..., None]) -> None:
+def test_wrong_divisions_are_rejected(wrong: Callable[..., None]) -> None:
     with pytest.raises(WrongKernelError, match="matmul"):
         check(Variant("matmul", "wrong", wrong), Case((37, 93, 41), "", "nn"), "float32")
 
@@ -166,7 +159,7 @@ def test_small_work_never_asks_for_threads(monkeypatch: pytest.MonkeyPatch) -> N
     def refuse() -> int:
         raise AskedError
 
-    monkeypatch.setattr(parallel, "team", refuse)
+    monkeypatch.setattr(parallel, "num_threads", refuse)
     for operation in ("matmul", "dense_forward", "dense_backward_batch"):
         option = "nn" if operation == "matmul" else "relu"
         function = getattr(parallel, operation)
@@ -179,7 +172,7 @@ def test_small_work_never_asks_for_threads(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threads, "_thread_count", 4)
+    monkeypatch.setattr(pool, "_thread_count", 4)
     assert num_threads() == 4
     for asked, given in ((1, 1), (2, 2), (3, 3), (7, 4), (None, 4), (np.int64(2), 2)):
         with limit_threads(asked):
@@ -199,9 +192,9 @@ def test_wrong_bounds(wrong: Any, error: type[Exception]) -> None:
 
 
 def test_a_bound_is_its_own_python_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threads, "_thread_count", 4)
-    with limit_threads(2), ThreadPoolExecutor(1) as pool:
-        assert pool.submit(num_threads).result() == 4
+    monkeypatch.setattr(pool, "_thread_count", 4)
+    with limit_threads(2), ThreadPoolExecutor(1) as executor:
+        assert executor.submit(num_threads).result() == 4
 
 
 def test_numbas_own_threads_are_left_alone() -> None:
@@ -214,79 +207,79 @@ def test_numbas_own_threads_are_left_alone() -> None:
         numba.set_num_threads(before)
 
 
-# ---------------------------------------------------------------------------------------- the room
+# ------------------------------------------------------------------------------------ parallel_for
 
 
 @jit
-def _count_piece(task: int, counts: Any) -> None:
+def _count_task(task: int, counts: Any) -> None:
     counts[task] += 1
 
 
 @jit
-def _count(counts: Any, threads: int, flops: int, pool: int) -> None:
-    parallel_for(_count_piece, counts.size, threads, flops, pool, (counts,))
+def _count(counts: Any, threads: int, flops: int, shared: int) -> None:
+    parallel_for(_count_task, counts.size, threads, flops, shared, (counts,))
 
 
 @jit
-def _failing_piece(task: int, counts: Any) -> None:
+def _failing_task(task: int, counts: Any) -> None:
     if task == 3:
         raise MemoryError
     counts[task] += 1
 
 
 @jit
-def _fail(counts: Any, threads: int, pool: int) -> None:
-    parallel_for(_failing_piece, counts.size, threads, 0, pool, (counts,))
+def _fail(counts: Any, threads: int, shared: int) -> None:
+    parallel_for(_failing_task, counts.size, threads, 0, shared, (counts,))
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3, 7])
-def test_each_piece_is_done_once(workers: int) -> None:
+def test_each_task_is_run_once(workers: int) -> None:
     num_threads()
     for tasks in (0, 1, 2, 5, 1000):
         counts = np.zeros(tasks)
         for i in range(300):  # with sleepers woken now and then, and left asleep
-            _count(counts, workers, threads.WAKE_FLOPS if i % 7 == 0 else 0, POOL)
+            _count(counts, workers, WAKE_FLOPS if i % 7 == 0 else 0, POOL)
             if i % 100 == 0:
                 time.sleep(0.001)
         assert (counts == 300).all()
-    assert threads._pool[threads._BUSY // 8] == 0
+    assert pool.state["busy"] == 0
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_piece_that_fails_is_no_silence(workers: int) -> None:
+def test_a_task_that_fails_raises_memory_error(workers: int) -> None:
     num_threads()
     counts = np.zeros(9)
-    with pytest.raises(MemoryError, match="piece of parallel work"):
+    with pytest.raises(MemoryError, match="task of a parallel loop"):
         _fail(counts, workers, POOL)
     assert (counts == [1, 1, 1, 0, 1, 1, 1, 1, 1]).all()
     _count(counts, workers, 0, POOL)
-    assert threads._pool[threads._BUSY // 8] == 0
+    assert pool.state["busy"] == 0
 
 
-def test_while_others_have_the_workers_a_call_works_alone() -> None:
+def test_a_call_runs_alone_while_another_has_the_workers() -> None:
     num_threads()
-    threads._pool[threads._BUSY // 8] = 1
+    pool.state["busy"] = 1
     try:
         counts = np.zeros(100)
-        _count(counts, 2, threads.WAKE_FLOPS, POOL)
+        _count(counts, 2, WAKE_FLOPS, POOL)
         assert (counts == 1).all()
     finally:
-        threads._pool[threads._BUSY // 8] = 0
+        pool.state["busy"] = 0
 
 
 @pytest.mark.skipif(num_threads() == 1, reason="one CPU")
 def test_workers_work() -> None:
-    """Of many slow pieces, a worker does some: else the rung is right, and as slow as simd."""
+    """A worker runs some of many slow tasks: otherwise the variant would be right, and as slow as `simd`."""
     A, B = np.ones((1024, 1024), np.float32), np.ones((1024, 1024), np.float32)
     C = np.empty_like(A)
     parallel.matmul(A, B, C)
-    for _ in range(20):  # the other core may be wanted by somebody else for a while
+    for _ in range(20):  # another process may use the other core for a while
         before = time.thread_time(), time.process_time()
         parallel.matmul(A, B, C)
         mine, all_of_us = time.thread_time() - before[0], time.process_time() - before[1]
         if all_of_us > 1.2 * mine:
             return
-    pytest.fail("no worker ever did a piece")
+    pytest.fail("no worker ran a task")
 
 
 # ------------------------------------------------------------------------------- processes and threads
@@ -296,19 +289,20 @@ import os, sys, time, threading
 import numpy as np
 from fastnet.kernels import matmul
 from fastnet.kernels.cpu.gemm import parallel, gemm as simd
-from fastnet.kernels.cpu.threads import pool as threads
+from fastnet.kernels.cpu.threads import pool
+from fastnet.kernels.cpu.threads.pool import num_threads
 A = np.random.default_rng(0).standard_normal((192, 192)).astype(np.float32)
-TARGETS_ADDRESS = np.empty_like(A)
-simd.matmul(A, A, TARGETS_ADDRESS)
+TRUTH = np.empty_like(A)
+simd.matmul(A, A, TRUTH)
 def work(times=1):
     for _ in range(times):
-        assert matmul(A, A, variant="parallel").tobytes() == TARGETS_ADDRESS.tobytes()
+        assert matmul(A, A, variant="parallel").tobytes() == TRUTH.tobytes()
     return os.getpid()
 """
 
 
 def run(code: str, **env: str) -> str:
-    """Run in a process of its own; whatever it prints. It must end by itself, without a word of complaint."""
+    """Run in a process of its own and return what it prints; it must end by itself and write no error."""
     result = subprocess.run(
         [sys.executable, "-c", PRELUDE + code],
         env={**os.environ, **env},
@@ -316,8 +310,8 @@ def run(code: str, **env: str) -> str:
         text=True,
         timeout=120,
     )
-    complaints = [line for line in result.stderr.splitlines() if "compiling kernels" not in line]
-    assert (result.returncode, complaints) == (0, []), result.stderr
+    errors = [line for line in result.stderr.splitlines() if "compiling kernels" not in line]
+    assert (result.returncode, errors) == (0, []), result.stderr
     return result.stdout.strip()
 
 
@@ -326,7 +320,7 @@ work(20)
 child = os.fork()
 if child == 0:
     work(20)
-    os._exit(7 if threads.team() == 1 else 8)
+    os._exit(7 if num_threads() == 1 else 8)
 work(20)
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 """
@@ -352,8 +346,8 @@ MP_POOL = """
 import multiprocessing
 if __name__ == "__main__":
     work(20)
-    with multiprocessing.get_context("{method}").Pool(2) as pool:
-        assert os.getpid() not in pool.map(work, [5] * 8)
+    with multiprocessing.get_context("{method}").Pool(2) as processes:
+        assert os.getpid() not in processes.map(work, [5] * 8)
     work(20)
 """
 
@@ -361,7 +355,7 @@ FORK_BEFORE_USE = """
 child = os.fork()
 if child == 0:
     work(20)
-    os._exit(7 if len(threads._workers) == threads.team() - 1 else 8)
+    os._exit(7 if len(pool._workers) == num_threads() - 1 else 8)
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 work(20)
 """
@@ -379,7 +373,7 @@ def test_fork(code: str) -> None:
 
 
 def test_a_child_forked_from_a_users_own_parallel_function() -> None:
-    """Numba's omp kills a child in its next region; these workers are not Numba's."""
+    """Numba's omp layer kills a child in its next region; the pool's workers are not Numba's."""
     run(
         "import numba\n"
         "@numba.njit(parallel=True)\n"
@@ -412,23 +406,23 @@ def test_joblib(backend: str) -> None:
     )
 
 
-CROWD = """
+PYTHON_THREADS = """
 from concurrent.futures import ThreadPoolExecutor
-with ThreadPoolExecutor(8) as pool:
-    list(pool.map(work, [200] * 8))
-assert threads._shared[threads._BUSY // 8] == 0
-assert not threads._shared[threads._ACTIVE // 8]
+with ThreadPoolExecutor(8) as executor:
+    list(executor.map(work, [200] * 8))
+assert pool.state['busy'] == 0
+assert not pool.state['active']
 work()
 """
 
 
 @pytest.mark.parametrize("layer", ["default", "omp", "workqueue"])
 def test_python_threads_at_once(layer: str) -> None:
-    run(CROWD, NUMBA_THREADING_LAYER=layer)
+    run(PYTHON_THREADS, NUMBA_THREADING_LAYER=layer)
 
 
 def test_beside_a_users_own_parallel_function_on_workqueue() -> None:
-    """Two Python threads in workqueue's regions at once abort the process; we are in none."""
+    """Two Python threads in workqueue's regions at once abort the process; the pool uses none."""
     run(
         "import numba\n"
         "@numba.njit(parallel=True, nogil=True)\n"
@@ -445,7 +439,7 @@ def test_beside_a_users_own_parallel_function_on_workqueue() -> None:
 
 
 def test_numba_num_threads_is_honoured() -> None:
-    code = "work(20); print(threads.team(), len(threads._workers), threading.active_count())"
+    code = "work(20); print(num_threads(), len(pool._workers), threading.active_count())"
     assert run(code, NUMBA_NUM_THREADS="1") == "1 0 1"
 
 
@@ -453,7 +447,7 @@ def test_numba_num_threads_is_honoured() -> None:
 def test_no_more_threads_than_cpus_allowed() -> None:
     code = (
         "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
-        "work(20); print(threads.team(), threading.active_count())"
+        "work(20); print(num_threads(), threading.active_count())"
     )
     assert run(code, NUMBA_NUM_THREADS=str(os.cpu_count())) == "1 1"
 
@@ -461,11 +455,69 @@ def test_no_more_threads_than_cpus_allowed() -> None:
 def test_workers_on_a_cpu_taken_away() -> None:
     """Many workers on one CPU: slow at worst, never stuck."""
     code = (
-        "threads.os.sched_getaffinity = lambda pid: range(6)\nimport numba\nnumba.config.NUMBA_NUM_THREADS = 6\n"
-        "work(50); assert threads.team() == 6 and len(threads._workers) == 5\n"
+        "pool.os.sched_getaffinity = lambda pid: range(6)\nimport numba\nnumba.config.NUMBA_NUM_THREADS = 6\n"
+        "work(50); assert num_threads() == 6 and len(pool._workers) == 5\n"
         "getattr(os, 'sched_setaffinity', print)(0, {0})\nwork(200)"
     )
     run(code)
+
+
+THREAD_LIMIT = """
+import warnings
+pool.os.sched_getaffinity = lambda pid: range(4)
+import numba
+numba.config.NUMBA_NUM_THREADS = 4
+{limit}
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    work(20)
+    work(20)
+assert num_threads() == {threads}, num_threads()
+caught = [warning for warning in caught if "could not save a compiled kernel" not in str(warning.message)]
+assert [warning.category for warning in caught] == [RuntimeWarning], caught
+assert "fastnet uses {threads} of 4 threads" in str(caught[0].message)
+assert len(pool._workers) == {threads} - 1
+assert threading.active_count() == {threads}
+print("done")
+"""
+
+REFUSING_START = """
+start = threading.Thread.start
+def refuse(thread):
+    if not thread.name.startswith("fastnet-") or len(pool._workers) == {started}:
+        raise RuntimeError("can't start new thread")
+    start(thread)
+threading.Thread.start = refuse
+"""
+
+PROCESS_LIMIT = """
+import resource
+os.setuid(54321)  # the limit does not bind root
+count = len(os.listdir("/proc/self/task")) + 1
+resource.setrlimit(resource.RLIMIT_NPROC, (count, count))
+"""
+
+
+@pytest.mark.parametrize("started", [0, 1, 2])
+def test_with_fewer_threads_than_wanted(started: int) -> None:
+    """A limit of processes or of memory: computes on the threads that there are, and warns once."""
+    limit = REFUSING_START.format(started=started)
+    assert run(THREAD_LIMIT.format(limit=limit, threads=started + 1)) == "done"
+
+
+def _open_to_other_users() -> bool:
+    """Whether another user could import what this process imports."""
+    folders = [folder for file in (sys.prefix, pool.__file__) for folder in Path(file).resolve().parents]
+    return all(folder.stat().st_mode & 0o005 == 0o005 for folder in folders)
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or os.getuid() != 0 or not _open_to_other_users(),
+    reason="needs a user who has no other processes",
+)
+def test_with_a_limit_of_processes() -> None:
+    """The system itself refuses to start threads; kernels are compiled meanwhile, which is announced by a thread."""
+    assert run(THREAD_LIMIT.format(limit=PROCESS_LIMIT, threads=2)) == "done"
 
 
 def test_interrupts_leave_nothing_behind() -> None:
@@ -482,7 +534,7 @@ def test_interrupts_leave_nothing_behind() -> None:
         "            matmul(B, B, variant='parallel')\n"
         "    except KeyboardInterrupt:\n"
         "        interrupts += 1\n"
-        "    assert threads._shared[threads._BUSY // 8] == 0\n"
+        "    assert pool.state['busy'] == 0\n"
         "    work()\n"
         "assert interrupts == 60"
     )
@@ -490,7 +542,7 @@ def test_interrupts_leave_nothing_behind() -> None:
 
 @pytest.mark.parametrize("last", ["", "work()", "time.sleep(0.05)", "sys.exit(0)"])
 def test_the_process_ends(last: str) -> None:
-    """While workers look for jobs, while they sleep, and while a daemon thread is in the midst of a call."""
+    """While workers look for jobs, while they sleep, and while a daemon thread is in a call."""
     run("work()\n" + last)
     run("work()\nthreading.Thread(target=lambda: [work() for _ in iter(int, 1)], daemon=True).start()\n" + last)
 
@@ -502,5 +554,5 @@ def test_calls_after_the_workers_have_stopped() -> None:
 @pytest.fixture(autouse=True)
 def _nothing_stays_locked() -> Iterator[None]:
     yield
-    assert threads._pool[threads._BUSY // 8] == 0
+    assert pool.state["busy"] == 0
     assert threading.active_count() < 20

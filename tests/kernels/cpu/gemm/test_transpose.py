@@ -1,9 +1,9 @@
-"""B.T turned in registers: strips and tiles of every size, against slices and against the micro-kernel's bits."""
+"""B.T transposed in registers: panels and tiles of every size, against NumPy and the micro-kernel's bits."""
 
 import os
 import subprocess
 import sys
-from functools import cache
+from functools import cache, reduce
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,12 @@ import pytest
 from numba import types
 from test_microkernel import assert_guard, guarded, lanes_of, outermost, run_tile
 
-from fastnet.kernels.cpu.gemm import blocking
+from fastnet.kernels.cpu.gemm import blocking, transpose
 from fastnet.kernels.cpu.gemm import gemm as simd
 from fastnet.kernels.cpu.gemm.microkernel import MR
+from fastnet.kernels.cpu.gemm.operands import Epilogue, Rows, Tile
 from fastnet.kernels.cpu.gemm.transpose import MAX_ROWS, gemm_bt_microkernel, transpose_panel
+from fastnet.kernels.llvm import builder
 from fastnet.kernels.llvm.memory import address_and_strides
 
 pytestmark = pytest.mark.compiled
@@ -27,40 +29,44 @@ DTYPES = (np.float32, np.float64)
 def kernels(dtype: Any) -> dict[str, Any]:
     """Compile each intrinsic in a function that can be called."""
 
-    def strip(target: Any, source: Any) -> None:
+    def panel(target: Any, source: Any) -> None:
         t, s = address_and_strides(target), address_and_strides(source)
         transpose_panel(target.dtype, t[0], t[1], s[0], s[1], source.shape[0], source.shape[1])
 
-    def tile(A: Any, W: Any, C: Any, start: Any, relu: Any, gate: Any, scale: Any, store: Any) -> None:
+    def tile(A: Any, W: Any, C: Any, addend: Any, relu: Any, mask: Any, alpha: Any, store: Any) -> None:
         a, w, c, s, r, g = (
             address_and_strides(A),
             address_and_strides(W),
             address_and_strides(C),
-            address_and_strides(start),
+            address_and_strides(addend),
             address_and_strides(relu),
-            address_and_strides(gate),
+            address_and_strides(mask),
         )
-        add = (s[0] if start.size > 0 else 0, s[1])
-        clamp = (r[0] if relu.size > 0 else 0, r[1])
-        mask = (g[0] if gate.size > 0 else 0, g[1])
-        to = (c[0] if store else 0, c[1])
-        rows, columns, k = A.shape[0], W.shape[0], A.shape[1]
-        gemm_bt_microkernel(C.dtype, rows, columns, k, (a[0], a[1]), (w[0], w[1]), to, add, clamp, mask, scale)
+        epilogue = Epilogue(
+            Rows(s[0] if addend.size > 0 else 0, s[1]),
+            Rows(r[0] if relu.size > 0 else 0, r[1]),
+            Rows(g[0] if mask.size > 0 else 0, g[1]),
+            alpha,
+        )
+        tile = Tile(A.shape[0], W.shape[0], A.shape[1], 1)
+        outputs = Rows(c[0] if store else 0, c[1])
+        gemm_bt_microkernel(C.dtype, tile, Rows(a[0], a[1]), Rows(w[0], w[1]), outputs, epilogue)
 
     scalar = numba.from_dtype(np.dtype(dtype))
     matrix = types.Array(scalar, 2, "A")
-    signatures = {strip: (matrix, matrix), tile: (*[matrix] * 6, scalar, types.boolean)}
+    signatures = {panel: (matrix, matrix), tile: (*[matrix] * 6, scalar, types.boolean)}
     return {f.__name__: numba.njit(signature)(f) for f, signature in signatures.items()}
 
 
-def run_turned(A: Any, W: Any, C: Any, **epilogue: Any) -> None:
+def run_transposing(A: Any, W: Any, C: Any, **epilogue: Any) -> None:
     nothing = np.empty((0, 0), C.dtype)
-    places = [epilogue.get(name, nothing) for name in ("start", "relu", "gate")]
-    kernels(C.dtype.type)["tile"](A, W, C, *places, C.dtype.type(epilogue.get("scale", 1)), epilogue.get("store", True))
+    operands = [epilogue.get(name, nothing) for name in ("addend", "relu", "mask")]
+    alpha = C.dtype.type(epilogue.get("alpha", 1))
+    kernels(C.dtype.type)["tile"](A, W, C, *operands, alpha, epilogue.get("store", True))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_a_strip_is_the_transpose(dtype: Any) -> None:
+def test_a_panel_is_the_transpose(dtype: Any) -> None:
     """Every number of columns; rows on both sides of whole squares, zeros below them; nothing else is touched."""
     lanes = lanes_of(dtype)
     for columns in range(1, lanes + 1):
@@ -70,7 +76,7 @@ def test_a_strip_is_the_transpose(dtype: Any) -> None:
             source[:] = np.arange(1, 1 + columns * k, dtype=dtype).reshape(columns, k)
             height = -(-k // lanes) * lanes
             outer, target = guarded(dtype, height, lanes)
-            kernels(dtype)["strip"](target, source)
+            kernels(dtype)["panel"](target, source)
             assert np.array_equal(target[:k, :columns], source.T)
             assert (target[k:] == 0).all()
             assert_guard(outer, height, lanes)
@@ -78,7 +84,7 @@ def test_a_strip_is_the_transpose(dtype: Any) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("rows", range(1, MAX_ROWS + 1))
-def test_a_turned_tile_has_the_micro_kernels_bits(dtype: Any, rows: int) -> None:
+def test_a_transposing_tile_has_the_micro_kernels_bits(dtype: Any, rows: int) -> None:
     """Also where a sum meets infinities, NaN and -0, which zeros put in behind the last k would change."""
     rng = np.random.default_rng(rows)
     lanes = lanes_of(dtype)
@@ -104,29 +110,29 @@ def test_a_turned_tile_has_the_micro_kernels_bits(dtype: Any, rows: int) -> None
                 relu = cut.pop("relu", None)
                 if relu is not None:
                     outer_relu, mine = guarded(dtype, rows, columns, 3)
-                    run_turned(A, W, C, relu=mine, **cut)
+                    run_transposing(A, W, C, relu=mine, **cut)
                     assert mine.tobytes() == relu.tobytes()
                     assert_guard(outer_relu, rows, columns)
                 else:
-                    run_turned(A, W, C, **cut)
+                    run_transposing(A, W, C, **cut)
                 assert C.tobytes() == expected[:, :columns].tobytes(), (columns, k, list(epilogue))
                 assert_guard(outer, rows, columns)
 
 
 def epilogues(rng: Any, dtype: Any, rows: int, lanes: int) -> list[dict[str, Any]]:
-    start, gate = rng.standard_normal((2, rows, lanes)).astype(dtype)
+    addend, mask = rng.standard_normal((2, rows, lanes)).astype(dtype)
     return [
         {},
-        {"start": start, "scale": -0.5},
-        {"start": start, "relu": np.full((rows, lanes), 3, dtype)},
-        {"gate": gate},
+        {"addend": addend, "alpha": -0.5},
+        {"addend": addend, "relu": np.full((rows, lanes), 3, dtype)},
+        {"mask": mask},
         {"relu": np.full((rows, lanes), 3, dtype), "store": False},
     ]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_few_rows_give_the_bits_of_many(dtype: Any) -> None:
-    """A row of A B.T alone, in a tile, and among more rows than a tile has, where B is packed: over slices of k too."""
+    """A row of A B.T alone, in a tile, and among more rows than a tile has, where B is packed: over blocks of k too."""
     rng = np.random.default_rng(0)
     k = blocking.KC_BYTES // np.dtype(dtype).itemsize + 37
     A = rng.standard_normal((MR + 5, k)).astype(dtype)
@@ -146,18 +152,29 @@ def test_few_rows_give_the_bits_of_many(dtype: Any) -> None:
 
 
 MUTANTS = {
-    "lanes not swapped": ("Vectors.shuffle", "lambda code, x, y, places: real(code, x, y, sorted(places))", "strip"),
-    "pieces side by side in the wrong order": ("_joined", "lambda code, x, y: real(code, y, x)", "strip"),
+    "lanes not exchanged": (
+        "builder.VectorBuilder.shuffle",
+        "lambda code, x, y, lanes: real(code, x, y, sorted(lanes))",
+        "panel",
+    ),
+    "parts joined in the wrong order": ("transpose._joined", "lambda code, x, y: real(code, y, x)", "panel"),
     "a rest that is a whole square": (
-        "_whole",
+        "transpose._whole",
         "lambda code, k: real(code, code.builder.add(k, k.type(code.lanes - 1)))",
         "tile",
     ),
 }
+MODULES = {"builder": builder, "transpose": transpose}
 CHECKS = {
-    "strip": "t.test_a_strip_is_the_transpose(np.float32)",
-    "tile": "t.test_a_turned_tile_has_the_micro_kernels_bits(np.float32, 2)",
+    "panel": "t.test_a_panel_is_the_transpose(np.float32)",
+    "tile": "t.test_a_transposing_tile_has_the_micro_kernels_bits(np.float32, 2)",
 }
+
+
+def test_mutants_change_what_exists() -> None:
+    for name, _, _ in MUTANTS.values():
+        module, *attributes = name.split(".")
+        assert callable(reduce(getattr, attributes, MODULES[module]))
 
 
 @outermost
@@ -166,9 +183,9 @@ def test_mutants_fail(mutant: str, tmp_path: Path) -> None:
     """In a process of its own: a process keeps what it has once compiled."""
     name, body, check = MUTANTS[mutant]
     script = (
-        "import numpy as np, test_turning as t\n"
-        f"real = t.turning.{name}\n"
-        f"t.turning.{name} = {body}\n"
+        "import numpy as np, test_transpose as t\n"
+        f"real = t.{name}\n"
+        f"t.{name} = {body}\n"
         f"try: {CHECKS[check]}\n"
         "except AssertionError: print('rejected')\n"
     )

@@ -1,7 +1,7 @@
 """exp, log, tanh and sigmoid of whole arrays: accuracy, special values, and the same bits wherever an element lies.
 
 The check and its mutants are test_vmath's. Run as a script, the file measures what is asserted:
-``python tests/test_arrays.py``; the tests do so for targets without AVX-512, in processes of their own.
+``python tests/test_avx512.py``; the tests do so for targets without AVX-512, in processes of their own.
 """
 
 import json
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_vmath import DTYPES, MUTANTS, TARGETS, TARGETS_ADDRESS, WITHOUT_FMA, X86, measure
+from test_vmath import DTYPES, EXPECTED, MUTANTS, TARGETS, WITHOUT_FMA, X86, measure
 
 from fastnet.kernels.cpu.vmath import avx512 as arrays
 from fastnet.kernels.jit.decorator import jit
@@ -103,9 +103,11 @@ def test_where_the_tables_meet(name: str, dtype: str) -> None:
     x = (x[:, None] * (1 + np.arange(-40, 41) * np.finfo(near).eps).astype(near)).ravel()
     x = np.abs(x) if name == "log" else x
     with np.errstate(all="ignore"):
-        truth = TARGETS_ADDRESS[name](x.astype(np.float64 if dtype == "float32" else np.longdouble))
-        rounded = truth.astype(near)
-        error = np.abs(apply(name, x).astype(truth.dtype) - truth) / np.spacing(np.abs(rounded)).astype(truth.dtype)
+        expected = EXPECTED[name](x.astype(np.float64 if dtype == "float32" else np.longdouble))
+        rounded = expected.astype(near)
+        error = np.abs(apply(name, x).astype(expected.dtype) - expected) / np.spacing(np.abs(rounded)).astype(
+            expected.dtype
+        )
     assert error[np.isfinite(rounded)].max() <= BOUND[name] + 0.3
     np.testing.assert_array_equal(np.isinf(apply(name, x)), np.isinf(rounded))
 
@@ -131,7 +133,7 @@ def test_special_values(dtype: str) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", WHOLE)
 def test_an_element_has_the_same_bits_anywhere_and_nothing_else_is_written(name: str, dtype: str) -> None:
-    """In any length, strided, backwards, in place; 48 and 24 elements are what goes side by side."""
+    """In any length, strided, backwards, in place; 48 and 24 elements are processed side by side."""
     x = np.abs(np.random.default_rng(0).standard_normal(300) * 5).astype(dtype)
     whole = apply(name, x)
     assert np.isfinite(whole).all()
@@ -153,7 +155,7 @@ def test_an_element_has_the_same_bits_anywhere_and_nothing_else_is_written(name:
 def test_the_instructions_that_are_meant(tmp_path: Path) -> None:
     # In a process with a fresh cache, since a function that comes out of the cache has no assembly to read.
     program = (
-        "import numpy as np, test_arrays as t\n"
+        f"import numpy as np, {Path(__file__).stem} as t\n"
         "for name in t.WHOLE:\n"
         "    x = np.ones(64, np.float64); t.WHOLE[name](x, x.copy())\n"
         "    print(name, *t.WHOLE[name].inspect_asm().values())\n"

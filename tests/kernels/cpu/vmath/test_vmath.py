@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastnet.kernels.cpu.vmath import scalar as vmath
+from fastnet.kernels.cpu.elementwise import elementwise
+from fastnet.kernels.cpu.vmath import erf, exp, log, sigmoid, tanh
 from fastnet.kernels.jit.decorator import jit
 from fastnet.kernels.jit.target import target_features
 
@@ -27,70 +28,10 @@ pytestmark = pytest.mark.compiled
 Array = Any
 DTYPES = ("float32", "float64")
 X86 = platform.machine() in ("x86_64", "AMD64")
-BOUND = {"exp": 0.95, "log": 0.95, "tanh": 2.0, "sigmoid": 1.8, "silu": 3.4}
+BOUND = {"exp": 0.95, "log": 0.95, "tanh": 2.0, "sigmoid": 1.8, "silu": 3.4, "elu": 1.3, "softplus": 2.0, "mish": 4.0}
 """Units in the last place of the result."""
 WITHOUT_FMA = 0.25
 """What may come on top where a product is rounded before it is added."""
-
-
-@jit
-def loop_exp(x: Any, out: Any) -> None:
-    for i in range(x.size):
-        out[i] = vmath.exp(x[i])
-
-
-@jit
-def loop_exp_nonpositive(x: Any, out: Any) -> None:
-    for i in range(x.size):
-        out[i] = vmath.exp_nonpositive(x[i])
-
-
-@jit
-def loop_log(x: Any, out: Any) -> None:
-    for i in range(x.size):
-        out[i] = vmath.log(x[i])
-
-
-@jit
-def loop_tanh(x: Any, out: Any) -> None:
-    for i in range(x.size):
-        out[i] = vmath.tanh(x[i])
-
-
-@jit
-def loop_sigmoid(x: Any, out: Any) -> None:
-    for i in range(x.size):
-        out[i] = vmath.sigmoid(x[i])
-
-
-@jit
-def loop_sigmoid_derivative(x: Any, out: Any) -> None:
-    for i in range(x.size):
-        out[i] = vmath.sigmoid_derivative(x[i])
-
-
-@jit
-def loop_gelu(x: Any, out: Any) -> None:
-    for i in range(x.size):
-        out[i] = vmath.gelu(x[i])
-
-
-@jit
-def loop_gelu_derivative(x: Any, out: Any) -> None:
-    for i in range(x.size):
-        out[i] = vmath.gelu_derivative(x[i])
-
-
-@jit
-def loop_silu(x: Any, out: Any) -> None:
-    for i in range(x.size):
-        out[i] = vmath.silu(x[i])
-
-
-@jit
-def loop_silu_derivative(x: Any, out: Any) -> None:
-    for i in range(x.size):
-        out[i] = vmath.silu_derivative(x[i])
 
 
 @jit
@@ -100,17 +41,26 @@ def loop_product(x: Any, out: Any) -> None:
         out[i] = x[i] * x[i]
 
 
+FUNCTIONS = (
+    exp.exp,
+    exp.exp_nonpositive,
+    log.log,
+    tanh.tanh,
+    sigmoid.sigmoid,
+    sigmoid.sigmoid_derivative,
+    sigmoid.silu,
+    sigmoid.silu_derivative,
+    erf.gelu,
+    erf.gelu_derivative,
+    exp.elu,
+    exp.elu_derivative,
+    log.softplus,
+    log.softplus_derivative,
+    sigmoid.mish,
+    sigmoid.mish_derivative,
+)
 LOOPS: dict[str, Callable[[Array, Array], None]] = {
-    "exp": loop_exp,
-    "exp_nonpositive": loop_exp_nonpositive,
-    "log": loop_log,
-    "tanh": loop_tanh,
-    "sigmoid": loop_sigmoid,
-    "sigmoid_derivative": loop_sigmoid_derivative,
-    "gelu": loop_gelu,
-    "gelu_derivative": loop_gelu_derivative,
-    "silu": loop_silu,
-    "silu_derivative": loop_silu_derivative,
+    function.__name__: elementwise(f"test_{function.__name__}", function) for function in FUNCTIONS
 }
 
 
@@ -133,24 +83,27 @@ def _silu(x: Array) -> Array:
     return np.maximum(x, -1e4) * _sigmoid(x)
 
 
-TARGETS_ADDRESS: dict[str, Callable[[Array], Array]] = {
+EXPECTED: dict[str, Callable[[Array], Array]] = {
     "exp": np.exp,
     "log": np.log,
     "tanh": np.tanh,
     "sigmoid": _sigmoid,
     "silu": _silu,
+    "elu": lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))),
+    "softplus": lambda x: np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x))),
+    "mish": lambda x: np.maximum(x, -1e4) * np.tanh(np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x)))),
 }
 WIDER = {"float32": np.float64, "float64": np.longdouble}
 
 
-def ulps(result: Array, truth: Array) -> float:
-    """Largest error in units in the last place of the truth; infinite where one is finite and the other is not."""
+def ulps(result: Array, expected: Array) -> float:
+    """Largest error in units in the last place of the expected value; infinite where only one of the two is finite."""
     with np.errstate(over="ignore"):
-        rounded = truth.astype(result.dtype)
+        rounded = expected.astype(result.dtype)
     exact = (result == rounded) | (np.isnan(result) & np.isnan(rounded))
     finite = np.isfinite(result) & np.isfinite(rounded)
-    spacing = np.spacing(np.abs(rounded[finite])).astype(truth.dtype)
-    error = np.abs(result[finite].astype(truth.dtype) - truth[finite]) / spacing
+    spacing = np.spacing(np.abs(rounded[finite])).astype(expected.dtype)
+    error = np.abs(result[finite].astype(expected.dtype) - expected[finite]) / spacing
     return float(error.max(initial=0)) if (exact | finite).all() else math.inf
 
 
@@ -169,7 +122,7 @@ def sweep(name: str, dtype: str) -> Array:
 def measure(function: Callable[[Array], Array], name: str, dtype: str) -> float:
     x = sweep(name, dtype)
     with np.errstate(all="ignore"):
-        return ulps(function(x), TARGETS_ADDRESS[name](x.astype(WIDER[dtype])))
+        return ulps(function(x), EXPECTED[name](x.astype(WIDER[dtype])))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -201,6 +154,9 @@ MUTANTS: list[tuple[str, str, Callable[[Array], Array]]] = [
     ("overflow", "sigmoid", lambda x: 1 / (1 + np.exp(-x))),
     ("subnormal sigmoid times x", "silu", _silu),
     ("0 times infinity", "silu", lambda x: x * _sigmoid(x)),
+    ("cancellation near 0", "elu", lambda x: np.where(x > 0, x, np.exp(np.minimum(x, 0)) - 1)),
+    ("small results lost", "softplus", lambda x: np.log(1 + np.exp(x))),
+    ("of silu", "mish", _silu),
     ("half precision", "sigmoid", lambda x: _sigmoid(x).astype(np.float16).astype(x.dtype)),
 ]
 
@@ -208,11 +164,14 @@ MUTANTS: list[tuple[str, str, Callable[[Array], Array]]] = [
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("why", "name", "wrong"), MUTANTS, ids=[f"{m[1]}: {m[0]}" for m in MUTANTS])
 def test_the_ulp_check_rejects(why: str, name: str, wrong: Callable[[Array], Array], dtype: str) -> None:
-    assert measure(TARGETS_ADDRESS[name], name, dtype) <= 4 or name == "silu"  # its tail asks for a wider dtype
+    assert measure(EXPECTED[name], name, dtype) <= 4 or name in (
+        "silu",
+        "mish",
+    )  # whose tails need a wider dtype
     assert measure(wrong, name, dtype) > 4, why
 
 
-def _gelu_truth(x: Array) -> tuple[Array, Array]:
+def _gelu_expected(x: Array) -> tuple[Array, Array]:
     """gelu and its derivative from libm's erfc, in float64."""
     tail = np.array([0.5 * math.erfc(-z / math.sqrt(2)) for z in x.tolist()])
     bell = np.exp(-0.5 * x * x) / math.sqrt(2 * math.pi)
@@ -223,12 +182,12 @@ def _gelu_truth(x: Array) -> tuple[Array, Array]:
 def test_gelu_within_four_ulp_or_little(dtype: str) -> None:
     x = np.linspace(-37, 40, 100_001).astype(dtype)
     wide = x.astype(np.float64)
-    truth, slope = _gelu_truth(wide)
-    spacing = np.spacing(np.abs(truth).astype(dtype)).astype(np.float64)
-    # For float64 the truth itself is off: erfc magnifies the rounding of its argument by that argument's square.
-    own = 2 * np.finfo(np.float64).eps * (1 + wide**2) * np.abs(truth)
+    expected, slope = _gelu_expected(wide)
+    spacing = np.spacing(np.abs(expected).astype(dtype)).astype(np.float64)
+    # For float64 the expected value has an error too: erfc magnifies its argument's rounding by the argument's square.
+    own = 2 * np.finfo(np.float64).eps * (1 + wide**2) * np.abs(expected)
     assert (
-        np.abs(apply("gelu", x) - truth) <= np.maximum(4 * spacing, 1e-15 if dtype == "float64" else 1e-7) + own
+        np.abs(apply("gelu", x) - expected) <= np.maximum(4 * spacing, 1e-15 if dtype == "float64" else 1e-7) + own
     ).all()
     assert (np.abs(apply("gelu_derivative", x) - slope) <= 4 * np.finfo(dtype).eps).all()
 
@@ -262,17 +221,17 @@ def test_gelu_of_float64_keeps_its_digits_far_down() -> None:
 def test_sigmoid_derivative(dtype: str) -> None:
     x = np.linspace(-100, 100, 100_001).astype(dtype)
     wide = x.astype(WIDER[dtype])
-    truth = _sigmoid(wide) * _sigmoid(-wide)
+    expected = _sigmoid(wide) * _sigmoid(-wide)
     subnormal = np.finfo(dtype).smallest_subnormal
-    assert (np.abs(apply("sigmoid_derivative", x) - truth) <= 4 * np.finfo(dtype).eps * truth + subnormal).all()
+    assert (np.abs(apply("sigmoid_derivative", x) - expected) <= 4 * np.finfo(dtype).eps * expected + subnormal).all()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_silu_derivative(dtype: str) -> None:
     x = np.linspace(-120, 120, 100_001).astype(dtype)
     wide = x.astype(WIDER[dtype])
-    truth = _sigmoid(wide) * (1 + wide * _sigmoid(-wide))
-    assert (np.abs(apply("silu_derivative", x) - truth) <= np.finfo(dtype).eps).all()
+    expected = _sigmoid(wide) * (1 + wide * _sigmoid(-wide))
+    assert (np.abs(apply("silu_derivative", x) - expected) <= np.finfo(dtype).eps).all()
 
 
 # ------------------------------------------------------------------------------------- special values
@@ -290,12 +249,17 @@ def test_special_values(dtype: str) -> None:
         "sigmoid_derivative": [0, 0, 0.25, 0.25, 0.25, 0.25],
         "gelu_derivative": [1, 0, 0.5, 0.5, 0.5, 0.5],
         "silu_derivative": [1, 0, 0.5, 0.5, 0.5, 0.5],
+        "elu": [np.inf, -1, 0, 0, tiny, -tiny],
+        "elu_derivative": [1, 0, 1, 1, 1, 1],
+        "softplus_derivative": [1, 0, 0.5, 0.5, 0.5, 0.5],
     }
     for name, values in expected.items():
         np.testing.assert_array_equal(apply(name, x), np.array(values, dtype), err_msg=name)
     assert np.signbit(apply("tanh", x)).tolist() == [False, True, False, True, False, True]
     np.testing.assert_array_equal(apply("gelu", x)[:4], np.array([np.inf, 0, 0, 0], dtype))
     np.testing.assert_array_equal(apply("silu", x)[:4], np.array([np.inf, 0, 0, 0], dtype))
+    np.testing.assert_array_equal(apply("mish", x)[:4], np.array([np.inf, 0, 0, 0], dtype))
+    np.testing.assert_allclose(apply("mish_derivative", x), [1, 0, 0.6, 0.6, 0.6, 0.6], rtol=np.finfo(dtype).eps)
     np.testing.assert_array_equal(apply("log", np.ones(1, dtype)), 0)
 
 

@@ -1,0 +1,186 @@
+"""FitSession: one call of `Trainer.fit`: epochs, validation, early stopping, callbacks, checkpoints."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from .dataset import Dataset
+from .io import checkpoint
+from .kernels.engine import rng, schedules
+from .kernels.engine.backend import Backend, discard_partial_step, start_epoch
+from .kernels.engine.plan import MICRO_BATCH_ROWS
+from .kernels.specs.base import Array
+from .optimizers import Schedule
+from .training_state import TrainingState
+
+Callback = Callable[[dict[str, float]], Any]
+
+
+class DivergenceWarning(RuntimeWarning):
+    """The loss or a parameter stopped being finite, and training ended."""
+
+
+def measure(backend: Backend, data: Dataset) -> dict[str, float]:
+    """Return the loss, and for classification the accuracy, over all rows."""
+    chunks = ((X, y, weights, first_row) for X, y, weights, _, first_row in data.iter_chunks(MICRO_BATCH_ROWS))
+    return backend.evaluate(chunks, data.rows)
+
+
+class BestState:
+    """The best state so far, and how many epochs ago it was.
+
+    The loss of an epoch was measured before its updates, so it belongs to the parameters at the epoch's start: a
+    snapshot of those is kept until it is known, and the two copies exchange roles if it was the best. A validation
+    loss belongs to the epoch's end, and nothing is copied unless it is the best.
+    """
+
+    def __init__(self, *arrays: Array) -> None:
+        self._now = arrays
+        self._best = tuple(array.copy() for array in arrays)
+        self._snapshot = tuple(array.copy() for array in arrays)
+        self.value = math.inf
+        self.age = 0
+
+    @property
+    def kept(self) -> tuple[Array, ...]:
+        """The best state."""
+        return self._best
+
+    def snapshot(self) -> None:
+        """Keep the present state, in case it turns out to be the best."""
+        for kept, array in zip(self._snapshot, self._now, strict=True):
+            kept[...] = array
+
+    def update(self, value: float, of_snapshot: bool) -> None:
+        """Take account of a loss: that of the snapshot, or of the present state."""
+        self.age += 1
+        if value < self.value:
+            if of_snapshot:
+                self._best, self._snapshot = self._snapshot, self._best
+            else:
+                for kept, array in zip(self._best, self._now, strict=True):
+                    kept[...] = array
+            self.value, self.age = value, 0
+
+    def restore(self) -> None:
+        """Make the best state the present one."""
+        for kept, array in zip(self._best, self._now, strict=True):
+            array[...] = kept
+
+
+class FitSession:
+    """One call of `Trainer.fit`.
+
+    Parameters
+    ----------
+    trainer : Trainer
+        Its network is trained and its history extended.
+    state : TrainingState
+        The trainer's.
+    data, validation : Dataset
+        Validation may be None.
+    build : callable
+        ``(batch_rows, train) -> Backend``.
+    """
+
+    def __init__(
+        self,
+        trainer: Any,
+        state: TrainingState,
+        data: Dataset,
+        validation: Dataset | None,
+        build: Callable[[int, bool], Backend],
+    ) -> None:
+        self._trainer, self._state, self._data, self._validation, self._build = trainer, state, data, validation, build
+        self._batch = data.rows if trainer.batch_size is None else min(trainer.batch_size, data.rows)
+        self._backend = build(self._batch, True)
+        # A backend of its own, so that a loss does not depend on the batch size: other micro-batches round otherwise.
+        self._validator = self._evaluator(validation) if validation is not None else self._backend
+        self._order = np.empty(data.rows, np.int64) if trainer.shuffle else None
+        self._best = BestState(trainer.network.parameters, state.vectors, state.step)
+
+    def _evaluator(self, data: Dataset) -> Backend:
+        return self._build(min(data.rows, MICRO_BATCH_ROWS), False)
+
+    def run(
+        self,
+        epochs: int,
+        patience: int | None,
+        callbacks: tuple[Callback, ...],
+        bar: Any,
+        writer: checkpoint.CheckpointWriter | None,
+    ) -> None:
+        """Train for ``epochs`` epochs, or until patience, a callback, divergence or an interruption ends it."""
+        trainer, state, best = self._trainer, self._state, self._best
+        network, history = trainer.network, trainer.history
+        if self._validation is not None:
+            best.update(measure(self._validator, self._validation)["loss"], of_snapshot=False)
+        restores = patience is not None
+        try:
+            for _ in range(epochs):
+                if self._validation is None:
+                    best.snapshot()
+                epoch = history.epochs
+                self._train_epoch(epoch)
+                row = self._backend.results()
+                if self._validation is not None:
+                    measured = measure(self._validator, self._validation)
+                    row |= {f"val_{name}": value for name, value in measured.items()}
+                history.append(row)
+                finite = all(map(math.isfinite, row.values())) and state.is_finite(network)
+                if self._validation is None:
+                    best.update(row["loss"], of_snapshot=True)
+                elif finite:
+                    best.update(row["val_loss"], of_snapshot=False)
+                if not finite:
+                    restores = True
+                    warnings.warn(
+                        f"training diverged in epoch {epoch}: a loss or a parameter is no longer finite. The "
+                        "network holds the best finite parameters of this call; scale the data, or go on with a "
+                        "new Trainer of a lower learning rate",
+                        DivergenceWarning,
+                        stacklevel=3,
+                    )
+                    return
+                network.loss = trainer.loss  # callbacks may ask for probabilities
+                if bar is not None:
+                    bar.set_postfix({name: f"{value:.4g}" for name, value in row.items()}, refresh=False)
+                    bar.update()
+                wants_stop = [callback({"epoch": epoch, **row}) for callback in callbacks]
+                if writer is not None:
+                    writer.write_if_due(*checkpoint.state_dict(trainer, state, best.kept))
+                if any(wants_stop) or (patience is not None and best.age >= patience):
+                    break
+            if patience is not None and self._validation is None:
+                # The last epoch's parameters have started no epoch, so no loss was measured at them yet.
+                best.update(measure(self._evaluator(self._data), self._data)["loss"], of_snapshot=False)
+        finally:  # Ctrl-C included, which may come anywhere
+            history.truncate(history.epochs)
+            discard_partial_step(state.progress, state.totals)
+            if state.progress["step"] > 0:
+                network.loss = trainer.loss
+            if restores or not state.is_finite(network):
+                best.restore()
+                start_epoch(state.progress, state.totals, history.epochs)
+            if writer is not None:
+                writer.write(*checkpoint.state_dict(trainer, state, best.kept))
+
+    def _train_epoch(self, epoch: int) -> None:
+        """Train the history's next epoch; the rest of it, where it was interrupted."""
+        trainer, state, rows, batch, order = self._trainer, self._state, self._data.rows, self._batch, self._order
+        if not state.can_continue(epoch, rows, batch):
+            start_epoch(state.progress, state.totals, epoch, rows)
+        if order is not None:
+            rng.shuffle(order, trainer.seed, epoch)
+        rate = trainer.optimizer.learning_rate
+        if isinstance(rate, Schedule):
+            rates = rate.rates(schedules.step_times(epoch, -(-rows // batch)))
+        else:
+            rates = np.array([float(rate)])
+        for X, y, weights, chunk_order, first_row in self._data.iter_chunks(batch, order, int(state.progress["row"])):
+            self._backend.train(X, y, weights, chunk_order, rates, first_row, rows)

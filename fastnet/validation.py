@@ -1,0 +1,101 @@
+"""Validation of inputs and targets against a network: convert or reject them before anything is computed."""
+
+from __future__ import annotations  # so that help() shows ArrayLike by its name
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from . import checks
+from .kernels.api import validation
+from .kernels.specs.base import Array
+from .kernels.specs.losses import LOSSES
+
+
+def check_inputs(
+    X: ArrayLike, layer_sizes: Sequence[int], dtype: Any, name: str = "X", row_numbers: Array | None = None
+) -> Array:
+    """Return X as a contiguous matrix (B, n_in) of the network's dtype.
+
+    Parameters
+    ----------
+    X : array_like
+    layer_sizes : sequence of int
+    dtype : dtype
+    name : str, default "X"
+        Name of X in messages.
+    row_numbers : ndarray of int64, optional
+        Numbers of the rows in messages, where they are a selection.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If X is not made of finite real numbers, or of another shape.
+    """
+    (X,) = validation.floats(**{name: X})
+    validation.matrix(name, X)
+    if X.shape[1] != layer_sizes[0]:
+        raise ValueError(
+            f"{name} has {X.shape[1]} columns; this network takes {layer_sizes[0]} (layer sizes {list(layer_sizes)})"
+        )
+    return _converted(X, dtype, name, row_numbers)
+
+
+def check_targets(
+    y: ArrayLike,
+    rows: int,
+    layer_sizes: Sequence[int],
+    dtype: Any,
+    loss: str,
+    name: str = "y",
+    row_numbers: Array | None = None,
+) -> Array:
+    """Return y as training needs it: labels int64 (B,), or a matrix (B, n_out) of the network's dtype.
+
+    Parameters and errors as of `check_inputs`; ``rows`` is B, ``loss`` a key of `LOSSES`.
+    """
+    outputs, spec = layer_sizes[-1], LOSSES[loss]
+    if spec.takes_labels:
+        return validation.labels(name, y, rows, outputs, row_numbers)
+    (y,) = validation.floats(**{name: y})
+    expected = f"({rows}, {outputs})" + (f" or ({rows},)" if outputs == 1 else "")
+    if y.shape == (rows,) and outputs == 1:
+        y = y.reshape(rows, 1)
+    if y.shape != (rows, outputs):
+        labels = '; for class labels use loss="cross_entropy"' if y.shape == (rows,) else ""
+        raise ValueError(f"{name} has shape {y.shape}; expected {expected}, one row for each of X{labels}")
+    converted = _converted(y, dtype, name, row_numbers)
+    if spec.unit_targets:
+        validation.unit_interval(name, converted, row_numbers)
+    return converted
+
+
+def check_loss(loss: str, layer_sizes: Sequence[int], activations: Sequence[str]) -> None:
+    """Refuse a loss that is unknown or that does not fit the network's outputs."""
+    checks.choice("loss", loss, LOSSES)
+    spec = LOSSES[loss]
+    if spec.probabilities is not None and activations[-1] != "identity":
+        raise ValueError(
+            f"{loss} applies {spec.probabilities} to raw outputs, but this network's output is "
+            f'{activations[-1]!r}; build it with output="identity"'
+        )
+    if spec.takes_labels and layer_sizes[-1] < 2:
+        raise ValueError(
+            f"{loss} needs one output for each class, at least 2; this network has 1: for two classes "
+            'and one output use loss="binary_cross_entropy"'
+        )
+
+
+def _converted(array: Array, dtype: Any, name: str, row_numbers: Array | None = None) -> Array:
+    validation.nonempty(name, array)
+    with np.errstate(over="ignore"):
+        converted = np.ascontiguousarray(array, dtype)
+    validation.finite(name, array, row_numbers)
+    if converted.dtype != array.dtype:
+        try:
+            validation.finite(name, converted)
+        except ValueError:
+            raise ValueError(f'{name} holds numbers too large for float32; scale it or use dtype="float64"') from None
+    return converted

@@ -1,0 +1,286 @@
+"""Parallel loops of compiled code: `parallel_for` runs numbered tasks on the caller and on the pool's workers.
+
+A call opens a job. Workers that are awake join it; every thread takes the next task until none is left; then the caller
+closes the job and waits for tasks that other threads have begun, and for nothing else. Results must not depend on which
+thread runs a task; callers guarantee this.
+
+A worker looks for jobs for SPIN_ITERATIONS pauses, then sleeps on a lock. Waking it costs the caller more time than a
+small product takes, so sleeping workers are woken only after WAKE_FLOPS operations have been requested, by one call or
+by many.
+
+If several Python threads call at once, one of them has the workers and the others run their tasks alone. The workers
+are claimed and given back within one compiled call, in which no KeyboardInterrupt arrives.
+
+Latencies, and why this is not ``numba.prange``: docs/performance-notes.md.
+"""
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from ...jit.decorator import jit
+from .atomics import (
+    MASK_BYTES,
+    acquire,
+    atomic_add,
+    atomic_load,
+    atomic_swap,
+    current_cpu,
+    invoke,
+    pause,
+    release,
+    sched_yield,
+    set_affinity,
+)
+
+SPIN_ITERATIONS = 4000
+"""Pauses of some 40 ns before a worker falls asleep: longer than a training step spends between two products, and
+not much longer than waking a worker takes."""
+
+YIELD_INTERVAL = 32
+"""Pauses between two calls of sched_yield, which let other processes have the core."""
+
+WAKE_FLOPS = 20_000_000
+"""Floating-point operations requested since workers were last woken, from which on they are woken again. The time that
+waking takes then stays below a tenth of the work."""
+
+MAX_THREADS = 256
+"""Most threads of a pool, the caller included."""
+
+# --------------------------------------------------------------------------------- the shared record
+
+LINE = 128
+"""Bytes between words that different threads write: two cache lines, since processors fetch neighbours in pairs."""
+
+_LINES = (
+    # Written by threads that call `parallel_for`.
+    # busy: 1 while a thread has the workers; credit: operations requested since workers were last woken.
+    ("busy", "credit"),
+    # The job, read by workers.
+    # width: threads that may join it, the caller included, or 0 if there is no job; function, environment: addresses;
+    # waking: 1 if sleeping workers are to be woken for it; cpu: the CPU that the caller runs on; stop: 1 when the
+    # process ends; masks: address of `mask_rows` CPU masks, row c with all usable CPUs but c, or 0.
+    ("width", "function", "environment", "waking", "cpu", "stop", "masks", "mask_rows"),
+    # Written by workers: how many of them may be running the job.
+    ("active",),
+)
+
+_WORKER = np.dtype({"names": ["asleep", "lock"], "formats": [np.int64, np.int64], "itemsize": LINE})
+"""One worker: 1 while it sleeps; the lock that it sleeps on."""
+
+_WORDS = {name: line * LINE + 8 * i for line, names in enumerate(_LINES) for i, name in enumerate(names)}
+
+POOL_RECORD = np.dtype(
+    {
+        "names": [*_WORDS, "workers"],
+        "formats": [*[np.int64] * len(_WORDS), (_WORKER, MAX_THREADS)],
+        "offsets": [*_WORDS.values(), len(_LINES) * LINE],
+    }
+)
+"""What the threads of a pool share. Worker 0 stands for the caller and is not used."""
+
+_BUSY, _CREDIT = _WORDS["busy"], _WORDS["credit"]
+_WIDTH, _FUNCTION, _ENVIRONMENT = _WORDS["width"], _WORDS["function"], _WORDS["environment"]
+_WAKING, _CPU, _STOP = _WORDS["waking"], _WORDS["cpu"], _WORDS["stop"]
+_MASKS, _MASK_ROWS = _WORDS["masks"], _WORDS["mask_rows"]
+_ACTIVE, _WORKERS, _LOCK = _WORDS["active"], len(_LINES) * LINE, 8
+
+# ------------------------------------------------------------------------------------------ the workers
+
+
+@jit(internal=True)
+def _spin(iteration: int) -> None:
+    """Wait a moment, and now and then let other processes have the core (docs/performance-notes.md)."""
+    if iteration % YIELD_INTERVAL == 0:
+        sched_yield()
+    else:
+        pause()
+
+
+@jit(internal=True)
+def _leave_callers_cpu(pool: int) -> None:
+    """Move this thread away from the caller's CPU, where Linux tends to put it (docs/performance-notes.md)."""
+    cpu = current_cpu()
+    if cpu >= 0 and cpu == atomic_load(pool + _CPU) and cpu < atomic_load(pool + _MASK_ROWS):
+        set_affinity(atomic_load(pool + _MASKS) + cpu * MASK_BYTES)
+
+
+@jit
+def wake(pool: int, me: int) -> None:
+    """Wake worker ``me`` if it sleeps.
+
+    Parameters
+    ----------
+    pool : int
+        Address of a `POOL_RECORD`.
+    me : int
+        Number of a worker, from 1 on.
+    """
+    worker = pool + _WORKERS + me * LINE
+    if atomic_load(worker) == 1 and atomic_swap(worker, 0) == 1:
+        release(atomic_load(worker + _LOCK))
+
+
+@jit
+def worker_loop(pool: int, me: int) -> None:
+    """Join jobs as worker ``me`` of a pool until its record says stop.
+
+    Parameters
+    ----------
+    pool : int
+        Address of a `POOL_RECORD` that outlives this call.
+    me : int
+        Number of the worker, from 1 on; its lock must be in the record, acquired.
+    """
+    worker = pool + _WORKERS + me * LINE
+    waited = 0
+    while atomic_load(pool + _STOP) == 0:
+        if atomic_load(pool + _WIDTH) > me:
+            atomic_add(pool + _ACTIVE, 1)
+            # Read it again: the caller closes the job and then reads `active`, maybe just before this worker added 1.
+            width = atomic_load(pool + _WIDTH)
+            if width > me:
+                if atomic_load(pool + _WAKING) == 1:  # as a tree: waking 63 workers would cost the caller 300 us
+                    for other in range(2 * me, min(2 * me + 2, width)):
+                        wake(pool, other)
+                _leave_callers_cpu(pool)
+                invoke(atomic_load(pool + _FUNCTION), atomic_load(pool + _ENVIRONMENT))
+                atomic_swap(pool + _WIDTH, 0)  # no task is left; it is still this job, since this worker is active
+            atomic_add(pool + _ACTIVE, -1)
+            waited = 0
+        elif waited < SPIN_ITERATIONS:
+            waited += 1
+            _spin(waited)
+        else:
+            waited = 0
+            atomic_swap(worker, 1)
+            # A caller that opens a job from here on finds this worker asleep; a job opened before is found here. If
+            # another thread has cleared the mark meanwhile, it releases the lock, which must then be acquired again.
+            idle = atomic_load(pool + _WIDTH) <= me and atomic_load(pool + _STOP) == 0
+            if idle or atomic_swap(worker, 0) == 0:
+                acquire(atomic_load(worker + _LOCK))
+                _leave_callers_cpu(pool)
+
+
+# ---------------------------------------------------------------------------------------------- the job
+
+
+@jit(internal=True)
+def _run_job(function: int, environment: int, threads: int, flops: int, pool: int) -> None:
+    """Call ``function(environment)`` on this thread and on up to ``threads - 1`` workers; return when all are done."""
+    if threads <= 1 or atomic_swap(pool + _BUSY, 1) == 1:
+        invoke(function, environment)
+        return
+    credit = atomic_load(pool + _CREDIT) + flops
+    waking = 1 if credit >= WAKE_FLOPS else 0
+    atomic_swap(pool + _CREDIT, 0 if waking else credit)
+    atomic_swap(pool + _FUNCTION, function)
+    atomic_swap(pool + _ENVIRONMENT, environment)
+    atomic_swap(pool + _WAKING, waking)
+    atomic_swap(pool + _CPU, current_cpu())
+    atomic_swap(pool + _WIDTH, threads)
+    if waking:
+        wake(pool, 1)
+    invoke(function, environment)
+    atomic_swap(pool + _WIDTH, 0)
+    waited = 0
+    while atomic_load(pool + _ACTIVE) > 0:
+        waited += 1
+        _spin(waited)
+    atomic_swap(pool + _BUSY, 0)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _run_tasks(typing_context: Any, body: Any, tasks: Any, threads: Any, flops: Any, pool: Any, arguments: Any) -> Any:
+    """Run ``body(task, *arguments)`` for every task; return how many ended without an error.
+
+    Does what an OpenMP compiler does with a loop: the arguments go into a record on the caller's stack, the loop
+    into a function that takes its address. The record: next task, tasks completed, number of tasks, arguments.
+    """
+    body_signature = body.get_call_type(typing_context, (types.intp, *arguments.types), {})
+    job_type = typing_context.resolve_value_type(_run_job)
+    job_signature = job_type.get_call_type(typing_context, (types.intp,) * 5, {})
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, values: Any) -> Any:
+        _, tasks, threads, flops, pool, packed = values
+        compiled = body.dispatcher.get_compile_result(body_signature)
+        context.add_linking_libs([compiled.library])
+        intp = tasks.type
+        record = ir.LiteralStructType([intp, intp, intp, packed.type])
+        environment = cgutils.alloca_once(builder, record)
+        values = (intp(0), intp(0), tasks, packed)
+        builder.store(cgutils.pack_struct(builder, values), environment)
+
+        function = _task_loop(context, builder, record, compiled.fndesc, body_signature)
+        run_job = context.get_function(job_type, job_signature)
+        context.add_linking_libs(getattr(run_job, "libs", ()))
+        addresses = [builder.ptrtoint(pointer, intp) for pointer in (function, environment)]
+        run_job(builder, [*addresses, threads, flops, pool])
+        return builder.extract_value(builder.load(environment, typ=record), 1)
+
+    return types.intp(body, *[types.intp] * 4, arguments), codegen
+
+
+def _task_loop(context: Any, caller: ir.IRBuilder, record: ir.Type, descriptor: Any, signature: Any) -> Any:
+    """Emit the function that each thread runs: it takes the next task and calls the body until no task is left."""
+    name = caller.module.get_unique_name(f"{caller.function.name}.tasks")
+    intp = record.elements[0]
+    function = ir.Function(caller.module, ir.FunctionType(ir.VoidType(), [intp]), name)
+    function.linkage = "internal"
+    entry, take, do, done, end = (function.append_basic_block(name) for name in ("entry", "take", "do", "done", "end"))
+    builder = ir.IRBuilder(entry)
+    environment = builder.inttoptr(function.args[0], ir.PointerType())
+    next_task, completed, count, packed = (
+        builder.gep(environment, [ir.IntType(32)(0), ir.IntType(32)(i)], inbounds=True, source_etype=record)
+        for i in range(4)
+    )
+    tasks = builder.load(count, typ=intp)
+    arguments = cgutils.unpack_tuple(builder, builder.load(packed, typ=record.elements[3]))
+    builder.branch(take)
+
+    builder.position_at_end(take)
+    task = builder.atomic_rmw("add", next_task, intp(1), "seq_cst")
+    builder.cbranch(builder.icmp_signed("<", task, tasks), do, end)
+
+    builder.position_at_end(do)
+    status, _ = context.call_internal_no_propagate(builder, descriptor, signature, [task, *arguments])
+    builder.cbranch(status.is_ok, done, take)
+    builder.position_at_end(done)
+    builder.atomic_rmw("add", completed, intp(1), "seq_cst")
+    builder.branch(take)
+
+    builder.position_at_end(end)
+    builder.ret_void()
+    return function
+
+
+@jit(inline=True)
+def parallel_for(body: Any, tasks: int, threads: int, flops: int, pool: int, arguments: Any) -> None:
+    """Run ``body(task, *arguments)`` for each task from 0 on, on up to ``threads`` threads; return when all are done.
+
+    For compiled callers.
+
+    Parameters
+    ----------
+    body : compiled function
+        What one task writes, no other may read or write.
+    tasks, threads : int
+        Number of tasks; what `pool.num_threads` returned.
+    flops : int
+        Floating-point operations of all tasks together, which decide whether sleeping workers are woken.
+    pool : int
+        `pool.POOL`.
+    arguments : tuple
+        The same for all tasks. Arrays among them must live until this returns.
+
+    Raises
+    ------
+    MemoryError
+        If a task raised any exception; the other tasks are run nevertheless.
+    """
+    if _run_tasks(body, tasks, threads, flops, pool, arguments) != tasks:
+        raise MemoryError("a task of a parallel loop could not allocate memory")

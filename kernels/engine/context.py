@@ -1,0 +1,51 @@
+"""Access to the training step's context from compiled code: arrays, layers and sample weights by their addresses."""
+
+from typing import Any
+
+import numba
+import numpy as np
+
+from ..jit.decorator import jit
+from ..llvm.memory import array_at, record_at
+from .plan import CONTEXT, LAYER
+
+INT64, FLOAT64 = np.dtype(np.int64), np.dtype(np.float64)
+
+CONTEXT_TYPE = numba.from_dtype(CONTEXT)
+"""Numba's type of a CONTEXT; compiled functions receive a pointer to it."""
+
+_LAYER_BYTES = LAYER.itemsize
+
+
+@jit(inline=True)
+def vector_at(dtype: Any, address: int, size: int) -> Any:
+    """Return the array (size,) at an address."""
+    return array_at(dtype, address, (size,))
+
+
+@jit(inline=True)
+def matrix_at(dtype: Any, address: int, rows: int, columns: int) -> Any:
+    """Return the array (rows, columns) at an address."""
+    return array_at(dtype, address, (rows, columns))
+
+
+@jit(inline=True)
+def layer_at(ctx: Any, i: int) -> Any:
+    """Return the record of a layer."""
+    return record_at(LAYER, ctx.layers + i * _LAYER_BYTES)
+
+
+@jit(inline=True)
+def task_bounds(ctx: Any, task: int) -> Any:
+    """Return row_begin and row_end of a task of the micro-batch's rows."""
+    tasks = -(-ctx.rows // ctx.task_rows)
+    return ctx.rows * task // tasks, ctx.rows * (task + 1) // tasks
+
+
+@jit(inline=True)
+def sample_weight(ctx: Any, row: int) -> float:
+    """Return the sample weight of a row of the epoch."""
+    index = row
+    if ctx.order != 0:
+        index = vector_at(INT64, ctx.order + row * 8, 1)[0]
+    return vector_at(FLOAT64, ctx.sample_weights + index * 8, 1)[0]

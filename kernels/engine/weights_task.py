@@ -1,0 +1,198 @@
+"""Second half of a training step: dW, db, the update, and W^T packed for the next forward pass.
+
+Tasks are ranges of rows of one layer's W. They need nothing of each other: an element of dW and db is one chain over
+the rows of a micro-batch in their order, whichever thread computes it.
+
+W^T is kept beside W, packed in micro-panels as the micro-kernel reads them: the thread that updates rows of W transposes
+them, a block of vectors at a time, while they are in cache. Packing W in every product instead costs each thread the
+whole of it (docs/performance-notes.md).
+
+Plain SGD: W <- W - rate dW happens to the sums in registers, and dW never exists, where a batch is one micro-batch. The
+product stores an FMA of what it would have stored otherwise, so the bits are those of the update after it.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+from numba import types
+
+from ..cpu import optimizers
+from ..cpu.gemm.gemm import gemm
+from ..cpu.gemm.microkernel import NV, sum_rows
+from ..cpu.gemm.operands import NO_ROWS, Epilogue, Matrix, Rows, Shape, Workspace
+from ..cpu.gemm.transpose import transpose_panel
+from ..cpu.losses import tree_sum
+from ..jit.call_by_address import by_address, call
+from ..jit.decorator import jit
+from ..llvm.builder import VECTOR
+from ..llvm.memory import allocate, copy_vector, item_bytes, optimize_for_size, record_at, release
+from ..specs.optimizers import OPTIMIZERS
+from .backend import PROGRESS
+from .context import CONTEXT_TYPE, FLOAT64, layer_at, vector_at
+from .plan import WEIGHT_TASK
+
+_LANES = 32
+"""Partial sums of squares that are added at once."""
+
+_SGD, _NONE = OPTIMIZERS["sgd"].code, OPTIMIZERS["none"].code
+
+_TASK_BYTES = WEIGHT_TASK.itemsize
+
+
+@jit(internal=True)
+def _square_sum(values: Any, lanes: Any) -> float:
+    """Return the sum of squares in float64; the lanes (_LANES,) are overwritten."""
+    for j in range(_LANES):
+        lanes[j] = 0
+    whole = values.size // _LANES * _LANES
+    for i in range(0, whole, _LANES):
+        part = values[i : i + _LANES]
+        for j in range(_LANES):
+            lanes[j] += np.float64(part[j]) * np.float64(part[j])
+    for i in range(whole, values.size):
+        lanes[i - whole] += np.float64(values[i]) * np.float64(values[i])
+    return tree_sum(lanes)
+
+
+@jit(internal=True)
+def _multiply(values: Any, factor: Any) -> None:
+    """values *= factor."""
+    for i in range(values.size):
+        values[i] *= factor
+
+
+@jit(internal=True)
+def _add_decay(gradient: Any, weights: Any, l2: float, lanes: Any) -> float:
+    """gradient += l2 weights; return the sum of the weights' squares as `_square_sum` does. One pass, not two."""
+    decay = gradient.dtype.type(l2)
+    for j in range(_LANES):
+        lanes[j] = 0
+    whole = weights.size // _LANES * _LANES
+    for i in range(0, whole, _LANES):
+        g, w = gradient[i : i + _LANES], weights[i : i + _LANES]
+        for j in range(_LANES):
+            g[j] += decay * w[j]
+            lanes[j] += np.float64(w[j]) * np.float64(w[j])
+    for i in range(whole, weights.size):
+        gradient[i] += decay * weights[i]
+        lanes[i - whole] += np.float64(weights[i]) * np.float64(weights[i])
+    return tree_sum(lanes)
+
+
+@jit(inline=True)
+def _update(dtype: Any, ctx: Any, start: int, size: int) -> None:
+    """Apply the optimizer to a range of parameters."""
+    offset = start * item_bytes(dtype)
+    arguments = (
+        vector_at(dtype, ctx.parameters + offset, size),
+        vector_at(dtype, ctx.gradient + offset, size),
+        vector_at(dtype, ctx.state0 + offset, size),
+        vector_at(dtype, ctx.state1 + offset, size),
+        vector_at(FLOAT64, ctx.hyper, 8),
+        ctx.rate,
+        record_at(PROGRESS, ctx.progress).step + 1,
+    )
+    call(optimizers.update, ctx.update_kernel, dtype, arguments)
+
+
+@jit(internal=True)
+def _pack(dtype: Any, w: int, packed: int, n: int, row_begin: int, row_end: int) -> None:
+    """Transpose rows of the W (k, n) at w into the micro-panels at ``packed``; row_begin is a multiple of the lanes."""
+    item = item_bytes(dtype)
+    lanes = VECTOR // item
+    nr = NV * lanes
+    panel = -(-n // lanes) * lanes * nr * item
+    for j in range(row_begin, row_end, lanes):
+        target = packed + j // nr * panel + j % nr * item
+        if n == 1:  # nothing to transpose
+            copy_vector(dtype, target, w + j * item, row_end - j)
+        else:
+            transpose_panel(dtype, target, nr * item, w + j * n * item, n * item, min(lanes, row_end - j), n)
+
+
+@jit(inline=True)
+def _gradient(dtype: Any, ctx: Any, task: Any, fused: bool) -> None:
+    """dW = dZ^T X and db over the micro-batch, added to those of the batch's earlier ones; fused: W <- W - rate dW."""
+    item = item_bytes(dtype)
+    lanes = VECTOR // item
+    layer = layer_at(ctx, task.layer)
+    n, k, height = layer.n_in, layer.n_out, task.row_end - task.row_begin
+    inputs = ctx.inputs
+    if task.layer > 0:
+        inputs = ctx.workspace + layer_at(ctx, task.layer - 1).output * item
+    dz = Matrix(ctx.workspace + (layer.gradient + task.row_begin) * item, np.intp(item), k * item, np.intp(0))
+    x = Matrix(inputs, n * item, np.intp(item), np.intp(NV * lanes * item))
+    destination = ctx.parameters if fused else ctx.gradient
+    c = Rows(destination + (layer.weights + task.row_begin * n) * item, n * item)
+    addend = c if fused or ctx.is_first == 0 else NO_ROWS
+    alpha = dtype.type(-ctx.rate) if fused else dtype.type(1)
+    scratch = ctx.scratch
+    if scratch == 0:
+        scratch = allocate(ctx.scratch_size * item)
+    workspace = Workspace(scratch, ctx.scratch_size * item)
+    epilogue = Epilogue(addend, NO_ROWS, NO_ROWS, alpha)
+    call(gemm, ctx.gemm, dtype, (dtype, Shape(height, n, ctx.rows), dz, x, c, epilogue, workspace))
+    if ctx.scratch == 0:
+        release(scratch)
+    db, j = ctx.gradient + (layer.biases + task.row_begin) * item, 0
+    while j < height:
+        columns = Rows(dz.address + j * item, dz.column_stride)
+        sum_rows(dtype, db + j * item, columns, ctx.rows, height - j, ctx.is_first)
+        j += NV * lanes if height - j >= NV * lanes else lanes
+
+
+@by_address(lambda real: (types.intp, types.DType(real), CONTEXT_TYPE))
+@jit(internal=True)
+def weights_task(index: int, dtype: Any, ctx: Any) -> None:
+    """Process a task's rows of W: dW and db over a micro-batch, and after a batch's last one the update and W^T.
+
+    Without rows in the context it finishes a step that waited for the gradient's norm, with the gradient times
+    ``gradient_scale``, which may be NaN; or, where that is below 0, it only packs W^T.
+    """
+    optimize_for_size()
+    item = item_bytes(dtype)
+    lanes = VECTOR // item
+    task = record_at(WEIGHT_TASK, ctx.weight_tasks + index * _TASK_BYTES)
+    layer = layer_at(ctx, task.layer)
+    n, height = layer.n_in, task.row_end - task.row_begin
+    w_start, b_start = layer.weights + task.row_begin * n, layer.biases + task.row_begin
+    clips = ctx.clip_norm < math.inf
+    whole_batch = ctx.is_first != 0 and ctx.is_last != 0
+    fused = ctx.optimizer == _SGD and whole_batch and not clips and ctx.step_l2 == 0
+
+    if ctx.rows > 0:
+        _gradient(dtype, ctx, task, fused)
+    if ctx.is_last == 0:
+        return
+    gradient = vector_at(dtype, ctx.gradient + w_start * item, height * n)
+    biases = vector_at(dtype, ctx.gradient + b_start * item, height)
+    first_neuron = layer.first_neuron + task.row_begin
+    if ctx.rows > 0 and ctx.step_l2 != 0:
+        weights = vector_at(dtype, ctx.parameters + w_start * item, height * n)
+        squares = vector_at(FLOAT64, ctx.squared_weights + first_neuron * 8, height)
+        sums = np.empty(_LANES)
+        for j in range(0, height, lanes):  # tasks begin at multiples of the lanes
+            end = min(j + lanes, height)
+            squares[j] = _add_decay(gradient[j * n : end * n], weights[j * n : end * n], ctx.step_l2, sums)
+            for i in range(j + 1, end):
+                squares[i] = 0
+    if ctx.rows > 0 and clips:
+        norms = vector_at(FLOAT64, ctx.row_norms + first_neuron * 8, height)
+        sums = np.empty(_LANES)
+        for j in range(height):
+            b_j = np.float64(biases[j])
+            norms[j] = _square_sum(gradient[j * n : (j + 1) * n], sums) + b_j * b_j
+        return
+    scale = ctx.gradient_scale
+    if not (scale < 0 or scale == 1):
+        factor = dtype.type(scale)
+        _multiply(gradient, factor)
+        _multiply(biases, factor)
+    if not scale < 0 and ctx.optimizer != _NONE:
+        if not fused:
+            _update(dtype, ctx, w_start, height * n)
+        _update(dtype, ctx, b_start, height)
+    if layer.n_out > 1:
+        w, packed = ctx.parameters + layer.weights * item, ctx.packed_weights + layer.packed * item
+        _pack(dtype, w, packed, n, task.row_begin, task.row_end)

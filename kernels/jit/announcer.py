@@ -1,0 +1,76 @@
+"""Measures the time spent on compiling kernels, and tells the user about the first long compilation."""
+
+import contextlib
+import sys
+import threading
+import time
+from typing import Any
+
+from numba.core import event
+
+from .cache import cache_folder
+from .target import target_cpu
+
+ANNOUNCE_AFTER_S = 1.0
+"""Seconds of compilation in a process after which it is announced."""
+
+
+class _Announcer(event.Listener):  # type: ignore[misc]
+    """Adds up the seconds spent on compiling kernels, and announces them once on standard error.
+
+    Numba compiles under one lock for the whole process, so two threads never run these methods at once.
+    """
+
+    def __init__(self) -> None:
+        self.spent_s = 0.0
+        self._said = False
+        self._depth = 0
+        self._start = 0.0
+        self._timer: threading.Timer | None = None
+
+    @staticmethod
+    def _is_kernel(occurrence: Any) -> bool:
+        function = getattr(occurrence.data.get("dispatcher"), "py_func", None)
+        return str(getattr(function, "__module__", "")).startswith(__package__.rpartition(".")[0])
+
+    def on_start(self, occurrence: Any) -> None:
+        if not self._is_kernel(occurrence):
+            return
+        self._depth += 1
+        if self._depth == 1:  # the outermost kernel; those it calls are compiled meanwhile
+            self._start = time.perf_counter()
+            if not self._said:
+                timer = threading.Timer(max(0.0, ANNOUNCE_AFTER_S - self.spent_s), self._say)
+                timer.daemon = True
+                with contextlib.suppress(RuntimeError):  # no more threads may be started: compile without announcing
+                    timer.start()
+                    self._timer = timer
+
+    def on_end(self, occurrence: Any) -> None:
+        if not self._is_kernel(occurrence):
+            return
+        self._depth -= 1
+        if self._depth == 0:
+            self.spent_s += time.perf_counter() - self._start
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+
+    def _say(self) -> None:
+        if not self._said:
+            self._said = True
+            kept = "kept for later runs" if cache_folder is not None else "not kept: no cache folder can be written"
+            print(f"fastnet: compiling kernels for {target_cpu()} ({kept}) ...", file=sys.stderr, flush=True)
+
+
+_announcer = _Announcer()
+
+
+def listen() -> None:
+    """Measure and announce compilations from now on."""
+    event.register("numba:compile", _announcer)
+
+
+def compile_seconds() -> float:
+    """Return the seconds that this process has spent on compiling kernels; 0 where all came from the cache."""
+    return _announcer.spent_s
