@@ -1,6 +1,6 @@
-"""Checks of numbers and names that users pass: converted or refused, with a message that helps.
+"""Validation of numbers and names: convert or reject them, with a message that says what was expected.
 
-Imports the standard library only; arrays are checked by ``fastnet.kernels.doors``.
+Arrays are checked by `fastnet.kernels.api.validation`.
 """
 
 import math
@@ -9,7 +9,7 @@ import operator
 from collections.abc import Collection
 from typing import Any
 
-_LARGEST_SEED = 2**64 - 1
+_MAX_SEED = 2**64 - 1
 
 
 def number(
@@ -20,7 +20,7 @@ def number(
     below: float = math.inf,
     most: float = math.inf,
 ) -> float:
-    """A finite number with ``value >= least``, ``value > above``, ``value < below`` and ``value <= most``."""
+    """Return a finite number with ``value >= least``, ``value > above``, ``value < below`` and ``value <= most``."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} is {value!r}; expected a number")
     try:
@@ -35,7 +35,7 @@ def number(
 
 
 def integer(name: str, value: Any, least: int, hint: str = "") -> int:
-    """A whole number of at least ``least``."""
+    """Return a whole number of at least ``least``."""
     if isinstance(value, bool):
         raise TypeError(f"{name} is {value!r}; expected a whole number{hint}")
     try:
@@ -48,15 +48,15 @@ def integer(name: str, value: Any, least: int, hint: str = "") -> int:
 
 
 def seed(value: Any) -> int:
-    """A seed: a whole number from 0 to 2^64 - 1."""
+    """Return a seed: a whole number from 0 to 2^64 - 1."""
     whole = integer("seed", value, least=0)
-    if whole > _LARGEST_SEED:
+    if whole > _MAX_SEED:
         raise ValueError(f"seed is {value!r}; expected at most 2**64 - 1")
     return whole
 
 
 def choice(name: str, value: Any, known: Collection[str]) -> str:
-    """One of the known names."""
+    """Return one of the known names."""
     if not isinstance(value, str) or value not in known:
         raise ValueError(f"unknown {name} {value!r}; there are: {', '.join(known)}")
     return value

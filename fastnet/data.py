@@ -1,7 +1,4 @@
-"""Data: the bundled digits, splits, and a user's own tables (`read`, `Preparation`).
-
-Imports NumPy, `tables`, `preparation` and `fastnet.kernels.rng`.
-"""
+"""Data: the bundled digits, splits, and a user's own tables (`read`, `Preparation`)."""
 
 from __future__ import annotations
 
@@ -46,25 +43,25 @@ def split(X: ArrayLike, y: ArrayLike, share: float = 0.2, seed: int = 0) -> tupl
     Parameters
     ----------
     X, y : array_like
-        As many rows in each.
+        With the same number of rows.
     share : float, default 0.2
         Share of the rows to hold out, 0 < share < 1; at least one row.
     seed : int, default 0
-        Which rows are held out is a function of the seed and of their number.
+        Determines, with the number of rows, which are held out.
 
     Returns
     -------
     X_train, X_held_out, y_train, y_held_out : ndarray
-        Copies, rows in their old order.
+        Copies; the rows keep their order.
 
     Raises
     ------
     ValueError
-        If the numbers of rows differ, or no row would be left on one side.
+        If the numbers of rows differ, or one side would have no rows.
     """
     X, y = np.asarray(X), np.asarray(y)
     if X.ndim == 0 or y.ndim == 0 or len(X) != len(y):
-        raise ValueError(f"X has shape {X.shape} and y {y.shape}; expected as many rows in both")
+        raise ValueError(f"X has shape {X.shape} and y {y.shape}; expected the same number of rows")
     share = checks.number("share", share, above=0, below=1)
     held_out = max(1, round(share * len(X)))
     if held_out >= len(X):

@@ -1,12 +1,10 @@
-"""What the curves of a run say, in words, by stated rules.
+"""Diagnosis: describes the curves of a run in words, by stated rules.
 
-Imports the standard library only.
-
-Noise is measured, not guessed: sigma is 1.4826 times the median of |x[t] - (x[t-1] + x[t+1]) / 2| over the
-later half of a curve, over sqrt(1.5): what a straight line would not explain. A curve is compared with itself
-by medians over a tenth of the epochs (3 to 101), whose own error is about 1.25 sigma / sqrt(their number).
-A fall is the slope of a straight line by least squares, and its error that of the slope. Nothing is said to rise
-or fall unless it does so both by a share that matters and by several such errors.
+The noise of a curve is measured: sigma is 1.4826 times the median of |x[t] - (x[t-1] + x[t+1]) / 2| over the later
+half of the curve, divided by sqrt(1.5), that is, its deviation from a straight line. Values of a curve are compared as
+medians over a tenth of the epochs (3 to 101), whose standard error is about 1.25 sigma / sqrt(number of epochs). A fall
+is the slope of a least-squares line, with the standard error of that slope. A rise or fall is reported only if it
+exceeds both a relevant share of the level and several standard errors.
 """
 
 import math
@@ -14,8 +12,8 @@ from collections.abc import Sequence
 from statistics import fmean, median
 from typing import NamedTuple
 
-LEAST_EPOCHS = 10
-"""Fewer say nothing: curved falls of 5 epochs were taken for noise around a level."""
+MIN_EPOCHS = 10
+"""Fewer are not judged: curved falls over 5 epochs were mistaken for noise around a level."""
 RISE = 0.05
 """Overfitting: validation has risen by more than this share from its lowest."""
 FALL = 0.02
@@ -25,14 +23,14 @@ LEARNT = 0.1
 ERRORS = 4.0
 """A difference of fewer standard errors is noise; of 6 where it is that from the lowest of many values."""
 BLOWN_UP = 2.0
-"""Diverged: the loss ends at more than so many times its first value."""
-MOST_WIDTH = 101
-"""Epochs of a median. Without a bound 28 000 epochs took 8 s to judge, a tenth of them at every epoch; now 0.2 s."""
-_NOTHING = 1e-4  # of the first value: a loss below that is as good as none
+"""Diverged: the loss ends above this multiple of its first value."""
+MAX_WIDTH = 101
+"""The most epochs that a median is taken over. Without a bound, judging 28 000 epochs took 8 s; with it, 0.2 s."""
+_NEGLIGIBLE = 1e-4  # share of the first value below which a loss counts as zero
 
 
 class Diagnosis(NamedTuple):
-    """The verdict in a word, and in a sentence or two with what to do."""
+    """The verdict in a word, and in a sentence or two with advice."""
 
     kind: str
     words: str
@@ -44,34 +42,34 @@ class _Curve:
     def __init__(self, values: Sequence[float]) -> None:
         self.values = list(values)
         count = len(self.values)
-        self.width = min(max(3, count // 10), MOST_WIDTH)
+        self.width = min(max(3, count // 10), MAX_WIDTH)
         half = self.width // 2
-        # At both ends the window does not shrink, it stays: else the last value would be compared with itself.
+        # At both ends the window keeps its width: otherwise the last value would be compared with itself.
         starts = (min(max(0, t - half), count - self.width) for t in range(count))
         self.smooth = [median(self.values[start : start + self.width]) for start in starts]
         self.end = self.smooth[-1]
         later = self.values[min(count // 2, max(0, count - 8)) :]
         bends = [abs(later[t] - (later[t - 1] + later[t + 1]) / 2) for t in range(1, len(later) - 1)]
         self.sigma = 1.4826 * median(bends) / math.sqrt(1.5)
-        self.floor = max(_NOTHING * abs(self.values[0]), 1e-300)
+        self.floor = max(_NEGLIGIBLE * abs(self.values[0]), 1e-300)
 
     def error(self, count: int) -> float:
-        """Of a median over so many epochs."""
+        """Return the standard error of a median over ``count`` epochs."""
         return 1.25 * self.sigma / math.sqrt(count)
 
     def level(self, value: float) -> float:
-        """What a difference is a share of."""
+        """Return the level that a difference is divided by."""
         return max(abs(value), self.floor)
 
     def fall(self) -> tuple[float, int]:
-        """By which share of its level the last third fell along a line, 0 where that is noise; its length."""
+        """Return the share of its level that the last third fell along a line, 0 if that is noise, and its length."""
         tail = self.values[-max(6, len(self.values) // 3) :]
         count, middle, mean = len(tail), (len(tail) - 1) / 2, fmean(tail)
         spread = sum((t - middle) * (t - middle) for t in range(count))
         slope = sum((t - middle) * (value - mean) for t, value in enumerate(tail)) / spread
         rests = [value - mean - slope * (t - middle) for t, value in enumerate(tail)]
         rest = sum(r * r for r in rests) / max(1, count - 2)  # r ** 2 would raise where r * r is inf
-        few = count / max(1, count - 2)  # whose scatter tells less of their noise
+        few = count / max(1, count - 2)  # the scatter of few epochs underestimates their noise
         if abs(slope) <= few * ERRORS * max(self.sigma, math.sqrt(rest)) / math.sqrt(spread):
             return 0.0, count
         return -slope * (count - 1) / self.level(mean - slope * middle), count
@@ -83,8 +81,8 @@ def diagnose(loss: Sequence[float], validation: Sequence[float], baseline: float
     Parameters
     ----------
     loss, validation : sequence of float
-        One value an epoch, NaN where none was measured; validation may be empty. Only what comes after the
-        last epoch with a loss that is not finite is judged.
+        One value per epoch, NaN where none was measured; validation may be empty. Only epochs after the last
+        one with a loss that is not finite are judged.
     baseline : float, optional
         The loss of always predicting the same; underfitting is measured against it, else against the first epoch.
 
@@ -111,8 +109,8 @@ def diagnose(loss: Sequence[float], validation: Sequence[float], baseline: float
         )
         return Diagnosis("diverged", words)
     first = max((t + 1 for t in range(epochs) if not math.isfinite(loss[t])), default=0)
-    if epochs - first < LEAST_EPOCHS:
-        words = f"Only {epochs - first} epochs: too few to judge by. Train for at least {LEAST_EPOCHS}."
+    if epochs - first < MIN_EPOCHS:
+        words = f"Only {epochs - first} epochs: too few to judge by. Train for at least {MIN_EPOCHS}."
         return Diagnosis("too short", words)
     train = _Curve(loss[first:])
     if train.end > BLOWN_UP * train.level(loss[first]):
@@ -122,7 +120,7 @@ def diagnose(loss: Sequence[float], validation: Sequence[float], baseline: float
         )
         return Diagnosis("diverged", words)
     kept = [t for t in range(first, epochs) if math.isfinite(measured[t])]
-    validated = len(kept) >= LEAST_EPOCHS and kept[-1] == epochs - 1
+    validated = len(kept) >= MIN_EPOCHS and kept[-1] == epochs - 1
     if validated:
         found = _overfitting(train, _Curve([measured[t] for t in kept]), kept, first)
         if found:
@@ -165,7 +163,7 @@ def _levelled(name: str, curve: _Curve, epochs: Sequence[int], train: _Curve, ba
         )
         return Diagnosis("underfitting", words)
     reach = max(FALL * curve.level(curve.end), 3 * curve.error(1))
-    # Of the first medians all look at the same epochs: there the values themselves say how far away they are.
+    # The first medians are over the same epochs, so the values themselves are compared there.
     near = [*curve.values[: curve.width], *curve.smooth[curve.width :]]
     away = [t for t, value in enumerate(near) if abs(value - curve.end) > reach]
     since = epochs[min(away[-1] + 1, len(epochs) - 1)] if away else epochs[0]

@@ -1,7 +1,4 @@
-"""History: the curves of a training run.
-
-Imports `diagnosis` and `storage`; matplotlib only when a plot is asked for.
-"""
+"""History: the curves of a training run. matplotlib is imported only to plot them."""
 
 import io
 import math
@@ -11,11 +8,11 @@ from typing import Any
 from .diagnosis import diagnose
 from .io.storage import Path, replacing
 
-_LOG_FROM = 20.0  # a range of more than this factor is drawn on a logarithmic scale
+_LOG_FROM = 20.0  # if max / min exceeds this, the scale is logarithmic
 
 
 class History(Mapping[str, list[float]]):
-    """Curves of training, a mapping from name to one value an epoch.
+    """Curves of training, a mapping from names to lists with one value per epoch.
 
     ``history["loss"]`` is a list of floats; so are ``"val_loss"`` where there was validation data, and
     ``"accuracy"`` and ``"val_accuracy"`` for classification. An epoch in which a curve was not measured
@@ -62,7 +59,7 @@ class History(Mapping[str, list[float]]):
 
     @property
     def monitor(self) -> str:
-        """The curve that tells the best epoch: ``"val_loss"`` where there was validation, else ``"loss"``."""
+        """The curve that determines the best epoch: ``"val_loss"`` where there was validation, else ``"loss"``."""
         return "val_loss" if "val_loss" in self._curves else "loss"
 
     @property
@@ -74,13 +71,13 @@ class History(Mapping[str, list[float]]):
         return min(finite)[1] if finite else None
 
     def diagnosis(self, baseline: float | None = None) -> str:
-        """Say in words how training went, and what to do.
+        """Describe in words how training went, and what to do next.
 
         Parameters
         ----------
         baseline : float, optional
             The loss of always predicting the same, such as the variance of the targets for mse. With it a
-            network that learns nothing is told from one that learnt all in its first epoch.
+            network that learns nothing is distinguished from one that learnt everything in its first epoch.
 
         Returns
         -------
@@ -110,7 +107,7 @@ class History(Mapping[str, list[float]]):
         Parameters
         ----------
         ax : matplotlib.axes.Axes, optional
-            Where to draw; by default a new figure of pyplot's. It is not shown: that is ``pyplot.show()``.
+            Where to draw; by default a new pyplot figure, which ``pyplot.show()`` then shows.
 
         Returns
         -------
@@ -121,7 +118,7 @@ class History(Mapping[str, list[float]]):
         ImportError
             If matplotlib is not installed.
         ValueError
-            If no value is finite, so that there is nothing to draw.
+            If no value is finite.
         """
         try:
             from matplotlib.ticker import MaxNLocator
@@ -161,12 +158,12 @@ class History(Mapping[str, list[float]]):
         return ax
 
     def to_csv(self, path: Path) -> None:
-        """Write all curves to a CSV file, one row an epoch; what was not measured is left empty.
+        """Write all curves to a CSV file, one row per epoch; values that were not measured are left empty.
 
         Parameters
         ----------
         path : str or path-like
-            An existing file is replaced, all or nothing.
+            An existing file is replaced as a whole.
 
         Raises
         ------
@@ -182,7 +179,7 @@ class History(Mapping[str, list[float]]):
             file.write(text.getvalue().encode())
 
     def append(self, row: Mapping[str, float]) -> None:
-        """Add an epoch's row."""
+        """Add one epoch, a mapping from names of curves to values."""
         for name in row:
             if name not in self._curves:  # setdefault would make a list as long as the history at every epoch
                 self._curves[name] = [math.nan] * self.epochs
@@ -191,12 +188,12 @@ class History(Mapping[str, list[float]]):
         self.epochs += 1
 
     def extend(self, other: "History") -> None:
-        """Add another's rows."""
+        """Add the epochs of another history."""
         for epoch in range(other.epochs):
             self.append({name: curve[epoch] for name, curve in other._curves.items()})
 
     def truncate(self, epochs: int) -> None:
-        """Forget all epochs from this one on."""
+        """Remove all epochs from this one on."""
         for curve in self._curves.values():
             del curve[epochs:]
         self.epochs = epochs

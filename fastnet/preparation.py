@@ -1,7 +1,4 @@
-"""Preparation: what turns a user's columns into a network's inputs, and its outputs into the user's units.
-
-Imports NumPy and `fastnet.kernels.doors`.
-"""
+"""Preparation: scales a table's columns to a network's inputs, and its outputs back to the table's units."""
 
 from __future__ import annotations
 
@@ -20,25 +17,25 @@ from .kernels.specs.base import Array
 
 @dataclass(frozen=True, eq=False)
 class Preparation:
-    """How the columns of a table become inputs of a network, and its outputs what the table calls them.
+    """Scales the columns of a table to inputs of a network, and its outputs to the target's units or classes.
 
     A network keeps it as ``net.preparation``, and a model file with it. ``net.predict`` does not apply it:
-    that takes and returns arrays as the layers see them. `fastnet predict` and ``net.to_onnx`` do, and so does
+    its arrays are those that the layers take and return. `fastnet predict` and ``net.to_onnx`` apply it, and so does
 
     ``net.preparation.restore(net.predict(net.preparation.inputs(X)))``
 
     Parameters
     ----------
     shift, scale : ndarray of float64, shape (n_in,)
-        Inputs are (X - shift) / scale: mean 0 and standard deviation 1 on the rows it was made from.
+        Inputs are (X - shift) / scale: mean 0 and standard deviation 1 over the rows that were measured.
     features : tuple of str, optional
         Names of the columns, in order.
     target : str
-        Name of the column that is predicted.
+        Name of the predicted column.
     target_shift, target_scale : float
-        For regression, the same of the target.
+        For regression, the same for the target.
     classes : tuple of str or of int, optional
-        For classification, what label 0, 1, ... stands for.
+        For classification, the class of each label 0, 1, ...
 
     Examples
     --------
@@ -75,7 +72,7 @@ class Preparation:
         X : array_like, shape (rows, n)
             The rows to train on, not those held out.
         y : array_like, shape (rows,), optional
-            For regression, the target; it is scaled too. For classification leave it away and give classes.
+            For regression, the target; it is scaled too. For classification leave it out and give classes.
         features, target, classes
             As the class takes them.
 
@@ -87,7 +84,7 @@ class Preparation:
         Raises
         ------
         TypeError, ValueError
-            If X or y is not made of finite numbers, or is of another shape, or too large to be scaled.
+            If X or y has elements that are not finite numbers or too large to be scaled, or another shape.
         """
         (X,) = validation.floats(X=X)
         validation.matrix("X", X)
@@ -113,7 +110,7 @@ class Preparation:
         Parameters
         ----------
         X : array_like, shape (rows, n)
-            In the units, and the order of columns, of the table.
+            In the units of the table and the order of its columns.
 
         Returns
         -------
@@ -122,29 +119,29 @@ class Preparation:
         Raises
         ------
         TypeError, ValueError
-            If X is not made of numbers or has other columns.
+            If X does not hold numbers, or has another number of columns.
         """
         (X,) = validation.floats(X=X)
         validation.matrix("X", X)
         if X.shape[1] != len(self.shift):
             raise ValueError(f"X has {X.shape[1]} columns; expected {len(self.shift)}, as in the table trained on")
-        with np.errstate(over="ignore"):  # the network refuses what is infinite
+        with np.errstate(over="ignore"):  # the network rejects infinite inputs
             return (X - self.shift) / self.scale
 
     def targets(self, y: ArrayLike) -> Array:
-        """Targets as a network learns them: (y - target_shift) / target_scale, of float64."""
+        """Return the targets that the network is trained on: (y - target_shift) / target_scale, float64."""
         (y,) = validation.floats(y=y)
         return (y - np.float64(self.target_shift)) / self.target_scale
 
     def restore(self, outputs: ArrayLike) -> Array:
-        """Outputs in the units of the target: outputs * target_scale + target_shift, of float64."""
+        """Return outputs in the units of the target: outputs * target_scale + target_shift, float64."""
         (outputs,) = validation.floats(outputs=outputs)
         return outputs * np.float64(self.target_scale) + self.target_shift
 
     # ------------------------------------------------------------------------------------------ as text
 
     def to_text(self) -> str:
-        """As JSON, which gives back every number to the bit."""
+        """Return the preparation as JSON, which reproduces every number exactly."""
         return json.dumps(
             {
                 "features": self.features,
@@ -160,12 +157,12 @@ class Preparation:
 
     @classmethod
     def from_text(cls, text: str, inputs: int, outputs: int) -> Preparation:
-        """Read what `to_text` wrote, for a network of so many inputs and outputs.
+        """Read the result of `to_text`, for a network with these numbers of inputs and outputs.
 
         Raises
         ------
         ValueError
-            If it is anything else.
+            If the text is anything else.
         """
         try:
             found = json.loads(text)
@@ -196,7 +193,7 @@ def _names(found: Any, count: int) -> bool:
 
 
 def _classes(found: Any, outputs: int) -> bool:
-    """Whether labels of one type, all different, fit: one output each, or two for a single output."""
+    """Whether these are different labels of one type: one for each output, or two for a single output."""
     if not isinstance(found, list) or not (all(type(c) is str for c in found) or all(type(c) is int for c in found)):
         return False
     fits = len(found) == outputs if outputs > 1 else len(found) == 2
@@ -204,7 +201,7 @@ def _classes(found: Any, outputs: int) -> bool:
 
 
 def _moments(columns: Array, names: Sequence[str]) -> tuple[Array, Array]:
-    """Mean and standard deviation of every column; 1 where that is nothing but rounding."""
+    """Return mean and standard deviation of every column; 1 where the deviation is only rounding error."""
     with np.errstate(over="ignore", invalid="ignore"):
         mean = columns.mean(axis=0, dtype=np.float64)
         deviation = columns.std(axis=0, dtype=np.float64)

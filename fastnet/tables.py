@@ -1,7 +1,4 @@
-"""Tables: CSV and NPZ files as arrays, or one line that says what is wrong with them and where.
-
-Imports the standard library, NumPy, `storage` and `preparation`.
-"""
+"""Tables: read CSV and NPZ files into arrays; errors are one line that says what is wrong and where."""
 
 import csv
 import itertools
@@ -23,14 +20,14 @@ from .kernels.api import validation
 from .kernels.specs.base import Array
 from .preparation import Preparation
 
-TASKS = ("classify", "regress")
-FEW = 20
-"""Whole numbers with at most so many different values, each found twice on average, are taken for classes."""
+TASKS = ("classification", "regression")
+MAX_INTEGER_CLASSES = 20
+"""Whole numbers are taken for classes if at most this many different values occur, each twice on average."""
 
-_MOST_CLASSES = 1000
-_MOST_COLUMNS = 1 << 16
-_LONGEST_LINE = 1 << 26  # bytes
-_LEAST_ROWS = 10
+_MAX_CLASSES = 1000
+_MAX_COLUMNS = 1 << 16
+_MAX_LINE_BYTES = 1 << 26
+_MIN_ROWS = 10
 _MISSING = {"", "na", "n/a", "nan", "null", "none", "?", "-"}
 
 
@@ -41,7 +38,7 @@ class Table:
     Attributes
     ----------
     X : ndarray, shape (rows, n)
-        The features, as they stand in the file.
+        The features, in the units of the file.
     y : ndarray, shape (rows,)
         For regression the target, float64; for classification labels 0, 1, ..., int64.
     features : tuple of str or None
@@ -49,8 +46,8 @@ class Table:
     target : str
     classes : tuple of str or of int, or None
         What the labels stand for, sorted; None for regression.
-    recognised : str
-        Why the task is what it is, in words.
+    task_reason : str
+        Why the task was chosen, in words.
     separator : str
         "comma", "semicolon" or "tab"; "" for an NPZ file.
     """
@@ -65,8 +62,8 @@ class Table:
 
     @property
     def task(self) -> str:
-        """``"classify"`` or ``"regress"``."""
-        return "regress" if self.classes is None else "classify"
+        """``"classification"`` or ``"regression"``."""
+        return "regression" if self.classes is None else "classification"
 
 
 def read(path: Path, target: str | None = None, task: str | None = None) -> Table:
@@ -81,7 +78,7 @@ def read(path: Path, target: str | None = None, task: str | None = None) -> Tabl
         Named ``.npz``, or else read as CSV.
     target : str, optional
         The column to predict. Needed for CSV; the array ``"y"`` by default for NPZ.
-    task : {"classify", "regress"}, optional
+    task : {"classification", "regression"}, optional
         By default, text is classified, and so are whole numbers with at most 20 different values, each found
         twice on average; other numbers are regressed.
 
@@ -94,7 +91,7 @@ def read(path: Path, target: str | None = None, task: str | None = None) -> Tabl
     OSError
         If the file cannot be read.
     ValueError
-        If there is anything wrong with it; the message is one line, with the number of the file's line.
+        If anything is wrong with it; the message is one line, with the number of the file's line.
 
     Examples
     --------
@@ -105,7 +102,7 @@ def read(path: Path, target: str | None = None, task: str | None = None) -> Tabl
     >>> _ = path.write_text("\n".join(["area,rooms,price", *rows]))
     >>> table = fastnet.data.read(path, target="price")
     >>> table.task, table.features, table.X.shape
-    ('regress', ('area', 'rooms'), (30, 2))
+    ('regression', ('area', 'rooms'), (30, 2))
     """
     if task is not None:
         checks.choice("task", task, TASKS)
@@ -117,17 +114,17 @@ def read(path: Path, target: str | None = None, task: str | None = None) -> Tabl
         found = _read_csv(path, shown_path, lambda header: _with_target(shown_path, header, target))
         X, column, features, separator = found.X, found.target, found.features, found.separator
         target = str(target)
-    if len(X) < _LEAST_ROWS:
-        raise ValueError(f"{shown_path} has {len(X)} rows of data; expected at least {_LEAST_ROWS}")
-    y, classes, task_reason = _recognised(shown_path, column, target, task)
+    if len(X) < _MIN_ROWS:
+        raise ValueError(f"{shown_path} has {len(X)} rows of data; expected at least {_MIN_ROWS}")
+    y, classes, task_reason = _labels_or_numbers(shown_path, column, target, task)
     return Table(X, y, features, target, classes, task_reason, separator)
 
 
 def read_inputs(path: Path, preparation: Preparation | None, inputs: int) -> Array:
-    """Read the columns that a network takes, in its order, as they stand in the file.
+    """Read the columns that a network takes, in its order, in the units of the file.
 
-    Columns are found by name where the network keeps names, else by their order. The target may be there and
-    is not looked at; any other column that the network does not take is refused.
+    Columns are found by name where the network keeps names, else by their order. The target may be present and
+    is ignored; any other column that the network does not take is refused.
 
     Raises
     ------
@@ -149,7 +146,7 @@ def read_inputs(path: Path, preparation: Preparation | None, inputs: int) -> Arr
 
 
 def is_npz(path: Path) -> bool:
-    """Whether the file's name says NPZ."""
+    """Whether the file's name ends in .npz."""
     return display_path(path).lower().endswith(".npz")
 
 
@@ -164,7 +161,7 @@ class _Columns(NamedTuple):
 
 
 def _listed(names: Sequence[str]) -> str:
-    """Names for a message, not too many of them."""
+    """Join names for a message; after 8 only their number."""
     some = ", ".join(repr(name[:40]) for name in names[:8])
     return some + (f" and {len(names) - 8:,} more" if len(names) > 8 else "")
 
@@ -203,17 +200,17 @@ def _without_target(
 
 
 class _Target:
-    """The cells of a target column: as numbers while all are, and as codes of texts while these are few."""
+    """The cells of a target column: as numbers while all are numbers, and as codes of texts while these are few."""
 
     def __init__(self) -> None:
         self.numbers = array("d")
         self.texts: dict[str, int] = {}
         self.codes = array("q")
-        self.first_text = ""  # where, and what
+        self.first_text = ""  # its place and value, for messages
         self.first_number = ""
 
     def add(self, cell: str, place: str) -> None:
-        """One cell; its place is for messages."""
+        """Add one cell; ``place`` describes where it is, for messages."""
         value = _number(cell)
         if value is None:
             self.first_text = self.first_text or f"{place} holds {cell[:40]!r}"
@@ -223,50 +220,54 @@ class _Target:
         else:
             self.first_number = self.first_number or f"{place} holds {cell[:40]!r}"
         self.numbers.append(value)
-        if len(self.texts) <= _MOST_CLASSES:
+        if len(self.texts) <= _MAX_CLASSES:
             self.codes.append(self.texts.setdefault(cell, len(self.texts)))
 
 
-def _recognised(
+def _labels_or_numbers(
     shown_path: str, column: _Target, target: str, task: str | None
 ) -> tuple[Array, tuple[str, ...] | tuple[int, ...] | None, str]:
-    """Labels and classes, or numbers, and why."""
-    said = "as you say"
+    """Decide the task; return labels and classes, or numbers and None, and the reason."""
+    requested = "as requested"
     if column.first_text:
-        if task == "regress":
+        if task == "regression":
             raise ValueError(f"{column.first_text}; expected a number, for regression")
         if task is None and column.first_number:
             raise ValueError(
                 f"{column.first_text} but {column.first_number.removeprefix(f'{shown_path}, ')}; expected numbers "
-                "throughout, or text throughout (--task classify takes all of it for labels)"
+                "throughout, or text throughout (--task classification takes all of it for labels)"
             )
-        if len(column.texts) > _MOST_CLASSES:
+        if len(column.texts) > _MAX_CLASSES:
             raise ValueError(
-                f"{shown_path}: target {target!r} holds more than {_MOST_CLASSES} different texts; is it a name?"
+                f"{shown_path}: target {target!r} holds more than {_MAX_CLASSES} different texts; is it a name?"
             )
         names = sorted(column.texts)
-        _several(shown_path, target, names)
+        _check_several(shown_path, target, names)
         ranks = np.empty(len(names), np.int64)
         ranks[[column.texts[name] for name in names]] = np.arange(len(names))
-        return ranks[np.array(column.codes)], tuple(names), said if task else "its values are text"
+        return ranks[np.array(column.codes)], tuple(names), requested if task else "its values are text"
     numbers = np.array(column.numbers)
     values = np.unique(numbers)
-    _several(shown_path, target, values)
+    _check_several(shown_path, target, values)
     whole = bool((values == np.floor(values)).all() and np.abs(values).max() < 2**53)
-    few = whole and len(values) <= FEW and len(numbers) >= 2 * len(values)
-    if task == "regress" or (task is None and not few):
-        why = said if task else ("it has many different values" if whole else "its values are numbers with fractions")
+    few = whole and len(values) <= MAX_INTEGER_CLASSES and len(numbers) >= 2 * len(values)
+    if task == "regression" or (task is None and not few):
+        why = (
+            requested
+            if task
+            else ("it has many different values" if whole else "its values are numbers with fractions")
+        )
         return numbers, None, why
-    if len(values) > _MOST_CLASSES:
+    if len(values) > _MAX_CLASSES:
         raise ValueError(f"{shown_path}: target {target!r} has {len(values):,} different values, too many for classes")
     labels = np.searchsorted(values, numbers)
-    why = said if task else f"its values are whole numbers, {len(values)} different ones"
+    why = requested if task else f"its values are whole numbers, {len(values)} different ones"
     if whole:
         return labels, tuple(int(value) for value in values), why
     return labels, tuple(repr(float(value)) for value in values), why
 
 
-def _several(shown_path: str, target: str, values: Any) -> None:
+def _check_several(shown_path: str, target: str, values: Any) -> None:
     if len(values) == 1:
         raise ValueError(f"{shown_path}: target {target!r} holds {values[0]!s} in every row; there is nothing to learn")
 
@@ -282,7 +283,7 @@ class _Csv(NamedTuple):
 
 
 def _number(cell: str) -> float | None:
-    """A cell as a number; Python's 1_000 is text."""
+    """Return a cell as a number, or None if it is text, as is Python's 1_000."""
     try:
         return float(cell) if "_" not in cell else None
     except ValueError:
@@ -290,24 +291,24 @@ def _number(cell: str) -> float | None:
 
 
 def _lines(file: BinaryIO, shown_path: str) -> Iterator[str]:
-    """The file's lines, decoded."""
+    """Yield the file's lines, decoded."""
     for number in itertools.count(1):
-        raw = file.readline(_LONGEST_LINE)
+        raw = file.readline(_MAX_LINE_BYTES)
         if not raw:
             return
-        if len(raw) == _LONGEST_LINE:
-            raise ValueError(f"{shown_path}, line {number} is longer than {_LONGEST_LINE >> 20} MiB; is it a CSV file?")
+        if len(raw) == _MAX_LINE_BYTES:
+            raise ValueError(
+                f"{shown_path}, line {number} is longer than {_MAX_LINE_BYTES >> 20} MiB; is it a CSV file?"
+            )
         try:
             yield raw.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError as error:
-            looks = "; save the file as UTF-8"
+            hint = "; save the file as UTF-8"
             if number == 1 and raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
-                looks = " (it begins like UTF-16); save the file as UTF-8"
+                hint = " (it begins like UTF-16); save the file as UTF-8"
             elif b"\0" in raw:
-                looks = "; is it a CSV file?"
-            raise ValueError(
-                f"{shown_path}, line {number} is not UTF-8: byte 0x{raw[error.start]:02x}{looks}"
-            ) from None
+                hint = "; is it a CSV file?"
+            raise ValueError(f"{shown_path}, line {number} is not UTF-8: byte 0x{raw[error.start]:02x}{hint}") from None
 
 
 def _read_csv(path: Path, shown_path: str, choose: Callable[[Sequence[str]], _Columns]) -> _Csv:
@@ -330,19 +331,19 @@ def _read_csv(path: Path, shown_path: str, choose: Callable[[Sequence[str]], _Co
             columns = choose(header)
             X, target = _rows(shown_path, reader, header, columns)
         except csv.Error as error:
-            said = str(error)
-            if "new-line" in said:
-                said = "a bare carriage return; expected lines that end as on Unix or Windows"
-            elif "'" in said or "end of data" in said or "field limit" in said:
-                said += "; is a quotation mark left open?"
-            raise ValueError(f"{shown_path}, line {reader.line_num}: {said}") from None
+            message = str(error)
+            if "new-line" in message:
+                message = "a bare carriage return; expected lines that end as on Unix or Windows"
+            elif "'" in message or "end of data" in message or "field limit" in message:
+                message += "; is a quotation mark left open?"
+            raise ValueError(f"{shown_path}, line {reader.line_num}: {message}") from None
     return _Csv(X, target, tuple(header[i] for i in columns.features), separator)
 
 
 def _header(shown_path: str, cells: Sequence[str]) -> list[str]:
-    """The names of the columns."""
-    if len(cells) > _MOST_COLUMNS:
-        raise ValueError(f"{shown_path} has {len(cells):,} columns; a CSV may have {_MOST_COLUMNS:,}: use an NPZ file")
+    """Return the names of the columns."""
+    if len(cells) > _MAX_COLUMNS:
+        raise ValueError(f"{shown_path} has {len(cells):,} columns; a CSV may have {_MAX_COLUMNS:,}: use an NPZ file")
     names = [cell.strip() for cell in cells]
     seen: set[str] = set()
     for i, name in enumerate(names):
@@ -356,12 +357,12 @@ def _header(shown_path: str, cells: Sequence[str]) -> list[str]:
 
 
 def _rows(shown_path: str, reader: Any, header: Sequence[str], columns: _Columns) -> tuple[Array, _Target]:
-    """Numbers of the chosen columns; what is not one is refused by name and line."""
+    """Read the numbers of the chosen columns; other cells are reported by column and line."""
     values, places, target = array("d"), array("q"), _Target()
     pick = operator.itemgetter(*columns.features) if len(columns.features) > 1 else None
     line = reader.line_num + 1
     for row in reader:
-        if row:  # a blank line is none
+        if row:  # blank lines are skipped
             if len(row) != len(header):
                 raise ValueError(f"{shown_path}, line {line} has {len(row)} fields; the header has {len(header)}")
             cells = pick(row) if pick else [row[i] for i in columns.features]
@@ -371,7 +372,7 @@ def _rows(shown_path: str, reader: Any, header: Sequence[str], columns: _Columns
             except ValueError:
                 wrong = True
             if wrong:
-                _refuse(shown_path, line, header, columns, row)
+                _reject(shown_path, line, header, columns, row)
             if columns.target is not None:
                 cell, place = (
                     row[columns.target].strip(),
@@ -393,8 +394,8 @@ def _rows(shown_path: str, reader: Any, header: Sequence[str], columns: _Columns
     return X, target
 
 
-def _refuse(shown_path: str, line: int, header: Sequence[str], columns: _Columns, row: Sequence[str]) -> None:
-    """Name the cell that is not a number."""
+def _reject(shown_path: str, line: int, header: Sequence[str], columns: _Columns, row: Sequence[str]) -> None:
+    """Raise an error that names the cell that is not a number."""
     for i in columns.features:
         cell = row[i].strip()
         if _number(cell) is None:
@@ -410,7 +411,7 @@ def _refuse(shown_path: str, line: int, header: Sequence[str], columns: _Columns
 
 
 def _load_npz(path: Path, shown_path: str) -> dict[str, Array]:
-    """All arrays of an NPZ file; nothing is unpickled."""
+    """Read all arrays of an NPZ file, without unpickling anything."""
     with reading(path) as file:
         if file.read(4) not in (b"PK\x03\x04", b"PK\x05\x06"):
             raise ValueError(f"{shown_path} is not an NPZ file; write it by numpy.savez(path, X=X, y=y)")

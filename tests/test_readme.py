@@ -1,4 +1,4 @@
-"""README's examples run as they stand, Python's and the command line's."""
+"""The examples of README and of docs/ run as they are printed, in Python and on the command line."""
 
 import re
 import shlex
@@ -13,7 +13,12 @@ from fastnet.cli import main as cli
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"^```python\n(.*?)^```", README, re.M | re.S)
+PAGES = {path.name: path.read_text() for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]}
+BLOCKS = [
+    pytest.param(block, id=f"{name}-{i}")
+    for name, page in PAGES.items()
+    for i, block in enumerate(re.findall(r"^```python\n(.*?)^```", page, re.M | re.S))
+]
 
 
 @pytest.fixture
@@ -28,7 +33,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.compiled
-@pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))
+@pytest.mark.parametrize("block", BLOCKS)
 def test_the_python_examples_run(block: str, folder: Path) -> None:
     for package in ("keras", "torch"):
         if f"{package} import" in block or f"import {package}" in block:
@@ -56,14 +61,15 @@ def torch_outputs(model: Any, X: Any) -> Any:
 
 
 def test_there_are_examples() -> None:
-    assert len(BLOCKS) >= 8
-    assert sum("evaluate" in block for block in BLOCKS) >= 2
+    assert len(BLOCKS) >= 10
+    assert sum("evaluate" in str(block.values[0]) for block in BLOCKS) >= 2
 
 
 @pytest.mark.compiled
 def test_the_commands_on_files_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("matplotlib")
-    section = README[README.index("## Your own data") :].split("```")[1]
+    page = PAGES["how-to.md"]
+    section = page[page.index("## Your own data") :].split("```")[1]
     commands = [shlex.split(line) for line in section.strip().splitlines()]
     assert [command[:2] for command in commands] == [["fastnet", "train"], ["fastnet", "predict"]]
     for command in commands:
@@ -73,6 +79,31 @@ def test_the_commands_on_files_run(folder: Path, capsys: pytest.CaptureFixture[s
     price, value = (folder / "predictions.csv").read_text().split()
     assert price == "price"
     assert 2e5 < float(value) < 5e5
+
+
+def test_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 150
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_links_lead_somewhere(name: str) -> None:
+    folder = ROOT if name == "README.md" else ROOT / "docs"
+    for link in re.findall(r"\]\(([^)\s]+)\)", PAGES[name]):
+        if not link.startswith("http"):
+            file, _, heading = link.partition("#")
+            assert not file or (folder / file).exists(), link
+            if heading:
+                text = (folder / file).read_text() if file else PAGES[name]
+                titles = re.findall(r"^#+ (.*)$", text, re.M)
+                assert heading in [re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles], link
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_the_command_lines_exist(name: str) -> None:
+    """Every command line that a page shows has options that its parser knows."""
+    blocks = re.findall(r"^```\n(.*?)^```$", PAGES[name], re.M | re.S)
+    for line in re.findall(r"^fastnet (.*)$", "".join(blocks), re.M):
+        assert cli.make_parser().parse_args(shlex.split(line, comments=True)).run, line
 
 
 def test_quick_start_holds_two_commands() -> None:

@@ -1,4 +1,4 @@
-"""predict."""
+"""The command ``fastnet predict``: apply a model file to a table."""
 
 import argparse
 import csv
@@ -14,29 +14,50 @@ import numpy as np
 from .. import tables
 from ..io import storage
 from ..kernels.specs.base import Array
+from ..kernels.specs.losses import LOSSES
 from ..network import Network, load
 
-CLASSIFIES = ("cross_entropy", "binary_cross_entropy")
-"""Losses whose outputs become class probabilities."""
+
+def add_parser(subparsers: Any) -> None:
+    """Add the command's parser."""
+    parser = subparsers.add_parser(
+        "predict",
+        help="apply a model to a new file",
+        description="Predict every row of a CSV or NPZ file. Columns are found by name; the target may be among them "
+        "and is ignored, other columns that the model was not trained on are refused. The result is a CSV: for "
+        "regression the target, for classification the class and the probability of each.",
+    )
+    parser.add_argument("model", metavar="MODEL", help="a file that fastnet train --out, or Network.save, wrote")
+    parser.add_argument("file", metavar="FILE", help="a .csv or .npz file")
+    parser.add_argument("--out", metavar="PREDICTIONS", help="write to this file, not to standard output")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(run=predict, parser=parser)
 
 
 class Predictions(NamedTuple):
-    """What a network says of rows of a table, in the table's terms."""
+    """Predictions for the rows of a table, in the table's units and classes."""
 
-    values: Array  # (rows, outputs), in the target's units; probabilities, where there are such
-    labels: Array | None  # (rows,) the class's number, for classification
+    values: Array  # (rows, outputs), in the target's units; probabilities where the loss gives them
+    labels: Array | None  # (rows,) number of the class, for classification
+
+
+def gives_probabilities(loss: str | None) -> bool:
+    """Whether a network trained with this loss predicts class probabilities."""
+    return loss is not None and bool(LOSSES[loss].probabilities)
 
 
 def predictions(net: Network, X: Array) -> Predictions:
-    """Predict rows as they stand in a table."""
+    """Predict rows given in the units of a table."""
     preparation = net.preparation
     inputs = preparation.inputs(X) if preparation else X
-    if net.loss in CLASSIFIES:
+    if gives_probabilities(net.loss):
         values = net.predict_proba(inputs)
         if values.shape[1] == 1 and preparation is not None and preparation.classes is not None:
             values = np.hstack([1 - values, values])
-        single = net.loss == "binary_cross_entropy" and (preparation is None or preparation.classes is None)
-        return Predictions(values, None if single else values.argmax(axis=1))
+        independent = LOSSES[str(net.loss)].probabilities == "sigmoid" and (
+            preparation is None or preparation.classes is None
+        )
+        return Predictions(values, None if independent else values.argmax(axis=1))
     outputs = net.predict(inputs)
     if preparation is None:
         return Predictions(outputs, None)
@@ -46,12 +67,14 @@ def predictions(net: Network, X: Array) -> Predictions:
 
 
 def predict(options: argparse.Namespace) -> int:
-    """Apply a model to a file; write what it says, and return the exit status."""
+    """Apply a model to a file, write the predictions, and return the exit status."""
     if options.out is not None:
         storage.check_target(options.out)
         for source in (options.model, options.file):
             if os.path.realpath(options.out) == os.path.realpath(source):
-                raise ValueError(f"{storage.display_path(options.out)} is read here; write to another file")
+                raise ValueError(
+                    f"{storage.display_path(options.out)} is an input of this command; write to another file"
+                )
     net = load(options.model)
     X = tables.read_inputs(options.file, net.preparation, net.layer_sizes[0])
     text = _as_json(net, X) if options.json else _as_csv(net, X)
@@ -67,29 +90,29 @@ def _as_csv(net: Network, X: Array) -> str:
     found, target, classes = predictions(net, X), _target(net), _classes(net)
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    display_path = found.values.astype(net.dtype)  # as many digits as its numbers have
+    values = found.values.astype(net.dtype)  # as many digits as this dtype has
     if found.labels is None:
-        several = [f"{target}_{i + 1}" for i in range(display_path.shape[1])]
-        writer.writerow([target] if len(several) == 1 else several)
-        writer.writerows(numbers(row) for row in display_path)
+        count = values.shape[1]
+        writer.writerow([target] if count == 1 else [f"{target}_{i + 1}" for i in range(count)])
+        writer.writerows(numbers(row) for row in values)
         return file.getvalue()
-    name = "probability" if net.loss in CLASSIFIES else "output"
+    name = "probability" if gives_probabilities(net.loss) else "output"
     writer.writerow([target, *[f"{name}_{label}" for label in classes]])
-    for label, row in zip(found.labels.tolist(), display_path, strict=True):
+    for label, row in zip(found.labels.tolist(), values, strict=True):
         writer.writerow([classes[label], *numbers(row)])
     return file.getvalue()
 
 
 def _as_json(net: Network, X: Array) -> str:
     found, classes = predictions(net, X), _classes(net)
-    told: dict[str, Any] = {"target": _target(net)}
+    result: dict[str, Any] = {"target": _target(net)}
     values = found.values.tolist()
     if found.labels is None:
-        told["predictions"] = [row[0] for row in values] if found.values.shape[1] == 1 else values
+        result["predictions"] = [row[0] for row in values] if found.values.shape[1] == 1 else values
     else:
-        told |= {"classes": classes, "predictions": [classes[label] for label in found.labels.tolist()]}
-        told["probabilities" if net.loss in CLASSIFIES else "outputs"] = values
-    return to_json(told) + "\n"
+        result |= {"classes": classes, "predictions": [classes[label] for label in found.labels.tolist()]}
+        result["probabilities" if gives_probabilities(net.loss) else "outputs"] = values
+    return to_json(result) + "\n"
 
 
 def _target(net: Network) -> str:
@@ -102,12 +125,12 @@ def _classes(net: Network) -> Sequence[Any]:
 
 
 def numbers(row: Array) -> list[str]:
-    """The shortest digits that give back each number in its own dtype; 1325968.8, not 1.3259688e+06."""
+    """Return the shortest decimal of each number that its dtype reads back: 1325968.8, not 1.3259688e+06."""
     return [repr(float(str(value))) for value in row]
 
 
 def to_json(value: Any) -> str:
-    """JSON without NaN and infinity, which it does not have: they become null."""
+    """Return JSON, in which NaN and infinity, which JSON lacks, become null."""
     return json.dumps(_finite(value), allow_nan=False)
 
 

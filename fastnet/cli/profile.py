@@ -1,4 +1,4 @@
-"""The commands `fastnet profile` and `fastnet info --peak`, given their parsed arguments.
+"""The commands ``fastnet profile kernel`` and ``fastnet profile step``, and the peak figures of ``fastnet info``.
 
 Results go to standard output, as a table or, with --json, as JSON.
 """
@@ -12,9 +12,81 @@ from typing import Any
 from ..io import storage
 from ..kernels.cpu.threads.pool import num_threads
 from ..kernels.jit import target
+from ..kernels.specs.losses import LOSSES
+from ..kernels.specs.operations import OP_SPECS
 from ..profiling import machine_code, roofline, step_breakdown, variants
 from ..profiling.timing import Spread
-from . import figure
+from . import arguments, figure
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the parsers of both commands."""
+    profile = subparsers.add_parser(
+        "profile",
+        help="time kernel variants, or the parts of a training step, against this machine's limits",
+        description="Time kernel variants, or the parts of a training step, against this machine's limits.",
+    )
+    commands = profile.add_subparsers(dest="profiled", metavar="kernel|step", required=True)
+    _add_kernel_parser(commands)
+    _add_step_parser(commands)
+
+
+def _add_kernel_parser(commands: Any) -> None:
+    parser = commands.add_parser(
+        "kernel",
+        help="time the variants of a kernel",
+        description="Compare each variant of a kernel with the float64 oracle, then time them in turns: time and its "
+        "interquartile range, GFLOP/s, GB/s, share of the limit that binds (FMAs on registers, or bytes read from the "
+        "cache that holds the arrays; both measured here and now), the error as a share of what is allowed, the "
+        "compile time and the inner loop. A wrong kernel is refused before it is timed.",
+        epilog=f"Kernels: {', '.join(OP_SPECS)}. A time is that of a call from Python with arrays in the cache. "
+        "The compile time is that of the first call in a new process with an empty cache, less that of the second.",
+    )
+    parser.add_argument("operation", metavar="KERNEL", choices=list(OP_SPECS), help="a public kernel, such as matmul")
+    shape = "its sizes, such as M,K,N of a product (default: the largest that is benchmarked)"
+    parser.add_argument("--shape", type=arguments.integers, metavar="N,...", help=shape)
+    option = "layout, activation or kind of update, such as nt for a transposed B (default: as benchmarked)"
+    parser.add_argument("--case-option", dest="option", metavar="NAME", help=option)
+    names = "which to time, such as reference,simd (default: all)"
+    parser.add_argument("--variants", type=arguments.names, metavar="A,B", help=names)
+    _add_common_arguments(parser)
+    code = "leave out compile times and inner loops, which take a process for each variant"
+    parser.add_argument("--no-compile-stats", dest="code", action="store_false", help=code)
+    parser.add_argument("--asm", action="store_true", help="show the inner loops")
+    parser.add_argument("--plot", metavar="IMAGE", help="draw the roofline to this .png, .svg or .pdf")
+    parser.set_defaults(run=kernels, parser=parser)
+
+
+def _add_step_parser(commands: Any) -> None:
+    parser = commands.add_parser(
+        "step",
+        help="break a training step down by kernel",
+        description="Time each part of a training step: forward, loss, backward and update of every layer.",
+    )
+    sizes = "inputs, hidden layers, outputs, such as 784,256,128,10"
+    parser.add_argument("--layers", type=arguments.layer_sizes, metavar="N,...,K", required=True, help=sizes)
+    rows = "rows (default: %(default)s)"
+    parser.add_argument("--batch-size", type=arguments.integer, metavar="N", default=128, help=rows)
+    parser.add_argument("--loss", choices=list(LOSSES), default="mse", help="(default: %(default)s)")
+    optimizers = list(step_breakdown.OPTIMIZERS)
+    parser.add_argument("--optimizer", choices=optimizers, default="sgd", help="(default: %(default)s)")
+    _add_common_arguments(parser)
+    parser.set_defaults(run=step, parser=parser)
+
+
+def _add_common_arguments(parser: Any) -> None:
+    dtype = "of the arrays (default: %(default)s)"
+    parser.add_argument("--dtype", choices=["float32", "float64"], default="float32", help=dtype)
+    counts = "numbers of threads, such as 1,2; each is timed (default: 1)"
+    parser.add_argument("--threads", type=arguments.thread_counts, default=[1], metavar="N,...", help=counts)
+    seconds = "about how long to time each (default: %(default)s)"
+    parser.add_argument("--seconds", type=arguments.positive, default=0.5, metavar="S", help=seconds)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _check_threads(options: argparse.Namespace) -> None:
+    if max(options.threads) > num_threads():
+        options.parser.error(f"--threads {max(options.threads)}: at most {num_threads()} can be used here")
 
 
 def hardware() -> dict[str, Any]:
@@ -43,16 +115,22 @@ def _threads(count: int) -> str:
 
 def kernels(options: argparse.Namespace) -> int:
     """Profile variants of an operation and print the result; return the exit status."""
+    _check_threads(options)
+    if options.asm and not options.code:
+        options.parser.error("--asm shows what --no-compile-stats leaves out")
+    try:
+        candidates = variants.chosen(options.operation, options.variants, options.dtype)
+        case = variants.case_of(options.operation, options.shape, options.option)
+    except ValueError as error:
+        options.parser.error(str(error))
     cuda = variants.cuda_variants(options.operation, options.variants or ())
-    candidates = variants.chosen(options.operation, options.variants, options.dtype)
     if not candidates:
         return _cuda_kernels(options, cuda)
-    case = variants.case_of(options.operation, options.shape, options.option)
     picture = None if options.plot is None else figure.new_figure(options.plot, height=4.6)
     profiles: list[variants.Profile] = []
     for threads in options.threads:
-        arguments = (options.operation, case, candidates, options.dtype, threads, options.seconds)
-        profiles.append(variants.profile(*arguments, code=options.code and not profiles))
+        settings = (options.operation, case, candidates, options.dtype, threads, options.seconds)
+        profiles.append(variants.profile(*settings, code=options.code and not profiles))
     if picture is not None:
         _plot(picture, options.plot, profiles)
     if options.json:
@@ -179,6 +257,7 @@ def _plot(picture: Any, path: str, profiles: Sequence[variants.Profile]) -> None
 
 def step(options: argparse.Namespace) -> int:
     """Break a training step down by kernel and print the times; return the exit status."""
+    _check_threads(options)
     network = (options.layers, options.batch_size, options.dtype, options.loss, options.optimizer)
     found = step_breakdown.profile_step(*network, options.threads, max(2.0, 6 * options.seconds))
     if options.json:

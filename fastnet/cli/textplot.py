@@ -1,13 +1,10 @@
-"""Curves as plain text, for terminals, pipes and log files.
-
-Imports the standard library only.
-"""
+"""Curves as plain text, for terminals, pipes and log files."""
 
 import math
 from collections.abc import Mapping, Sequence
 
 _MARKS = "*o+x"
-_LOG_FROM = 20.0  # a range of more than this factor is shown on a logarithmic scale
+_LOG_FROM = 20.0  # if max / min exceeds this, the scale is logarithmic
 
 
 def curves(named: Mapping[str, Sequence[float]], width: int = 64, height: int = 12) -> str:
@@ -16,14 +13,14 @@ def curves(named: Mapping[str, Sequence[float]], width: int = 64, height: int = 
     Parameters
     ----------
     named : mapping of str to sequence of float
-        One value an epoch; what is not finite is left out. Later curves are drawn over earlier ones.
+        One value per epoch; values that are not finite are left out. Later curves are drawn over earlier ones.
     width, height : int, default 64 and 12
         Size of the drawing in characters, without its axes; at least 2.
 
     Returns
     -------
     str
-        Lines of ASCII, with the smallest and largest value and the first and last epoch.
+        Lines of ASCII text with the smallest and largest value and the first and last epoch.
     """
     values = [value for curve in named.values() for value in curve if math.isfinite(value)]
     if not values:

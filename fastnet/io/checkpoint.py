@@ -1,7 +1,4 @@
-"""Checkpoints: a trainer in a file, from which training goes on to the bit as if it had not stopped.
-
-Imports the history, the optimizers and `storage`; knows of the Trainer what it is handed.
-"""
+"""Checkpoints: a trainer in a file, from which training continues to the same bits as without an interruption."""
 
 from __future__ import annotations
 
@@ -21,7 +18,7 @@ from ..training_state import TrainingState
 from . import model, storage
 
 SHARE = 0.05
-"""Largest share of the time that goes into writing, the first checkpoint and the last excepted."""
+"""The largest share of the time that is spent writing, except for the first and the last checkpoint."""
 
 SETTINGS = ("loss", "batch_size", "shuffle", "seed", "l2", "clip_norm", "backend", "threads")
 """Attributes of a Trainer that are kept as they are."""
@@ -30,7 +27,7 @@ _KNOWN: dict[str, Any] = {made.__name__: made for made in (SGD, Adam, AdamW, Ste
 
 
 class CheckpointWriter:
-    """Writes checkpoints of one trainer to one file, now and then.
+    """Writes checkpoints of one trainer to one file, limited to a share of the time.
 
     Parameters
     ----------
@@ -44,12 +41,12 @@ class CheckpointWriter:
         self._due = 0.0
 
     def write_if_due(self, arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> None:
-        """Write after an epoch, unless the last writing was too dear to do it again so soon."""
+        """Write, unless too little time has passed for what the last checkpoint took."""
         if time.monotonic() >= self._due:
             self.write(arrays, metadata)
 
     def write(self, arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> None:
-        """Write."""
+        """Write a checkpoint now."""
         start = time.monotonic()
         storage.write(self._path, arrays, {**metadata, "kind": "checkpoint"})
         end = time.monotonic()
@@ -71,7 +68,7 @@ def state_dict(trainer: Any, state: TrainingState, best: tuple[Array, ...]) -> t
 
 
 def _to_json(value: Any) -> Any:
-    """An optimizer or a schedule as plain JSON; numbers as they are."""
+    """Return an optimizer or a schedule as JSON; numbers are unchanged."""
     if not dataclasses.is_dataclass(value):
         return value if isinstance(value, (bool, int)) else float(value)
     fields = {field.name: _to_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
@@ -79,7 +76,7 @@ def _to_json(value: Any) -> Any:
 
 
 def _from_json(value: Any) -> Any:
-    """What `_to_json` told."""
+    """Make the optimizer or schedule that `_to_json` described."""
     if not isinstance(value, dict):
         return value
     fields = {name: _from_json(part) for name, part in value.items() if name != "name"}
@@ -87,17 +84,19 @@ def _from_json(value: Any) -> Any:
 
 
 def settings(shown_path: str, metadata: Mapping[str, str]) -> dict[str, Any]:
-    """Arguments of a Trainer from a checkpoint's metadata; errors begin with the file's name."""
+    """Return the arguments of a Trainer from a checkpoint's metadata; errors begin with the file's name."""
     try:
-        told = json.loads(metadata["trainer"])
-        optimizer: Optimizer = _from_json(told["optimizer"])
-        return {**{name: told[name] for name in SETTINGS}, "optimizer": optimizer}
+        stored = json.loads(metadata["trainer"])
+        optimizer: Optimizer = _from_json(stored["optimizer"])
+        return {**{name: stored[name] for name in SETTINGS}, "optimizer": optimizer}
     except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"{shown_path} describes its trainer otherwise than fastnet does ({error!r:.100})") from None
+        raise ValueError(
+            f"{shown_path} describes its trainer in a way that fastnet does not write ({error!r:.100})"
+        ) from None
 
 
 def history(shown_path: str, arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> History:
-    """The history of a checkpoint."""
+    """Return the history of a checkpoint."""
     try:
         names = json.loads(metadata["curves"])
         curves = {name: arrays[f"history.{name}"] for name in names}

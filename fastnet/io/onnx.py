@@ -1,7 +1,4 @@
-"""Export to ONNX: the layers as a graph, with a table's scaling before them and its units or classes behind.
-
-Imports NumPy, `storage` and `preparation`; onnx only when it is asked for.
-"""
+"""Export to ONNX: the layers as a graph, preceded by a table's scaling and followed by its units or classes."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,17 +7,18 @@ import numpy as np
 
 from ..kernels.specs.activations import ACTIVATIONS
 from ..kernels.specs.base import Array
+from ..kernels.specs.losses import LOSSES
 from ..preparation import Preparation
 from .storage import Path, replacing
 
-_OPSET, _IR_VERSION = 17, 8  # of 2022, so that any runtime in use reads it
-_LARGEST = 2**31 - 2**20  # bytes of a protocol buffer, less some for the graph
+_OPSET, _IR_VERSION = 17, 8  # of 2022, which all runtimes in use read
+_MAX_WEIGHT_BYTES = 2**31 - 2**20  # the limit of a protocol buffer, less some bytes for the graph
 
 Layer = tuple[Array, Array, str]
 
 
 class _Graph:
-    """Nodes and constants, as they are added one after the other."""
+    """The nodes and constants of a graph under construction."""
 
     def __init__(self, onnx: Any, dtype: np.dtype[Any]) -> None:
         self.onnx = onnx
@@ -29,7 +27,7 @@ class _Graph:
         self.constants: dict[str, Any] = {}
 
     def constant(self, value: Any, name: str = "") -> str:
-        """A constant, by name; scalars get the network's dtype."""
+        """Add a constant and return its name; unnamed values get the network's dtype."""
         array = np.asarray(value) if name else np.asarray(value, self.dtype)
         name = name or f"constant_{len(self.constants)}"
         strings = array.dtype.kind == "U"
@@ -39,22 +37,22 @@ class _Graph:
         return name
 
     def add(self, operator: str, *inputs: str, output: str = "", **attributes: Any) -> str:
-        """A node of one output, by name."""
+        """Add a node with one output and return the output's name."""
         output = output or f"{operator.lower()}_{len(self.nodes)}"
         self.nodes.append(self.onnx.helper.make_node(operator, list(inputs), [output], **attributes))
         return output
 
     def erf(self, x: str) -> str:
-        """The error function of a value, by way of float32, since onnxruntime has no other."""
+        """Add the error function, computed in float32 because onnxruntime has no other."""
         single = self.add("Cast", x, to=self.onnx.TensorProto.FLOAT)
         return self.add("Cast", self.add("Erf", single), to=self.onnx.helper.np_dtype_to_tensor_dtype(self.dtype))
 
 
-PROBABILITIES: dict[str, Callable[[_Graph, str], str]] = {
-    "cross_entropy": lambda graph, Z: graph.add("Softmax", Z, axis=1),
-    "binary_cross_entropy": lambda graph, Z: graph.add("Sigmoid", Z),
+_PROBABILITIES: dict[str, Callable[[_Graph, str], str]] = {
+    "softmax": lambda graph, Z: graph.add("Softmax", Z, axis=1),
+    "sigmoid": lambda graph, Z: graph.add("Sigmoid", Z),
 }
-"""How outputs become probabilities, for the losses after which they do."""
+"""The node for each function that a loss's spec names under ``probabilities``."""
 
 
 def to_onnx(
@@ -67,7 +65,7 @@ def to_onnx(
     except ImportError:
         raise ImportError('ONNX export needs the package onnx: pip install "fastnet-jit[onnx]"') from None
     size = sum(W.nbytes + b.nbytes for W, b, _ in layers)
-    if size > _LARGEST:
+    if size > _MAX_WEIGHT_BYTES:
         raise ValueError(f"this network takes {size / 2**30:.1f} GiB; an ONNX file holds less than 2 GiB")
     graph = _Graph(onnx, dtype)
     taken, outputs = _build(graph, layers, loss, preparation)
@@ -94,12 +92,12 @@ def to_onnx(
 def _build(
     graph: _Graph, layers: Sequence[Layer], loss: str | None, preparation: Preparation | None
 ) -> tuple[int, list[tuple[str, int, list[Any]]]]:
-    """All nodes; returns the type of X, and name, type and shape of every output."""
+    """Add all nodes; return the type of X, and the name, type and shape of every output."""
     types, to_type = graph.onnx.TensorProto, graph.onnx.helper.np_dtype_to_tensor_dtype
     own = to_type(graph.dtype)
     A = "X"
     if preparation is not None:
-        # In float64: a year, or a time in seconds, loses what matters when it is rounded before it is shifted.
+        # In float64: a year, or a time in seconds, would lose its relevant digits if rounded before it is shifted.
         shifted = graph.add("Sub", A, graph.constant(preparation.shift, "shift"))
         A = graph.add("Cast", graph.add("Div", shifted, graph.constant(preparation.scale, "scale")), to=own)
     for i, (W, b, activation) in enumerate(layers):
@@ -109,7 +107,8 @@ def _build(
     taken = types.DOUBLE if preparation is not None else own
     classes = preparation.classes if preparation is not None else None
 
-    if loss not in PROBABILITIES and classes is None:
+    function = LOSSES[loss].probabilities if loss is not None else None
+    if not function and classes is None:
         if preparation is not None:
             wide = graph.add("Cast", A, to=types.DOUBLE)
             scaled = graph.add("Mul", wide, graph.constant(np.float64(preparation.target_scale), "target_scale"))
@@ -120,14 +119,14 @@ def _build(
             graph.add("Identity", A, output="outputs")
         return taken, [("outputs", taken, ["rows", width])]
 
-    name = "probabilities" if loss in PROBABILITIES else "outputs"
-    P = PROBABILITIES[loss](graph, A) if loss in PROBABILITIES else A
+    name = "probabilities" if function else "outputs"
+    P = _PROBABILITIES[function](graph, A) if function else A
     if classes is not None and width == 1:  # one probability, of the second class
         P, width = graph.add("Concat", graph.add("Sub", graph.constant(1), P), P, axis=1), 2
     P = graph.add("Identity", P, output=name)
-    found = [(name, own, ["rows", width])]
-    if loss == "binary_cross_entropy" and classes is None:
-        return taken, found
+    probabilities = (name, own, ["rows", width])
+    if function == "sigmoid" and classes is None:  # independent probabilities, of no class
+        return taken, [probabilities]
     label = graph.add("ArgMax", P, axis=1, keepdims=0)
     kind = types.INT64
     if classes is not None:
@@ -135,4 +134,4 @@ def _build(
         kind = types.STRING if labels.dtype.kind == "U" else types.INT64
         label = graph.add("Gather", graph.constant(labels, "classes"), label)
     graph.add("Identity", label, output="label")
-    return taken, [("label", kind, ["rows"]), *found]
+    return taken, [("label", kind, ["rows"]), probabilities]

@@ -1,10 +1,8 @@
-"""Files: arrays and text in safetensors files, written so that a reader finds the old file or the new one, whole.
+"""Model files: arrays and text in safetensors files, which replace an older file as a whole or not at all.
 
-Imports NumPy and safetensors. Nothing that is read is ever executed: there is no pickle here.
-
-A file holds arrays by name and a mapping from text to text. Every file of fastnet's says so there, under
-"format", and holds a "format_version" and a "kind" ("model" or "checkpoint"). The same arrays and text give
-the same bytes.
+A file holds arrays by name and metadata, a mapping from text to text. The metadata of every file that fastnet writes
+hold "format", "format_version" and "kind" ("model" or "checkpoint"). Equal arrays and metadata give equal bytes.
+Reading a file never executes anything in it: no pickle is involved.
 """
 
 import errno
@@ -18,7 +16,7 @@ from itertools import pairwise
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
-import safetensors
+import safetensors.numpy
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
@@ -26,17 +24,24 @@ Path = str | os.PathLike[str]
 
 FORMAT = "fastnet"
 FORMAT_VERSION = 1
-"""Raised whenever an older fastnet would read a newer file wrongly."""
+"""Increased whenever an older fastnet would misread a newer file."""
 
 KINDS = {"model": "fastnet.load(path)", "checkpoint": "fastnet.Trainer.resume(path)"}
-"""What a file may be, and what reads it."""
+"""The kinds of files, and the function that reads each."""
 
-_LARGEST_HEADER = 1 << 26  # bytes: column names of a few million inputs; safetensors itself allows 100 MB
-_TYPES = {"F64": "<f8", "F32": "<f4", "I64": "<i8", "U64": "<u8", "I32": "<i4", "U32": "<u4", "U8": "|u1"}
-_TYPES["BOOL"] = "|b1"
-_NAMES = {name: dtype for dtype, name in _TYPES.items()}
+_MAX_HEADER_BYTES = 1 << 26  # column names of a few million inputs; safetensors itself allows 100 MB
+_DTYPES = {
+    "F64": "<f8",
+    "F32": "<f4",
+    "I64": "<i8",
+    "U64": "<u8",
+    "I32": "<i4",
+    "U32": "<u4",
+    "U8": "|u1",
+    "BOOL": "|b1",
+}
 
-_BEGINNINGS = {
+_SIGNATURES = {
     b"PK\x03\x04": "a ZIP archive, as .npz, .keras and PyTorch's .pt files are",
     b"\x93NUMPY": "a NumPy .npy file",
     b"\x89HDF": "an HDF5 file, as Keras writes",
@@ -52,14 +57,14 @@ _BEGINNINGS = {
 
 
 def write(path: Path, arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> None:
-    """Write arrays and text to a safetensors file, atomically.
+    """Write arrays and metadata to a safetensors file, atomically.
 
-    Whatever interrupts it, the file at ``path`` is afterwards the old one or the new one, whole.
+    After an interruption of any kind, the file at ``path`` is the complete old one or the complete new one.
 
     Parameters
     ----------
     path : str or path-like
-        An existing file is replaced and keeps its permissions; a symbolic link keeps pointing where it did.
+        An existing file is replaced and keeps its permissions; a symbolic link is followed, not replaced.
     arrays : mapping of str to ndarray
         Of any shape, of float64, float32, int64, uint64, int32, uint32, uint8 or bool.
     metadata : mapping of str to str
@@ -68,49 +73,41 @@ def write(path: Path, arrays: Mapping[str, Array], metadata: Mapping[str, str]) 
     Raises
     ------
     TypeError, ValueError
-        If an array is of another dtype, a name or text is not a str, or the kind is unknown; nothing is written.
+        If an array has another dtype, a name or text is not a str, or the kind is unknown; nothing is written.
     OSError
-        If the file cannot be written. The message names it and says why; what was there is untouched.
+        If the file cannot be written. The message names it and the reason; an existing file is unchanged.
     """
     if metadata.get("kind") not in KINDS:
         raise ValueError(f"metadata has kind {metadata.get('kind')!r}; expected one of: {', '.join(KINDS)}")
     text = {**metadata, "format": FORMAT, "format_version": str(FORMAT_VERSION)}
-    header: dict[str, Any] = {"__metadata__": {name: text[name] for name in sorted(text)}}
     if not all(isinstance(part, str) for part in (*arrays, *text, *text.values())):
         raise TypeError("names of arrays, and metadata, must be of type str")
-    # Widest elements first, so that every array starts at a multiple of its element's size.
-    stored = sorted(((name, _stored(name, array)) for name, array in arrays.items()), key=_by_width)
-    end = 0
-    for name, array in stored:
-        start, end = end, end + array.nbytes
-        header[name] = {"dtype": _NAMES[array.dtype.str], "shape": list(array.shape), "data_offsets": [start, end]}
-    encoded = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
-    encoded += b" " * (-len(encoded) % 8)
-    if len(encoded) > _LARGEST_HEADER:
+    encoded = _sorted_metadata(safetensors.numpy.save({name: _storable(name, a) for name, a in arrays.items()}, text))
+    if int.from_bytes(encoded[0][:8], "little") > _MAX_HEADER_BYTES:
         raise ValueError(f"cannot write {os.fspath(path)}: its names and metadata take more than 64 MiB")
     with replacing(path) as file:
-        file.write(len(encoded).to_bytes(8, "little"))
-        file.write(encoded)
-        for _, array in stored:
-            file.write(array.data if array.size else b"")
+        file.writelines(encoded)
 
 
-def _by_width(item: tuple[str, Array]) -> tuple[int, str]:
-    return -item[1].itemsize, item[0]
+def _sorted_metadata(encoded: bytes) -> tuple[bytes, memoryview]:
+    """Sort the metadata of a safetensors file, which the library writes in an arbitrary order: header and data."""
+    end = 8 + int.from_bytes(encoded[:8], "little")
+    header = json.loads(encoded[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the data begin at a multiple of 8 bytes
+    return len(text).to_bytes(8, "little") + text, memoryview(encoded)[end:]
 
 
-def _stored(name: str, array: Array) -> Array:
-    """The array, contiguous and little-endian."""
+def _storable(name: str, array: Array) -> Array:
+    """Convert an array to a contiguous little-endian one of a dtype that a file may hold."""
     if name == "__metadata__":
         raise ValueError("an array cannot be called __metadata__: safetensors keeps its text there")
-    little = array.dtype.newbyteorder("<")
-    if little.str not in _NAMES:
-        raise TypeError(f"array {name!r} has dtype {array.dtype}; a file holds {', '.join(map(_spelled, _NAMES))}")
-    return np.asarray(array, dtype=little, order="C")
-
-
-def _spelled(dtype: str) -> str:
-    return np.dtype(dtype).name
+    dtype = array.dtype.newbyteorder("<")
+    if dtype.str not in _DTYPES.values():
+        known = ", ".join(np.dtype(known).name for known in _DTYPES.values())
+        raise TypeError(f"array {name!r} has dtype {array.dtype}; a file holds {known}")
+    return np.asarray(array, dtype=dtype, order="C")
 
 
 def read(path: Path, kind: str) -> tuple[dict[str, Array], dict[str, str]]:
@@ -120,12 +117,12 @@ def read(path: Path, kind: str) -> tuple[dict[str, Array], dict[str, str]]:
     ----------
     path : str or path-like
     kind : str
-        "model" or "checkpoint": what the file must be.
+        "model" or "checkpoint": the kind that the file must be of.
 
     Returns
     -------
     arrays : dict of str to ndarray
-        Writable arrays of their own. Their values are not looked at: they may hold NaN.
+        Writable copies. Their values are not checked: they may be NaN.
     metadata : dict of str to str
 
     Raises
@@ -133,27 +130,29 @@ def read(path: Path, kind: str) -> tuple[dict[str, Array], dict[str, str]]:
     OSError
         If the file cannot be opened.
     ValueError
-        If it is anything but a whole safetensors file of this kind and a known version. The message names
-        the file, says what is wrong with it, and is one line.
+        If it is not a complete safetensors file of this kind and a known version. The message is one line that
+        names the file and says what is wrong with it.
     """
     shown_path = display_path(path)
-    raw = _raw(path, shown_path)
-    parse: Any = safetensors.deserialize  # which has no types
+    raw = _file_bytes(path, shown_path)
+    parse: Any = safetensors.deserialize  # has no type annotations
     try:
         found = parse(raw)
     except MemoryError:
         raise
     except Exception as error:  # SafetensorError has no narrower base
         reason = " ".join(str(error).split()).removeprefix("Error while deserializing: ")
-        raise ValueError(f"{shown_path} is no whole safetensors file ({reason[:200]}); it may be cut short") from None
+        raise ValueError(
+            f"{shown_path} is not a complete safetensors file ({reason[:200]}); it may be cut short"
+        ) from None
     header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
     metadata: dict[str, str] = header.get("__metadata__") or {}
     _check_kind(shown_path, metadata, kind)
-    return {name: _restored(shown_path, name, entry) for name, entry in found}, metadata
+    return {name: _decoded(shown_path, name, entry) for name, entry in found}, metadata
 
 
-def _raw(path: Path, shown_path: str) -> bytes:
-    """The file's bytes, once its beginning has been found plausible."""
+def _file_bytes(path: Path, shown_path: str) -> bytes:
+    """Read a file whose first bytes are those of a safetensors file."""
     with reading(path) as file:
         start = file.read(8)
         size = os.fstat(file.fileno()).st_size
@@ -161,12 +160,12 @@ def _raw(path: Path, shown_path: str) -> bytes:
             raise ValueError(f"{shown_path} is empty; expected a safetensors file")
         length = int.from_bytes(start, "little")
         if len(start) < 8 or file.read(1) != b"{":
-            # Looked for only now: a header of 1152 bytes begins like a pickle.
-            for beginning, what in _BEGINNINGS.items():
-                if start.startswith(beginning):
+            # Checked only now, because a header of 1152 bytes begins with the same bytes as a pickle.
+            for signature, what in _SIGNATURES.items():
+                if start.startswith(signature):
                     raise ValueError(f"{shown_path} is {what}; expected a safetensors file that fastnet wrote")
             raise ValueError(f"{shown_path} is not a safetensors file")
-        if length > _LARGEST_HEADER:
+        if length > _MAX_HEADER_BYTES:
             raise ValueError(f"{shown_path} is not a safetensors file: its header would take {length:,} bytes")
         if 8 + length > size:
             raise ValueError(f"{shown_path} is cut short: it has {size:,} bytes, and its header alone {8 + length:,}")
@@ -193,10 +192,12 @@ def _check_kind(shown_path: str, metadata: Mapping[str, str], kind: str) -> None
         raise ValueError(f"{shown_path} holds a {found[:40] or 'thing without a kind'}; expected a {kind}{use}")
 
 
-def _restored(shown_path: str, name: str, entry: Mapping[str, Any]) -> Array:
-    if entry["dtype"] not in _TYPES:
-        raise ValueError(f"{shown_path}: array {name[:80]!r} is of type {entry['dtype']}; expected {', '.join(_TYPES)}")
-    little = np.frombuffer(entry["data"], _TYPES[entry["dtype"]])
+def _decoded(shown_path: str, name: str, entry: Mapping[str, Any]) -> Array:
+    if entry["dtype"] not in _DTYPES:
+        raise ValueError(
+            f"{shown_path}: array {name[:80]!r} is of type {entry['dtype']}; expected {', '.join(_DTYPES)}"
+        )
+    little = np.frombuffer(entry["data"], _DTYPES[entry["dtype"]])
     try:
         array = little.reshape(entry["shape"])
     except (ValueError, OverflowError):
@@ -208,7 +209,7 @@ def _restored(shown_path: str, name: str, entry: Mapping[str, Any]) -> Array:
 
 
 class NetworkDescription(NamedTuple):
-    """What a file says of a network; its arrays have been found to fit."""
+    """The metadata of a network, which its arrays are known to match."""
 
     layer_sizes: list[int]
     activations: list[str]
@@ -221,7 +222,7 @@ class NetworkDescription(NamedTuple):
 def state_dict(
     network: NetworkDescription, weights: Sequence[Array], biases: Sequence[Array]
 ) -> tuple[dict[str, Array], dict[str, str]]:
-    """Arrays and metadata of a network, for `write`; a checkpoint adds its own to them.
+    """Return the arrays and metadata of a network, for `write`; a checkpoint adds its own to them.
 
     Weights are ``layers.0.weight`` (k, n) and ``layers.0.bias`` (k,), as PyTorch's ``nn.Linear`` holds them.
     """
@@ -241,14 +242,14 @@ def state_dict(
 
 
 def description(shown_path: str, arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> NetworkDescription:
-    """What `state_dict` wrote, once the arrays' names, shapes and dtypes have been found to fit.
+    """Read the metadata that `state_dict` returned, and check the arrays' names, shapes and dtypes against them.
 
-    Nothing as large as the layer sizes claim is allocated before.
+    No array of the size that the metadata claim is allocated before they are checked.
 
     Raises
     ------
     ValueError
-        If anything is missing or does not fit; the message begins with ``named``.
+        If anything is missing or does not match; the message begins with ``shown_path``.
     """
     try:
         sizes, activations = (json.loads(metadata[name]) for name in ("layer_sizes", "activations"))
@@ -256,7 +257,7 @@ def description(shown_path: str, arrays: Mapping[str, Array], metadata: Mapping[
     except KeyError as missing:
         raise ValueError(f"{shown_path} has no {missing} in its metadata") from None
     except (ValueError, RecursionError):
-        raise ValueError(f"{shown_path} describes its layers otherwise than fastnet does") from None
+        raise ValueError(f"{shown_path} describes its layers in a way that fastnet does not write") from None
     if not isinstance(sizes, list) or len(sizes) < 2 or not all(type(size) is int and size > 0 for size in sizes):
         raise ValueError(f"{shown_path} has layer sizes {str(sizes)[:80]}; expected at least two whole numbers above 0")
     if not isinstance(activations, list) or len(activations) != len(sizes) - 1:
@@ -280,7 +281,7 @@ def description(shown_path: str, arrays: Mapping[str, Array], metadata: Mapping[
 
 
 def display_path(path: Path) -> str:
-    """The path as one line of text."""
+    """Return the path as one line of text."""
     return ascii(os.fspath(path))[1:-1] if not os.fspath(path).isprintable() else os.fspath(path)
 
 
@@ -290,11 +291,11 @@ def reading(path: Path) -> BinaryIO:
     Raises
     ------
     OSError
-        If there is none, or it is a folder or a device, or may not be read; the message is one line.
+        If it does not exist, is a folder or a device, or may not be read; the message is one line.
     """
     try:
         mode = os.stat(path).st_mode
-        if not stat.S_ISREG(mode):  # a pipe would be waited for, and a device may never end
+        if not stat.S_ISREG(mode):  # reading a pipe would block, and a device may have no end
             what = "a folder" if stat.S_ISDIR(mode) else "a device or a pipe"
             raise _refusal("read", path, errno.EINVAL, f"it is {what}, not a file")
         return open(path, "rb")
@@ -305,7 +306,7 @@ def reading(path: Path) -> BinaryIO:
 
 
 def check_target(path: Path) -> str:
-    """Refuse a path that could not be written; return the file that would be replaced or made, links followed.
+    """Check that a path can be written; return the file that would be replaced or created, with links resolved.
 
     Raises
     ------
@@ -328,7 +329,7 @@ def check_target(path: Path) -> str:
 
 
 def _refusal(verb: str, path: Path, code: int | None, why: str) -> OSError:
-    """An error of the class that belongs to the code, whose text is a sentence."""
+    """Make an OSError of the class that belongs to the code, with a sentence as its message."""
     error = type(OSError(code, ""))(f"cannot {verb} {display_path(path)}: {why[:1].lower() + why[1:]}")
     error.errno = code
     return error
@@ -336,7 +337,7 @@ def _refusal(verb: str, path: Path, code: int | None, why: str) -> OSError:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Open a new file beside ``path`` that takes its place when the block ends, or vanishes if it raises.
+    """Open a new file beside ``path`` that replaces it when the block ends, and is deleted if the block raises.
 
     Yields
     ------
@@ -349,7 +350,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     """
     target = check_target(path)
     folder, name = os.path.split(target)
-    # Not tempfile, whose files only their owner may read: open() applies the umask, as for any new file.
+    # Not tempfile, whose files only the owner may read: open() applies the umask, as for any new file.
     temporary = os.path.join(folder, f".{name[:40]}.{os.getpid()}-{secrets.token_hex(8)}.tmp")
     try:
         with open(temporary, "xb") as file:
@@ -369,8 +370,8 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def _sync_folder(folder: str) -> None:
-    """Make the new name last through a power cut, where the system can."""
-    with suppress(OSError):  # Windows opens no folders
+    """Make the new name survive a power failure, where the system allows it."""
+    with suppress(OSError):  # Windows cannot open folders
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)

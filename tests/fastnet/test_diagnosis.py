@@ -160,5 +160,5 @@ def test_a_fast_fall_at_the_start_is_not_called_converged() -> None:
 def test_medians_of_long_runs_stay_narrow() -> None:
     """A tenth of 28 000 epochs at each of them took 8 s, after Ctrl-C too."""
     curve = (1 / np.arange(1, 30_001)).tolist()
-    assert diagnosis._Curve(curve).width == diagnosis.MOST_WIDTH
+    assert diagnosis._Curve(curve).width == diagnosis.MAX_WIDTH
     assert diagnose(curve, []).kind in ("falling", "converged")

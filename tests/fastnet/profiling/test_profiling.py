@@ -129,13 +129,13 @@ def test_a_wrong_kernel_is_one_line_and_status_1(
         out[...] = np.tanh(Z) + 1e-3
 
     monkeypatch.setattr(profiling, "TABLE", (*TABLE, Variant("tanh", "wrong", wrong)))
-    assert cli.main(["profile", "tanh", "--shape", "100", "--no-code"]) == 1
+    assert cli.main(["profile", "kernel", "tanh", "--shape", "100", "--no-compile-stats"]) == 1
     captured = capsys.readouterr()
     assert captured.out == ""
     said = [line for line in captured.err.splitlines() if "compiling" not in line]
     assert len(said) == 1
     assert said[0].startswith(
-        "fastnet profile: tanh, variant wrong, float32, case 100 (profiled): argument 1: 100 of 100"
+        "fastnet profile kernel: tanh, variant wrong, float32, case 100 (profiled): argument 1: 100 of 100"
     )
 
 
@@ -292,7 +292,17 @@ def test_a_batch_larger_than_a_slice_is_refused() -> None:
 def test_profile_prints_a_table_and_draws(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("matplotlib")
     picture = tmp_path / "roofline.png"
-    arguments = ["profile", "matmul", "--shape", "30,20,40", "--variants", "simd,reference", "--seconds", "0.01"]
+    arguments = [
+        "profile",
+        "kernel",
+        "matmul",
+        "--shape",
+        "30,20,40",
+        "--variants",
+        "simd,reference",
+        "--seconds",
+        "0.01",
+    ]
     arguments += ["--asm", "--threads", ",".join(map(str, sorted({1, num_threads()}))), "--plot", str(picture)]
     assert cli.main(arguments) == 0
     output = capsys.readouterr().out
@@ -312,7 +322,19 @@ def test_profile_prints_a_table_and_draws(tmp_path: Path, capsys: pytest.Capture
 
 @pytest.mark.compiled
 def test_profile_as_json(capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["profile", "tanh", "--shape", "1000", "--dtype", "float64", "--no-code", "--json", "--seconds", "0.01"]
+    arguments = [
+        "profile",
+        "kernel",
+        "tanh",
+        "--shape",
+        "1000",
+        "--dtype",
+        "float64",
+        "--no-compile-stats",
+        "--json",
+        "--seconds",
+        "0.01",
+    ]
     assert cli.main(arguments) == 0
     (found,) = json.loads(capsys.readouterr().out)["profiles"]
     assert [each["variant"] for each in found["variants"]] == ["reference", "loops", "simd"]
@@ -323,7 +345,7 @@ def test_profile_as_json(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.compiled
 def test_profile_train_sums_up_to_the_step(capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["profile", "train", "--layers", "20,30,10", "--batch-size", "16", "--loss", "cross_entropy"]
+    arguments = ["profile", "step", "--layers", "20,30,10", "--batch-size", "16", "--loss", "cross_entropy"]
     assert cli.main([*arguments, "--optimizer", "adam", "--seconds", "0.01"]) == 0
     output = capsys.readouterr().out
     row_weights = {
@@ -337,7 +359,7 @@ def test_profile_train_sums_up_to_the_step(capsys: pytest.CaptureFixture[str]) -
 
 @pytest.mark.compiled
 def test_info_measures_the_limits(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["info", "--measure"]) == 0
+    assert cli.main(["info", "--peak"]) == 0
     output = capsys.readouterr().out
     assert re.search(r"^FMA peak +1 thread: \d+ GFLOP/s float32, \d+ GFLOP/s float64$", output, re.M)
     assert re.search(r"^bandwidth +1 thread: L1 \d+, .*memory \d+ GB/s, read$", output, re.M)
@@ -346,25 +368,29 @@ def test_info_measures_the_limits(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("matmull",), "invalid choice: 'matmull' (choose from"),
-        (("matmul", "--shape", "3,4"), "matmul takes 3 sizes of at least 1, M,K,N, not 3,4"),
-        (("matmul", "--shape", "3,x,4"), "'3,x,4' is not a list of whole numbers of at least 1"),
-        (("matmul", "--shape", "0,3,4"), "'0,3,4' is not a list of whole numbers of at least 1"),
-        (("matmul", "--option", "zz"), "matmul has no option 'zz'; there are: nn, nt, ss, tn, tt"),
-        (("mse", "--option", "nn"), "mse has no option 'nn'; there are: none"),
-        (("matmul", "--variants", "simd,fast"), "unknown variant 'fast' of matmul; there are: reference, loops"),
-        (("matmul", "--dtype", "float16"), "invalid choice: 'float16'"),
-        (("matmul", "--threads", "100000"), f"--threads 100000: at most {num_threads()} can be used here"),
-        (("matmul", "--seconds", "0"), "'0' is not a number above 0"),
-        (("matmul", "--layers", "3,4"), "--layers is for train only"),
-        (("matmul", "--batch-size", "3"), "--batch-size is for train only"),
-        (("matmul", "--asm", "--no-code"), "--asm shows what --no-code leaves out"),
-        (("train",), "train needs --layers, at least inputs and outputs, such as 784,256,128,10"),
-        (("train", "--layers", "3"), "train needs --layers"),
-        (("train", "--layers", "3,4", "--shape", "3,4,5"), "--shape is not for train"),
-        (("train", "--layers", "3,4", "--asm"), "--asm is not for train"),
-        (("train", "--layers", "3,4", "--no-code"), "--no-code is not for train"),
-        (("train", "--layers", "3,4", "--loss", "mad"), "argument --loss: invalid choice: 'mad'"),
+        ((), "the following arguments are required: kernel|step"),
+        (("matmul",), "invalid choice: 'matmul' (choose from"),
+        (("kernel",), "the following arguments are required: KERNEL"),
+        (("kernel", "matmull"), "invalid choice: 'matmull' (choose from"),
+        (("kernel", "matmul", "--shape", "3,4"), "matmul takes 3 sizes of at least 1, M,K,N, not 3,4"),
+        (("kernel", "matmul", "--shape", "3,x,4"), "'3,x,4' is not a list of whole numbers of at least 1"),
+        (("kernel", "matmul", "--shape", "0,3,4"), "'0,3,4' is not a list of whole numbers of at least 1"),
+        (("kernel", "matmul", "--case-option", "zz"), "matmul has no option 'zz'; there are: nn, nt, ss, tn, tt"),
+        (("kernel", "mse", "--case-option", "nn"), "mse has no option 'nn'; there are: none"),
+        (
+            ("kernel", "matmul", "--variants", "simd,fast"),
+            "unknown variant 'fast' of matmul; there are: reference, loops",
+        ),
+        (("kernel", "matmul", "--dtype", "float16"), "invalid choice: 'float16'"),
+        (("kernel", "matmul", "--threads", "100000"), f"--threads 100000: at most {num_threads()} can be used here"),
+        (("kernel", "matmul", "--seconds", "0"), "'0' is not a number above 0"),
+        (("kernel", "matmul", "--layers", "3,4"), "unrecognized arguments: --layers 3,4 (see fastnet profile kernel"),
+        (("kernel", "matmul", "--asm", "--no-compile-stats"), "--asm shows what --no-compile-stats leaves out"),
+        (("step",), "the following arguments are required: --layers"),
+        (("step", "--layers", "3"), "'3' is not a list of at least two sizes, inputs and outputs, such as 784,256,128"),
+        (("step", "--layers", "3,4", "--shape", "3,4,5"), "unrecognized arguments: --shape 3,4,5"),
+        (("step", "--layers", "3,4", "--threads", "100000"), f"at most {num_threads()} can be used here"),
+        (("step", "--layers", "3,4", "--loss", "mad"), "argument --loss: invalid choice: 'mad'"),
     ],
 )
 def test_wrong_usage_is_one_line_and_status_2(
@@ -384,9 +410,9 @@ def test_a_picture_that_cannot_be_written_is_refused_first(
 ) -> None:
     pytest.importorskip("matplotlib")
     monkeypatch.setattr(profiling, "profile", partial(pytest.fail, "timed"))
-    assert cli.main(["profile", "matmul", "--plot", str(tmp_path / "roofline.xyz")]) == 1
+    assert cli.main(["profile", "kernel", "matmul", "--plot", str(tmp_path / "roofline.xyz")]) == 1
     assert "unknown image type" in capsys.readouterr().err
-    assert cli.main(["profile", "matmul", "--plot", str(tmp_path / "nowhere" / "roofline.png")]) == 1
+    assert cli.main(["profile", "kernel", "matmul", "--plot", str(tmp_path / "nowhere" / "roofline.png")]) == 1
     assert capsys.readouterr().err.count("\n") == 1
 
 
@@ -400,19 +426,19 @@ def test_cuda_variants_are_compiled_and_not_timed(
         return (ptx_report.Report(f"{operation}_{variant}", dtype, (9, 0), 256, 2, 124, 16896, 16, 0, 10, 0),)
 
     monkeypatch.setattr(ptx_report, "report", report)
-    assert cli.main(["profile", "matmul", "--variants", "cuda,cuda_tiled", "--dtype", "float64"]) == 0
+    assert cli.main(["profile", "kernel", "matmul", "--variants", "cuda,cuda_tiled", "--dtype", "float64"]) == 0
     said = capsys.readouterr().out
     assert re.search(r"^cuda +matmul_cuda +256 +124 +16896 +0 +10$", said, re.MULTILINE)
     assert re.search(r"^cuda_tiled +matmul_cuda_tiled ", said, re.MULTILINE)
     assert "not timed" in said
-    assert cli.main(["profile", "relu", "--variants", "cuda", "--json"]) == 0
+    assert cli.main(["profile", "kernel", "relu", "--variants", "cuda", "--json"]) == 0
     (found,) = json.loads(capsys.readouterr().out)["offline"]
     assert (found["variant"], found["registers"], found["spill_bytes"]) == ("cuda", 124, 0)
 
 
 def test_cuda_variants_say_what_is_missing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert cli.main(["profile", "matmul", "--variants", "cuda"]) == 1
+    assert cli.main(["profile", "kernel", "matmul", "--variants", "cuda"]) == 1
     error = capsys.readouterr().err
-    assert error.startswith("fastnet profile: compiling for a card needs numba-cuda: pip install")
+    assert error.startswith("fastnet profile kernel: compiling for a card needs numba-cuda: pip install")
     assert error.count("\n") == 1

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 import report
 import sides
-from clock import Clock
 from verdicts import FLOOR, MARGIN, verdict
 
 BENCH = Path(report.__file__).parent
@@ -157,6 +156,8 @@ def test_what_was_measured_on_is_said(results: dict[str, Any]) -> None:
 def test_a_benchmarks_record_keeps_what_was_measured() -> None:
     record = {"stats": {"median": 1.23456789e-5, "iqr": 1e-7, "data": [1, 2]}, "extra_info": {"variant": "simd"}}
     assert report.digest(record) == {"us": 12.346, "iqr_us": 0.1, "variant": "simd"}
+    record["extra_info"] = {"step_s": 2e-6}
+    assert report.digest(record)["us"] == 2
 
 
 def test_text_goes_between_its_markers_only() -> None:
@@ -169,11 +170,18 @@ def test_text_goes_between_its_markers_only() -> None:
         report.between_markers("nothing", "steps", "new")
 
 
-def test_readmes_tables_are_those_of_the_committed_results() -> None:
+def test_tables_in_the_documentation_are_those_of_the_committed_results() -> None:
     """Nobody edits a figure by hand."""
     results = json.loads((BENCH / "results" / "results.json").read_text())
-    readme = report.README.read_text()
-    assert report.written(readme, results) == readme
+    page, readme = report.PAGE.read_text(), report.README.read_text()
+    assert report.written(page, results) == page
+    assert report.between_markers(readme, "summary", report.summary(results)) == readme
+
+
+def test_the_summary_names_the_machine(results: dict[str, Any]) -> None:
+    summary = report.summary(results)
+    assert "| 1-16-1, 16 | 2.00 | 20.0 (10.0) | - | 1.00 (0.50) |" in summary
+    assert "Measured 2026-01-02 on 4 cores of a shared acme9 with 32-byte vectors" in summary
 
 
 def test_plots_are_drawn_and_small(results: dict[str, Any], tmp_path: Path) -> None:
@@ -183,19 +191,11 @@ def test_plots_are_drawn_and_small(results: dict[str, Any], tmp_path: Path) -> N
     committed = {path.name for path in (BENCH / "results").glob("*.png")}
     assert set(drawn) == {f"{name}.png" for name in plots.PLOTS} == committed
     assert all(5_000 < size < 100_000 for size in drawn.values())
-    readme = report.README.read_text()
-    assert all(f"bench/results/{name}" in readme for name in drawn)
+    page = report.PAGE.read_text()
+    assert all(f"bench/results/{name}" in page for name in drawn)
 
 
 # ----------------------------------------------------------------------------------------------- sides
-
-
-def test_the_clock_tells_what_it_was_told() -> None:
-    clock = Clock()
-    start = clock()
-    clock.advance(1.5)
-    clock.advance(0.25)
-    assert clock() - start == 1.75
 
 
 def test_a_wrong_fastnet_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:

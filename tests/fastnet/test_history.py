@@ -37,7 +37,7 @@ def test_an_unknown_curve_names_the_known_ones() -> None:
 def test_curves_stay_as_long_as_the_epochs() -> None:
     history = filled({"loss": 3}, {"loss": 2, "val_loss": 5}, {"loss": 1})
     assert [math.isnan(value) for value in history["val_loss"]] == [True, False, True]
-    assert history.watched == "val_loss"
+    assert history.monitor == "val_loss"
     assert history.best_epoch == 1
 
 

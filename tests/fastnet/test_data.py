@@ -33,7 +33,7 @@ def test_split_holds_out_a_share() -> None:
 
 
 def test_split_is_checked() -> None:
-    with pytest.raises(ValueError, match="as many rows in both"):
+    with pytest.raises(ValueError, match="the same number of rows"):
         data.split(np.ones((3, 1)), np.ones(4))
     with pytest.raises(ValueError, match="leaves none"):
         data.split(np.ones((1, 1)), np.ones(1))

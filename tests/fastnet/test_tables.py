@@ -32,7 +32,7 @@ def houses(tmp_path: Path, **changed: str) -> Path:
 
 def test_a_table_is_read(tmp_path: Path) -> None:
     table = fastnet.data.read(houses(tmp_path), "price")
-    assert (table.task, table.features, table.target, table.classes) == ("regress", ("area", "rooms"), "price", None)
+    assert (table.task, table.features, table.target, table.classes) == ("regression", ("area", "rooms"), "price", None)
     assert table.X.dtype == table.y.dtype == np.float64
     assert table.X.tolist() == [[50 + i, i % 4] for i in range(12)]
     assert table.y.tolist() == [1000.5 * i for i in range(12)]
@@ -58,14 +58,14 @@ def test_separators_quotes_and_blanks(delimiter: str, separator: str, end: str, 
 @pytest.mark.parametrize(
     ("values", "task", "classes"),
     [
-        (["no", "yes"] * 6, "classify", ("no", "yes")),
-        (["1", "0", "1.0"] * 4, "classify", (0, 1)),
-        (["-1", "7"] * 6, "classify", (-1, 7)),
-        ([str(i % 6) for i in range(12)], "classify", (0, 1, 2, 3, 4, 5)),
-        ([str(i % 7) for i in range(12)], "regress", None),  # each found fewer than twice on average
-        (["0.5", "1.5"] * 6, "regress", None),
-        ([str(i % 20) for i in range(40)], "classify", tuple(range(20))),
-        ([str(i % 21) for i in range(42)], "regress", None),
+        (["no", "yes"] * 6, "classification", ("no", "yes")),
+        (["1", "0", "1.0"] * 4, "classification", (0, 1)),
+        (["-1", "7"] * 6, "classification", (-1, 7)),
+        ([str(i % 6) for i in range(12)], "classification", (0, 1, 2, 3, 4, 5)),
+        ([str(i % 7) for i in range(12)], "regression", None),  # each found fewer than twice on average
+        (["0.5", "1.5"] * 6, "regression", None),
+        ([str(i % 20) for i in range(40)], "classification", tuple(range(20))),
+        ([str(i % 21) for i in range(42)], "regression", None),
     ],
 )
 def test_the_task_is_recognised(values: list[str], task: str, classes: Any, tmp_path: Path) -> None:
@@ -81,13 +81,13 @@ def test_the_task_is_recognised(values: list[str], task: str, classes: Any, tmp_
 
 def test_the_task_can_be_said(tmp_path: Path) -> None:
     path = written(tmp_path, "x,y", *[f"{i},{i % 2}.5" for i in range(12)])
-    assert fastnet.data.read(path, "y", "classify").classes == ("0.5", "1.5")
+    assert fastnet.data.read(path, "y", "classification").classes == ("0.5", "1.5")
     path = written(tmp_path, "x,y", *[f"{i},{i % 2}" for i in range(12)])
-    assert fastnet.data.read(path, "y", "regress").y.tolist() == [0, 1] * 6
+    assert fastnet.data.read(path, "y", "regression").y.tolist() == [0, 1] * 6
     path = written(tmp_path, "x,y", *[f"{i},{['1', '2', '3a'][i % 3]}" for i in range(12)])
-    assert fastnet.data.read(path, "y", "classify").classes == ("1", "2", "3a")
+    assert fastnet.data.read(path, "y", "classification").classes == ("1", "2", "3a")
     with pytest.raises(ValueError, match=r"t.csv, line 4: column 'y' holds '3a'; expected a number, for regression"):
-        fastnet.data.read(path, "y", "regress")
+        fastnet.data.read(path, "y", "regression")
     with pytest.raises(ValueError, match="unknown task 'guess'"):
         fastnet.data.read(path, "y", "guess")
 
@@ -147,7 +147,7 @@ def test_bad_files_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     refused(b"x,y\n" + b"".join(b"1,n%d\n" % i for i in range(1500)), "more than 1000 different texts; is it a name")
     refused(",".join(f"c{i}" for i in range(10**6)).encode() + b",y\n", "1,000,001 columns; a CSV may have 65,536")
     refused(b"x,y\n" + b'"' + b"a" * 200_000 + b'",1\n', "field larger than field limit")
-    monkeypatch.setattr(tables, "_LONGEST_LINE", 100)
+    monkeypatch.setattr(tables, "_MAX_LINE_BYTES", 100)
     refused(b"x" * 200, "line 1 is longer than")
     with pytest.raises(FileNotFoundError, match=r"cannot read .*no.csv: no such file"):
         fastnet.data.read(tmp_path / "no.csv", "y")
@@ -172,7 +172,7 @@ def test_random_bytes_are_read_or_refused(tmp_path: Path) -> None:
             outcomes.add(fastnet.data.read(tmp_path / "t.csv", "price").task)
         except ValueError as error:
             messages.append(str(error))
-    assert "regress" in outcomes
+    assert "regression" in outcomes
     assert messages
     assert not [message for message in messages if "\n" in message], "an error is one line"
 
@@ -188,7 +188,7 @@ def npz(tmp_path: Path, **arrays: Any) -> Path:
 def test_npz_is_read(tmp_path: Path) -> None:
     X = np.arange(24, dtype="float32").reshape(12, 2)
     table = fastnet.data.read(npz(tmp_path, X=X, y=np.arange(12) / 4))
-    assert (table.task, table.features, table.target, table.X.dtype) == ("regress", None, "y", np.float32)
+    assert (table.task, table.features, table.target, table.X.dtype) == ("regression", None, "y", np.float32)
     table = fastnet.data.read(npz(tmp_path, X=X, kind=np.array(["b", "a"] * 6).reshape(12, 1)), "kind")
     assert (table.classes, table.target, table.y.tolist()) == (("a", "b"), "kind", [1, 0] * 6)
     assert fastnet.data.read(npz(tmp_path, X=X, y=np.array([True, False] * 6))).classes == (0, 1)
