@@ -7,7 +7,7 @@ Imports `verdicts` alone of this folder. A file of one session set against a fil
 ``--benchmark-compare``) also compares the machine's moods: on one that is shared, medians an hour apart differed by a
 third. So here three processes take turns, call by call: the old commit, the new one, and the old one once more. What
 the two old ones differ by is noise, and is what a difference must exceed; `verdicts` says by how much. All three are
-replaced by new ones several times, since a process has its own luck with the placement of memory.
+replaced by new ones several times, since a process has its own rng with the placement of memory.
 
 Each commit is taken from git into a folder of its own and run by this interpreter, so both have the same NumPy and
 Numba. Exit status 1 where anything became slower.
@@ -24,6 +24,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -32,27 +33,35 @@ from verdicts import Verdict, verdict
 ROOT = Path(__file__).parent.parent
 WORKING_TREE = "the working tree"
 
-# What a side's process runs: of the package under test it uses the table only, which old commits have too.
+# What a side's process runs: of the package under test it uses the table only, by its present names or, of commits
+# before the sub-packages, by its former ones.
 SIDE = """
 import json, sys, time
 import numpy as np
 import importlib
-table = importlib.import_module("fastnet.kernels.variants")
+try:
+    table = importlib.import_module("fastnet.kernels.registry")
+    check = importlib.import_module("fastnet.kernels.verify").check
+    specs, serial = table.OP_SPECS, {"backend": "cpu", "threads": 1}
+except ImportError:
+    table = importlib.import_module("fastnet.kernels.variants")
+    check, specs, serial = table.check, table.CONTRACTS, {"backend": "serial"}
 from fastnet import SGD, Network, Trainer
 
 def kernel(operation, variant, dtype, dims, option):
-    contract = table.OP_SPECS[operation]
-    case = next(c for c in (*contract.bench_cases, *contract.cases) if list(c.dims) == dims and c.option == option)
+    spec = specs[operation]
+    cases = (*getattr(spec, "bench_cases", getattr(spec, "benches", ())), *spec.cases)
+    case = next(c for c in cases if list(c.dims) == dims and c.option == option)
     record = next(v for v in table.TABLE if (v.operation, v.name) == (operation, variant))
-    table.check(record, case, dtype)
+    check(record, case, dtype)
     arguments = table.prepare(operation, case, dtype).arguments
     return lambda: record.function(*arguments)
 
 def epoch(sizes, batch, dtype):
     rng = np.random.default_rng(0)
     X, y = (rng.standard_normal((8 * batch, size)).astype(dtype) for size in (sizes[0], sizes[-1]))
-    how = {"optimizer": SGD(1e-3), "batch_size": batch, "shuffle": False, "backend": "serial"}
-    trainer = Trainer(Network(sizes, dtype=dtype), **how)
+    how = {"optimizer": SGD(1e-3), "batch_size": batch, "shuffle": False}
+    trainer = Trainer(Network(sizes, dtype=dtype), **how, **serial)
     return lambda: trainer.fit(X, y, epochs=1, progress=False)
 
 calls, counts = {}, {}
@@ -130,7 +139,7 @@ class Side:
 
 
 def bench_cases(pattern: str, dtypes: list[str], variant_names: list[str]) -> list[Bench]:
-    """What is compared: every operation's benchmarks on these rungs, and epochs."""
+    """What is compared: every operation's benchmarks of these variants that both commits have, and epochs."""
     from fastnet.kernels.registry import OP_SPECS, TABLE
 
     found: list[Bench] = []
@@ -165,12 +174,14 @@ def measure(
     for number in range(processes):
         sides = [Side(old), Side(new), Side(old)]
         ratios: dict[str, list[tuple[float, float]]] = {bench[0]: [] for bench in chosen}
-        luck = random.Random(number)
+        rng = random.Random(number)
         for i in range(rounds):  # the outer loop: a disturbance of seconds then meets one round of many benchmarks
             for bench in chosen:
-                order = luck.sample((0, 1, 2), 3)  # a fixed one met the scheduler's time slices: 1.5 for equal code
+                order = rng.sample((0, 1, 2), 3)  # a fixed one met the scheduler's time slices: 1.5 for equal code
                 times = [side.seconds(bench) for side in (sides[place] for place in order)]
                 wrong = [time for time in times if isinstance(time, str)]
+                if wrong and wrong[0].startswith(("StopIteration", "KeyError")):
+                    continue  # one of the commits has no such benchmark
                 if wrong:
                     raise SystemExit(f"compare.py: {bench[0]}: {wrong[0]}")
                 by_side = dict(zip(order, times, strict=True))
@@ -180,10 +191,36 @@ def measure(
         for side in sides:
             side.end()
         for key, pairs in ratios.items():
-            changes[key].append(statistics.median(pair[0] for pair in pairs))
-            controls[key].append(statistics.median(pair[1] for pair in pairs))
+            if pairs:
+                changes[key].append(statistics.median(pair[0] for pair in pairs))
+                controls[key].append(statistics.median(pair[1] for pair in pairs))
     print(file=sys.stderr)
     return changes, controls
+
+
+def compare_cold_starts(old: str, new: str, pairs: int) -> int:
+    """Time the first training of a process with an empty cache, and the second, in turns; print medians and ratios."""
+    command = [sys.executable, "-m", "fastnet", "train", "--epochs", "1"]
+    times: dict[tuple[str, str], list[float]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        sides = {"old": unpack(old, Path(folder, "old")), "new": unpack(new, Path(folder, "new"))}
+        for i in range(pairs):
+            for name in ("old", "new") if i % 2 else ("new", "old"):
+                cache = Path(folder, f"cache-{name}-{i}")
+                environment = {**os.environ, "PYTHONPATH": str(sides[name]), "PYTHONSAFEPATH": "1"}
+                environment["NUMBA_CACHE_DIR"] = str(cache)
+                for start in ("cold", "warm"):
+                    begin = time.perf_counter()
+                    subprocess.run(command, check=True, capture_output=True, env=environment)
+                    times.setdefault((start, name), []).append(time.perf_counter() - begin)
+    for start in ("cold", "warm"):
+        before, after = times[start, "old"], times[start, "new"]
+        ratios = sorted(b / a for a, b in zip(before, after, strict=True))
+        print(
+            f"{start}: {statistics.median(before):.2f} s -> {statistics.median(after):.2f} s, ratio of pairs "
+            f"{statistics.median(ratios):.3f} ({ratios[0]:.3f} to {ratios[-1]:.3f})"
+        )
+    return 0
 
 
 def main() -> int:
@@ -192,10 +229,13 @@ def main() -> int:
     parser.add_argument("new", nargs="?", default=WORKING_TREE, help="another (default: the working tree)")
     parser.add_argument("-k", default="", metavar="WORDS", help="only benchmarks whose names hold all these words")
     parser.add_argument("--dtypes", default="float32")
-    parser.add_argument("--rungs", default="simd")
+    parser.add_argument("--variants", dest="variant_names", default="simd")
+    parser.add_argument("--cold", type=int, metavar="N", help="instead, pairs of whole first runs with an empty cache")
     parser.add_argument("--processes", type=int, default=4, help="sets of processes")
     parser.add_argument("--rounds", type=int, default=9, help="turns of each set")
     options = parser.parse_args()
+    if options.cold:
+        return compare_cold_starts(options.old, options.new, options.cold)
     chosen = bench_cases(options.k, options.dtypes.split(","), options.variant_names.split(","))
     if not chosen:
         parser.error(f"-k {options.k!r} leaves nothing to compare")
@@ -206,6 +246,9 @@ def main() -> int:
     print(f"{options.new} against {options.old}: time as a multiple, noise of equal code, and what exceeds it")
     found: list[Verdict] = []
     for key, change in changes.items():
+        if not change:
+            print(f"{key:<60}    only in one of the commits")
+            continue
         found.append(verdict(change, controls[key]))
         mark = "" if found[-1].word == "same" else f"  {found[-1].word.upper()}"
         print(f"{key:<60}{found[-1].ratio:>8.3f}  +-{found[-1].threshold:.3f}{mark}")

@@ -103,6 +103,9 @@ def digest(benchmark: dict[str, Any]) -> dict[str, Any]:
     """Keep the part of one pytest-benchmark record that the report needs; figures to five digits."""
     stats = benchmark["stats"]
     found = {"us": stats["median"] * 1e6, "iqr_us": stats["iqr"] * 1e6, **benchmark["extra_info"]}
+    for own in ("step_s", "compile_s"):  # by a clock nearer to what is measured than pytest-benchmark's
+        if own in found:
+            found["us"] = found.pop(own) * 1e6
     return {name: float(f"{value:.5g}") if isinstance(value, float) else value for name, value in found.items()}
 
 

@@ -57,10 +57,9 @@ def fastnet_epoch(name: str, task: str, threads: int) -> Epoch:
     for W, b, W0, b0 in zip(net.weights, net.biases, Ws, bs, strict=True):
         W[...], b[...] = W0, b0
     entropy = "entropy" in task
-    backend = "serial" if threads == 1 else "parallel"
     optimizer = Adam(RATE) if entropy else SGD(RATE)
     loss = "cross_entropy" if entropy else "mse"
-    trainer = Trainer(net, loss, optimizer, batch, shuffle=False, backend=backend, threads=threads)
+    trainer = Trainer(net, loss, optimizer, batch, shuffle=False, threads=threads)
     reference = numpy_epoch(name, task, threads)
     expected = reference()
     found = trainer.fit(X, y, epochs=1, progress=False)["loss"][0]

@@ -4,37 +4,31 @@
     pytest bench/test_kernels.py --benchmark-enable -k "matmul and float32"
 
 Without ``--benchmark-enable`` each runs once, untimed, as a test. A group is one operation, case, dtype and number
-of threads, the same for all its members, with the reference in every group; the `parallel` rung has groups of its
+of threads, the same for all its members, with the reference in every group; the variant `parallel` has groups of its
 own, on all threads. ``extra_info`` of the JSON holds the error as a share of the contract's bound, beside the speed and
 its share of the limit that binds, both limits measured right before.
 """
 
-import time
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
-from clock import Clock
 from pytest_benchmark.fixture import BenchmarkFixture
 from threadpoolctl import threadpool_limits
 
 from fastnet.kernels.cpu.threads.pool import limit_threads, num_threads
 from fastnet.kernels.registry import OP_SPECS, TABLE, Case, Variant, prepare, variants
 from fastnet.kernels.verify import check
-from fastnet.profiling.timing import batches
 from fastnet.profiling.variants import measure_limits
 
-CLOCK = Clock()
-SECONDS = 0.25
-
-pytestmark = pytest.mark.benchmark(timer=CLOCK)
+# Calibrated and timed by pytest-benchmark; warmed up, since a first call compiles and finds cold caches.
+pytestmark = pytest.mark.benchmark(max_time=0.25, min_rounds=7, warmup=True, warmup_iterations=10)
 
 ALL = "all"
 SLOW = {"loops", "blocked"}
 SLOW_FLOPS = 60e6
-"""Rungs that reach a tenth to a third of the limit are left out of cases with more operations."""
+"""Variants that reach a tenth to a third of the limit are left out of cases with more operations."""
 
 LONGDOUBLE_FLOPS = 60e6
 """float64 is left out of larger cases: their oracle is longdouble, without BLAS: 3 s for 512 cubed."""
@@ -60,18 +54,6 @@ BENCHES = [
 ]
 
 
-def time_it(benchmark: BenchmarkFixture, call: Callable[[], object]) -> None:
-    """Time as the profiler does, by its function: pytest-benchmark's own loop adds 0.15 us a call."""
-    if not benchmark.enabled:
-        benchmark(call)
-        return
-    batch = batches(call)
-    start = time.perf_counter()
-    batch()
-    rounds = int(SECONDS / (time.perf_counter() - start))
-    benchmark.pedantic(lambda: CLOCK.advance(batch()), rounds=min(1000, max(7, rounds)))
-
-
 @pytest.mark.parametrize(("variant", "case", "dtype", "threads"), BENCHES)
 def test_kernel(
     benchmark: BenchmarkFixture, machine: dict[str, Any], variant: Variant, case: Case, dtype: str, threads: int | str
@@ -84,7 +66,7 @@ def test_kernel(
         error = check(variant, case, dtype)  # also compiles, which no timing may include
         nbytes = sum(argument.nbytes for argument in arguments if isinstance(argument, np.ndarray))
         limits = measure_limits(nbytes, dtype, count) if benchmark.enabled else None
-        time_it(benchmark, partial(variant.function, *arguments))
+        benchmark(partial(variant.function, *arguments))
     benchmark.extra_info.update(
         operation=variant.operation,
         variant=variant.name,

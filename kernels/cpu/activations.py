@@ -13,8 +13,7 @@ from typing import Any
 
 from numba import types
 
-from ..jit.call_by_address import kernel_address
-from ..jit.call_by_address import by_address
+from ..jit.call_by_address import by_address, kernel_address
 from ..jit.decorator import jit
 from ..specs.activations import ACTIVATION_BY_CODE, IDENTITY
 from .elementwise import elementwise, formula, named

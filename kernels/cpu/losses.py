@@ -18,8 +18,7 @@ import numpy as np
 from llvmlite import ir
 from numba import extending, types
 
-from ..jit.call_by_address import kernel_address
-from ..jit.call_by_address import by_address, call
+from ..jit.call_by_address import by_address, call, kernel_address
 from ..jit.decorator import jit
 from ..llvm.memory import address_and_strides, array_at
 from ..specs.losses import BINARY_CROSS_ENTROPY, CROSS_ENTROPY, LOSS_BY_CODE, LOSSES

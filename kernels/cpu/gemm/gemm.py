@@ -25,8 +25,7 @@ from typing import Any
 import numpy as np
 from numba import types
 
-from ...jit.call_by_address import kernel_address
-from ...jit.call_by_address import by_address, call
+from ...jit.call_by_address import by_address, call, kernel_address
 from ...jit.decorator import jit
 from ...llvm.builder import VECTOR
 from ...llvm.memory import address_and_strides, allocate, array_at, copy_element, item_bytes, keep_alive, release

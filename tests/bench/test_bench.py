@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 import report
 import sides
-from clock import Clock
 from verdicts import FLOOR, MARGIN, verdict
 
 BENCH = Path(report.__file__).parent
@@ -157,6 +156,8 @@ def test_what_was_measured_on_is_said(results: dict[str, Any]) -> None:
 def test_a_benchmarks_record_keeps_what_was_measured() -> None:
     record = {"stats": {"median": 1.23456789e-5, "iqr": 1e-7, "data": [1, 2]}, "extra_info": {"variant": "simd"}}
     assert report.digest(record) == {"us": 12.346, "iqr_us": 0.1, "variant": "simd"}
+    record["extra_info"] = {"step_s": 2e-6}
+    assert report.digest(record)["us"] == 2
 
 
 def test_text_goes_between_its_markers_only() -> None:
@@ -195,14 +196,6 @@ def test_plots_are_drawn_and_small(results: dict[str, Any], tmp_path: Path) -> N
 
 
 # ----------------------------------------------------------------------------------------------- sides
-
-
-def test_the_clock_tells_what_it_was_told() -> None:
-    clock = Clock()
-    start = clock()
-    clock.advance(1.5)
-    clock.advance(0.25)
-    assert clock() - start == 1.75
 
 
 def test_a_wrong_fastnet_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
