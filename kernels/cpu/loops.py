@@ -37,7 +37,7 @@ def matmul(A: Any, B: Any, C: Any) -> None:
                 C[i, j] += a * rows[k, j]
 
 
-dense_forward, dense_backward_batch = dense_layer(matmul)
+dense_forward, dense_backward_batch = dense_layer("loops", matmul)
 
 # ------------------------------------------------------------------------------------------- losses
 
