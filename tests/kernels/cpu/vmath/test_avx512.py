@@ -1,7 +1,7 @@
 """exp, log, tanh and sigmoid of whole arrays: accuracy, special values, and the same bits wherever an element lies.
 
-Run as a script, the file measures what is asserted:
-``PYTHONPATH=tests/helpers python tests/kernels/cpu/vmath/test_avx512.py``; the tests do so for targets without AVX-512, in processes of their own.
+Run as a script, with tests/helpers in PYTHONPATH, the file prints what the tests assert; the tests do so for targets
+without AVX-512, in processes of their own.
 """
 
 import json

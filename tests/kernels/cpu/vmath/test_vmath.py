@@ -1,7 +1,7 @@
 """Accuracy of the vector functions, their special values, and that LLVM makes full vectors of them.
 
-Run as a script, the file measures what the tests assert: ``PYTHONPATH=tests/helpers python tests/kernels/cpu/vmath/test_vmath.py``. The tests do so for
-narrower targets, in processes of their own.
+Run as a script, with tests/helpers in PYTHONPATH, the file prints what the tests assert; the tests do so for narrower
+targets, in processes of their own.
 """
 
 import json
