@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from training_runs import LABELS, LOSSES, OPTIMIZERS, X, Y, assert_backends_agree, trainer
 
 import fastnet.data
-from fastnet import SGD, Adam, AdamW, CosineDecay, Network, StepDecay, Trainer, WarmUp
+from fastnet import SGD, Adam, AdamW, CosineDecay, StepDecay, Trainer, WarmUp
 from fastnet.kernels.engine import engine as engine_module
 from fastnet.kernels.engine import rng, tuner
 from fastnet.kernels.engine.plan import STEP
@@ -18,51 +19,7 @@ from fastnet.kernels.reference import activations as reference
 from fastnet.kernels.reference import layers, optimizers
 from fastnet.trainer import DivergenceWarning
 
-RNG = np.random.default_rng(0)
-X = RNG.standard_normal((50, 3))
-Y = np.stack([X[:, 0] - X[:, 1], np.sin(X[:, 2])], axis=1)
-LABELS = (X[:, 0] > 0).astype(int) + (X[:, 1] > 0)
-OPTIMIZERS = [
-    SGD(0.05),
-    SGD(0.05, momentum=0.9),
-    SGD(0.05, momentum=0.9, nesterov=True),
-    Adam(0.01),
-    AdamW(0.01, weight_decay=0.1),
-]
-
-
-def trainer(sizes: Any = (3, 8, 2), **options: Any) -> Trainer:
-    network = {name: options.pop(name) for name in ("hidden", "output", "dtype") if name in options}
-    return Trainer(Network(sizes, **{"dtype": "float64", **network}), **options)
-
-
 # ------------------------------------------------------------------------------------- trajectories
-
-
-LOSSES = ["mse", "mae", "huber", "cross_entropy", "binary_cross_entropy"]
-
-
-def targets(loss: str) -> Any:
-    """Targets for three outputs."""
-    three = np.hstack([Y, Y[:, :1]])
-    return {"cross_entropy": LABELS, "binary_cross_entropy": (three > 0).astype(float)}.get(loss, three)
-
-
-def assert_backends_agree(options: dict[str, Any], fit: dict[str, Any]) -> None:
-    """The numpy backend runs the oracle's own functions, so agreement is correctness; parallel has serial's bits."""
-    runs = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine_module, "SURE_FLOPS", 0)  # else networks so small stay on one thread
-        patch.setattr(engine_module, "THREAD_FLOPS", 0)
-        for backend in ("numpy", "serial", "parallel"):
-            ours = trainer((3, 8, 5, 3), batch_size=5, backend=backend, **options)
-            history = ours.fit(X, targets(options["loss"]), epochs=1, **fit)
-            runs.append((dict(history), ours.network.parameters))
-    for name, curve in runs[0][0].items():
-        np.testing.assert_allclose(runs[1][0][name], curve, rtol=1e-11)
-    np.testing.assert_allclose(runs[1][1], runs[0][1], rtol=1e-9, atol=1e-11)
-    assert runs[1][0] == runs[2][0]
-    assert runs[1][1].tobytes() == runs[2][1].tobytes()
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=repr)
@@ -74,8 +31,8 @@ def test_ten_steps_agree_across_backends(loss: str, hidden: str, optimizer: Any)
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=repr)
 @pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
-def test_ten_steps_agree_with_everything_on(loss: str, optimizer: Any) -> None:
-    weights = RNG.uniform(0, 2, 50) * (np.arange(50) % 7 > 0)
+def test_ten_steps_agree_with_everything_on(loss: str, optimizer: Any, rng: np.random.Generator) -> None:
+    weights = rng.uniform(0, 2, 50) * (np.arange(50) % 7 > 0)
     schedule = WarmUp(0.5, CosineDecay(optimizer.learning_rate, 2))
     assert_backends_agree(
         {

@@ -19,8 +19,7 @@ from fastnet.io import storage
 from fastnet.kernels.engine import engine, numpy_engine, tuner
 from fastnet.trainer import DivergenceWarning
 
-RNG = np.random.default_rng(0)
-X = RNG.standard_normal((90, 4))
+X = np.random.default_rng(0).standard_normal((90, 4))
 LABELS = (X[:, 0] > 0).astype(int) + (X[:, 1] > 0.5)
 
 TRAINERS: dict[str, dict[str, Any]] = {
@@ -109,7 +108,7 @@ def test_the_best_is_kept_beside_the_last(tmp_path: Path) -> None:
     assert is_compatible(Trainer.resume(file), ours)
 
 
-def test_a_checkpoint_is_written_whatever_ends_fit(tmp_path: Path) -> None:
+def test_a_checkpoint_is_written_whatever_ends_fit(tmp_path: Path, rng: np.random.Generator) -> None:
     def fails(row: dict[str, float]) -> None:
         raise ZeroDivisionError
 
@@ -119,7 +118,7 @@ def test_a_checkpoint_is_written_whatever_ends_fit(tmp_path: Path) -> None:
     assert is_compatible(Trainer.resume(tmp_path / "a.safetensors"), ours)
     wild = Trainer(Network([4, 3], dtype="float64"), optimizer=SGD(1e9))
     with pytest.warns(DivergenceWarning):
-        wild.fit(X, RNG.standard_normal((90, 3)), epochs=50, checkpoint=tmp_path / "b.safetensors")
+        wild.fit(X, rng.standard_normal((90, 3)), epochs=50, checkpoint=tmp_path / "b.safetensors")
     assert np.isfinite(Trainer.resume(tmp_path / "b.safetensors").network.parameters).all()
 
 
@@ -206,12 +205,17 @@ def mapped(folder: Path, name: str, array: Any) -> Any:
 @pytest.mark.parametrize("batch_size", [7, 64, None])
 @pytest.mark.parametrize("backend", ["numpy", "cpu"])
 def test_a_memory_map_trains_to_the_bits_of_an_array(
-    backend: str, batch_size: int | None, shuffle: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    backend: str,
+    batch_size: int | None,
+    shuffle: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    rng: np.random.Generator,
 ) -> None:
     """In parts smaller than the data and than a batch; float64 on disk for a float32 network; weights; validation."""
     monkeypatch.setattr("fastnet.dataset.PART_BYTES", 1)
     rows = 3000
-    x, y = RNG.standard_normal((rows, 5)), RNG.integers(0, 3, rows)
+    x, y = rng.standard_normal((rows, 5)), rng.integers(0, 3, rows)
     runs = []
     for data in ((x, y), (mapped(tmp_path, "X", x), mapped(tmp_path, "y", y)), (mapped(tmp_path, "X", x), y)):
         options = {"batch_size": batch_size, "shuffle": shuffle, "backend": backend}
@@ -230,8 +234,8 @@ def test_chunks_end_where_micro_batches_end(monkeypatch: pytest.MonkeyPatch, tmp
 
 
 @pytest.mark.parametrize("shuffle", [True, False])
-def test_a_memory_maps_nan_is_named_by_its_own_row(shuffle: bool, tmp_path: Path) -> None:
-    bad = RNG.standard_normal((3000, 2))
+def test_a_memory_maps_nan_is_named_by_its_own_row(shuffle: bool, tmp_path: Path, rng: np.random.Generator) -> None:
+    bad = rng.standard_normal((3000, 2))
     bad[1234, 1] = np.nan
     ours = Trainer(Network([2, 1]), shuffle=shuffle)
     with pytest.raises(ValueError, match="X holds NaN at row 1234, column 1"):

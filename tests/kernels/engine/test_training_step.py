@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import test_trainer
+from training_runs import assert_backends_agree
 
 from fastnet import SGD, Adam, Network, StepDecay, Trainer
 from fastnet.kernels.cpu import activations
@@ -22,14 +22,14 @@ from fastnet.kernels.reference import training_step as reference_epoch
 from fastnet.kernels.registry import find
 from fastnet.trainer import DivergenceWarning
 
-RNG = np.random.default_rng(0)
 NAMES = [activation.name for activation in reference.ACTIVATIONS]
 EXACT = ["identity", "relu", "leaky_relu", "tanh", "gelu", "silu"]
 """Activations whose derivative has the same bits here as in the table; sigmoid's is A (1 - A) here."""
 
 
 def data(rows: int, sizes: tuple[int, ...], dtype: str) -> tuple[Any, Any]:
-    return tuple(RNG.standard_normal((rows, size)).astype(dtype) for size in (sizes[0], sizes[-1]))  # type: ignore[return-value]
+    rng = np.random.default_rng(0)
+    return tuple(rng.standard_normal((rows, size)).astype(dtype) for size in (sizes[0], sizes[-1]))  # type: ignore[return-value]
 
 
 @pytest.mark.compiled
@@ -75,11 +75,11 @@ def test_a_gradient_has_the_bits_of_the_tables_functions(
 @pytest.mark.compiled
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_times_derivative(dtype: str, name: str) -> None:
+def test_times_derivative(dtype: str, name: str, rng: np.random.Generator) -> None:
     """The one kernel of an epoch that is in no variant of the table."""
     activation = reference.ACTIVATIONS[NAMES.index(name)]
-    Z = (RNG.standard_normal(300) * 5).astype(dtype)
-    dZ = RNG.standard_normal(300).astype(dtype)
+    Z = (rng.standard_normal(300) * 5).astype(dtype)
+    dZ = rng.standard_normal(300).astype(dtype)
     expected = dZ * activation.derivative(Z.astype(np.float64))
     A = activation.function(Z).astype(dtype)
     activations.times_derivative_kernel(NAMES.index(name))(A, Z.copy(), dZ)
@@ -298,13 +298,13 @@ def test_pieces_cover_every_row_of_every_layer_once(threads: int) -> None:
 @pytest.mark.compiled
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize(("dtype", "loss"), [("float64", "mse"), ("float64", "cross_entropy"), ("float32", "mse")])
-def test_l2_that_batches_share(dtype: str, loss: str, weighted: bool) -> None:
+def test_l2_that_batches_share(dtype: str, loss: str, weighted: bool, rng: np.random.Generator) -> None:
     """By hand, a batch at a time: each divides it by its weight, and counts its mean loss and penalty by its rows."""
     sizes, batch, l2, cap = (17, 30, 3), 8, 0.3, 1.5
     X, y = data(21, sizes, dtype)  # the last batch holds 5 rows
     truth = y if loss == "mse" else y.argmax(axis=1)
-    weights = RNG.uniform(0.5, 2, 21) if weighted else None
-    start = (RNG.standard_normal(plan.parameter_count(sizes)) * 0.3).astype(dtype)
+    weights = rng.uniform(0.5, 2, 21) if weighted else None
+    start = (rng.standard_normal(plan.parameter_count(sizes)) * 0.3).astype(dtype)
     codes = [NAMES.index("tanh"), NAMES.index("identity")]
 
     found = {}
@@ -361,10 +361,10 @@ MUTANTS = {
 def test_the_comparison_of_backends_rejects_wrong_updates(mutant: str, monkeypatch: pytest.MonkeyPatch) -> None:
     _, make = MUTANTS[mutant]
     options = {"loss": "mse", "optimizer": Adam(0.01), "l2": 0.1, "clip_norm": 0.3}
-    test_trainer.assert_backends_agree(options, {})
+    assert_backends_agree(options, {})
     monkeypatch.setattr(reference_epoch, "_update", make(reference_epoch._update))
     with pytest.raises(AssertionError):
-        test_trainer.assert_backends_agree(options, {})
+        assert_backends_agree(options, {})
 
 
 @pytest.mark.compiled
