@@ -1,13 +1,12 @@
-"""scikit-learn's MLPClassifier and MLPRegressor, trained by the compiled epoch.
+"""scikit-learn's MLPClassifier and MLPRegressor, trained by the compiled training step.
 
-Imports scikit-learn (``pip install "fastnet-jit[sklearn]"``), the trainer's names of backends, and
-``fastnet.kernels``.
+It needs scikit-learn (``pip install "fastnet-jit[sklearn]"``).
 
 Validation, labels, initial weights, shuffling, early stopping, schedules, warnings and messages are scikit-learn's own
-code, which runs as it is. Its loop hands batches to `_backprop` and gradients to an optimizer; here it is told that
-all rows are one batch, and `_backprop` trains through an epoch in one call, visits the rows in the order that the loop
-would have, takes the steps itself, and returns the loss and no gradients. Where the engine cannot express what is asked
-for, scikit-learn's `_backprop` runs on scikit-learn's batches.
+code, unchanged. Its loop passes batches to `_backprop` and gradients to an optimizer. Here the loop is told that all
+rows are one batch, and `_backprop` trains a whole epoch in one call: it visits the rows in the order that the loop
+would have used, takes the steps itself, and returns the loss and no gradients. Where the engine cannot express a fit,
+scikit-learn's own `_backprop` runs on scikit-learn's batches.
 """
 
 from __future__ import annotations
@@ -21,22 +20,14 @@ import numpy as np
 
 from .kernels.cpu.threads.pool import limit_threads
 from .kernels.engine import sklearn_conversions
-from .kernels.engine.engine import Engine, OptimizerState, start_epoch
-from .kernels.engine.plan import (
-    ADAM,
-    MEAN_LOSS,
-    MOMENTUM,
-    NESTEROV,
-    PENALTY,
-    PLAIN_SGD,
-    STEP,
-    aligned,
-    aligned_zeros,
-    parameter_count,
-)
+from .kernels.engine.backend import start_epoch
+from .kernels.engine.engine import CPU
+from .kernels.engine.numpy_engine import NumpyEngine
+from .kernels.engine.optimizer_state import OptimizerState
+from .kernels.engine.plan import aligned, aligned_zeros, parameter_count
+from .kernels.specs.activations import ACTIVATIONS
 from .kernels.specs.base import Array
-from .kernels.specs.codes import IDENTITY, RELU, SIGMOID, TANH
-from .trainer import BACKENDS
+from .kernels.specs.optimizers import OPTIMIZERS
 
 try:
     from scipy.sparse import issparse
@@ -48,22 +39,23 @@ except ImportError as error:
         f'fastnet.sklearn needs scikit-learn 1.7 or newer: pip install "fastnet-jit[sklearn]" ({error})'
     ) from error
 
-_ACTIVATIONS = {"identity": IDENTITY, "logistic": SIGMOID, "tanh": TANH, "relu": RELU}
+_ACTIVATIONS = {"identity": "identity", "logistic": "sigmoid", "tanh": "tanh", "relu": "relu"}
+"""fastnet's name of each of scikit-learn's activations."""
 
 _LOSSES = {"softmax": "cross_entropy", "logistic": "binary_cross_entropy", "identity": "mse"}
-"""Of each output activation; poisson's, exp, has none here."""
+"""The loss of each output activation; poisson's, exp, has none here."""
 
-_LEAST_DENSITY = 0.05
-"""Sparse data with a smaller share of numbers are left to scikit-learn, whose products skip the zeros."""
+_MIN_DENSITY = 0.05
+"""Sparse data with a smaller share of nonzero elements are left to scikit-learn, whose products skip zeros."""
 
-_LARGEST_DENSE = 2**30
-"""Bytes that sparse data may take when they are made dense."""
+_MAX_DENSE_BYTES = 2**30
+"""Largest size of sparse data when made dense."""
 
-_LARGEST_FALL = 1e18
-"""SGD's velocity is kept divided by the rate; a rate that falls further could overflow it in float32."""
+_MAX_RATE_RATIO = 1e18
+"""SGD's velocity is kept divided by the rate; if the rate falls by more than this, it could overflow in float32."""
 
 
-class _FitSession:
+class _Session:
     """One call of `_fit_stochastic`: parameters and the optimizer's state in the engine's layout, and the engine."""
 
     def __init__(self, estimator: Any, rows: int) -> None:
@@ -76,14 +68,14 @@ class _FitSession:
         # Until the end the attributes are views, so that scores see each epoch's parameters.
         estimator.coefs_, estimator.intercepts_ = self._views[: len(self._coefs)], self._views[len(self._coefs) :]
         self._loss = _LOSSES[estimator.out_activation_]
-        self._gain = sklearn_conversions.GRADIENT_SCALE[self._loss]
+        self._scale = sklearn_conversions.GRADIENT_SCALE[self._loss]
         self._batch = 200 if estimator.batch_size == "auto" else int(estimator.batch_size)
         self.batch_size = rows if rows > self._batch else estimator.batch_size
         self._order = np.arange(rows) if estimator.shuffle else None
         self._optimizer: Any = None
 
-    def _begin(self, estimator: Any, X: Any, y: Array, sample_weight: Array | None) -> None:
-        """Take over from scikit-learn's optimizer, which stands ready by now, and lay out the data."""
+    def _start(self, estimator: Any, X: Any, y: Array, sample_weight: Array | None) -> None:
+        """Take over the state of scikit-learn's optimizer, which exists by now, and prepare the data."""
         if X.shape[0] != self._rows:
             raise RuntimeError(
                 f"this version of scikit-learn trains on {X.shape[0]} rows where {self._rows} were expected; use one "
@@ -91,50 +83,51 @@ class _FitSession:
             )
         self._X = np.ascontiguousarray(X.toarray() if issparse(X) else X, self._flat.dtype)
         entropy = self._loss == "cross_entropy"
-        self._truth = y.argmax(axis=1) if entropy else np.ascontiguousarray(y, self._flat.dtype)
+        self._targets = y.argmax(axis=1) if entropy else np.ascontiguousarray(y, self._flat.dtype)
         self._weights = None if sample_weight is None else np.ascontiguousarray(sample_weight, np.float64)
         optimizer = estimator._optimizer
         dtype, alpha = self._flat.dtype, float(estimator.alpha)
         if isinstance(optimizer, AdamOptimizer):
-            state = aligned_zeros(2, self._flat.size, dtype)
-            sklearn_conversions.fill(
-                sklearn_conversions.transposed_views(state[0], self._sizes), optimizer.ms, self._gain
-            )
-            sklearn_conversions.fill(
-                sklearn_conversions.transposed_views(state[1], self._sizes), optimizer.vs, self._gain**2
-            )
-            code, hyper = ADAM, {"beta1": optimizer.beta_1, "beta2": optimizer.beta_2}
-            hyper["epsilon"] = optimizer.epsilon * self._gain
-            self._behind = optimizer.t
+            rule = "adam"
+            vectors = aligned_zeros(2, self._flat.size, dtype)
+            means, squares = (sklearn_conversions.transposed_views(vector, self._sizes) for vector in vectors)
+            sklearn_conversions.fill(means, optimizer.ms, self._scale)
+            sklearn_conversions.fill(squares, optimizer.vs, self._scale**2)
+            hyper: tuple[float, ...] = (optimizer.beta_1, optimizer.beta_2, optimizer.epsilon * self._scale)
+            self._steps_before = optimizer.t
         else:
-            self._rate = optimizer.learning_rate
-            state = aligned_zeros(int(optimizer.momentum > 0), self._flat.size, dtype)
-            if optimizer.momentum > 0:
-                views = sklearn_conversions.transposed_views(state[0], self._sizes)
-                sklearn_conversions.fill(views, optimizer.velocities, -self._gain / self._rate)
-            code = PLAIN_SGD if optimizer.momentum == 0 else NESTEROV if optimizer.nesterov else MOMENTUM
-            hyper = {"beta1": optimizer.momentum}
+            rule = "sgd" if optimizer.momentum == 0 else "nesterov" if optimizer.nesterov else "momentum"
+            self._rate, hyper = optimizer.learning_rate, (optimizer.momentum,)
+            vectors = aligned_zeros(OPTIMIZERS[rule].state_vectors, self._flat.size, dtype)
+            for vector in vectors:
+                views = sklearn_conversions.transposed_views(vector, self._sizes)
+                sklearn_conversions.fill(views, optimizer.velocities, -self._scale / self._rate)
         clipped = self._loss == "cross_entropy" or (self._loss == "binary_cross_entropy" and self._sizes[-1] == 1)
-        cap = sklearn_conversions.largest_log_loss(dtype) if clipped else math.inf
-        self._descent = OptimizerState(code, state, **hyper, l2_per_batch=alpha * self._gain, cap=cap)
-        self._descent.progress[STEP] = sklearn_conversions.FAR_STEP
-        codes = [_ACTIVATIONS[estimator.activation]] * (len(self._sizes) - 2) + [IDENTITY]
-        variant = "parallel" if estimator.backend == "auto" else BACKENDS[estimator.backend]
-        self._engine = Engine(
-            self._flat, self._sizes, codes, self._loss, self._batch, variant, self._descent, self._order is not None
+        self._state = OptimizerState(
+            OPTIMIZERS[rule].code,
+            vectors,
+            hyper,
+            l2_per_batch=alpha * self._scale,
+            max_row_loss=sklearn_conversions.largest_log_loss(dtype) if clipped else math.inf,
         )
+        self._state.progress["step"] = sklearn_conversions.FAR_STEP
+        hidden = ACTIVATIONS[_ACTIVATIONS[estimator.activation]].code
+        codes = [*[hidden] * (len(self._sizes) - 2), ACTIVATIONS["identity"].code]
+        engine: Any = NumpyEngine if estimator.backend == "numpy" else CPU
+        uses_order = self._order is not None
+        self._engine = engine(self._flat, self._sizes, codes, self._loss, self._batch, self._state, uses_order)
         self._optimizer = optimizer
 
     @property
     def _steps(self) -> int:
-        """Steps taken."""
-        return int(self._descent.progress[STEP]) - sklearn_conversions.FAR_STEP
+        """Number of steps taken."""
+        return int(self._state.progress["step"]) - sklearn_conversions.FAR_STEP
 
     def train(self, estimator: Any, X: Any, y: Array, sample_weight: Array | None) -> float:
         """Train an epoch on these rows, the same every time, and return the mean of its batches' objectives."""
         if self._optimizer is None:
-            self._begin(estimator, X, y, sample_weight)
-        optimizer, descent, order = self._optimizer, self._descent, self._order
+            self._start(estimator, X, y, sample_weight)
+        optimizer, state, order = self._optimizer, self._state, self._order
         if order is not None:  # as sklearn.utils.shuffle, without its 0.1 ms of checks
             shuffled = np.arange(len(order))
             estimator._random_state.shuffle(shuffled)
@@ -146,47 +139,45 @@ class _FitSession:
         if isinstance(optimizer, AdamOptimizer):
             betas, steps = (optimizer.beta_1, optimizer.beta_2), -(-self._rows // self._batch)
             rates = sklearn_conversions.adam_rates(
-                optimizer.learning_rate_init, *betas, self._behind + self._steps, steps
+                optimizer.learning_rate_init, *betas, self._steps_before + self._steps, steps
             )
         else:
             if optimizer.learning_rate != self._rate:
-                sklearn_conversions.fill([*descent.state], [*descent.state], self._rate / optimizer.learning_rate)
+                sklearn_conversions.fill([*state.state], [*state.state], self._rate / optimizer.learning_rate)
                 self._rate = optimizer.learning_rate
-            rates = np.array([self._rate / self._gain])
-        objective_terms = self._engine.plan.objective_terms
-        objective_terms[[MEAN_LOSS, PENALTY]] = 0
-        start_epoch(descent.progress, descent.totals, 0)
-        self._engine.train(self._X, self._truth, self._weights, order, rates)
-        loss, penalty = objective_terms[[MEAN_LOSS, PENALTY]].tolist()
+            rates = np.array([self._rate / self._scale])
+        objective = self._engine.objective
+        objective["mean_loss"] = objective["penalty"] = 0
+        start_epoch(state.progress, state.totals, 0)
+        self._engine.train(self._X, self._targets, self._weights, order, rates)
+        loss, penalty = float(objective["mean_loss"]), float(objective["penalty"])
         if self._loss == "mse":
             loss /= self._sizes[-1]
-        return float((loss + penalty) / self._gain / self._rows)
+        return float((loss + penalty) / self._scale / self._rows)
 
     def finish(self, estimator: Any) -> None:
-        """Give everything back to scikit-learn's attributes."""
+        """Write parameters and optimizer state back to scikit-learn's attributes."""
         sklearn_conversions.fill(self._coefs + self._intercepts, self._views)
         if estimator.coefs_ and estimator.coefs_[0] is self._views[0]:  # not the best ones of early stopping
             estimator.coefs_, estimator.intercepts_ = self._coefs, self._intercepts
         optimizer = self._optimizer
         if isinstance(optimizer, AdamOptimizer):
-            means, squares = (
-                sklearn_conversions.transposed_views(vector, self._sizes) for vector in self._descent.state
-            )
-            optimizer.ms = sklearn_conversions.copies(means, 1 / self._gain)
-            optimizer.vs = sklearn_conversions.copies(squares, 1 / self._gain**2)
-            optimizer.t = self._behind + self._steps
+            means, squares = (sklearn_conversions.transposed_views(vector, self._sizes) for vector in self._state.state)
+            optimizer.ms = sklearn_conversions.copies(means, 1 / self._scale)
+            optimizer.vs = sklearn_conversions.copies(squares, 1 / self._scale**2)
+            optimizer.t = self._steps_before + self._steps
             if optimizer.t > 0:
                 betas = optimizer.beta_1, optimizer.beta_2
                 last = sklearn_conversions.adam_rates(optimizer.learning_rate_init, *betas, optimizer.t - 1, 1)
                 optimizer.learning_rate = float(last[0])
         elif optimizer is not None:
-            velocity = self._descent.state[0] if len(self._descent.state) else np.zeros_like(self._flat)
+            velocity = self._state.state[0] if len(self._state.state) else np.zeros_like(self._flat)
             views = sklearn_conversions.transposed_views(velocity, self._sizes)
-            optimizer.velocities = sklearn_conversions.copies(views, -self._rate / self._gain)
+            optimizer.velocities = sklearn_conversions.copies(views, -self._rate / self._scale)
 
 
 class _EngineMixin:
-    """What both estimators add to scikit-learn's."""
+    """Trains scikit-learn's estimators on the engine."""
 
     def _can_engine(
         self, X: Any, y: Any, sample_weight: Array | None, layer_units: list[int], incremental: bool
@@ -205,14 +196,14 @@ class _EngineMixin:
             return False
         if issparse(X):
             numbers = math.prod(X.shape)
-            if X.nnz < _LEAST_DENSITY * numbers or numbers * X.dtype.itemsize > _LARGEST_DENSE:
+            if X.nnz < _MIN_DENSITY * numbers or numbers * X.dtype.itemsize > _MAX_DENSE_BYTES:
                 return False
         optimizer = getattr(me, "_optimizer", None) if incremental else None
         if optimizer is not None and type(optimizer) not in (SGDOptimizer, AdamOptimizer):
             return False
         if me.learning_rate == "invscaling" and (optimizer is not None or me.solver == "sgd"):
             last = me.t_ + X.shape[0] * me.max_iter + 1
-            return bool(me.power_t * math.log(last) < math.log(_LARGEST_FALL))
+            return bool(me.power_t * math.log(last) < math.log(_MAX_RATE_RATIO))
         return True
 
     def _fit_stochastic(self, X: Any, y: Any, sample_weight: Any, *rest: Any) -> None:
@@ -225,30 +216,30 @@ class _EngineMixin:
         rows, asked = X.shape[0], (me.batch_size, me.shuffle)
         if me.early_stopping:  # as train_test_split rounds
             rows -= math.ceil(me.validation_fraction * rows)
-        course = _FitSession(self, rows)
+        session = _Session(self, rows)
         with limit_threads(me.threads):
             try:
-                me._course = course
-                me.batch_size, me.shuffle = course.batch_size, False
+                me._session = session
+                me.batch_size, me.shuffle = session.batch_size, False
                 super_fit(X, y, sample_weight, *rest)
             finally:
                 me.batch_size, me.shuffle = asked
-                del me._course
-                course.finish(self)
+                del me._session
+                session.finish(self)
 
     def _backprop(self, X: Any, y: Any, sample_weight: Any, *rest: Any) -> Any:
-        course = self.__dict__.get("_course")
-        if course is None:
+        session = self.__dict__.get("_session")
+        if session is None:
             return super()._backprop(X, y, sample_weight, *rest)  # type: ignore[misc]
         # Without gradients scikit-learn's optimizer changes nothing.
-        return course.train(self, X, y, sample_weight), [], []
+        return session.train(self, X, y, sample_weight), [], []
 
 
-_OURS = {
-    "backend": [StrOptions({"auto", *BACKENDS} - {"cuda"})],  # which has neither their l2 nor their loss's cap
+_CONSTRAINTS = {
+    "backend": [StrOptions({"auto", "numpy", "cpu"})],  # cuda has neither l2_per_batch nor max_row_loss
     "threads": [Interval(Integral, 1, None, closed="left"), None],
 }
-"""What the parameters that scikit-learn's estimators do not have may be."""
+"""Constraints of the parameters that scikit-learn's estimators do not have."""
 
 
 class MLPClassifier(_EngineMixin, neural_network.MLPClassifier):  # type: ignore[misc]
@@ -263,11 +254,10 @@ class MLPClassifier(_EngineMixin, neural_network.MLPClassifier):  # type: ignore
     shuffle, random_state, tol, verbose, warm_start, momentum, nesterovs_momentum, early_stopping, \
     validation_fraction, beta_1, beta_2, epsilon, n_iter_no_change, max_fun
         As `sklearn.neural_network.MLPClassifier` takes them.
-    backend : {"auto", "numpy", "serial", "parallel"}, default "auto"
-        numpy is the reference, serial the compiled kernels on one thread, parallel those on several, with the same
-        bits; small networks stay on one. auto is parallel.
+    backend : {"auto", "numpy", "cpu"}, default "auto"
+        numpy runs the reference equations, cpu the compiled kernels; auto is cpu.
     threads : int or None, default None
-        Upper bound for parallel; more than there are is no error, None means all.
+        Upper bound of cpu's threads, which do not change a bit; more than available is no error, None means all.
 
     Notes
     -----
@@ -284,7 +274,7 @@ class MLPClassifier(_EngineMixin, neural_network.MLPClassifier):  # type: ignore
     True
     """
 
-    _parameter_constraints: dict[str, Any] = {**neural_network.MLPClassifier._parameter_constraints, **_OURS}  # noqa: RUF012
+    _parameter_constraints: dict[str, Any] = {**neural_network.MLPClassifier._parameter_constraints, **_CONSTRAINTS}  # noqa: RUF012
 
     def __init__(
         self,
@@ -356,11 +346,10 @@ class MLPRegressor(_EngineMixin, neural_network.MLPRegressor):  # type: ignore[m
     max_iter, shuffle, random_state, tol, verbose, warm_start, momentum, nesterovs_momentum, early_stopping, \
     validation_fraction, beta_1, beta_2, epsilon, n_iter_no_change, max_fun
         As `sklearn.neural_network.MLPRegressor` takes them.
-    backend : {"auto", "numpy", "serial", "parallel"}, default "auto"
-        numpy is the reference, serial the compiled kernels on one thread, parallel those on several, with the same
-        bits; small networks stay on one. auto is parallel.
+    backend : {"auto", "numpy", "cpu"}, default "auto"
+        numpy runs the reference equations, cpu the compiled kernels; auto is cpu.
     threads : int or None, default None
-        Upper bound for parallel; more than there are is no error, None means all.
+        Upper bound of cpu's threads, which do not change a bit; more than available is no error, None means all.
 
     Notes
     -----
@@ -377,7 +366,7 @@ class MLPRegressor(_EngineMixin, neural_network.MLPRegressor):  # type: ignore[m
     True
     """
 
-    _parameter_constraints: dict[str, Any] = {**neural_network.MLPRegressor._parameter_constraints, **_OURS}  # noqa: RUF012
+    _parameter_constraints: dict[str, Any] = {**neural_network.MLPRegressor._parameter_constraints, **_CONSTRAINTS}  # noqa: RUF012
 
     def __init__(
         self,

@@ -25,7 +25,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from fastnet import sklearn as ours
 from fastnet.kernels.engine import sklearn_conversions as conventions
-from fastnet.kernels.engine.engine import Engine
+from fastnet.kernels.engine.engine import CpuEngine
 
 pytestmark = [
     pytest.mark.compiled,
@@ -196,7 +196,7 @@ def test_layouts_of_data(layout: str) -> None:
 
 def test_backends_and_threads() -> None:
     found = {}
-    for backend, threads in (("serial", None), ("parallel", None), ("parallel", 2), ("auto", 1), ("numpy", None)):
+    for backend, threads in (("cpu", 1), ("cpu", None), ("cpu", 2), ("auto", 1), ("numpy", None)):
         mine = ours.MLPClassifier((200,), max_iter=3, random_state=0, backend=backend, threads=threads)
         wide = np.random.default_rng(0).standard_normal((900, 40))
         mine.fit(wide, np.arange(900) % 3)
@@ -221,8 +221,8 @@ def forbid(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> None:
 def test_the_engine_trains(problem: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     forbid(monkeypatch, BaseMultilayerPerceptron, "_backprop")
     forbid(monkeypatch, BaseMultilayerPerceptron, "_compute_loss_grad")
-    epochs, train = [], Engine.train
-    monkeypatch.setattr(Engine, "train", lambda self, *a, **k: (epochs.append(len(a[0])), train(self, *a, **k)))
+    epochs, train = [], CpuEngine.train
+    monkeypatch.setattr(CpuEngine, "train", lambda self, *a, **k: (epochs.append(len(a[0])), train(self, *a, **k)))
     mine, _, y = pair(problem, **options)
     mine.fit(X, y)
     assert len(epochs) == mine.n_iter_
@@ -247,7 +247,7 @@ def test_the_rest_is_left_to_scikit_learn(
     name: str, options: dict[str, Any], change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sparse = pytest.importorskip("scipy.sparse")
-    forbid(monkeypatch, Engine, "train")
+    forbid(monkeypatch, CpuEngine, "train")
     data = sparse.random_array((ROWS, 7), density=0.02, format="csr", rng=0) if change == "very sparse" else X
     weights = np.where(np.arange(ROWS) == 5, -0.5, 1) if change == "negative weights" else None
     y = np.arange(ROWS) % 3
@@ -288,15 +288,15 @@ def test_nothing_of_a_fit_stays_behind() -> None:
 
 def test_an_interrupted_fit_keeps_the_steps_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     mine, theirs, y = pair("many classes")
-    advance, calls = Engine.train, []
+    advance, calls = CpuEngine.train, []
 
-    def interrupted(self: Engine, *arguments: Any, **options: Any) -> None:
+    def interrupted(self: CpuEngine, *arguments: Any, **options: Any) -> None:
         calls.append(0)
         if len(calls) == 3:
             raise KeyboardInterrupt
         advance(self, *arguments, **options)
 
-    monkeypatch.setattr(Engine, "train", interrupted)
+    monkeypatch.setattr(CpuEngine, "train", interrupted)
     with pytest.warns(UserWarning, match="Training interrupted by user"):
         mine.fit(X, y)
     monkeypatch.undo()
