@@ -6,6 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -94,7 +95,8 @@ def with_softsign(copy: Path) -> Path:
     text = specs.read_text()
     table = re.search(r"^ACTIVATIONS: .*?^    \)$", text, re.M | re.S)
     assert table
-    specs.write_text(f"{text[: table.start()]}{functions}\n\n{table[0][:-5]}{record}    ){text[table.end() :]}")
+    record = textwrap.indent(record.rstrip(), " " * 8)
+    specs.write_text(f"{text[: table.start()]}{functions}\n\n{table[0][:-5]}{record},\n    ){text[table.end() :]}")
     insert(
         copy / "fastnet" / "kernels" / "reference" / "activations.py", oracle + "\n\n", "class Activation(NamedTuple)"
     )

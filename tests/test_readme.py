@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from processes import ROOT
 
 from fastnet.cli import main as cli
 
-ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 PAGES = {path.name: path.read_text() for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]}
 BLOCKS = [

@@ -67,9 +67,9 @@ def _add_step_parser(commands: Any) -> None:
     parser.add_argument("--layers", type=arguments.layer_sizes, metavar="N,...,K", required=True, help=sizes)
     rows = "rows (default: %(default)s)"
     parser.add_argument("--batch-size", type=arguments.integer, metavar="N", default=128, help=rows)
-    parser.add_argument("--loss", choices=list(LOSSES), default="mse", help="(default: %(default)s)")
+    parser.add_argument("--loss", choices=list(LOSSES), default="mse", help="of the outputs (default: %(default)s)")
     optimizers = list(step_breakdown.OPTIMIZERS)
-    parser.add_argument("--optimizer", choices=optimizers, default="sgd", help="(default: %(default)s)")
+    parser.add_argument("--optimizer", choices=optimizers, default="sgd", help="of the update (default: %(default)s)")
     _add_common_arguments(parser)
     parser.set_defaults(run=step, parser=parser)
 

@@ -188,7 +188,7 @@ class _Step:
         layers, sizes = plan.layers, list(pairwise(self.sizes))
         X, workspace = int(plan.context["X"]), address_of(plan.workspace)
         inputs = [X, *(workspace + int(offset) * dtype.itemsize for offset in layers["output"][:-1])]
-        step = {"start": 0, "rows": rows, "inputs": X, "is_first": 1, "is_last": 1}
+        step: dict[str, float] = {"start": 0, "rows": rows, "inputs": X, "is_first": 1, "is_last": 1}
         step |= {"rate": rate, "gradient_scale": 1.0, "step_l2": 0.0}
         found: list[tuple[str, str, int, Callable[[], None]]] = []
 

@@ -28,7 +28,8 @@ PROGRESS = np.dtype(
     ],
     align=True,
 )
-"""Where an epoch stands; a 0-dimensional array. The backend writes it: a KeyboardInterrupt may come before it returns."""
+"""Where an epoch stands; a 0-dimensional array. Backends write it, since a KeyboardInterrupt may come before they
+return."""
 
 TOTALS = np.dtype(
     [

@@ -260,7 +260,8 @@ class CpuEngine:
         self._link_kernels()
         progress, context = plan.progress, plan.context
         X, rates = arrays[0], arrays[5]
-        assert X is not None and rates is not None
+        assert X is not None
+        assert rates is not None
         stop = first_row + len(X)
         context["purpose"] = purpose
         # Addresses are looked up again only for other arrays: this is a third of the time around the compiled call.

@@ -1,4 +1,4 @@
-"""NumpyEngine: the backend that trains by the equations of `reference`, and that the compiled one is checked against."""
+"""NumpyEngine: the backend that trains by the equations of `reference`; the compiled one is checked against it."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -84,7 +84,7 @@ class NumpyEngine:
     def _add_gradient(
         self, X: Array, y: Array, weights: Array | None, order: Array | None, rows: tuple[int, int, int]
     ) -> None:
-        """Forward, loss and backward over a micro-batch: rows are its start and stop, and the row that X begins with."""
+        """Forward, loss and backward over a micro-batch; rows: its start and stop, and the row that X begins with."""
         start, stop, first_row = rows
         chosen: Any = slice(start - first_row, stop - first_row) if order is None else order[start:stop]
         visited: Any = slice(start, stop) if order is None else chosen

@@ -227,7 +227,7 @@ def micro_batch_rows(batch: int) -> int:
 def layer_table(
     layer_sizes: Sequence[int], activations: Sequence[int], rows: int, lanes: int, nr: int
 ) -> tuple[Array, int]:
-    """Return the table of layers for micro-batches of ``rows`` rows, and the workspace's elements without gathered rows.
+    """Return the table of layers for micro-batches of ``rows`` rows, and the workspace's size without gathered rows.
 
     ``lanes`` are the elements of a vector, ``nr`` those of a micro-panel's row.
     """
@@ -263,7 +263,7 @@ def padded(size: int, lanes: int) -> int:
 
 
 def partition_weights(layer_sizes: Sequence[int], tasks: int, unit: int) -> Array:
-    """Divide each layer's rows of W into about ``tasks`` tasks in all, the largest first, at multiples of ``unit`` rows."""
+    """Divide each layer's rows of W into about ``tasks`` tasks in all, at multiples of ``unit`` rows; largest first."""
     total = parameter_count(layer_sizes)
     found: list[tuple[int, int, int, int]] = []
     for layer, (n, k) in enumerate(pairwise(layer_sizes)):

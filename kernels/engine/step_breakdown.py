@@ -1,8 +1,8 @@
 """A training step in parts, for the profiler: the functions of the step itself, one layer at a time, repeated.
 
-Called once each, in order, on one thread, the parts leave the bits of a step; the profiler checks that before it times
-them. Each takes the address of a CONTEXT (see `layer_context`) of a `CpuEngine` that has just trained a batch of at most
-MICRO_BATCH_ROWS rows in the order in which they lie in memory.
+Called once each, in order, on one thread, the parts leave the bits of a step; the profiler checks that before it
+times them. Each takes the address of a CONTEXT (see `layer_context`) of a `CpuEngine` that has just trained a batch of
+at most MICRO_BATCH_ROWS rows in the order in which they lie in memory.
 """
 
 from typing import Any

@@ -32,12 +32,11 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
 ]
 
-RNG = np.random.default_rng(0)
 ROWS = 107  # batches of 32 leave a short one
-X = RNG.standard_normal((ROWS, 7))
-WEIGHTS = RNG.integers(0, 3, ROWS) + 0.0  # zeros among them
+X = np.random.default_rng(0).standard_normal((ROWS, 7))
+WEIGHTS = np.random.default_rng(1).integers(0, 3, ROWS) + 0.0  # zeros among them
 PROBLEMS: dict[str, tuple[str, Any]] = {
-    "many classes": ("MLPClassifier", RNG.integers(0, 4, ROWS)),
+    "many classes": ("MLPClassifier", np.random.default_rng(2).integers(0, 4, ROWS)),
     "two classes": ("MLPClassifier", np.where(X[:, 0] > 0, 7, 3)),
     "many labels": ("MLPClassifier", (X[:, :3] > 0).astype(int)),
     "one target": ("MLPRegressor", X[:, 0] * X[:, 1]),

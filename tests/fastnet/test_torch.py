@@ -9,10 +9,8 @@ from fastnet import SGD, Adam, AdamW, Network, Trainer
 
 torch: Any = pytest.importorskip("torch")
 
-RNG = np.random.default_rng(0)
-X = RNG.standard_normal((50, 3))
-LABELS = RNG.integers(0, 3, 50)
-Y = RNG.standard_normal((50, 3))
+X, Y = np.random.default_rng(0).standard_normal((2, 50, 3))
+LABELS = np.random.default_rng(0).integers(0, 3, 50)
 
 LOSSES = {
     "mse": (Y, lambda z, y: ((z - y) ** 2).sum(1).mean()),

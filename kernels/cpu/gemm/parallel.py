@@ -49,7 +49,8 @@ class Grid(NamedTuple):
 class Team(NamedTuple):
     """What a parallel layer needs besides its arrays.
 
-    Addresses of the activation's (or derivative's) kernel and of `gemm`; number of threads; address of the pool.
+    Addresses of the activation's (or derivative's) kernel and of `gemm`; number of threads; address of the pool. Python
+    passes a plain tuple, which Numba types in 0.3 us, a NamedTuple in 0.8 us.
     """
 
     activation: int
@@ -156,7 +157,8 @@ def _forward_task(task: int, dtype: Any, product: Any, a: Any, grid: Any, team: 
 
 
 @jit
-def _dense_forward(X: Any, W: Any, b: Any, A: Any, Z: Any, team: Any) -> None:
+def _dense_forward(X: Any, W: Any, b: Any, A: Any, Z: Any, team_fields: Any) -> None:
+    team = Team(*team_fields)
     a = gemm.rows_of(gemm.matrix_of(A))
     relu = a if team.activation == 0 else NO_ROWS
     product = dense.forward_product(X, W, b, gemm.rows_of(gemm.matrix_of(Z)), relu)
@@ -175,7 +177,7 @@ def dense_forward(X: Any, W: Any, b: Any, activation: int, A: Any, Z: Any) -> No
         dense.dense_forward(X, W, b, activation, A, Z)
     else:
         activate = dense.activation_or_relu(activation, Z.dtype)
-        _dense_forward(X, W, b, A, Z, Team(activate, gemm.gemm_address(Z.itemsize), threads, POOL))
+        _dense_forward(X, W, b, A, Z, (activate, gemm.gemm_address(Z.itemsize), threads, POOL))
 
 
 @jit(internal=True)
@@ -195,7 +197,8 @@ def _backward_task(task: int, dtype: Any, address: int, dw: Any, dw_grid: Any, d
 
 
 @jit
-def _dense_backward_batch(X: Any, Z: Any, dL_dA: Any, W: Any, team: Any, dW: Any, db: Any, dX: Any) -> None:
+def _dense_backward_batch(X: Any, Z: Any, dL_dA: Any, W: Any, team_fields: Any, dW: Any, db: Any, dX: Any) -> None:
+    team = Team(*team_fields)
     rows, n, k = X.shape[0], X.shape[1], W.shape[0]
     dtype, threads = Z.dtype, team.threads
     dZ = np.empty(Z.shape, dtype)
@@ -226,8 +229,8 @@ def dense_backward_batch(X: Any, Z: Any, dL_dA: Any, W: Any, activation: int, dW
     if flops < SERIAL_MAX_FLOPS or (threads := num_threads()) == 1 or not _contiguous(dW, db, dX):
         dense.dense_backward_batch(X, Z, dL_dA, W, activation, dW, db, dX)
     else:
-        team = Team(derivative_address(activation, Z.dtype), gemm.gemm_address(Z.itemsize), threads, POOL)
-        _dense_backward_batch(X, Z, dL_dA, W, team, dW, db, dX)
+        team_fields = derivative_address(activation, Z.dtype), gemm.gemm_address(Z.itemsize), threads, POOL
+        _dense_backward_batch(X, Z, dL_dA, W, team_fields, dW, db, dX)
 
 
 def _contiguous(*arrays: Any) -> bool:

@@ -43,9 +43,7 @@ from fastnet.kernels import (
     variants,
 )
 
-RNG = np.random.default_rng(0)
-A, B = RNG.standard_normal((5, 4)), RNG.standard_normal((4, 3))
-X, W, b = RNG.standard_normal((6, 4)), RNG.standard_normal((3, 4)), RNG.standard_normal(3)
+A, B, X, W, b = map(np.random.default_rng(0).standard_normal, ((5, 4), (4, 3), (6, 4), (3, 4), 3))
 
 # ------------------------------------------------------------------------------------------- matmul
 
@@ -117,8 +115,8 @@ def test_out_is_filled_and_returned(variant: str) -> None:
 
 
 @pytest.mark.parametrize("variant", variants("matmul"))
-def test_out_may_overlap_an_input(variant: str) -> None:
-    square = RNG.standard_normal((4, 4))
+def test_out_may_overlap_an_input(variant: str, rng: np.random.Generator) -> None:
+    square = rng.standard_normal((4, 4))
     for pick in (lambda s: s, lambda s: s.T, lambda s: s[::-1]):
         left, right = square.copy(), square.copy()
         np.testing.assert_allclose(matmul(left, square, out=pick(left), variant=variant), square @ square)
@@ -195,12 +193,12 @@ def test_nan_and_infinity_stay_visible() -> None:
 # ------------------------------------------------------------------------------------------- layers
 
 
-def test_any_callable_is_an_activation_and_the_fused_ones_agree_with_it() -> None:
+def test_any_callable_is_an_activation_and_the_fused_ones_agree_with_it(rng: np.random.Generator) -> None:
     fused_A, fused_Z = dense_forward(X, W, b, relu)
     plain_A, plain_Z = dense_forward(X, W, b, lambda z: np.maximum(z, 0))
     assert (fused_A == plain_A).all()
     assert (fused_Z == plain_Z).all()
-    dL_dA = RNG.standard_normal((6, 3))
+    dL_dA = rng.standard_normal((6, 3))
     fused = dense_backward_batch(X, fused_Z, dL_dA, W, tanh_derivative)
     plain = dense_backward_batch(X, fused_Z, dL_dA, W, lambda z: 1 - np.tanh(z) ** 2)
     for ours, theirs in zip(fused, plain, strict=True):
@@ -326,8 +324,8 @@ def test_binary_targets_lie_between_0_and_1(wrong: float) -> None:
             function([[0, 1], [0.5, wrong]], np.ones((2, 2)))
 
 
-def test_labels_or_one_hot_rows() -> None:
-    Z = RNG.standard_normal((4, 3))
+def test_labels_or_one_hot_rows(rng: np.random.Generator) -> None:
+    Z = rng.standard_normal((4, 3))
     labels = [2, 0, 1, 1]
     for form in (
         labels,

@@ -1,7 +1,7 @@
 """CUDA without a card: the kernels in the simulator, what is said where there is none, and the benchmark's script.
 
 The large packages that compile for real are installed by .ci/run, which runs
-``python -m fastnet.kernels.cuda_offline``.
+``python -m fastnet.kernels.cuda.ptx_report``.
 """
 
 import importlib.util
@@ -10,19 +10,17 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from processes import ROOT
 
 import fastnet.kernels
 from fastnet import Network, Trainer
 from fastnet.cli import main as cli
 from fastnet.kernels.cuda import device as cuda
 from fastnet.kernels.registry import CUDA_VARIANTS, OP_SPECS, TABLE, find, variants
-
-ROOT = Path(__file__).parents[1]
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -37,7 +35,7 @@ def simulated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, An
     found = tmp_path_factory.mktemp("simulated") / "gpu.json"
     # Assertions of a file that pytest does not know by its name are rewritten too, since it is named outright.
     commands = {
-        "kernels": ("-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/simulated_cuda.py"),
+        "kernels": ("-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/kernels/cuda/simulated_cuda.py"),
         "benchmark": ("bench/gpu.py", "--tiny", "--json", str(found)),
     }
     environment = {**os.environ, "NUMBA_ENABLE_CUDASIM": "1"}

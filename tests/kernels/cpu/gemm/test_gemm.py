@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from processes import outermost
 
 from fastnet.kernels.cpu import loops
 from fastnet.kernels.cpu.gemm import blocking, dense
@@ -22,8 +23,6 @@ pytestmark = pytest.mark.compiled
 
 DTYPES = [np.float32, np.float64]
 WIDER = {np.float32: np.float64, np.float64: np.longdouble}
-
-outermost = pytest.mark.skipif("FASTNET_INNER_TEST" in os.environ, reason="runs once, in the outer process")
 
 
 def sizes(dtype: Any) -> list[tuple[int, int, int]]:

@@ -11,7 +11,8 @@ import numba
 import numpy as np
 import pytest
 from numba import types
-from test_microkernel import assert_guard, guarded, lanes_of, outermost, run_tile
+from processes import outermost, python_path
+from tiles import assert_guard, guarded, lanes_of, run_tile
 
 from fastnet.kernels.cpu.gemm import blocking, transpose
 from fastnet.kernels.cpu.gemm import gemm as simd
@@ -189,6 +190,6 @@ def test_mutants_fail(mutant: str, tmp_path: Path) -> None:
         f"try: {CHECKS[check]}\n"
         "except AssertionError: print('rejected')\n"
     )
-    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(Path(__file__).parent)}
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": python_path(Path(__file__).parent)}
     run = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
     assert run.stdout == "rejected\n", run.stderr[-2000:]

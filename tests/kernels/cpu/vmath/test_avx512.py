@@ -1,7 +1,7 @@
 """exp, log, tanh and sigmoid of whole arrays: accuracy, special values, and the same bits wherever an element lies.
 
-The check and its mutants are test_vmath's. Run as a script, the file measures what is asserted:
-``python tests/test_avx512.py``; the tests do so for targets without AVX-512, in processes of their own.
+Run as a script, with tests/helpers in PYTHONPATH, the file prints what the tests assert; the tests do so for targets
+without AVX-512, in processes of their own.
 """
 
 import json
@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_vmath import DTYPES, EXPECTED, MUTANTS, TARGETS, WITHOUT_FMA, X86, measure
+from processes import python_path
+from ulp import DTYPES, EXPECTED, MUTANTS, TARGETS, WITHOUT_FMA, X86, measure
 
 from fastnet.kernels.cpu.vmath import avx512 as arrays
 from fastnet.kernels.jit.decorator import jit
@@ -160,11 +161,10 @@ def test_the_instructions_that_are_meant(tmp_path: Path) -> None:
         "    x = np.ones(64, np.float64); t.WHOLE[name](x, x.copy())\n"
         "    print(name, *t.WHOLE[name].inspect_asm().values())\n"
     )
-    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": python_path(Path(__file__).parent)}
     run = subprocess.run(
         [sys.executable, "-c", program],
         env=environment,
-        cwd=Path(__file__).parent,
         capture_output=True,
         text=True,
         check=True,
@@ -177,7 +177,12 @@ def test_the_instructions_that_are_meant(tmp_path: Path) -> None:
 @pytest.mark.skipif(not X86, reason="names x86 targets")
 @pytest.mark.parametrize("target", [name for name in TARGETS if name != "host"])
 def test_the_same_bounds_without_avx512(target: str, tmp_path: Path) -> None:
-    environment = {**os.environ, **TARGETS[target], "NUMBA_CACHE_DIR": str(tmp_path)}
+    environment = {
+        **os.environ,
+        **TARGETS[target],
+        "NUMBA_CACHE_DIR": str(tmp_path),
+        "PYTHONPATH": python_path(Path(__file__).parent),
+    }
     run = subprocess.run([sys.executable, __file__], env=environment, capture_output=True, text=True, check=True)
     slack = WITHOUT_FMA if "without FMA" in target else 0
     for dtype, found in json.loads(run.stdout).items():

@@ -1,13 +1,12 @@
 """Accuracy of the vector functions, their special values, and that LLVM makes full vectors of them.
 
-Run as a script, the file measures what the tests assert: ``python tests/test_vmath.py``. The tests do so for
-narrower targets, in processes of their own.
+Run as a script, with tests/helpers in PYTHONPATH, the file prints what the tests assert; the tests do so for narrower
+targets, in processes of their own.
 """
 
 import json
 import math
 import os
-import platform
 import re
 import subprocess
 import sys
@@ -17,6 +16,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from processes import python_path
+from ulp import DTYPES, EXPECTED, MUTANTS, TARGETS, WIDER, WITHOUT_FMA, X86, Array, measure
+from ulp import sigmoid as exact_sigmoid
 
 from fastnet.kernels.cpu.elementwise import elementwise
 from fastnet.kernels.cpu.vmath import erf, exp, log, sigmoid, tanh
@@ -25,13 +27,8 @@ from fastnet.kernels.jit.target import target_features
 
 pytestmark = pytest.mark.compiled
 
-Array = Any
-DTYPES = ("float32", "float64")
-X86 = platform.machine() in ("x86_64", "AMD64")
 BOUND = {"exp": 0.95, "log": 0.95, "tanh": 2.0, "sigmoid": 1.8, "silu": 3.4, "elu": 1.3, "softplus": 2.0, "mish": 4.0}
 """Units in the last place of the result."""
-WITHOUT_FMA = 0.25
-"""What may come on top where a product is rounded before it is added."""
 
 
 @jit
@@ -73,92 +70,12 @@ def apply(name: str, x: Array) -> Array:
 # ------------------------------------------------------------------------------------------- accuracy
 
 
-def _sigmoid(x: Array) -> Array:
-    e = np.exp(-np.abs(x))
-    return np.where(x < 0, e, 1) / (1 + e)
-
-
-def _silu(x: Array) -> Array:
-    """In a dtype wide enough for both factors; 0 times infinity is kept away."""
-    return np.maximum(x, -1e4) * _sigmoid(x)
-
-
-EXPECTED: dict[str, Callable[[Array], Array]] = {
-    "exp": np.exp,
-    "log": np.log,
-    "tanh": np.tanh,
-    "sigmoid": _sigmoid,
-    "silu": _silu,
-    "elu": lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))),
-    "softplus": lambda x: np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x))),
-    "mish": lambda x: np.maximum(x, -1e4) * np.tanh(np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x)))),
-}
-WIDER = {"float32": np.float64, "float64": np.longdouble}
-
-
-def ulps(result: Array, expected: Array) -> float:
-    """Largest error in units in the last place of the expected value; infinite where only one of the two is finite."""
-    with np.errstate(over="ignore"):
-        rounded = expected.astype(result.dtype)
-    exact = (result == rounded) | (np.isnan(result) & np.isnan(rounded))
-    finite = np.isfinite(result) & np.isfinite(rounded)
-    spacing = np.spacing(np.abs(rounded[finite])).astype(expected.dtype)
-    error = np.abs(result[finite].astype(expected.dtype) - expected[finite]) / spacing
-    return float(error.max(initial=0)) if (exact | finite).all() else math.inf
-
-
-def sweep(name: str, dtype: str) -> Array:
-    """A few 100 000 arguments: float32 from the whole range, every 16411th; float64 at random where it bends."""
-    if dtype == "float32":
-        return np.arange(0, 2**32, 16411, dtype=np.uint64).astype(np.uint32).view(np.float32)
-    rng = np.random.default_rng(0)
-    bits = rng.integers(0, 2**64, 50_000, dtype=np.uint64).view(np.float64)  # every magnitude, and NaN
-    bits[:4] = [0.0, -0.0, np.inf, -np.inf]
-    spans = (0.01, 0.5, 3, 20, 750)
-    x = np.concatenate([bits, *(rng.uniform(-span, span, 50_000) for span in spans)])
-    return np.concatenate([x, 1 + x[50_000:100_000], np.exp(x[-50_000:] / 1.1)]) if name == "log" else x
-
-
-def measure(function: Callable[[Array], Array], name: str, dtype: str) -> float:
-    x = sweep(name, dtype)
-    with np.errstate(all="ignore"):
-        return ulps(function(x), EXPECTED[name](x.astype(WIDER[dtype])))
-
-
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", BOUND)
 def test_ulp_bounds(name: str, dtype: str) -> None:
     slack = 0 if np.finfo(np.longdouble).eps < 1e-18 else 1.0  # where longdouble is float64
     slack += 0 if "fma" in target_features() or not X86 else WITHOUT_FMA
     assert measure(lambda x: apply(name, x), name, dtype) <= BOUND[name] + slack
-
-
-def _forgotten_low(x: Array) -> Array:
-    n = np.round(x * x.dtype.type(1.4426950408889634))
-    return np.ldexp(np.exp(x - n * x.dtype.type(0.693145751953125)), np.nan_to_num(n).clip(-2000, 2000).astype(int))
-
-
-def _flushed(x: Array) -> Array:
-    y = np.exp(x)
-    return np.where(y < np.finfo(x.dtype).tiny, x.dtype.type(0) * y, y)
-
-
-MUTANTS: list[tuple[str, str, Callable[[Array], Array]]] = [
-    ("ln 2 in one piece", "exp", _forgotten_low),
-    ("no subnormals", "exp", _flushed),
-    ("clamped NaN", "exp", lambda x: np.exp(np.where(np.isnan(x), x.dtype.type(89), x))),
-    ("three ulp off", "log", lambda x: np.log(x) * (1 + 3 * np.finfo(x.dtype).eps)),
-    ("zero as the smallest", "log", lambda x: np.log(np.where(x == 0, np.finfo(x.dtype).tiny, x))),
-    ("cancellation near 0", "tanh", lambda x: (np.exp(2 * x) - 1) / (np.exp(2 * x) + 1)),
-    ("two thirds of a polynomial", "tanh", lambda x: np.where(abs(x) < 0.1, x - x**3 / 3, np.tanh(x))),
-    ("overflow", "sigmoid", lambda x: 1 / (1 + np.exp(-x))),
-    ("subnormal sigmoid times x", "silu", _silu),
-    ("0 times infinity", "silu", lambda x: x * _sigmoid(x)),
-    ("cancellation near 0", "elu", lambda x: np.where(x > 0, x, np.exp(np.minimum(x, 0)) - 1)),
-    ("small results lost", "softplus", lambda x: np.log(1 + np.exp(x))),
-    ("of silu", "mish", _silu),
-    ("half precision", "sigmoid", lambda x: _sigmoid(x).astype(np.float16).astype(x.dtype)),
-]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -221,7 +138,7 @@ def test_gelu_of_float64_keeps_its_digits_far_down() -> None:
 def test_sigmoid_derivative(dtype: str) -> None:
     x = np.linspace(-100, 100, 100_001).astype(dtype)
     wide = x.astype(WIDER[dtype])
-    expected = _sigmoid(wide) * _sigmoid(-wide)
+    expected = exact_sigmoid(wide) * exact_sigmoid(-wide)
     subnormal = np.finfo(dtype).smallest_subnormal
     assert (np.abs(apply("sigmoid_derivative", x) - expected) <= 4 * np.finfo(dtype).eps * expected + subnormal).all()
 
@@ -230,7 +147,7 @@ def test_sigmoid_derivative(dtype: str) -> None:
 def test_silu_derivative(dtype: str) -> None:
     x = np.linspace(-120, 120, 100_001).astype(dtype)
     wide = x.astype(WIDER[dtype])
-    expected = _sigmoid(wide) * (1 + wide * _sigmoid(-wide))
+    expected = exact_sigmoid(wide) * (1 + wide * exact_sigmoid(-wide))
     assert (np.abs(apply("silu_derivative", x) - expected) <= np.finfo(dtype).eps).all()
 
 
@@ -331,18 +248,11 @@ def report() -> dict[str, dict[str, Any]]:
     }
 
 
-TARGETS = {
-    "host": {},
-    "avx2": {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx,+avx2,+fma"},
-    "sse2, without FMA": {"NUMBA_CPU_NAME": "x86-64", "NUMBA_CPU_FEATURES": "+sse,+sse2"},
-}
-
-
 @pytest.mark.skipif(not X86, reason="reads x86 assembly")
 @pytest.mark.parametrize("target", TARGETS)
 def test_full_vectors_and_the_same_bounds_on_every_target(target: str, tmp_path: Path) -> None:
     # A fresh cache, since a function that comes out of the cache has no assembly to read.
-    environment = {**os.environ, **TARGETS[target], "NUMBA_CACHE_DIR": str(tmp_path)}
+    environment = {**os.environ, **TARGETS[target], "NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": python_path()}
     run = subprocess.run([sys.executable, __file__], env=environment, capture_output=True, text=True, check=True)
     for dtype, found in json.loads(run.stdout).items():
         slack = WITHOUT_FMA if "without FMA" in target else 0
