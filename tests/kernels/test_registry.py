@@ -1,16 +1,13 @@
 """Every variant in the table against its contract; wrong kernels must fail it; training uses the table's kernels."""
 
-import ast
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 import fastnet.kernels
-from fastnet.kernels.jit import call_by_address
 from fastnet.kernels.reference import activations as reference
 from fastnet.kernels.reference import layers, losses, optimizers
 from fastnet.kernels.registry import (
@@ -256,20 +253,6 @@ def test_unknown_names() -> None:
         variants("matmull")
     with pytest.raises(ValueError, match=r"unknown variant 'fast' of matmul; there are: auto, reference, loops"):
         fastnet.kernels.matmul([[1]], [[1]], variant="fast")
-
-
-@pytest.mark.compiled
-def test_training_calls_what_the_table_is_made_of() -> None:
-    """Its kernels by address are those of the table: products, activations, losses and updates; and tasks of these."""
-    callable_by_address = {function.__module__.partition("kernels.")[2] for function in call_by_address._signatures}
-    made_of = {"cpu.gemm.gemm", "cpu.activations", "cpu.elementwise", "cpu.losses", "cpu.optimizers"}
-    assert callable_by_address == made_of | {"engine.training_step"}
-    package = Path(fastnet.__file__).parent
-    for path in (package / "optimizers.py", package / "trainer.py", package / "network.py"):
-        imports = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
-        imported = {alias.name for node in imports for alias in node.names}
-        imported |= {(node.module or "").rpartition(".")[2] for node in imports}
-        assert not imported & {"loops", "blocked", "simd", "parallel", "losses", "microkernel"}, path.name
 
 
 def test_rows_follow_the_order_of_the_variants() -> None:
