@@ -11,16 +11,15 @@ Arrays in, arrays out: the caller allocates every output. Scalars are returned i
 `reference`.
 """
 
-from math import exp, log, log1p
+from math import exp, log
 from typing import Any
 
 import numpy as np
 
 from ..jit.decorator import jit
-from ..specs import activations
+from ..specs.losses import LOSS_BY_CODE, LossSpec
+from .elementwise import named
 from .layers import dense_layer
-
-sigmoid = jit(scalar=True)(activations.sigmoid)
 
 # ------------------------------------------------------------------------------------------- layers
 
@@ -43,99 +42,48 @@ dense_forward, dense_backward_batch = dense_layer(matmul)
 # ------------------------------------------------------------------------------------------- losses
 
 
-@jit
-def mse(y_true: Any, y_pred: Any, out: Any) -> None:
-    """out[0] = mean over all elements of (y_pred - y_true)^2, summed in float64."""
-    total = 0.0
-    for i in range(y_true.shape[0]):
-        row = 0.0  # a sum of sums loses fewer bits than one long sum
-        for j in range(y_true.shape[1]):
-            d = y_pred[i, j] - y_true[i, j]
-            row += d * d
-        total += row
-    out[0] = total / y_true.size
+def _loss(spec: LossSpec) -> Any:
+    """Make the kernel ``(y_true, outputs, out)`` of a loss that is a sum over elements; out[0] is the batch's mean."""
+    value = jit(scalar=True)(spec.value)
+    over_outputs = spec.mean_over_outputs
+
+    def kernel(y_true: Any, outputs: Any, out: Any) -> None:
+        total = 0.0
+        for i in range(outputs.shape[0]):
+            row = 0.0  # in float64, and a sum of sums, which loses fewer bits than one long sum
+            for j in range(outputs.shape[1]):
+                row += value(outputs[i, j], y_true[i, j])
+            total += row
+        out[0] = total / (outputs.size if over_outputs else outputs.shape[0])
+
+    return jit(named(f"loops_{spec.name}", kernel))
 
 
-@jit
-def mse_derivative(y_true: Any, y_pred: Any, out: Any) -> None:
-    """Out = 2 (y_pred - y_true) / B."""
-    two = out.dtype.type(2)
-    rows = out.dtype.type(y_true.shape[0])
-    for i in range(y_true.shape[0]):
-        for j in range(y_true.shape[1]):
-            out[i, j] = two * (y_pred[i, j] - y_true[i, j]) / rows
+def _loss_derivative(spec: LossSpec) -> Any:
+    """Make the kernel ``(y_true, outputs, out)`` of such a loss's derivative: out (B, k) = slope / B."""
+    slope = jit(scalar=True)(spec.slope)
+
+    def kernel(y_true: Any, outputs: Any, out: Any) -> None:
+        rows = out.dtype.type(outputs.shape[0])
+        for i in range(outputs.shape[0]):
+            for j in range(outputs.shape[1]):
+                out[i, j] = slope(outputs[i, j], y_true[i, j]) / rows
+
+    return jit(named(f"loops_{spec.name}_derivative", kernel))
 
 
-@jit
-def mae(y_true: Any, y_pred: Any, out: Any) -> None:
-    """out[0] = mean over all elements of |y_pred - y_true|, summed in float64."""
-    total = 0.0
-    for i in range(y_true.shape[0]):
-        row = 0.0
-        for j in range(y_true.shape[1]):
-            row += abs(y_pred[i, j] - y_true[i, j])
-        total += row
-    out[0] = total / y_true.size
-
-
-@jit
-def mae_derivative(y_true: Any, y_pred: Any, out: Any) -> None:
-    """Out = sign(y_pred - y_true) / B."""
-    zero, share = out.dtype.type(0), out.dtype.type(1) / out.dtype.type(y_true.shape[0])
-    for i in range(y_true.shape[0]):
-        for j in range(y_true.shape[1]):
-            d = y_pred[i, j] - y_true[i, j]
-            out[i, j] = share if d > zero else (-share if d < zero else d)  # d is 0 or NaN
-
-
-@jit
-def huber(y_true: Any, y_pred: Any, out: Any) -> None:
-    """out[0] = mean over all elements of d^2/2 where |d| <= 1, else |d| - 1/2; summed in float64."""
-    half, one = y_pred.dtype.type(0.5), y_pred.dtype.type(1)
-    total = 0.0
-    for i in range(y_true.shape[0]):
-        row = 0.0
-        for j in range(y_true.shape[1]):
-            d = abs(y_pred[i, j] - y_true[i, j])
-            row += half * d * d if d <= one else d - half
-        total += row
-    out[0] = total / y_true.size
-
-
-@jit
-def huber_derivative(y_true: Any, y_pred: Any, out: Any) -> None:
-    """Out = d / B where |d| <= 1, else sign(d) / B."""
-    one, rows = out.dtype.type(1), out.dtype.type(y_true.shape[0])
-    for i in range(y_true.shape[0]):
-        for j in range(y_true.shape[1]):
-            d = y_pred[i, j] - y_true[i, j]
-            out[i, j] = (-one if d < -one else (one if d > one else d)) / rows
-
-
-@jit
-def binary_cross_entropy(y_true: Any, Z: Any, out: Any) -> None:
-    """out[0] = mean over rows of the row's sum of max(z, 0) - z y + log(1 + exp(-|z|)), summed in float64."""
-    zero = Z.dtype.type(0)
-    total = 0.0
-    for i in range(Z.shape[0]):
-        for j in range(Z.shape[1]):
-            z = Z[i, j]
-            total += (z if z > zero else zero) - z * y_true[i, j] + log1p(exp(-abs(z)))
-    out[0] = total / Z.shape[0]
-
-
-@jit
-def binary_cross_entropy_derivative(y_true: Any, Z: Any, out: Any) -> None:
-    """Out = (sigmoid(Z) - y_true) / B."""
-    rows = Z.dtype.type(Z.shape[0])
-    for i in range(Z.shape[0]):
-        for j in range(Z.shape[1]):
-            out[i, j] = (sigmoid(Z[i, j]) - y_true[i, j]) / rows
+LOSSES = {
+    name: kernel
+    for spec in LOSS_BY_CODE
+    if spec.value is not None
+    for name, kernel in ((spec.name, _loss(spec)), (f"{spec.name}_derivative", _loss_derivative(spec)))
+}
+"""Losses that are sums over elements, and their derivatives, by operation."""
 
 
 @jit
 def row_exponentials(z: Any, out: Any) -> Any:
-    """Out = exp(z - max z) for one row; returns (max z, sum of out).  A NaN in the row makes the sum NaN."""
+    """out = exp(z - max z) for one row; returns (max z, sum of out).  A NaN in the row makes the sum NaN."""
     top = z[0]
     for j in range(1, z.size):
         if z[j] > top:
@@ -149,7 +97,7 @@ def row_exponentials(z: Any, out: Any) -> Any:
 
 @jit
 def softmax(Z: Any, out: Any) -> None:
-    """Out = exp(Z) / sum of the row's exp(Z), shifted by the row's largest."""
+    """out = exp(Z) / sum of the row's exp(Z), shifted by the row's largest."""
     for i in range(Z.shape[0]):
         _, total = row_exponentials(Z[i], out[i])
         for j in range(Z.shape[1]):
@@ -169,7 +117,7 @@ def cross_entropy(labels: Any, Z: Any, out: Any) -> None:
 
 @jit
 def cross_entropy_derivative(labels: Any, Z: Any, out: Any) -> None:
-    """Out = (softmax(Z) - one_hot(labels)) / B."""
+    """out = (softmax(Z) - one_hot(labels)) / B."""
     one = Z.dtype.type(1)
     rows = Z.dtype.type(Z.shape[0])
     softmax(Z, out)

@@ -1,41 +1,32 @@
-"""Rung `simd`: losses and their gradients.
+"""Variant `simd`: losses and their gradients over vectors.
 
-Imports `_jit`, `elementwise` for the codes, and `vmath`. What changed from `loops`: loss and gradient come from one
-pass over rows (`loss_rows`), whose exponentials and logarithms are `vmath`'s. Of the losses that are sums over
-elements, a block of rows is one flat vector. Softmax needs sums and maxima along rows: rows shorter than `_WIDE` (10
-logits are less than a vector) are transposed into scratch, so that a lane is a row and every reduction is elementwise;
-longer ones are worked through as they lie, since moving them would cost as much as their exponentials. Why that is
-faster: full vectors in all, and the block stays in L1. What it costs: two ways to the same result, scratch, and a
-second to compile. Microseconds for loss and gradient in one thread of a Zen 4, float32, `loops` -> `loss_rows` as
-compiled code calls it (from Python each of the two is 1.2 more):
+What changed from `loops`: loss and gradient come from one pass over rows, whose exponentials and logarithms are those
+of `vmath`. Of the losses that are sums over elements, a block of rows is one flat vector. Softmax needs sums and maxima
+along rows: rows shorter than `_WIDE` are transposed into scratch, so that each vector lane holds one row and every
+reduction is elementwise; longer rows are processed in place. What it costs: two algorithms for the same result, scratch
+memory, and a second of compiling (docs/performance-notes/losses.md).
 
-                          32 x 10        128 x 10       1024 x 128
-mse, mae, huber           0.7 -> 0.28    1.4 -> 0.80    109 -> 50
-cross-entropy             3.9 -> 0.63    13 -> 2.0      1020 -> 113
-binary cross-entropy      5.1 -> 0.65    19 -> 2.2      2410 -> 186
-softmax                   1.7 -> 0.9     5.8 -> 1.9     510 -> 106
-accuracy                  0.61 -> 0.59   1.5 -> 1.4     146 -> 17
-
-A row's bits depend on the row and its share alone, so threads may cut a batch anywhere; a batch's loss is the
-`tree_sum` of its rows', in float64, so it depends on their number and order alone.
-
-Slower or no faster: working through short rows of logits as they lie (2.6 us for 100 rows of 10 against 1.5); shares
-multiplied in by a pass of their own (0.45 us for mse of 32 x 10; equal shares, the usual, now go into the first pass);
-the losses in functions of their own (each level of calls is compiled and linked again: 2.9 s against 1.8), or helpers
-pasted by Numba instead of LLVM (3.4 s); sgd_update and adam_update, which LLVM vectorises as they stand in `loops`.
+Each loss has a kernel of its own, so that training compiles only the one it uses. A row's bits depend on the row and
+its weight alone, so threads may cut a batch anywhere. A batch's loss is the `tree_sum` of its rows' losses, in float64,
+and depends on their number and order alone.
 """
 
+import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
 from numba import extending, types
 
-from ..jit.call_by_address import address, by_address, call
+from ..jit.call_by_address import address as kernel_address
+from ..jit.call_by_address import by_address, call
 from ..jit.decorator import jit
 from ..llvm.memory import address_and_strides, array_at
-from ..specs.codes import BINARY_CROSS_ENTROPY, CROSS_ENTROPY, HUBER, MAE, MSE
+from ..specs.base import Array
+from ..specs.losses import CROSS_ENTROPY, LOSS_BY_CODE, LOSSES, LossSpec
+from .elementwise import named
+from .vmath import loss_terms
 from .vmath.exp import exp_nonpositive
 from .vmath.log import log
 
@@ -45,13 +36,60 @@ intrinsic: Callable[[Callable[..., Any]], Callable[..., Any]] = extending.intrin
 ROWS = 64
 """Rows of a block."""
 
-_WIDE = 32  # columns from which a row is worked through as it lies
-_CHUNK = 1024  # elements of such rows that are worked through at once
+_WIDE = 32  # columns from which a row is processed in place
+_CHUNK = 1024  # elements of such rows that are processed at once
+
+
+class LossRows(NamedTuple):
+    """What a loss reads and writes; all arrays are C-contiguous, all floats of one dtype but for ``losses``.
+
+    Attributes
+    ----------
+    labels : ndarray of int64, shape (B,)
+        Of a loss that takes labels; otherwise any, such as (0,).
+    targets : ndarray, shape (B, k)
+        Of the other losses; otherwise any, such as (0, k).
+    outputs : ndarray, shape (B, k)
+        k >= 1.
+    row_weights : ndarray, shape (B,)
+        Weights of the rows in the objective: 1 / B, or w_i / sum(w).
+    gradient : ndarray, shape (B, k) or (0, k)
+        Filled with row_weights[i] times the derivative of row i's loss with respect to outputs[i]; without elements, it
+        is not computed. It overlaps nothing else.
+    losses : ndarray of float64, shape (B,)
+        Filled with the rows' losses.
+    scratch : ndarray
+        At least ``scratch_size(row_end - row_begin, k)`` elements. Each thread needs its own.
+    """
+
+    labels: Array
+    targets: Array
+    outputs: Array
+    row_weights: Array
+    gradient: Array
+    losses: Array
+    scratch: Array
+
+
+def _rows_type(real: Any) -> Any:
+    """Numba's type of `LossRows`."""
+    matrix, vector = types.Array(real, 2, "C"), types.Array(real, 1, "C")
+    losses, labels = types.Array(types.float64, 1, "C"), types.Array(types.int64, 1, "C")
+    return types.NamedTuple((labels, matrix, matrix, vector, matrix, losses, vector), LossRows)
+
+
+_by_address = by_address(lambda real: (_rows_type(real), types.intp, types.intp))
+_counts_by_address = by_address(
+    lambda real: (_rows_type(real), types.intp, types.intp, types.Array(types.int64, 1, "C"), types.intp)
+)
 
 
 @jit
 def tree_sum(values: Any) -> float:
-    """Sum at least one value by halves, in place: an order by the length alone, and an error by its logarithm."""
+    """Sum at least one value by halves, in place.
+
+    The order depends on the number of values alone; the error grows with its logarithm.
+    """
     n = values.size
     while n > 1:
         half = (n + 1) // 2
@@ -61,7 +99,14 @@ def tree_sum(values: Any) -> float:
     return values[0]
 
 
-# -------------------------------------------------------------------------------------------- rows
+@jit
+def scratch_size(rows: int, k: int) -> int:
+    """Elements of scratch that a loss needs for at most this many rows of k columns at a time."""
+    n = min(rows, ROWS)
+    return (2 * k + 1) * n if k < _WIDE else 2 * max(k, _CHUNK) + 2 * n
+
+
+# ------------------------------------------------------------------------------------------ softmax
 
 
 @intrinsic
@@ -81,25 +126,18 @@ def _maximum(context: Any, a: Any, b: Any) -> Any:
 
 @jit(internal=True)
 def _largest(row: Any) -> Any:
-    """The largest of a row, or NaN."""
+    """The largest element of a row, or NaN."""
     top = row[0]
     for j in range(row.size):
         top = _maximum(top, row[j])
     return top
 
 
-@jit
-def scratch_size(rows: int, k: int) -> int:
-    """Elements of scratch that `loss_rows` needs for up to so many rows at a time, of k columns."""
-    n = min(rows, ROWS)
-    return (2 * k + 1) * n if k < _WIDE else 2 * max(k, _CHUNK) + 2 * n
-
-
 @jit(internal=True)
 def _exponentials(Z: Any, start: int, n: int, top: Any, total: Any, E: Any) -> None:
-    """E (k, n) = exp(Z - top) of n short rows, transposed; top each row's largest, total its sum: NaN if one is in it.
+    """E (k, n) = exp(Z - top) of n short rows, transposed; top: each row's largest; total: its sum, or NaN.
 
-    E is flat.
+    E is flat. A NaN in a row makes its sum NaN.
     """
     k = Z.shape[1]
     for i in range(n):
@@ -111,7 +149,7 @@ def _exponentials(Z: Any, start: int, n: int, top: Any, total: Any, E: Any) -> N
     for j in range(1, k):
         column = E[j * n : j * n + n]
         for i in range(n):
-            top[i] = column[i] if column[i] > top[i] else top[i]  # a NaN passed over comes back as exp(NaN)
+            top[i] = column[i] if column[i] > top[i] else top[i]  # a NaN that this skips comes back as exp(NaN)
     for j in range(k):
         column = E[j * n : j * n + n]
         for i in range(n):
@@ -122,7 +160,7 @@ def _exponentials(Z: Any, start: int, n: int, top: Any, total: Any, E: Any) -> N
 
 @jit
 def softmax(Z: Any, out: Any) -> None:
-    """Out = exp(Z) / sum of the row's exp(Z), shifted by the row's largest."""
+    """out = exp(Z) / sum of the row's exp(Z), shifted by the row's largest."""
     one = Z.dtype.type(1)
     rows, k = Z.shape
     n = min(rows, ROWS)
@@ -149,42 +187,26 @@ def softmax(Z: Any, out: Any) -> None:
             row[j] *= scale
 
 
-# -------------------------------------------------------------------------------------- loss of rows
+# ----------------------------------------------------------------------------------- losses of rows
 
 
-def _signature(real: Any) -> tuple[Any, ...]:
-    matrix, vector = types.Array(real, 2, "C"), types.Array(real, 1, "C")
-    values, codes = types.Array(types.float64, 1, "C"), types.Array(types.int64, 1, "C")
-    return types.intp, codes, matrix, matrix, vector, matrix, values, vector, types.intp, types.intp
-
-
-@by_address(_signature)
+@_by_address
 @jit(internal=True)
-def cross_entropy_rows(
-    loss: int,
-    labels: Any,
-    targets: Any,
-    outputs: Any,
-    row_weights: Any,
-    D: Any,
-    losses: Any,
-    scratch: Any,
-    first: int,
-    last: int,
-) -> None:
-    """`loss_rows` where the loss is CROSS_ENTROPY."""
+def cross_entropy_rows(rows: Any, row_begin: int, row_end: int) -> None:
+    """Cross-entropy of rows: log sum exp(z) - z[label], and (softmax(z) - one_hot(label)) times the row's weight."""
+    labels, outputs, gradient, scratch = rows.labels, rows.outputs, rows.gradient, rows.scratch
     k = outputs.shape[1]
     short = k < _WIDE
-    start: Any = np.intp(first)
-    while start < last:
-        n = min(ROWS, last - start)
-        share, sums = row_weights[start : start + n], losses[start : start + n]
+    start: Any = np.intp(row_begin)
+    while start < row_end:
+        n = min(ROWS, row_end - start)
+        weights, sums = rows.row_weights[start : start + n], rows.losses[start : start + n]
         top, total, E = scratch[:n], scratch[n : 2 * n], scratch[2 * n :]
         if short:
             _exponentials(outputs, start, n, top, total, E)
-            if D.size > 0:
+            if gradient.size > 0:
                 for i in range(n):
-                    row, scale = D[start + i], share[i] / total[i]
+                    row, scale = gradient[start + i], weights[i] / total[i]
                     for j in range(k):
                         row[j] = E[j * n + i] * scale
         else:
@@ -197,13 +219,13 @@ def cross_entropy_rows(
                     E[j] = e
                     spare[j] = e
                 total[i] = tree_sum(spare[:k])
-                if D.size > 0:
-                    row, scale = D[start + i], share[i] / total[i]
+                if gradient.size > 0:
+                    row, scale = gradient[start + i], weights[i] / total[i]
                     for j in range(k):
                         row[j] = E[j] * scale
-        if D.size > 0:
+        if gradient.size > 0:
             for i in range(n):
-                D[start + i, labels[start + i]] -= share[i]
+                gradient[start + i, labels[start + i]] -= weights[i]
         for i in range(n):
             top[i] -= outputs[start + i, labels[start + i]]
         for i in range(n):
@@ -211,232 +233,194 @@ def cross_entropy_rows(
         start += n
 
 
-@by_address(_signature)
-@jit(internal=True)
-def elementwise_rows(
-    loss: int,
-    labels: Any,
-    targets: Any,
-    outputs: Any,
-    row_weights: Any,
-    D: Any,
-    losses: Any,
-    scratch: Any,
-    first: int,
-    last: int,
-) -> None:
-    """`loss_rows` of the losses that are sums over elements."""
-    zero = outputs.dtype.type(0)
-    one = outputs.dtype.type(1)
-    half = outputs.dtype.type(0.5)
-    k = outputs.shape[1]
-    short = k < _WIDE
-    # Not reshape(), which calls into Numba's library each time.
-    flat_outputs = array_at(outputs.dtype, address_and_strides(outputs)[0], (outputs.size,))
-    flat_targets = array_at(outputs.dtype, address_and_strides(targets)[0], (targets.size,))
-    flat_D = array_at(outputs.dtype, address_and_strides(D)[0], (D.size,))
-    step = ROWS if short else max(1, _CHUNK // k)
-    start: Any = np.intp(first)
-    while start < last:
-        n = min(step, last - start)
-        share, sums = row_weights[start : start + n], losses[start : start + n]
-        size, begin = n * k, start * k
-        z, y = flat_outputs[begin : begin + size], flat_targets[begin : begin + size]
-        value = scratch[:size]
-        slope = flat_D[begin : begin + size] if D.size > 0 else scratch[size : 2 * size]
-        unequal = 0
-        for i in range(n):
-            unequal += share[i] != share[0]
-        s = one if unequal > 0 else share[0]
-        if loss == MSE:
-            for i in range(size):
-                d = z[i] - y[i]
-                value[i] = d * d
-                slope[i] = (d + d) * s
-        elif loss == MAE:
-            for i in range(size):
-                d = z[i] - y[i]
-                value[i] = abs(d)
-                slope[i] = (one if d > zero else (-one if d < zero else d)) * s  # d is 0 or NaN
-        elif loss == HUBER:
-            for i in range(size):
-                d = z[i] - y[i]
-                c = one if d > one else (-one if d < -one else d)
-                value[i] = c * (d - half * c)  # d^2/2 where c is d, else |d| - 1/2
-                slope[i] = c * s
-        else:
-            for i in range(size):
-                e = exp_nonpositive(-abs(z[i]))
-                u = one + e
-                q = e / u  # sigmoid(-|z|)
-                positive = z[i] > zero
-                log1p = log(u) + (e - (u - one)) / u  # what the sum lost is put back
-                value[i] = ((z[i] if positive else zero) - z[i] * y[i]) + log1p
-                slope[i] = ((one - y[i]) - q if positive else q - y[i]) * s  # sigmoid(z) - y
-        if unequal > 0:
-            for i in range(n):
-                for j in range(i * k, i * k + k):
-                    slope[j] *= share[i]
-        if k == 1:
-            for i in range(n):
-                sums[i] = value[i]
-        elif short:
-            for i in range(n):
-                total_i = value[i * k]
-                for j in range(i * k + 1, i * k + k):
-                    total_i += value[j]
-                sums[i] = total_i
-        else:
-            for i in range(n):
-                sums[i] = tree_sum(value[i * k : i * k + k])
-        start += n
+def _terms(spec: LossSpec) -> Any:
+    """Return the compiled function ``(z, y) -> (value, slope)`` of one element."""
+    vectorisable = getattr(loss_terms, spec.name, None)
+    if vectorisable is not None:
+        return vectorisable
+    value, slope = jit(scalar=True)(spec.value), jit(scalar=True)(spec.slope)
+
+    def terms(z: Any, y: Any) -> Any:
+        return value(z, y), slope(z, y)
+
+    return jit(scalar=True)(named(f"{spec.name}_terms", terms))
 
 
-@by_address(_signature)
-@jit(internal=True)
-def loss_rows(
-    loss: int,
-    labels: Any,
-    targets: Any,
-    outputs: Any,
-    row_weights: Any,
-    D: Any,
-    losses: Any,
-    scratch: Any,
-    first: int,
-    last: int,
-) -> None:
-    """losses[i] = l_i, and D[i, :] = shares[i] * d l_i / d outputs[i, :], for the rows first..last-1.
+@functools.cache
+def loss_kernel(code: int) -> Any:
+    """Return the kernel ``(rows: LossRows, row_begin, row_end)`` of a loss, which fills those rows.
 
-    l_i is the sum over row i's outputs z with targets y:
-
-    - MSE (z - y)^2; MAE |z - y|; HUBER (z - y)^2 / 2 where |z - y| <= 1, else |z - y| - 1/2;
-    - CROSS_ENTROPY log sum exp(z) - z[label];
-    - BINARY_CROSS_ENTROPY, on logits: max(z, 0) - z y + log(1 + exp(-|z|)).
-
-    Any number of threads may do rows of their own, each with a scratch of its own: a row's bits depend on the row.
-
-    Parameters
-    ----------
-    loss : int
-        A code of `elementwise`.
-    labels : ndarray of int64, shape (B,)
-        Of CROSS_ENTROPY; of the others any, such as (0,).
-    targets : ndarray, shape (B, k)
-        Of all but CROSS_ENTROPY, for which it may be (0, k).
-    outputs : ndarray, shape (B, k)
-        Like all matrices here C-contiguous and of one float dtype; k >= 1.
-    shares : ndarray, shape (B,)
-        The rows' weights in the objective: 1/B, or w_i / sum(w).
-    D : ndarray, shape (B, k) or (0, k)
-        Filled; one of no elements is not computed. It overlaps nothing else.
-    losses : ndarray of float64, shape (B,)
-        Filled.
-    scratch : ndarray
-        At least ``scratch_size(last - first, k)`` elements.
-    first, last : int
-        Rows.
+    Any number of threads may process different rows, each with its own scratch. The kernel can be called by address,
+    with `loss_rows` as the prototype, and by compiled code alone.
     """
-    if loss == CROSS_ENTROPY:
-        cross_entropy_rows(loss, labels, targets, outputs, row_weights, D, losses, scratch, first, last)
-    else:
-        elementwise_rows(loss, labels, targets, outputs, row_weights, D, losses, scratch, first, last)
+    spec = LOSS_BY_CODE[code]
+    if spec.value is None:
+        return cross_entropy_rows
+    terms = _terms(spec)
+
+    def kernel(rows: Any, row_begin: int, row_end: int) -> None:
+        outputs, targets, gradient, scratch = rows.outputs, rows.targets, rows.gradient, rows.scratch
+        one = outputs.dtype.type(1)
+        k = outputs.shape[1]
+        short = k < _WIDE
+        # Not reshape(), which calls into Numba's library each time.
+        flat_outputs = array_at(outputs.dtype, address_and_strides(outputs)[0], (outputs.size,))
+        flat_targets = array_at(outputs.dtype, address_and_strides(targets)[0], (targets.size,))
+        flat_gradient = array_at(outputs.dtype, address_and_strides(gradient)[0], (gradient.size,))
+        step = ROWS if short else max(1, _CHUNK // k)
+        start: Any = np.intp(row_begin)
+        while start < row_end:
+            n = min(step, row_end - start)
+            weights, sums = rows.row_weights[start : start + n], rows.losses[start : start + n]
+            size, begin = n * k, start * k
+            z, y = flat_outputs[begin : begin + size], flat_targets[begin : begin + size]
+            value = scratch[:size]
+            slope = flat_gradient[begin : begin + size] if gradient.size > 0 else scratch[size : 2 * size]
+            unequal = 0
+            for i in range(n):
+                unequal += weights[i] != weights[0]
+            # Equal weights, the usual case, are multiplied in at once; others in a pass of their own.
+            weight = one if unequal > 0 else weights[0]
+            for i in range(size):
+                v, d = terms(z[i], y[i])
+                value[i] = v
+                slope[i] = d * weight
+            if unequal > 0:
+                for i in range(n):
+                    for j in range(i * k, i * k + k):
+                        slope[j] *= weights[i]
+            if k == 1:
+                for i in range(n):
+                    sums[i] = value[i]
+            elif short:
+                for i in range(n):
+                    row_sum = value[i * k]
+                    for j in range(i * k + 1, i * k + k):
+                        row_sum += value[j]
+                    sums[i] = row_sum
+            else:
+                for i in range(n):
+                    sums[i] = tree_sum(value[i * k : i * k + k])
+            start += n
+
+    return _by_address(jit(internal=True)(named(f"{spec.name}_rows", kernel)))
 
 
-def kernel(loss: int) -> Any:
-    """Choose what `loss_rows` calls for a loss: alone it compiles in 1.1 s, both in 1.8 to 2.5."""
-    return cross_entropy_rows if loss == CROSS_ENTROPY else elementwise_rows
+loss_rows = loss_kernel(CROSS_ENTROPY)
+"""Prototype of the kernels that `loss_kernel` returns, for `call`."""
 
 
-@jit
-def batch_loss(place: int, loss: int, labels: Any, targets: Any, outputs: Any, D: Any, out: Any) -> None:
-    """out[0] = mean over rows of the row's loss, and D its gradient, in equal shares; place, of the loss's `kernel`."""
-    rows, k = outputs.shape
-    scratch, row_weights = np.empty(scratch_size(rows, k), outputs.dtype), np.empty(rows, outputs.dtype)
-    losses = np.empty(rows)
-    row_weights[:] = outputs.dtype.type(1) / outputs.dtype.type(rows)
-    call(loss_rows, place, outputs.dtype, (loss, labels, targets, outputs, row_weights, D, losses, scratch, 0, rows))
-    out[0] = tree_sum(losses) / rows
+# ---------------------------------------------------------------------------------- correct answers
 
 
 @jit(internal=True)
-def accuracy_rows(labels: Any, targets: Any, outputs: Any, loss: int, first: int, last: int) -> int:
-    """Count what is right in the rows first..last-1; arguments as of `loss_rows`.
-
-    CROSS_ENTROPY: rows whose largest output stands at the label (NaN counts as largest). BINARY_CROSS_ENTROPY:
-    elements with (z > 0) == (y > 1/2), k a row: divide by B k. Of the other losses nothing is right.
+def _correct_labels(labels: Any, outputs: Any, row_begin: int, row_end: int) -> int:
+    """Count the rows whose largest output stands at the label, NaN counting as largest.
 
     No argmax: a label is right if nothing before it is as large and nothing after it is larger, which is counted
     without branches. A NaN at the label is right if there is none before it.
     """
-    right = 0
-    if loss == CROSS_ENTROPY:
-        for i in range(first, last):
-            row, label = outputs[i], labels[i]
-            z = row[label]
-            wrong = False
-            before, behind = row[:label], row[label + 1 :]  # views: an index that may be negative is no vector's
-            if z == z:
-                for j in range(before.size):
-                    wrong |= not before[j] < z
-                for j in range(behind.size):
-                    wrong |= not behind[j] <= z
-            else:
-                for j in range(before.size):
-                    wrong |= before[j] != before[j]
-            right += not wrong
-    elif loss == BINARY_CROSS_ENTROPY:
-        half = outputs.dtype.type(0.5)
-        for i in range(first, last):
-            for j in range(outputs.shape[1]):
-                right += (outputs[i, j] > 0) == (targets[i, j] > half)
-    return right
+    correct = 0
+    for i in range(row_begin, row_end):
+        row, label = outputs[i], labels[i]
+        z = row[label]
+        wrong = False
+        before, behind = row[:label], row[label + 1 :]  # views: LLVM does not vectorise an index that may be negative
+        if z == z:
+            for j in range(before.size):
+                wrong |= not before[j] < z
+            for j in range(behind.size):
+                wrong |= not behind[j] <= z
+        else:
+            for j in range(before.size):
+                wrong |= before[j] != before[j]
+        correct += not wrong
+    return correct
 
 
-@by_address(
-    lambda real: (
-        types.intp,
-        types.Array(types.int64, 1, "C"),
-        *[types.Array(real, 2, "C")] * 2,
-        *[types.intp] * 2,
-        types.Array(types.int64, 1, "C"),
-        types.intp,
-    )
-)
+@_counts_by_address
 @jit(internal=True)
-def correct_rows(
-    loss: int, labels: Any, targets: Any, outputs: Any, first: int, last: int, correct: Any, place: int
-) -> None:
-    """rights[place] = `accuracy_rows`."""
-    correct[place] = accuracy_rows(labels, targets, outputs, loss, first, last)
+def label_correct_rows(rows: Any, row_begin: int, row_end: int, correct: Any, task: int) -> None:
+    """correct[task] = number of rows whose largest output stands at the label."""
+    correct[task] = _correct_labels(rows.labels, rows.outputs, row_begin, row_end)
+
+
+@functools.cache
+def correct_kernel(code: int) -> Any:
+    """Return the kernel ``(rows: LossRows, row_begin, row_end, correct, task)`` of a loss for classification.
+
+    It stores in correct[task] how many rows are answered correctly; where targets are probabilities, how many elements,
+    k in a row. The kernel can be called by address, with `correct_rows` as the prototype, and by compiled code alone.
+    """
+    spec = LOSS_BY_CODE[code]
+    if spec.takes_labels:
+        return label_correct_rows
+    is_correct = jit(scalar=True)(spec.correct)
+
+    def kernel(rows: Any, row_begin: int, row_end: int, correct: Any, task: int) -> None:
+        outputs, targets = rows.outputs, rows.targets
+        count = 0
+        for i in range(row_begin, row_end):
+            for j in range(outputs.shape[1]):
+                count += is_correct(outputs[i, j], targets[i, j])
+        correct[task] = count
+
+    return _counts_by_address(jit(internal=True)(named(f"{spec.name}_correct_rows", kernel)))
+
+
+correct_rows = correct_kernel(CROSS_ENTROPY)
+"""Prototype of the kernels that `correct_kernel` returns, for `call`."""
 
 
 @jit
 def accuracy(labels: Any, Z: Any, out: Any) -> None:
     """out[0] = share of the rows whose largest output stands at the label (NaN counts as largest)."""
-    kind: Any = np.intp(CROSS_ENTROPY)
     first: Any = np.intp(0)
-    out[0] = accuracy_rows(labels, Z, Z, kind, first, Z.shape[0]) / Z.shape[0]
+    out[0] = _correct_labels(labels, Z, first, Z.shape[0]) / Z.shape[0]
+
+
+# ------------------------------------------------------------------------------------------ batches
+
+
+@jit
+def batch_loss(address: int, labels: Any, targets: Any, outputs: Any, gradient: Any, out: Any) -> None:
+    """out[0] = mean over rows of the row's loss, and its gradient; address: of the loss's kernel."""
+    rows, k = outputs.shape
+    scratch, row_weights = np.empty(scratch_size(rows, k), outputs.dtype), np.empty(rows, outputs.dtype)
+    losses = np.empty(rows)
+    row_weights[:] = outputs.dtype.type(1) / outputs.dtype.type(rows)
+    given = LossRows(labels, targets, outputs, row_weights, gradient, losses, scratch)
+    call(loss_rows, address, outputs.dtype, (given, 0, rows))
+    out[0] = tree_sum(losses) / rows
 
 
 _NO_LABELS = np.empty(0, np.int64)
 
 
-def value(loss: int, truth: Any, outputs: Any, out: Any) -> None:
-    """out[0] = the loss of a batch as it is reported: cross-entropies by row, the others by element."""
+def value(code: int, y: Any, outputs: Any, out: Any) -> None:
+    """out[0] = the loss of a batch as it is reported: a mean over rows, or over elements (`LossSpec`)."""
     nothing = np.empty((0, outputs.shape[1]), outputs.dtype)
-    _batch(loss, truth, outputs, nothing, out)
-    if loss in (MSE, MAE, HUBER):
+    _batch(code, y, outputs, nothing, out)
+    if LOSS_BY_CODE[code].mean_over_outputs:
         out[0] /= outputs.shape[1]
 
 
-def gradient(loss: int, truth: Any, outputs: Any, out: Any) -> None:
-    """Out (B, k) = gradient of a batch's objective, the mean over rows of `loss_rows`' losses."""
-    _batch(loss, truth, outputs, out, np.empty(1))
+def gradient(code: int, y: Any, outputs: Any, out: Any) -> None:
+    """out (B, k) = gradient of a batch's objective, the mean over rows of the rows' losses."""
+    _batch(code, y, outputs, out, np.empty(1))
 
 
-def _batch(loss: int, truth: Any, outputs: Any, D: Any, out: Any) -> None:
-    labels, targets = _NO_LABELS, truth
-    if loss == CROSS_ENTROPY:
-        labels, targets = truth, np.empty((0, outputs.shape[1]), outputs.dtype)
-    batch_loss(address(kernel(loss), outputs.dtype), loss, labels, targets, outputs, D, out)
+def _batch(code: int, y: Any, outputs: Any, gradient: Any, out: Any) -> None:
+    labels, targets = _NO_LABELS, y
+    if LOSS_BY_CODE[code].takes_labels:
+        labels, targets = y, np.empty((0, outputs.shape[1]), outputs.dtype)
+    batch_loss(kernel_address(loss_kernel(code), outputs.dtype), labels, targets, outputs, gradient, out)
+
+
+KERNELS = {
+    **{name: functools.partial(value, spec.code) for name, spec in LOSSES.items()},
+    **{f"{name}_derivative": functools.partial(gradient, spec.code) for name, spec in LOSSES.items()},
+    "softmax": softmax,
+    "accuracy": accuracy,
+}
+"""The losses ``(y, outputs, out)`` and their derivatives by operation, and what else measures outputs."""

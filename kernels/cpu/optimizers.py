@@ -1,70 +1,71 @@
-"""optimizers."""
+"""Variant `loops`: the optimizers' updates as compiled loops, made from the rules of their specs.
 
-import math
-from math import sqrt
+LLVM vectorises them as they stand. Each rule has a kernel of its own, so that training compiles only the one it uses.
+A rule is elementwise: updating parts of the vectors gives the bits of the whole.
+"""
+
+import functools
+from collections.abc import Callable
 from typing import Any
 
 from numba import types
 
 from ..jit.call_by_address import by_address
 from ..jit.decorator import jit
+from ..specs.optimizers import OPTIMIZER_BY_CODE, OPTIMIZERS, UPDATES, UpdateSpec
+from .elementwise import named
 
-# ------------------------------------------------------------------------------------------ updates
+
+def _signature(real: Any) -> tuple[Any, ...]:
+    vector, hyper = types.Array(real, 1, "C"), types.Array(types.float64, 1, "C")
+    return vector, vector, vector, vector, hyper, types.float64, types.intp
 
 
-@by_address(lambda real: (*[types.Array(real, 1, "C")] * 3, *[types.float64] * 2, types.boolean))
-@jit
-def sgd_update(
-    parameters: Any, gradient: Any, velocity: Any, learning_rate: float, momentum: float, nesterov: bool
-) -> None:
-    """v <- momentum v + g;  p <- p - learning_rate v, with nesterov p <- p - learning_rate (g + momentum v).
+@functools.cache
+def update_kernel(code: int) -> Any:
+    """Return the kernel ``(parameters, gradient, state0, state1, hyper, rate, step)`` of an update rule, in place.
 
-    In place; with momentum 0, v is left alone. Elementwise: slices of the vectors give the bits of the whole.
+    parameters, gradient, state0, state1 : ndarray, shape (P,)
+        Of one float dtype. A state that the rule lacks may be any vector, such as one of no elements.
+    hyper : ndarray of float64
+        The hyperparameters, in the order of the rule's spec. A call from Python may pass a tuple.
+    rate : float
+    step : int
+        Counts from 1.
+
+    It can be called by address, with `update` as the prototype.
     """
-    rate = parameters.dtype.type(learning_rate)
-    mu = parameters.dtype.type(momentum)
-    if momentum == 0:
+    spec = OPTIMIZER_BY_CODE[code]
+    vectors = spec.state_vectors
+    constants_of, rule = jit(scalar=True)(spec.constants), jit(scalar=True)(spec.rule)
+
+    def kernel(parameters: Any, gradient: Any, state0: Any, state1: Any, hyper: Any, rate: float, step: int) -> None:
+        constants = constants_of(hyper, rate, step)
         for i in range(parameters.size):
-            parameters[i] -= rate * gradient[i]
-    elif nesterov:
-        for i in range(parameters.size):
-            velocity[i] = mu * velocity[i] + gradient[i]
-            parameters[i] -= rate * (gradient[i] + mu * velocity[i])
-    else:
-        for i in range(parameters.size):
-            velocity[i] = mu * velocity[i] + gradient[i]
-            parameters[i] -= rate * velocity[i]
+            g = gradient[i]
+            s0 = state0[i] if vectors > 0 else g
+            s1 = state1[i] if vectors > 1 else g
+            parameters[i], s0, s1 = rule(parameters[i], g, s0, s1, constants)
+            if vectors > 0:
+                state0[i] = s0
+            if vectors > 1:
+                state1[i] = s1
+
+    return by_address(_signature)(jit(named(f"update_{spec.name}", kernel)))
 
 
-@by_address(lambda real: (*[types.Array(real, 1, "C")] * 4, *[types.float64] * 5, types.intp))
-@jit
-def adam_update(
-    parameters: Any,
-    gradient: Any,
-    mean: Any,
-    square: Any,
-    learning_rate: float,
-    beta1: float,
-    beta2: float,
-    epsilon: float,
-    weight_decay: float,
-    step: int,
-) -> None:
-    """Adam with bias correction and decoupled weight decay, in one pass over memory, in place.
+update = update_kernel(OPTIMIZERS["sgd"].code)
+"""Prototype of the kernels that `update_kernel` returns, for `call`."""
 
-    Equations in ``reference.adam_update``. Elementwise: slices of the vectors give the bits of the whole.
-    """
-    dtype = parameters.dtype.type
-    keep1, keep2 = dtype(beta1), dtype(beta2)
-    take1, take2 = dtype(1 - beta1), dtype(1 - beta2)
-    # The scalar part in float64: 1 - beta2 cancels in float32. math.pow, since Numba turns ** with an integer
-    # into repeated squaring, whose error grows with step (1e-13 at 1000).
-    rate = dtype(learning_rate / (1 - math.pow(beta1, float(step))))
-    correction2 = dtype(1 / (1 - math.pow(beta2, float(step))))
-    guard = dtype(epsilon)
-    keep = dtype(1 - learning_rate * weight_decay)  # 1 without decay: the bits are then plain Adam's
-    for i in range(parameters.size):
-        g = gradient[i]
-        mean[i] = keep1 * mean[i] + take1 * g
-        square[i] = keep2 * square[i] + take2 * g * g
-        parameters[i] = keep * parameters[i] - rate * mean[i] / (sqrt(square[i] * correction2) + guard)
+
+def _operation(spec: UpdateSpec) -> Callable[..., None]:
+    def run(*arguments: Any) -> None:
+        rule, parameters, gradient, state, hyper, rate, step = spec.parse(arguments)
+        states = (*state, gradient, gradient)
+        update_kernel(rule.code)(parameters, gradient, states[0], states[1], hyper, rate, step)
+
+    return named(spec.operation, run)
+
+
+KERNELS = {name: _operation(spec) for name, spec in UPDATES.items()}
+"""The public updates by operation."""

@@ -23,11 +23,11 @@ from ..llvm.builder import VECTOR
 from ..reference import training_step as numpy_step
 from ..registry import best_variant
 from ..specs.codes import BINARY_CROSS_ENTROPY, CROSS_ENTROPY, IDENTITY, RELU
+from ..specs.losses import LOSS_BY_CODE
 from . import training_step
 from .plan import (
     ACTIVATE,
     ACTIVATION,
-    ADAM,
     BATCH,
     BOOK_SIZE,
     CORRECT,
@@ -249,9 +249,9 @@ class Engine:
         self.plan.bind_arrays()
         book[ROWS_KERNEL] = kernel_address(training_step.rows_task, dtype)
         book[WEIGHTS_KERNEL] = kernel_address(training_step.weights_task, dtype)
-        book[LOSS_KERNEL] = kernel_address(losses.kernel(int(book[LOSS])), dtype)
-        if book[LOSS] in (CROSS_ENTROPY, BINARY_CROSS_ENTROPY):
-            book[CORRECT_KERNEL] = kernel_address(losses.correct_rows, dtype)
+        book[LOSS_KERNEL] = kernel_address(losses.loss_kernel(int(book[LOSS])), dtype)
+        if LOSS_BY_CODE[book[LOSS]].counts_correct:
+            book[CORRECT_KERNEL] = kernel_address(losses.correct_kernel(int(book[LOSS])), dtype)
         for layer in self.plan.layers:
             if layer[ACTIVATION] not in (IDENTITY, RELU):  # the product applies these two itself
                 layer[ACTIVATE] = kernel_address(activations.activation_kernel(layer[ACTIVATION]), dtype)
@@ -259,8 +259,7 @@ class Engine:
         if self.plan.layers[-1, ACTIVATION] == RELU:
             self.plan.layers[-1, DERIVE] = kernel_address(activations.times_derivative_kernel(RELU), dtype)
         if book[OPTIMIZER] != NONE:
-            update = optimizers.adam_update if book[OPTIMIZER] == ADAM else optimizers.sgd_update
-            book[UPDATE] = kernel_address(update, dtype)
+            book[UPDATE] = kernel_address(optimizers.update_kernel(int(book[OPTIMIZER])), dtype)
         # Last: it says that all are there. Ctrl-C while others are compiled would leave addresses of 0 behind.
         book[PRODUCT] = kernel_address(gemm.gemm, dtype)
 

@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..specs.codes import BINARY_CROSS_ENTROPY, CROSS_ENTROPY, GELU, HUBER, IDENTITY, MAE, MSE, RELU, SILU
+from ..specs import losses as specs
+from ..specs.codes import GELU, IDENTITY, RELU, SILU
 
 Array = NDArray[Any]
 
@@ -29,16 +30,10 @@ LINE = 64
 MICRO_BATCH_ROWS = 1024
 """Rows worked through at a time, and the longest chain of one sum of the gradient."""
 
-LOSSES = {
-    "mse": MSE,
-    "mae": MAE,
-    "huber": HUBER,
-    "cross_entropy": CROSS_ENTROPY,
-    "binary_cross_entropy": BINARY_CROSS_ENTROPY,
-}
+LOSSES = {name: spec.code for name, spec in specs.LOSSES.items()}
 """Code of every loss."""
 
-MEANS_OVER_OUTPUTS = (MSE, MAE, HUBER)
+MEANS_OVER_OUTPUTS = tuple(spec.code for spec in specs.LOSS_BY_CODE if spec.mean_over_outputs)
 """Losses that are reported as means over all elements; the objective is the sum over a row's outputs."""
 
 NONE, PLAIN_SGD, MOMENTUM, NESTEROV, ADAM = range(5)

@@ -17,7 +17,6 @@ from .plan import (
     CORRECT_KERNEL,
     CORRECT_OF_TASKS,
     LAYER_COUNT,
-    LOSS,
     LOSS_KERNEL,
     LOSSES_OF_ROWS,
     ROW_WEIGHTS,
@@ -63,10 +62,10 @@ def repeat_loss(dtype: Any, book: Any, layers: Any, truth_rows: int, rows: int, 
     for _ in range(times):
         for task in range(tasks):
             row_begin, row_end = rows * task // tasks, rows * (task + 1) // tasks
-            given = (book[LOSS], labels, targets, outputs, row_weights, dl_da, of_rows, work, row_begin, row_end)
-            call(losses.loss_rows, book[LOSS_KERNEL], dtype, given)
+            loss_rows = losses.LossRows(labels, targets, outputs, row_weights, dl_da, of_rows, work)
+            call(losses.loss_rows, book[LOSS_KERNEL], dtype, (loss_rows, row_begin, row_end))
             if book[CORRECT_KERNEL] != 0:
-                counted = (book[LOSS], labels, targets, outputs, row_begin, row_end, correct, task)
+                counted = (loss_rows, row_begin, row_end, correct, task)
                 call(losses.correct_rows, book[CORRECT_KERNEL], dtype, counted)
 
 

@@ -55,20 +55,15 @@ from ..specs.codes import CROSS_ENTROPY, IDENTITY, RELU
 from .plan import (
     ACTIVATE,
     ACTIVATION,
-    ADAM,
     BATCH,
     BATCH_WEIGHT,
-    BETA1,
-    BETA2,
     CLIP,
     CORRECT,
     CORRECT_KERNEL,
     CORRECT_OF_TASKS,
-    DECAY,
     DERIVE,
     DONE,
     EPOCH_ROWS,
-    EPSILON,
     FIRST_ROW,
     FLOPS,
     GRADIENT,
@@ -87,7 +82,6 @@ from .plan import (
     MAX_ROW_LOSS,
     MEAN_LOSS,
     MICRO_BATCH_ROWS,
-    NESTEROV,
     NEURONS,
     NONE,
     NORMS,
@@ -300,12 +294,8 @@ def rows_task(task: int, dtype: Any, book: Any, start: int, rows: int) -> None:
             vector(dtype, book[ROW_WEIGHTS], rows),
             vector(_DOUBLE, book[LOSSES_OF_ROWS], rows),
         )
-        call(
-            losses.loss_rows,
-            book[LOSS_KERNEL],
-            dtype,
-            (loss, labels, targets, outputs, row_weights, dl_da, losses_of_rows, work, row_begin, row_end),
-        )
+        loss_rows = losses.LossRows(labels, targets, outputs, row_weights, dl_da, losses_of_rows, work)
+        call(losses.loss_rows, book[LOSS_KERNEL], dtype, (loss_rows, row_begin, row_end))
         cap = vector(_DOUBLE, book[OBJECTIVE_TERMS], SQUARES)[MAX_ROW_LOSS]
         if cap < math.inf:
             for i in range(row_begin, row_end):
@@ -315,12 +305,7 @@ def rows_task(task: int, dtype: Any, book: Any, start: int, rows: int) -> None:
                 losses_of_rows[i] *= _weight(book, start + i)
         if book[CORRECT_KERNEL] != 0:
             correct = vector(_INT, book[CORRECT_OF_TASKS], rows)
-            call(
-                losses.correct_rows,
-                book[CORRECT_KERNEL],
-                dtype,
-                (loss, labels, targets, outputs, row_begin, row_end, correct, task),
-            )
+            call(losses.correct_rows, book[CORRECT_KERNEL], dtype, (loss_rows, row_begin, row_end, correct, task))
         if purpose == TRAIN:
             backward(dtype, book, layers, row_begin, row_end, buffer_bytes)
     if book[SCRATCH_PLACE] == 0:
@@ -379,14 +364,11 @@ def _update(dtype: Any, book: Any, hyper: Any, start: int, size: int, step: int,
         vector(dtype, book[PARAMETERS] + offset, size),
         vector(dtype, book[GRADIENT] + offset, size),
     )
-    first = vector(dtype, book[STATE] + offset, size)
-    if optimizer == ADAM:
-        second = vector(dtype, book[SECOND_STATE] + offset, size)
-        betas = (hyper[BETA1], hyper[BETA2], hyper[EPSILON], hyper[DECAY])
-        call(optimizers.adam_update, book[UPDATE], dtype, (parameters, gradient, first, second, rate, *betas, step))
-    elif optimizer != NONE:
-        nesterov = optimizer == NESTEROV
-        call(optimizers.sgd_update, book[UPDATE], dtype, (parameters, gradient, first, rate, hyper[BETA1], nesterov))
+    if optimizer != NONE:
+        # Of the states that the rule lacks, the address is not read.
+        first, second = vector(dtype, book[STATE] + offset, size), vector(dtype, book[SECOND_STATE] + offset, size)
+        given = (parameters, gradient, first, second, hyper, rate, step)
+        call(optimizers.update, book[UPDATE], dtype, given)
 
 
 @jit(internal=True)

@@ -1,53 +1,17 @@
-"""losses."""
+"""The losses in NumPy: the oracle, and what ``backend="numpy"`` computes.
 
-from typing import Any
+Each loss is stated once, as the loss and the derivative of rows, independently of the functions in `specs.losses`. From
+these come the means over a batch, by the operations' names, and the training step's row losses. All work for any float
+dtype.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from ..specs.losses import LOSS_BY_CODE, LOSSES, LossSpec
 from .activations import Array, sigmoid
-
-# ------------------------------------------------------------------------------------------- losses
-
-
-def mse(y_true: Array, y_pred: Array) -> Any:
-    """Mean over all elements of (y_pred - y_true)^2."""
-    return np.mean((y_pred - y_true) ** 2)
-
-
-def mse_derivative(y_true: Array, y_pred: Array) -> Array:
-    """2 (y_pred - y_true) / B.  With k outputs, k times the derivative of `mse`."""
-    return 2 * (y_pred - y_true) / y_true.shape[0]
-
-
-def mae(y_true: Array, y_pred: Array) -> Any:
-    """Mean over all elements of |y_pred - y_true|."""
-    return np.mean(np.abs(y_pred - y_true))
-
-
-def mae_derivative(y_true: Array, y_pred: Array) -> Array:
-    """sign(y_pred - y_true) / B, 0 at 0.  With k outputs, k times the derivative of `mae`."""
-    return np.sign(y_pred - y_true) / y_true.shape[0]
-
-
-def huber(y_true: Array, y_pred: Array) -> Any:
-    """Mean over all elements of d^2/2 where |d| <= 1, else |d| - 1/2, of d = y_pred - y_true (Huber 1964, delta 1)."""
-    d = y_pred - y_true
-    return np.mean(np.where(np.abs(d) <= 1, d**2 / 2, np.abs(d) - 0.5))
-
-
-def huber_derivative(y_true: Array, y_pred: Array) -> Array:
-    """d / B where |d| <= 1, else sign(d) / B.  With k outputs, k times the derivative of `huber`."""
-    return np.clip(y_pred - y_true, -1, 1) / y_true.shape[0]
-
-
-def binary_cross_entropy(y_true: Array, Z: Array) -> Any:
-    """Mean over rows of the row's sum of -y log S - (1 - y) log(1 - S), S = sigmoid(Z), so that nothing overflows."""
-    return np.mean(np.sum(np.maximum(Z, 0) - Z * y_true + np.log1p(np.exp(-np.abs(Z))), axis=1))
-
-
-def binary_cross_entropy_derivative(y_true: Array, Z: Array) -> Array:
-    """(sigmoid(Z) - y_true) / B."""
-    return (sigmoid(Z) - y_true) / Z.shape[0]
 
 
 def softmax(Z: Array) -> Array:
@@ -56,20 +20,86 @@ def softmax(Z: Array) -> Array:
     return E / np.sum(E, axis=1, keepdims=True)
 
 
-def cross_entropy(labels: Array, Z: Array) -> Any:
-    """Mean over rows of -log softmax(Z)[label] = log sum exp(Z) - Z[label], shifted as in `softmax`."""
-    top = np.max(Z, axis=1)
-    log_sum = np.log(np.sum(np.exp(Z - top[:, None]), axis=1))
-    return np.mean(log_sum + (top - Z[np.arange(len(Z)), labels]))
-
-
-def cross_entropy_derivative(labels: Array, Z: Array) -> Array:
-    """(softmax(Z) - one_hot(labels)) / B."""
-    D = softmax(Z)
-    D[np.arange(len(Z)), labels] -= 1
-    return D / len(Z)
-
-
 def accuracy(labels: Array, Z: Array) -> Any:
     """Share of the rows whose largest output stands at the label (the first of equals; NaN counts as largest)."""
     return np.mean(np.argmax(Z, axis=1) == labels)
+
+
+def _cross_entropy(labels: Array, Z: Array) -> Array:
+    """-log softmax(Z)[label] = log sum exp(Z) - Z[label] of each row, shifted as in `softmax`."""
+    top = np.max(Z, axis=1)
+    log_sum = np.log(np.sum(np.exp(Z - top[:, None]), axis=1))
+    result: Array = log_sum + (top - Z[np.arange(len(Z)), labels])
+    return result
+
+
+def _cross_entropy_derivative(labels: Array, Z: Array) -> Array:
+    """softmax(Z) - one_hot(labels)."""
+    D = softmax(Z)
+    D[np.arange(len(Z)), labels] -= 1
+    return D
+
+
+class Equations(NamedTuple):
+    """A loss of targets y and outputs Z: of each element or row, its derivative, and which answers are correct."""
+
+    value: Callable[[Array, Array], Array]
+    derivative: Callable[[Array, Array], Array]
+    correct: Callable[[Array, Array], Any] = lambda y, Z: 0
+
+
+EQUATIONS = {
+    "mse": Equations(lambda y, Z: (Z - y) ** 2, lambda y, Z: 2 * (Z - y)),
+    "mae": Equations(lambda y, Z: np.abs(Z - y), lambda y, Z: np.sign(Z - y)),
+    "huber": Equations(
+        lambda y, Z: np.where(np.abs(Z - y) <= 1, (Z - y) ** 2 / 2, np.abs(Z - y) - 0.5),
+        lambda y, Z: np.clip(Z - y, -1, 1),
+    ),
+    "cross_entropy": Equations(
+        _cross_entropy,
+        _cross_entropy_derivative,
+        lambda labels, Z: np.argmax(Z, axis=1) == labels,
+    ),
+    "binary_cross_entropy": Equations(  # -y log S - (1 - y) log(1 - S), S = sigmoid(Z), so that nothing overflows
+        lambda y, Z: np.maximum(Z, 0) - Z * y + np.log1p(np.exp(-np.abs(Z))),
+        lambda y, Z: sigmoid(Z) - y,
+        lambda y, Z: (Z > 0) == (y > 0.5),
+    ),
+}
+"""The equations of every loss by name."""
+
+
+def row_losses(code: int, y: Array, outputs: Array) -> tuple[Array, Array, int]:
+    """Return the loss of every row (B,), its derivative with respect to the outputs (B, k), and the correct answers."""
+    equations = EQUATIONS[LOSS_BY_CODE[code].name]
+    losses = equations.value(y, outputs)
+    return (
+        losses.sum(axis=1) if losses.ndim > 1 else losses,
+        equations.derivative(y, outputs),
+        int(np.sum(equations.correct(y, outputs))),
+    )
+
+
+def _mean(spec: LossSpec) -> Callable[[Array, Array], Any]:
+    """Make the loss of a batch as it is reported, a mean over all elements or over rows."""
+    value = EQUATIONS[spec.name].value
+
+    def mean(y_true: Array, outputs: Array) -> Any:
+        losses = value(y_true, outputs)
+        return np.mean(losses if spec.mean_over_outputs or losses.ndim == 1 else np.sum(losses, axis=1))
+
+    return mean
+
+
+def _gradient(spec: LossSpec) -> Callable[[Array, Array], Array]:
+    """Make the gradient of a batch's objective, the mean over rows of the rows' losses."""
+    derivative = EQUATIONS[spec.name].derivative
+    return lambda y_true, outputs: derivative(y_true, outputs) / len(outputs)
+
+
+globals().update({spec.name: _mean(spec) for spec in LOSSES.values()})
+globals().update({f"{spec.name}_derivative": _gradient(spec) for spec in LOSSES.values()})
+
+if TYPE_CHECKING:  # the operations are generated from the equations
+
+    def __getattr__(name: str) -> Any: ...

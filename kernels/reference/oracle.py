@@ -26,12 +26,12 @@ def oracle(spec: OpSpec) -> Callable[..., None]:
     LookupError
         If no module of the reference defines the function.
     """
-    if spec.operation in _LAYERS:
-        return _LAYERS[spec.operation]
-    for module in (activations, layers, losses, optimizers):
+    if spec.operation in _FILLING:
+        return _FILLING[spec.operation]
+    for module in (activations, layers, losses):
         function: Any = getattr(module, spec.operation, None)
         if function is not None:
-            return _filling(function, spec.results) if not spec.in_place else function
+            return _filling(function, spec.results)
     raise LookupError(f"kernels/reference defines no function {spec.operation}")
 
 
@@ -58,8 +58,9 @@ def _dense_backward_batch(
         dX[...] = full
 
 
-_LAYERS: dict[str, Callable[..., None]] = {
+_FILLING: dict[str, Callable[..., None]] = {
+    **optimizers.OPERATIONS,
     "dense_forward": _dense_forward,
     "dense_backward_batch": _dense_backward_batch,
 }
-"""The layers, whose variants take an activation's code where the reference takes a function."""
+"""Updates, and the layers, whose variants take an activation's code where the reference takes a function."""

@@ -10,24 +10,17 @@ import numpy as np
 
 from ..engine.plan import (
     ACTIVATION,
-    ADAM,
     BATCH,
     BATCH_WEIGHT,
-    BETA1,
-    BETA2,
     CLIP,
     CORRECT,
-    DECAY,
     DONE,
-    EPSILON,
     L2,
     L2_PER_BATCH,
     LOSS,
     LOSS_SUM,
     MAX_ROW_LOSS,
     MEAN_LOSS,
-    NESTEROV,
-    NONE,
     OPTIMIZER,
     PARTIAL_CORRECT,
     PARTIAL_LOSS,
@@ -46,8 +39,7 @@ from ..engine.plan import (
     W,
     micro_batch_rows,
 )
-from ..specs.codes import BINARY_CROSS_ENTROPY, CROSS_ENTROPY, HUBER, MAE
-from . import activations, layers, optimizers
+from . import activations, layers, losses, optimizers
 
 
 def run(
@@ -86,11 +78,11 @@ def run(
                 out[rows] = outputs
             else:
                 assert y is not None
-                losses, D, right = _loss(int(plan.book[LOSS]), y[chosen], outputs)
-                losses = np.minimum(losses, plan.objective_terms[MAX_ROW_LOSS])
+                row_losses, D, right = losses.row_losses(int(plan.book[LOSS]), y[chosen], outputs)
+                row_losses = np.minimum(row_losses, plan.objective_terms[MAX_ROW_LOSS])
                 visited: Any = slice(start, stop) if order is None else chosen
                 w = np.ones(stop - start) if weights is None else weights[visited]
-                totals[PARTIAL_LOSS] += np.sum(w * losses)
+                totals[PARTIAL_LOSS] += np.sum(w * row_losses)
                 totals[PARTIAL_WEIGHT] += np.sum(w)
                 progress[PARTIAL_CORRECT] += right
                 if purpose == TRAIN:
@@ -131,27 +123,6 @@ def _views(flat: Array, layer: Array) -> tuple[Array, Array]:
     return flat[w : w + k * n].reshape(k, n), flat[b : b + k]
 
 
-def _loss(loss: int, y: Array, outputs: Array) -> tuple[Array, Array, int]:
-    """Loss of every row, its derivative with respect to the row's outputs, and how many answers are right."""
-    if loss == CROSS_ENTROPY:
-        each = np.arange(len(y))
-        top = outputs.max(axis=1)
-        losses = np.log(np.exp(outputs - top[:, None]).sum(axis=1)) + (top - outputs[each, y])
-        D = losses.softmax(outputs)
-        D[each, y] -= 1
-        return losses, D, int(np.sum(outputs.argmax(axis=1) == y))
-    d = outputs - y
-    if loss == BINARY_CROSS_ENTROPY:
-        losses = np.maximum(outputs, 0) - outputs * y + np.log1p(np.exp(-np.abs(outputs)))
-        D = activations.sigmoid(outputs) - y
-        return losses.sum(axis=1), D, int(np.sum((outputs > 0) == (y > 0.5)))
-    if loss == MAE:
-        return np.abs(d).sum(axis=1), np.sign(d), 0
-    if loss == HUBER:
-        return np.where(np.abs(d) <= 1, d * d / 2, np.abs(d) - 0.5).sum(axis=1), np.clip(d, -1, 1), 0
-    return (d * d).sum(axis=1), 2 * d, 0
-
-
 def _squares(plan: Plan) -> float:
     """Sum of all squared weights, biases excepted."""
     return sum(float(np.sum(np.square(_views(plan.parameters, layer)[0], dtype=np.float64))) for layer in plan.layers)
@@ -179,10 +150,5 @@ def _update(plan: Plan, rate: float) -> None:
     norm = float(np.linalg.norm(gradient.astype(np.float64)))
     if not norm <= hyper[CLIP]:
         gradient *= hyper[CLIP] / norm
-    if optimizer == ADAM:
-        betas = hyper[BETA1], hyper[BETA2], hyper[EPSILON], hyper[DECAY]
-        step = int(plan.progress[STEP]) + 1
-        optimizers.adam_update(plan.parameters, gradient, plan.state[0], plan.state[1], rate, *betas, step)
-    elif optimizer != NONE:
-        velocity = plan.state[0] if len(plan.state) else gradient  # without momentum it is left alone
-        optimizers.sgd_update(plan.parameters, gradient, velocity, rate, hyper[BETA1], optimizer == NESTEROV)
+    step = int(plan.progress[STEP]) + 1
+    optimizers.update(int(optimizer), plan.parameters, gradient, plan.state, hyper, rate, step)

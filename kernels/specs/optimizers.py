@@ -1,6 +1,22 @@
-"""The optimizers' update rules: one record each, from which everything that lists them is generated."""
+"""The optimizers' update rules: one record each, from which everything that lists them is generated.
 
+A rule is elementwise over the parameters and given by two plain Python functions, which use nothing but `math`:
+
+- ``constants(hyper, rate, step)`` computes once a step, in float64, what is the same for all elements;
+- ``rule(p, g, s0, s1, constants)`` gives the new ``(p, s0, s1)`` of one element. It casts the constants to p's type,
+  which LLVM does once, before the loop. A state that the rule lacks is returned as it came.
+
+The CPU compiles both, CUDA as device functions.
+"""
+
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .base import Array, rounding
 
 
 @dataclass(frozen=True)
@@ -11,27 +27,238 @@ class OptimizerSpec:
     ----------
     name : str
     code : int
-        The integer by which compiled code chooses it.
-    state_vectors : int
-        State vectors, each as long as the parameters.
+        The integer by which compiled code chooses it: its position in `OPTIMIZERS`.
+    equation : str
+        What happens to parameters p with gradient g, for documentation.
+    constants : callable
+        ``(hyper, rate, step) -> tuple of float``; ``hyper`` holds the hyperparameters, ``step`` counts from 1.
+    rule : callable
+        ``(p, g, s0, s1, constants) -> (p, s0, s1)``.
+    state : tuple of str
+        Names of the state vectors, each as long as the parameters and 0 before the first step.
     hyperparameters : tuple of str
-        Names, in the order of the float64 vector that update kernels take; the learning rate is apart.
+        Names, in the order of ``hyper``; the learning rate is apart.
     """
 
     name: str
     code: int
-    state_vectors: int
+    equation: str
+    constants: Callable[[Any, float, int], tuple[float, ...]]
+    rule: Callable[[Any, Any, Any, Any, tuple[float, ...]], tuple[Any, Any, Any]]
+    state: tuple[str, ...] = ()
     hyperparameters: tuple[str, ...] = ()
 
+    @property
+    def state_vectors(self) -> int:
+        """Number of state vectors."""
+        return len(self.state)
+
+
+HYPER_SIZE = 8
+"""Length of the float64 vector in which hyperparameters are passed."""
+
+
+# --------------------------------------------------------------------------------- gradient descent
+
+
+def sgd_constants(hyper: Any, rate: float, step: int) -> tuple[float, ...]:
+    """(rate,)."""
+    return (rate,)
+
+
+def sgd_rule(p: Any, g: Any, s0: Any, s1: Any, constants: Any) -> tuple[Any, Any, Any]:
+    """p <- p - rate g."""
+    return p - type(p)(constants[0]) * g, s0, s1
+
+
+def momentum_constants(hyper: Any, rate: float, step: int) -> tuple[float, ...]:
+    """(rate, momentum)."""
+    return rate, hyper[0]
+
+
+def momentum_rule(p: Any, g: Any, s0: Any, s1: Any, constants: Any) -> tuple[Any, Any, Any]:
+    """v <- momentum v + g;  p <- p - rate v."""
+    real = type(p)
+    velocity = real(constants[1]) * s0 + g
+    return p - real(constants[0]) * velocity, velocity, s1
+
+
+def nesterov_rule(p: Any, g: Any, s0: Any, s1: Any, constants: Any) -> tuple[Any, Any, Any]:
+    """v <- momentum v + g;  p <- p - rate (g + momentum v)."""
+    real = type(p)
+    momentum = real(constants[1])
+    velocity = momentum * s0 + g
+    return p - real(constants[0]) * (g + momentum * velocity), velocity, s1
+
+
+# --------------------------------------------------------------------------------------------- adam
+
+
+def adam_constants(hyper: Any, rate: float, step: int) -> tuple[float, ...]:
+    """Factor of the parameters, corrected rate, 1 / (1 - beta2^step), beta1, 1 - beta1, beta2, 1 - beta2, epsilon.
+
+    In float64, where 1 - beta2 does not cancel. By math.pow, since Numba turns ** with an integer into repeated
+    squaring, whose error grows with the step (1e-13 at 1000).
+    """
+    beta1, beta2 = hyper[0], hyper[1]
+    keep = 1 - rate * hyper[3]  # 1 without decay: the bits are then plain Adam's
+    corrected_rate = rate / (1 - math.pow(beta1, float(step)))
+    correction2 = 1 / (1 - math.pow(beta2, float(step)))
+    return keep, corrected_rate, correction2, beta1, 1 - beta1, beta2, 1 - beta2, hyper[2]
+
+
+def adam_rule(p: Any, g: Any, s0: Any, s1: Any, constants: Any) -> tuple[Any, Any, Any]:
+    """Adam (Kingma and Ba 2015, algorithm 1), with decoupled weight decay (Loshchilov and Hutter 2019)."""
+    real = type(p)
+    mean = real(constants[3]) * s0 + real(constants[4]) * g
+    square = real(constants[5]) * s1 + real(constants[6]) * g * g
+    root = math.sqrt(square * real(constants[2])) + real(constants[7])
+    return real(constants[0]) * p - real(constants[1]) * mean / root, mean, square
+
+
+# -------------------------------------------------------------------------------------------- table
 
 OPTIMIZERS: dict[str, OptimizerSpec] = {
     spec.name: spec
     for spec in (
-        OptimizerSpec("none", 0, 0),  # leaves the gradient and changes nothing
-        OptimizerSpec("sgd", 1, 0),
-        OptimizerSpec("momentum", 2, 1, ("momentum",)),
-        OptimizerSpec("nesterov", 3, 1, ("momentum",)),
-        OptimizerSpec("adam", 4, 2, ("beta1", "beta2", "epsilon", "weight_decay")),
+        OptimizerSpec("none", 0, "p stays, and the gradient is left to be read", sgd_constants, sgd_rule),
+        OptimizerSpec("sgd", 1, "p <- p - rate g", sgd_constants, sgd_rule),
+        OptimizerSpec(
+            "momentum",
+            2,
+            "v <- momentum v + g;  p <- p - rate v",
+            momentum_constants,
+            momentum_rule,
+            ("velocity",),
+            ("momentum",),
+        ),
+        OptimizerSpec(
+            "nesterov",
+            3,
+            "v <- momentum v + g;  p <- p - rate (g + momentum v)",
+            momentum_constants,
+            nesterov_rule,
+            ("velocity",),
+            ("momentum",),
+        ),
+        OptimizerSpec(
+            "adam",
+            4,
+            "m <- beta1 m + (1 - beta1) g;  v <- beta2 v + (1 - beta2) g^2;  p <- p - rate weight_decay p;  "
+            "p <- p - rate (m / (1 - beta1^step)) / (sqrt(v / (1 - beta2^step)) + epsilon)",
+            adam_constants,
+            adam_rule,
+            ("mean", "square"),
+            ("beta1", "beta2", "epsilon", "weight_decay"),
+        ),
     )
 }
 """Every update rule by name, in the order of the codes."""
+
+OPTIMIZER_BY_CODE = tuple(OPTIMIZERS.values())
+
+# ------------------------------------------------------------------------------- public operations
+
+
+class Step(NamedTuple):
+    """Arguments of a public update, sorted: what rule, on which arrays, with which numbers."""
+
+    spec: OptimizerSpec
+    parameters: Array
+    gradient: Array
+    state: tuple[Array, ...]
+    hyper: tuple[float, ...]
+    rate: float
+    step: int
+
+
+@dataclass(frozen=True)
+class UpdateSpec:
+    """A public update operation, in place: one rule, or several between which an argument chooses.
+
+    Its variants are called with ``(parameters, gradient, *state, *numbers)``.
+
+    Attributes
+    ----------
+    operation : str
+        The public function's name.
+    state : tuple of str
+        Names of the state arrays; a ``square`` is never negative.
+    choose : callable
+        ``(*numbers) -> (rule's name, hyper, rate, step)``.
+    options : dict
+        Numbers of the cases that are checked, by option.
+    bench_option : str
+        The option that is timed.
+    bound : callable
+        As of `OpSpec`.
+    flops : int
+        Floating-point operations an element.
+    """
+
+    operation: str
+    state: tuple[str, ...]
+    choose: Callable[..., tuple[str, tuple[float, ...], float, int]]
+    options: dict[str, tuple[Any, ...]]
+    bench_option: str
+    bound: Callable[[tuple[Any, ...], tuple[Array, ...], float], tuple[Array, ...]]
+    flops: int
+
+    def parse(self, arguments: tuple[Any, ...]) -> Step:
+        """Sort the arguments of a call."""
+        numbers = 2 + len(self.state)
+        name, hyper, rate, step = self.choose(*arguments[numbers:])
+        return Step(OPTIMIZERS[name], arguments[0], arguments[1], arguments[2:numbers], hyper, rate, step)
+
+
+def _choose_sgd(rate: float, momentum: float, nesterov: bool) -> tuple[str, tuple[float, ...], float, int]:
+    return "sgd" if momentum == 0 else "nesterov" if nesterov else "momentum", (momentum,), rate, 1
+
+
+def _sgd_bound(arguments: tuple[Any, ...], results: tuple[Array, ...], eps: float) -> tuple[Array, ...]:
+    parameters, gradient, velocity, rate, momentum, nesterov = arguments
+    new_velocity = np.abs(gradient) + np.abs(momentum * velocity)
+    step = np.abs(gradient) + momentum * new_velocity if nesterov else new_velocity
+    return rounding(parameters, rate * step, eps=eps) / 2, rounding(new_velocity, eps=eps) / 2
+
+
+def _choose_adam(rate: float, *numbers: Any) -> tuple[str, tuple[float, ...], float, int]:
+    return "adam", numbers[:4], rate, numbers[4]
+
+
+def _adam_bound(arguments: tuple[Any, ...], results: tuple[Array, ...], eps: float) -> tuple[Array, ...]:
+    parameters, gradient, mean, square, rate, beta1, beta2, epsilon, _, step = arguments
+    new_mean = beta1 * np.abs(mean) + (1 - beta1) * np.abs(gradient)  # of magnitudes: m and g may cancel
+    new_square = beta2 * square + (1 - beta2) * gradient**2
+    move = rate * new_mean / (1 - beta1**step) / (np.sqrt(new_square / (1 - beta2**step)) + epsilon)
+    return tuple(rounding(*terms, eps=eps) for terms in ((parameters, move), (new_mean,), (new_square,)))
+
+
+UPDATES: dict[str, UpdateSpec] = {
+    spec.operation: spec
+    for spec in (
+        UpdateSpec(
+            "sgd_update",
+            ("velocity",),
+            _choose_sgd,
+            {"plain": (0.1, 0.0, False), "momentum": (0.1, 0.9, False), "nesterov": (0.1, 0.9, True)},
+            "momentum",
+            _sgd_bound,
+            flops=4,
+        ),
+        UpdateSpec(
+            "adam_update",
+            ("mean", "square"),
+            _choose_adam,
+            {
+                "first": (0.1, 0.9, 0.999, 1e-8, 0.0, 1),
+                "later": (0.1, 0.9, 0.999, 1e-8, 0.0, 1000),
+                "decay": (0.1, 0.9, 0.999, 1e-8, 0.5, 1000),
+            },
+            "later",
+            _adam_bound,
+            flops=12,
+        ),
+    )
+}
+"""Every public update by operation."""
