@@ -33,7 +33,7 @@ from .kernels.engine.plan import EPOCH, MICRO_BATCH_ROWS, PROGRESS_SIZE, ROW, RO
 from .kernels.engine.tuner import Tuner
 from .kernels.specs.base import Array
 from .network import Network
-from .optimizers import SGD, Adam, Optimizer, Schedule
+from .optimizers import SGD, Optimizer, Schedule
 
 BACKENDS = {"numpy": "reference", "serial": "simd", "parallel": "parallel", "cuda": "cuda"}
 """The rung of the ladder of kernels that each backend runs."""
@@ -173,7 +173,7 @@ class Trainer:
     ) -> None:
         if not isinstance(network, Network):
             raise TypeError(f"network is a {type(network).__name__}; expected a fastnet.Network")
-        if not isinstance(optimizer, (SGD, Adam)):
+        if not isinstance(optimizer, Optimizer):
             raise TypeError(f"optimizer is {optimizer!r}; expected one such as SGD(0.01) or Adam()")
         if not isinstance(shuffle, (bool, np.bool_)):
             raise TypeError(f"shuffle is {shuffle!r}; expected True or False")
@@ -198,7 +198,7 @@ class Trainer:
 
             device.require('backend="cuda"')
         self.history = History()
-        self._state = aligned_zeros(optimizer.vectors, network.parameters.size, network.dtype)
+        self._state = aligned_zeros(optimizer.spec.state_vectors, network.parameters.size, network.dtype)
         self._progress = np.zeros(PROGRESS_SIZE, np.int64)
         self._totals = np.zeros(TOTALS_SIZE)
         self._fitting = False
@@ -508,9 +508,9 @@ class Trainer:
         descent = None
         if train:
             descent = OptimizerState(
-                self.optimizer.code,
+                self.optimizer.spec.code,
                 self._state,
-                **self.optimizer.hyper,
+                **dict(zip(("beta1", "beta2", "epsilon", "weight_decay"), self.optimizer.hyper.tolist(), strict=False)),
                 l2=self.l2,
                 clip_norm=math.inf if self.clip_norm is None else self.clip_norm,
                 progress=self._progress,

@@ -101,7 +101,7 @@ def test_one_epoch_is_the_loop_written_out(optimizer: Any) -> None:
     ours = trainer(optimizer=optimizer, batch_size=16, shuffle=False)
     net = trainer().network
     (W1, W2), (b1, b2) = net.weights, net.biases
-    state = [np.zeros_like(net.parameters) for _ in range(max(1, optimizer.vectors))]
+    state = [np.zeros_like(net.parameters) for _ in range(max(1, optimizer.spec.state_vectors))]
     losses, rows = [], []
     for step, start in enumerate(range(0, 50, 16), start=1):
         x, y = X[start : start + 16], Y[start : start + 16]

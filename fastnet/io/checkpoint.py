@@ -17,7 +17,7 @@ from ..history import History
 from ..kernels.api import validation
 from ..kernels.engine.plan import DONE, PROGRESS_SIZE, ROW, ROWS, TOTALS_SIZE
 from ..kernels.specs.base import Array
-from ..optimizers import SGD, Adam, AdamW, CosineDecay, Optimizer, StepDecay, WarmUp
+from ..optimizers import OPTIMIZER_CLASSES, SCHEDULE_CLASSES, Optimizer
 from . import storage
 
 SHARE = 0.05
@@ -26,7 +26,7 @@ SHARE = 0.05
 SETTINGS = ("loss", "batch_size", "shuffle", "seed", "l2", "clip_norm", "backend", "threads")
 """Attributes of a Trainer that are kept as they are."""
 
-_KNOWN: dict[str, Any] = {made.__name__: made for made in (SGD, Adam, AdamW, StepDecay, CosineDecay, WarmUp)}
+_CLASSES: dict[str, Any] = {**OPTIMIZER_CLASSES, **SCHEDULE_CLASSES}
 
 
 class CheckpointWriter:
@@ -81,7 +81,7 @@ def _from_json(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     fields = {name: _from_json(part) for name, part in value.items() if name != "name"}
-    return _KNOWN[value["name"]](**fields)
+    return _CLASSES[value["name"]](**fields)
 
 
 def settings(shown_path: str, metadata: Mapping[str, str]) -> dict[str, Any]:

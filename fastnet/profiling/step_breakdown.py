@@ -164,9 +164,10 @@ class _Step:
         elif loss == "binary_cross_entropy":
             self.y = (self.y > 0).astype(dtype)
         how = OPTIMIZERS[optimizer]
-        hyper: dict[str, Any] = {**how.hyper}
-        self.state = np.zeros((how.vectors, self.network.parameters.size), dtype)
-        self.engine: Engine = self.network._engine(loss, rows, variant, OptimizerState(how.code, self.state, **hyper))
+        self.state = np.zeros((how.spec.state_vectors, self.network.parameters.size), dtype)
+        self.engine: Engine = self.network._engine(
+            loss, rows, variant, OptimizerState(how.spec.code, self.state, *how.hyper[:4])
+        )
 
     def train(self, steps: int, rate: float) -> None:
         """So many steps from the first batch on."""

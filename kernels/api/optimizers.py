@@ -1,6 +1,6 @@
-"""The public parameter updates, in place: check at the door, call a variant.
+"""The public parameter updates, in place: each validates its arguments and calls a variant.
 
-Imports `doors`, `promises` and `variants`. What holds for all public functions is said in `operations`.
+What holds for all public functions is said in `api.activations`.
 """
 
 import operator
@@ -33,7 +33,7 @@ def sgd_update(
     nesterov : bool, default False
         Look ahead, as PyTorch does it: p <- p - learning_rate (g + momentum v), with the new v.
     variant : str, default "auto"
-        The rung to run.
+        The variant to run.
 
     Raises
     ------
@@ -76,7 +76,7 @@ def adam_update(
         First p <- p - learning_rate weight_decay p: decoupled from the gradient (AdamW, Loshchilov and
         Hutter 2019, as PyTorch does it).
     variant : str, default "auto"
-        The rung to run.
+        The variant to run.
 
     Raises
     ------
@@ -92,3 +92,7 @@ def adam_update(
         raise ValueError(f"step is {step}; it counts from 1")
     hyper = (float(value) for value in (learning_rate, beta1, beta2, epsilon, weight_decay))
     find("adam_update", variant, parameters.size)(parameters, gradient, mean, square, *hyper, step)
+
+
+PUBLIC = {function.__name__: function for function in (sgd_update, adam_update)}
+"""All of them by name."""

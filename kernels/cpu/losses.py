@@ -233,6 +233,12 @@ def cross_entropy_rows(rows: Any, row_begin: int, row_end: int) -> None:
         start += n
 
 
+@jit(inline=True)
+def _flat(array: Any) -> Any:
+    """View a C-contiguous array as a vector; reshape() would call into Numba's library each time."""
+    return array_at(array.dtype, address_and_strides(array)[0], (array.size,))
+
+
 def _terms(spec: LossSpec) -> Any:
     """Return the compiled function ``(z, y) -> (value, slope)`` of one element."""
     vectorisable = getattr(loss_terms, spec.name, None)
@@ -263,10 +269,7 @@ def loss_kernel(code: int) -> Any:
         one = outputs.dtype.type(1)
         k = outputs.shape[1]
         short = k < _WIDE
-        # Not reshape(), which calls into Numba's library each time.
-        flat_outputs = array_at(outputs.dtype, address_and_strides(outputs)[0], (outputs.size,))
-        flat_targets = array_at(outputs.dtype, address_and_strides(targets)[0], (targets.size,))
-        flat_gradient = array_at(outputs.dtype, address_and_strides(gradient)[0], (gradient.size,))
+        flat_outputs, flat_targets, flat_gradient = _flat(outputs), _flat(targets), _flat(gradient)
         step = ROWS if short else max(1, _CHUNK // k)
         start: Any = np.intp(row_begin)
         while start < row_end:
@@ -382,6 +385,12 @@ def accuracy(labels: Any, Z: Any, out: Any) -> None:
 # ------------------------------------------------------------------------------------------ batches
 
 
+@jit(internal=True)
+def _writable(array: Any) -> Any:
+    """Return a C-contiguous array as the type that kernels by address are compiled for, even where it is read-only."""
+    return array_at(array.dtype, address_and_strides(array)[0], array.shape)
+
+
 @jit
 def batch_loss(address: int, labels: Any, targets: Any, outputs: Any, gradient: Any, out: Any) -> None:
     """out[0] = mean over rows of the row's loss, and its gradient; address: of the loss's kernel."""
@@ -389,7 +398,9 @@ def batch_loss(address: int, labels: Any, targets: Any, outputs: Any, gradient: 
     scratch, row_weights = np.empty(scratch_size(rows, k), outputs.dtype), np.empty(rows, outputs.dtype)
     losses = np.empty(rows)
     row_weights[:] = outputs.dtype.type(1) / outputs.dtype.type(rows)
-    given = LossRows(labels, targets, outputs, row_weights, gradient, losses, scratch)
+    given = LossRows(
+        _writable(labels), _writable(targets), _writable(outputs), row_weights, gradient, losses, scratch
+    )
     call(loss_rows, address, outputs.dtype, (given, 0, rows))
     out[0] = tree_sum(losses) / rows
 
@@ -417,7 +428,7 @@ def _batch(code: int, y: Any, outputs: Any, gradient: Any, out: Any) -> None:
     batch_loss(kernel_address(loss_kernel(code), outputs.dtype), labels, targets, outputs, gradient, out)
 
 
-KERNELS = {
+KERNELS: dict[str, Callable[..., None]] = {
     **{name: functools.partial(value, spec.code) for name, spec in LOSSES.items()},
     **{f"{name}_derivative": functools.partial(gradient, spec.code) for name, spec in LOSSES.items()},
     "softmax": softmax,

@@ -4,7 +4,7 @@ Each rule is stated once, independently of the functions in `specs.optimizers`. 
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -97,5 +97,8 @@ def _operation(spec: UpdateSpec) -> Callable[..., None]:
     return run
 
 
-OPERATIONS = {name: _operation(spec) for name, spec in UPDATES.items()}
-"""The public updates by operation."""
+globals().update({name: _operation(spec) for name, spec in UPDATES.items()})
+
+if TYPE_CHECKING:  # the operations are generated from the rules
+
+    def __getattr__(name: str) -> Any: ...

@@ -26,12 +26,12 @@ def oracle(spec: OpSpec) -> Callable[..., None]:
     LookupError
         If no module of the reference defines the function.
     """
-    if spec.operation in _FILLING:
-        return _FILLING[spec.operation]
-    for module in (activations, layers, losses):
+    if spec.operation in _LAYERS:
+        return _LAYERS[spec.operation]
+    for module in (activations, layers, losses, optimizers):
         function: Any = getattr(module, spec.operation, None)
         if function is not None:
-            return _filling(function, spec.results)
+            return _filling(function, spec.results) if not spec.in_place else function
     raise LookupError(f"kernels/reference defines no function {spec.operation}")
 
 
@@ -58,9 +58,8 @@ def _dense_backward_batch(
         dX[...] = full
 
 
-_FILLING: dict[str, Callable[..., None]] = {
-    **optimizers.OPERATIONS,
+_LAYERS: dict[str, Callable[..., None]] = {
     "dense_forward": _dense_forward,
     "dense_backward_batch": _dense_backward_batch,
 }
-"""Updates, and the layers, whose variants take an activation's code where the reference takes a function."""
+"""The layers, whose variants take an activation's code where the reference takes a function."""

@@ -151,4 +151,4 @@ def _update(plan: Plan, rate: float) -> None:
     if not norm <= hyper[CLIP]:
         gradient *= hyper[CLIP] / norm
     step = int(plan.progress[STEP]) + 1
-    optimizers.update(int(optimizer), plan.parameters, gradient, plan.state, hyper, rate, step)
+    optimizers.update(int(optimizer), plan.parameters, gradient, list(plan.state), hyper, rate, step)

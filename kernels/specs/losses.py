@@ -6,7 +6,6 @@ z, so that float32 stays float32.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,11 +20,14 @@ class LossSpec:
         Name of the public function; its gradient is ``<name>_derivative``.
     code : int
         The integer by which compiled code chooses it: its position in `LOSSES`.
+    title : str
+        What it is called in a sentence, such as ``"squared error"``.
     targets : str
         What targets are: ``"values"`` of any size or ``"probabilities"`` from 0 to 1, one for each output (B, k), or
         class ``"labels"`` (B,).
     equation, derivative_equation : str
-        The loss of one row and its derivative with respect to the row's outputs, for docstrings and documentation.
+        Its loss of one element, or of one row where it is a mean over rows, and the derivative, for docstrings and
+        documentation.
     value, slope : callable or None
         ``(z, y) -> float``: the loss of one element and its derivative with respect to z; None where the loss is not a
         sum over elements.
@@ -45,12 +47,13 @@ class LossSpec:
 
     name: str
     code: int
+    title: str
     targets: str
     equation: str
     derivative_equation: str
-    value: Callable[[Any, Any], Any] | None = None
-    slope: Callable[[Any, Any], Any] | None = None
-    correct: Callable[[Any, Any], bool] | None = None
+    value: Any = None
+    slope: Any = None
+    correct: Any = None
     mean_over_outputs: bool = False
     probabilities: str = ""
     flops: int = 3
@@ -150,8 +153,9 @@ LOSSES: dict[str, LossSpec] = {
         LossSpec(
             "mse",
             0,
+            "squared error",
             "values",
-            "sum (z - y)^2",
+            "(z - y)^2",
             "2 (z - y)",
             mse,
             mse_slope,
@@ -160,8 +164,9 @@ LOSSES: dict[str, LossSpec] = {
         LossSpec(
             "mae",
             1,
+            "absolute error",
             "values",
-            "sum |z - y|",
+            "|z - y|",
             "sign(z - y), 0 at 0",
             mae,
             mae_slope,
@@ -170,8 +175,9 @@ LOSSES: dict[str, LossSpec] = {
         LossSpec(
             "huber",
             2,
+            "Huber loss",
             "values",
-            "sum of d^2/2 where |d| <= 1, else |d| - 1/2, with d = z - y",
+            "d^2/2 where |d| <= 1, else |d| - 1/2, with d = z - y",
             "d where |d| <= 1, else sign(d), with d = z - y",
             huber,
             huber_slope,
@@ -182,6 +188,7 @@ LOSSES: dict[str, LossSpec] = {
         LossSpec(
             "cross_entropy",
             3,
+            "cross-entropy",
             "labels",
             "-log softmax(z)[label] = log sum exp(z) - z[label]",
             "softmax(z) - one_hot(label)",
@@ -191,8 +198,9 @@ LOSSES: dict[str, LossSpec] = {
         LossSpec(
             "binary_cross_entropy",
             4,
+            "binary cross-entropy",
             "probabilities",
-            "sum of -y log S - (1 - y) log(1 - S), with S = sigmoid(z)",
+            "the sum over its outputs of -y log S - (1 - y) log(1 - S), with S = sigmoid(z)",
             "sigmoid(z) - y",
             binary_cross_entropy,
             binary_cross_entropy_slope,
