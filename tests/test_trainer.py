@@ -15,7 +15,8 @@ from fastnet.kernels.engine import engine as engine_module
 from fastnet.kernels.engine import rng, tuner
 from fastnet.kernels.engine.plan import STEP
 from fastnet.kernels.reference import activations as reference
-from fastnet.kernels.reference import layers, optimizers
+from fastnet.kernels.reference import layers, losses, optimizers
+from fastnet.kernels.specs import losses as specs
 from fastnet.trainer import DivergenceWarning
 
 RNG = np.random.default_rng(0)
@@ -39,7 +40,7 @@ def trainer(sizes: Any = (3, 8, 2), **options: Any) -> Trainer:
 # ------------------------------------------------------------------------------------- trajectories
 
 
-LOSSES = ["mse", "mae", "huber", "cross_entropy", "binary_cross_entropy"]
+LOSSES = list(specs.LOSSES)
 
 
 def targets(loss: str) -> Any:
@@ -101,28 +102,22 @@ def test_one_epoch_is_the_loop_written_out(optimizer: Any) -> None:
     ours = trainer(optimizer=optimizer, batch_size=16, shuffle=False)
     net = trainer().network
     (W1, W2), (b1, b2) = net.weights, net.biases
-    state = [np.zeros_like(net.parameters) for _ in range(max(1, optimizer.spec.state_vectors))]
-    losses, rows = [], []
+    state = [np.zeros_like(net.parameters) for _ in optimizer.spec.state]
+    found, rows = [], []
     for step, start in enumerate(range(0, 50, 16), start=1):
         x, y = X[start : start + 16], Y[start : start + 16]
         A1, Z1 = layers.dense_forward(x, W1, b1, reference.relu)
         A2, Z2 = layers.dense_forward(A1, W2, b2, reference.identity)
-        losses.append(losses.mse(y, A2))
+        found.append(losses.mse(y, A2))
         rows.append(len(x))
         d = losses.mse_derivative(y, A2)
         dW2, db2, dA1 = layers.dense_backward_batch(A1, Z2, d, W2, reference.identity_derivative)
         dW1, db1, _ = layers.dense_backward_batch(x, Z1, dA1, W1, reference.relu_derivative)
         gradient = np.concatenate([dW1.ravel(), db1, dW2.ravel(), db2])
-        if isinstance(optimizer, Adam):
-            hyper = (optimizer.learning_rate, optimizer.beta1, optimizer.beta2, optimizer.epsilon)
-            hyper = (*hyper, getattr(optimizer, "weight_decay", 0.0))
-            optimizers.adam_update(net.parameters, gradient, *state, *hyper, step)
-        else:
-            optimizers.sgd_update(
-                net.parameters, gradient, *state, optimizer.learning_rate, optimizer.momentum, optimizer.nesterov
-            )
+        hyper = optimizer.hyper.tolist()
+        optimizers.update(optimizer.spec.code, net.parameters, gradient, state, hyper, optimizer.learning_rate, step)
     history = ours.fit(X, Y, epochs=1)
-    assert history["loss"][0] == pytest.approx(np.average(losses, weights=rows), rel=1e-12)
+    assert history["loss"][0] == pytest.approx(np.average(found, weights=rows), rel=1e-12)
     np.testing.assert_allclose(ours.network.parameters, net.parameters, rtol=1e-10, atol=1e-13)
 
 
