@@ -230,3 +230,10 @@ def test_adams_first_step_is_the_rate_whatever_the_gradient() -> None:
         p, m, v = np.zeros(1), np.zeros(1), np.zeros(1)
         optimizers.adam_update(p, np.array([gradient]), m, v, 0.01, 0.9, 0.999, 1e-12, 0.0, 1)
         assert p[0] == pytest.approx(-0.01 * np.sign(gradient), rel=1e-8)
+
+
+def test_log_cosh_by_hand() -> None:
+    y, p = np.array([[0.0, 1.0], [3.0, -1.0]]), np.array([[0.5, -1.0], [3.0, -2.0]])
+    assert losses.log_cosh(y, p) == pytest.approx(np.log(np.cosh(p - y)).mean(), rel=1e-14)
+    assert losses.log_cosh(y, p + 1e4) == pytest.approx(1e4 + np.mean(p - y) - np.log(2), rel=1e-14)
+    np.testing.assert_allclose(losses.log_cosh_derivative(y, p), np.tanh(p - y) / 2, rtol=1e-15)

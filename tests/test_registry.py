@@ -196,6 +196,9 @@ MUTANTS: list[tuple[str, str, Case, Callable[..., None]]] = [
         BATCH,
         _fill(lambda t, z: (reference.sigmoid(z) - t) * reference.sigmoid_derivative(z) / len(z)),
     ),
+    ("huber's", "log_cosh", BATCH, _fill(lambda t, p: losses.huber(t, p))),
+    ("1 less", "log_cosh", BATCH, _fill(lambda t, p: np.mean(np.logaddexp(p - t, t - p) - 1))),
+    ("clipped", "log_cosh_derivative", BATCH, _fill(lambda t, p: np.clip(p - t, -1, 1) / len(t))),
     ("over columns", "softmax", BATCH, _fill(lambda Z: losses.softmax(Z.T).T)),
     ("next label", "cross_entropy", BATCH, _fill(lambda t, Z: losses.cross_entropy((t + 1) % 17, Z))),
     (

@@ -398,9 +398,7 @@ def batch_loss(address: int, labels: Any, targets: Any, outputs: Any, gradient: 
     scratch, row_weights = np.empty(scratch_size(rows, k), outputs.dtype), np.empty(rows, outputs.dtype)
     losses = np.empty(rows)
     row_weights[:] = outputs.dtype.type(1) / outputs.dtype.type(rows)
-    given = LossRows(
-        _writable(labels), _writable(targets), _writable(outputs), row_weights, gradient, losses, scratch
-    )
+    given = LossRows(_writable(labels), _writable(targets), _writable(outputs), row_weights, gradient, losses, scratch)
     call(loss_rows, address, outputs.dtype, (given, 0, rows))
     out[0] = tree_sum(losses) / rows
 

@@ -65,6 +65,10 @@ EQUATIONS = {
         lambda y, Z: sigmoid(Z) - y,
         lambda y, Z: (Z > 0) == (y > 0.5),
     ),
+    "log_cosh": Equations(  # |d| + log((1 + exp(-2 |d|)) / 2), so that nothing overflows
+        lambda y, Z: np.abs(Z - y) + np.log1p(np.expm1(-2 * np.abs(Z - y)) / 2),
+        lambda y, Z: np.tanh(Z - y),
+    ),
 }
 """The equations of every loss by name."""
 

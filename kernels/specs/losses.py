@@ -145,6 +145,21 @@ def binary_correct(z: Any, y: Any) -> bool:
     return (z > real(0)) == (y > real(0.5))
 
 
+# ----------------------------------------------------------------------------------------- log_cosh
+
+
+def log_cosh(z: Any, y: Any) -> Any:
+    """log(cosh(d)) = |d| + log((1 + exp(-2 |d|)) / 2), of d = z - y, so that nothing overflows."""
+    half = type(z)(0.5)
+    a = abs(z - y)
+    return a + math.log1p(half * math.expm1(-(a + a)))
+
+
+def log_cosh_slope(z: Any, y: Any) -> Any:
+    """tanh(z - y)."""
+    return math.tanh(z - y)
+
+
 # -------------------------------------------------------------------------------------------- table
 
 LOSSES: dict[str, LossSpec] = {
@@ -208,6 +223,19 @@ LOSSES: dict[str, LossSpec] = {
             probabilities="sigmoid",
             flops=7,
             derivative_flops=4,
+        ),
+        LossSpec(
+            "log_cosh",
+            5,
+            "log-cosh loss",
+            "values",
+            "log(cosh(z - y))",
+            "tanh(z - y)",
+            log_cosh,
+            log_cosh_slope,
+            mean_over_outputs=True,
+            flops=6,
+            absolute_error=0.5,  # log(cosh(d)) is d^2/2 near 0, the difference of two numbers near |d|
         ),
     )
 }
