@@ -258,3 +258,38 @@ class AdamW(Adam):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check("weight_decay", least=0)
+
+
+@dataclass(frozen=True)
+class RMSprop(Optimizer):
+    """RMSprop (Hinton 2012), in PyTorch's form and without momentum.
+
+    v <- alpha v + (1 - alpha) gradient^2;  parameters <- parameters - learning_rate gradient / (sqrt(v) + epsilon)
+
+    Parameters
+    ----------
+    learning_rate : float or schedule, default 0.001
+        Step size, above 0; or `StepDecay`, `CosineDecay`, `WarmUp`.
+    alpha : float, default 0.99
+        How much of the running mean of the squared gradient to keep, 0 <= alpha < 1.
+    epsilon : float, default 1e-8
+        Keeps the division finite, above 0.
+
+    Raises
+    ------
+    TypeError
+        If a hyper-parameter is not a number.
+    ValueError
+        If a hyper-parameter is out of range.
+    """
+
+    rule = "rmsprop"
+
+    learning_rate: float | Schedule = 0.001
+    alpha: float = 0.99
+    epsilon: float = 1e-8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check("alpha", least=0, below=1)
+        self._check("epsilon", above=0)

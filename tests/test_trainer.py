@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import fastnet.data
-from fastnet import SGD, Adam, AdamW, CosineDecay, Network, StepDecay, Trainer, WarmUp
+from fastnet import SGD, Adam, AdamW, CosineDecay, Network, RMSprop, StepDecay, Trainer, WarmUp
 from fastnet.kernels.engine import engine as engine_module
 from fastnet.kernels.engine import rng, tuner
 from fastnet.kernels.engine.plan import STEP
@@ -29,6 +29,7 @@ OPTIMIZERS = [
     SGD(0.05, momentum=0.9, nesterov=True),
     Adam(0.01),
     AdamW(0.01, weight_decay=0.1),
+    RMSprop(0.01),
 ]
 
 

@@ -52,12 +52,21 @@ def _adam(p: Array, g: Array, state: Sequence[Array], hyper: Sequence[float], ra
     p -= rate * corrected_mean / (np.sqrt(corrected_square) + epsilon)
 
 
+def _rmsprop(p: Array, g: Array, state: Sequence[Array], hyper: Sequence[float], rate: float, step: int) -> None:
+    """v <- alpha v + (1 - alpha) g^2;  p <- p - rate g / (sqrt(v) + epsilon): PyTorch's form (Hinton 2012)."""
+    square, (alpha, epsilon) = state[0], hyper[:2]
+    square *= alpha
+    square += (1 - alpha) * g**2
+    p -= rate * g / (np.sqrt(square) + epsilon)
+
+
 RULES: dict[str, Callable[..., None]] = {
     "none": lambda *arguments: None,
     "sgd": _sgd,
     "momentum": _momentum,
     "nesterov": _nesterov,
     "adam": _adam,
+    "rmsprop": _rmsprop,
 }
 """The rule of every optimizer by name, in place: ``(p, g, state, hyper, rate, step)``."""
 

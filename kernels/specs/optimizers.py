@@ -116,6 +116,21 @@ def adam_rule(p: Any, g: Any, s0: Any, s1: Any, constants: Any) -> tuple[Any, An
     return real(constants[0]) * p - real(constants[1]) * mean / root, mean, square
 
 
+# ------------------------------------------------------------------------------------------ rmsprop
+
+
+def rmsprop_constants(hyper: Any, rate: float, step: int) -> tuple[float, ...]:
+    """(rate, alpha, 1 - alpha, epsilon), in float64, where 1 - alpha does not cancel."""
+    return rate, hyper[0], 1 - hyper[0], hyper[1]
+
+
+def rmsprop_rule(p: Any, g: Any, s0: Any, s1: Any, constants: Any) -> tuple[Any, Any, Any]:
+    """v <- alpha v + (1 - alpha) g^2;  p <- p - rate g / (sqrt(v) + epsilon)."""
+    real = type(p)
+    square = real(constants[1]) * s0 + real(constants[2]) * g * g
+    return p - real(constants[0]) * g / (math.sqrt(square) + real(constants[3])), square, s1
+
+
 # -------------------------------------------------------------------------------------------- table
 
 OPTIMIZERS: dict[str, OptimizerSpec] = {
@@ -150,6 +165,15 @@ OPTIMIZERS: dict[str, OptimizerSpec] = {
             adam_rule,
             ("mean", "square"),
             ("beta1", "beta2", "epsilon", "weight_decay"),
+        ),
+        OptimizerSpec(
+            "rmsprop",
+            5,
+            "v <- alpha v + (1 - alpha) g^2;  p <- p - rate g / (sqrt(v) + epsilon)",
+            rmsprop_constants,
+            rmsprop_rule,
+            ("square",),
+            ("alpha", "epsilon"),
         ),
     )
 }
@@ -234,6 +258,17 @@ def _adam_bound(arguments: tuple[Any, ...], results: tuple[Array, ...], eps: flo
     return tuple(rounding(*terms, eps=eps) for terms in ((parameters, move), (new_mean,), (new_square,)))
 
 
+def _choose_rmsprop(rate: float, alpha: float, epsilon: float) -> tuple[str, tuple[float, ...], float, int]:
+    return "rmsprop", (alpha, epsilon), rate, 1
+
+
+def _rmsprop_bound(arguments: tuple[Any, ...], results: tuple[Array, ...], eps: float) -> tuple[Array, ...]:
+    parameters, gradient, square, rate, alpha, epsilon = arguments
+    new_square = alpha * square + (1 - alpha) * gradient**2
+    move = rate * np.abs(gradient) / (np.sqrt(new_square) + epsilon)
+    return rounding(parameters, move, eps=eps), rounding(new_square, eps=eps)
+
+
 UPDATES: dict[str, UpdateSpec] = {
     spec.operation: spec
     for spec in (
@@ -258,6 +293,15 @@ UPDATES: dict[str, UpdateSpec] = {
             "later",
             _adam_bound,
             flops=12,
+        ),
+        UpdateSpec(
+            "rmsprop_update",
+            ("square",),
+            _choose_rmsprop,
+            {"usual": (0.1, 0.99, 1e-8), "coarse": (0.1, 0.5, 0.1)},
+            "usual",
+            _rmsprop_bound,
+            flops=8,
         ),
     )
 }
