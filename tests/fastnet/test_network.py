@@ -12,6 +12,7 @@ from fastnet import Network, Trainer
 from fastnet.kernels.jit.target import COMPILES
 from fastnet.kernels.reference import activations as reference
 from fastnet.kernels.reference import losses
+from fastnet.kernels.specs import losses as specs
 
 ACTIVATIONS = [activation.name for activation in reference.ACTIVATIONS]
 
@@ -110,7 +111,7 @@ def test_gradient_against_central_differences(loss: str, hidden: str) -> None:
         assert abs(gradient[i] - (ends[0] - ends[1]) / (2 * step)) <= 1e-7
 
 
-@pytest.mark.parametrize("loss", ["mse", "mae", "huber", "cross_entropy", "binary_cross_entropy"])
+@pytest.mark.parametrize("loss", specs.LOSSES)
 def test_check_gradients(loss: str) -> None:
     net, rng = Network([3, 5, 4, 3], hidden=["gelu", "silu"], seed=2), np.random.default_rng(3)
     X = rng.standard_normal((7, 3))

@@ -1,4 +1,4 @@
-"""Every variant in the table against its contract; wrong kernels must fail it; training uses the table's kernels."""
+"""Every variant in the table against its contract; broken kernels must fail it; training runs on the table alone."""
 
 import ast
 import math
@@ -31,12 +31,10 @@ CHECKS = [(variant, case) for variant in TABLE for case in OP_SPECS[variant.oper
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize(
-    ("variant", "case"), CHECKS, ids=lambda p: f"{p.operation}-{p.name}" if isinstance(p, Variant) else str(p)
-)
+@pytest.mark.parametrize(("variant", "case"), CHECKS, ids=lambda p: p.name if isinstance(p, Variant) else str(p))
 def test_variant_keeps_its_contract(variant: Variant, case: Case, dtype: str) -> None:
     share = check(variant, case, dtype)
-    assert share <= 1 / 3, f"{variant.operation}, {variant.name}: correct kernels use under a third of the bound"
+    assert share <= 1 / 3, f"{variant.operation}, {variant.name}: right kernels use under a third of the bound"
 
 
 def test_every_case_says_why() -> None:
@@ -45,7 +43,7 @@ def test_every_case_says_why() -> None:
 
 
 # ------------------------------------------------------------------------------------------ mutants
-# Each breaks a correct kernel in one way that has happened.
+# Each breaks a right kernel in one way that has happened to somebody.
 
 
 def _matmul(wrong: Callable[..., Any]) -> Callable[..., None]:
@@ -115,6 +113,11 @@ def _decay_in_the_gradient(
     p: Any, g: Any, m: Any, v: Any, rate: Any, b1: Any, b2: Any, epsilon: Any, decay: float, step: int
 ) -> None:
     optimizers.adam_update(p, g + decay * p, m, v, rate, b1, b2, epsilon, 0.0, step)
+
+
+def _epsilon_inside(p: Any, g: Any, v: Any, rate: float, alpha: float, epsilon: float) -> None:
+    v[:] = alpha * v + (1 - alpha) * g**2
+    p -= rate * g / np.sqrt(v + epsilon)
 
 
 def _momentum_forgotten(p: Any, g: Any, v: Any, rate: float, momentum: float, nesterov: bool) -> None:
@@ -198,6 +201,9 @@ MUTANTS: list[tuple[str, str, Case, Callable[..., None]]] = [
         BATCH,
         _fill(lambda t, z: (reference.sigmoid(z) - t) * reference.sigmoid_derivative(z) / len(z)),
     ),
+    ("huber's", "log_cosh", BATCH, _fill(lambda t, p: losses.huber(t, p))),
+    ("1 less", "log_cosh", BATCH, _fill(lambda t, p: np.mean(np.logaddexp(p - t, t - p) - 1))),
+    ("clipped", "log_cosh_derivative", BATCH, _fill(lambda t, p: np.clip(p - t, -1, 1) / len(t))),
     ("over columns", "softmax", BATCH, _fill(lambda Z: losses.softmax(Z.T).T)),
     ("next label", "cross_entropy", BATCH, _fill(lambda t, Z: losses.cross_entropy((t + 1) % 17, Z))),
     (
@@ -210,6 +216,7 @@ MUTANTS: list[tuple[str, str, Case, Callable[..., None]]] = [
     ("momentum forgotten", "sgd_update", Case((17,), "odd", "momentum"), _momentum_forgotten),
     ("no look ahead", "sgd_update", Case((17,), "odd", "nesterov"), _no_look_ahead),
     ("decay in the gradient", "adam_update", Case((17,), "odd", "decay"), _decay_in_the_gradient),
+    ("epsilon in the root", "rmsprop_update", Case((17,), "odd", "coarse"), _epsilon_inside),
     ("no bias correction", "adam_update", Case((17,), "odd", "first"), _no_correction),
 ]
 
@@ -229,7 +236,7 @@ def test_every_operation_has_a_mutant() -> None:
     assert {operation for _, operation, _, _ in MUTANTS} == set(OP_SPECS) - plain
 
 
-def test_a_bound_linear_in_k_would_accept_half_precision() -> None:
+def test_a_bound_linear_in_k_would_let_half_precision_through() -> None:
     """Why the bound grows with sqrt(k)."""
     A, B, _ = prepare("matmul", Case((37, 1024, 41), "long sums", "nn"), "float32").arguments
     error = np.abs(A.astype(float) @ _half(B).astype(float) - A.astype(float) @ B.astype(float))
@@ -241,7 +248,7 @@ def test_a_bound_linear_in_k_would_accept_half_precision() -> None:
 # -------------------------------------------------------------------------------------------- table
 
 
-def test_every_operation_begins_with_the_reference() -> None:
+def test_the_reference_is_in_every_group_and_first() -> None:
     for operation in OP_SPECS:
         assert variants(operation)[0] == "reference"
         assert len(set(variants(operation))) == len(variants(operation)) > 1
@@ -260,10 +267,12 @@ def test_unknown_names() -> None:
 
 @pytest.mark.compiled
 def test_training_calls_what_the_table_is_made_of() -> None:
-    """Its kernels by address are those of the table: products, activations, losses and updates; and tasks of these."""
-    callable_by_address = {function.__module__.partition("kernels.")[2] for function in call_by_address._signatures}
-    made_of = {"cpu.gemm.gemm", "cpu.activations", "cpu.elementwise", "cpu.losses", "cpu.optimizers"}
-    assert callable_by_address == made_of | {"engine.training_step"}
+    """Kernels that an epoch calls by address; test_epoch.py holds a gradient to the bits of the table's functions."""
+    names = {function.__name__ for function in call_by_address._signatures}
+    # Kernels of one activation, update rule or loss, which the table's rows are made of too.
+    shared = {name for name in names if name.startswith(("simd_", "update_")) or name.endswith("_rows")}
+    # Parts of a step call all the others; test_training_step.py holds them against the oracle.
+    assert names - shared == {"gemm", "rows_task", "weights_task"}
     package = Path(fastnet.__file__).parent
     for path in (package / "optimizers.py", package / "trainer.py", package / "network.py"):
         imports = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
@@ -272,26 +281,26 @@ def test_training_calls_what_the_table_is_made_of() -> None:
         assert not imported & {"loops", "blocked", "simd", "parallel", "losses", "microkernel"}, path.name
 
 
-def test_rows_follow_the_order_of_the_variants() -> None:
+def test_the_table_is_in_ladder_order() -> None:
     for operation in OP_SPECS:
         assert list(variants(operation)) == [name for name in VARIANT_ORDER if name in variants(operation)]
     assert {variant.name for variant in TABLE} <= set(VARIANT_ORDER)
 
 
-def test_best_variant_comes_no_later_than_asked() -> None:
+def test_highest_goes_no_higher_than_asked() -> None:
     assert best_variant("matmul", "reference") is find("matmul", "reference")
     assert best_variant("matmul", "loops") is find("matmul", "loops")
-    assert best_variant("mse", "blocked") is find("mse", "loops"), "no blocked variant: the one before it serves"
+    assert best_variant("mse", "blocked") is find("mse", "loops"), "no blocked variant: the rung below serves"
     assert find("matmul", "loops", PARALLEL_MIN_WORK) is find("matmul", "loops")
 
 
-def test_auto_is_the_last_variant_whose_min_work_is_reached() -> None:
+def test_auto_is_the_highest_rung_promoted_for_the_work() -> None:
     assert find("matmul", "auto") is find("matmul", "simd")
     assert find("matmul", "auto", PARALLEL_MIN_WORK - 1) is find("matmul", "simd")
     assert find("matmul", "auto", PARALLEL_MIN_WORK) is find("matmul", "parallel")
     assert find("mse", "auto", 10) is find("mse", "loops")
     assert find("mse", "auto", 10**6) is find("mse", "simd")
-    assert find("mse_derivative", "auto", 10**9) is find("mse_derivative", "loops"), "the simd variant is slower"
+    assert find("mse_derivative", "auto", 10**9) is find("mse_derivative", "loops"), "the simd rung is slower"
     for operation in OP_SPECS:
         there = [variant for variant in TABLE if variant.operation == operation]
         steps = {variant.min_work for variant in there if variant.min_work < math.inf}
