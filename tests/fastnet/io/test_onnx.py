@@ -130,7 +130,7 @@ def test_what_cannot_be_exported_is_said(tmp_path: Path, monkeypatch: pytest.Mon
     net = network()
     with pytest.raises(FileNotFoundError, match="there is no folder"):
         net.to_onnx(tmp_path / "no" / "m.onnx")
-    monkeypatch.setattr(export, "_LARGEST", 100)
+    monkeypatch.setattr(export, "_MAX_WEIGHT_BYTES", 100)
     with pytest.raises(ValueError, match="an ONNX file holds less than 2 GiB"):
         net.to_onnx(tmp_path / "m.onnx")
     monkeypatch.setitem(sys.modules, "onnx", None)
