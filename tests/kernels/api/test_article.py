@@ -91,7 +91,7 @@ def trainer(dtype: str, backend: str, batch_size: int | None) -> Trainer:
     return Trainer(net, loss="mse", optimizer=SGD(0.01), batch_size=batch_size, shuffle=False, backend=backend)
 
 
-@pytest.mark.parametrize("backend", ["numpy", "serial"])
+@pytest.mark.parametrize("backend", ["numpy", "cpu"])
 @pytest.mark.parametrize(("dtype", "tolerance", "epochs"), [("float64", 1e-12, 499), ("float32", 1e-5, 10)])
 def test_trainer_full_batch(backend: str, dtype: str, tolerance: float, epochs: int) -> None:
     notes = run(article.BATCH_LOOP, numpy_functions(), dtype)[: epochs + 1]
@@ -102,7 +102,7 @@ def test_trainer_full_batch(backend: str, dtype: str, tolerance: float, epochs: 
     assert normwise(ours.network.parameters, notes[epochs][1]) <= tolerance
 
 
-@pytest.mark.parametrize("backend", ["numpy", "serial"])
+@pytest.mark.parametrize("backend", ["numpy", "cpu"])
 @pytest.mark.parametrize(("dtype", "tolerance", "epochs"), [("float64", 1e-12, 20), ("float32", 1e-5, 10)])
 def test_trainer_batch_by_batch(backend: str, dtype: str, tolerance: float, epochs: int) -> None:
     notes = iter(run(article.MINI_BATCH_LOOP, numpy_functions(), dtype))
@@ -116,7 +116,7 @@ def test_trainer_batch_by_batch(backend: str, dtype: str, tolerance: float, epoc
             assert abs(history["loss"][-1] - loss) <= tolerance * abs(loss)
 
 
-@pytest.mark.parametrize("backend", ["numpy", "serial"])
+@pytest.mark.parametrize("backend", ["numpy", "cpu"])
 def test_trainer_mini_batches_epoch_by_epoch(backend: str) -> None:
     notes = run(article.MINI_BATCH_LOOP, numpy_functions(), "float64")
     names = data("float64")

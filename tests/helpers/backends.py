@@ -1,47 +1,38 @@
-"""Small trainers and data, and the comparison of the backends."""
+"""Trainings on every backend, compared with each other."""
 
 from typing import Any
 
 import numpy as np
 import pytest
 
-from fastnet import SGD, Adam, AdamW, Network, Trainer
-from fastnet.kernels.engine import engine as engine_module
+from fastnet import Network, Trainer
+from fastnet.kernels.engine import engine
 
 X = np.random.default_rng(0).standard_normal((50, 3))
 Y = np.stack([X[:, 0] - X[:, 1], np.sin(X[:, 2])], axis=1)
 LABELS = (X[:, 0] > 0).astype(int) + (X[:, 1] > 0)
-OPTIMIZERS = [
-    SGD(0.05),
-    SGD(0.05, momentum=0.9),
-    SGD(0.05, momentum=0.9, nesterov=True),
-    Adam(0.01),
-    AdamW(0.01, weight_decay=0.1),
-]
 
 
 def trainer(sizes: Any = (3, 8, 2), **options: Any) -> Trainer:
+    """Return a Trainer of a float64 network."""
     network = {name: options.pop(name) for name in ("hidden", "output", "dtype") if name in options}
     return Trainer(Network(sizes, **{"dtype": "float64", **network}), **options)
 
 
-LOSSES = ["mse", "mae", "huber", "cross_entropy", "binary_cross_entropy"]
-
-
 def targets(loss: str) -> Any:
-    """Targets for three outputs."""
+    """Return targets for three outputs."""
     three = np.hstack([Y, Y[:, :1]])
     return {"cross_entropy": LABELS, "binary_cross_entropy": (three > 0).astype(float)}.get(loss, three)
 
 
 def assert_backends_agree(options: dict[str, Any], fit: dict[str, Any]) -> None:
-    """The numpy backend runs the oracle's own functions, so agreement is correctness; parallel has serial's bits."""
+    """The numpy backend runs the oracle's own functions, so agreement is correctness; threads do not change a bit."""
     runs = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine_module, "SURE_FLOPS", 0)  # else networks so small stay on one thread
-        patch.setattr(engine_module, "THREAD_FLOPS", 0)
-        for backend in ("numpy", "serial", "parallel"):
-            ours = trainer((3, 8, 5, 3), batch_size=5, backend=backend, **options)
+        patch.setattr(engine, "SURE_FLOPS", 0)  # otherwise networks so small stay on one thread
+        patch.setattr(engine, "THREAD_FLOPS", 0)
+        for backend, threads in (("numpy", None), ("cpu", 1), ("cpu", None)):
+            ours = trainer((3, 8, 5, 3), batch_size=5, backend=backend, threads=threads, **options)
             history = ours.fit(X, targets(options["loss"]), epochs=1, **fit)
             runs.append((dict(history), ours.network.parameters))
     for name, curve in runs[0][0].items():
