@@ -2,7 +2,7 @@
 
 from .history import History
 from .network import Network, load
-from .optimizers import SGD, Adam, AdamW, CosineDecay, StepDecay, WarmUp
+from .optimizers import SGD, Adam, AdamW, CosineDecay, RMSprop, StepDecay, WarmUp
 from .trainer import Trainer
 
 __version__ = "0.1.0"
@@ -14,6 +14,7 @@ __all__ = [
     "CosineDecay",
     "History",
     "Network",
+    "RMSprop",
     "StepDecay",
     "Trainer",
     "WarmUp",

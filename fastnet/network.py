@@ -164,7 +164,7 @@ class Network:
         TypeError, ValueError
             As `predict`.
         """
-        if self.loss is None or LOSSES[self.loss].probabilities is None:
+        if self.loss is None or not LOSSES[self.loss].probabilities:
             trained = f"was trained with {self.loss}" if self.loss else "has not been trained"
             raise RuntimeError(
                 f"this network {trained}, so its outputs are no probabilities; train it with "

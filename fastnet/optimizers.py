@@ -1,14 +1,17 @@
 """Optimizers and learning-rate schedules: hyper-parameters as frozen dataclasses.
 
-Their state lives in the Trainer, their arithmetic in the kernels. Imports `fastnet.kernels`.
+Their state lives in the Trainer, their arithmetic in the kernels.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
 
 from .checks import number
 from .kernels.engine import schedules
 from .kernels.specs.base import Array
-from .kernels.specs.optimizers import OPTIMIZERS, OptimizerSpec
+from .kernels.specs.optimizers import HYPER_SIZE, OPTIMIZERS, OptimizerSpec
 
 # ------------------------------------------------------------------------------------------- schedules
 
@@ -102,35 +105,58 @@ class WarmUp:
 
 Schedule = StepDecay | CosineDecay | WarmUp
 
+SCHEDULE_CLASSES: dict[str, type[Schedule]] = {made.__name__: made for made in (StepDecay, CosineDecay, WarmUp)}
+"""The schedules by class name, as checkpoints write it."""
+
 # ------------------------------------------------------------------------------------------- optimizers
 
-
-class _UpdateRule:
-    """What the kernels ask of an optimizer, by the spec of its update rule."""
-
-    @property
-    def rule(self) -> str:
-        """Name of the update rule, a key of `kernels.specs.optimizers.OPTIMIZERS`."""
-        raise NotImplementedError
-
-    @property
-    def spec(self) -> OptimizerSpec:
-        """Record of the update rule."""
-        return OPTIMIZERS[self.rule]
-
-    @property
-    def hyper(self) -> tuple[float, ...]:
-        """Hyper-parameters in the order of the rule's; 0 for those that the optimizer does not have."""
-        return tuple(float(getattr(self, name, 0.0)) for name in self.spec.hyperparameters)
-
-
-def _check_rate(name: str, rate: float | Schedule) -> None:
-    if not isinstance(rate, Schedule):
-        number(name, rate, above=0)
+OPTIMIZER_CLASSES: dict[str, type["Optimizer"]] = {}
+"""The optimizers by class name, as checkpoints write it; every subclass of `Optimizer` enters itself."""
 
 
 @dataclass(frozen=True)
-class SGD(_UpdateRule):
+class Optimizer:
+    """Base of the optimizers: a learning rate, and the kernels' update rule that the other fields belong to.
+
+    A subclass has a field for each hyperparameter of its rule, under the name that the rule's spec gives it.
+
+    Parameters
+    ----------
+    learning_rate : float or schedule
+        Step size, above 0; or `StepDecay`, `CosineDecay`, `WarmUp`.
+    """
+
+    learning_rate: float | Schedule
+
+    rule: ClassVar[str]
+    """Name of the update rule, a key of the kernels' `OPTIMIZERS`."""
+
+    def __init_subclass__(cls) -> None:
+        OPTIMIZER_CLASSES[cls.__name__] = cls
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.learning_rate, Schedule):
+            self._check("learning_rate", above=0)
+
+    def _check(self, name: str, **limits: float) -> None:
+        number(f"{type(self).__name__} {name}", getattr(self, name), **limits)
+
+    @property
+    def spec(self) -> OptimizerSpec:
+        """The kernels' record of the update rule."""
+        return OPTIMIZERS[self.rule]
+
+    @property
+    def hyper(self) -> Array:
+        """The hyperparameters as the kernels take them: float64, shape (8,), in the order of the rule's spec."""
+        values = np.zeros(HYPER_SIZE)
+        for i, name in enumerate(self.spec.hyperparameters):
+            values[i] = getattr(self, name, 0.0)  # Adam has no weight_decay
+        return values
+
+
+@dataclass(frozen=True)
+class SGD(Optimizer):
     """Gradient descent, with momentum if wanted.
 
     v <- momentum v + gradient;  parameters <- parameters - learning_rate v,
@@ -158,21 +184,21 @@ class SGD(_UpdateRule):
     nesterov: bool = False
 
     def __post_init__(self) -> None:
-        _check_rate("SGD learning_rate", self.learning_rate)
-        number("SGD momentum", self.momentum, least=0, below=1)
+        super().__post_init__()
+        self._check("momentum", least=0, below=1)
         if not isinstance(self.nesterov, bool):
             raise TypeError(f"SGD nesterov is {self.nesterov!r}; expected True or False")
         if self.nesterov and self.momentum == 0:
             raise ValueError("SGD nesterov is True; expected a momentum above 0 with it, such as 0.9")
 
     @property
-    def rule(self) -> str:
-        """Name of the update rule."""
-        return "sgd" if self.momentum == 0 else "nesterov" if self.nesterov else "momentum"
+    def spec(self) -> OptimizerSpec:
+        """The kernels' record of the update rule, of which there is one without momentum."""
+        return OPTIMIZERS["sgd" if self.momentum == 0 else "nesterov" if self.nesterov else "momentum"]
 
 
 @dataclass(frozen=True)
-class Adam(_UpdateRule):
+class Adam(Optimizer):
     """Adam with bias correction (Kingma and Ba 2015, algorithm 1).
 
     Parameters
@@ -192,22 +218,18 @@ class Adam(_UpdateRule):
         If a hyper-parameter is out of range.
     """
 
+    rule = "adam"
+
     learning_rate: float | Schedule = 0.001
     beta1: float = 0.9
     beta2: float = 0.999
     epsilon: float = 1e-8
 
     def __post_init__(self) -> None:
-        name = type(self).__name__
-        _check_rate(f"{name} learning_rate", self.learning_rate)
-        number(f"{name} beta1", self.beta1, least=0, below=1)
-        number(f"{name} beta2", self.beta2, least=0, below=1)
-        number(f"{name} epsilon", self.epsilon, above=0)
-
-    @property
-    def rule(self) -> str:
-        """Name of the update rule."""
-        return "adam"
+        super().__post_init__()
+        self._check("beta1", least=0, below=1)
+        self._check("beta2", least=0, below=1)
+        self._check("epsilon", above=0)
 
 
 @dataclass(frozen=True)
@@ -235,7 +257,39 @@ class AdamW(Adam):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        number("AdamW weight_decay", self.weight_decay, least=0)
+        self._check("weight_decay", least=0)
 
 
-Optimizer = SGD | Adam
+@dataclass(frozen=True)
+class RMSprop(Optimizer):
+    """RMSprop (Hinton 2012), in PyTorch's form and without momentum.
+
+    v <- alpha v + (1 - alpha) gradient^2;  parameters <- parameters - learning_rate gradient / (sqrt(v) + epsilon)
+
+    Parameters
+    ----------
+    learning_rate : float or schedule, default 0.001
+        Step size, above 0; or `StepDecay`, `CosineDecay`, `WarmUp`.
+    alpha : float, default 0.99
+        How much of the running mean of the squared gradient to keep, 0 <= alpha < 1.
+    epsilon : float, default 1e-8
+        Keeps the division finite, above 0.
+
+    Raises
+    ------
+    TypeError
+        If a hyper-parameter is not a number.
+    ValueError
+        If a hyper-parameter is out of range.
+    """
+
+    rule = "rmsprop"
+
+    learning_rate: float | Schedule = 0.001
+    alpha: float = 0.99
+    epsilon: float = 1e-8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check("alpha", least=0, below=1)
+        self._check("epsilon", above=0)

@@ -27,7 +27,7 @@ from .kernels.engine.engine import CPU
 from .kernels.engine.numpy_engine import NumpyEngine
 from .kernels.engine.plan import MICRO_BATCH_ROWS
 from .network import Network
-from .optimizers import SGD, Adam, Optimizer, Schedule
+from .optimizers import SGD, Optimizer, Schedule
 from .training_state import TrainingState
 from .validation import check_loss
 
@@ -122,7 +122,7 @@ class Trainer:
     ) -> None:
         if not isinstance(network, Network):
             raise TypeError(f"network is a {type(network).__name__}; expected a fastnet.Network")
-        if not isinstance(optimizer, (SGD, Adam)):
+        if not isinstance(optimizer, Optimizer):
             raise TypeError(f"optimizer is {optimizer!r}; expected one such as SGD(0.01) or Adam()")
         if not isinstance(shuffle, (bool, np.bool_)):
             raise TypeError(f"shuffle is {shuffle!r}; expected True or False")

@@ -7,7 +7,6 @@ functions have the names of operations; adding one takes the function and one li
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -19,7 +18,6 @@ from .cpu.gemm import dense, gemm, parallel
 from .jit.target import COMPILES
 from .reference.oracle import oracle
 from .specs.base import Case, SampleInput
-from .specs.losses import LOSSES
 from .specs.operations import OP_SPECS
 
 
@@ -63,7 +61,7 @@ _LOSS_MIN_WORK, _LOSS_DERIVATIVE_MIN_WORK = 4000, 500
 
 _SIMD_MIN_WORK = {
     **dict.fromkeys(("mse", "mae", "huber"), _LOSS_MIN_WORK),
-    # These are training's kernels, which compute the loss as well; alone, `loops` takes a third of the time.
+    # Training's kernels compute the loss as well; for the derivative alone, `loops` takes a third of the time.
     **dict.fromkeys(("mse_derivative", "mae_derivative", "huber_derivative"), math.inf),
     "binary_cross_entropy_derivative": _LOSS_DERIVATIVE_MIN_WORK,
 }
@@ -95,16 +93,11 @@ def _defined_in(module: ModuleType) -> Functions:
 
 _ORACLES = {operation: oracle(spec) for operation, spec in OP_SPECS.items()}
 
-_LOSSES = {
-    **{name: partial(losses.value, spec.code) for name, spec in LOSSES.items()},
-    **{f"{name}_derivative": partial(losses.gradient, spec.code) for name, spec in LOSSES.items()},
-}
-
 _ALL: tuple[Variant, ...] = (
     *_variant("reference", _ORACLES),
-    *_variant("loops", loops, layers.ELEMENTWISE, loops.ELEMENTWISE_LOSSES, optimizers),
+    *_variant("loops", loops, layers.ELEMENTWISE, loops.LOSSES, optimizers.KERNELS),
     *_variant("blocked", blocked),
-    *_variant("simd", gemm, dense, activations.KERNELS, _LOSSES, losses, compiled=True, min_work=_SIMD_MIN_WORK),
+    *_variant("simd", gemm, dense, activations.KERNELS, losses.KERNELS, compiled=True, min_work=_SIMD_MIN_WORK),
     *_variant("parallel", parallel, compiled=True, min_work=PARALLEL_MIN_WORK),
 )
 

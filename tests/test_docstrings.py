@@ -19,10 +19,10 @@ MODULES = [
 
 @pytest.mark.compiled
 @pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
-def test_the_examples_run(module: ModuleType) -> None:
+def test_docstring_examples_run(module: ModuleType) -> None:
     assert doctest.testmod(module, verbose=False).failed == 0
 
 
-def test_there_are_examples() -> None:
+def test_docstring_examples_exist() -> None:
     finder = doctest.DocTestFinder()
     assert sum(bool(found.examples) for module in MODULES for found in finder.find(module)) >= 5

@@ -103,7 +103,7 @@ def with_softsign(copy: Path) -> Path:
     return copy
 
 
-def test_an_activation_takes_a_spec_and_an_oracle(with_softsign: Path) -> None:
+def test_added_activation_needs_a_spec_and_an_oracle(with_softsign: Path) -> None:
     result = run(with_softsign, "-c", USE_SOFTSIGN)
     assert result.returncode == 0, result.stderr
     assert "right" in result.stdout
@@ -116,7 +116,7 @@ def test_an_activation_takes_a_spec_and_an_oracle(with_softsign: Path) -> None:
         ("return q * q", "return q"),
     ],
 )
-def test_a_wrong_formula_is_refused(with_softsign: Path, right: str, wrong: str) -> None:
+def test_added_wrong_formula_is_rejected(with_softsign: Path, right: str, wrong: str) -> None:
     specs = with_softsign / "fastnet" / "kernels" / "specs" / "activations.py"
     assert right in specs.read_text()
     specs.write_text(specs.read_text().replace(right, wrong))
@@ -152,13 +152,13 @@ def profile(copy: Path, *more: str) -> subprocess.CompletedProcess[str]:
     return run(copy, "-m", "fastnet", *shlex.split(found[1]), "--seconds", "0.02", "--no-compile-stats", *more)
 
 
-def test_the_variant_is_profiled(with_mine: Path) -> None:
+def test_added_variant_is_profiled(with_mine: Path) -> None:
     result = profile(with_mine, "--variants", "reference,mine")
     assert result.returncode == 0, result.stderr
     assert re.search(r"^mine +[\d.]+ +[\d.]+% ", result.stdout, re.M)
 
 
-def test_a_wrong_variant_is_refused(with_mine: Path) -> None:
+def test_added_wrong_variant_is_rejected(with_mine: Path) -> None:
     mine = with_mine / "fastnet" / "kernels" / "cpu" / "mine.py"
     lines = mine.read_text().rstrip().splitlines()
     assert "for i in range(whole" in lines[-4]

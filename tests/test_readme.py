@@ -34,7 +34,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.compiled
 @pytest.mark.parametrize("block", BLOCKS)
-def test_the_python_examples_run(block: str, folder: Path) -> None:
+def test_python_examples_run(block: str, folder: Path) -> None:
     for package in ("keras", "torch"):
         if f"{package} import" in block or f"import {package}" in block:
             warnings.simplefilter("ignore")  # theirs are not ours to mend; pytest puts the filters back
@@ -60,13 +60,13 @@ def torch_outputs(model: Any, X: Any) -> Any:
         return model(torch.tensor(X)).numpy()
 
 
-def test_there_are_examples() -> None:
+def test_python_examples_exist() -> None:
     assert len(BLOCKS) >= 10
     assert sum("evaluate" in str(block.values[0]) for block in BLOCKS) >= 2
 
 
 @pytest.mark.compiled
-def test_the_commands_on_files_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_commands_on_files_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("matplotlib")
     page = PAGES["how-to.md"]
     section = page[page.index("## Your own data") :].split("```")[1]
@@ -86,7 +86,7 @@ def test_readme_is_short() -> None:
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_links_lead_somewhere(name: str) -> None:
+def test_links_resolve(name: str) -> None:
     folder = ROOT if name == "README.md" else ROOT / "docs"
     for link in re.findall(r"\]\(([^)\s]+)\)", PAGES[name]):
         if not link.startswith("http"):
@@ -99,13 +99,13 @@ def test_links_lead_somewhere(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_the_command_lines_exist(name: str) -> None:
+def test_command_lines_are_parsed(name: str) -> None:
     """Every command line that a page shows has options that its parser knows."""
     blocks = re.findall(r"^```\n(.*?)^```$", PAGES[name], re.M | re.S)
     for line in re.findall(r"^fastnet (.*)$", "".join(blocks), re.M):
         assert cli.make_parser().parse_args(shlex.split(line, comments=True)).run, line
 
 
-def test_quick_start_holds_two_commands() -> None:
+def test_quick_start_has_two_commands() -> None:
     block = README[README.index("## Quick start") :].split("```")[1].removeprefix("bash\n")
     assert len([line for line in block.splitlines() if line and not line.startswith("#")]) == 2

@@ -13,7 +13,7 @@ import numpy as np
 from ..history import History
 from ..kernels.api import validation
 from ..kernels.specs.base import Array
-from ..optimizers import SGD, Adam, AdamW, CosineDecay, Optimizer, StepDecay, WarmUp
+from ..optimizers import OPTIMIZER_CLASSES, SCHEDULE_CLASSES, Optimizer
 from ..training_state import TrainingState
 from . import model, storage
 
@@ -23,7 +23,7 @@ SHARE = 0.05
 SETTINGS = ("loss", "batch_size", "shuffle", "seed", "l2", "clip_norm", "backend", "threads")
 """Attributes of a Trainer that are kept as they are."""
 
-_KNOWN: dict[str, Any] = {made.__name__: made for made in (SGD, Adam, AdamW, StepDecay, CosineDecay, WarmUp)}
+_KNOWN: dict[str, Any] = OPTIMIZER_CLASSES | SCHEDULE_CLASSES
 
 
 class CheckpointWriter:

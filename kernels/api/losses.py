@@ -1,217 +1,244 @@
-"""The public losses and what else measures outputs: check at the door, allocate the result, call a variant.
+"""The public losses, generated from their specs, and what else measures outputs.
 
-Imports `doors`, `promises` and `variants`. What holds for all public functions is said in `operations`.
+Each validates its arguments, allocates the result and calls a variant. What holds for all public functions is said in
+`api.activations`.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from ..registry import find
 from ..specs.base import Array
+from ..specs.losses import LOSS_BY_CODE, LossSpec
 from . import validation
 
+_VALUE_DOC = """{title}
 
-def mse(y_true: ArrayLike, y_pred: ArrayLike, variant: str = "auto") -> float:
-    """Mean squared error over all elements.
+{equation}.{source}
 
-    Parameters
-    ----------
-    y_true, y_pred : array_like, shape (B,) or (B, k)
-        Targets and outputs, of the same shape: (B,) against (B, 1), which NumPy would broadcast to
-        (B, B), is refused.
-    variant : str, default "auto"
-        The rung to run.
+Parameters
+----------
+{parameters}
 
-    Returns
-    -------
-    float
-        mean((y_pred - y_true)^2).
+Returns
+-------
+float
+    {result}.
 
-    Raises
-    ------
-    TypeError
-        If an input is not made of real numbers.
-    ValueError
-        If the shapes differ, there are no elements, or there is no such variant.
-    """
-    return _scalar("mse", *_pair(y_true, y_pred)[:2], variant)
+Raises
+------
+{errors}
+"""
 
+_DERIVATIVE_DOC = """{title}
 
-def mse_derivative(y_true: ArrayLike, y_pred: ArrayLike, variant: str = "auto") -> Array:
-    """Gradient of the batch's squared error: 2 (y_pred - y_true) / B.
+{equation}, for each row, divided by the number of rows B.{note}
 
-    Divided by the number of rows only: with k outputs it is k times the derivative of `mse`.
+Parameters
+----------
+{parameters}
 
-    Parameters
-    ----------
-    y_true, y_pred : array_like, shape (B,) or (B, k)
-        Targets and outputs, of the same shape.
-    variant : str, default "auto"
-        The rung to run.
+Returns
+-------
+ndarray
+    Gradient with respect to ``{outputs}``, of its shape.
 
-    Returns
-    -------
-    ndarray, shape (B,) or (B, k)
-        Gradient with respect to ``y_pred``.
+Raises
+------
+{errors}
+"""
 
-    Raises
-    ------
-    TypeError
-        If an input is not made of real numbers.
-    ValueError
-        If the shapes differ, there are no elements, or there is no such variant.
-    """
-    return _gradient("mse_derivative", y_true, y_pred, variant)
-
-
-def mae(y_true: ArrayLike, y_pred: ArrayLike, variant: str = "auto") -> float:
-    """Mean absolute error over all elements: mean(|y_pred - y_true|); arguments and errors as of `mse`."""
-    return _scalar("mae", *_pair(y_true, y_pred)[:2], variant)
-
-
-def mae_derivative(y_true: ArrayLike, y_pred: ArrayLike, variant: str = "auto") -> Array:
-    """Gradient of the batch's absolute error: sign(y_pred - y_true) / B, 0 at 0.
-
-    With k outputs k times the derivative of `mae`; arguments and errors as of `mse_derivative`.
-    """
-    return _gradient("mae_derivative", y_true, y_pred, variant)
+_PARAMETERS = {
+    "values": """y_true, y_pred : array_like, shape (B,) or (B, k)
+    Targets y and outputs z, of the same shape: (B,) against (B, 1), which NumPy would broadcast to
+    (B, B), is refused.""",
+    "probabilities": """y_true : array_like, shape (B,) or (B, k)
+    Targets y from 0 to 1: one yes or no for each output.
+Z : array_like, shape (B,) or (B, k)
+    Outputs z of the same shape: logits of any size, before any sigmoid.""",
+    "labels": """y_true : array_like, shape (B,) or (B, k)
+    Integer labels 0..k-1, or one-hot rows.
+Z : array_like, shape (B, k)
+    Outputs z: logits of any size, before any softmax.""",
+}
+_VARIANT = """
+variant : str, default "auto"
+    The variant to run."""
+_MISMATCHES = {
+    "values": "the shapes differ, there are no elements",
+    "probabilities": "the shapes differ, there are no elements, a target is outside 0..1",
+    "labels": "the shapes do not fit, a label is out of range",
+}
 
 
-def huber(y_true: ArrayLike, y_pred: ArrayLike, variant: str = "auto") -> float:
-    """Mean over all elements of Huber's loss (1964) with delta 1; arguments and errors as of `mse`.
-
-    With d = y_pred - y_true: d^2/2 where |d| <= 1, else |d| - 1/2.
-    """
-    return _scalar("huber", *_pair(y_true, y_pred)[:2], variant)
-
-
-def huber_derivative(y_true: ArrayLike, y_pred: ArrayLike, variant: str = "auto") -> Array:
-    """Gradient of the batch's Huber loss: d / B where |d| <= 1, else sign(d) / B, with d = y_pred - y_true.
-
-    With k outputs k times the derivative of `huber`; arguments and errors as of `mse_derivative`.
-    """
-    return _gradient("huber_derivative", y_true, y_pred, variant)
+def _errors(mismatch: str) -> str:
+    return f"""TypeError
+    If an input is not made of real numbers.
+ValueError
+    If {mismatch}, or there is no such variant."""
 
 
-def binary_cross_entropy(y_true: ArrayLike, Z: ArrayLike, variant: str = "auto") -> float:
-    """Mean over the rows of the row's sum of -y log S - (1 - y) log(1 - S), S = sigmoid(Z).
-
-    Parameters
-    ----------
-    y_true : array_like, shape (B,) or (B, k)
-        Targets from 0 to 1: one yes or no for each output.
-    Z : array_like, shape (B,) or (B, k)
-        Raw outputs (logits) of the same shape, before any sigmoid; of any size.
-    variant : str, default "auto"
-        The rung to run.
-
-    Returns
-    -------
-    float
-        The loss, in nats.
-
-    Raises
-    ------
-    TypeError
-        If an input is not made of real numbers.
-    ValueError
-        If the shapes differ, there are no elements, a target is outside 0..1, or there is no such variant.
-    """
-    return _scalar("binary_cross_entropy", *_binary_pair(y_true, Z)[:2], variant)
+def _title(spec: LossSpec) -> str:
+    return spec.title[0].upper() + spec.title[1:]
 
 
-def binary_cross_entropy_derivative(y_true: ArrayLike, Z: ArrayLike, variant: str = "auto") -> Array:
-    """Gradient of `binary_cross_entropy` with respect to Z, (sigmoid(Z) - y_true) / B; arguments likewise."""
-    y_true, Z, shape = _binary_pair(y_true, Z)
-    out = np.empty_like(Z)
-    find("binary_cross_entropy_derivative", variant, Z.size)(y_true, Z, out)
-    return out.reshape(shape)
+def _value_doc(spec: LossSpec) -> str:
+    over = "all elements" if spec.mean_over_outputs else "the rows"
+    return _VALUE_DOC.format(
+        title=f"{_title(spec)}: a mean over {over}.",
+        equation=f"The loss of {'an element' if spec.mean_over_outputs else 'a row'} is {spec.equation}",
+        source=spec.source and f" From {spec.source}.",
+        parameters=_PARAMETERS[spec.targets] + _VARIANT,
+        result="The loss" if spec.mean_over_outputs else "The loss, in nats",
+        errors=_errors(_MISMATCHES[spec.targets]),
+    )
 
 
-def softmax(Z: ArrayLike, variant: str = "auto") -> Array:
-    """Probabilities exp(Z) / sum exp(Z) of every row of Z (B, k); stable for outputs of any size."""
-    Z = _outputs(Z)
-    out = np.empty_like(Z)
-    find("softmax", variant, Z.size)(Z, out)
-    return out
+def _derivative_doc(spec: LossSpec) -> str:
+    return _DERIVATIVE_DOC.format(
+        title=f"Gradient of the batch's {spec.title}.",
+        equation=spec.derivative_equation,
+        note=f"\nWith k outputs it is k times the derivative of `{spec.name}`." if spec.mean_over_outputs else "",
+        parameters=_PARAMETERS[spec.targets] + _VARIANT,
+        outputs=_outputs_name(spec),
+        errors=_errors(_MISMATCHES[spec.targets]),
+    )
 
 
-def cross_entropy(y_true: ArrayLike, Z: ArrayLike, variant: str = "auto") -> float:
-    """Mean over the rows of -log softmax(Z)[label].
-
-    Parameters
-    ----------
-    y_true : array_like, shape (B,) or (B, k)
-        Integer labels 0..k-1, or one-hot rows.
-    Z : array_like, shape (B, k)
-        Raw outputs (logits), before any softmax.
-    variant : str, default "auto"
-        The rung to run.
-
-    Returns
-    -------
-    float
-        The loss, in nats.
-
-    Raises
-    ------
-    TypeError
-        If an input is not made of numbers.
-    ValueError
-        If the shapes do not fit, a label is out of range, or there is no such variant.
-    """
-    Z = _outputs(Z)
-    return _scalar("cross_entropy", validation.labels("y_true", y_true, *Z.shape), Z, variant)
+def _outputs_name(spec: LossSpec) -> str:
+    return "y_pred" if spec.targets == "values" else "Z"
 
 
-def cross_entropy_derivative(y_true: ArrayLike, Z: ArrayLike, variant: str = "auto") -> Array:
-    """Gradient of `cross_entropy` with respect to Z: (softmax(Z) - one_hot(y_true)) / B, shape (B, k)."""
-    Z = _outputs(Z)
-    out = np.empty_like(Z)
-    find("cross_entropy_derivative", variant, Z.size)(validation.labels("y_true", y_true, *Z.shape), Z, out)
-    return out
+def _convert(spec: LossSpec, y_true: ArrayLike, outputs: ArrayLike) -> tuple[Array, Array, tuple[int, ...]]:
+    """Return targets as kernels take them, outputs (B, k), and the shape of the gradient."""
+    name = _outputs_name(spec)
+    if spec.takes_labels:
+        Z = _logits(outputs)
+        return validation.labels("y_true", y_true, *Z.shape), Z, Z.shape
+    targets, found = validation.floats(**{"y_true": y_true, name: outputs})
+    validation.same_shape("y_true", targets, name, found)
+    validation.nonempty("y_true", targets)
+    if targets.ndim == 0:
+        raise ValueError(f"y_true and {name} are single numbers; expected at least one dimension, one sample a row")
+    shape, rows = targets.shape, len(targets)
+    targets, found = np.ascontiguousarray(targets).reshape(rows, -1), np.ascontiguousarray(found).reshape(rows, -1)
+    if spec.targets == "probabilities":
+        validation.unit_interval("y_true", targets)
+    return targets, found, shape
 
 
-def accuracy(y_true: ArrayLike, Z: ArrayLike, variant: str = "auto") -> float:
-    """Share of the rows of Z (B, k) whose largest output stands at the label, 0 to 1."""
-    Z = _outputs(Z)
-    return _scalar("accuracy", validation.labels("y_true", y_true, *Z.shape), Z, variant)
-
-
-def _scalar(operation: str, truth: Array, outputs: Array, variant: str) -> float:
-    out = np.empty(1)
-    find(operation, variant, outputs.size)(truth, outputs, out)
-    return float(out[0])
-
-
-def _gradient(operation: str, y_true: ArrayLike, y_pred: ArrayLike, variant: str) -> Array:
-    y_true, y_pred, shape = _pair(y_true, y_pred)
-    out = np.empty_like(y_pred)
-    find(operation, variant, y_pred.size)(y_true, y_pred, out)
-    return out.reshape(shape)
-
-
-def _outputs(Z: ArrayLike) -> Array:
+def _logits(Z: ArrayLike) -> Array:
     (Z,) = validation.floats(Z=Z)
     validation.matrix("Z", Z)
     validation.nonempty("Z", Z)
     return np.ascontiguousarray(Z)
 
 
-def _pair(y_true: ArrayLike, y_pred: ArrayLike, name: str = "y_pred") -> tuple[Array, Array, tuple[int, ...]]:
-    """Both as matrices with the batch's rows, and the shape that they came in."""
-    y_true, y_pred = validation.floats(**{"y_true": y_true, name: y_pred})
-    validation.same_shape("y_true", y_true, name, y_pred)
-    validation.nonempty("y_true", y_true)
-    if y_true.ndim == 0:
-        raise ValueError(f"y_true and {name} are single numbers; expected at least one dimension, one sample a row")
-    rows = len(y_true)
-    return np.ascontiguousarray(y_true).reshape(rows, -1), np.ascontiguousarray(y_pred).reshape(rows, -1), y_true.shape
+def _value(spec: LossSpec) -> Callable[..., float]:
+    def compute(y_true: ArrayLike, outputs: ArrayLike, variant: str) -> float:
+        targets, found, _ = _convert(spec, y_true, outputs)
+        out = np.empty(1)
+        find(spec.name, variant, found.size)(targets, found, out)
+        return float(out[0])
+
+    return _public(spec, spec.name, compute, _value_doc(spec))
 
 
-def _binary_pair(y_true: ArrayLike, Z: ArrayLike) -> tuple[Array, Array, tuple[int, ...]]:
-    y_true, Z, shape = _pair(y_true, Z, "Z")
-    validation.unit_interval("y_true", y_true)
-    return y_true, Z, shape
+def _derivative(spec: LossSpec) -> Callable[..., Array]:
+    name = f"{spec.name}_derivative"
+
+    def compute(y_true: ArrayLike, outputs: ArrayLike, variant: str) -> Array:
+        targets, found, shape = _convert(spec, y_true, outputs)
+        out = np.empty_like(found)
+        find(name, variant, found.size)(targets, found, out)
+        return out.reshape(shape)
+
+    return _public(spec, name, compute, _derivative_doc(spec))
+
+
+def _public(spec: LossSpec, name: str, compute: Callable[..., Any], doc: str) -> Callable[..., Any]:
+    """Give a function its public signature: outputs are called y_pred, or Z where they are logits."""
+
+    def of_values(y_true: ArrayLike, y_pred: ArrayLike, variant: str = "auto") -> Any:
+        return compute(y_true, y_pred, variant)
+
+    def of_logits(y_true: ArrayLike, Z: ArrayLike, variant: str = "auto") -> Any:
+        return compute(y_true, Z, variant)
+
+    function: Callable[..., Any] = of_values if spec.targets == "values" else of_logits
+    function.__name__ = function.__qualname__ = name
+    function.__doc__ = doc
+    function.__annotations__["return"] = compute.__annotations__["return"]
+    return function
+
+
+def softmax(Z: ArrayLike, variant: str = "auto") -> Array:
+    """Probabilities exp(Z) / sum exp(Z) of every row.
+
+    Parameters
+    ----------
+    Z : array_like, shape (B, k)
+        Outputs of any size: nothing overflows.
+    variant : str, default "auto"
+        The variant to run.
+
+    Returns
+    -------
+    ndarray, shape (B, k)
+        Each row sums to 1.
+
+    Raises
+    ------
+    TypeError
+        If Z is not made of real numbers.
+    ValueError
+        If Z is not a matrix with elements, or there is no such variant.
+    """
+    Z = _logits(Z)
+    out = np.empty_like(Z)
+    find("softmax", variant, Z.size)(Z, out)
+    return out
+
+
+def accuracy(y_true: ArrayLike, Z: ArrayLike, variant: str = "auto") -> float:
+    """Share of the rows whose largest output stands at the label.
+
+    Parameters
+    ----------
+    y_true : array_like, shape (B,) or (B, k)
+        Integer labels 0..k-1, or one-hot rows.
+    Z : array_like, shape (B, k)
+        Outputs, or probabilities. The first of equal outputs counts; NaN counts as largest.
+    variant : str, default "auto"
+        The variant to run.
+
+    Returns
+    -------
+    float
+        From 0 to 1.
+
+    Raises
+    ------
+    TypeError
+        If an input is not made of real numbers.
+    ValueError
+        If the shapes do not fit, a label is out of range, or there is no such variant.
+    """
+    Z = _logits(Z)
+    out = np.empty(1)
+    find("accuracy", variant, Z.size)(validation.labels("y_true", y_true, *Z.shape), Z, out)
+    return float(out[0])
+
+
+PUBLIC = {
+    **{spec.name: _value(spec) for spec in LOSS_BY_CODE},
+    **{f"{spec.name}_derivative": _derivative(spec) for spec in LOSS_BY_CODE},
+    "softmax": softmax,
+    "accuracy": accuracy,
+}
+"""All of them by name."""

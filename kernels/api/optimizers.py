@@ -1,6 +1,6 @@
-"""The public parameter updates, in place: check at the door, call a variant.
+"""The public parameter updates, in place: each validates its arguments and calls a variant.
 
-Imports `doors`, `promises` and `variants`. What holds for all public functions is said in `operations`.
+What holds for all public functions is said in `api.activations`.
 """
 
 import operator
@@ -33,7 +33,7 @@ def sgd_update(
     nesterov : bool, default False
         Look ahead, as PyTorch does it: p <- p - learning_rate (g + momentum v), with the new v.
     variant : str, default "auto"
-        The rung to run.
+        The variant to run.
 
     Raises
     ------
@@ -76,7 +76,7 @@ def adam_update(
         First p <- p - learning_rate weight_decay p: decoupled from the gradient (AdamW, Loshchilov and
         Hutter 2019, as PyTorch does it).
     variant : str, default "auto"
-        The rung to run.
+        The variant to run.
 
     Raises
     ------
@@ -92,3 +92,48 @@ def adam_update(
         raise ValueError(f"step is {step}; it counts from 1")
     hyper = (float(value) for value in (learning_rate, beta1, beta2, epsilon, weight_decay))
     find("adam_update", variant, parameters.size)(parameters, gradient, mean, square, *hyper, step)
+
+
+def rmsprop_update(
+    parameters: Array,
+    gradient: Array,
+    square: Array,
+    learning_rate: float,
+    alpha: float = 0.99,
+    epsilon: float = 1e-8,
+    variant: str = "auto",
+) -> None:
+    """One step of RMSprop (Hinton 2012, in PyTorch's form, without momentum), in place.
+
+    v <- alpha v + (1 - alpha) g^2, p <- p - learning_rate g / (sqrt(v) + epsilon).
+
+    Parameters
+    ----------
+    parameters, gradient, square : ndarray, shape (P,)
+        Contiguous arrays of one float dtype. All but ``gradient`` are overwritten; ``square`` is v, the
+        running mean of g^2, zero before the first step.
+    learning_rate : float
+        Step size.
+    alpha : float, default 0.99
+        How much of the running mean to keep.
+    epsilon : float, default 1e-8
+        Keeps the division finite.
+    variant : str, default "auto"
+        The variant to run.
+
+    Raises
+    ------
+    TypeError
+        If an array is not a NumPy array, or the dtypes differ or are not float32 or float64.
+    ValueError
+        If the shapes differ, an array that is overwritten is not contiguous or not writable, or there is
+        no such variant.
+    """
+    validation.in_place(parameters=parameters, gradient=gradient, square=square)
+    find("rmsprop_update", variant, parameters.size)(
+        parameters, gradient, square, float(learning_rate), float(alpha), float(epsilon)
+    )
+
+
+PUBLIC = {function.__name__: function for function in (sgd_update, adam_update, rmsprop_update)}
+"""All of them by name."""

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..jit.decorator import jit
-from ..specs.losses import LOSSES, LossSpec
+from ..specs.losses import LOSS_BY_CODE, LossSpec
 from .elementwise import named
 from .layers import dense_layer
 
@@ -43,25 +43,25 @@ dense_forward, dense_backward_batch = dense_layer("loops", matmul)
 
 
 def _loss(spec: LossSpec) -> Any:
-    """Make the kernel ``(y_true, outputs, out)`` of a loss: out[0] = the loss of a batch, summed in float64."""
-    value = jit(scalar=True)(spec.value)  # type: ignore[arg-type]
-    mean_over_outputs = spec.mean_over_outputs
+    """Make the kernel ``(y_true, outputs, out)`` of a loss that is a sum over elements; out[0] is the batch's mean."""
+    value = jit(scalar=True)(spec.value)
+    over_outputs = spec.mean_over_outputs
 
     def kernel(y_true: Any, outputs: Any, out: Any) -> None:
         total = 0.0
         for i in range(outputs.shape[0]):
-            row = 0.0  # a sum of sums loses fewer bits than one long sum
+            row = 0.0  # in float64, and a sum of sums, which loses fewer bits than one long sum
             for j in range(outputs.shape[1]):
                 row += value(outputs[i, j], y_true[i, j])
             total += row
-        out[0] = total / (outputs.size if mean_over_outputs else outputs.shape[0])
+        out[0] = total / (outputs.size if over_outputs else outputs.shape[0])
 
     return jit(named(f"loops_{spec.name}", kernel))
 
 
 def _loss_derivative(spec: LossSpec) -> Any:
-    """Make the kernel ``(y_true, outputs, out)`` of a loss's derivative: out (B, k) = slope / B."""
-    slope = jit(scalar=True)(spec.slope)  # type: ignore[arg-type]
+    """Make the kernel ``(y_true, outputs, out)`` of such a loss's derivative: out (B, k) = slope / B."""
+    slope = jit(scalar=True)(spec.slope)
 
     def kernel(y_true: Any, outputs: Any, out: Any) -> None:
         rows = out.dtype.type(outputs.shape[0])
@@ -72,18 +72,18 @@ def _loss_derivative(spec: LossSpec) -> Any:
     return jit(named(f"loops_{spec.name}_derivative", kernel))
 
 
-ELEMENTWISE_LOSSES = {
-    operation: make(spec)
-    for spec in LOSSES.values()
+LOSSES = {
+    name: kernel
+    for spec in LOSS_BY_CODE
     if spec.value is not None
-    for operation, make in ((spec.name, _loss), (f"{spec.name}_derivative", _loss_derivative))
+    for name, kernel in ((spec.name, _loss(spec)), (f"{spec.name}_derivative", _loss_derivative(spec)))
 }
-"""The kernels of the losses that are sums over outputs, by operation."""
+"""Losses that are sums over elements, and their derivatives, by operation."""
 
 
 @jit
 def row_exponentials(z: Any, out: Any) -> Any:
-    """Out = exp(z - max z) for one row; returns (max z, sum of out).  A NaN in the row makes the sum NaN."""
+    """out = exp(z - max z) for one row; returns (max z, sum of out).  A NaN in the row makes the sum NaN."""
     top = z[0]
     for j in range(1, z.size):
         if z[j] > top:
@@ -97,7 +97,7 @@ def row_exponentials(z: Any, out: Any) -> Any:
 
 @jit
 def softmax(Z: Any, out: Any) -> None:
-    """Out = exp(Z) / sum of the row's exp(Z), shifted by the row's largest."""
+    """out = exp(Z) / sum of the row's exp(Z), shifted by the row's largest."""
     for i in range(Z.shape[0]):
         _, total = row_exponentials(Z[i], out[i])
         for j in range(Z.shape[1]):
@@ -117,7 +117,7 @@ def cross_entropy(labels: Any, Z: Any, out: Any) -> None:
 
 @jit
 def cross_entropy_derivative(labels: Any, Z: Any, out: Any) -> None:
-    """Out = (softmax(Z) - one_hot(labels)) / B."""
+    """out = (softmax(Z) - one_hot(labels)) / B."""
     one = Z.dtype.type(1)
     rows = Z.dtype.type(Z.shape[0])
     softmax(Z, out)

@@ -1,13 +1,14 @@
-"""Variant `simd`: losses and their gradients over rows, as training calls them.
+"""Variant `simd`: losses and their gradients over vectors.
 
-What changed from `loops`: loss and gradient come from one pass over the rows, and the exponentials and logarithms are
-those of `vmath`. For the losses that are sums over outputs a block of rows is one flat vector. Softmax needs sums and
-maxima along rows: rows shorter than `_WIDE` (10 logits are less than a vector) are transposed into scratch, so that a
-lane is a row and every reduction is elementwise; longer ones are processed where they lie. What it costs: two paths to
-the same result, scratch, and a second of compilation (docs/performance-notes.md).
+What changed from `loops`: loss and gradient come from one pass over rows, whose exponentials and logarithms are those
+of `vmath`. Of the losses that are sums over elements, a block of rows is one flat vector. Softmax needs sums and maxima
+along rows: rows shorter than `_WIDE` are transposed into scratch, so that each vector lane holds one row and every
+reduction is elementwise; longer rows are processed in place. What it costs: two algorithms for the same result, scratch
+memory, and a second of compiling (docs/performance-notes/losses.md).
 
-A row's bits depend on the row and its weight alone, so threads may divide a batch anywhere. A batch's loss is the
-`tree_sum` of its rows' losses in float64, so it depends on their number and order alone.
+Each loss has a kernel of its own, so that training compiles only the one it uses. A row's bits depend on the row and
+its weight alone, so threads may cut a batch anywhere. A batch's loss is the `tree_sum` of its rows' losses, in float64,
+and depends on their number and order alone.
 """
 
 import functools
@@ -21,9 +22,12 @@ from numba import extending, types
 from ..jit.call_by_address import by_address, call, kernel_address
 from ..jit.decorator import jit
 from ..llvm.memory import address_and_strides, array_at
-from ..specs.losses import BINARY_CROSS_ENTROPY, CROSS_ENTROPY, LOSS_BY_CODE, LOSSES
+from ..specs.base import Array
+from ..specs.losses import CROSS_ENTROPY, LOSS_BY_CODE, LOSSES, LossSpec
 from .elementwise import named
-from .vmath import exp, log
+from .vmath import loss_terms
+from .vmath.exp import exp_nonpositive
+from .vmath.log import log
 
 # Its type does not know that callers leave out the context.
 intrinsic: Callable[[Callable[..., Any]], Callable[..., Any]] = extending.intrinsic
@@ -31,51 +35,60 @@ intrinsic: Callable[[Callable[..., Any]], Callable[..., Any]] = extending.intrin
 ROWS = 64
 """Rows of a block."""
 
-_WIDE = 32  # columns from which a row is processed where it lies
+_WIDE = 32  # columns from which a row is processed in place
 _CHUNK = 1024  # elements of such rows that are processed at once
 
 
 class LossRows(NamedTuple):
-    """The arrays of a batch that loss kernels read and fill; matrices are C-contiguous and of one float dtype.
+    """What a loss reads and writes; all arrays are C-contiguous, all floats of one dtype but for ``losses``.
 
     Attributes
     ----------
-    labels : int64, shape (B,)
-        Class labels, for losses that take labels; of the others any, such as (0,).
-    targets : shape (B, k)
-        For all other losses; for those with labels it may be (0, k).
-    outputs : shape (B, k)
-        What the network computed; k >= 1.
-    row_weights : shape (B,)
-        Weights of the rows in the objective: 1/B, or w_i / sum(w).
-    gradient : shape (B, k) or (0, k)
-        Filled with row_weights[i] times the derivative of row i's loss; of no elements: not computed. It overlaps
-        no other array.
-    losses : float64, shape (B,)
-        Filled with the loss of each row, summed over its outputs.
-    scratch : vector
-        At least ``scratch_size(rows, k)`` elements.
+    labels : ndarray of int64, shape (B,)
+        Of a loss that takes labels; otherwise any, such as (0,).
+    targets : ndarray, shape (B, k)
+        Of the other losses; otherwise any, such as (0, k).
+    outputs : ndarray, shape (B, k)
+        k >= 1.
+    row_weights : ndarray, shape (B,)
+        Weights of the rows in the objective: 1 / B, or w_i / sum(w).
+    gradient : ndarray, shape (B, k) or (0, k)
+        Filled with row_weights[i] times the derivative of row i's loss with respect to outputs[i]; without elements, it
+        is not computed. It overlaps nothing else.
+    losses : ndarray of float64, shape (B,)
+        Filled with the rows' losses.
+    scratch : ndarray
+        At least ``scratch_size(row_end - row_begin, k)`` elements. Each thread needs its own.
     """
 
-    labels: Any
-    targets: Any
-    outputs: Any
-    row_weights: Any
-    gradient: Any
-    losses: Any
-    scratch: Any
+    labels: Array
+    targets: Array
+    outputs: Array
+    row_weights: Array
+    gradient: Array
+    losses: Array
+    scratch: Array
 
 
-def loss_rows_type(real: Any) -> Any:
-    """Return Numba's type of `LossRows` for a float type."""
+def _rows_type(real: Any) -> Any:
+    """Numba's type of `LossRows`."""
     matrix, vector = types.Array(real, 2, "C"), types.Array(real, 1, "C")
     losses, labels = types.Array(types.float64, 1, "C"), types.Array(types.int64, 1, "C")
     return types.NamedTuple((labels, matrix, matrix, vector, matrix, losses, vector), LossRows)
 
 
+_by_address = by_address(lambda real: (_rows_type(real), types.intp, types.intp))
+_counts_by_address = by_address(
+    lambda real: (_rows_type(real), types.intp, types.intp, types.Array(types.int64, 1, "C"), types.intp)
+)
+
+
 @jit
 def tree_sum(values: Any) -> float:
-    """Sum at least one value by halves, in place: the order depends on the length alone, the error on its logarithm."""
+    """Sum at least one value by halves, in place.
+
+    The order depends on the number of values alone; the error grows with its logarithm.
+    """
     n = values.size
     while n > 1:
         half = (n + 1) // 2
@@ -85,12 +98,19 @@ def tree_sum(values: Any) -> float:
     return values[0]
 
 
-# -------------------------------------------------------------------------------------------- rows
+@jit
+def scratch_size(rows: int, k: int) -> int:
+    """Elements of scratch that a loss needs for at most this many rows of k columns at a time."""
+    n = min(rows, ROWS)
+    return (2 * k + 1) * n if k < _WIDE else 2 * max(k, _CHUNK) + 2 * n
+
+
+# ------------------------------------------------------------------------------------------ softmax
 
 
 @intrinsic
 def _maximum(context: Any, a: Any, b: Any) -> Any:
-    """Return the larger, or NaN: the maximum that LLVM vectorises without permission to ignore NaN."""
+    """The larger, or NaN: the maximum that LLVM vectorises without permission to ignore NaN."""
 
     def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         real = args[0].type
@@ -105,23 +125,19 @@ def _maximum(context: Any, a: Any, b: Any) -> Any:
 
 @jit(internal=True)
 def _largest(row: Any) -> Any:
-    """Return the largest element of a row, or NaN."""
+    """The largest element of a row, or NaN."""
     top = row[0]
     for j in range(row.size):
         top = _maximum(top, row[j])
     return top
 
 
-@jit
-def scratch_size(rows: int, k: int) -> int:
-    """Return the elements of scratch that a loss kernel needs for up to ``rows`` rows of k columns."""
-    n = min(rows, ROWS)
-    return (2 * k + 1) * n if k < _WIDE else 2 * max(k, _CHUNK) + 2 * n
-
-
 @jit(internal=True)
 def _exponentials(Z: Any, start: int, n: int, top: Any, total: Any, E: Any) -> None:
-    """E (k, n), flat, = exp(Z - top) of n short rows, transposed; top: each row's largest, total: its sum or NaN."""
+    """E (k, n) = exp(Z - top) of n short rows, transposed; top: each row's largest; total: its sum, or NaN.
+
+    E is flat. A NaN in a row makes its sum NaN.
+    """
     k = Z.shape[1]
     for i in range(n):
         row = Z[start + i]
@@ -132,18 +148,18 @@ def _exponentials(Z: Any, start: int, n: int, top: Any, total: Any, E: Any) -> N
     for j in range(1, k):
         column = E[j * n : j * n + n]
         for i in range(n):
-            top[i] = column[i] if column[i] > top[i] else top[i]  # a NaN passed over comes back as exp(NaN)
+            top[i] = column[i] if column[i] > top[i] else top[i]  # a NaN that this skips comes back as exp(NaN)
     for j in range(k):
         column = E[j * n : j * n + n]
         for i in range(n):
-            e = exp.exp_nonpositive(column[i] - top[i])
+            e = exp_nonpositive(column[i] - top[i])
             column[i] = e
             total[i] += e
 
 
 @jit
 def softmax(Z: Any, out: Any) -> None:
-    """out = exp(Z) / sum of the row's exp(Z), shifted by the row's largest; out may be Z."""
+    """out = exp(Z) / sum of the row's exp(Z), shifted by the row's largest."""
     one = Z.dtype.type(1)
     rows, k = Z.shape
     n = min(rows, ROWS)
@@ -162,7 +178,7 @@ def softmax(Z: Any, out: Any) -> None:
         z, row, summed = Z[i], out[i], scratch[:k]
         top = _largest(z)
         for j in range(k):
-            e = exp.exp_nonpositive(z[j] - top)
+            e = exp_nonpositive(z[j] - top)
             row[j] = e
             summed[j] = e
         scale = one / tree_sum(summed)
@@ -170,10 +186,13 @@ def softmax(Z: Any, out: Any) -> None:
             row[j] *= scale
 
 
-# ----------------------------------------------------------------------------------- loss of rows
+# ----------------------------------------------------------------------------------- losses of rows
 
 
-def _cross_entropy(rows: Any, row_begin: int, row_end: int) -> None:
+@_by_address
+@jit(internal=True)
+def cross_entropy_rows(rows: Any, row_begin: int, row_end: int) -> None:
+    """Cross-entropy of rows: log sum exp(z) - z[label], and (softmax(z) - one_hot(label)) times the row's weight."""
     labels, outputs, gradient, scratch = rows.labels, rows.outputs, rows.gradient, rows.scratch
     k = outputs.shape[1]
     short = k < _WIDE
@@ -195,7 +214,7 @@ def _cross_entropy(rows: Any, row_begin: int, row_end: int) -> None:
                 z = outputs[start + i]
                 top[i] = _largest(z)
                 for j in range(k):
-                    e = exp.exp_nonpositive(z[j] - top[i])
+                    e = exp_nonpositive(z[j] - top[i])
                     E[j] = e
                     spare[j] = e
                 total[i] = tree_sum(spare[:k])
@@ -209,53 +228,47 @@ def _cross_entropy(rows: Any, row_begin: int, row_end: int) -> None:
         for i in range(n):
             top[i] -= outputs[start + i, labels[start + i]]
         for i in range(n):
-            sums[i] = log.log(total[i]) + top[i]
+            sums[i] = log(total[i]) + top[i]
         start += n
 
 
-@jit(scalar=True)
-def _binary_cross_entropy(z: Any, y: Any) -> Any:
-    """Return loss and slope of one logit; both need the same exponential."""
-    one = type(z)(1)
-    zero = one - one
-    e = exp.exp_nonpositive(-abs(z))
-    u = one + e
-    q = e / u  # sigmoid(-|z|)
-    positive = z > zero
-    log1p = log.log(u) + (e - (u - one)) / u  # what the sum lost is added back
-    return ((z if positive else zero) - z * y) + log1p, ((one - y) - q if positive else q - y)
+@jit(inline=True)
+def _flat(array: Any) -> Any:
+    """View a C-contiguous array as a vector; reshape() would call into Numba's library each time."""
+    return array_at(array.dtype, address_and_strides(array)[0], (array.size,))
 
 
-_VECTORISABLE = {"binary_cross_entropy": _binary_cross_entropy}
-"""Functions ``(z, y) -> (loss, slope)`` where those of the spec would call libm for one element at a time."""
+def _terms(spec: LossSpec) -> Any:
+    """Return the compiled function ``(z, y) -> (value, slope)`` of one element."""
+    vectorisable = getattr(loss_terms, spec.name, None)
+    if vectorisable is not None:
+        return vectorisable
+    value, slope = jit(scalar=True)(spec.value), jit(scalar=True)(spec.slope)
 
-
-def _value_and_slope(code: int) -> Any:
-    """Return the function ``(z, y) -> (loss, slope)`` of an elementwise loss."""
-    spec = LOSS_BY_CODE[code]
-    if spec.name in _VECTORISABLE:
-        return _VECTORISABLE[spec.name]
-    value, slope = jit(scalar=True)(spec.value), jit(scalar=True)(spec.slope)  # type: ignore[arg-type]
-
-    def both(z: Any, y: Any) -> Any:
+    def terms(z: Any, y: Any) -> Any:
         return value(z, y), slope(z, y)
 
-    return jit(scalar=True)(named(f"{spec.name}_and_slope", both))
+    return jit(scalar=True)(named(f"{spec.name}_terms", terms))
 
 
-def _elementwise(code: int) -> Callable[..., None]:
-    """Make the row kernel of a loss that is a sum over outputs."""
-    value_and_slope = _value_and_slope(code)
+@functools.cache
+def loss_kernel(code: int) -> Any:
+    """Return the kernel ``(rows: LossRows, row_begin, row_end)`` of a loss, which fills those rows.
+
+    Any number of threads may process different rows, each with its own scratch. The kernel can be called by address,
+    with `loss_rows` as the prototype, and by compiled code alone.
+    """
+    spec = LOSS_BY_CODE[code]
+    if spec.value is None:
+        return cross_entropy_rows
+    terms = _terms(spec)
 
     def kernel(rows: Any, row_begin: int, row_end: int) -> None:
         outputs, targets, gradient, scratch = rows.outputs, rows.targets, rows.gradient, rows.scratch
         one = outputs.dtype.type(1)
         k = outputs.shape[1]
         short = k < _WIDE
-        # array_at, not reshape(), which calls into Numba's library each time.
-        flat_outputs = array_at(outputs.dtype, address_and_strides(outputs)[0], (outputs.size,))
-        flat_targets = array_at(outputs.dtype, address_and_strides(targets)[0], (targets.size,))
-        flat_gradient = array_at(outputs.dtype, address_and_strides(gradient)[0], (gradient.size,))
+        flat_outputs, flat_targets, flat_gradient = _flat(outputs), _flat(targets), _flat(gradient)
         step = ROWS if short else max(1, _CHUNK // k)
         start: Any = np.intp(row_begin)
         while start < row_end:
@@ -268,10 +281,12 @@ def _elementwise(code: int) -> Callable[..., None]:
             unequal = 0
             for i in range(n):
                 unequal += weights[i] != weights[0]
-            weight = one if unequal > 0 else weights[0]  # equal weights, the usual case, need no pass of their own
+            # Equal weights, the usual case, are multiplied in at once; others in a pass of their own.
+            weight = one if unequal > 0 else weights[0]
             for i in range(size):
-                value[i], derivative = value_and_slope(z[i], y[i])
-                slope[i] = derivative * weight
+                v, d = terms(z[i], y[i])
+                value[i] = v
+                slope[i] = d * weight
             if unequal > 0:
                 for i in range(n):
                     for j in range(i * k, i * k + k):
@@ -281,76 +296,28 @@ def _elementwise(code: int) -> Callable[..., None]:
                     sums[i] = value[i]
             elif short:
                 for i in range(n):
-                    total = value[i * k]
+                    row_sum = value[i * k]
                     for j in range(i * k + 1, i * k + k):
-                        total += value[j]
-                    sums[i] = total
+                        row_sum += value[j]
+                    sums[i] = row_sum
             else:
                 for i in range(n):
                     sums[i] = tree_sum(value[i * k : i * k + k])
             start += n
 
-    return kernel
+    return _by_address(jit(internal=True)(named(f"{spec.name}_rows", kernel)))
 
 
-@functools.cache
-def loss_kernel(code: int) -> Any:
-    """Return the kernel ``(rows: LossRows, row_begin, row_end)`` of a loss.
-
-    It fills ``rows.losses`` and ``rows.gradient`` in the rows from row_begin to row_end - 1. Threads may process rows
-    of their own at the same time, each with a scratch of its own. It can be called by address, with `loss_rows` as the
-    prototype.
-    """
-    name = LOSS_BY_CODE[code].name
-    kernel = _cross_entropy if code == CROSS_ENTROPY else _elementwise(code)
-    signature = by_address(lambda real: (loss_rows_type(real), types.intp, types.intp))
-    return signature(jit(internal=True)(named(f"{name}_rows", kernel)))
-
-
-loss_rows = loss_kernel(LOSSES["mse"].code)
+loss_rows = loss_kernel(CROSS_ENTROPY)
 """Prototype of the kernels that `loss_kernel` returns, for `call`."""
 
 
-@jit
-def _batch_loss(address: int, labels: Any, targets: Any, outputs: Any, gradient: Any, out: Any) -> None:
-    """out[0] = mean over rows of the row's loss, and gradient, in equal weights; by the address of a `loss_kernel`."""
-    n, k = outputs.shape
-    scratch, row_weights = np.empty(scratch_size(n, k), outputs.dtype), np.empty(n, outputs.dtype)
-    losses = np.empty(n)
-    row_weights[:] = outputs.dtype.type(1) / outputs.dtype.type(n)
-    rows = LossRows(labels, targets, outputs, row_weights, gradient, losses, scratch)
-    call(loss_rows, address, outputs.dtype, (rows, 0, n))
-    out[0] = tree_sum(losses) / n
-
-
-_NO_LABELS = np.empty(0, np.int64)
-
-
-def value(loss: int, truth: Any, outputs: Any, out: Any) -> None:
-    """out[0] = the loss of a batch as it is reported."""
-    _batch(loss, truth, outputs, np.empty((0, outputs.shape[1]), outputs.dtype), out)
-    if LOSS_BY_CODE[loss].mean_over_outputs:
-        out[0] /= outputs.shape[1]
-
-
-def gradient(loss: int, truth: Any, outputs: Any, out: Any) -> None:
-    """out (B, k) = gradient of a batch's objective, the mean over rows of the rows' losses."""
-    _batch(loss, truth, outputs, out, np.empty(1))
-
-
-def _batch(loss: int, truth: Any, outputs: Any, gradient: Any, out: Any) -> None:
-    labels, targets = _NO_LABELS, truth
-    if LOSS_BY_CODE[loss].takes_labels:
-        labels, targets = truth, np.empty((0, outputs.shape[1]), outputs.dtype)
-    _batch_loss(kernel_address(loss_kernel(loss), outputs.dtype), labels, targets, outputs, gradient, out)
-
-
-# ------------------------------------------------------------------------------- correct answers
+# ---------------------------------------------------------------------------------- correct answers
 
 
 @jit(internal=True)
 def _correct_labels(labels: Any, outputs: Any, row_begin: int, row_end: int) -> int:
-    """Count the rows whose largest output stands at the label (NaN counts as largest).
+    """Count the rows whose largest output stands at the label, NaN counting as largest.
 
     No argmax: a label is right if nothing before it is as large and nothing after it is larger, which is counted
     without branches. A NaN at the label is right if there is none before it.
@@ -360,7 +327,7 @@ def _correct_labels(labels: Any, outputs: Any, row_begin: int, row_end: int) -> 
         row, label = outputs[i], labels[i]
         z = row[label]
         wrong = False
-        before, behind = row[:label], row[label + 1 :]  # views: an index that may be negative is no vector's
+        before, behind = row[:label], row[label + 1 :]  # views: LLVM does not vectorise an index that may be negative
         if z == z:
             for j in range(before.size):
                 wrong |= not before[j] < z
@@ -373,26 +340,38 @@ def _correct_labels(labels: Any, outputs: Any, row_begin: int, row_end: int) -> 
     return correct
 
 
-@by_address(
-    lambda real: (types.intp, loss_rows_type(real), *[types.intp] * 2, types.Array(types.int64, 1, "C"), types.intp)
-)
+@_counts_by_address
 @jit(internal=True)
-def correct_rows(loss: int, rows: Any, row_begin: int, row_end: int, correct: Any, task: int) -> None:
-    """correct[task] = number of correct answers in the rows from row_begin to row_end - 1.
+def label_correct_rows(rows: Any, row_begin: int, row_end: int, correct: Any, task: int) -> None:
+    """correct[task] = number of rows whose largest output stands at the label."""
+    correct[task] = _correct_labels(rows.labels, rows.outputs, row_begin, row_end)
 
-    Labels: rows whose largest output stands at the label. Targets from 0 to 1: outputs with (z > 0) == (y > 1/2), k a
-    row. Of losses that are not for classification: 0.
+
+@functools.cache
+def correct_kernel(code: int) -> Any:
+    """Return the kernel ``(rows: LossRows, row_begin, row_end, correct, task)`` of a loss for classification.
+
+    It stores in correct[task] how many rows are answered correctly; where targets are probabilities, how many elements,
+    k in a row. The kernel can be called by address, with `correct_rows` as the prototype, and by compiled code alone.
     """
-    outputs, targets = rows.outputs, rows.targets
-    count = 0
-    if loss == CROSS_ENTROPY:
-        count = _correct_labels(rows.labels, outputs, row_begin, row_end)
-    elif loss == BINARY_CROSS_ENTROPY:
-        half = outputs.dtype.type(0.5)
+    spec = LOSS_BY_CODE[code]
+    if spec.takes_labels:
+        return label_correct_rows
+    is_correct = jit(scalar=True)(spec.correct)
+
+    def kernel(rows: Any, row_begin: int, row_end: int, correct: Any, task: int) -> None:
+        outputs, targets = rows.outputs, rows.targets
+        count = 0
         for i in range(row_begin, row_end):
             for j in range(outputs.shape[1]):
-                count += (outputs[i, j] > 0) == (targets[i, j] > half)
-    correct[task] = count
+                count += is_correct(outputs[i, j], targets[i, j])
+        correct[task] = count
+
+    return _counts_by_address(jit(internal=True)(named(f"{spec.name}_correct_rows", kernel)))
+
+
+correct_rows = correct_kernel(CROSS_ENTROPY)
+"""Prototype of the kernels that `correct_kernel` returns, for `call`."""
 
 
 @jit
@@ -400,3 +379,56 @@ def accuracy(labels: Any, Z: Any, out: Any) -> None:
     """out[0] = share of the rows whose largest output stands at the label (NaN counts as largest)."""
     first: Any = np.intp(0)
     out[0] = _correct_labels(labels, Z, first, Z.shape[0]) / Z.shape[0]
+
+
+# ------------------------------------------------------------------------------------------ batches
+
+
+@jit(internal=True)
+def _writable(array: Any) -> Any:
+    """Return a C-contiguous array as the type that kernels by address are compiled for, even where it is read-only."""
+    return array_at(array.dtype, address_and_strides(array)[0], array.shape)
+
+
+@jit
+def batch_loss(address: int, labels: Any, targets: Any, outputs: Any, gradient: Any, out: Any) -> None:
+    """out[0] = mean over rows of the row's loss, and its gradient; address: of the loss's kernel."""
+    rows, k = outputs.shape
+    scratch, row_weights = np.empty(scratch_size(rows, k), outputs.dtype), np.empty(rows, outputs.dtype)
+    losses = np.empty(rows)
+    row_weights[:] = outputs.dtype.type(1) / outputs.dtype.type(rows)
+    given = LossRows(_writable(labels), _writable(targets), _writable(outputs), row_weights, gradient, losses, scratch)
+    call(loss_rows, address, outputs.dtype, (given, 0, rows))
+    out[0] = tree_sum(losses) / rows
+
+
+_NO_LABELS = np.empty(0, np.int64)
+
+
+def value(code: int, y: Any, outputs: Any, out: Any) -> None:
+    """out[0] = the loss of a batch as it is reported: a mean over rows, or over elements (`LossSpec`)."""
+    nothing = np.empty((0, outputs.shape[1]), outputs.dtype)
+    _batch(code, y, outputs, nothing, out)
+    if LOSS_BY_CODE[code].mean_over_outputs:
+        out[0] /= outputs.shape[1]
+
+
+def gradient(code: int, y: Any, outputs: Any, out: Any) -> None:
+    """out (B, k) = gradient of a batch's objective, the mean over rows of the rows' losses."""
+    _batch(code, y, outputs, out, np.empty(1))
+
+
+def _batch(code: int, y: Any, outputs: Any, gradient: Any, out: Any) -> None:
+    labels, targets = _NO_LABELS, y
+    if LOSS_BY_CODE[code].takes_labels:
+        labels, targets = y, np.empty((0, outputs.shape[1]), outputs.dtype)
+    batch_loss(kernel_address(loss_kernel(code), outputs.dtype), labels, targets, outputs, gradient, out)
+
+
+KERNELS: dict[str, Callable[..., None]] = {
+    **{name: functools.partial(value, spec.code) for name, spec in LOSSES.items()},
+    **{f"{name}_derivative": functools.partial(gradient, spec.code) for name, spec in LOSSES.items()},
+    "softmax": softmax,
+    "accuracy": accuracy,
+}
+"""The losses ``(y, outputs, out)`` and their derivatives by operation, and what else measures outputs."""

@@ -172,7 +172,7 @@ class CpuEngine:
         context["weights_task"] = kernel_address(weights_task.weights_task, dtype)
         context["loss_kernel"] = kernel_address(losses.loss_kernel(self._loss.code), dtype)
         if self._loss.counts_correct:
-            context["correct_kernel"] = kernel_address(losses.correct_rows, dtype)
+            context["correct_kernel"] = kernel_address(losses.correct_kernel(self._loss.code), dtype)
         for layer in layers:
             code = int(layer["activation"])
             if code not in (IDENTITY, RELU):  # the product applies these two itself

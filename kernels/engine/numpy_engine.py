@@ -5,9 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from ..reference import activations, losses, training_step
+from ..reference import activations, losses, optimizers, training_step
 from ..specs.losses import LOSSES
-from ..specs.optimizers import OPTIMIZER_BY_CODE
 from .backend import OBJECTIVE, Array, Chunk, new_progress, new_totals, results_of, start_epoch
 from .optimizer_state import OptimizerState
 from .plan import MICRO_BATCH_ROWS, layer_views, micro_batch_rows
@@ -104,10 +103,10 @@ class NumpyEngine:
 
     def _measure(self, y: Array, outputs: Array, w: Array, progress: Array, totals: Array) -> Array:
         """Add losses and correct answers to the counters; return the derivative with respect to the outputs."""
-        row_losses, derivative = losses.row_losses(self._loss.name, y, outputs)
+        row_losses, derivative, correct = losses.row_losses(self._loss.code, y, outputs)
         totals["partial_loss"] += np.sum(w * np.minimum(row_losses, self.objective["max_row_loss"]))
         totals["partial_weight"] += np.sum(w)
-        progress["partial_correct"] += losses.correct_answers(self._loss.name, y, outputs)
+        progress["partial_correct"] += correct
         return derivative
 
     def _update(self, rate: float, rows: int) -> None:
@@ -123,9 +122,8 @@ class NumpyEngine:
         for (gradient_W, _), (W, _) in zip(self._gradients, self._network, strict=True):
             gradient_W += l2 * W
         self._gradient[:] = training_step.clipped(self._gradient, optimizer.clip_norm)
-        rule, step = OPTIMIZER_BY_CODE[optimizer.code].name, int(optimizer.progress["step"]) + 1
-        arguments = (self._parameters, self._gradient, optimizer.state, optimizer.hyper)
-        training_step.update(rule, *arguments, rate, step)
+        step, hyper = int(optimizer.progress["step"]) + 1, optimizer.hyper.tolist()
+        optimizers.update(optimizer.code, self._parameters, self._gradient, list(optimizer.state), hyper, rate, step)
 
     def results(self) -> dict[str, float]:
         """Return the loss, and for classification the accuracy, of the epoch's rows so far."""

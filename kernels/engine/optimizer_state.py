@@ -1,6 +1,7 @@
 """OptimizerState: an update rule with its hyper-parameters, its state, and where training stands."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -35,7 +36,7 @@ class OptimizerState:
         self,
         code: int,
         state: Array,
-        hyper: tuple[float, ...] = (),
+        hyper: Sequence[float] | Array = (),
         l2: float = 0.0,
         clip_norm: float = math.inf,
         progress: Array | None = None,

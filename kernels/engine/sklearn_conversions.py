@@ -14,7 +14,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .plan import Array, layer_views
+from .backend import Array
+from .plan import layer_views
 
 GRADIENT_SCALE = {"mse": 2.0, "cross_entropy": 1.0, "binary_cross_entropy": 1.0}
 """The engine's gradient divided by scikit-learn's, by loss."""

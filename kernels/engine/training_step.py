@@ -99,7 +99,7 @@ def loss(dtype: Any, ctx: Any, targets: int, row_begin: int, row_end: int, scrat
             row_losses[i] *= sample_weight(ctx, ctx.start + i)
     if ctx.correct_kernel != 0:
         correct = vector_at(INT64, ctx.correct, rows)
-        call(losses.correct_rows, ctx.correct_kernel, dtype, (ctx.loss, loss_rows, row_begin, row_end, correct, task))
+        call(losses.correct_rows, ctx.correct_kernel, dtype, (loss_rows, row_begin, row_end, correct, task))
 
 
 @jit(inline=True)

@@ -1,49 +1,17 @@
-"""The losses in NumPy: the oracle that every kernel is checked against.
+"""The losses in NumPy: the oracle, and what ``backend="numpy"`` computes.
 
-Deliberately obvious, and correct for any float dtype. Labels (B,) are integers in 0..k-1; targets and outputs are
-(B, k), one sample a row. They state the equations of `specs.losses` independently of the formulas given there.
+Each loss is stated once, as the loss and the derivative of rows, independently of the functions in `specs.losses`. From
+these come the means over a batch, by the operations' names, and the training step's row losses. All work for any float
+dtype.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ..specs.losses import LOSSES, LossSpec
-from .activations import sigmoid
-
-Array = NDArray[Any]
-
-# ------------------------------------------------------------------- terms: the loss of each output
-# and its derivative with respect to the output
-
-
-def _mse(y: Array, Z: Array) -> tuple[Array, Array]:
-    return (Z - y) ** 2, 2 * (Z - y)
-
-
-def _mae(y: Array, Z: Array) -> tuple[Array, Array]:
-    return np.abs(Z - y), np.sign(Z - y)
-
-
-def _huber(y: Array, Z: Array) -> tuple[Array, Array]:
-    d = Z - y
-    return np.where(np.abs(d) <= 1, d**2 / 2, np.abs(d) - 0.5), np.clip(d, -1, 1)
-
-
-def _binary_cross_entropy(y: Array, Z: Array) -> tuple[Array, Array]:
-    return np.maximum(Z, 0) - Z * y + np.log1p(np.exp(-np.abs(Z))), sigmoid(Z) - y
-
-
-_TERMS: dict[str, Callable[[Array, Array], tuple[Array, Array]]] = {
-    "mse": _mse,
-    "mae": _mae,
-    "huber": _huber,
-    "binary_cross_entropy": _binary_cross_entropy,
-}
-
-# ------------------------------------------------------------------------------------ rows
+from ..specs.losses import LOSS_BY_CODE, LOSSES, LossSpec
+from .activations import Array, sigmoid
 
 
 def softmax(Z: Array) -> Array:
@@ -52,79 +20,90 @@ def softmax(Z: Array) -> Array:
     return E / np.sum(E, axis=1, keepdims=True)
 
 
-def _cross_entropy(labels: Array, Z: Array) -> tuple[Array, Array]:
-    """Loss of each row, -log softmax(Z)[label] = log sum exp(Z) - Z[label], and its derivative."""
-    rows = np.arange(len(Z))
-    top = np.max(Z, axis=1)
-    losses = np.log(np.sum(np.exp(Z - top[:, None]), axis=1)) + (top - Z[rows, labels])
-    D = softmax(Z)
-    D[rows, labels] -= 1
-    return losses, D
-
-
-def row_losses(loss: str, y: Array, Z: Array) -> tuple[Array, Array]:
-    """Return the loss of each row, summed over its outputs, and the derivative with respect to the outputs.
-
-    Parameters
-    ----------
-    loss : str
-        A key of `specs.losses.LOSSES`.
-    y : ndarray
-        Labels (B,) or targets (B, k).
-    Z : ndarray, shape (B, k)
-        Outputs.
-
-    Returns
-    -------
-    losses : ndarray, shape (B,)
-    derivative : ndarray, shape (B, k)
-    """
-    if loss == "cross_entropy":
-        return _cross_entropy(y, Z)
-    terms, derivative = _TERMS[loss](y, Z)
-    return np.sum(terms, axis=1), derivative
-
-
-def correct_answers(loss: str, y: Array, Z: Array) -> int:
-    """Count correct answers: rows for labels, outputs for targets from 0 to 1; 0 for losses that count none."""
-    if loss == "cross_entropy":
-        return int(np.sum(np.argmax(Z, axis=1) == y))
-    return int(np.sum((Z > 0) == (y > 0.5))) if LOSSES[loss].counts_correct else 0
-
-
-# ---------------------------------------------------------------------------- public operations
-
-
-def _value(spec: LossSpec) -> Callable[[Array, Array], Any]:
-    def value(y_true: Array, outputs: Array) -> Any:
-        losses, _ = row_losses(spec.name, y_true, outputs)
-        return np.mean(losses) / (outputs.shape[1] if spec.mean_over_outputs else 1)
-
-    return value
-
-
-def _derivative(spec: LossSpec) -> Callable[[Array, Array], Array]:
-    def derivative(y_true: Array, outputs: Array) -> Array:
-        return row_losses(spec.name, y_true, outputs)[1] / len(outputs)
-
-    return derivative
-
-
-OPERATIONS: dict[str, Callable[[Array, Array], Any]] = {
-    **{spec.name: _value(spec) for spec in LOSSES.values()},
-    **{f"{spec.name}_derivative": _derivative(spec) for spec in LOSSES.values()},
-}
-"""The losses, as they are reported, and the gradients of the objective, by operation."""
-
-
 def accuracy(labels: Array, Z: Array) -> Any:
     """Share of the rows whose largest output stands at the label (the first of equals; NaN counts as largest)."""
     return np.mean(np.argmax(Z, axis=1) == labels)
 
 
-def __getattr__(name: str) -> Callable[[Array, Array], Any]:
-    """Return the operation of that name."""
-    try:
-        return OPERATIONS[name]
-    except KeyError:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+def _cross_entropy(labels: Array, Z: Array) -> Array:
+    """-log softmax(Z)[label] = log sum exp(Z) - Z[label] of each row, shifted as in `softmax`."""
+    top = np.max(Z, axis=1)
+    log_sum = np.log(np.sum(np.exp(Z - top[:, None]), axis=1))
+    result: Array = log_sum + (top - Z[np.arange(len(Z)), labels])
+    return result
+
+
+def _cross_entropy_derivative(labels: Array, Z: Array) -> Array:
+    """softmax(Z) - one_hot(labels)."""
+    D = softmax(Z)
+    D[np.arange(len(Z)), labels] -= 1
+    return D
+
+
+class Equations(NamedTuple):
+    """A loss of targets y and outputs Z: of each element or row, its derivative, and which answers are correct."""
+
+    value: Callable[[Array, Array], Array]
+    derivative: Callable[[Array, Array], Array]
+    correct: Callable[[Array, Array], Any] = lambda y, Z: 0
+
+
+EQUATIONS = {
+    "mse": Equations(lambda y, Z: (Z - y) ** 2, lambda y, Z: 2 * (Z - y)),
+    "mae": Equations(lambda y, Z: np.abs(Z - y), lambda y, Z: np.sign(Z - y)),
+    "huber": Equations(
+        lambda y, Z: np.where(np.abs(Z - y) <= 1, (Z - y) ** 2 / 2, np.abs(Z - y) - 0.5),
+        lambda y, Z: np.clip(Z - y, -1, 1),
+    ),
+    "cross_entropy": Equations(
+        _cross_entropy,
+        _cross_entropy_derivative,
+        lambda labels, Z: np.argmax(Z, axis=1) == labels,
+    ),
+    "binary_cross_entropy": Equations(  # -y log S - (1 - y) log(1 - S), S = sigmoid(Z), so that nothing overflows
+        lambda y, Z: np.maximum(Z, 0) - Z * y + np.log1p(np.exp(-np.abs(Z))),
+        lambda y, Z: sigmoid(Z) - y,
+        lambda y, Z: (Z > 0) == (y > 0.5),
+    ),
+    "log_cosh": Equations(  # |d| + log((1 + exp(-2 |d|)) / 2), so that nothing overflows
+        lambda y, Z: np.abs(Z - y) + np.log1p(np.expm1(-2 * np.abs(Z - y)) / 2),
+        lambda y, Z: np.tanh(Z - y),
+    ),
+}
+"""The equations of every loss by name."""
+
+
+def row_losses(code: int, y: Array, outputs: Array) -> tuple[Array, Array, int]:
+    """Return the loss of every row (B,), its derivative with respect to the outputs (B, k), and the correct answers."""
+    equations = EQUATIONS[LOSS_BY_CODE[code].name]
+    losses = equations.value(y, outputs)
+    return (
+        losses.sum(axis=1) if losses.ndim > 1 else losses,
+        equations.derivative(y, outputs),
+        int(np.sum(equations.correct(y, outputs))),
+    )
+
+
+def _mean(spec: LossSpec) -> Callable[[Array, Array], Any]:
+    """Make the loss of a batch as it is reported, a mean over all elements or over rows."""
+    value = EQUATIONS[spec.name].value
+
+    def mean(y_true: Array, outputs: Array) -> Any:
+        losses = value(y_true, outputs)
+        return np.mean(losses if spec.mean_over_outputs or losses.ndim == 1 else np.sum(losses, axis=1))
+
+    return mean
+
+
+def _gradient(spec: LossSpec) -> Callable[[Array, Array], Array]:
+    """Make the gradient of a batch's objective, the mean over rows of the rows' losses."""
+    derivative = EQUATIONS[spec.name].derivative
+    return lambda y_true, outputs: derivative(y_true, outputs) / len(outputs)
+
+
+globals().update({spec.name: _mean(spec) for spec in LOSSES.values()})
+globals().update({f"{spec.name}_derivative": _gradient(spec) for spec in LOSSES.values()})
+
+if TYPE_CHECKING:  # the operations are generated from the equations
+
+    def __getattr__(name: str) -> Any: ...

@@ -1,68 +1,113 @@
-"""The update rules in NumPy, in place: the oracle that every kernel is checked against."""
+"""The optimizers' updates in NumPy: the oracle, and what ``backend="numpy"`` computes.
 
-from collections.abc import Callable
-from typing import Any
+Each rule is stated once, independently of the functions in `specs.optimizers`. All work for any float dtype.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..specs.optimizers import OPTIMIZER_BY_CODE, UPDATES, UpdateSpec
 from .activations import Array
 
 
-def sgd_update(
-    parameters: Array,
-    gradient: Array,
-    velocity: Array,
-    learning_rate: float,
-    momentum: float,
-    nesterov: bool,
-) -> None:
-    """v <- momentum v + g;  p <- p - learning_rate v, with nesterov p <- p - learning_rate (g + momentum v).
+def _sgd(p: Array, g: Array, state: Sequence[Array], hyper: Sequence[float], rate: float, step: int) -> None:
+    """p <- p - rate g."""
+    p -= rate * g
 
-    In place; with momentum 0, v is left alone. Nesterov's form is PyTorch's (Sutskever et al. 2013).
-    """
-    if momentum == 0:
-        parameters -= learning_rate * gradient
-        return
+
+def _momentum(p: Array, g: Array, state: Sequence[Array], hyper: Sequence[float], rate: float, step: int) -> None:
+    """v <- momentum v + g;  p <- p - rate v."""
+    velocity, momentum = state[0], hyper[0]
     velocity *= momentum
-    velocity += gradient
-    parameters -= learning_rate * (gradient + momentum * velocity if nesterov else velocity)
+    velocity += g
+    p -= rate * velocity
 
 
-def adam_update(
-    parameters: Array,
-    gradient: Array,
-    mean: Array,
-    square: Array,
-    learning_rate: float,
-    beta1: float,
-    beta2: float,
-    epsilon: float,
-    weight_decay: float,
-    step: int,
-) -> None:
-    """Adam with bias correction (Kingma and Ba 2015, algorithm 1); step counts from 1.  In place.
+def _nesterov(p: Array, g: Array, state: Sequence[Array], hyper: Sequence[float], rate: float, step: int) -> None:
+    """v <- momentum v + g;  p <- p - rate (g + momentum v): PyTorch's form (Sutskever et al. 2013)."""
+    velocity, momentum = state[0], hyper[0]
+    velocity *= momentum
+    velocity += g
+    p -= rate * (g + momentum * velocity)
+
+
+def _adam(p: Array, g: Array, state: Sequence[Array], hyper: Sequence[float], rate: float, step: int) -> None:
+    """Adam with bias correction (Kingma and Ba 2015, algorithm 1); step counts from 1.
 
     m <- beta1 m + (1 - beta1) g;  v <- beta2 v + (1 - beta2) g^2
-    p <- p - learning_rate weight_decay p, decoupled (AdamW, Loshchilov and Hutter 2019, in PyTorch's form)
-    p <- p - learning_rate (m / (1 - beta1^step)) / (sqrt(v / (1 - beta2^step)) + epsilon)
+    p <- p - rate weight_decay p, decoupled (AdamW, Loshchilov and Hutter 2019, in PyTorch's form)
+    p <- p - rate (m / (1 - beta1^step)) / (sqrt(v / (1 - beta2^step)) + epsilon)
     """
+    mean, square = state[0], state[1]
+    beta1, beta2, epsilon, weight_decay = hyper[:4]
     mean *= beta1
-    mean += (1 - beta1) * gradient
+    mean += (1 - beta1) * g
     square *= beta2
-    square += (1 - beta2) * gradient**2
-    parameters *= 1 - learning_rate * weight_decay
+    square += (1 - beta2) * g**2
+    p *= 1 - rate * weight_decay
     corrected_mean = mean / (1 - beta1**step)
     corrected_square = square / (1 - beta2**step)
-    parameters -= learning_rate * corrected_mean / (np.sqrt(corrected_square) + epsilon)
+    p -= rate * corrected_mean / (np.sqrt(corrected_square) + epsilon)
 
 
-Rule = Callable[[Array, Array, Array, Any, float, int], None]
+def _rmsprop(p: Array, g: Array, state: Sequence[Array], hyper: Sequence[float], rate: float, step: int) -> None:
+    """v <- alpha v + (1 - alpha) g^2;  p <- p - rate g / (sqrt(v) + epsilon): PyTorch's form (Hinton 2012)."""
+    square, (alpha, epsilon) = state[0], hyper[:2]
+    square *= alpha
+    square += (1 - alpha) * g**2
+    p -= rate * g / (np.sqrt(square) + epsilon)
 
-RULES: dict[str, Rule] = {
-    "none": lambda p, g, state, hyper, rate, step: None,
-    "sgd": lambda p, g, state, hyper, rate, step: sgd_update(p, g, g, rate, 0.0, False),
-    "momentum": lambda p, g, state, hyper, rate, step: sgd_update(p, g, state[0], rate, hyper[0], False),
-    "nesterov": lambda p, g, state, hyper, rate, step: sgd_update(p, g, state[0], rate, hyper[0], True),
-    "adam": lambda p, g, state, hyper, rate, step: adam_update(p, g, state[0], state[1], rate, *hyper[:4], step),
+
+RULES: dict[str, Callable[..., None]] = {
+    "none": lambda *arguments: None,
+    "sgd": _sgd,
+    "momentum": _momentum,
+    "nesterov": _nesterov,
+    "adam": _adam,
+    "rmsprop": _rmsprop,
 }
-"""Every rule of `specs.optimizers` as ``(parameters, gradient, state, hyper, rate, step)``."""
+"""The rule of every optimizer by name, in place: ``(p, g, state, hyper, rate, step)``."""
+
+
+def update(
+    code: int,
+    parameters: Array,
+    gradient: Array,
+    state: Sequence[Array],
+    hyper: Sequence[float],
+    rate: float,
+    step: int,
+) -> None:
+    """Apply an update rule in place.
+
+    Parameters
+    ----------
+    code : int
+        The rule's code in `OPTIMIZERS`.
+    parameters, gradient : ndarray, shape (P,)
+    state : sequence of ndarray
+        The rule's state vectors, each (P,).
+    hyper : sequence of float
+        The hyperparameters, in the order of the rule's spec; Python floats, so that float32 arrays stay float32.
+    rate : float
+    step : int
+        Counts from 1.
+    """
+    RULES[OPTIMIZER_BY_CODE[code].name](parameters, gradient, state, hyper, rate, step)
+
+
+def _operation(spec: UpdateSpec) -> Callable[..., None]:
+    def run(*arguments: Any) -> None:
+        rule, *rest = spec.parse(arguments)
+        RULES[rule.name](*rest)
+
+    return run
+
+
+globals().update({name: _operation(spec) for name, spec in UPDATES.items()})
+
+if TYPE_CHECKING:  # the operations are generated from the rules
+
+    def __getattr__(name: str) -> Any: ...

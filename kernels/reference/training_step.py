@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import layers, optimizers
+from . import layers
 from .activations import Activation
 
 Array = NDArray[Any]
@@ -41,8 +41,3 @@ def clipped(gradient: Array, clip_norm: float) -> Array:
     """Return the gradient, scaled down to a Euclidean norm where it is longer; NaN and infinity show."""
     norm = float(np.linalg.norm(gradient.astype(np.float64)))
     return gradient if norm <= clip_norm else gradient * gradient.dtype.type(clip_norm / norm)
-
-
-def update(rule: str, parameters: Array, gradient: Array, state: Array, hyper: Array, rate: float, step: int) -> None:
-    """Apply an update rule, a key of `specs.optimizers.OPTIMIZERS`, in place; step counts from 1."""
-    optimizers.RULES[rule](parameters, gradient, state, hyper.tolist(), rate, step)

@@ -52,6 +52,7 @@ BATCHES = (
     Case((32, 10), "the digits' batch"),
     Case((33, 17), "one more than a vector on both sides"),
     Case((5, 100), "more columns than rows"),
+    Case((50, 285), "long rows: one sum over all elements loses more bits than sums of rows"),
 )
 BATCH_BENCHES = (Case((32, 10), "the digits' batch"), Case((1024, 128), "fits L2"))
 """Losses: (B, k)."""

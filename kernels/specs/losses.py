@@ -1,12 +1,11 @@
 """The losses: one record each, from which everything that lists losses is generated.
 
-The functions of an elementwise loss work on one output z and its target y and use `math` only. The variant `loops` and
-CUDA compile them, so that each formula is written once; `reference` states it a second time, in NumPy, as the oracle.
-They call no helpers, and their constants have the type of z. ``docs/extending.md`` shows how to add a loss.
+A loss that is a sum over elements is defined by two plain Python functions of one output z and its target y, which use
+nothing but `math`. The CPU compiles them by ``jit(scalar=True)``, CUDA as device functions. A constant has the type of
+z, so that float32 stays float32.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,151 +20,227 @@ class LossSpec:
         Name of the public function; its gradient is ``<name>_derivative``.
     code : int
         The integer by which compiled code chooses it: its position in `LOSSES`.
-    value, slope : callable or None
-        ``(z, y) -> loss`` and its derivative with respect to z, of one output; None where the loss is no sum over
-        outputs.
+    title : str
+        What it is called in a sentence, such as ``"squared error"``.
+    targets : str
+        What targets are: ``"values"`` of any size or ``"probabilities"`` from 0 to 1, one for each output (B, k), or
+        class ``"labels"`` (B,).
     equation, derivative_equation : str
-        The formulas, in terms of d = y_pred - y_true or of logits Z, for docstrings and documentation.
+        Its loss of one element, or of one row where it is a mean over rows, and the derivative, for docstrings and
+        documentation.
+    value, slope : callable or None
+        ``(z, y) -> float``: the loss of one element and its derivative with respect to z; None where the loss is not a
+        sum over elements.
+    correct : callable or None
+        ``(z, y) -> bool``: whether an element is answered correctly, where elements are counted.
     mean_over_outputs : bool
-        Whether it is reported as the mean over all elements; otherwise as the mean over rows of the sum over outputs.
-    takes_labels : bool
-        Whether targets are class labels (B,) rather than a matrix (B, k).
-    unit_targets : bool
-        Whether targets must lie between 0 and 1.
-    probabilities : str or None
-        Which public function turns outputs into class probabilities: ``"softmax"``, ``"sigmoid"`` or none. The losses
-        that have one are for classification: an accuracy is reported with them.
+        Whether it is reported as a mean over all elements; otherwise as a mean over rows of the sum over outputs.
+    probabilities : str
+        What makes probabilities of the outputs: ``"softmax"``, ``"sigmoid"``, or "" where they are none.
     flops, derivative_flops : int
-        Floating-point operations an element.
+        Floating-point operations an element, an exponential or logarithm counted as one.
+    absolute_error : float
+        The loss of an element is right to a few roundings of itself and of this times ``|z - y|``.
     source : str
         Where the loss was published.
     """
 
     name: str
     code: int
-    value: Callable[[Any, Any], Any] | None
-    slope: Callable[[Any, Any], Any] | None
+    title: str
+    targets: str
     equation: str
     derivative_equation: str
+    value: Any = None
+    slope: Any = None
+    correct: Any = None
     mean_over_outputs: bool = False
-    takes_labels: bool = False
-    unit_targets: bool = False
-    probabilities: str | None = None
+    probabilities: str = ""
     flops: int = 3
     derivative_flops: int = 3
+    absolute_error: float = 0.0
     source: str = ""
 
     @property
+    def takes_labels(self) -> bool:
+        """Whether targets are class labels (B,) rather than a matrix (B, k)."""
+        return self.targets == "labels"
+
+    @property
+    def unit_targets(self) -> bool:
+        """Whether targets must lie between 0 and 1."""
+        return self.targets == "probabilities"
+
+    @property
     def counts_correct(self) -> bool:
-        """Whether an accuracy is reported with it."""
-        return self.probabilities is not None
+        """Whether it is a loss for classification, of which an accuracy is reported."""
+        return self.takes_labels or self.correct is not None
 
 
-# -------------------------------------------------------------------------------------------- numbers
+# ---------------------------------------------------------------------------------------------- mse
 
 
-def _mse(z: Any, y: Any) -> Any:
+def mse(z: Any, y: Any) -> Any:
+    """(z - y)^2."""
     d = z - y
     return d * d
 
 
-def _mse_slope(z: Any, y: Any) -> Any:
+def mse_slope(z: Any, y: Any) -> Any:
+    """2 (z - y)."""
     d = z - y
     return d + d
 
 
-def _mae(z: Any, y: Any) -> Any:
+# ---------------------------------------------------------------------------------------------- mae
+
+
+def mae(z: Any, y: Any) -> Any:
+    """|z - y|."""
     return abs(z - y)
 
 
-def _mae_slope(z: Any, y: Any) -> Any:
+def mae_slope(z: Any, y: Any) -> Any:
+    """sign(z - y), 0 at 0."""
+    real = type(z)
+    zero, one = real(0), real(1)
     d = z - y
-    one = type(d)(1)
-    return one if d > one - one else (-one if d < one - one else d)  # otherwise d is 0 or NaN
+    return one if d > zero else (-one if d < zero else d)  # d is 0 or NaN
 
 
-def _huber(z: Any, y: Any) -> Any:
+# -------------------------------------------------------------------------------------------- huber
+
+
+def huber(z: Any, y: Any) -> Any:
+    """d^2/2 where |d| <= 1, else |d| - 1/2, of d = z - y."""
+    real = type(z)
+    half, one = real(0.5), real(1)
     d = z - y
-    one = type(d)(1)
     c = one if d > one else (-one if d < -one else d)
-    return c * (d - type(d)(0.5) * c)  # d^2/2 where c is d, otherwise |d| - 1/2
+    return c * (d - half * c)
 
 
-def _huber_slope(z: Any, y: Any) -> Any:
+def huber_slope(z: Any, y: Any) -> Any:
+    """d where |d| <= 1, else sign(d)."""
+    one = type(z)(1)
     d = z - y
-    one = type(d)(1)
     return one if d > one else (-one if d < -one else d)
 
 
-# ------------------------------------------------------------------------------------- logits
+# ----------------------------------------------------------------------------- binary cross-entropy
 
 
-def _binary_cross_entropy(z: Any, y: Any) -> Any:
+def binary_cross_entropy(z: Any, y: Any) -> Any:
+    """max(z, 0) - z y + log(1 + exp(-|z|)), of a logit z."""
     zero = type(z)(0)
-    return ((z if z > zero else zero) - z * y) + math.log1p(math.exp(-abs(z)))
+    return (z if z > zero else zero) - z * y + math.log1p(math.exp(-abs(z)))
 
 
-def _binary_cross_entropy_slope(z: Any, y: Any) -> Any:
-    one = type(z)(1)
+def binary_cross_entropy_slope(z: Any, y: Any) -> Any:
+    """sigmoid(z) - y, from the exponential that cannot overflow."""
+    real = type(z)
+    zero, one = real(0), real(1)
     e = math.exp(-abs(z))
-    q = e / (one + e)  # sigmoid(-|z|)
-    return (one - y) - q if z > one - one else q - y
+    return (e if z < zero else one) / (one + e) - y
 
+
+def binary_correct(z: Any, y: Any) -> bool:
+    """Whether the more probable answer is the target's."""
+    real = type(z)
+    return (z > real(0)) == (y > real(0.5))
+
+
+# ----------------------------------------------------------------------------------------- log_cosh
+
+
+def log_cosh(z: Any, y: Any) -> Any:
+    """log(cosh(d)) = |d| + log((1 + exp(-2 |d|)) / 2), of d = z - y, so that nothing overflows."""
+    half = type(z)(0.5)
+    a = abs(z - y)
+    return a + math.log1p(half * math.expm1(-(a + a)))
+
+
+def log_cosh_slope(z: Any, y: Any) -> Any:
+    """tanh(z - y)."""
+    return math.tanh(z - y)
+
+
+# -------------------------------------------------------------------------------------------- table
 
 LOSSES: dict[str, LossSpec] = {
     spec.name: spec
     for spec in (
         LossSpec(
-            name="mse",
-            code=0,
-            value=_mse,
-            slope=_mse_slope,
-            equation="d^2",
-            derivative_equation="2 d / B",
+            "mse",
+            0,
+            "squared error",
+            "values",
+            "(z - y)^2",
+            "2 (z - y)",
+            mse,
+            mse_slope,
             mean_over_outputs=True,
         ),
         LossSpec(
-            name="mae",
-            code=1,
-            value=_mae,
-            slope=_mae_slope,
-            equation="|d|",
-            derivative_equation="sign(d) / B, 0 at 0",
+            "mae",
+            1,
+            "absolute error",
+            "values",
+            "|z - y|",
+            "sign(z - y), 0 at 0",
+            mae,
+            mae_slope,
             mean_over_outputs=True,
         ),
         LossSpec(
-            name="huber",
-            code=2,
-            value=_huber,
-            slope=_huber_slope,
-            equation="d^2/2 where |d| <= 1, otherwise |d| - 1/2",
-            derivative_equation="d / B where |d| <= 1, otherwise sign(d) / B",
+            "huber",
+            2,
+            "Huber loss",
+            "values",
+            "d^2/2 where |d| <= 1, else |d| - 1/2, with d = z - y",
+            "d where |d| <= 1, else sign(d), with d = z - y",
+            huber,
+            huber_slope,
             mean_over_outputs=True,
             flops=5,
             source="Huber 1964, with delta 1",
         ),
         LossSpec(
-            name="cross_entropy",
-            code=3,
-            value=None,
-            slope=None,
-            equation="-log softmax(Z)[label]",
-            derivative_equation="(softmax(Z) - one_hot(label)) / B",
-            takes_labels=True,
+            "cross_entropy",
+            3,
+            "cross-entropy",
+            "labels",
+            "-log softmax(z)[label] = log sum exp(z) - z[label]",
+            "softmax(z) - one_hot(label)",
             probabilities="softmax",
             derivative_flops=5,
         ),
         LossSpec(
-            name="binary_cross_entropy",
-            code=4,
-            value=_binary_cross_entropy,
-            slope=_binary_cross_entropy_slope,
-            equation="-y log S - (1 - y) log(1 - S) with S = sigmoid(Z)",
-            derivative_equation="(sigmoid(Z) - y) / B",
-            unit_targets=True,
+            "binary_cross_entropy",
+            4,
+            "binary cross-entropy",
+            "probabilities",
+            "the sum over its outputs of -y log S - (1 - y) log(1 - S), with S = sigmoid(z)",
+            "sigmoid(z) - y",
+            binary_cross_entropy,
+            binary_cross_entropy_slope,
+            binary_correct,
             probabilities="sigmoid",
             flops=7,
             derivative_flops=4,
+        ),
+        LossSpec(
+            "log_cosh",
+            5,
+            "log-cosh loss",
+            "values",
+            "log(cosh(z - y))",
+            "tanh(z - y)",
+            log_cosh,
+            log_cosh_slope,
+            mean_over_outputs=True,
+            flops=6,
+            absolute_error=0.5,  # log(cosh(d)) is d^2/2 near 0, the difference of two numbers near |d|
         ),
     )
 }
@@ -174,4 +249,4 @@ LOSSES: dict[str, LossSpec] = {
 LOSS_BY_CODE = tuple(LOSSES.values())
 
 CROSS_ENTROPY = LOSSES["cross_entropy"].code
-BINARY_CROSS_ENTROPY = LOSSES["binary_cross_entropy"].code
+"""Code of the one loss that is not a sum over elements."""

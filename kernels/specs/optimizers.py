@@ -1,14 +1,22 @@
-"""The update rules: one record each, from which everything that lists optimizers is generated.
+"""The optimizers' update rules: one record each, from which everything that lists them is generated.
 
-A rule is two plain functions, which the CPU's kernels and CUDA's compile and `reference` states a second time in NumPy.
-``coefficients`` computes, once a step and in float64, what all elements share; ``element`` updates one element in the
-dtype of the parameters. Neither calls a helper. ``docs/extending.md`` shows how to add a rule.
+A rule is elementwise over the parameters and given by two plain Python functions, which use nothing but `math`:
+
+- ``constants(hyper, rate, step)`` computes once a step, in float64, what is the same for all elements;
+- ``rule(p, g, s0, s1, constants)`` gives the new ``(p, s0, s1)`` of one element. It casts the constants to p's type,
+  which LLVM does once, before the loop. A state that the rule lacks is returned as it came.
+
+The CPU compiles both, CUDA as device functions.
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .base import Array, rounding
 
 
 @dataclass(frozen=True)
@@ -20,29 +28,25 @@ class OptimizerSpec:
     name : str
     code : int
         The integer by which compiled code chooses it: its position in `OPTIMIZERS`.
-    state : tuple of str
-        Names of its state vectors, at most two, each as long as the parameters and zero before the first step.
-    hyperparameters : tuple of str
-        Names, in the order of the float64 vector (8,) that update kernels take; the learning rate is apart.
-    coefficients : callable
-        ``(rate, step, hyper) -> (c0, ..., c7)``: what all elements share, in float64; step counts from 1.
-    element : callable
-        ``(p, g, s, t, c) -> (p, s, t)``: one parameter, its gradient and its state before and after the step. A
-        state that the rule does not have is 0 and is ignored.
     equation : str
-        The rule in words of mathematics, for docstrings and documentation.
-    source : str
-        Where the rule was published.
+        What happens to parameters p with gradient g, for documentation.
+    constants : callable
+        ``(hyper, rate, step) -> tuple of float``; ``hyper`` holds the hyperparameters, ``step`` counts from 1.
+    rule : callable
+        ``(p, g, s0, s1, constants) -> (p, s0, s1)``.
+    state : tuple of str
+        Names of the state vectors, each as long as the parameters and 0 before the first step.
+    hyperparameters : tuple of str
+        Names, in the order of ``hyper``; the learning rate is apart.
     """
 
     name: str
     code: int
-    state: tuple[str, ...]
-    hyperparameters: tuple[str, ...]
-    coefficients: Callable[[float, int, Any], tuple[float, ...]]
-    element: Callable[[Any, Any, Any, Any, Any], tuple[Any, Any, Any]]
-    equation: str = ""
-    source: str = ""
+    equation: str
+    constants: Callable[[Any, float, int], tuple[float, ...]]
+    rule: Callable[[Any, Any, Any, Any, tuple[float, ...]], tuple[Any, Any, Any]]
+    state: tuple[str, ...] = ()
+    hyperparameters: tuple[str, ...] = ()
 
     @property
     def state_vectors(self) -> int:
@@ -51,96 +55,254 @@ class OptimizerSpec:
 
 
 HYPER_SIZE = 8
-"""Length of the vector of hyper-parameters that update kernels take; unused places are 0."""
-
-# ---------------------------------------------------------------------------------------- gradient descent
+"""Length of the float64 vector in which hyperparameters are passed."""
 
 
-def _rate_and_momentum(rate: float, step: int, hyper: Any) -> tuple[float, ...]:
-    return rate, hyper[0], 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+# --------------------------------------------------------------------------------- gradient descent
 
 
-def _none(p: Any, g: Any, s: Any, t: Any, c: Any) -> tuple[Any, Any, Any]:
-    return p, s, t
+def sgd_constants(hyper: Any, rate: float, step: int) -> tuple[float, ...]:
+    """(rate,)."""
+    return (rate,)
 
 
-def _sgd(p: Any, g: Any, s: Any, t: Any, c: Any) -> tuple[Any, Any, Any]:
-    return p - c[0] * g, s, t
+def sgd_rule(p: Any, g: Any, s0: Any, s1: Any, constants: Any) -> tuple[Any, Any, Any]:
+    """p <- p - rate g."""
+    return p - type(p)(constants[0]) * g, s0, s1
 
 
-def _momentum(p: Any, g: Any, s: Any, t: Any, c: Any) -> tuple[Any, Any, Any]:
-    velocity = c[1] * s + g
-    return p - c[0] * velocity, velocity, t
+def momentum_constants(hyper: Any, rate: float, step: int) -> tuple[float, ...]:
+    """(rate, momentum)."""
+    return rate, hyper[0]
 
 
-def _nesterov(p: Any, g: Any, s: Any, t: Any, c: Any) -> tuple[Any, Any, Any]:
-    velocity = c[1] * s + g
-    return p - c[0] * (g + c[1] * velocity), velocity, t
+def momentum_rule(p: Any, g: Any, s0: Any, s1: Any, constants: Any) -> tuple[Any, Any, Any]:
+    """v <- momentum v + g;  p <- p - rate v."""
+    real = type(p)
+    velocity = real(constants[1]) * s0 + g
+    return p - real(constants[0]) * velocity, velocity, s1
 
 
-# -------------------------------------------------------------------------------------------------- Adam
+def nesterov_rule(p: Any, g: Any, s0: Any, s1: Any, constants: Any) -> tuple[Any, Any, Any]:
+    """v <- momentum v + g;  p <- p - rate (g + momentum v)."""
+    real = type(p)
+    momentum = real(constants[1])
+    velocity = momentum * s0 + g
+    return p - real(constants[0]) * (g + momentum * velocity), velocity, s1
 
 
-def _adam_coefficients(rate: float, step: int, hyper: Any) -> tuple[float, ...]:
-    beta1, beta2, epsilon, weight_decay = hyper[0], hyper[1], hyper[2], hyper[3]
-    # math.pow, since Numba turns ** with an integer into repeated squaring, whose error grows with the step.
+# --------------------------------------------------------------------------------------------- adam
+
+
+def adam_constants(hyper: Any, rate: float, step: int) -> tuple[float, ...]:
+    """Factor of the parameters, corrected rate, 1 / (1 - beta2^step), beta1, 1 - beta1, beta2, 1 - beta2, epsilon.
+
+    In float64, where 1 - beta2 does not cancel. By math.pow, since Numba turns ** with an integer into repeated
+    squaring, whose error grows with the step (1e-13 at 1000).
+    """
+    beta1, beta2 = hyper[0], hyper[1]
+    keep = 1 - rate * hyper[3]  # 1 without decay: the bits are then plain Adam's
     corrected_rate = rate / (1 - math.pow(beta1, float(step)))
     correction2 = 1 / (1 - math.pow(beta2, float(step)))
-    # 1 - beta is taken here, in float64: in float32 it would lose digits. Without decay the last factor is exactly 1.
-    return corrected_rate, beta1, 1 - beta1, beta2, 1 - beta2, correction2, epsilon, 1 - rate * weight_decay
+    return keep, corrected_rate, correction2, beta1, 1 - beta1, beta2, 1 - beta2, hyper[2]
 
 
-def _adam(p: Any, g: Any, s: Any, t: Any, c: Any) -> tuple[Any, Any, Any]:
-    mean = c[1] * s + c[2] * g
-    square = c[3] * t + c[4] * g * g
-    return c[7] * p - c[0] * mean / (math.sqrt(square * c[5]) + c[6]), mean, square
+def adam_rule(p: Any, g: Any, s0: Any, s1: Any, constants: Any) -> tuple[Any, Any, Any]:
+    """Adam (Kingma and Ba 2015, algorithm 1), with decoupled weight decay (Loshchilov and Hutter 2019)."""
+    real = type(p)
+    mean = real(constants[3]) * s0 + real(constants[4]) * g
+    square = real(constants[5]) * s1 + real(constants[6]) * g * g
+    root = math.sqrt(square * real(constants[2])) + real(constants[7])
+    return real(constants[0]) * p - real(constants[1]) * mean / root, mean, square
 
+
+# ------------------------------------------------------------------------------------------ rmsprop
+
+
+def rmsprop_constants(hyper: Any, rate: float, step: int) -> tuple[float, ...]:
+    """(rate, alpha, 1 - alpha, epsilon), in float64, where 1 - alpha does not cancel."""
+    return rate, hyper[0], 1 - hyper[0], hyper[1]
+
+
+def rmsprop_rule(p: Any, g: Any, s0: Any, s1: Any, constants: Any) -> tuple[Any, Any, Any]:
+    """v <- alpha v + (1 - alpha) g^2;  p <- p - rate g / (sqrt(v) + epsilon)."""
+    real = type(p)
+    square = real(constants[1]) * s0 + real(constants[2]) * g * g
+    return p - real(constants[0]) * g / (math.sqrt(square) + real(constants[3])), square, s1
+
+
+# -------------------------------------------------------------------------------------------- table
 
 OPTIMIZERS: dict[str, OptimizerSpec] = {
     spec.name: spec
     for spec in (
-        OptimizerSpec("none", 0, (), (), _rate_and_momentum, _none),  # computes the gradient and changes nothing
+        OptimizerSpec("none", 0, "p stays, and the gradient is left to be read", sgd_constants, sgd_rule),
+        OptimizerSpec("sgd", 1, "p <- p - rate g", sgd_constants, sgd_rule),
         OptimizerSpec(
-            name="sgd",
-            code=1,
-            state=(),
-            hyperparameters=(),
-            coefficients=_rate_and_momentum,
-            element=_sgd,
-            equation="p <- p - rate g",
+            "momentum",
+            2,
+            "v <- momentum v + g;  p <- p - rate v",
+            momentum_constants,
+            momentum_rule,
+            ("velocity",),
+            ("momentum",),
         ),
         OptimizerSpec(
-            name="momentum",
-            code=2,
-            state=("velocity",),
-            hyperparameters=("momentum",),
-            coefficients=_rate_and_momentum,
-            element=_momentum,
-            equation="v <- momentum v + g;  p <- p - rate v",
+            "nesterov",
+            3,
+            "v <- momentum v + g;  p <- p - rate (g + momentum v)",
+            momentum_constants,
+            nesterov_rule,
+            ("velocity",),
+            ("momentum",),
         ),
         OptimizerSpec(
-            name="nesterov",
-            code=3,
-            state=("velocity",),
-            hyperparameters=("momentum",),
-            coefficients=_rate_and_momentum,
-            element=_nesterov,
-            equation="v <- momentum v + g;  p <- p - rate (g + momentum v)",
-            source="Sutskever et al. 2013, in PyTorch's form",
+            "adam",
+            4,
+            "m <- beta1 m + (1 - beta1) g;  v <- beta2 v + (1 - beta2) g^2;  p <- p - rate weight_decay p;  "
+            "p <- p - rate (m / (1 - beta1^step)) / (sqrt(v / (1 - beta2^step)) + epsilon)",
+            adam_constants,
+            adam_rule,
+            ("mean", "square"),
+            ("beta1", "beta2", "epsilon", "weight_decay"),
         ),
         OptimizerSpec(
-            name="adam",
-            code=4,
-            state=("mean", "square"),
-            hyperparameters=("beta1", "beta2", "epsilon", "weight_decay"),
-            coefficients=_adam_coefficients,
-            element=_adam,
-            equation="m <- beta1 m + (1 - beta1) g;  v <- beta2 v + (1 - beta2) g^2;  "
-            "p <- (1 - rate weight_decay) p - rate (m / (1 - beta1^step)) / (sqrt(v / (1 - beta2^step)) + epsilon)",
-            source="Kingma and Ba 2015, algorithm 1; decoupled decay: Loshchilov and Hutter 2019",
+            "rmsprop",
+            5,
+            "v <- alpha v + (1 - alpha) g^2;  p <- p - rate g / (sqrt(v) + epsilon)",
+            rmsprop_constants,
+            rmsprop_rule,
+            ("square",),
+            ("alpha", "epsilon"),
         ),
     )
 }
 """Every update rule by name, in the order of the codes."""
 
 OPTIMIZER_BY_CODE = tuple(OPTIMIZERS.values())
+
+# ------------------------------------------------------------------------------- public operations
+
+
+class Step(NamedTuple):
+    """Arguments of a public update, sorted: what rule, on which arrays, with which numbers."""
+
+    spec: OptimizerSpec
+    parameters: Array
+    gradient: Array
+    state: tuple[Array, ...]
+    hyper: tuple[float, ...]
+    rate: float
+    step: int
+
+
+@dataclass(frozen=True)
+class UpdateSpec:
+    """A public update operation, in place: one rule, or several between which an argument chooses.
+
+    Its variants are called with ``(parameters, gradient, *state, *numbers)``.
+
+    Attributes
+    ----------
+    operation : str
+        The public function's name.
+    state : tuple of str
+        Names of the state arrays; a ``square`` is never negative.
+    choose : callable
+        ``(*numbers) -> (rule's name, hyper, rate, step)``.
+    options : dict
+        Numbers of the cases that are checked, by option.
+    bench_option : str
+        The option that is timed.
+    bound : callable
+        As of `OpSpec`.
+    flops : int
+        Floating-point operations an element.
+    """
+
+    operation: str
+    state: tuple[str, ...]
+    choose: Callable[..., tuple[str, tuple[float, ...], float, int]]
+    options: dict[str, tuple[Any, ...]]
+    bench_option: str
+    bound: Callable[[tuple[Any, ...], tuple[Array, ...], float], tuple[Array, ...]]
+    flops: int
+
+    def parse(self, arguments: tuple[Any, ...]) -> Step:
+        """Sort the arguments of a call."""
+        numbers = 2 + len(self.state)
+        name, hyper, rate, step = self.choose(*arguments[numbers:])
+        return Step(OPTIMIZERS[name], arguments[0], arguments[1], arguments[2:numbers], hyper, rate, step)
+
+
+def _choose_sgd(rate: float, momentum: float, nesterov: bool) -> tuple[str, tuple[float, ...], float, int]:
+    return "sgd" if momentum == 0 else "nesterov" if nesterov else "momentum", (momentum,), rate, 1
+
+
+def _sgd_bound(arguments: tuple[Any, ...], results: tuple[Array, ...], eps: float) -> tuple[Array, ...]:
+    parameters, gradient, velocity, rate, momentum, nesterov = arguments
+    new_velocity = np.abs(gradient) + np.abs(momentum * velocity)
+    step = np.abs(gradient) + momentum * new_velocity if nesterov else new_velocity
+    return rounding(parameters, rate * step, eps=eps) / 2, rounding(new_velocity, eps=eps) / 2
+
+
+def _choose_adam(rate: float, *numbers: Any) -> tuple[str, tuple[float, ...], float, int]:
+    return "adam", numbers[:4], rate, numbers[4]
+
+
+def _adam_bound(arguments: tuple[Any, ...], results: tuple[Array, ...], eps: float) -> tuple[Array, ...]:
+    parameters, gradient, mean, square, rate, beta1, beta2, epsilon, _, step = arguments
+    new_mean = beta1 * np.abs(mean) + (1 - beta1) * np.abs(gradient)  # of magnitudes: m and g may cancel
+    new_square = beta2 * square + (1 - beta2) * gradient**2
+    move = rate * new_mean / (1 - beta1**step) / (np.sqrt(new_square / (1 - beta2**step)) + epsilon)
+    return tuple(rounding(*terms, eps=eps) for terms in ((parameters, move), (new_mean,), (new_square,)))
+
+
+def _choose_rmsprop(rate: float, alpha: float, epsilon: float) -> tuple[str, tuple[float, ...], float, int]:
+    return "rmsprop", (alpha, epsilon), rate, 1
+
+
+def _rmsprop_bound(arguments: tuple[Any, ...], results: tuple[Array, ...], eps: float) -> tuple[Array, ...]:
+    parameters, gradient, square, rate, alpha, epsilon = arguments
+    new_square = alpha * square + (1 - alpha) * gradient**2
+    move = rate * np.abs(gradient) / (np.sqrt(new_square) + epsilon)
+    return rounding(parameters, move, eps=eps), rounding(new_square, eps=eps)
+
+
+UPDATES: dict[str, UpdateSpec] = {
+    spec.operation: spec
+    for spec in (
+        UpdateSpec(
+            "sgd_update",
+            ("velocity",),
+            _choose_sgd,
+            {"plain": (0.1, 0.0, False), "momentum": (0.1, 0.9, False), "nesterov": (0.1, 0.9, True)},
+            "momentum",
+            _sgd_bound,
+            flops=4,
+        ),
+        UpdateSpec(
+            "adam_update",
+            ("mean", "square"),
+            _choose_adam,
+            {
+                "first": (0.1, 0.9, 0.999, 1e-8, 0.0, 1),
+                "later": (0.1, 0.9, 0.999, 1e-8, 0.0, 1000),
+                "decay": (0.1, 0.9, 0.999, 1e-8, 0.5, 1000),
+            },
+            "later",
+            _adam_bound,
+            flops=12,
+        ),
+        UpdateSpec(
+            "rmsprop_update",
+            ("square",),
+            _choose_rmsprop,
+            {"usual": (0.1, 0.99, 1e-8), "coarse": (0.1, 0.5, 0.1)},
+            "usual",
+            _rmsprop_bound,
+            flops=8,
+        ),
+    )
+}
+"""Every public update by operation."""

@@ -42,21 +42,21 @@ def words(change: float, trials: int = 500) -> list[str]:
     return found
 
 
-def test_noise_is_not_flagged_and_a_slower_kernel_is() -> None:
+def test_verdict_flags_slower_kernels_and_not_noise() -> None:
     assert words(1.0).count("same") >= 499
     assert words(1.25).count("slower") == 500
     assert words(0.75).count("faster") == 500
     assert words(1.01).count("slower") <= 5, "what is below the floor cannot be told from luck"
 
 
-def test_one_disturbed_set_makes_up_no_difference() -> None:
+def test_verdict_ignores_one_disturbed_set() -> None:
     assert verdict([1.5, 1.0, 1.01, 0.99], [1.0, 1.0, 1.01, 0.99]).word == "same"
     assert verdict([1.2, 1.2, 1.2, 1.2], [1.0, 1.0, 0.99, 1.01]).word == "slower"
     assert verdict([1.2, 1.2, 1.2, 1.2], [1.0, 1.0, 1.3, 1.01]).word == "same", "equal code differed by more"
     assert verdict([0.8, 0.82, 0.8, 0.8], [1.0, 1.0, 0.99, 1.01]).word == "faster"
 
 
-def test_the_threshold_is_what_equal_code_strayed() -> None:
+def test_verdict_threshold_comes_from_the_controls() -> None:
     assert verdict([1, 1], [1, 1]).threshold == pytest.approx(FLOOR)
     assert math.log1p(verdict([1, 1], [1, 1 / 1.1]).threshold) == pytest.approx(MARGIN * math.log(1.1))
     assert verdict([1.1, 1.3, 1.2], [1, 1, 1]).ratio == pytest.approx(1.2)
@@ -71,7 +71,7 @@ def test_the_threshold_is_what_equal_code_strayed() -> None:
         ([1.0, 1.0], [1.0, 0.0], "not a number above 0"),
     ],
 )
-def test_what_is_no_measurement_is_refused(changes: list[float], controls: list[float], message: str) -> None:
+def test_verdict_refuses_what_is_no_measurement(changes: list[float], controls: list[float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         verdict(changes, controls)
 
@@ -144,7 +144,7 @@ def test_tables_show_losses(results: dict[str, Any]) -> None:
     assert "tanh" not in lost
 
 
-def test_what_was_measured_on_is_said(results: dict[str, Any]) -> None:
+def test_report_names_the_machine_measured(results: dict[str, Any]) -> None:
     said = report.measured_on(results)
     for word in ("acme9", "4 cores", "32-byte", "Python 3.12.1", "numpy 2.0", "2026-01-02", "10 minutes"):
         assert word in said
@@ -153,14 +153,14 @@ def test_what_was_measured_on_is_said(results: dict[str, Any]) -> None:
     assert "Provisional" in report.measured_on({**results, "about": {**ABOUT, "quick": True}})
 
 
-def test_a_benchmarks_record_keeps_what_was_measured() -> None:
+def test_report_record_of_a_benchmark() -> None:
     record = {"stats": {"median": 1.23456789e-5, "iqr": 1e-7, "data": [1, 2]}, "extra_info": {"variant": "simd"}}
     assert report.digest(record) == {"us": 12.346, "iqr_us": 0.1, "variant": "simd"}
     record["extra_info"] = {"step_s": 2e-6}
     assert report.digest(record)["us"] == 2
 
 
-def test_text_goes_between_its_markers_only() -> None:
+def test_report_changes_text_between_markers_only() -> None:
     begin, end = "<!-- bench/report.py steps begins -->", "<!-- bench/report.py steps ends -->"
     whole = f"before\n{begin}\nold\n{end}\nafter"
     once = report.between_markers(whole, "steps", "new")
@@ -170,7 +170,7 @@ def test_text_goes_between_its_markers_only() -> None:
         report.between_markers("nothing", "steps", "new")
 
 
-def test_tables_in_the_documentation_are_those_of_the_committed_results() -> None:
+def test_documentation_tables_match_the_committed_results() -> None:
     """Nobody edits a figure by hand."""
     results = json.loads((BENCH / "results" / "results.json").read_text())
     page, readme = report.PAGE.read_text(), report.README.read_text()
@@ -198,7 +198,7 @@ def test_plots_are_drawn_and_small(results: dict[str, Any], tmp_path: Path) -> N
 # ----------------------------------------------------------------------------------------------- sides
 
 
-def test_a_wrong_fastnet_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sides_verify_fastnet_before_timing(monkeypatch: pytest.MonkeyPatch) -> None:
     name, task = "13-64-64-1", "sgd, mse"
     monkeypatch.setitem(sides.NETWORKS, name, (*sides.NETWORKS[name][:2], 64))
     sides.fastnet_epoch(name, task, 1)

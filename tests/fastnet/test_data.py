@@ -8,7 +8,7 @@ import pytest
 from fastnet import data
 
 
-def test_the_digits_are_the_published_ones() -> None:
+def test_digits_match_the_published_data() -> None:
     X, y = data.digits()
     assert (X.shape, X.dtype, y.shape, y.dtype) == ((1797, 64), np.float32, (1797,), np.int64)
     assert np.bincount(y).tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
@@ -20,7 +20,7 @@ def test_the_digits_are_the_published_ones() -> None:
     assert data.digits()[0].any(), "every call gives arrays of its own"
 
 
-def test_split_holds_out_a_share() -> None:
+def test_split_holds_out_a_fraction() -> None:
     X, y = np.arange(20).reshape(10, 2), np.arange(10)
     X_train, X_out, y_train, y_out = data.split(X, y, 0.3, seed=1)
     assert (len(X_train), len(X_out)) == (7, 3)

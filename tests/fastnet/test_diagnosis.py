@@ -47,7 +47,7 @@ CASES = [
 
 @pytest.mark.parametrize(("kind", "loss", "validation"), CASES)
 @pytest.mark.parametrize("scale", [1e-6, 1, 1e6])
-def test_each_curve_is_what_it_was_made_to_show(kind: str, loss: Curve, validation: Curve, scale: float) -> None:
+def test_diagnosis_of_typical_curves(kind: str, loss: Curve, validation: Curve, scale: float) -> None:
     found = diagnose([scale * value for value in loss], [scale * value for value in validation])
     assert found.kind == kind
     assert "\n" not in found.words
@@ -55,7 +55,7 @@ def test_each_curve_is_what_it_was_made_to_show(kind: str, loss: Curve, validati
 
 
 @pytest.mark.parametrize(("kind", "loss", "validation"), CASES)
-def test_noise_does_not_flip_it(kind: str, loss: Curve, validation: Curve) -> None:
+def test_diagnosis_is_robust_to_noise(kind: str, loss: Curve, validation: Curve) -> None:
     for seed in range(100):
         noise = random.Random(seed)
         for size in (0.003, 0.01, 0.02):
@@ -64,7 +64,7 @@ def test_noise_does_not_flip_it(kind: str, loss: Curve, validation: Curve) -> No
             assert found.kind == kind, (seed, size, found)
 
 
-def test_a_spike_does_not_flip_it() -> None:
+def test_diagnosis_is_robust_to_a_spike() -> None:
     loss, validation = decay(60, 1, 0.2, 5), decay(60, 1, 0.3, 5)
     for at in (20, 45, 59):
         spiked = [*validation]
@@ -72,7 +72,7 @@ def test_a_spike_does_not_flip_it() -> None:
         assert diagnose(loss, spiked).kind == "converged"
 
 
-def test_even_noise_alone_is_rarely_said_to_rise_or_fall() -> None:
+def test_diagnosis_of_pure_noise() -> None:
     for kind in ("overfitting", "falling"):
         found = 0
         for seed in range(300):
@@ -82,7 +82,7 @@ def test_even_noise_alone_is_rarely_said_to_rise_or_fall() -> None:
         assert found <= 3, kind
 
 
-def test_the_epoch_and_the_amount_are_right() -> None:
+def test_diagnosis_reports_epoch_and_amount() -> None:
     loss, validation = decay(100, 1, 0.01, 15), rising([0.5] * 100, 40, 0.01)
     validation[:40] = [0.5 + 0.02 * (40 - t) for t in range(40)]
     words = diagnose(loss, validation).words
@@ -94,7 +94,7 @@ def test_the_epoch_and_the_amount_are_right() -> None:
     assert "since epoch 30" in diagnose([1 - 0.02 * t if t < 30 else 0.4 for t in range(90)], []).words
 
 
-def test_rising_together_is_not_overfitting() -> None:
+def test_diagnosis_of_losses_rising_together_is_not_overfitting() -> None:
     assert diagnose(rising([1.0] * 60, 20, 0.01), rising([1.2] * 60, 20, 0.01)).kind != "overfitting"
 
 
@@ -111,18 +111,18 @@ def test_rising_together_is_not_overfitting() -> None:
         ([0.0] * 10, [], "Underfitting: loss has levelled off at 0, not below"),
     ],
 )
-def test_odd_curves(loss: Curve, validation: Curve, words: str) -> None:
+def test_diagnosis_of_unusual_curves(loss: Curve, validation: Curve, words: str) -> None:
     assert diagnose(loss, validation).words.startswith(words)
 
 
-def test_gaps_are_left_out() -> None:
+def test_diagnosis_ignores_gaps() -> None:
     loss = decay(60, 1, 0.2, 5)
     gaps = [value if t % 3 == 2 else NAN for t, value in enumerate(rising(decay(60, 1, 0.3, 5), 15, 0.01))]
     assert diagnose(loss, gaps).kind == "overfitting"
     assert diagnose(loss, [*gaps[:50], *[NAN] * 10]).kind == "converged", "validation stopped: the loss tells"
 
 
-def test_with_a_baseline_learning_in_the_first_epoch_is_not_underfitting() -> None:
+def test_diagnosis_with_a_baseline_is_not_underfitting() -> None:
     loss = [0.30, *[0.29] * 20]
     assert diagnose(loss, []).kind == "underfitting"
     assert diagnose(loss, [], baseline=1.0).kind == "converged"
@@ -130,7 +130,7 @@ def test_with_a_baseline_learning_in_the_first_epoch_is_not_underfitting() -> No
     assert found.words.startswith("Underfitting: loss has levelled off at 0.97, 3% below that of always predicting")
 
 
-def test_any_curve_has_a_diagnosis() -> None:
+def test_diagnosis_exists_for_any_curve() -> None:
     noise = random.Random(0)
     for _ in range(2000):
         values = [0.0, 1.0, -1.0, 1e300, 1e-300, NAN, INF, -INF, noise.random()]
@@ -138,7 +138,7 @@ def test_any_curve_has_a_diagnosis() -> None:
         assert diagnose(loss, validation[: len(loss)]).words
 
 
-def test_a_history_says_it() -> None:
+def test_history_diagnose() -> None:
     history = History()
     for value in decay(100, 1, 0.2, 8):
         history.append({"loss": value})
@@ -146,7 +146,7 @@ def test_a_history_says_it() -> None:
     assert History().diagnosis() == "No epoch has been trained yet."
 
 
-def test_a_fast_fall_at_the_start_is_not_called_converged() -> None:
+def test_diagnosis_of_a_fast_start_is_not_converged() -> None:
     """Fifteen epochs of a fall that the median over the first twenty hides."""
     noise = np.random.default_rng(0).normal(0, 1e-4, 200)
     curve = 0.0068 + 0.3 * np.exp(-np.arange(200) / 3) + noise
@@ -157,7 +157,7 @@ def test_a_fast_fall_at_the_start_is_not_called_converged() -> None:
     assert 8 <= int(since[1]) <= 25
 
 
-def test_medians_of_long_runs_stay_narrow() -> None:
+def test_diagnosis_of_long_runs_uses_narrow_medians() -> None:
     """A tenth of 28 000 epochs at each of them took 8 s, after Ctrl-C too."""
     curve = (1 / np.arange(1, 30_001)).tolist()
     assert diagnosis._Curve(curve).width == diagnosis.MAX_WIDTH

@@ -17,7 +17,7 @@ def filled(*rows: dict[str, float]) -> History:
     return history
 
 
-def test_a_mapping_of_lists() -> None:
+def test_history_is_a_mapping_of_lists() -> None:
     history = filled({"loss": 2, "accuracy": 0.5}, {"loss": 1, "accuracy": 0.75})
     assert dict(history) == {"loss": [2.0, 1.0], "accuracy": [0.5, 0.75]}
     assert list(history) == ["loss", "accuracy"]
@@ -27,14 +27,14 @@ def test_a_mapping_of_lists() -> None:
     assert history["loss"] == [2.0, 1.0], "a reader cannot change the record"
 
 
-def test_an_unknown_curve_names_the_known_ones() -> None:
+def test_unknown_curve_error_lists_the_known_ones() -> None:
     with pytest.raises(KeyError, match="no curve 'val_loss'; there are: loss"):
         filled({"loss": 1})["val_loss"]
     with pytest.raises(KeyError, match="none yet"):
         History()["loss"]
 
 
-def test_curves_stay_as_long_as_the_epochs() -> None:
+def test_curves_have_one_value_an_epoch() -> None:
     history = filled({"loss": 3}, {"loss": 2, "val_loss": 5}, {"loss": 1})
     assert [math.isnan(value) for value in history["val_loss"]] == [True, False, True]
     assert history.monitor == "val_loss"
@@ -118,7 +118,7 @@ def test_plot_makes_a_figure_of_its_own_and_never_shows_it(monkeypatch: pytest.M
     pyplot.close(ax.figure)
 
 
-def test_a_missing_matplotlib_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plot_reports_a_missing_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.ticker", None)
     with pytest.raises(ImportError, match=r'pip install "fastnet-jit\[plot\]"'):
         filled({"loss": 1}).plot()

@@ -12,6 +12,7 @@ from fastnet import Network, Trainer
 from fastnet.kernels.jit.target import COMPILES
 from fastnet.kernels.reference import activations as reference
 from fastnet.kernels.reference import losses
+from fastnet.kernels.specs import losses as specs
 
 ACTIVATIONS = [activation.name for activation in reference.ACTIVATIONS]
 
@@ -64,7 +65,7 @@ KNOWN_FIRST_ROW = [-1.3815544093468557, -0.731009262854454, -1.099053650236594]
         *((name, np.sqrt(6 / 500)) for name in ("tanh", "sigmoid", "identity")),
     ],
 )
-def test_initial_scale(activation: str, limit: float) -> None:
+def test_initial_weights_scale(activation: str, limit: float) -> None:
     W = Network([300, 200, 1], hidden=activation, dtype="float64").weights[0]
     assert 0.99 * limit < np.abs(W).max() <= limit
     assert W.std() == pytest.approx(limit / np.sqrt(3), rel=0.02)  # that of a uniform distribution
@@ -73,7 +74,7 @@ def test_initial_scale(activation: str, limit: float) -> None:
 
 @pytest.mark.parametrize("hidden", ACTIVATIONS)
 @pytest.mark.parametrize("output", ACTIVATIONS)
-def test_predict_is_the_equation(hidden: str, output: str) -> None:
+def test_predict_follows_the_equation(hidden: str, output: str) -> None:
     net = small(hidden=hidden, output=output, seed=5)
     net.biases[0][:] = [0.1, -0.2, 0.3, -0.4]
     X = np.random.default_rng(0).standard_normal((2500, 3))  # more rows than one slice
@@ -110,7 +111,7 @@ def test_gradient_against_central_differences(loss: str, hidden: str) -> None:
         assert abs(gradient[i] - (ends[0] - ends[1]) / (2 * step)) <= 1e-7
 
 
-@pytest.mark.parametrize("loss", ["mse", "mae", "huber", "cross_entropy", "binary_cross_entropy"])
+@pytest.mark.parametrize("loss", specs.LOSSES)
 def test_check_gradients(loss: str) -> None:
     net, rng = Network([3, 5, 4, 3], hidden=["gelu", "silu"], seed=2), np.random.default_rng(3)
     X = rng.standard_normal((7, 3))
@@ -129,7 +130,7 @@ def test_check_gradients(loss: str) -> None:
     assert (net.parameters == before).all()
 
 
-def test_the_objective_of_mse_is_the_sum_over_outputs() -> None:
+def test_mse_objective_is_the_sum_over_outputs() -> None:
     net, X, y = small(), np.ones((5, 3)), np.zeros((5, 2))
     objective, _ = net.loss_and_gradient(X, y)
     assert objective == pytest.approx(2 * losses.mse(y, net.predict(X)))
@@ -213,7 +214,7 @@ def test_inputs_are_checked(error: type[Exception], message: str, X: Any) -> Non
             call(X)
 
 
-def test_inputs_are_not_changed_and_of_any_form() -> None:
+def test_inputs_of_any_form_stay_unchanged() -> None:
     net = small()
     X = np.arange(12.0).reshape(4, 3)
     expected = net.predict(X)

@@ -84,11 +84,11 @@ CHECKS = parametrize_with_checks([ours.MLPClassifier(max_iter=100), ours.MLPRegr
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(CHECKS.args[0], list(CHECKS.args[1]), **CHECKS.kwargs)  # a list: 1.7 hands on a generator
-def test_scikit_learns_estimator_checks(estimator: Any, check: Any) -> None:
+def test_estimator_checks(estimator: Any, check: Any) -> None:
     check(estimator)
 
 
-def test_scikit_learns_own_tests_of_its_mlp(tmp_path: Path) -> None:
+def test_sklearn_tests_of_its_mlp(tmp_path: Path) -> None:
     """With one line changed, the import."""
     tests = pytest.importorskip("sklearn.neural_network.tests.test_mlp")
     text = Path(tests.__file__).read_text()
@@ -110,7 +110,7 @@ def test_scikit_learns_own_tests_of_its_mlp(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["MLPClassifier", "MLPRegressor"])
-def test_the_parameters_are_scikit_learns_and_two_more(name: str) -> None:
+def test_parameters_are_those_of_sklearn_and_two_more(name: str) -> None:
     mine, theirs = (inspect.signature(getattr(module, name)).parameters for module in (ours, sk))
     expected = {key: (one.default, one.kind) for key, one in theirs.items()}
     found = {key: (one.default, one.kind) for key, one in mine.items()}
@@ -127,7 +127,7 @@ def test_the_parameters_are_scikit_learns_and_two_more(name: str) -> None:
 @pytest.mark.parametrize("options", OPTIMIZERS, ids=lambda options: "-".join(map(str, options.values())))
 @pytest.mark.parametrize("activation", ["identity", "logistic", "tanh", "relu"])
 @pytest.mark.parametrize("problem", PROBLEMS)
-def test_the_same_steps(problem: str, activation: str, options: dict[str, Any]) -> None:
+def test_steps_equal_those_of_sklearn(problem: str, activation: str, options: dict[str, Any]) -> None:
     for weights in (None, WEIGHTS) if activation == "relu" else (None,):
         if weights is not None and options.get("batch_size") == 1:
             continue  # a batch without weight is an error
@@ -138,7 +138,7 @@ def test_the_same_steps(problem: str, activation: str, options: dict[str, Any]) 
 
 @pytest.mark.parametrize("solver", ["sgd", "adam"])
 @pytest.mark.parametrize("problem", ["many classes", "many targets"])
-def test_training_goes_on_alike(problem: str, solver: str) -> None:
+def test_warm_start_and_partial_fit_equal_those_of_sklearn(problem: str, solver: str) -> None:
     """In calls of partial_fit, in pickles, and from warm starts; what the user holds of coefs_ is trained."""
     mine, theirs, y = pair(problem, solver=solver, batch_size="auto")
     extra = {"classes": np.unique(y)} if problem == "many classes" else {}
@@ -156,7 +156,7 @@ def test_training_goes_on_alike(problem: str, solver: str) -> None:
     assert_same(mine, theirs)
 
 
-def test_classes_with_names() -> None:
+def test_string_classes() -> None:
     mine, theirs, y = pair("two classes")
     names = np.where(y == 7, "yes", "no")
     assert_same(mine.fit(X, names), theirs.fit(X, names))
@@ -164,7 +164,7 @@ def test_classes_with_names() -> None:
     assert mine.score(X, names) > 0.6
 
 
-def test_float32_stays_float32() -> None:
+def test_float32_is_kept() -> None:
     mine, theirs, y = pair("many classes")
     single = X.astype(np.float32)
     assert_same(mine.fit(single, y), theirs.fit(single, y), 1e-4)
@@ -172,7 +172,7 @@ def test_float32_stays_float32() -> None:
     assert mine.predict_proba(single).dtype == np.float32
 
 
-def test_losses_are_clipped_as_scikit_learn_clips_them() -> None:
+def test_loss_clipping_equals_that_of_sklearn() -> None:
     for problem in ("many classes", "two classes"):
         mine, theirs, y = pair(problem, activation="identity", max_iter=3)
         assert_same(mine.fit(X * 1e4, y), theirs.fit(X * 1e4, y), 1e-9)
@@ -218,7 +218,7 @@ def forbid(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> None:
 
 @pytest.mark.parametrize("problem", PROBLEMS)
 @pytest.mark.parametrize("options", OPTIMIZERS, ids=lambda options: "-".join(map(str, options.values())))
-def test_the_engine_trains(problem: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_engine_does_the_training(problem: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     forbid(monkeypatch, BaseMultilayerPerceptron, "_backprop")
     forbid(monkeypatch, BaseMultilayerPerceptron, "_compute_loss_grad")
     epochs, train = [], CpuEngine.train
@@ -243,7 +243,7 @@ def test_the_engine_trains(problem: str, options: dict[str, Any], monkeypatch: p
         ("MLPRegressor", {"solver": "sgd", "learning_rate": "invscaling", "power_t": 9.0}, "nothing"),
     ],
 )
-def test_the_rest_is_left_to_scikit_learn(
+def test_unsupported_options_fall_back_to_sklearn(
     name: str, options: dict[str, Any], change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sparse = pytest.importorskip("scipy.sparse")
@@ -277,7 +277,7 @@ def test_pipelines_grids_and_copies(tmp_path: Path) -> None:
     np.testing.assert_array_equal(fresh.fit(data, y).predict_proba(data), best.predict_proba(data))
 
 
-def test_nothing_of_a_fit_stays_behind() -> None:
+def test_fit_leaves_no_state_behind() -> None:
     mine, theirs, y = pair("one target")
     mine.fit(X, y)
     theirs.fit(X, y)
@@ -286,7 +286,7 @@ def test_nothing_of_a_fit_stays_behind() -> None:
     assert all(p.base is None for p in mine.coefs_ + mine.intercepts_)
 
 
-def test_an_interrupted_fit_keeps_the_steps_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_fit_keeps_completed_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     mine, theirs, y = pair("many classes")
     advance, calls = CpuEngine.train, []
 
@@ -305,7 +305,7 @@ def test_an_interrupted_fit_keeps_the_steps_behind(monkeypatch: pytest.MonkeyPat
     assert_same(mine, theirs)
 
 
-def test_warnings_and_messages_are_scikit_learns(capsys: pytest.CaptureFixture[str]) -> None:
+def test_warnings_and_messages_equal_those_of_sklearn(capsys: pytest.CaptureFixture[str]) -> None:
     printed = []
     for estimator in pair("many classes", verbose=True, batch_size=1000, early_stopping=True, tol=1.0, max_iter=30)[:2]:
         with pytest.warns(UserWarning, match="Got `batch_size` less than 1 or larger than sample size"):
@@ -318,7 +318,7 @@ def test_warnings_and_messages_are_scikit_learns(capsys: pytest.CaptureFixture[s
         mine.fit(X, y)
 
 
-def test_errors() -> None:
+def test_errors_equal_those_of_sklearn() -> None:
     y = np.arange(ROWS) % 3
     with pytest.raises(ValueError, match="The 'backend' parameter of MLPClassifier must be a str among"):
         ours.MLPClassifier(backend="cuda").fit(X, y)
@@ -331,7 +331,7 @@ def test_errors() -> None:
             module.MLPRegressor(solver="sgd", learning_rate_init=1e30, max_iter=50).fit(X, y)
 
 
-def test_it_learns_as_well() -> None:
+def test_scores_match_those_of_sklearn() -> None:
     """Paired over seeds on a bundled data set; `bench/sklearn_scores.py` has them all."""
     data, y = load_diabetes(return_X_y=True)
     data, y = data / data.std(axis=0), (y - y.mean()) / y.std()
@@ -342,7 +342,7 @@ def test_it_learns_as_well() -> None:
     np.testing.assert_allclose(*scores, rtol=1e-6)
 
 
-def test_adams_corrections_are_in_the_rate() -> None:
+def test_adam_bias_corrections_are_in_the_rate() -> None:
     rates = conventions.adam_rates(0.1, 0.9, 0.999, 4, 3)
     expected = [0.1 * np.sqrt(1 - 0.999**t) / (1 - 0.9**t) for t in (5, 6, 7)]
     np.testing.assert_allclose(rates, expected, rtol=1e-14)

@@ -30,7 +30,7 @@ def houses(tmp_path: Path, **changed: str) -> Path:
     return written(tmp_path, *lines)
 
 
-def test_a_table_is_read(tmp_path: Path) -> None:
+def test_table_is_read(tmp_path: Path) -> None:
     table = fastnet.data.read(houses(tmp_path), "price")
     assert (table.task, table.features, table.target, table.classes) == ("regression", ("area", "rooms"), "price", None)
     assert table.X.dtype == table.y.dtype == np.float64
@@ -68,7 +68,7 @@ def test_separators_quotes_and_blanks(delimiter: str, separator: str, end: str, 
         ([str(i % 21) for i in range(42)], "regression", None),
     ],
 )
-def test_the_task_is_recognised(values: list[str], task: str, classes: Any, tmp_path: Path) -> None:
+def test_task_is_recognised(values: list[str], task: str, classes: Any, tmp_path: Path) -> None:
     table = fastnet.data.read(written(tmp_path, "x,y", *[f"{i},{v}" for i, v in enumerate(values)]), "y")
     assert table.task == task
     assert table.classes == classes
@@ -79,7 +79,7 @@ def test_the_task_is_recognised(values: list[str], task: str, classes: Any, tmp_
         assert found == ([float(v) for v in values] if isinstance(classes[0], int) else values)
 
 
-def test_the_task_can_be_said(tmp_path: Path) -> None:
+def test_task_can_be_given(tmp_path: Path) -> None:
     path = written(tmp_path, "x,y", *[f"{i},{i % 2}.5" for i in range(12)])
     assert fastnet.data.read(path, "y", "classification").classes == ("0.5", "1.5")
     path = written(tmp_path, "x,y", *[f"{i},{i % 2}" for i in range(12)])
@@ -119,7 +119,7 @@ def test_the_task_can_be_said(tmp_path: Path) -> None:
         ({"line1": ""}, "line 1 is empty: expected column names"),
     ],
 )
-def test_bad_data_are_named_by_line(changes: dict[str, str], message: str, tmp_path: Path) -> None:
+def test_bad_data_errors_name_the_line(changes: dict[str, str], message: str, tmp_path: Path) -> None:
     path = houses(tmp_path, **changes)
     with pytest.raises(ValueError, match=re.escape(message)) as caught:
         fastnet.data.read(path, "price")
@@ -127,7 +127,7 @@ def test_bad_data_are_named_by_line(changes: dict[str, str], message: str, tmp_p
     assert "\n" not in str(caught.value)
 
 
-def test_bad_files_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bad_file_errors_name_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(content: bytes, message: str) -> None:
         (tmp_path / "t.csv").write_bytes(content)
         with pytest.raises(ValueError, match=message) as caught:
@@ -155,12 +155,12 @@ def test_bad_files_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         fastnet.data.read(tmp_path, "y")
 
 
-def test_the_target_must_be_named(tmp_path: Path) -> None:
+def test_target_must_be_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="Name it by --target; there are: 'area', 'rooms', 'price'"):
         fastnet.data.read(houses(tmp_path))
 
 
-def test_random_bytes_are_read_or_refused(tmp_path: Path) -> None:
+def test_random_bytes_are_read_or_rejected(tmp_path: Path) -> None:
     good, random = houses(tmp_path).read_bytes(), np.random.default_rng(0)
     outcomes, messages = set(), []
     for _ in range(400):
@@ -210,13 +210,13 @@ def test_npz_is_read(tmp_path: Path) -> None:
         ({"X": np.ones((0, 2)), "y": np.ones(0)}, "X is empty"),
     ],
 )
-def test_bad_npz_are_refused(arrays: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_bad_npz_is_rejected(arrays: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises((ValueError, TypeError), match=message) as caught:
         fastnet.data.read(npz(tmp_path, **arrays))
     assert "\n" not in str(caught.value)
 
 
-def test_broken_npz_are_refused(tmp_path: Path) -> None:
+def test_broken_npz_is_rejected(tmp_path: Path) -> None:
     content, random = npz(tmp_path, X=np.ones((12, 2)), y=np.arange(12)).read_bytes(), np.random.default_rng(0)
     for cut in (0, 3, 10, len(content) // 2, len(content) - 1):
         (tmp_path / "t.npz").write_bytes(content[:cut])
@@ -257,7 +257,7 @@ def test_columns_are_found_by_name(tmp_path: Path) -> None:
         tables.read_inputs(written(tmp_path, "rooms,area", "3,big"), kept, 2)
 
 
-def test_without_names_columns_are_taken_in_order(tmp_path: Path) -> None:
+def test_columns_without_names_are_taken_in_order(tmp_path: Path) -> None:
     kept = Preparation(np.zeros(2), np.ones(2), None, "y")
     assert tables.read_inputs(written(tmp_path, "a,y,b", "1,2,3"), kept, 2).tolist() == [[1, 3]]
     assert tables.read_inputs(written(tmp_path, "a,b", "1,2"), None, 2).tolist() == [[1, 2]]
@@ -293,7 +293,7 @@ def test_preparation_is_checked() -> None:
         Preparation.of([[np.nan, 2]])
 
 
-def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+def test_pipe_is_rejected_without_waiting(tmp_path: Path) -> None:
     if not hasattr(os, "mkfifo"):
         pytest.skip("no pipes here")
     os.mkfifo(tmp_path / "pipe.csv")

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastnet import SGD, Adam, AdamW, Network, Trainer
+from fastnet import SGD, Adam, AdamW, Network, RMSprop, Trainer
 
 torch: Any = pytest.importorskip("torch")
 
@@ -15,6 +15,7 @@ LABELS = np.random.default_rng(0).integers(0, 3, 50)
 LOSSES = {
     "mse": (Y, lambda z, y: ((z - y) ** 2).sum(1).mean()),
     "mae": (Y, lambda z, y: (z - y).abs().sum(1).mean()),
+    "log_cosh": (Y, lambda z, y: torch.log(torch.cosh(z - y)).sum(1).mean()),
     "huber": (Y, lambda z, y: torch.nn.functional.huber_loss(z, y, reduction="none").sum(1).mean()),
     "cross_entropy": (LABELS, torch.nn.functional.cross_entropy),
     "binary_cross_entropy": (
@@ -37,6 +38,7 @@ OPTIMIZERS = {
     "nesterov": (SGD(0.05, 0.9, nesterov=True), lambda p: torch.optim.SGD(p, 0.05, momentum=0.9, nesterov=True)),
     "adam": (Adam(0.01), lambda p: torch.optim.Adam(p, 0.01)),
     "adamw": (AdamW(0.01, weight_decay=0.1), lambda p: torch.optim.AdamW(p, 0.01, weight_decay=0.1)),
+    "rmsprop": (RMSprop(0.01), lambda p: torch.optim.RMSprop(p, 0.01)),
 }
 
 
@@ -66,9 +68,9 @@ def difference(loss: str, hidden: str, optimizer: str, clip: float | None = None
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("hidden", ACTIVATIONS)
 @pytest.mark.parametrize("loss", LOSSES)
-def test_ten_steps_are_pytorchs(loss: str, hidden: str, optimizer: str) -> None:
+def test_ten_steps_equal_those_of_pytorch(loss: str, hidden: str, optimizer: str) -> None:
     assert difference(loss, hidden, optimizer) < 1e-10
 
 
-def test_clipping_is_pytorchs() -> None:
+def test_clipping_equals_that_of_pytorch() -> None:
     assert difference("mse", "tanh", "momentum", clip=0.5) < 1e-6  # PyTorch adds 1e-6 to the norm

@@ -35,13 +35,13 @@ LOSSES = ["mse", "mae", "huber", "cross_entropy", "binary_cross_entropy"]
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=repr)
 @pytest.mark.parametrize("hidden", [activation.name for activation in reference.ACTIVATIONS])
 @pytest.mark.parametrize("loss", LOSSES)
-def test_ten_steps_agree_across_backends(loss: str, hidden: str, optimizer: Any) -> None:
+def test_backends_agree_over_ten_steps(loss: str, hidden: str, optimizer: Any) -> None:
     assert_backends_agree({"loss": loss, "hidden": hidden, "optimizer": optimizer}, {})
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=repr)
 @pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
-def test_ten_steps_agree_with_everything_on(loss: str, optimizer: Any, rng: np.random.Generator) -> None:
+def test_backends_agree_with_all_options(loss: str, optimizer: Any, rng: np.random.Generator) -> None:
     weights = rng.uniform(0, 2, 50) * (np.arange(50) % 7 > 0)
     schedule = WarmUp(0.5, CosineDecay(optimizer.learning_rate, 2))
     assert_backends_agree(
@@ -58,12 +58,12 @@ def test_ten_steps_agree_with_everything_on(loss: str, optimizer: Any, rng: np.r
 
 
 @pytest.mark.parametrize("output", [activation.name for activation in reference.ACTIVATIONS])
-def test_every_output_activation_agrees(output: str) -> None:
+def test_backends_agree_for_every_output_activation(output: str) -> None:
     assert_backends_agree({"loss": "mse", "output": output, "optimizer": SGD(0.05)}, {})
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=repr)
-def test_one_epoch_is_the_loop_written_out(optimizer: Any) -> None:
+def test_epoch_equals_the_loop_written_out(optimizer: Any) -> None:
     """Forward, loss, backward, update in plain NumPy, batch by batch, the last one short."""
     ours = trainer(optimizer=optimizer, batch_size=16, shuffle=False)
     net = trainer().network
@@ -103,12 +103,12 @@ def test_every_batch_size_learns(batch_size: int | None, backend: str) -> None:
     assert list(ours.history) == ["loss"]
 
 
-def test_a_batch_larger_than_the_data_is_the_full_batch() -> None:
+def test_batch_larger_than_the_data_is_the_full_batch() -> None:
     runs = [trainer(batch_size=size, shuffle=False).fit(X, Y, epochs=3)["loss"] for size in (None, 50, 10**9)]
     assert runs[0] == runs[1] == runs[2]
 
 
-def test_one_row_is_a_batch() -> None:
+def test_batch_of_one_row() -> None:
     assert math.isfinite(trainer().fit(X[:1], Y[:1], epochs=2)["loss"][-1])
 
 
@@ -117,7 +117,7 @@ def test_one_row_is_a_batch() -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("backend", ["numpy", "cpu"])
-def test_same_seed_same_bits(dtype: str, backend: str) -> None:
+def test_seed_determines_every_bit(dtype: str, backend: str) -> None:
     runs = [trainer(dtype=dtype, seed=4, backend=backend) for _ in range(2)]
     for run in runs:
         run.fit(X, Y, epochs=5)
@@ -130,7 +130,7 @@ def test_same_seed_same_bits(dtype: str, backend: str) -> None:
 
 @pytest.mark.compiled
 @pytest.mark.parametrize("threads", [None, 1, 2, 7])
-def test_threads_have_the_bits_of_one_thread(threads: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_do_not_change_a_bit(threads: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_module, "SURE_FLOPS", 0)
     monkeypatch.setattr(engine_module, "THREAD_FLOPS", 0)
     rng = np.random.default_rng(0)
@@ -146,7 +146,7 @@ def test_threads_have_the_bits_of_one_thread(threads: int | None, monkeypatch: p
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=repr)
-def test_fit_goes_on_where_it_stopped(optimizer: Any) -> None:
+def test_fit_continues_where_it_stopped(optimizer: Any) -> None:
     once, twice = trainer(optimizer=optimizer), trainer(optimizer=optimizer)
     once.fit(X, Y, epochs=10)
     twice.fit(X, Y, epochs=4)
@@ -179,7 +179,7 @@ def test_shuffling_is_fair() -> None:
 
 
 @pytest.mark.parametrize("backend", ["numpy", "cpu"])
-def test_training_visits_the_rows_in_that_order(backend: str) -> None:
+def test_shuffling_order_is_used_in_training(backend: str) -> None:
     shuffled, sorted_ = (
         trainer(optimizer=SGD(0.05), batch_size=7, shuffle=s, seed=3, backend=backend) for s in (True, False)
     )
@@ -194,7 +194,7 @@ def test_training_visits_the_rows_in_that_order(backend: str) -> None:
 # ------------------------------------------------------------------------ validation and early stopping
 
 
-def test_validation_data_is_measured_and_never_trained_on() -> None:
+def test_validation_data_are_not_trained_on() -> None:
     plain, ours = trainer(), trainer()
     plain.fit(X, Y, epochs=3)
     held_out = (X[:10] * 2, Y[:10])
@@ -241,7 +241,7 @@ def test_patience_stops_and_restores_the_best(optimizer: Any) -> None:
 
 
 @pytest.mark.parametrize("rate", [0.9, 0.4])
-def test_without_validation_patience_watches_the_loss(rate: float) -> None:
+def test_patience_without_validation_watches_the_loss(rate: float) -> None:
     """The loss of an epoch is that before its updates, so in full batch it is exactly that of the parameters kept."""
     ours = trainer(optimizer=SGD(rate), batch_size=None)  # so large a rate that the loss goes up
     history = ours.fit(X, Y, epochs=500, patience=3)
@@ -250,7 +250,7 @@ def test_without_validation_patience_watches_the_loss(rate: float) -> None:
     assert ours.evaluate(X, Y)["loss"] == pytest.approx(min(history["loss"]), rel=1e-12)
 
 
-def test_patience_without_validation_keeps_the_last_epoch_where_that_is_the_best() -> None:
+def test_patience_without_validation_may_keep_the_last_epoch() -> None:
     """The loss at the last epoch's end is measured by no epoch."""
     ours, plain = trainer(batch_size=None), trainer(batch_size=None)
     for _ in range(3):
@@ -259,7 +259,7 @@ def test_patience_without_validation_keeps_the_last_epoch_where_that_is_the_best
     assert ours.network.parameters.tobytes() == plain.network.parameters.tobytes()
 
 
-def test_what_a_callback_does_to_the_parameters_stays() -> None:
+def test_callback_may_change_the_parameters() -> None:
     """As projections and maximum norms do."""
     ours = trainer(optimizer=SGD(0.1))
     clip = ours.network.parameters
@@ -268,7 +268,7 @@ def test_what_a_callback_does_to_the_parameters_stays() -> None:
         assert np.abs(ours.network.parameters).max() <= 0.05
 
 
-def test_a_second_fit_with_patience_never_ends_worse_than_it_began() -> None:
+def test_patience_in_a_second_fit_never_ends_worse() -> None:
     rng = np.random.default_rng(1)
     noise, other = rng.standard_normal((20, 2)), (rng.standard_normal((20, 3)), rng.standard_normal((20, 2)))
     ours = trainer((3, 32, 2), optimizer=Adam(0.01), batch_size=5)
@@ -297,7 +297,7 @@ def test_patience_restores_the_best_even_when_interrupted() -> None:
 @pytest.mark.parametrize("backend", ["numpy", "cpu"])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=repr)
 @pytest.mark.parametrize("calls", [1, 4, 7, 10])
-def test_an_interruption_leaves_whole_steps_and_fit_goes_on(
+def test_interruption_leaves_whole_steps(
     calls: int, optimizer: Any, backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ctrl-C after any call of the compiled loop: what ends later is what a straight run ends at, to the bit."""
@@ -341,7 +341,7 @@ def test_callbacks_see_every_row_and_can_stop() -> None:
     assert len(others) == 5, "all callbacks are called, also in the last epoch"
 
 
-def test_nothing_is_printed_to_standard_output(capfd: pytest.CaptureFixture[str]) -> None:
+def test_progress_leaves_standard_output_empty(capfd: pytest.CaptureFixture[str]) -> None:
     trainer().fit(X, Y, epochs=2)
     assert capfd.readouterr() == ("", "")  # standard error is no terminal here, so no bar
     trainer().fit(X, Y, epochs=2, validation_split=0.1, progress=True)
@@ -370,21 +370,21 @@ def test_divergence_warns_once_and_keeps_the_best_finite_parameters(backend: str
         assert (ours.network.parameters == start).all()
 
 
-def test_divergence_in_full_batch_keeps_the_parameters_of_the_smallest_loss() -> None:
+def test_divergence_in_full_batch_keeps_the_best_parameters() -> None:
     ours = trainer(optimizer=SGD(5.0), batch_size=None)
     with pytest.warns(DivergenceWarning):
         history = ours.fit(X, Y, epochs=500)
     assert ours.evaluate(X, Y)["loss"] == pytest.approx(np.nanmin(history["loss"]), rel=1e-12)
 
 
-def test_a_validation_loss_that_is_not_finite_is_divergence_too() -> None:
+def test_divergence_of_the_validation_loss() -> None:
     ours = trainer(optimizer=SGD(1e-3))
     with pytest.warns(DivergenceWarning, match="epoch 0"):
         ours.fit(X, Y, epochs=5, validation_data=(np.full((2, 3), 1e200), Y[:2]))
     assert ours.history.epochs == 1
 
 
-def test_parameters_that_overflow_in_the_last_step_are_noticed() -> None:
+def test_divergence_in_the_last_step_is_noticed() -> None:
     ours = trainer((1, 1), optimizer=SGD(1e300), batch_size=None)
     with pytest.warns(RuntimeWarning, match="diverged in epoch 0"):
         history = ours.fit([[1e10]], [-1e10], epochs=1)
@@ -421,7 +421,7 @@ def test_construction_is_checked(error: type[Exception], message: str, options: 
         trainer(**options)
 
 
-def test_a_network_is_needed() -> None:
+def test_construction_requires_a_network() -> None:
     with pytest.raises(TypeError, match=r"network is a list; expected a fastnet.Network"):
         Trainer([3, 2])  # type: ignore[arg-type]
 
@@ -516,14 +516,14 @@ def test_parameters_must_be_trainable() -> None:
         ours.fit(X, Y)
 
 
-def test_a_trainer_is_in_one_fit_at_a_time() -> None:
+def test_fit_is_not_reentrant() -> None:
     ours = trainer()
     with pytest.raises(RuntimeError, match="already in fit"):
         ours.fit(X, Y, epochs=2, callbacks=[lambda row: ours.fit(X, Y, epochs=1)])
     assert ours.fit(X, Y, epochs=1).epochs == 2, "and is free again after an error"
 
 
-def test_attributes_stay_as_they_were_checked() -> None:
+def test_attributes_are_read_only() -> None:
     ours = trainer()
     for name, value in {"backend": "numpy", "batch_size": 0, "optimizer": Adam(), "loss": "mae"}.items():
         with pytest.raises(AttributeError, match=f"{name} cannot be changed; make another Trainer"):
@@ -546,12 +546,12 @@ def test_hyper_parameters_must_fit_the_networks_dtype(optimizer: Any) -> None:
         trainer(optimizer=optimizer, dtype="float32")
 
 
-def test_without_a_standard_error_there_is_no_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_without_standard_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stderr", None)
     trainer().fit(X, Y, epochs=1)
 
 
-def test_repr_says_what_trains() -> None:
+def test_repr_of_a_trainer() -> None:
     assert repr(trainer(optimizer=Adam(0.01), seed=3)).endswith(
         "loss='mse', optimizer=Adam(learning_rate=0.01, beta1=0.9, beta2=0.999, epsilon=1e-08), "
         "batch_size=32, shuffle=True, seed=3, l2=0, clip_norm=None, backend='cpu', threads=None)"
@@ -579,6 +579,6 @@ def test_inputs_of_any_form_train_the_same() -> None:
     assert runs[0] == runs[1] == runs[2]
 
 
-def test_weights_whose_sum_overflows_are_refused() -> None:
+def test_sample_weight_sum_must_be_finite() -> None:
     with pytest.raises(ValueError, match="sample_weight sums to infinity; only ratios matter"):
         trainer().fit(X, Y, epochs=1, sample_weight=np.full(len(X), 1e308))

@@ -54,7 +54,7 @@ def test_wrong_arguments_are_rejected() -> None:
 
 
 @pytest.mark.parametrize("started", [0, 1])
-def test_a_thread_that_cannot_be_started_leaves_no_other_waiting(monkeypatch: pytest.MonkeyPatch, started: int) -> None:
+def test_failed_thread_start_leaves_no_thread_waiting(monkeypatch: pytest.MonkeyPatch, started: int) -> None:
     start, before, count = threading.Thread.start, threading.active_count(), iter(range(9))
 
     def refuse(thread: threading.Thread) -> None:

@@ -114,6 +114,11 @@ def _decay_in_the_gradient(
     optimizers.adam_update(p, g + decay * p, m, v, rate, b1, b2, epsilon, 0.0, step)
 
 
+def _epsilon_inside(p: Any, g: Any, v: Any, rate: float, alpha: float, epsilon: float) -> None:
+    v[:] = alpha * v + (1 - alpha) * g**2
+    p -= rate * g / np.sqrt(v + epsilon)
+
+
 def _momentum_forgotten(p: Any, g: Any, v: Any, rate: float, momentum: float, nesterov: bool) -> None:
     optimizers.sgd_update(p, g, v, rate, 0.0, nesterov)
 
@@ -195,6 +200,9 @@ MUTANTS: list[tuple[str, str, Case, Callable[..., None]]] = [
         BATCH,
         _fill(lambda t, z: (reference.sigmoid(z) - t) * reference.sigmoid_derivative(z) / len(z)),
     ),
+    ("huber's", "log_cosh", BATCH, _fill(lambda t, p: losses.huber(t, p))),
+    ("1 less", "log_cosh", BATCH, _fill(lambda t, p: np.mean(np.logaddexp(p - t, t - p) - 1))),
+    ("clipped", "log_cosh_derivative", BATCH, _fill(lambda t, p: np.clip(p - t, -1, 1) / len(t))),
     ("over columns", "softmax", BATCH, _fill(lambda Z: losses.softmax(Z.T).T)),
     ("next label", "cross_entropy", BATCH, _fill(lambda t, Z: losses.cross_entropy((t + 1) % 17, Z))),
     (
@@ -207,6 +215,7 @@ MUTANTS: list[tuple[str, str, Case, Callable[..., None]]] = [
     ("momentum forgotten", "sgd_update", Case((17,), "odd", "momentum"), _momentum_forgotten),
     ("no look ahead", "sgd_update", Case((17,), "odd", "nesterov"), _no_look_ahead),
     ("decay in the gradient", "adam_update", Case((17,), "odd", "decay"), _decay_in_the_gradient),
+    ("epsilon in the root", "rmsprop_update", Case((17,), "odd", "coarse"), _epsilon_inside),
     ("no bias correction", "adam_update", Case((17,), "odd", "first"), _no_correction),
 ]
 

@@ -60,7 +60,7 @@ def test_train_with_options(backend: str, loss: str, optimizer: str, capsys: pyt
         assert expected in outputs[0]
 
 
-def test_no_hidden_layer_and_the_full_batch(capsys: pytest.CaptureFixture[str]) -> None:
+def test_train_without_hidden_layer_in_full_batch(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["train", "--hidden", "none", "--epochs", "2", "--batch-size", "full"]) == 0
     output = capsys.readouterr().out
     assert "total 650 parameters" in output
@@ -91,7 +91,7 @@ def test_no_hidden_layer_and_the_full_batch(capsys: pytest.CaptureFixture[str]) 
         (("predict", "model"), "the following arguments are required: FILE"),
     ],
 )
-def test_wrong_usage_is_one_line_and_status_2(
+def test_train_usage_errors_exit_with_status_2(
     arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as stop:
@@ -104,7 +104,7 @@ def test_wrong_usage_is_one_line_and_status_2(
     assert "--help" in captured.err
 
 
-def test_divergence_is_one_line_and_status_1(capsys: pytest.CaptureFixture[str]) -> None:
+def test_train_divergence_exits_with_status_1(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["train", "--optimizer", "sgd", "--lr", "1e30", "--epochs", "3"]) == 1
     captured = capsys.readouterr()
     assert errors(captured.err).startswith("fastnet train: training diverged in epoch 0")
@@ -112,7 +112,7 @@ def test_divergence_is_one_line_and_status_1(capsys: pytest.CaptureFixture[str])
     assert "best      none" in captured.out
 
 
-def test_a_network_too_large_for_memory_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_train_reports_out_of_memory_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["train", "--hidden", "100000000000"]) == 1
     captured = capsys.readouterr()
     assert captured.err.startswith("fastnet train: Unable to allocate")
@@ -120,7 +120,7 @@ def test_a_network_too_large_for_memory_is_one_line(capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.skipif(os.name != "posix", reason="shells close files differently there")
-def test_a_closed_standard_output_is_no_error() -> None:
+def test_train_survives_a_closed_standard_output() -> None:
     command = f"{sys.executable} -m fastnet train --epochs 1 --backend numpy >&-"
     result = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=300, check=False)
     assert (result.returncode, errors(result.stderr)) == (0, "")
@@ -135,7 +135,7 @@ def test_help_is_complete() -> None:
     assert run("--version").stdout == f"fastnet {__version__}\n"
 
 
-def test_info_names_what_a_bug_report_needs(capsys: pytest.CaptureFixture[str]) -> None:
+def test_info_lists_versions_and_hardware(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["info"]) == 0
     output = capsys.readouterr().out
     for name in ("fastnet", "python", "numpy", "numba", "llvmlite", "cpu", "features", "vector width", "compile cache"):
@@ -144,7 +144,7 @@ def test_info_names_what_a_bug_report_needs(capsys: pytest.CaptureFixture[str]) 
 
 @pytest.mark.compiled
 @pytest.mark.skipif(os.name != "posix", reason="pipes close differently there")
-def test_a_closed_pipe_is_no_error() -> None:
+def test_train_survives_a_closed_pipe() -> None:
     command = f"{sys.executable} -m fastnet train --epochs 2 | head -n 1"
     result = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=300, check=False)
     assert result.stdout.startswith("data ")
@@ -153,7 +153,7 @@ def test_a_closed_pipe_is_no_error() -> None:
 
 @pytest.mark.compiled
 @pytest.mark.skipif(os.name != "posix", reason="Ctrl-C is sent differently there")
-def test_ctrl_c_shows_what_there_is_and_ends_with_status_130() -> None:
+def test_train_interrupted_shows_curves_and_exits_with_status_130() -> None:
     command = [sys.executable, "-m", "fastnet", "train", "--epochs", "1000000"]
     pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     # A shell that runs these tests in the background has had SIGINT ignored, which children inherit.
@@ -176,25 +176,25 @@ def test_ctrl_c_shows_what_there_is_and_ends_with_status_130() -> None:
 # ------------------------------------------------------------------------------------------- text plot
 
 
-def test_curves_are_drawn_to_scale() -> None:
+def test_textplot_is_to_scale() -> None:
     plot = textplot.curves({"loss": [3, 2, 1], "val_loss": [3, 3, 2]}, width=3, height=3)
     assert plot.splitlines() == ["3 |oo", "  | *o", "1 |  *", "  +---", "   0 2  epoch", "   * loss   o val_loss"]
 
 
-def test_wide_ranges_are_logarithmic_and_gaps_are_left_out() -> None:
+def test_textplot_logarithmic_scale_and_gaps() -> None:
     plot = textplot.curves({"loss": [100, float("nan"), 1]}, width=3, height=3)
     assert plot.splitlines()[:3] == ["100 |*", "    |", "  1 |  *"]
     assert "(log scale)" in plot
     assert textplot.curves({"loss": [float("nan")]}) == "(nothing to draw: no value is finite)"
 
 
-def test_curves_of_different_lengths_share_their_epochs() -> None:
+def test_textplot_aligns_curves_of_different_lengths() -> None:
     plot = textplot.curves({"loss": [4, 3, 2, 1], "val_loss": [4, 3], "none": []}, width=4, height=4)
     assert plot.splitlines()[:4] == ["4 |o", "  | o", "  |  *", "1 |   *"]
 
 
 @pytest.mark.parametrize("curve", [[1.0], [0.0, 0.0], [-1.0, -5.0], [5.0] * 1000])
-def test_any_curve_can_be_drawn(curve: list[float]) -> None:
+def test_textplot_draws_any_curve(curve: list[float]) -> None:
     lines = textplot.curves({"loss": curve}, width=20, height=5).splitlines()
     assert len(lines) == 8
     assert any("*" in line for line in lines[:5])

@@ -102,7 +102,7 @@ def test_classification_from_file_to_predictions(folder: Path, capsys: pytest.Ca
 
 @pytest.mark.parametrize("loss", sorted(LOSSES))
 @pytest.mark.parametrize("classes", [2, 3])
-def test_every_loss_trains_classes(loss: str, classes: int, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_train_classes_with_every_loss(loss: str, classes: int, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     X = np.random.default_rng(0).normal(size=(150, 2))
     y = np.digitize(X[:, 0], [0] if classes == 2 else [-0.5, 0.5]) + 4
     np.savez("t.npz", X=100 * X, y=y)
@@ -115,14 +115,14 @@ def test_every_loss_trains_classes(loss: str, classes: int, folder: Path, capsys
 
 
 @pytest.mark.parametrize("loss", [name for name, spec in LOSSES.items() if not spec.counts_correct])
-def test_every_loss_trains_numbers(loss: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_train_numbers_with_every_loss(loss: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--target", "price", "--loss", loss, "--json", "--epochs", "60", *QUICK]
     told = json.loads(run(capsys, "train", "houses.csv", *arguments))
     assert told["held_out"]["r2"] > 0.8
     assert not list(folder.glob("*.safetensors")), "written only when asked for"
 
 
-def test_json_says_all_and_nothing_else(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_train_json_is_the_whole_output(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     told = json.loads(run(capsys, "train", "houses.csv", "--target", "price", "--epochs", "6", "--json", *QUICK))
     assert (told["task"], told["target"], told["epochs"], told["classes"]) == ("regression", "price", 6, None)
     assert len(told["history"]["loss"]) == len(told["history"]["val_loss"]) == 6
@@ -133,7 +133,7 @@ def test_json_says_all_and_nothing_else(folder: Path, capsys: pytest.CaptureFixt
     assert told["target"] == "digit"
 
 
-def test_patience_stops_and_keeps_the_best(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_train_patience_keeps_the_best_model(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--target", "price", "--epochs", "500", "--patience", "3", "--json", *QUICK]
     assert json.loads(run(capsys, "train", "houses.csv", *arguments))["epochs"] < 500
 
@@ -155,7 +155,7 @@ def test_patience_stops_and_keeps_the_best(folder: Path, capsys: pytest.CaptureF
         (("houses.csv", "--target", "price", "--task", "classification", "--hidden", "9" * 13), "Unable to allocate"),
     ],
 )
-def test_what_cannot_work_is_one_line_before_training(
+def test_train_rejects_bad_options_before_training(
     arguments: tuple[str, ...], message: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("matplotlib")
@@ -169,7 +169,7 @@ def test_what_cannot_work_is_one_line_before_training(
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
-def test_divergence_writes_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_train_divergence_writes_no_model(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--target", "price", "--out", "m", "--epochs", "3", *QUICK, "--optimizer", "sgd", "--lr", "1e30"]
     assert cli.main(["train", "houses.csv", *arguments]) == 1
     captured = capsys.readouterr()
@@ -178,7 +178,7 @@ def test_divergence_writes_nothing(folder: Path, capsys: pytest.CaptureFixture[s
     assert not (folder / "m").exists()
 
 
-def test_predict_refuses_in_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_predict_errors_are_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(capsys, "train", "houses.csv", "--target", "price", "--epochs", "1", "--out", "m", *QUICK)
     for arguments, message in [
         (("no", "houses.csv"), "cannot read no: no such file"),
@@ -198,7 +198,7 @@ def test_predict_refuses_in_one_line(folder: Path, capsys: pytest.CaptureFixture
         assert captured.out == ""
 
 
-def test_predict_with_a_network_of_ones_own(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_predict_with_a_network_saved_by_the_library(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     net = fastnet.Network([2, 3], seed=1)
     net.save("m")
     np.savez("t.npz", X=np.eye(2))
@@ -212,7 +212,7 @@ def test_predict_with_a_network_of_ones_own(folder: Path, capsys: pytest.Capture
     assert [int(row[0]) for row in rows[1:]] == net.predict(np.eye(2)).argmax(axis=1).tolist()
 
 
-def test_labels_are_quoted_where_they_must_be(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_predict_quotes_labels_where_csv_requires_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     net = fastnet.Network([2, 2])
     net.loss = "cross_entropy"
     net.preparation = Preparation(np.zeros(2), np.ones(2), ("a", "b"), "kind", classes=('x, "y"', "naïve"))
@@ -222,7 +222,7 @@ def test_labels_are_quoted_where_they_must_be(folder: Path, capsys: pytest.Captu
     assert first == 'kind,"probability_x, ""y""",probability_naïve'
 
 
-def test_a_missing_package_is_one_line(
+def test_train_missing_package_is_one_line(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
@@ -231,7 +231,7 @@ def test_a_missing_package_is_one_line(
     assert capsys.readouterr().err == expected
 
 
-def test_json_has_no_nan() -> None:
+def test_train_json_contains_no_nan() -> None:
     assert commands.to_json({"a": [float("nan"), 1.0, (float("inf"),)]}) == '{"a": [null, 1.0, [null]]}'
 
 
@@ -239,7 +239,7 @@ TRAIN = [sys.executable, "-m", "fastnet", "train", "houses.csv", "--target", "pr
 
 
 @pytest.mark.skipif(os.name != "posix", reason="pipes close differently there")
-def test_a_closed_pipe_does_not_lose_the_model(folder: Path) -> None:
+def test_train_saves_the_model_despite_a_closed_pipe(folder: Path) -> None:
     with subprocess.Popen(
         [*TRAIN, "--epochs", "3", "--out", "m"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
@@ -252,7 +252,7 @@ def test_a_closed_pipe_does_not_lose_the_model(folder: Path) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="Ctrl-C is sent differently there")
-def test_ctrl_c_keeps_the_model_of_the_last_whole_epoch(folder: Path) -> None:
+def test_train_interrupted_saves_the_last_whole_epoch(folder: Path) -> None:
     command: list[Any] = [*TRAIN, "--epochs", "1000000", "--out", "m"]
     pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     heeding = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # which a shell's background jobs ignore

@@ -45,7 +45,7 @@ def is_compatible(one: Trainer, other: Trainer) -> bool:
 
 
 @pytest.mark.parametrize("name", TRAINERS)
-def test_ten_epochs_resumed_and_ten_more_are_twenty(name: str, tmp_path: Path) -> None:
+def test_resumed_run_equals_an_uninterrupted_run(name: str, tmp_path: Path) -> None:
     """The second half in another process."""
     file = tmp_path / "run.safetensors"
     np.savez(tmp_path / "data.npz", X=X, y=LABELS)
@@ -66,7 +66,7 @@ def test_ten_epochs_resumed_and_ten_more_are_twenty(name: str, tmp_path: Path) -
 
 @pytest.mark.parametrize("name", TRAINERS)
 @pytest.mark.parametrize("calls", [3, 14, 18])
-def test_an_interrupted_run_is_resumed_to_the_bit(
+def test_resume_after_interruption_is_bit_identical(
     name: str, calls: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ctrl-C after any step: the checkpoint that fit leaves behind holds the steps of the epoch it stopped in."""
@@ -98,7 +98,7 @@ def test_an_interrupted_run_is_resumed_to_the_bit(
     assert is_compatible(resumed, straight)
 
 
-def test_the_best_is_kept_beside_the_last(tmp_path: Path) -> None:
+def test_checkpoint_holds_best_and_last_parameters(tmp_path: Path) -> None:
     file = tmp_path / "run.safetensors"
     ours = trainer("adam")
     history = ours.fit(X[:20], LABELS[:20], epochs=150, validation_data=(X[20:], LABELS[20:]), checkpoint=file)
@@ -108,7 +108,7 @@ def test_the_best_is_kept_beside_the_last(tmp_path: Path) -> None:
     assert is_compatible(Trainer.resume(file), ours)
 
 
-def test_a_checkpoint_is_written_whatever_ends_fit(tmp_path: Path, rng: np.random.Generator) -> None:
+def test_checkpoint_is_written_however_fit_ends(tmp_path: Path, rng: np.random.Generator) -> None:
     def fails(row: dict[str, float]) -> None:
         raise ZeroDivisionError
 
@@ -122,7 +122,7 @@ def test_a_checkpoint_is_written_whatever_ends_fit(tmp_path: Path, rng: np.rando
     assert np.isfinite(Trainer.resume(tmp_path / "b.safetensors").network.parameters).all()
 
 
-def test_a_target_that_cannot_be_written_is_refused_before_training(tmp_path: Path) -> None:
+def test_checkpoint_path_is_checked_before_training(tmp_path: Path) -> None:
     ours = trainer("sgd")
     with pytest.raises(OSError, match="there is no folder"):
         ours.fit(X, LABELS, checkpoint=tmp_path / "missing" / "a.safetensors")
@@ -130,7 +130,7 @@ def test_a_target_that_cannot_be_written_is_refused_before_training(tmp_path: Pa
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends SIGKILL")
-def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
+def test_checkpoint_survives_a_kill_at_any_moment(tmp_path: Path) -> None:
     """A model of 20 MB whose checkpoint, of 60 MB and more, is written again and again."""
     file = tmp_path / "run.safetensors"
     script = (
@@ -171,7 +171,7 @@ def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
         ("unknown loss", {}, {"loss": "hinge"}),
     ],
 )
-def test_checkpoints_that_do_not_fit_are_refused(
+def test_resume_rejects_inconsistent_checkpoints(
     message: str, arrays: dict[str, Any], metadata: dict[str, str], tmp_path: Path
 ) -> None:
     file = tmp_path / "run.safetensors"
@@ -183,7 +183,7 @@ def test_checkpoints_that_do_not_fit_are_refused(
         Trainer.resume(file)
 
 
-def test_settings_that_a_trainer_refuses_are_the_files_fault(tmp_path: Path) -> None:
+def test_resume_blames_the_file_for_invalid_settings(tmp_path: Path) -> None:
     file = tmp_path / "run.safetensors"
     trainer("adam").fit(X, LABELS, epochs=1, checkpoint=file)
     arrays, metadata = storage.read(file, "checkpoint")
@@ -204,7 +204,7 @@ def mapped(folder: Path, name: str, array: Any) -> Any:
 @pytest.mark.parametrize("shuffle", [True, False])
 @pytest.mark.parametrize("batch_size", [7, 64, None])
 @pytest.mark.parametrize("backend", ["numpy", "cpu"])
-def test_a_memory_map_trains_to_the_bits_of_an_array(
+def test_memory_maps_train_bit_identically_to_arrays(
     backend: str,
     batch_size: int | None,
     shuffle: bool,
@@ -234,7 +234,7 @@ def test_chunks_end_where_micro_batches_end(monkeypatch: pytest.MonkeyPatch, tmp
 
 
 @pytest.mark.parametrize("shuffle", [True, False])
-def test_a_memory_maps_nan_is_named_by_its_own_row(shuffle: bool, tmp_path: Path, rng: np.random.Generator) -> None:
+def test_memory_map_errors_name_the_row(shuffle: bool, tmp_path: Path, rng: np.random.Generator) -> None:
     bad = rng.standard_normal((3000, 2))
     bad[1234, 1] = np.nan
     ours = Trainer(Network([2, 1]), shuffle=shuffle)
@@ -247,7 +247,7 @@ def test_a_memory_maps_nan_is_named_by_its_own_row(shuffle: bool, tmp_path: Path
         ours.fit(mapped(tmp_path, "X", np.zeros((3000, 2))), mapped(tmp_path, "y", labels), epochs=1)
 
 
-def test_a_memory_map_of_the_wrong_shape_is_refused_at_once(tmp_path: Path) -> None:
+def test_memory_map_shape_is_checked_first(tmp_path: Path) -> None:
     wide = mapped(tmp_path, "X", np.zeros((10, 3)))
     with pytest.raises(ValueError, match="X has 3 columns; this network takes 2"):
         Trainer(Network([2, 1])).fit(wide, np.zeros(10))

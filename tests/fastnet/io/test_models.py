@@ -35,7 +35,7 @@ def prepared() -> Network:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_a_network_comes_back_to_the_bit(dtype: str, tmp_path: Path) -> None:
+def test_model_round_trip_is_bit_identical(dtype: str, tmp_path: Path) -> None:
     net = network(dtype=dtype)
     net.save(tmp_path / "m.safetensors")
     other = fastnet.load(tmp_path / "m.safetensors")
@@ -47,7 +47,7 @@ def test_a_network_comes_back_to_the_bit(dtype: str, tmp_path: Path) -> None:
     assert (fastnet.load(tmp_path / "m.safetensors").parameters == net.parameters).all()
 
 
-def test_everything_needed_to_predict_is_kept(tmp_path: Path) -> None:
+def test_model_keeps_everything_needed_to_predict(tmp_path: Path) -> None:
     net = prepared()
     net.save(str(tmp_path / "m"))
     other = fastnet.load(str(tmp_path / "m"))
@@ -61,7 +61,7 @@ def test_everything_needed_to_predict_is_kept(tmp_path: Path) -> None:
     assert other.preparation.scale[2] == 1, "a constant column"
 
 
-def test_a_network_that_is_not_finite_is_not_saved(tmp_path: Path) -> None:
+def test_model_with_nonfinite_parameters_is_not_saved(tmp_path: Path) -> None:
     net = network()
     net.weights[1][2, 1] = np.nan
     with pytest.raises(ValueError, match=r"network.parameters holds NaN at row"):
@@ -74,7 +74,7 @@ MODULES |= {"gelu": "GELU", "silu": "SiLU"}
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_pytorch_reads_it_and_writes_it(activation: str, tmp_path: Path) -> None:
+def test_model_files_are_exchanged_with_pytorch(activation: str, tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     from safetensors.torch import load_file, save_file
 
@@ -174,7 +174,7 @@ def preparation(**changes: Any) -> dict[str, str]:
         (preparation(target=None), "its target has no name"),
     ],
 )
-def test_hostile_metadata_are_refused(metadata: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_model_rejects_hostile_metadata(metadata: dict[str, Any], message: str, tmp_path: Path) -> None:
     path = changed(tmp_path, metadata)
     with pytest.raises(ValueError, match=message) as caught:
         fastnet.load(path)
@@ -193,18 +193,18 @@ def test_hostile_metadata_are_refused(metadata: dict[str, Any], message: str, tm
         ({"layers.2.bias": np.array([0, np.inf], "float32")}, "layers.2.bias holds infinity at row 1"),
     ],
 )
-def test_hostile_arrays_are_refused(arrays: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_model_rejects_hostile_arrays(arrays: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
         fastnet.load(changed(tmp_path, {}, arrays))
 
 
-def test_a_model_is_not_a_checkpoint(tmp_path: Path) -> None:
+def test_model_is_not_a_checkpoint(tmp_path: Path) -> None:
     storage.write(tmp_path / "run", {}, {"kind": "checkpoint"})
     with pytest.raises(ValueError, match=r"holds a checkpoint; expected a model; use fastnet.Trainer.resume\(path\)"):
         fastnet.load(tmp_path / "run")
 
 
-def test_flipped_bits_are_refused_or_give_a_network(tmp_path: Path) -> None:
+def test_model_with_flipped_bits_is_rejected_or_loads(tmp_path: Path) -> None:
     prepared().save(tmp_path / "m")
     content, random = (tmp_path / "m").read_bytes(), np.random.default_rng(1)
     loaded = 0
@@ -222,7 +222,7 @@ def test_flipped_bits_are_refused_or_give_a_network(tmp_path: Path) -> None:
     assert 0 < loaded < 600
 
 
-def test_a_preparation_must_fit_the_network() -> None:
+def test_model_preparation_must_fit_the_network() -> None:
     net = Network([3, 2])
     with pytest.raises(TypeError, match=r"preparation is 'scale'; expected a fastnet\.data\.Preparation"):
         net.preparation = "scale"  # type: ignore[assignment]

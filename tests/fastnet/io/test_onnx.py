@@ -43,7 +43,7 @@ def close(found: Any, expected: Any) -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", NAMES)
-def test_every_activation(name: str, dtype: str, tmp_path: Path) -> None:
+def test_onnx_exports_every_activation(name: str, dtype: str, tmp_path: Path) -> None:
     net = network(hidden=name, dtype=dtype, output=name)
     net.to_onnx(tmp_path / "m.onnx")
     found = run(tmp_path / "m.onnx", X.astype(dtype))
@@ -66,7 +66,7 @@ def test_every_operator_computes_the_activation(name: str, dtype: str, tmp_path:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_cross_entropy_gives_probabilities_and_labels(dtype: str, tmp_path: Path) -> None:
+def test_onnx_cross_entropy_outputs_probabilities_and_labels(dtype: str, tmp_path: Path) -> None:
     net = network(outputs=4, dtype=dtype)
     net.loss = "cross_entropy"
     net.to_onnx(tmp_path / "m.onnx")
@@ -76,7 +76,7 @@ def test_cross_entropy_gives_probabilities_and_labels(dtype: str, tmp_path: Path
 
 
 @pytest.mark.parametrize("loss", ["mse", "mae", "huber", None])
-def test_regression_is_in_the_targets_units(loss: str | None, tmp_path: Path) -> None:
+def test_onnx_regression_in_the_units_of_the_target(loss: str | None, tmp_path: Path) -> None:
     net = network(outputs=1)
     net.loss = loss
     columns = X * [1, 1e-3, 20] + [1e9, 5, 2020]  # a time in seconds: float32 would round it to a minute
@@ -90,7 +90,7 @@ def test_regression_is_in_the_targets_units(loss: str | None, tmp_path: Path) ->
 
 @pytest.mark.parametrize("classes", [("cat", "dog", "naïve ox"), (-1, 5, 7)])
 @pytest.mark.parametrize("loss", ["cross_entropy", "mse", "binary_cross_entropy"])
-def test_classes_are_the_tables_own(classes: tuple[Any, ...], loss: str, tmp_path: Path) -> None:
+def test_onnx_classes_of_the_table(classes: tuple[Any, ...], loss: str, tmp_path: Path) -> None:
     net = network(outputs=3)
     net.loss = loss
     columns = 100 * X + 7
@@ -108,7 +108,7 @@ def test_classes_are_the_tables_own(classes: tuple[Any, ...], loss: str, tmp_pat
         close(found["probabilities"], reference.sigmoid(outputs))
 
 
-def test_a_single_output_tells_two_classes(tmp_path: Path) -> None:
+def test_onnx_single_output_separates_two_classes(tmp_path: Path) -> None:
     net = network(outputs=1)
     net.loss = "binary_cross_entropy"
     net.to_onnx(tmp_path / "m.onnx")
@@ -126,7 +126,7 @@ def test_a_single_output_tells_two_classes(tmp_path: Path) -> None:
     assert len({*found["label"].tolist()}) == 2
 
 
-def test_what_cannot_be_exported_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_onnx_reports_what_cannot_be_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     net = network()
     with pytest.raises(FileNotFoundError, match="there is no folder"):
         net.to_onnx(tmp_path / "no" / "m.onnx")

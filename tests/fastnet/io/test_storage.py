@@ -40,7 +40,7 @@ def arrays() -> dict[str, Any]:
     }
 
 
-def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+def test_storage_round_trip(tmp_path: Path) -> None:
     storage.write(tmp_path / "a.safetensors", arrays(), MODEL)
     found, metadata = storage.read(tmp_path / "a.safetensors", "model")
     assert metadata == {**MODEL, "format": "fastnet", "format_version": "1"}
@@ -54,7 +54,7 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["a.safetensors"]
 
 
-def test_other_programs_read_it(tmp_path: Path) -> None:
+def test_storage_is_read_by_safetensors(tmp_path: Path) -> None:
     storage.write(tmp_path / "a", arrays(), MODEL)
     for name, array in safetensors.numpy.load_file(tmp_path / "a").items():
         np.testing.assert_array_equal(array, arrays()[name])
@@ -62,7 +62,7 @@ def test_other_programs_read_it(tmp_path: Path) -> None:
         assert file.metadata()["note"] == MODEL["note"]
 
 
-def test_the_same_content_gives_the_same_bytes(tmp_path: Path) -> None:
+def test_storage_is_deterministic(tmp_path: Path) -> None:
     storage.write(tmp_path / "a", arrays(), MODEL)
     storage.write(tmp_path / "b", dict(reversed(arrays().items())), dict(reversed(MODEL.items())))
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
@@ -86,7 +86,7 @@ def test_the_same_content_gives_the_same_bytes(tmp_path: Path) -> None:
         (ValueError, "cannot be called __metadata__", {"__metadata__": np.ones(1)}, MODEL),
     ],
 )
-def test_what_cannot_be_written_changes_nothing(
+def test_storage_failed_write_changes_nothing(
     error: type[Exception], message: str, arrays: Any, metadata: Any, tmp_path: Path
 ) -> None:
     (tmp_path / "a").write_bytes(b"old")
@@ -99,7 +99,7 @@ def test_what_cannot_be_written_changes_nothing(
 # ------------------------------------------------------------------------------------------------ targets
 
 
-def test_folders_are_named(tmp_path: Path) -> None:
+def test_storage_errors_name_folders(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"^cannot write .*/no/a: there is no folder .*/no$"):
         storage.write(tmp_path / "no" / "a", {}, MODEL)
     with pytest.raises(IsADirectoryError, match=r"it is a folder; name a file in it$"):
@@ -113,7 +113,7 @@ def test_folders_are_named(tmp_path: Path) -> None:
 
 
 @posix
-def test_devices_and_pipes_are_left_alone(tmp_path: Path) -> None:
+def test_storage_refuses_devices_and_pipes(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path in ("/dev/null", tmp_path / "pipe"):
         with pytest.raises(OSError, match="it is a device or a pipe, not a file"):
@@ -125,7 +125,7 @@ def test_devices_and_pipes_are_left_alone(tmp_path: Path) -> None:
 
 @posix
 @not_root
-def test_permissions_are_asked_first(tmp_path: Path) -> None:
+def test_storage_checks_permissions_first(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"old")
     (tmp_path / "a").chmod(0o444)
     with pytest.raises(PermissionError, match="no permission to change it"):
@@ -137,7 +137,7 @@ def test_permissions_are_asked_first(tmp_path: Path) -> None:
 
 
 @posix
-def test_permissions_and_links_are_kept(tmp_path: Path) -> None:
+def test_storage_keeps_permissions_and_links(tmp_path: Path) -> None:
     mask = os.umask(0o027)
     try:
         storage.write(tmp_path / "new", {}, MODEL)
@@ -153,7 +153,7 @@ def test_permissions_and_links_are_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device")])
-def test_an_interruption_leaves_the_old_file(
+def test_storage_interrupted_write_keeps_the_old_file(
     interruption: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     storage.write(tmp_path / "a", arrays(), MODEL)
@@ -173,7 +173,7 @@ def test_an_interruption_leaves_the_old_file(
 
 
 @posix
-def test_a_full_disk_is_said(tmp_path: Path) -> None:
+def test_storage_reports_a_full_disk(tmp_path: Path) -> None:
     """A limit on the size of files stands in for a full disk."""
     code = (
         "import resource, signal, sys, numpy as np\n"
@@ -201,7 +201,7 @@ for i in range(10**9):
 
 
 @posix
-def test_a_killed_writer_leaves_a_whole_file(tmp_path: Path) -> None:
+def test_storage_killed_writer_leaves_a_whole_file(tmp_path: Path) -> None:
     path = tmp_path / "run.safetensors"
     for moment in range(8):
         with subprocess.Popen([sys.executable, "-c", KILLED, str(path)], stdout=subprocess.PIPE) as process:
@@ -214,7 +214,7 @@ def test_a_killed_writer_leaves_a_whole_file(tmp_path: Path) -> None:
         assert found["a"].shape == (200_000,)
 
 
-def test_a_header_of_any_length_is_read(tmp_path: Path) -> None:
+def test_storage_reads_headers_of_any_length(tmp_path: Path) -> None:
     """Of 1152 bytes, say, whose count begins as a pickle does."""
     for length in range(300):
         storage.write(tmp_path / "a", {}, {**MODEL, "text": "x" * 8 * length})
@@ -297,13 +297,13 @@ OURS = {"__metadata__": {"format": "fastnet", "format_version": "1", "kind": "mo
         ),
     ],
 )
-def test_hostile_files_are_refused_in_one_line(content: bytes, message: str, tmp_path: Path) -> None:
+def test_storage_rejects_hostile_files_in_one_line(content: bytes, message: str, tmp_path: Path) -> None:
     said = refused(tmp_path / "hostile", content)
     assert re.search(message, said), said
     assert not os.path.exists("/tmp/fastnet-hostile")
 
 
-def test_every_truncation_is_refused(tmp_path: Path) -> None:
+def test_storage_rejects_every_truncation(tmp_path: Path) -> None:
     content = whole(tmp_path)
     header = 8 + int.from_bytes(content[:8], "little")
     for end in {
@@ -318,7 +318,7 @@ def test_every_truncation_is_refused(tmp_path: Path) -> None:
     refused(tmp_path / "longer", content + b"\0")
 
 
-def test_flipped_bits_are_refused_or_change_values_only(tmp_path: Path) -> None:
+def test_storage_flipped_bits_are_rejected_or_change_values_only(tmp_path: Path) -> None:
     """A file keeps no checksum: a flipped bit in the data is another number, one in the header an error."""
     content = whole(tmp_path)
     random = np.random.default_rng(0)

@@ -36,7 +36,7 @@ from fastnet.profiling.variants import Limits
 # ---------------------------------------------------------------------------------------------- timing
 
 
-def test_candidates_are_interleaved() -> None:
+def test_timing_interleaves_candidates() -> None:
     order: list[str] = []
 
     def candidate(name: str) -> Callable[[], float]:
@@ -47,19 +47,19 @@ def test_candidates_are_interleaved() -> None:
     assert found == {name: [i + 1.0 for i in range(6) if order[i] == name] for name in "ab"}
 
 
-def test_the_order_changes_between_rounds() -> None:
+def test_timing_order_changes_between_rounds() -> None:
     order: list[int] = []
     interleave({i: partial(lambda i: order.append(i) or 1.0, i) for i in range(3)}, seconds=0.0, min_rounds=30)  # type: ignore[func-returns-value]
     assert len({tuple(order[start : start + 3]) for start in range(0, 90, 3)}) == 6
 
 
-def test_medians_and_quartiles() -> None:
+def test_timing_spread_is_medians_and_quartiles() -> None:
     found = spread([5.0, 1.0, 2.0, 3.0, 4.0])
     assert found == (3.0, 2.0, 4.0)
     assert found.relative_iqr == pytest.approx(2 / 3)
 
 
-def test_a_batch_returns_the_time_of_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_return_the_time_of_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr("time.perf_counter", lambda: now[0])
     monkeypatch.setattr("time.sleep", lambda seconds: now.__setitem__(0, now[0] + 100 * (seconds > 0)))
@@ -77,7 +77,7 @@ def test_a_batch_returns_the_time_of_one_call(monkeypatch: pytest.MonkeyPatch) -
 # ---------------------------------------------------------------------------------------------- limits
 
 
-def test_the_lower_limit_binds() -> None:
+def test_roofline_uses_the_lower_limit() -> None:
     limits = Limits(gflops=100.0, gbps=50.0, level="L2", threads=1)
     assert limits.seconds(flops=200e9, bytes_moved=50e9) == pytest.approx(2.0)
     assert limits.binds(200e9, 50e9) == "compute"
@@ -85,7 +85,7 @@ def test_the_lower_limit_binds() -> None:
     assert limits.binds(100e9, 200e9) == "L2 bandwidth"
 
 
-def test_the_level_is_the_smallest_that_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_roofline_level_is_the_smallest_sufficient_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(profiling, "cache_sizes", lambda: {"L1": 100, "L2": 1000})
     assert [profiling.level_of(size) for size in (1, 100, 101, 1000, 1001)] == ["L1", "L1", "L2", "L2", "memory"]
 
@@ -94,7 +94,7 @@ def test_the_level_is_the_smallest_that_holds(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.compiled
-def test_a_profile_holds_what_was_measured() -> None:
+def test_profile_holds_the_measurements() -> None:
     case = profiling.case_of("matmul", [24, 40, 33], "nt")
     found = profiling.profile("matmul", case, profiling.chosen("matmul", None, "float64"), "float64", 1, 0.01, False)
     assert [m.variant for m in found.measurements] == list(variants("matmul"))
@@ -111,7 +111,7 @@ def test_a_profile_holds_what_was_measured() -> None:
         assert m.code is None
 
 
-def test_a_wrong_kernel_is_rejected_before_anything_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_profile_rejects_wrong_kernels_before_timing(monkeypatch: pytest.MonkeyPatch) -> None:
     def wrong(A: Any, B: Any, C: Any) -> None:
         np.matmul(A[:, :-1], B[:-1], out=C)
 
@@ -122,7 +122,7 @@ def test_a_wrong_kernel_is_rejected_before_anything_is_timed(monkeypatch: pytest
         profiling.profile("matmul", Case((8, 9, 10), "profiled", "nn"), candidates)
 
 
-def test_a_wrong_kernel_is_one_line_and_status_1(
+def test_profile_wrong_kernel_exits_with_status_1(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def wrong(Z: Any, out: Any) -> None:
@@ -140,7 +140,7 @@ def test_a_wrong_kernel_is_one_line_and_status_1(
 
 
 @pytest.mark.parametrize("operation", OP_SPECS)
-def test_every_operation_can_be_profiled_at_its_default(operation: str) -> None:
+def test_profile_every_operation_at_its_default_case(operation: str) -> None:
     case = profiling.case_of(operation)
     assert case.dims == OP_SPECS[operation].bench_cases[-1].dims
     assert [variant.name for variant in profiling.chosen(operation, None, "float32")] == list(variants(operation))
@@ -184,7 +184,7 @@ kernel:
 """
 
 
-def test_the_innermost_loop_with_most_arithmetic_is_found() -> None:
+def test_inner_loop_with_most_arithmetic_is_found() -> None:
     loop = machine_code.inner_loop(X86)
     assert loop is not None
     assert (loop.function, loop.vector_bytes, loop.fmas, loop.arithmetic) == ("fastnet.tests.real", 32, 2, 4)
@@ -193,19 +193,19 @@ def test_the_innermost_loop_with_most_arithmetic_is_found() -> None:
     assert loop.text.endswith("jne .LBB0_2")
 
 
-def test_the_innermost_loop_on_arm() -> None:
+def test_inner_loop_on_arm() -> None:
     loop = machine_code.inner_loop(ARM)
     assert loop is not None
     assert (loop.function, loop.vector_bytes, loop.fmas, loop.arithmetic, loop.instructions) == ("kernel", 16, 1, 2, 5)
     assert "ldp q1, q4, [x8, #32]\n" in loop.text
 
 
-def test_code_without_loops_or_arithmetic_has_none() -> None:
+def test_inner_loop_is_absent_without_arithmetic() -> None:
     assert machine_code.inner_loop("f:\n    vaddps %zmm1, %zmm2, %zmm3\n    retq\n") is None
     assert machine_code.inner_loop("f:\n.LBB0_1:\n    addq $1, %rax\n    jne .LBB0_1\n") is None
 
 
-def test_a_microkernel_is_preferred_to_a_loop_with_more_arithmetic() -> None:
+def test_inner_loop_prefers_a_microkernel() -> None:
     tile = "fastnet.tile.float32.1x1x64:\n.LBB1_1:\n    vfmadd231ps %ymm1, %ymm2, %ymm3\n    jne .LBB1_1\n"
     loop = machine_code.inner_loop(X86 + tile)
     assert loop is not None
@@ -213,7 +213,7 @@ def test_a_microkernel_is_preferred_to_a_loop_with_more_arithmetic() -> None:
 
 
 @pytest.mark.compiled
-def test_the_inner_loop_of_products_is_the_micro_kernels() -> None:
+def test_inner_loop_of_products_is_the_microkernel() -> None:
     code = machine_code.inspect("matmul", "simd", "float32", Case((64, 64, 64), "profiled", "nn"))
     assert code is not None
     assert code.loop is not None
@@ -224,7 +224,7 @@ def test_the_inner_loop_of_products_is_the_micro_kernels() -> None:
 
 
 @pytest.mark.compiled
-def test_the_inner_loop_of_an_activation_is_its_own() -> None:
+def test_inner_loop_of_an_activation() -> None:
     relu = machine_code.inspect("relu", "loops", "float32", Case((100,), "profiled"))
     tanh = machine_code.inspect("tanh", "simd", "float64", Case((100,), "profiled"))
     assert tanh is not None
@@ -234,11 +234,11 @@ def test_the_inner_loop_of_an_activation_is_its_own() -> None:
     assert relu.loop is None or relu.loop.arithmetic < 8, "relu compares and selects"
 
 
-def test_numpy_is_not_compiled() -> None:
+def test_numpy_variants_have_no_machine_code() -> None:
     assert machine_code.inspect("matmul", "reference", "float32", Case((8, 8, 8), "profiled", "nn")) is None
 
 
-def test_a_process_that_fails_says_why() -> None:
+def test_failed_compilation_process_reports_its_error() -> None:
     with pytest.raises(RuntimeError, match=r"matmul, variant loops: compiling .* failed: .*3"):
         machine_code.inspect("matmul", "loops", "float32", Case((8, 8), "two sizes for three", "nn"))
 
@@ -255,7 +255,7 @@ def test_a_process_that_fails_says_why() -> None:
         ((5, 3), 1, "binary_cross_entropy", "adam"),
     ],
 )
-def test_a_steps_parts_make_the_step(sizes: tuple[int, ...], batch: int, loss: str, optimizer: str) -> None:
+def test_step_breakdown_parts_reproduce_the_step(sizes: tuple[int, ...], batch: int, loss: str, optimizer: str) -> None:
     found = stepprofile.profile_step(sizes, batch, "float32", loss, optimizer, seconds=0.01)
     layers = len(sizes) - 1
     forward = [f"forward {i + 1}" for i in range(layers)]
@@ -273,14 +273,14 @@ def test_a_steps_parts_make_the_step(sizes: tuple[int, ...], batch: int, loss: s
 
 @pytest.mark.compiled
 @pytest.mark.parametrize("lost", ["forward", "loss", "backward", "weights"])
-def test_a_part_that_is_missing_is_noticed(lost: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_step_breakdown_notices_a_missing_part(lost: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parts, lost, lambda *arguments: None)
     monkeypatch.setattr(stepprofile, "interleave", lambda *arguments: pytest.fail("timed"))
     with pytest.raises(WrongKernelError, match=r"a step's parts do not make the step: \d+ of \d+ parameters differ"):
         stepprofile.profile_step((20, 33, 10), 16)
 
 
-def test_a_batch_larger_than_a_slice_is_refused() -> None:
+def test_step_breakdown_rejects_batches_beyond_a_micro_batch() -> None:
     with pytest.raises(ValueError, match="the batch size is 1025; a step is profiled on 1 to 1024 rows"):
         stepprofile.profile_step((20, 10), 1025)
 
@@ -344,7 +344,7 @@ def test_profile_as_json(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.compiled
-def test_profile_train_sums_up_to_the_step(capsys: pytest.CaptureFixture[str]) -> None:
+def test_profile_step_parts_add_up(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["profile", "step", "--layers", "20,30,10", "--batch-size", "16", "--loss", "cross_entropy"]
     assert cli.main([*arguments, "--optimizer", "adam", "--seconds", "0.01"]) == 0
     output = capsys.readouterr().out
@@ -393,7 +393,7 @@ def test_info_measures_the_limits(capsys: pytest.CaptureFixture[str]) -> None:
         (("step", "--layers", "3,4", "--loss", "mad"), "argument --loss: invalid choice: 'mad'"),
     ],
 )
-def test_wrong_usage_is_one_line_and_status_2(
+def test_profile_usage_errors_exit_with_status_2(
     arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as stop:
@@ -405,7 +405,7 @@ def test_wrong_usage_is_one_line_and_status_2(
     assert captured.err.count("\n") == 1
 
 
-def test_a_picture_that_cannot_be_written_is_refused_first(
+def test_profile_checks_the_plot_path_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("matplotlib")
@@ -436,7 +436,7 @@ def test_cuda_variants_are_compiled_and_not_timed(
     assert (found["variant"], found["registers"], found["spill_bytes"]) == ("cuda", 124, 0)
 
 
-def test_cuda_variants_say_what_is_missing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_cuda_variants_report_what_is_missing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert cli.main(["profile", "kernel", "matmul", "--variants", "cuda"]) == 1
     error = capsys.readouterr().err

@@ -60,7 +60,7 @@ STEPS = {"batch": 1, "mini-batch": -(-ROWS // 16)}  # an epoch
 
 
 @pytest.mark.parametrize("loop", LOOPS)
-def test_the_loop_as_printed_float64(loop: str) -> None:
+def test_article_loop_float64(loop: str) -> None:
     theirs, ours = (run(LOOPS[loop], functions, "float64") for functions in (numpy_functions(), fastnet_functions()))
     assert len(theirs) == len(ours) == 500 * STEPS[loop]
     assert theirs[-1][0] < 0.5 * theirs[0][0], "the example must learn something"
@@ -70,7 +70,7 @@ def test_the_loop_as_printed_float64(loop: str) -> None:
 
 
 @pytest.mark.parametrize("loop", LOOPS)
-def test_the_loop_as_printed_float32(loop: str) -> None:
+def test_article_loop_float32(loop: str) -> None:
     theirs, ours = (run(LOOPS[loop], functions, "float32") for functions in (numpy_functions(), fastnet_functions()))
     ten_epochs = 10 * STEPS[loop]  # beyond, rounding alone drifts apart
     for (loss, parameters), (our_loss, our_parameters) in zip(theirs[:ten_epochs], ours[:ten_epochs], strict=True):
@@ -79,7 +79,7 @@ def test_the_loop_as_printed_float32(loop: str) -> None:
     assert our_parameters.dtype == np.float32
 
 
-def test_the_loop_prints_what_the_article_prints(capsys: pytest.CaptureFixture[str]) -> None:
+def test_article_loop_output(capsys: pytest.CaptureFixture[str]) -> None:
     run(article.BATCH_LOOP, fastnet_functions(), "float64")
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 10
@@ -93,7 +93,7 @@ def trainer(dtype: str, backend: str, batch_size: int | None) -> Trainer:
 
 @pytest.mark.parametrize("backend", ["numpy", "cpu"])
 @pytest.mark.parametrize(("dtype", "tolerance", "epochs"), [("float64", 1e-12, 499), ("float32", 1e-5, 10)])
-def test_trainer_full_batch(backend: str, dtype: str, tolerance: float, epochs: int) -> None:
+def test_trainer_equals_the_full_batch_loop(backend: str, dtype: str, tolerance: float, epochs: int) -> None:
     notes = run(article.BATCH_LOOP, numpy_functions(), dtype)[: epochs + 1]
     names = data(dtype)
     ours = trainer(dtype, backend, None)
@@ -104,7 +104,7 @@ def test_trainer_full_batch(backend: str, dtype: str, tolerance: float, epochs: 
 
 @pytest.mark.parametrize("backend", ["numpy", "cpu"])
 @pytest.mark.parametrize(("dtype", "tolerance", "epochs"), [("float64", 1e-12, 20), ("float32", 1e-5, 10)])
-def test_trainer_batch_by_batch(backend: str, dtype: str, tolerance: float, epochs: int) -> None:
+def test_trainer_equals_the_loop_batch_by_batch(backend: str, dtype: str, tolerance: float, epochs: int) -> None:
     notes = iter(run(article.MINI_BATCH_LOOP, numpy_functions(), dtype))
     names = data(dtype)
     ours = trainer(dtype, backend, 16)
@@ -117,7 +117,7 @@ def test_trainer_batch_by_batch(backend: str, dtype: str, tolerance: float, epoc
 
 
 @pytest.mark.parametrize("backend", ["numpy", "cpu"])
-def test_trainer_mini_batches_epoch_by_epoch(backend: str) -> None:
+def test_trainer_equals_the_mini_batch_loop(backend: str) -> None:
     notes = run(article.MINI_BATCH_LOOP, numpy_functions(), "float64")
     names = data("float64")
     ours = trainer("float64", backend, 16)

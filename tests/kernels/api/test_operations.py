@@ -78,31 +78,31 @@ def test_dtypes_promote(left: str, right: str, result: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["complex64", "longdouble", "U3", "object", "datetime64[s]"])
-def test_other_dtypes_are_refused(dtype: str) -> None:
+def test_other_dtypes_are_rejected(dtype: str) -> None:
     with pytest.raises(TypeError, match=r"^B has dtype .*; expected numbers, at most float64: convert it"):
         matmul(A, np.zeros((4, 3), dtype))
 
 
-def test_masked_arrays_are_refused() -> None:
+def test_masked_arrays_are_rejected() -> None:
     with pytest.raises(TypeError, match="A is a masked array, whose masked values would be used"):
         matmul(np.ma.masked_greater([[1.0, 999.0]], 100), B)
     with pytest.raises(TypeError, match="y_true is a masked array"):
         accuracy(np.ma.masked_equal([0, 1], 1), np.ones((2, 2)))
 
 
-def test_sparse_matrices_are_refused_with_advice() -> None:
+def test_sparse_matrices_are_rejected_with_advice() -> None:
     sparse = pytest.importorskip("scipy.sparse")
     with pytest.raises(TypeError, match=r"^A is a sparse matrix; these kernels take dense arrays: A.toarray\(\)$"):
         matmul(sparse.csr_matrix(np.eye(3)), B)
 
 
-def test_ragged_lists_are_refused() -> None:
+def test_ragged_lists_are_rejected() -> None:
     with pytest.raises(ValueError, match="A is not an array: its rows differ in length"):
         matmul([[1, 2], [3]], [[1]])
 
 
 @pytest.mark.parametrize("shapes", [((2, 3), (2, 3)), ((3,), (3, 1)), ((2, 3), (3,)), ((1, 2, 3), (3, 1)), ((), ())])
-def test_matmul_refuses_shapes(shapes: tuple[Any, Any]) -> None:
+def test_matmul_checks_shapes(shapes: tuple[Any, Any]) -> None:
     with pytest.raises(ValueError, match=r"cannot multiply A .* by B .*; expected \(M, K\) and \(K, N\)"):
         matmul(np.ones(shapes[0]), np.ones(shapes[1]))
 
@@ -175,7 +175,7 @@ def test_out_is_checked_before_anything_is_written() -> None:
     assert (frozen == 0).all()
 
 
-def test_nan_and_infinity_stay_visible() -> None:
+def test_nan_and_infinity_propagate() -> None:
     for variant in variants("matmul"):
         poisoned = A.copy()
         poisoned[2, 1] = np.nan
@@ -193,7 +193,7 @@ def test_nan_and_infinity_stay_visible() -> None:
 # ------------------------------------------------------------------------------------------- layers
 
 
-def test_any_callable_is_an_activation_and_the_fused_ones_agree_with_it(rng: np.random.Generator) -> None:
+def test_layers_take_any_callable_as_activation(rng: np.random.Generator) -> None:
     fused_A, fused_Z = dense_forward(X, W, b, relu)
     plain_A, plain_Z = dense_forward(X, W, b, lambda z: np.maximum(z, 0))
     assert (fused_A == plain_A).all()
@@ -205,7 +205,7 @@ def test_any_callable_is_an_activation_and_the_fused_ones_agree_with_it(rng: np.
         np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-14)
 
 
-def test_a_callable_need_not_be_hashable() -> None:
+def test_layers_take_unhashable_callables() -> None:
     class Leaky:
         __hash__ = None  # type: ignore[assignment]
 
@@ -225,7 +225,7 @@ def test_layers_take_float32_lists_and_views() -> None:
         assert dense_backward_batch(X.astype("f4"), Z32, A32, W.astype("f4"), lambda z, c=constant: c)[0].dtype == "f4"
 
 
-def test_layers_refuse_shapes() -> None:
+def test_layers_check_shapes() -> None:
     with pytest.raises(ValueError, match=r"X \(6, 4\) and W \(4, 3\) do not fit"):
         dense_forward(X, W.T, b, relu)
     with pytest.raises(ValueError, match=r"b has shape \(4,\); expected \(3,\)"):
@@ -273,7 +273,7 @@ def test_elementwise_functions_take_numbers_and_lists() -> None:
 # ------------------------------------------------------------------------------------------- losses
 
 
-def test_mse_takes_vectors_and_matrices_and_refuses_to_broadcast() -> None:
+def test_mse_takes_vectors_and_matrices_without_broadcasting() -> None:
     assert mse([1, 2], [1, 4]) == 2.0
     assert isinstance(mse([1, 2], [1, 4]), float)
     assert mse_derivative([1, 2], [1, 4]).tolist() == [0.0, 2.0]
@@ -307,7 +307,7 @@ def test_other_losses_of_numbers(variant: str) -> None:
     [mae, mae_derivative, huber, huber_derivative, binary_cross_entropy, binary_cross_entropy_derivative],
     ids=lambda f: f.__name__,
 )
-def test_other_losses_refuse_what_mse_refuses(function: Callable[..., Any]) -> None:
+def test_other_losses_check_shapes_as_mse_does(function: Callable[..., Any]) -> None:
     name = "Z" if function.__name__.startswith("binary") else "y_pred"
     with pytest.raises(ValueError, match=rf"y_true has shape \(3,\) but {name} has \(3, 1\)"):
         function(np.ones(3), np.ones((3, 1)))
@@ -318,13 +318,13 @@ def test_other_losses_refuse_what_mse_refuses(function: Callable[..., Any]) -> N
 
 
 @pytest.mark.parametrize("wrong", [-0.001, 1.5, np.inf])
-def test_binary_targets_lie_between_0_and_1(wrong: float) -> None:
+def test_binary_targets_are_checked(wrong: float) -> None:
     for function in (binary_cross_entropy, binary_cross_entropy_derivative):
         with pytest.raises(ValueError, match=r"y_true holds .* in row 1; expected targets from 0 \(no\) to 1 \(yes\)"):
             function([[0, 1], [0.5, wrong]], np.ones((2, 2)))
 
 
-def test_labels_or_one_hot_rows(rng: np.random.Generator) -> None:
+def test_cross_entropy_takes_labels_or_one_hot_rows(rng: np.random.Generator) -> None:
     Z = rng.standard_normal((4, 3))
     labels = [2, 0, 1, 1]
     for form in (
@@ -400,7 +400,7 @@ def test_fused_activations_are_the_functions() -> None:
                 np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-14)
 
 
-def test_updates_refuse_what_they_cannot_change_in_place() -> None:
+def test_updates_require_arrays_that_can_change_in_place() -> None:
     good = np.ones(3)
 
     def refuse(error: type[Exception], message: str, *arrays: Any) -> None:

@@ -1,4 +1,4 @@
-"""Losses of the simd rung: across blocks, at extreme outputs, and the same bits however rows are shared out."""
+"""Losses of the simd variant: across blocks, at extreme outputs, and the same bits however rows are divided."""
 
 from typing import Any
 
@@ -6,21 +6,19 @@ import numpy as np
 import pytest
 
 from fastnet.kernels.cpu import losses
+from fastnet.kernels.jit.call_by_address import address, call
 from fastnet.kernels.jit.decorator import jit
 from fastnet.kernels.reference import losses as losses_module
 from fastnet.kernels.registry import TABLE, Case, Variant
-from fastnet.kernels.specs.codes import BINARY_CROSS_ENTROPY, CROSS_ENTROPY, HUBER, MAE, MSE
+from fastnet.kernels.specs import losses as specs
 from fastnet.kernels.verify import check
 
 pytestmark = pytest.mark.compiled
 
 DTYPES = ("float32", "float64")
-LOSSES = {"mse": MSE, "mae": MAE, "huber": HUBER, "cross_entropy": CROSS_ENTROPY, "binary": BINARY_CROSS_ENTROPY}
-SIMD = [
-    variant
-    for variant in TABLE
-    if variant.name == "simd" and variant.operation.startswith(("mse", "mae", "huber", "soft", "cross", "bin", "acc"))
-]
+LOSSES = {name: spec.code for name, spec in specs.LOSSES.items()}
+CROSS_ENTROPY, BINARY_CROSS_ENTROPY = LOSSES["cross_entropy"], LOSSES["binary_cross_entropy"]
+SIMD = [variant for variant in TABLE if variant.name == "simd" and variant.operation in losses.KERNELS]
 CASES = (
     Case((63, 10), "one row less than a block"),
     Case((64, 10), "exactly a block"),
@@ -37,21 +35,27 @@ SHAPES = [(1, 1), (7, 10), (200, 1), (200, 10), (130, 40), (5, 1100)]
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("case", CASES, ids=str)
 @pytest.mark.parametrize("variant", SIMD, ids=lambda variant: variant.operation)
-def test_blocks(variant: Variant, case: Case, dtype: str) -> None:
+def test_loss_of_blocks_of_rows(variant: Variant, case: Case, dtype: str) -> None:
     assert check(variant, case, dtype) <= 1 / 3
 
 
 @jit
-def in_pieces(
+def _in_parts(kernel: int, rows: Any, dtype: Any, cuts: Any) -> None:
+    for p in range(cuts.size - 1, 0, -1):
+        call(losses.loss_rows, kernel, dtype, (rows, cuts[p - 1], cuts[p]))
+
+
+def in_parts(
     loss: int, labels: Any, targets: Any, Z: Any, row_weights: Any, D: Any, values: Any, scratch: Any, cuts: Any
 ) -> None:
-    """`loss_rows` of the rows between one cut and the next, the last piece first."""
-    for p in range(cuts.size - 1, 0, -1):
-        losses.loss_rows(loss, labels, targets, Z, row_weights, D, values, scratch, cuts[p - 1], cuts[p])
+    """The loss of the rows between one cut and the next, the last part first."""
+    rows = losses.LossRows(labels, targets, Z, row_weights, D, values, scratch)
+    _in_parts(address(losses.loss_kernel(loss), Z.dtype), rows, Z.dtype, cuts)
 
 
 def test_codes_are_fixed() -> None:
-    assert list(LOSSES.values()) == list(range(5)), "callers may hold them"
+    names = ("mse", "mae", "huber", "cross_entropy", "binary_cross_entropy")
+    assert [LOSSES[name] for name in names] == list(range(5)), "callers may hold them"
 
 
 def problem(shape: tuple[int, int], dtype: str) -> tuple[Any, Any, Any, Any]:
@@ -68,14 +72,14 @@ def run(loss: int, shape: tuple[int, int], dtype: str, cuts: Any, gradient: bool
     labels, targets, Z, row_weights = problem(shape, dtype)
     values, D = np.full(shape[0], np.nan), np.full(shape if gradient else (0, shape[1]), np.nan, dtype)
     scratch = np.full(losses.scratch_size(int(np.diff(cuts).max()), shape[1]), np.nan, dtype)
-    in_pieces(loss, labels, targets, Z, row_weights, D, values, scratch, np.array(cuts))
+    in_parts(loss, labels, targets, Z, row_weights, D, values, scratch, np.array(cuts))
     return values, D
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
-def test_any_cuts_give_the_same_bits(loss: int, shape: tuple[int, int], dtype: str) -> None:
+def test_loss_bits_do_not_depend_on_the_division(loss: int, shape: tuple[int, int], dtype: str) -> None:
     rows = shape[0]
     values, D = run(loss, shape, dtype, [0, rows])
     for cuts in ([0, rows // 2, rows], [0, rows // 3, rows // 3, rows - rows // 5, rows], list(range(rows + 1))):
@@ -85,48 +89,37 @@ def test_any_cuts_give_the_same_bits(loss: int, shape: tuple[int, int], dtype: s
     assert run(loss, shape, dtype, [0, rows], gradient=False)[0].tobytes() == values.tobytes()
 
 
-ORACLES = {
-    MSE: (losses_module.mse, losses_module.mse_derivative),
-    MAE: (losses_module.mae, losses_module.mae_derivative),
-    HUBER: (losses_module.huber, losses_module.huber_derivative),
-    CROSS_ENTROPY: (losses_module.cross_entropy, losses_module.cross_entropy_derivative),
-    BINARY_CROSS_ENTROPY: (losses_module.binary_cross_entropy, losses_module.binary_cross_entropy_derivative),
-}
-
-
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
-def test_every_row_against_the_oracle(loss: int, shape: tuple[int, int], dtype: str) -> None:
+def test_loss_rows_against_the_oracle(loss: int, shape: tuple[int, int], dtype: str) -> None:
     """Each row as a batch of its own: losses are sums over outputs, gradients carry the row's share."""
     labels, targets, Z, row_weights = problem(shape, dtype)
     values, D = run(loss, shape, dtype, [0, shape[0]])
     wide, eps = Z.astype(np.longdouble), float(np.finfo(dtype).eps)
     for i in range(shape[0]):
         truth = labels[i : i + 1] if loss == CROSS_ENTROPY else targets[i : i + 1].astype(np.longdouble)
-        function, derivative = ORACLES[loss]
-        value = function(truth, wide[i : i + 1]) * (shape[1] if loss in (MSE, MAE, HUBER) else 1)
-        slope = row_weights[i] * derivative(truth, wide[i : i + 1])[0]
+        (value,), (slope,), _ = losses_module.row_losses(loss, truth, wide[i : i + 1])
+        slope = row_weights[i] * slope
         # A soft target cancels against a logit of any size; a softmax magnifies its logits' roundings.
-        scale = np.abs(wide[i]).sum() if loss >= CROSS_ENTROPY else 0
+        logits = specs.LOSS_BY_CODE[loss].targets != "values"
+        scale = np.abs(wide[i]).sum() if logits or specs.LOSS_BY_CODE[loss].absolute_error else 0
         assert abs(values[i] - value) <= 4 * eps * (value + scale + 1e-30)
         spread = 30 if loss == CROSS_ENTROPY else 2
-        assert (
-            np.abs(D[i] - slope) <= spread * eps * (np.abs(slope) + (row_weights[i] if loss >= CROSS_ENTROPY else 0))
-        ).all()
+        assert (np.abs(D[i] - slope) <= spread * eps * (np.abs(slope) + (row_weights[i] if logits else 0))).all()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_equal_and_unequal_shares_give_the_same_rows(dtype: str) -> None:
+def test_loss_rows_do_not_depend_on_the_division(dtype: str) -> None:
     """Equal shares are multiplied in earlier."""
     labels, targets, Z, row_weights = problem((64, 7), dtype)
     for loss in LOSSES.values():
         D, values = np.full((2, 64, 7), np.nan, dtype), np.empty(64)
         scratch, cuts = np.empty(losses.scratch_size(64, 7), dtype), np.array([0, 64])
         row_weights[:] = 0.3
-        in_pieces(loss, labels, targets, Z, row_weights, D[0], values, scratch, cuts)
+        in_parts(loss, labels, targets, Z, row_weights, D[0], values, scratch, cuts)
         row_weights[-1] = 0.7
-        in_pieces(loss, labels, targets, Z, row_weights, D[1], values, scratch, cuts)
+        in_parts(loss, labels, targets, Z, row_weights, D[1], values, scratch, cuts)
         assert D[0, :-1].tobytes() == D[1, :-1].tobytes()
         assert (D[0, -1] != D[1, -1]).any()
 
@@ -147,7 +140,7 @@ def test_saturated_logits_give_the_limits() -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_confident_and_right_keeps_its_digits(dtype: str) -> None:
+def test_confident_predictions_keep_their_digits(dtype: str) -> None:
     """log(1 + e) where 1 + e is 1, and sigmoid(z) - 1 where sigmoid(z) is 1."""
     Z, targets = np.array([[40.0], [-40.0]], dtype), np.array([[1.0], [0.0]], dtype)
     loss, D = np.empty(1), np.empty_like(Z)
@@ -159,7 +152,7 @@ def test_confident_and_right_keeps_its_digits(dtype: str) -> None:
 
 @pytest.mark.parametrize("columns", [1, 3, 10, 40])
 @pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
-def test_nan_and_infinity_show(loss: int, columns: int) -> None:
+def test_nan_and_infinity_propagate(loss: int, columns: int) -> None:
     for bad, place in ((np.nan, 0), (np.nan, columns - 1), (-np.nan, columns // 2), (np.inf, 0)):
         Z, targets = np.zeros((70, columns)), np.ones((70, columns))
         Z[66, place] = bad
@@ -188,12 +181,12 @@ def test_softmax_of_nan_and_infinity_is_nan(columns: int) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 64, 100])
-def test_tree_sum_counts_each_once(size: int) -> None:
+def test_tree_sum_counts_each_element_once(size: int) -> None:
     values = 2.0 ** (np.arange(size) % 50)  # sums of powers of two are exact
     assert losses.tree_sum(values.copy()) == values.sum()
 
 
-def test_rows_outside_are_left_alone() -> None:
+def test_rows_outside_the_range_are_left_alone() -> None:
     for loss in LOSSES.values():
         values, D = run(loss, (100, 3), "float32", [40, 50])
         assert np.isfinite(values[40:50]).all()
@@ -212,8 +205,16 @@ def test_accuracy_treats_nan_as_argmax_does() -> None:
 
 
 @jit
-def correct_rows(labels: Any, targets: Any, Z: Any, loss: int, first: int, last: int) -> int:
-    return losses.accuracy_rows(labels, targets, Z, loss, first, last)
+def _count(kernel: int, rows: Any, dtype: Any, first: int, last: int, correct: Any) -> None:
+    call(losses.correct_rows, kernel, dtype, (rows, first, last, correct, 0))
+
+
+def count_correct(labels: Any, targets: Any, Z: Any, loss: int, first: int, last: int) -> int:
+    """Count the correct answers of some rows."""
+    unused, correct = np.empty(0), np.empty(1, np.int64)
+    rows = losses.LossRows(labels, targets, Z, unused, np.empty((0, 0)), unused, unused)
+    _count(address(losses.correct_kernel(loss), Z.dtype), rows, Z.dtype, first, last, correct)
+    return int(correct[0])
 
 
 @pytest.mark.parametrize("columns", [1, 4])
@@ -224,11 +225,10 @@ def test_binary_accuracy_counts_elements(columns: int) -> None:
     targets[3] = 0
     truth = (Z > 0) == (targets > 0.5)
     labels = np.empty(0, np.int64)
-    assert correct_rows(labels, targets, Z, BINARY_CROSS_ENTROPY, 0, 50) == truth.sum()
-    assert correct_rows(labels, targets, Z, BINARY_CROSS_ENTROPY, 3, 9) == truth[3:9].sum()
-    assert correct_rows(labels, targets, Z, MSE, 0, 50) == 0
+    assert count_correct(labels, targets, Z, BINARY_CROSS_ENTROPY, 0, 50) == truth.sum()
+    assert count_correct(labels, targets, Z, BINARY_CROSS_ENTROPY, 3, 9) == truth[3:9].sum()
 
 
 def test_accuracy_of_some_rows() -> None:
     Z, labels = np.random.default_rng(0).standard_normal((50, 4)), np.arange(50) % 4
-    assert correct_rows(labels, Z, Z, CROSS_ENTROPY, 7, 30) == (Z[7:30].argmax(axis=1) == labels[7:30]).sum()
+    assert count_correct(labels, Z, Z, CROSS_ENTROPY, 7, 30) == (Z[7:30].argmax(axis=1) == labels[7:30]).sum()

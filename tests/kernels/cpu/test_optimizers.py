@@ -1,29 +1,16 @@
-"""Updates of slices: a thread that updates its own part of the parameters must leave the bits of the whole."""
+"""Updates of parts of the vectors: a thread that updates its own part must leave the bits of the whole."""
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
 
-from fastnet.kernels.cpu import optimizers
-from fastnet.kernels.jit.decorator import jit
-
-
-@jit
-def sgd_in_pieces(cuts: Any, p: Any, g: Any, v: Any, momentum: float, nesterov: bool) -> None:
-    for i in range(cuts.size - 1):
-        a, b = cuts[i], cuts[i + 1]
-        optimizers.sgd_update(p[a:b], g[a:b], v[a:b], 0.1, momentum, nesterov)
-
-
-@jit
-def adam_in_pieces(cuts: Any, p: Any, g: Any, m: Any, v: Any, weight_decay: float, step: int) -> None:
-    for i in range(cuts.size - 1):
-        a, b = cuts[i], cuts[i + 1]
-        optimizers.adam_update(p[a:b], g[a:b], m[a:b], v[a:b], 0.1, 0.9, 0.999, 1e-8, weight_decay, step)
-
+from fastnet.kernels.cpu.optimizers import update_kernel
+from fastnet.kernels.specs.optimizers import OPTIMIZERS
 
 CUTS = ([0, 1003], [0, 1, 500, 1003], [0, 17, 17, 80, 999, 1003])
+HYPER = {"momentum": 0.9, "beta1": 0.9, "beta2": 0.999, "alpha": 0.99, "epsilon": 1e-8, "weight_decay": 0.3}
 
 
 def vectors(count: int, dtype: str) -> list[Any]:
@@ -32,22 +19,24 @@ def vectors(count: int, dtype: str) -> list[Any]:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize(("momentum", "nesterov"), [(0.0, False), (0.9, False), (0.9, True)])
-def test_sgd_of_slices(momentum: float, nesterov: bool, dtype: str) -> None:
-    whole = vectors(3, dtype)
-    optimizers.sgd_update(*whole, 0.1, momentum, nesterov)
-    for cuts in CUTS:
-        parts = vectors(3, dtype)
-        sgd_in_pieces(np.array(cuts), *parts, momentum, nesterov)
-        assert [part.tobytes() for part in parts] == [vector.tobytes() for vector in whole]
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("weight_decay", [0.0, 0.3])
-def test_adam_of_slices(weight_decay: float, dtype: str) -> None:
-    whole = vectors(4, dtype)
-    optimizers.adam_update(*whole, 0.1, 0.9, 0.999, 1e-8, weight_decay, 7)
+@pytest.mark.parametrize("name", list(OPTIMIZERS)[1:])
+def test_parts_give_the_bits_of_the_whole(name: str, dtype: str) -> None:
+    spec = OPTIMIZERS[name]
+    hyper = np.array([HYPER[hyperparameter] for hyperparameter in spec.hyperparameters])
+    kernel, whole = update_kernel(spec.code), vectors(4, dtype)
+    kernel(*whole, hyper, 0.1, 7)
     for cuts in CUTS:
         parts = vectors(4, dtype)
-        adam_in_pieces(np.array(cuts), *parts, weight_decay, 7)
+        for begin, end in pairwise(cuts):
+            kernel(*(part[begin:end] for part in parts), hyper, 0.1, 7)
         assert [part.tobytes() for part in parts] == [vector.tobytes() for vector in whole]
+
+
+@pytest.mark.parametrize("name", list(OPTIMIZERS)[1:])
+def test_states_that_a_rule_lacks_are_left_alone(name: str) -> None:
+    spec = OPTIMIZERS[name]
+    given, before = vectors(4, "float64"), vectors(4, "float64")
+    hyper = np.array([HYPER[hyperparameter] for hyperparameter in spec.hyperparameters])
+    update_kernel(spec.code)(*given, hyper, 0.1, 7)
+    changed = [not np.array_equal(a, b) for a, b in zip(given, before, strict=True)]
+    assert changed == [True, False, spec.state_vectors > 0, spec.state_vectors > 1]

@@ -58,7 +58,7 @@ CHECKS = [(variant, case) for variant in CUDA_VARIANTS for case in _cases(varian
 
 
 @pytest.mark.parametrize(("variant", "case"), CHECKS, ids=lambda p: p.name if isinstance(p, Variant) else str(p))
-def test_variant_keeps_its_contract(variant: Variant, case: Case) -> None:
+def test_variant_meets_its_contract(variant: Variant, case: Case) -> None:
     for dtype in variant.dtypes:
         share = check(variant, case, dtype)
         assert share <= 1 / 3, f"{variant.operation}, {variant.name}: right kernels use under a third of the bound"

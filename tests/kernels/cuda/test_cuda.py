@@ -103,7 +103,7 @@ def test_without_driver_or_card(error: str, said: str, monkeypatch: pytest.Monke
 
 
 @pytest.mark.usefixtures("asked_anew")
-def test_the_command_line_says_it_in_one_line(
+def test_command_line_reports_missing_cuda_in_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
@@ -122,19 +122,19 @@ def test_auto_is_never_cuda() -> None:
     assert {variant.operation for variant in CUDA_VARIANTS} == set(OP_SPECS)
 
 
-def test_importing_fastnet_leaves_cuda_alone() -> None:
+def test_importing_fastnet_does_not_import_cuda() -> None:
     code = "import fastnet, fastnet.kernels, sys; print('fastnet.kernels.cuda' in sys.modules)"
     assert run("-c", code).stdout.strip() == "False"
 
 
-def test_offline_names_what_it_does_not_know() -> None:
+def test_ptx_report_rejects_unknown_names() -> None:
     from fastnet.kernels.cuda import ptx_report as cuda_offline
 
     with pytest.raises(ValueError, match="there is no CUDA variant 'simd' of 'matmul'"):
         cuda_offline.report("matmul", "simd", "float32")
 
 
-def test_offline_faults() -> None:
+def test_ptx_report_faults() -> None:
     from fastnet.kernels.cuda.ptx_report import Report, faults
 
     good: dict[str, Any] = {

@@ -42,7 +42,7 @@ def data(rows: int, sizes: tuple[int, ...], dtype: str) -> tuple[Any, Any]:
     [(45, (37, 50, 33, 5)), (1, (90, 150, 330, 5)), (130, (70, 300, 129, 5))],
     ids=["edges of tiles", "one row, wider than its tile", "several panels and pieces"],
 )
-def test_a_gradient_has_the_bits_of_the_tables_functions(
+def test_gradient_has_the_bits_of_the_registered_variants(
     dtype: str, hidden: str, rows: int, sizes: tuple[int, ...]
 ) -> None:
     """What trains is what is held against the oracle: its products, activations and losses, called one by one."""
@@ -89,7 +89,7 @@ def test_times_derivative(dtype: str, name: str, rng: np.random.Generator) -> No
 
 
 @pytest.mark.compiled
-def test_one_compilation_serves_every_network() -> None:
+def test_step_is_compiled_once_for_all_networks() -> None:
     def train(sizes: tuple[int, ...], hidden: Any, optimizer: Any, loss: str) -> None:
         X, y = data(70, sizes, "float32")
         y = y if loss == "mse" else (y > 0).astype("float32")
@@ -126,7 +126,7 @@ def test_threads_never_change_a_bit(optimizer: Any, loss: str, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("backend", ["numpy", "cpu"])
-def test_slices_add_up_to_the_batch(backend: str) -> None:
+def test_micro_batches_add_up_to_the_batch(backend: str) -> None:
     """A full batch of several slices has the gradient of the batch: held against one NumPy product over all rows."""
     sizes = (6, 9, 2)
     X, y = data(2 * MICRO_BATCH_ROWS + 77, sizes, "float64")
@@ -145,7 +145,7 @@ def test_slices_add_up_to_the_batch(backend: str) -> None:
     assert history["loss"][0] == pytest.approx(losses.mse(y, A2), rel=1e-12)
 
 
-def test_the_workspace_does_not_grow_with_the_data() -> None:
+def test_workspace_does_not_grow_with_the_data() -> None:
     few, many = (
         engine.CpuEngine(np.zeros(30), (4, 5, 1), (1, 0), batch_rows=rows).nbytes
         for rows in (2 * MICRO_BATCH_ROWS, 10**7)
@@ -182,7 +182,7 @@ def resident_kib() -> int:
 
 
 @pytest.mark.compiled
-def test_a_call_returns_after_a_slice_if_it_must(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_call_returns_between_micro_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Python, and with it Ctrl-C, gets its turn between any two slices, also in the middle of a full batch."""
     monkeypatch.setattr(tuner, "CALL_S", 1e-12)
     X, y = data(5 * MICRO_BATCH_ROWS, (4, 1), "float32")
@@ -198,7 +198,7 @@ def test_a_call_returns_after_a_slice_if_it_must(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.compiled
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("rows", [608, 513, 512, 257, 100])
-def test_a_short_last_slice_keeps_within_its_room(rows: int, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_short_last_micro_batch_stays_within_its_workspace(rows: int, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fewer rows may ask for more room to pack: W large enough for that, and guards behind everything allocated."""
     guards = []
 
@@ -219,14 +219,14 @@ def test_a_short_last_slice_keeps_within_its_room(rows: int, dtype: str, monkeyp
 
 
 @pytest.mark.compiled
-def test_an_infinite_norm_is_divergence() -> None:
+def test_infinite_gradient_norm_is_divergence() -> None:
     for backend in ("numpy", "cpu"):
         ours = Trainer(Network((1, 1), dtype="float64"), optimizer=SGD(0.1), clip_norm=1, backend=backend)
         with pytest.warns(DivergenceWarning):
             ours.fit([[1e200]], [-1e200], 2)
 
 
-def test_a_state_of_infinity_is_divergence() -> None:
+def test_infinite_optimizer_state_is_divergence() -> None:
     ours = Trainer(Network((1, 1)), optimizer=Adam(), batch_size=None)
     with pytest.warns(DivergenceWarning):
         ours.fit(np.full((4, 1), 1e3), np.full((4, 1), 1e18), 3)
@@ -236,7 +236,7 @@ def test_a_state_of_infinity_is_divergence() -> None:
 @pytest.mark.parametrize(
     "rate", [Fraction(1, 20), np.float32(0.05), np.longdouble(0.05)], ids=lambda r: type(r).__name__
 )
-def test_rates_of_any_number_type(rate: Any) -> None:
+def test_learning_rate_of_any_number_type(rate: Any) -> None:
     X, y = data(50, (3, 2), "float64")
     runs = []
     for number in (rate, 0.05):
@@ -245,7 +245,7 @@ def test_rates_of_any_number_type(rate: Any) -> None:
     np.testing.assert_allclose(runs[0], runs[1], rtol=1e-6)
 
 
-def test_an_interrupted_epoch_is_not_taken_up_with_other_data() -> None:
+def test_interrupted_epoch_is_not_continued_with_other_data() -> None:
     X, y = data(64, (3, 2), "float64")
     ours, plain = (Trainer(Network((3, 2), dtype="float64"), batch_size=16, shuffle=False) for _ in "ab")
     progress = ours._state.progress
@@ -255,7 +255,7 @@ def test_an_interrupted_epoch_is_not_taken_up_with_other_data() -> None:
 
 
 @pytest.mark.parametrize("weight", [1.0, 0.25, 7.0])
-def test_equal_weights_change_nothing(weight: float) -> None:
+def test_equal_sample_weights_change_nothing(weight: float) -> None:
     X, y = data(50, (3, 8, 2), "float64")
     plain, weighted = (Trainer(Network((3, 8, 2), dtype="float64"), optimizer=SGD(0.05), batch_size=9) for _ in "ab")
     plain.fit(X, y, 3)
@@ -265,7 +265,7 @@ def test_equal_weights_change_nothing(weight: float) -> None:
 
 
 @pytest.mark.parametrize("backend", ["numpy", "cpu"])
-def test_a_row_of_weight_two_is_two_rows(backend: str) -> None:
+def test_sample_weight_two_equals_two_rows(backend: str) -> None:
     X, y = data(10, (3, 4, 2), "float64")
     twice = np.r_[np.arange(10), [3]]
     runs = []
@@ -279,7 +279,7 @@ def test_a_row_of_weight_two_is_two_rows(backend: str) -> None:
         np.testing.assert_allclose(one, other, rtol=1e-12)
 
 
-def test_a_batch_without_weight_moves_nothing() -> None:
+def test_batch_of_zero_weight_changes_nothing() -> None:
     X, y = data(8, (3, 2), "float64")
     ours = Trainer(Network((3, 2), dtype="float64"), batch_size=4, shuffle=False)
     before = ours.network.parameters.copy()
@@ -291,7 +291,7 @@ def test_a_batch_without_weight_moves_nothing() -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
-def test_pieces_cover_every_row_of_every_layer_once(threads: int) -> None:
+def test_weight_tasks_cover_every_row_once(threads: int) -> None:
     sizes = (30, 100, 7, 64, 1)
     tasks = plan.partition_weights(sizes, threads * engine.TASKS_PER_THREAD, 16)
     for layer, (_, k) in enumerate(pairwise(sizes)):
@@ -304,7 +304,7 @@ def test_pieces_cover_every_row_of_every_layer_once(threads: int) -> None:
 @pytest.mark.compiled
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize(("dtype", "loss"), [("float64", "mse"), ("float64", "cross_entropy"), ("float32", "mse")])
-def test_l2_that_batches_share(dtype: str, loss: str, weighted: bool, rng: np.random.Generator) -> None:
+def test_l2_per_batch(dtype: str, loss: str, weighted: bool, rng: np.random.Generator) -> None:
     """By hand, a batch at a time: each divides it by its weight, and counts its mean loss and penalty by its rows."""
     sizes, batch, l2, cap = (17, 30, 3), 8, 0.3, 1.5
     X, y = data(21, sizes, dtype)  # the last batch holds 5 rows
@@ -386,7 +386,7 @@ MUTANTS: dict[str, Any] = {
 
 @pytest.mark.compiled
 @pytest.mark.parametrize("mutant", MUTANTS)
-def test_the_comparison_of_backends_rejects_wrong_updates(mutant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_comparison_of_backends_rejects_wrong_updates(mutant: str, monkeypatch: pytest.MonkeyPatch) -> None:
     options = {"loss": "mse", "optimizer": Adam(0.01), "l2": 0.1, "clip_norm": 0.3}
     assert_backends_agree(options, {})
     monkeypatch.setattr(NumpyEngine, "_update", MUTANTS[mutant](NumpyEngine._update))
@@ -395,7 +395,7 @@ def test_the_comparison_of_backends_rejects_wrong_updates(mutant: str, monkeypat
 
 
 @pytest.mark.compiled
-def test_many_python_threads_train_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_python_threads_train_concurrently(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each with a trainer of its own; one has the workers, the others work alone; all end at the same bits."""
     monkeypatch.setattr(engine, "SURE_FLOPS", 0)
     monkeypatch.setattr(engine, "THREAD_FLOPS", 0)
@@ -413,7 +413,7 @@ def test_many_python_threads_train_at_once(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.compiled
-def test_an_interrupt_while_addresses_are_noted_leaves_none_that_are_stale(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupt_leaves_no_stale_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Or the next call would compute on arrays that may be gone."""
     X, y = data(20, (4, 2), "float32")
     ours = engine.CpuEngine(np.ones(10, "float32"), (4, 2), (0,), batch_rows=20)
@@ -433,7 +433,7 @@ def test_an_interrupt_while_addresses_are_noted_leaves_none_that_are_stale(monke
 
 
 @pytest.mark.compiled
-def test_an_interrupt_while_kernels_are_compiled_leaves_none_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupt_during_compilation_leaves_no_kernel_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """Or the next call would jump to address 0."""
     X, y = data(20, (4, 3, 2), "float32")
     parameters = np.linspace(-1, 1, 23).astype("float32")

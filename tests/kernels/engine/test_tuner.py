@@ -20,11 +20,11 @@ def share_of_all(tuner: Tuner, gain: float, seconds: float) -> float:
 
 
 @pytest.mark.parametrize(("gain", "least", "most"), [(1.9, 0.99, 1), (1.15, 0.99, 1), (0.9, 0, 0.02), (0.3, 0, 0.02)])
-def test_the_faster_runs(gain: float, least: float, most: float) -> None:
+def test_tuner_prefers_the_faster_choice(gain: float, least: float, most: float) -> None:
     assert least <= share_of_all(Tuner(1000, 2, explores=True), gain, 20) <= most
 
 
-def test_a_busy_core_is_noticed_and_a_free_one_too() -> None:
+def test_tuner_notices_busy_and_free_cores() -> None:
     tuner = Tuner(1000, 2, explores=True)
     share_of_all(tuner, 1.8, 20)
     share_of_all(tuner, 0.7, 5)
@@ -33,7 +33,7 @@ def test_a_busy_core_is_noticed_and_a_free_one_too() -> None:
     assert share_of_all(tuner, 1.8, 5) > 0.95
 
 
-def test_equal_speeds_change_nothing_all_the_time() -> None:
+def test_tuner_keeps_its_choice_at_equal_speeds() -> None:
     tuner, changes, spent, i = Tuner(1000, 2, explores=True), 0, 0.0, 0
     while spent < 60:
         before, took = tuner.threads, tuner.rows / (ONE * (1 + 0.02 * (i % 3 - 1)))
@@ -43,7 +43,7 @@ def test_equal_speeds_change_nothing_all_the_time() -> None:
 
 
 @pytest.mark.parametrize(("threads", "explores"), [(1, True), (2, False)])
-def test_nothing_is_tried_where_there_is_no_choice(threads: int, explores: bool) -> None:
+def test_tuner_does_not_explore_without_a_choice(threads: int, explores: bool) -> None:
     tuner = Tuner(1000, threads, explores)
     for _ in range(1000):
         tuner.update(tuner.rows, tuner.rows / ONE)
@@ -51,21 +51,21 @@ def test_nothing_is_tried_where_there_is_no_choice(threads: int, explores: bool)
     assert tuner.rows == pytest.approx(CALL_S * ONE, abs=1)
 
 
-def test_the_first_call_which_compiles_proves_nothing() -> None:
+def test_tuner_ignores_the_first_call() -> None:
     tuner = Tuner(1000, 2, explores=True)
     tuner.update(1000, 5.0)
     assert tuner.threads == 2
     assert share_of_all(tuner, 1.8, 1) > 0.95
 
 
-def test_a_call_of_no_time_or_rows_is_no_error() -> None:
+def test_tuner_accepts_calls_of_no_time_or_rows() -> None:
     tuner = Tuner(1, 2, explores=True)
     tuner.update(0, 0.0)
     tuner.update(5, 0.0)
     assert tuner.rows >= 1
 
 
-def test_what_is_learnt_serves_the_like_only() -> None:
+def test_tuner_state_is_reused_only_when_compatible() -> None:
     assert Tuner(1, 2, explores=True).is_compatible(Tuner(9, 2, explores=True))
     assert not Tuner(1, 2, explores=True).is_compatible(Tuner(1, 1, explores=True))
     assert not Tuner(1, 2, explores=True).is_compatible(Tuner(1, 2, explores=False))

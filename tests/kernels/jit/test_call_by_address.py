@@ -40,7 +40,7 @@ def _apply(address: int, values: Any, x: float, count: int) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_the_kernel_is_chosen_by_its_address(dtype: str) -> None:
+def test_kernel_is_chosen_by_its_address(dtype: str) -> None:
     """Both kernels have one signature, so that either is the other's prototype."""
     values = np.arange(5, dtype=dtype)
     _apply(kernel_address(_add, np.dtype(dtype)), values, 1.0, 4)
@@ -62,6 +62,6 @@ def test_exceptions_propagate() -> None:
     assert values.tolist() == [1, 1, 1]
 
 
-def test_an_address_is_the_same_for_every_call() -> None:
+def test_address_is_the_same_for_every_call() -> None:
     assert kernel_address(_add, np.dtype("float32")) == kernel_address(_add, np.dtype("float32"))
     assert kernel_address(_add, np.dtype("float32")) != kernel_address(_add, np.dtype("float64"))

@@ -64,7 +64,7 @@ def compiled_files(cache: Path) -> set[Path]:
     return set(cache.rglob("*.nbc"))
 
 
-def test_an_edit_in_another_file_is_seen(tmp_path: Path) -> None:
+def test_edit_in_another_file_invalidates_the_cache(tmp_path: Path) -> None:
     site, cache = install(tmp_path / "site"), tmp_path / "cache"
     env = environment(site, cache)
     assert run(RELU_OF_MINUS_ONE, env).stdout == "0.0\n"
@@ -94,7 +94,7 @@ def _rename(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [_edit, _add, _remove, _rename])
-def test_any_change_in_a_sub_package_starts_a_new_cache(tmp_path: Path, change: Callable[[Path], None]) -> None:
+def test_change_in_a_sub_package_starts_a_new_cache(tmp_path: Path, change: Callable[[Path], None]) -> None:
     site = install(tmp_path / "site")
     env = environment(site, tmp_path / "cache")
     code = "from fastnet.kernels.jit.cache import cache_folder; print(cache_folder.name)"
@@ -104,7 +104,7 @@ def test_any_change_in_a_sub_package_starts_a_new_cache(tmp_path: Path, change: 
     assert run(code, env).stdout != before
 
 
-def test_an_upgrade_is_seen_even_with_old_timestamps(tmp_path: Path) -> None:
+def test_upgrade_with_old_timestamps_invalidates_the_cache(tmp_path: Path) -> None:
     """Wheels may carry any timestamps; here the new version's files look as old as the old one's."""
     site, upgrade, cache = install(tmp_path / "site"), install(tmp_path / "upgrade"), tmp_path / "cache"
     env = environment(site, cache)
@@ -118,7 +118,7 @@ def test_an_upgrade_is_seen_even_with_old_timestamps(tmp_path: Path) -> None:
     assert run(RELU_OF_MINUS_ONE, env).stdout == "-0.5\n"
 
 
-def test_the_users_own_cache_stays_where_the_user_put_it(tmp_path: Path) -> None:
+def test_cache_of_user_functions_is_left_alone(tmp_path: Path) -> None:
     site, cache, users = install(tmp_path / "site"), tmp_path / "cache", tmp_path / "users"
     users.mkdir()
     (users / "mine.py").write_text("import numba\n@numba.njit(cache=True)\ndef f(x):\n    return x + 1\n")
@@ -136,7 +136,7 @@ def test_the_users_own_cache_stays_where_the_user_put_it(tmp_path: Path) -> None
 NOWHERE = "/dev/null/nowhere" if os.name == "posix" else "NUL\\nowhere"  # not writable, for root neither
 
 
-def test_without_a_writable_folder_one_warning_and_right_results(tmp_path: Path) -> None:
+def test_unwritable_cache_warns_once(tmp_path: Path) -> None:
     site = install(tmp_path / "site")
     result = run(RELU_OF_MINUS_ONE, environment(site, NOWHERE))
     assert result.stdout == "0.0\n"
@@ -147,7 +147,7 @@ def test_without_a_writable_folder_one_warning_and_right_results(tmp_path: Path)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="file permissions are another matter there")
-def test_a_read_only_install_caches_in_the_users_folder(tmp_path: Path) -> None:
+def test_read_only_install_caches_in_the_user_folder(tmp_path: Path) -> None:
     site, home = install(tmp_path / "site"), tmp_path / "home"
     env = environment(site, "")
     del env["NUMBA_CACHE_DIR"]
@@ -178,7 +178,7 @@ print("right")
 """
 
 
-def test_first_runs_at_once_are_safe(tmp_path: Path) -> None:
+def test_concurrent_first_runs_are_safe(tmp_path: Path) -> None:
     """Four processes compile two signatures each at the same time; then every signature runs from the cache."""
     site, cache = install(tmp_path / "site"), tmp_path / "cache"
     env = environment(site, cache)
@@ -196,7 +196,7 @@ def test_first_runs_at_once_are_safe(tmp_path: Path) -> None:
         assert run(code, env).stdout == "right\n"
 
 
-def test_two_processes_never_share_a_data_file(tmp_path: Path) -> None:
+def test_processes_never_share_a_data_file(tmp_path: Path) -> None:
     """Numba numbers them from 1 in each process; two first runs would write one file for two signatures."""
     site, cache = install(tmp_path / "site"), tmp_path / "cache"
     env = environment(site, cache)
@@ -220,7 +220,7 @@ print(compile_seconds() > 0)
 """
 
 
-def test_a_second_process_compiles_nothing_of_the_whole_table(tmp_path: Path) -> None:
+def test_second_process_compiles_nothing_of_the_whole_table(tmp_path: Path) -> None:
     env = environment(install(tmp_path / "site"), tmp_path / "cache")
     assert run(WHOLE_TABLE, env).stdout == "True\n"
     assert run(WHOLE_TABLE, env).stdout == "False\n"
@@ -242,7 +242,7 @@ assert all(os.waitpid(child, 0)[1] == 0 for child in children)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-def test_children_of_a_fork_never_share_a_data_file(tmp_path: Path) -> None:
+def test_forked_children_never_share_a_data_file(tmp_path: Path) -> None:
     """They share whatever was drawn at import, and Numba's numbers from 1."""
     site, cache = install(tmp_path / "site"), tmp_path / "cache"
     env = environment(site, cache)
@@ -262,7 +262,7 @@ def test_children_of_a_fork_never_share_a_data_file(tmp_path: Path) -> None:
         assert run(TWO_LAYOUTS.replace("DTYPE", repr(dtype)), env).stdout == "right\n"
 
 
-def test_when_numba_organises_its_cache_otherwise_kernels_still_run(tmp_path: Path) -> None:
+def test_kernels_run_without_a_known_numba_cache(tmp_path: Path) -> None:
     """As a later Numba might: an attribute that the cache relies on is missing."""
     code = (
         "import numba.core.caching as caching\n"
@@ -275,7 +275,7 @@ def test_when_numba_organises_its_cache_otherwise_kernels_still_run(tmp_path: Pa
     assert "does not cache its compiled kernels" in result.stderr
 
 
-def test_a_cache_beside_the_sources_is_not_used(tmp_path: Path) -> None:
+def test_cache_beside_the_sources_is_not_used(tmp_path: Path) -> None:
     """Where Numba cannot use its folder, it would fall back to __pycache__, which all versions share."""
     site, cache = install(tmp_path / "site"), tmp_path / "cache"
     env = environment(site, cache)
@@ -312,7 +312,7 @@ caching.IndexDataCacheFile._open_for_write = no_space
 """
 
 
-def test_a_full_disk_warns_and_continues(tmp_path: Path) -> None:
+def test_full_disk_warns_and_continues(tmp_path: Path) -> None:
     site = install(tmp_path / "site")
     result = run(FULL_DISK + RELU_OF_MINUS_ONE, environment(site, tmp_path / "cache"))
     assert result.stdout == "0.0\n"
@@ -333,7 +333,7 @@ def test_importing_compiles_nothing(tmp_path: Path) -> None:
     run(code, environment(install(tmp_path / "site"), tmp_path / "cache"))
 
 
-def test_a_long_first_compilation_is_announced_once_on_standard_error(tmp_path: Path) -> None:
+def test_long_compilation_is_announced_once_on_standard_error(tmp_path: Path) -> None:
     site, cache = install(tmp_path / "site"), tmp_path / "cache"
     env = environment(site, cache)
     impatient = "from fastnet.kernels.jit import announcer\nannouncer.ANNOUNCE_AFTER_S = 0.05\n"

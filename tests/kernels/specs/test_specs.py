@@ -29,7 +29,7 @@ def test_codes_are_positions() -> None:
     assert [function.__name__ for function in api.FUNCTIONS] == NAMES
 
 
-def test_the_page_of_activations_is_generated() -> None:
+def test_page_of_activations_is_generated() -> None:
     """Where it fails, copy the expected table into docs/activations.md."""
     root = next(folder for folder in Path(__file__).resolve().parents if (folder / "docs").is_dir())
     rows = [
@@ -42,7 +42,7 @@ def test_the_page_of_activations_is_generated() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_activation_is_complete(name: str) -> None:
+def test_activation_spec_is_complete(name: str) -> None:
     """Public functions with docstrings, an oracle, a formula, variants, and a network of it."""
     spec = ACTIVATIONS[name]
     for operation, equation in ((name, spec.equation), (f"{name}_derivative", spec.derivative_equation)):
@@ -63,7 +63,7 @@ def test_an_activation_is_complete(name: str) -> None:
 @pytest.mark.parametrize(
     "name", [name for name, f in FORMULAS.items() if {*f.__code__.co_names} & {"exp", "tanh", "erfc"}]
 )
-def test_what_calls_libm_has_vector_code(name: str) -> None:
+def test_functions_that_call_libm_have_vector_code(name: str) -> None:
     assert "simd" in variants(name)
 
 
@@ -79,14 +79,14 @@ def test_formulas_agree_with_the_oracle(spec: ActivationSpec) -> None:
 
 
 @pytest.mark.parametrize("spec", ACTIVATION_BY_CODE, ids=NAMES)
-def test_the_largest_slope(spec: ActivationSpec) -> None:
+def test_largest_slope(spec: ActivationSpec) -> None:
     """An error of Z grows by no more, and a bound would be too loose if it were much more."""
     steepest = np.abs(getattr(reference, f"{spec.name}_derivative")(np.linspace(-5, 5, 20_001))).max()
     assert steepest <= spec.max_slope + 1e-9
     assert spec.max_slope <= max(1.0, 1.01 * steepest)
 
 
-def test_the_mish_of_the_oracle_is_its_definition() -> None:
+def test_mish_of_the_oracle_is_its_definition() -> None:
     """Which the oracle writes otherwise, for small results to keep their digits."""
     np.testing.assert_allclose(reference.mish(Z), Z * np.tanh(np.log1p(np.exp(Z))), rtol=1e-12)
 
@@ -94,7 +94,7 @@ def test_the_mish_of_the_oracle_is_its_definition() -> None:
 @pytest.mark.compiled
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("spec", ACTIVATION_BY_CODE, ids=NAMES)
-def test_the_kernels_that_training_calls(spec: ActivationSpec, dtype: str) -> None:
+def test_kernels_that_training_calls(spec: ActivationSpec, dtype: str) -> None:
     """dZ <- dZ * f'(Z), reading A or Z alone; where f' is 0 the gradient is 0, infinite ones too."""
     rng = np.random.default_rng(0)
     z = (rng.standard_normal(1000) * 5).astype(dtype)
@@ -127,13 +127,13 @@ MUTANTS = [
 
 
 @pytest.mark.parametrize(("why", "wrong"), MUTANTS, ids=[f"{spec.name}: {why}" for why, spec in MUTANTS])
-def test_a_spec_with_a_mistake_is_found(why: str, wrong: ActivationSpec) -> None:
+def test_wrong_spec_is_found(why: str, wrong: ActivationSpec) -> None:
     with pytest.raises(AssertionError):
         test_formulas_agree_with_the_oracle(wrong)
 
 
 @pytest.mark.parametrize("name", ["sigmoid", "elu"])
-def test_a_kernel_of_a_wrong_formula_is_rejected(name: str) -> None:
+def test_kernel_of_a_wrong_formula_is_rejected(name: str) -> None:
     """As `loops` would compute it; the right formula passes in the same way."""
 
     def kernel(function: Any) -> Any:

@@ -17,7 +17,7 @@ from fastnet.kernels.cpu.gemm.microkernel import MR, NV
 from fastnet.kernels.cpu.gemm.operands import Matrix, Shape
 from fastnet.kernels.llvm.builder import VECTOR
 from fastnet.kernels.reference import activations as reference
-from fastnet.kernels.specs.codes import IDENTITY, LEAKY_RELU, RELU, SIGMOID, SILU, TANH
+from fastnet.kernels.specs.activations import ACTIVATIONS, IDENTITY, RELU, TANH
 
 pytestmark = pytest.mark.compiled
 
@@ -80,7 +80,7 @@ def check_matmul(matmul: Any, dtype: Any, m: int, k: int, n: int, a: str = "", b
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("a", ["rows", "transpose"])
 @pytest.mark.parametrize("b", ["rows", "transpose"])
-def test_matmul(dtype: Any, a: str, b: str) -> None:
+def test_matmul_of_every_size(dtype: Any, a: str, b: str) -> None:
     for m, k, n in sizes(dtype):
         check_matmul(simd.matmul, dtype, m, k, n, a, b)
 
@@ -96,7 +96,7 @@ def test_matmul_into_a_transpose() -> None:
         check_matmul(simd.matmul, np.float32, m, k, n, c="transpose")
 
 
-def test_matmul_leaves_what_surrounds_the_output() -> None:
+def test_matmul_writes_the_output_only() -> None:
     for m, k, n in sizes(np.float32):
         outer = np.full((m + 2, n + 40), 7, np.float32)
         simd.matmul(np.ones((m, k), np.float32), np.ones((k, n), np.float32), outer[1:-1, 20:-20])
@@ -104,7 +104,7 @@ def test_matmul_leaves_what_surrounds_the_output() -> None:
         assert (outer == 7).sum() == outer.size - (m * n if k != 7 else 0)
 
 
-def test_nan_stays_where_it_belongs() -> None:
+def test_nan_affects_its_row_and_column_only() -> None:
     A, B = np.ones((20, 30), np.float32), np.ones((30, 50), np.float32)
     A[3, 4], B[5, 6] = np.nan, np.nan
     C = np.zeros((20, 50), np.float32)
@@ -124,7 +124,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("broken", BROKEN)
-def test_broken_products_are_rejected(broken: str) -> None:
+def test_wrong_products_are_rejected(broken: str) -> None:
     with pytest.raises(AssertionError):
         check_matmul(BROKEN[broken], np.float32, 37, 93, 41)
 
@@ -133,7 +133,7 @@ def test_broken_products_are_rejected(broken: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_bits_do_not_depend_on_how_c_is_cut(dtype: Any) -> None:
+def test_bits_do_not_depend_on_the_division_of_c(dtype: Any) -> None:
     """Whole, and by uneven rows and columns, of any layout: the same bits.  Large enough that the whole is packed."""
     m, k, n = 300, blocking.KC_BYTES // np.dtype(dtype).itemsize + 77, blocking.L2 // 4096 + 45
     rng = np.random.default_rng(3)
@@ -182,14 +182,17 @@ LAYERS += [(37, 0, 1), (37, 41, 1), (9, 1100, 1)]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("activation", [IDENTITY, RELU, TANH, SIGMOID, LEAKY_RELU, SILU])
+@pytest.mark.parametrize(
+    "activation",
+    [IDENTITY, RELU, TANH, ACTIVATIONS["sigmoid"].code, ACTIVATIONS["leaky_relu"].code, ACTIVATIONS["silu"].code],
+)
 def test_dense_forward(dtype: Any, activation: int) -> None:
     for rows, n, k in LAYERS:
         check_forward(dense.dense_forward, dtype, rows, n, k, activation)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_a_single_output_has_the_bits_of_many(dtype: Any) -> None:
+def test_single_output_has_the_bits_of_many(dtype: Any) -> None:
     rng = np.random.default_rng(8)
     for rows, n in ((2, 50), (MR, 50), (MR + 1, 50), (40, 1100)):
         X, W, b = (rng.standard_normal(shape).astype(dtype) for shape in ((rows, n), (30, n), 30))
@@ -216,12 +219,12 @@ def without_relu(X: Any, W: Any, b: Any, activation: int, A: Any, Z: Any) -> Non
 
 
 @pytest.mark.parametrize("broken", [without_bias, without_relu])
-def test_broken_layers_are_rejected(broken: Any) -> None:
+def test_wrong_layers_are_rejected(broken: Any) -> None:
     with pytest.raises(AssertionError):
         check_forward(broken, np.float32, 37, 93, 41, RELU)
 
 
-def test_more_than_one_block_of_rows() -> None:
+def test_several_blocks_of_rows() -> None:
     """Of the product, its bias and its ReLU; blocks are about as tall as each other."""
     rows = 2 * blocking.MC + 7
     choose_blocking = blocking.choose_blocking.py_func
@@ -241,7 +244,10 @@ def test_nan_passes_the_relu() -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("activation", [IDENTITY, RELU, TANH, SIGMOID, LEAKY_RELU, SILU])
+@pytest.mark.parametrize(
+    "activation",
+    [IDENTITY, RELU, TANH, ACTIVATIONS["sigmoid"].code, ACTIVATIONS["leaky_relu"].code, ACTIVATIONS["silu"].code],
+)
 def test_dense_backward_batch(dtype: Any, activation: int) -> None:
     rng = np.random.default_rng(6)
     wider = WIDER[dtype]
@@ -287,7 +293,7 @@ for dtype in (np.float32, np.float64):
 
 @outermost
 @pytest.mark.skipif(sys.platform != "linux", reason="asks glibc to return every freed block to the system")
-def test_arrays_live_as_long_as_their_addresses_are_used() -> None:
+def test_arrays_outlive_the_use_of_their_addresses() -> None:
     """Freed memory is unmapped at once, so that a kernel that still reads it crashes instead of being lucky."""
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "64"}
     run = subprocess.run(
@@ -297,7 +303,7 @@ def test_arrays_live_as_long_as_their_addresses_are_used() -> None:
 
 
 @outermost
-def test_a_second_process_compiles_nothing(tmp_path: Path) -> None:
+def test_second_process_compiles_nothing(tmp_path: Path) -> None:
     script = (
         "import numpy as np\n"
         "from fastnet.kernels.cpu.gemm import gemm as simd\n"

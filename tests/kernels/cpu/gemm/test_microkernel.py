@@ -46,7 +46,7 @@ pytestmark = pytest.mark.compiled
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_a_times_identity_is_a(dtype: Any) -> None:
+def test_product_with_the_identity(dtype: Any) -> None:
     check_identity(dtype)
 
 
@@ -61,7 +61,7 @@ def test_mask_and_alpha(dtype: Any) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_no_products_give_zeros(dtype: Any) -> None:
+def test_empty_sum_is_zero(dtype: Any) -> None:
     for rows, columns in tiles(dtype):
         outer, C = guarded(dtype, rows, columns)
         run_tile(np.empty((rows, 0), dtype), np.empty((0, columns), dtype), C, columns)
@@ -223,7 +223,7 @@ TARGETS = {
 }
 
 
-def test_workspace_that_cannot_be_had_is_an_error() -> None:
+def test_allocation_failure_is_a_memory_error() -> None:
     @numba.njit  # type: ignore[untyped-decorator]
     def filled(size: int) -> float:
         place = allocate(size)
@@ -243,7 +243,7 @@ def test_workspace_that_cannot_be_had_is_an_error() -> None:
 @pytest.fixture(scope="module")
 def older_cpus() -> Iterator[dict[str, subprocess.Popen[str]]]:
     """The tests at work for each target, side by side: a core each."""
-    epoch = ("test_a_gradient_has_the_bits_of_the_tables_functions", "test_slices_add_up_to_the_batch")
+    epoch = ("test_gradient_has_the_bits_of_the_registered_variants", "test_micro_batches_add_up_to_the_batch")
     gemm = ROOT / "tests" / "kernels" / "cpu" / "gemm"
     files = [gemm / "test_microkernel.py", gemm / "test_transpose.py", gemm / "test_gemm.py"]
     files.append(ROOT / "tests" / "kernels" / "cpu" / "test_losses.py")
@@ -266,7 +266,7 @@ def older_cpus() -> Iterator[dict[str, subprocess.Popen[str]]]:
 @outermost
 @pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"), reason="names x86 targets")
 @pytest.mark.parametrize("target", TARGETS)
-def test_narrower_vectors(target: str, older_cpus: dict[str, subprocess.Popen[str]]) -> None:
+def test_other_instruction_sets(target: str, older_cpus: dict[str, subprocess.Popen[str]]) -> None:
     """All tests of this file and of the three others again, and the epoch's bits, for an older CPU."""
     output, _ = older_cpus[target].communicate()
     assert older_cpus[target].returncode == 0, output[-3000:]

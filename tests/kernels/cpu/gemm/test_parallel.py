@@ -72,7 +72,7 @@ def outputs(operation: str, variant: str, case: Case, dtype: str) -> list[bytes]
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("layout", ["nn", "tn", "nt", "tt", "ss"])
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_matmul_has_simds_bits(size: tuple[int, ...], layout: str, dtype: str, count: int) -> None:
+def test_matmul_has_the_bits_of_simd(size: tuple[int, ...], layout: str, dtype: str, count: int) -> None:
     case = Case(size, "", layout)
     assert outputs("matmul", "parallel", case, dtype) == outputs("matmul", "simd", case, dtype)
 
@@ -81,12 +81,12 @@ def test_matmul_has_simds_bits(size: tuple[int, ...], layout: str, dtype: str, c
 @pytest.mark.parametrize("activation", ["identity", "relu", "tanh"])
 @pytest.mark.parametrize("operation", ["dense_forward", "dense_backward_batch"])
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_layers_have_simds_bits(operation: str, size: tuple[int, ...], activation: str, dtype: str, count: int) -> None:
+def test_layers_have_the_bits_of_simd(operation: str, size: tuple[int, ...], activation: str, dtype: str, count: int) -> None:
     case = Case(size, "", activation)
     assert outputs(operation, "parallel", case, dtype) == outputs(operation, "simd", case, dtype)
 
 
-def test_the_first_layers_backward_pass(count: int) -> None:
+def test_backward_pass_without_dx(count: int) -> None:
     """A dX of no elements is not computed; dW and db are the same."""
     problem = prepare("dense_backward_batch", Case((37, 93, 41), "", "relu"), "float32")
     X, Z, dL_dA, W, activation, dW, db, _ = problem.arguments
@@ -108,7 +108,7 @@ def test_outputs_of_any_strides(make: Callable[[int, int], Any], count: int) -> 
 
 
 @pytest.mark.parametrize("operation", ["matmul", "dense_forward", "dense_backward_batch"])
-def test_every_case_of_the_contract_when_cut(operation: str, count: int) -> None:
+def test_contract_holds_for_any_number_of_threads(operation: str, count: int) -> None:
     for case in OP_SPECS[operation].cases:
         assert check(Variant(operation, "parallel", getattr(parallel, operation)), case, "float32") <= 1 / 3
 
@@ -140,7 +140,7 @@ def test_wrong_divisions_are_rejected(wrong: Callable[..., None]) -> None:
         check(Variant("matmul", "wrong", wrong), Case((37, 93, 41), "", "nn"), "float32")
 
 
-def test_cutting_k_would_show_in_the_bits() -> None:
+def test_dividing_k_would_change_bits() -> None:
     A, B, C = prepare("matmul", Case((37, 93, 41), "", "nn"), "float32").arguments
     parallel.matmul(A, B, C)
     D, E = np.empty_like(C), np.empty_like(C)
@@ -152,7 +152,7 @@ def test_cutting_k_would_show_in_the_bits() -> None:
 # ---------------------------------------------------------------------------------------- threshold
 
 
-def test_small_work_never_asks_for_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_small_products_run_on_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     class AskedError(Exception):
         pass
 
@@ -171,7 +171,7 @@ def test_small_work_never_asks_for_threads(monkeypatch: pytest.MonkeyPatch) -> N
 # -------------------------------------------------------------------------------- numbers of threads
 
 
-def test_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_limit_threads_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool, "_thread_count", 4)
     assert num_threads() == 4
     for asked, given in ((1, 1), (2, 2), (3, 3), (7, 4), (None, 4), (np.int64(2), 2)):
@@ -186,18 +186,18 @@ def test_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(("wrong", "error"), [(0, ValueError), (-1, ValueError), (1.5, TypeError), (True, TypeError)])
-def test_wrong_bounds(wrong: Any, error: type[Exception]) -> None:
+def test_limit_threads_checks_its_argument(wrong: Any, error: type[Exception]) -> None:
     with pytest.raises(error, match="threads is"), limit_threads(wrong):
         pass
 
 
-def test_a_bound_is_its_own_python_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_limit_threads_is_per_python_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool, "_thread_count", 4)
     with limit_threads(2), ThreadPoolExecutor(1) as executor:
         assert executor.submit(num_threads).result() == 4
 
 
-def test_numbas_own_threads_are_left_alone() -> None:
+def test_numba_threads_are_left_alone() -> None:
     before = numba.get_num_threads()
     numba.set_num_threads(1)
     try:
@@ -246,7 +246,7 @@ def test_each_task_is_run_once(workers: int) -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_task_that_fails_raises_memory_error(workers: int) -> None:
+def test_failed_task_raises_memory_error(workers: int) -> None:
     num_threads()
     counts = np.zeros(9)
     with pytest.raises(MemoryError, match="task of a parallel loop"):
@@ -256,7 +256,7 @@ def test_a_task_that_fails_raises_memory_error(workers: int) -> None:
     assert pool.state["busy"] == 0
 
 
-def test_a_call_runs_alone_while_another_has_the_workers() -> None:
+def test_concurrent_call_runs_without_workers() -> None:
     num_threads()
     pool.state["busy"] = 1
     try:
@@ -268,7 +268,7 @@ def test_a_call_runs_alone_while_another_has_the_workers() -> None:
 
 
 @pytest.mark.skipif(num_threads() == 1, reason="one CPU")
-def test_workers_work() -> None:
+def test_workers_share_the_tasks() -> None:
     """A worker runs some of many slow tasks: otherwise the variant would be right, and as slow as `simd`."""
     A, B = np.ones((1024, 1024), np.float32), np.ones((1024, 1024), np.float32)
     C = np.empty_like(A)
@@ -372,7 +372,7 @@ def test_fork(code: str) -> None:
     run("import warnings; warnings.simplefilter('ignore')\n" + code)
 
 
-def test_a_child_forked_from_a_users_own_parallel_function() -> None:
+def test_fork_after_a_numba_parallel_function() -> None:
     """Numba's omp layer kills a child in its next region; the pool's workers are not Numba's."""
     run(
         "import numba\n"
@@ -385,7 +385,7 @@ def test_a_child_forked_from_a_users_own_parallel_function() -> None:
 
 
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
-def test_a_fresh_process_works_in_parallel(tmp_path: Any, method: str) -> None:
+def test_spawned_processes_work_in_parallel(tmp_path: Any, method: str) -> None:
     script = tmp_path / "script.py"
     script.write_text(PRELUDE + MP_POOL.format(method=method))
     subprocess.run([sys.executable, str(script)], check=True, timeout=120)
@@ -421,7 +421,7 @@ def test_python_threads_at_once(layer: str) -> None:
     run(PYTHON_THREADS, NUMBA_THREADING_LAYER=layer)
 
 
-def test_beside_a_users_own_parallel_function_on_workqueue() -> None:
+def test_numba_parallel_function_beside_the_pool() -> None:
     """Two Python threads in workqueue's regions at once abort the process; the pool uses none."""
     run(
         "import numba\n"
@@ -520,7 +520,7 @@ def test_with_a_limit_of_processes() -> None:
     assert run(THREAD_LIMIT.format(limit=PROCESS_LIMIT, threads=2)) == "done"
 
 
-def test_interrupts_leave_nothing_behind() -> None:
+def test_interrupts_leave_no_lock_held() -> None:
     run(
         "import signal\n"
         "work()\n"
@@ -541,13 +541,13 @@ def test_interrupts_leave_nothing_behind() -> None:
 
 
 @pytest.mark.parametrize("last", ["", "work()", "time.sleep(0.05)", "sys.exit(0)"])
-def test_the_process_ends(last: str) -> None:
+def test_process_exits_with_workers_alive(last: str) -> None:
     """While workers look for jobs, while they sleep, and while a daemon thread is in a call."""
     run("work()\n" + last)
     run("work()\nthreading.Thread(target=lambda: [work() for _ in iter(int, 1)], daemon=True).start()\n" + last)
 
 
-def test_calls_after_the_workers_have_stopped() -> None:
+def test_calls_at_interpreter_exit() -> None:
     run("import atexit\natexit.register(work, 5)\nwork()")
 
 

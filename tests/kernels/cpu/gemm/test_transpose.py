@@ -67,7 +67,7 @@ def run_transposing(A: Any, W: Any, C: Any, **epilogue: Any) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_a_panel_is_the_transpose(dtype: Any) -> None:
+def test_panel_is_the_transpose(dtype: Any) -> None:
     """Every number of columns; rows on both sides of whole squares, zeros below them; nothing else is touched."""
     lanes = lanes_of(dtype)
     for columns in range(1, lanes + 1):
@@ -85,7 +85,7 @@ def test_a_panel_is_the_transpose(dtype: Any) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("rows", range(1, MAX_ROWS + 1))
-def test_a_transposing_tile_has_the_micro_kernels_bits(dtype: Any, rows: int) -> None:
+def test_transposing_tile_has_the_bits_of_the_microkernel(dtype: Any, rows: int) -> None:
     """Also where a sum meets infinities, NaN and -0, which zeros put in behind the last k would change."""
     rng = np.random.default_rng(rows)
     lanes = lanes_of(dtype)
@@ -132,7 +132,7 @@ def epilogues(rng: Any, dtype: Any, rows: int, lanes: int) -> list[dict[str, Any
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_few_rows_give_the_bits_of_many(dtype: Any) -> None:
+def test_bits_do_not_depend_on_the_number_of_rows(dtype: Any) -> None:
     """A row of A B.T alone, in a tile, and among more rows than a tile has, where B is packed: over blocks of k too."""
     rng = np.random.default_rng(0)
     k = blocking.KC_BYTES // np.dtype(dtype).itemsize + 37
@@ -167,8 +167,8 @@ MUTANTS = {
 }
 MODULES = {"builder": builder, "transpose": transpose}
 CHECKS = {
-    "panel": "t.test_a_panel_is_the_transpose(np.float32)",
-    "tile": "t.test_a_transposing_tile_has_the_micro_kernels_bits(np.float32, 2)",
+    "panel": "t.test_panel_is_the_transpose(np.float32)",
+    "tile": "t.test_transposing_tile_has_the_bits_of_the_microkernel(np.float32, 2)",
 }
 
 
@@ -180,7 +180,7 @@ def test_mutants_change_what_exists() -> None:
 
 @outermost
 @pytest.mark.parametrize("mutant", MUTANTS)
-def test_mutants_fail(mutant: str, tmp_path: Path) -> None:
+def test_wrong_transposes_are_rejected(mutant: str, tmp_path: Path) -> None:
     """In a process of its own: a process keeps what it has once compiled."""
     name, body, check = MUTANTS[mutant]
     script = (

@@ -83,13 +83,13 @@ def test_ulp_bounds(name: str, dtype: str) -> None:
     [mutant for mutant in MUTANTS if mutant[1] in WHOLE],
     ids=[f"{mutant[1]}: {mutant[0]}" for mutant in MUTANTS if mutant[1] in WHOLE],
 )
-def test_the_bounds_reject(why: str, name: str, wrong: Callable[[Array], Array], dtype: str) -> None:
+def test_ulp_bounds_reject_wrong_functions(why: str, name: str, wrong: Callable[[Array], Array], dtype: str) -> None:
     assert measure(wrong, name, dtype) > BOUND[name] + 1, why
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", WHOLE)
-def test_where_the_tables_meet(name: str, dtype: str) -> None:
+def test_ulp_bounds_where_table_entries_meet(name: str, dtype: str) -> None:
     """Both sides of every border between two entries of a table, and of 1, 2^k, and where exp ends."""
     near = np.float64 if dtype == "float64" else np.float32
     borders = [
@@ -133,7 +133,7 @@ def test_special_values(dtype: str) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", WHOLE)
-def test_an_element_has_the_same_bits_anywhere_and_nothing_else_is_written(name: str, dtype: str) -> None:
+def test_bits_do_not_depend_on_position_and_nothing_else_is_written(name: str, dtype: str) -> None:
     """In any length, strided, backwards, in place; 48 and 24 elements are processed side by side."""
     x = np.abs(np.random.default_rng(0).standard_normal(300) * 5).astype(dtype)
     whole = apply(name, x)
@@ -153,7 +153,7 @@ def test_an_element_has_the_same_bits_anywhere_and_nothing_else_is_written(name:
 
 
 @pytest.mark.skipif(not arrays.HAVE_AVX512, reason="the target has no AVX-512")
-def test_the_instructions_that_are_meant(tmp_path: Path) -> None:
+def test_expected_instructions(tmp_path: Path) -> None:
     # In a process with a fresh cache, since a function that comes out of the cache has no assembly to read.
     program = (
         f"import numpy as np, {Path(__file__).stem} as t\n"
@@ -176,7 +176,7 @@ def test_the_instructions_that_are_meant(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not X86, reason="names x86 targets")
 @pytest.mark.parametrize("target", [name for name in TARGETS if name != "host"])
-def test_the_same_bounds_without_avx512(target: str, tmp_path: Path) -> None:
+def test_ulp_bounds_without_avx512(target: str, tmp_path: Path) -> None:
     environment = {
         **os.environ,
         **TARGETS[target],

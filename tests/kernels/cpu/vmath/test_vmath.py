@@ -80,7 +80,7 @@ def test_ulp_bounds(name: str, dtype: str) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("why", "name", "wrong"), MUTANTS, ids=[f"{m[1]}: {m[0]}" for m in MUTANTS])
-def test_the_ulp_check_rejects(why: str, name: str, wrong: Callable[[Array], Array], dtype: str) -> None:
+def test_ulp_check_rejects_wrong_functions(why: str, name: str, wrong: Callable[[Array], Array], dtype: str) -> None:
     assert measure(EXPECTED[name], name, dtype) <= 4 or name in (
         "silu",
         "mish",
@@ -96,7 +96,7 @@ def _gelu_expected(x: Array) -> tuple[Array, Array]:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_gelu_within_four_ulp_or_little(dtype: str) -> None:
+def test_gelu_error(dtype: str) -> None:
     x = np.linspace(-37, 40, 100_001).astype(dtype)
     wide = x.astype(np.float64)
     expected, slope = _gelu_expected(wide)
@@ -128,7 +128,7 @@ GELU = np.array(
 )
 
 
-def test_gelu_of_float64_keeps_its_digits_far_down() -> None:
+def test_gelu_of_float64_keeps_its_digits_in_the_tail() -> None:
     z, value, slope = GELU.T
     assert (np.abs(apply("gelu", z) - value) <= 4 * np.spacing(np.abs(value))).all()
     assert (np.abs(apply("gelu_derivative", z) - slope) <= 1e-15).all()
@@ -182,7 +182,7 @@ def test_special_values(dtype: str) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", LOOPS)
-def test_nan_stays(name: str, dtype: str) -> None:
+def test_nan_propagates(name: str, dtype: str) -> None:
     x = np.zeros(100, dtype)
     x[::7] = np.nan
     x[::14] *= -1  # of either sign
@@ -201,7 +201,7 @@ def test_symmetries(dtype: str) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", LOOPS)
-def test_an_element_has_the_same_bits_anywhere(name: str, dtype: str) -> None:
+def test_bits_do_not_depend_on_position(name: str, dtype: str) -> None:
     """In a vector, in the remainder, in a strided array, backwards."""
     x = (np.random.default_rng(0).standard_normal(300) * 5).astype(dtype)
     x = {"log": np.abs, "exp_nonpositive": lambda x: -np.abs(x)}.get(name, np.copy)(x)
@@ -250,7 +250,7 @@ def report() -> dict[str, dict[str, Any]]:
 
 @pytest.mark.skipif(not X86, reason="reads x86 assembly")
 @pytest.mark.parametrize("target", TARGETS)
-def test_full_vectors_and_the_same_bounds_on_every_target(target: str, tmp_path: Path) -> None:
+def test_full_vectors_and_ulp_bounds_on_every_target(target: str, tmp_path: Path) -> None:
     # A fresh cache, since a function that comes out of the cache has no assembly to read.
     environment = {**os.environ, **TARGETS[target], "NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": python_path()}
     run = subprocess.run([sys.executable, __file__], env=environment, capture_output=True, text=True, check=True)
