@@ -243,6 +243,7 @@ def test_public_names() -> None:
         "CosineDecay",
         "History",
         "Network",
+        "RMSprop",
         "StepDecay",
         "Trainer",
         "WarmUp",

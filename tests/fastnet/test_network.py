@@ -1,4 +1,4 @@
-"""Network: parameters and views, initial weights, predictions, gradients, doors."""
+"""Network: parameters and views, initial weights, predictions, gradients, validation."""
 
 import copy
 import pickle
@@ -77,7 +77,7 @@ def test_initial_weights_scale(activation: str, limit: float) -> None:
 def test_predict_follows_the_equation(hidden: str, output: str) -> None:
     net = small(hidden=hidden, output=output, seed=5)
     net.biases[0][:] = [0.1, -0.2, 0.3, -0.4]
-    X = np.random.default_rng(0).standard_normal((2500, 3))  # more rows than one slice
+    X = np.random.default_rng(0).standard_normal((2500, 3))  # more rows than one micro-batch
     f, g = (reference.ACTIVATIONS[ACTIVATIONS.index(name)].function for name in (hidden, output))
     (W1, W2), (b1, b2) = net.weights, net.biases
     np.testing.assert_allclose(net.predict(X), g(f(X @ W1.T + b1) @ W2.T + b2), rtol=1e-11, atol=1e-13)

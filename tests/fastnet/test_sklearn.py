@@ -256,7 +256,7 @@ def test_unsupported_options_fall_back_to_sklearn(
         np.testing.assert_array_equal(a, b)
 
 
-# ------------------------------------------------------------------------------------ house and guests
+# ------------------------------------------------------------------------------------ behaviour in pipelines
 
 
 def test_pipelines_grids_and_copies(tmp_path: Path) -> None:

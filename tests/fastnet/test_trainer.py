@@ -1,4 +1,4 @@
-"""Trainer: batches, shuffling, validation, patience, callbacks, progress, divergence, doors; both backends."""
+"""Trainer: batches, shuffling, validation, patience, callbacks, progress, divergence, validation; both backends."""
 
 import dataclasses
 import math
@@ -392,7 +392,7 @@ def test_divergence_in_the_last_step_is_noticed() -> None:
     assert np.isfinite(ours.network.parameters).all()
 
 
-# ---------------------------------------------------------------------------------------------- doors
+# ---------------------------------------------------------------------------------------------- validation
 
 
 @pytest.mark.parametrize(

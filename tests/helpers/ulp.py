@@ -77,7 +77,7 @@ def _flushed(x: Array) -> Array:
 
 
 MUTANTS: list[tuple[str, str, Callable[[Array], Array]]] = [
-    ("ln 2 in one piece", "exp", _forgotten_low),
+    ("ln 2 as one number", "exp", _forgotten_low),
     ("no subnormals", "exp", _flushed),
     ("clamped NaN", "exp", lambda x: np.exp(np.where(np.isnan(x), x.dtype.type(89), x))),
     ("three ulp off", "log", lambda x: np.log(x) * (1 + 3 * np.finfo(x.dtype).eps)),

@@ -31,12 +31,12 @@ CHECKS = [(variant, case) for variant in TABLE for case in OP_SPECS[variant.oper
 @pytest.mark.parametrize(
     ("variant", "case"), CHECKS, ids=lambda p: f"{p.operation}-{p.name}" if isinstance(p, Variant) else str(p)
 )
-def test_variant_keeps_its_contract(variant: Variant, case: Case, dtype: str) -> None:
+def test_variant_meets_its_contract(variant: Variant, case: Case, dtype: str) -> None:
     share = check(variant, case, dtype)
     assert share <= 1 / 3, f"{variant.operation}, {variant.name}: correct kernels use under a third of the bound"
 
 
-def test_every_case_says_why() -> None:
+def test_every_case_states_its_reason() -> None:
     assert all(case.why for contract in OP_SPECS.values() for case in (*contract.cases, *contract.bench_cases))
     assert all(contract.bench_cases for contract in OP_SPECS.values())
 
@@ -235,7 +235,7 @@ def test_every_operation_has_a_mutant() -> None:
     assert {operation for _, operation, _, _ in MUTANTS} == set(OP_SPECS) - plain
 
 
-def test_a_bound_linear_in_k_would_accept_half_precision() -> None:
+def test_bound_linear_in_k_would_accept_half_precision() -> None:
     """Why the bound grows with sqrt(k)."""
     A, B, _ = prepare("matmul", Case((37, 1024, 41), "long sums", "nn"), "float32").arguments
     error = np.abs(A.astype(float) @ _half(B).astype(float) - A.astype(float) @ B.astype(float))

@@ -102,7 +102,7 @@ def test_classification_from_file_to_predictions(folder: Path, capsys: pytest.Ca
 
 @pytest.mark.parametrize("loss", sorted(LOSSES))
 @pytest.mark.parametrize("classes", [2, 3])
-def test_train_classes_with_every_loss(loss: str, classes: int, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_train_classes(loss: str, classes: int, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     X = np.random.default_rng(0).normal(size=(150, 2))
     y = np.digitize(X[:, 0], [0] if classes == 2 else [-0.5, 0.5]) + 4
     np.savez("t.npz", X=100 * X, y=y)
@@ -115,7 +115,7 @@ def test_train_classes_with_every_loss(loss: str, classes: int, folder: Path, ca
 
 
 @pytest.mark.parametrize("loss", [name for name, spec in LOSSES.items() if not spec.counts_correct])
-def test_train_numbers_with_every_loss(loss: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_train_numbers(loss: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--target", "price", "--loss", loss, "--json", "--epochs", "60", *QUICK]
     told = json.loads(run(capsys, "train", "houses.csv", *arguments))
     assert told["held_out"]["r2"] > 0.8

@@ -436,7 +436,7 @@ def test_cuda_variants_are_compiled_and_not_timed(
     assert (found["variant"], found["registers"], found["spill_bytes"]) == ("cuda", 124, 0)
 
 
-def test_cuda_variants_report_what_is_missing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_cuda_variants_report_missing_cuda(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert cli.main(["profile", "kernel", "matmul", "--variants", "cuda"]) == 1
     error = capsys.readouterr().err

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fastnet.kernels.cpu import losses
-from fastnet.kernels.jit.call_by_address import address, call
+from fastnet.kernels.jit.call_by_address import call, kernel_address
 from fastnet.kernels.jit.decorator import jit
 from fastnet.kernels.reference import losses as losses_module
 from fastnet.kernels.registry import TABLE, Case, Variant
@@ -50,7 +50,7 @@ def in_parts(
 ) -> None:
     """The loss of the rows between one cut and the next, the last part first."""
     rows = losses.LossRows(labels, targets, Z, row_weights, D, values, scratch)
-    _in_parts(address(losses.loss_kernel(loss), Z.dtype), rows, Z.dtype, cuts)
+    _in_parts(kernel_address(losses.loss_kernel(loss), Z.dtype), rows, Z.dtype, cuts)
 
 
 def test_codes_are_fixed() -> None:
@@ -213,7 +213,7 @@ def count_correct(labels: Any, targets: Any, Z: Any, loss: int, first: int, last
     """Count the correct answers of some rows."""
     unused, correct = np.empty(0), np.empty(1, np.int64)
     rows = losses.LossRows(labels, targets, Z, unused, np.empty((0, 0)), unused, unused)
-    _count(address(losses.correct_kernel(loss), Z.dtype), rows, Z.dtype, first, last, correct)
+    _count(kernel_address(losses.correct_kernel(loss), Z.dtype), rows, Z.dtype, first, last, correct)
     return int(correct[0])
 
 

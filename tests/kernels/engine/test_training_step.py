@@ -1,4 +1,4 @@
-"""The compiled epoch: the table's bits, one compilation for all networks, slices, threads, memory, short calls."""
+"""The compiled step: bits of the registered variants, one compilation, micro-batches, threads, memory, interrupts."""
 
 import gc
 import tracemalloc
@@ -40,7 +40,7 @@ def data(rows: int, sizes: tuple[int, ...], dtype: str) -> tuple[Any, Any]:
 @pytest.mark.parametrize(
     ("rows", "sizes"),
     [(45, (37, 50, 33, 5)), (1, (90, 150, 330, 5)), (130, (70, 300, 129, 5))],
-    ids=["edges of tiles", "one row, wider than its tile", "several panels and pieces"],
+    ids=["edges of tiles", "one row, wider than its tile", "several panels and tasks"],
 )
 def test_gradient_has_the_bits_of_the_registered_variants(
     dtype: str, hidden: str, rows: int, sizes: tuple[int, ...]
@@ -109,7 +109,7 @@ def test_step_is_compiled_once_for_all_networks() -> None:
 @pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
 @pytest.mark.parametrize("optimizer", [SGD(0.01), Adam()], ids=repr)
 def test_threads_never_change_a_bit(optimizer: Any, loss: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Loss, accuracy, norm and parameters; batches of several slices and a short one at the end; clipping and l2."""
+    """Loss, accuracy, norm, parameters; batches of several micro-batches, the last one short; clipping and l2."""
     monkeypatch.setattr(engine, "SURE_FLOPS", 0)
     monkeypatch.setattr(engine, "THREAD_FLOPS", 0)
     rng = np.random.default_rng(1)
@@ -127,7 +127,7 @@ def test_threads_never_change_a_bit(optimizer: Any, loss: str, monkeypatch: pyte
 
 @pytest.mark.parametrize("backend", ["numpy", "cpu"])
 def test_micro_batches_add_up_to_the_batch(backend: str) -> None:
-    """A full batch of several slices has the gradient of the batch: held against one NumPy product over all rows."""
+    """A full batch of several micro-batches has the gradient of one NumPy product over all rows."""
     sizes = (6, 9, 2)
     X, y = data(2 * MICRO_BATCH_ROWS + 77, sizes, "float64")
     net = Network(sizes, hidden="tanh", dtype="float64")
@@ -183,7 +183,7 @@ def resident_kib() -> int:
 
 @pytest.mark.compiled
 def test_call_returns_between_micro_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Python, and with it Ctrl-C, gets its turn between any two slices, also in the middle of a full batch."""
+    """Python can handle Ctrl-C between any two micro-batches, also in the middle of a full batch."""
     monkeypatch.setattr(tuner, "CALL_S", 1e-12)
     X, y = data(5 * MICRO_BATCH_ROWS, (4, 1), "float32")
     ours = engine.CpuEngine(np.zeros(5, "float32"), (4, 1), (0,), batch_rows=len(X))
@@ -198,8 +198,8 @@ def test_call_returns_between_micro_batches(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.compiled
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("rows", [608, 513, 512, 257, 100])
-def test_short_last_micro_batch_stays_within_its_workspace(rows: int, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fewer rows may ask for more room to pack: W large enough for that, and guards behind everything allocated."""
+def test_short_last_micro_batch_fits_its_workspace(rows: int, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer rows may need more workspace for packing: W is large enough for that, and guards follow every array."""
     guards = []
 
     def guarded(size: int, dtype: Any) -> Any:

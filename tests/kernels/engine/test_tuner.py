@@ -8,7 +8,7 @@ ONE = 1e6  # rows a second of one thread
 
 
 def share_of_all(tuner: Tuner, gain: float, seconds: float) -> float:
-    """Train for so long where all threads have so many times one thread's speed; the share of time on all of them."""
+    """Train for ``seconds`` where all threads are ``gain`` times as fast as one; return the share of time on all."""
     on_all = spent = 0.0
     while spent < seconds:
         took = tuner.rows / (ONE * (gain if tuner.threads > 1 else 1))

@@ -72,7 +72,7 @@ def outputs(operation: str, variant: str, case: Case, dtype: str) -> list[bytes]
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("layout", ["nn", "tn", "nt", "tt", "ss"])
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_matmul_has_the_bits_of_simd(size: tuple[int, ...], layout: str, dtype: str, count: int) -> None:
+def test_matmul_has_bits_of_simd(size: tuple[int, ...], layout: str, dtype: str, count: int) -> None:
     case = Case(size, "", layout)
     assert outputs("matmul", "parallel", case, dtype) == outputs("matmul", "simd", case, dtype)
 
@@ -81,7 +81,9 @@ def test_matmul_has_the_bits_of_simd(size: tuple[int, ...], layout: str, dtype: 
 @pytest.mark.parametrize("activation", ["identity", "relu", "tanh"])
 @pytest.mark.parametrize("operation", ["dense_forward", "dense_backward_batch"])
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_layers_have_the_bits_of_simd(operation: str, size: tuple[int, ...], activation: str, dtype: str, count: int) -> None:
+def test_layers_have_bits_of_simd(
+    operation: str, size: tuple[int, ...], activation: str, dtype: str, count: int
+) -> None:
     case = Case(size, "", activation)
     assert outputs(operation, "parallel", case, dtype) == outputs(operation, "simd", case, dtype)
 
