@@ -1,16 +1,13 @@
 """Every variant in the table against its contract; broken kernels must fail it; training runs on the table alone."""
 
-import ast
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 import fastnet.kernels
-from fastnet.kernels.jit import call_by_address
 from fastnet.kernels.reference import activations as reference
 from fastnet.kernels.reference import layers, losses, optimizers
 from fastnet.kernels.registry import (
@@ -265,23 +262,7 @@ def test_unknown_names() -> None:
         fastnet.kernels.matmul([[1]], [[1]], variant="fast")
 
 
-@pytest.mark.compiled
-def test_training_calls_what_the_table_is_made_of() -> None:
-    """Kernels that an epoch calls by address; test_epoch.py holds a gradient to the bits of the table's functions."""
-    names = {function.__name__ for function in call_by_address._signatures}
-    # Kernels of one activation, update rule or loss, which the table's rows are made of too.
-    shared = {name for name in names if name.startswith(("simd_", "update_")) or name.endswith("_rows")}
-    # Parts of a step call all the others; test_training_step.py holds them against the oracle.
-    assert names - shared == {"gemm", "rows_task", "weights_task"}
-    package = Path(fastnet.__file__).parent
-    for path in (package / "optimizers.py", package / "trainer.py", package / "network.py"):
-        imports = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
-        imported = {alias.name for node in imports for alias in node.names}
-        imported |= {(node.module or "").rpartition(".")[2] for node in imports}
-        assert not imported & {"loops", "blocked", "simd", "parallel", "losses", "microkernel"}, path.name
-
-
-def test_the_table_is_in_ladder_order() -> None:
+def test_rows_follow_the_order_of_the_variants() -> None:
     for operation in OP_SPECS:
         assert list(variants(operation)) == [name for name in VARIANT_ORDER if name in variants(operation)]
     assert {variant.name for variant in TABLE} <= set(VARIANT_ORDER)

@@ -115,7 +115,7 @@ def test_the_command_line_says_it_in_one_line(
 
 
 def test_auto_is_never_cuda() -> None:
-    assert Trainer(Network([2, 1])).backend == "parallel"
+    assert Trainer(Network([2, 1])).backend == "cpu"
     assert all(variant.device == "cpu" for variant in TABLE)
     on_cpu = {variant.function for variant in TABLE}
     assert all(find(operation, "auto") in on_cpu for operation in OP_SPECS)
