@@ -3,7 +3,6 @@
 import dataclasses
 import math
 import pickle
-import time
 from typing import Any
 
 import numpy as np
@@ -13,10 +12,9 @@ from training_runs import LABELS, LOSSES, OPTIMIZERS, X, Y, assert_backends_agre
 import fastnet.data
 from fastnet import SGD, Adam, AdamW, CosineDecay, StepDecay, Trainer, WarmUp
 from fastnet.kernels.engine import engine as engine_module
-from fastnet.kernels.engine import rng, tuner
-from fastnet.kernels.engine.plan import STEP
+from fastnet.kernels.engine import numpy_engine, rng, training_step, tuner
 from fastnet.kernels.reference import activations as reference
-from fastnet.kernels.reference import layers, optimizers
+from fastnet.kernels.reference import layers, losses, optimizers
 from fastnet.trainer import DivergenceWarning
 
 # ------------------------------------------------------------------------------------- trajectories
@@ -58,13 +56,13 @@ def test_one_epoch_is_the_loop_written_out(optimizer: Any) -> None:
     ours = trainer(optimizer=optimizer, batch_size=16, shuffle=False)
     net = trainer().network
     (W1, W2), (b1, b2) = net.weights, net.biases
-    state = [np.zeros_like(net.parameters) for _ in range(max(1, optimizer.vectors))]
-    losses, rows = [], []
+    state = [np.zeros_like(net.parameters) for _ in range(max(1, optimizer.spec.state_vectors))]
+    batch_losses, rows = [], []
     for step, start in enumerate(range(0, 50, 16), start=1):
         x, y = X[start : start + 16], Y[start : start + 16]
         A1, Z1 = layers.dense_forward(x, W1, b1, reference.relu)
         A2, Z2 = layers.dense_forward(A1, W2, b2, reference.identity)
-        losses.append(losses.mse(y, A2))
+        batch_losses.append(losses.mse(y, A2))
         rows.append(len(x))
         d = losses.mse_derivative(y, A2)
         dW2, db2, dA1 = layers.dense_backward_batch(A1, Z2, d, W2, reference.identity_derivative)
@@ -79,11 +77,11 @@ def test_one_epoch_is_the_loop_written_out(optimizer: Any) -> None:
                 net.parameters, gradient, *state, optimizer.learning_rate, optimizer.momentum, optimizer.nesterov
             )
     history = ours.fit(X, Y, epochs=1)
-    assert history["loss"][0] == pytest.approx(np.average(losses, weights=rows), rel=1e-12)
+    assert history["loss"][0] == pytest.approx(np.average(batch_losses, weights=rows), rel=1e-12)
     np.testing.assert_allclose(ours.network.parameters, net.parameters, rtol=1e-10, atol=1e-13)
 
 
-@pytest.mark.parametrize("backend", ["numpy", "serial"])
+@pytest.mark.parametrize("backend", ["numpy", "cpu"])
 @pytest.mark.parametrize("batch_size", [1, 7, 50, 1000, None])
 def test_every_batch_size_learns(batch_size: int | None, backend: str) -> None:
     ours = trainer(optimizer=Adam(0.01), batch_size=batch_size, backend=backend)
@@ -106,7 +104,7 @@ def test_one_row_is_a_batch() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("backend", ["numpy", "serial"])
+@pytest.mark.parametrize("backend", ["numpy", "cpu"])
 def test_same_seed_same_bits(dtype: str, backend: str) -> None:
     runs = [trainer(dtype=dtype, seed=4, backend=backend) for _ in range(2)]
     for run in runs:
@@ -120,13 +118,13 @@ def test_same_seed_same_bits(dtype: str, backend: str) -> None:
 
 @pytest.mark.compiled
 @pytest.mark.parametrize("threads", [None, 1, 2, 7])
-def test_parallel_has_the_bits_of_serial(threads: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_have_the_bits_of_one_thread(threads: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_module, "SURE_FLOPS", 0)
     monkeypatch.setattr(engine_module, "THREAD_FLOPS", 0)
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((300, 100)), rng.integers(0, 10, 300)
     runs = []
-    for options in ({"backend": "serial"}, {"backend": "parallel", "threads": threads}):
+    for options in ({"threads": 1}, {"threads": threads}):
         ours = trainer(
             (100, 150, 10), loss="cross_entropy", optimizer=Adam(), batch_size=128, dtype="float32", **options
         )
@@ -168,7 +166,7 @@ def test_shuffling_is_fair() -> None:
     assert 5 < ((counts - 1000) ** 2 / 1000).sum() < 60  # 25 expected
 
 
-@pytest.mark.parametrize("backend", ["numpy", "serial"])
+@pytest.mark.parametrize("backend", ["numpy", "cpu"])
 def test_training_visits_the_rows_in_that_order(backend: str) -> None:
     shuffled, sorted_ = (
         trainer(optimizer=SGD(0.05), batch_size=7, shuffle=s, seed=3, backend=backend) for s in (True, False)
@@ -226,8 +224,8 @@ def test_patience_stops_and_restores_the_best(optimizer: Any) -> None:
     straight = trainer((3, 32, 2), optimizer=optimizer, batch_size=5)
     straight.fit(X[:20], noise, epochs=best + 1, validation_data=other)
     assert straight.network.parameters.tobytes() == ours.network.parameters.tobytes()
-    assert straight._state.tobytes() == ours._state.tobytes(), "and the optimizer's state"
-    assert straight._progress[STEP] == ours._progress[STEP]
+    assert straight._state.vectors.tobytes() == ours._state.vectors.tobytes(), "and the optimizer's state"
+    assert straight._state.progress["step"] == ours._state.progress["step"]
 
 
 @pytest.mark.parametrize("rate", [0.9, 0.4])
@@ -284,7 +282,7 @@ def test_patience_restores_the_best_even_when_interrupted() -> None:
     assert ours.history.best_epoch != 150
 
 
-@pytest.mark.parametrize("backend", ["numpy", "serial"])
+@pytest.mark.parametrize("backend", ["numpy", "cpu"])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=repr)
 @pytest.mark.parametrize("calls", [1, 4, 7, 10])
 def test_an_interruption_leaves_whole_steps_and_fit_goes_on(
@@ -293,38 +291,24 @@ def test_an_interruption_leaves_whole_steps_and_fit_goes_on(
     """Ctrl-C after any call of the compiled loop: what ends later is what a straight run ends at, to the bit."""
     straight, ours = (trainer(optimizer=optimizer, batch_size=16, backend=backend) for _ in range(2))
     straight.fit(X, Y, epochs=5)
-    made = ours.network._engine
+    module: Any = numpy_engine if backend == "numpy" else training_step
+    name, left = "_count" if backend == "numpy" else "run", [calls]
+    run = getattr(module, name)
 
-    def engine_of_short_calls(*arguments: Any) -> Any:
-        engine = made(*arguments)
-        engine.tuner.rows = 1
-        advance, left = engine._advance, [calls]
+    def interrupted(*arguments: Any) -> None:
+        run(*arguments)
+        left[0] -= 1
+        if left[0] == 0:
+            raise KeyboardInterrupt
 
-        def counted(*arguments: Any) -> None:
-            monkeypatch.setattr(tuner, "CALL_S", 1e-9)  # one step a call
-            perf_counter = time.perf_counter
-
-            def interrupting() -> float:
-                left[0] -= 1
-                if left[0] < 0:
-                    raise KeyboardInterrupt
-                return perf_counter()
-
-            monkeypatch.setattr(engine_module.time, "perf_counter", interrupting)
-            try:
-                advance(*arguments)
-            finally:
-                monkeypatch.undo()
-
-        engine._advance = counted
-        return engine
-
-    ours.network._engine = engine_of_short_calls  # type: ignore[method-assign]
-    with pytest.raises(KeyboardInterrupt):
-        ours.fit(X, Y, epochs=5)
+    with monkeypatch.context() as patch:
+        patch.setattr(tuner, "CALL_S", 1e-9)  # one step a call
+        patch.setattr(engine_module, "_FIRST_CALL_FLOPS", 1)
+        patch.setattr(module, name, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            ours.fit(X, Y, epochs=5)
     assert ours.history.epochs < 5
     assert ours.history["loss"] == straight.history["loss"][: ours.history.epochs] if ours.history else True
-    ours.network._engine = made  # type: ignore[method-assign]
     ours.fit(X, Y, epochs=5 - ours.history.epochs)
     assert ours.network.parameters.tobytes() == straight.network.parameters.tobytes()
     assert ours.history == straight.history
@@ -358,7 +342,7 @@ def test_nothing_is_printed_to_standard_output(capfd: pytest.CaptureFixture[str]
 # ------------------------------------------------------------------------------------------ divergence
 
 
-@pytest.mark.parametrize("backend", ["numpy", "serial"])
+@pytest.mark.parametrize("backend", ["numpy", "cpu"])
 def test_divergence_warns_once_and_keeps_the_best_finite_parameters(backend: str) -> None:
     ours = trainer(optimizer=SGD(1e6), backend=backend)
     start = ours.network.parameters.copy()
@@ -406,7 +390,8 @@ def test_parameters_that_overflow_in_the_last_step_are_noticed() -> None:
         (ValueError, "l2 is -1; expected a finite number >= 0", {"l2": -1}),
         (ValueError, "clip_norm is 0; expected a finite number > 0", {"clip_norm": 0}),
         (ValueError, "binary_cross_entropy applies the sigmoid", {"loss": "binary_cross_entropy", "output": "tanh"}),
-        (ValueError, "unknown backend 'gpu'; there are: numpy, serial, parallel, cuda, auto", {"backend": "gpu"}),
+        (ValueError, 'backend is .serial., a former name; use backend="cpu", threads=1', {"backend": "serial"}),
+        (ValueError, "unknown backend 'gpu'; there are: numpy, cpu, cuda, auto", {"backend": "gpu"}),
         (ValueError, "batch_size is 0; expected a whole number of at least 1, or None", {"batch_size": 0}),
         (TypeError, "batch_size is 2.5; expected a whole number", {"batch_size": 2.5}),
         (TypeError, "batch_size is True", {"batch_size": True}),
@@ -505,8 +490,8 @@ def test_fit_is_checked_and_changes_nothing(
     assert (ours.network.parameters == before).all()
     assert ours.history.epochs == 0
     assert ours.network.loss is None
-    assert ours._progress[STEP] == 0
-    assert not ours._state.any()
+    assert ours._state.progress["step"] == 0
+    assert not ours._state.vectors.any()
 
 
 def test_parameters_must_be_trainable() -> None:
@@ -558,7 +543,7 @@ def test_without_a_standard_error_there_is_no_bar(monkeypatch: pytest.MonkeyPatc
 def test_repr_says_what_trains() -> None:
     assert repr(trainer(optimizer=Adam(0.01), seed=3)).endswith(
         "loss='mse', optimizer=Adam(learning_rate=0.01, beta1=0.9, beta2=0.999, epsilon=1e-08), "
-        "batch_size=32, shuffle=True, seed=3, l2=0, clip_norm=None, backend='parallel', threads=None)"
+        "batch_size=32, shuffle=True, seed=3, l2=0, clip_norm=None, backend='cpu', threads=None)"
     )
 
 

@@ -13,13 +13,15 @@ from training_runs import assert_backends_agree
 from fastnet import SGD, Adam, Network, StepDecay, Trainer
 from fastnet.kernels.cpu import activations
 from fastnet.kernels.cpu.threads.pool import limit_threads
-from fastnet.kernels.engine import engine, plan, tuner
-from fastnet.kernels.engine import training_step as epoch
-from fastnet.kernels.engine.plan import DONE, MICRO_BATCH_ROWS, ROW
+from fastnet.kernels.engine import engine, plan, training_step, tuner
+from fastnet.kernels.engine.backend import start_epoch
+from fastnet.kernels.engine.numpy_engine import NumpyEngine
+from fastnet.kernels.engine.optimizer_state import OptimizerState
+from fastnet.kernels.engine.plan import MICRO_BATCH_ROWS
 from fastnet.kernels.reference import activations as reference
 from fastnet.kernels.reference import layers, losses
-from fastnet.kernels.reference import training_step as reference_epoch
 from fastnet.kernels.registry import find
+from fastnet.kernels.specs.optimizers import OPTIMIZERS
 from fastnet.trainer import DivergenceWarning
 
 NAMES = [activation.name for activation in reference.ACTIVATIONS]
@@ -95,10 +97,12 @@ def test_one_compilation_serves_every_network() -> None:
 
     train((3, 4, 2), "tanh", SGD(0.01), "mse")
     train((3, 4, 2), "tanh", Adam(), "mse")
-    compiled = [len(f.signatures) for f in (epoch.run, epoch.call_rows_task, epoch.call_weights_task)]  # type: ignore[attr-defined]
+    compiled = [len(f.signatures) for f in (training_step.run, training_step.rows_task, training_step.weights_task)]  # type: ignore[attr-defined]
     train((7, 5, 6, 4, 9, 1), ["relu", "gelu", "sigmoid", "tanh"], SGD(0.01, momentum=0.5), "binary_cross_entropy")
     train((2, 1), "relu", Adam(), "huber")
-    assert compiled == [len(f.signatures) for f in (epoch.run, epoch.call_rows_task, epoch.call_weights_task)]  # type: ignore[attr-defined]
+    assert compiled == [
+        len(f.signatures) for f in (training_step.run, training_step.rows_task, training_step.weights_task)
+    ]  # type: ignore[attr-defined]
 
 
 @pytest.mark.compiled
@@ -112,16 +116,16 @@ def test_threads_never_change_a_bit(optimizer: Any, loss: str, monkeypatch: pyte
     X = rng.standard_normal((3000, 40)).astype("float32")
     y = rng.integers(0, 10, 3000) if loss == "cross_entropy" else rng.standard_normal((3000, 10)).astype("float32")
     runs = []
-    for backend, threads in (("serial", 1), ("parallel", 1), ("parallel", 2), ("parallel", 3), ("parallel", None)):
+    for threads in (1, 2, 3, None):
         for batch in (100, 2500):
             net = Network((40, 100, 70, 10))
-            ours = Trainer(net, loss, optimizer, batch, l2=1e-3, clip_norm=0.5, backend=backend, threads=threads)
+            ours = Trainer(net, loss, optimizer, batch, l2=1e-3, clip_norm=0.5, threads=threads)
             ours.fit(X, y, 2, sample_weight=np.linspace(0, 1, 3000))
             runs.append((batch, dict(ours.history), net.parameters.tobytes()))
     assert all(run == other for run in runs[:2] for other in runs if other[0] == run[0])
 
 
-@pytest.mark.parametrize("backend", ["numpy", "serial"])
+@pytest.mark.parametrize("backend", ["numpy", "cpu"])
 def test_slices_add_up_to_the_batch(backend: str) -> None:
     """A full batch of several slices has the gradient of the batch: held against one NumPy product over all rows."""
     sizes = (6, 9, 2)
@@ -143,7 +147,8 @@ def test_slices_add_up_to_the_batch(backend: str) -> None:
 
 def test_the_workspace_does_not_grow_with_the_data() -> None:
     few, many = (
-        engine.Engine(np.zeros(30), (4, 5, 1), (1, 0), batch=rows).nbytes for rows in (2 * MICRO_BATCH_ROWS, 10**7)
+        engine.CpuEngine(np.zeros(30), (4, 5, 1), (1, 0), batch_rows=rows).nbytes
+        for rows in (2 * MICRO_BATCH_ROWS, 10**7)
     )
     assert few == many
 
@@ -181,11 +186,11 @@ def test_a_call_returns_after_a_slice_if_it_must(monkeypatch: pytest.MonkeyPatch
     """Python, and with it Ctrl-C, gets its turn between any two slices, also in the middle of a full batch."""
     monkeypatch.setattr(tuner, "CALL_S", 1e-12)
     X, y = data(5 * MICRO_BATCH_ROWS, (4, 1), "float32")
-    ours = engine.Engine(np.zeros(5, "float32"), (4, 1), (0,), batch=len(X))
+    ours = engine.CpuEngine(np.zeros(5, "float32"), (4, 1), (0,), batch_rows=len(X))
     ours.tuner.rows = 1
     stops: list[int] = []
-    run = epoch.run
-    monkeypatch.setattr(epoch, "run", lambda *a: (run(*a), stops.append(int(ours.plan.progress[DONE]))))
+    run = training_step.run
+    monkeypatch.setattr(training_step, "run", lambda *a: (run(*a), stops.append(int(ours.plan.progress["done"]))))
     ours.loss_and_gradient(X, y)
     assert stops == [MICRO_BATCH_ROWS * i for i in range(1, 6)]
 
@@ -215,7 +220,7 @@ def test_a_short_last_slice_keeps_within_its_room(rows: int, dtype: str, monkeyp
 
 @pytest.mark.compiled
 def test_an_infinite_norm_is_divergence() -> None:
-    for backend in ("numpy", "serial"):
+    for backend in ("numpy", "cpu"):
         ours = Trainer(Network((1, 1), dtype="float64"), optimizer=SGD(0.1), clip_norm=1, backend=backend)
         with pytest.warns(DivergenceWarning):
             ours.fit([[1e200]], [-1e200], 2)
@@ -225,7 +230,7 @@ def test_a_state_of_infinity_is_divergence() -> None:
     ours = Trainer(Network((1, 1)), optimizer=Adam(), batch_size=None)
     with pytest.warns(DivergenceWarning):
         ours.fit(np.full((4, 1), 1e3), np.full((4, 1), 1e18), 3)
-    assert np.isfinite(ours._state).all()
+    assert np.isfinite(ours._state.vectors).all()
 
 
 @pytest.mark.parametrize(
@@ -243,8 +248,9 @@ def test_rates_of_any_number_type(rate: Any) -> None:
 def test_an_interrupted_epoch_is_not_taken_up_with_other_data() -> None:
     X, y = data(64, (3, 2), "float64")
     ours, plain = (Trainer(Network((3, 2), dtype="float64"), batch_size=16, shuffle=False) for _ in "ab")
-    engine.start_epoch(ours._progress, ours._totals, 0, 96)
-    ours._progress[[ROW, DONE]] = 32  # as if interrupted in the first epoch of 96 rows
+    progress = ours._state.progress
+    start_epoch(progress, ours._state.totals, 0, 96)
+    progress["row"] = progress["done"] = 32  # as if interrupted in the first epoch of 96 rows
     assert ours.fit(X, y, 1)["loss"] == plain.fit(X, y, 1)["loss"]
 
 
@@ -258,7 +264,7 @@ def test_equal_weights_change_nothing(weight: float) -> None:
     np.testing.assert_allclose(weighted.history["loss"], plain.history["loss"], rtol=1e-12)
 
 
-@pytest.mark.parametrize("backend", ["numpy", "serial"])
+@pytest.mark.parametrize("backend", ["numpy", "cpu"])
 def test_a_row_of_weight_two_is_two_rows(backend: str) -> None:
     X, y = data(10, (3, 4, 2), "float64")
     twice = np.r_[np.arange(10), [3]]
@@ -287,7 +293,7 @@ def test_a_batch_without_weight_moves_nothing() -> None:
 @pytest.mark.parametrize("threads", [1, 2, 5])
 def test_pieces_cover_every_row_of_every_layer_once(threads: int) -> None:
     sizes = (30, 100, 7, 64, 1)
-    tasks = plan.partition_weights(sizes, threads * engine.TASKS, 16)
+    tasks = plan.partition_weights(sizes, threads * engine.TASKS_PER_THREAD, 16)
     for layer, (_, k) in enumerate(pairwise(sizes)):
         edges = sorted((top, bottom) for at, top, bottom in tasks.tolist() if at == layer)
         assert [top for top, _ in edges] == [0, *(bottom for _, bottom in edges[:-1])]
@@ -308,20 +314,26 @@ def test_l2_that_batches_share(dtype: str, loss: str, weighted: bool, rng: np.ra
     codes = [NAMES.index("tanh"), NAMES.index("identity")]
 
     found = {}
-    for variant, threads in (("reference", 1), ("simd", 1), ("parallel", 3)):
+    for name, make, threads in (
+        ("numpy", NumpyEngine, 1),
+        ("one", engine.CpuEngine, 1),
+        ("three", engine.CpuEngine, 3),
+    ):
         parameters = start.copy()
         with limit_threads(threads):
-            descent = engine.OptimizerState(plan.PLAIN_SGD, np.zeros((0, start.size), dtype), l2_per_batch=l2, cap=cap)
-            at_work = engine.Engine(parameters, sizes, codes, loss, batch, variant, descent)
+            state = OptimizerState(
+                OPTIMIZERS["sgd"].code, np.zeros((0, start.size), dtype), l2_per_batch=l2, max_row_loss=cap
+            )
+            at_work: Any = make(parameters, sizes, codes, loss, batch, state)
             at_work.train(X, truth, weights, rates=np.array([0.1]))
-        found[variant] = (parameters, at_work.plan.objective_terms[[plan.MEAN_LOSS, plan.PENALTY]])
+        found[name] = (parameters, [float(at_work.objective[term]) for term in ("mean_loss", "penalty")])
 
     expected, mean_loss, penalty = start.copy(), 0.0, 0.0
     for top in range(0, 21, batch):
         rows = slice(top, min(top + batch, 21))
         count = rows.stop - rows.start
         w = np.ones(count) if weights is None else weights[rows]
-        one = engine.Engine(expected, sizes, codes, loss, count)
+        one = engine.CpuEngine(expected, sizes, codes, loss, count)
         each = [one.evaluate([(X[i : i + 1], truth[i : i + 1], None, 0)], 1)["loss"] for i in range(top, rows.stop)]
         each = np.minimum(np.array(each) * (sizes[-1] if loss == "mse" else 1), cap)
         mean_loss += count * np.sum(w * each) / np.sum(w)
@@ -331,38 +343,53 @@ def test_l2_that_batches_share(dtype: str, loss: str, weighted: bool, rng: np.ra
             penalty += count * l2 / 2 * np.sum(np.square(W, dtype=np.float64)) / np.sum(w)
             dW += dW.dtype.type(l2 / np.sum(w)) * W
         expected -= step.dtype.type(0.1) * step
-    for parameters, objective_terms in found.values():
+    for parameters, terms in found.values():
         tolerance = 1e-12 if dtype == "float64" else 1e-5
         np.testing.assert_allclose(parameters, expected, rtol=tolerance, atol=tolerance)
-        np.testing.assert_allclose(objective_terms, [mean_loss, penalty], rtol=tolerance)
-    assert found["simd"][0].tobytes() == found["parallel"][0].tobytes()
-    assert found["simd"][1].tobytes() == found["parallel"][1].tobytes()
+        np.testing.assert_allclose(terms, [mean_loss, penalty], rtol=tolerance)
+    assert found["one"][0].tobytes() == found["three"][0].tobytes()
+    assert found["one"][1] == found["three"][1]
 
 
-MUTANTS = {
-    "forgets l2": (
-        "L2",
-        lambda real: lambda plan, rate: real(plan._replace(hyper=plan.hyper * (1, 1, 1, 1, 0, 1)), rate),
-    ),
-    "half the rate": ("rate", lambda real: lambda plan, rate: real(plan, rate / 2)),
-    "never clips": (
-        "clip",
-        lambda real: lambda plan, rate: real(plan._replace(hyper=plan.hyper * (1, 1, 1, 1, 1, 1e9)), rate),
-    ),
-    "counts steps from 0": (
-        "step",
-        lambda real: lambda plan, rate: real(plan._replace(progress=plan.progress + 1), rate),
-    ),
+def without_l2(real: Any) -> Any:
+    def update(self: Any, rate: float, rows: int) -> None:
+        self._optimizer.l2 = 0.0
+        real(self, rate, rows)
+
+    return update
+
+
+def without_clipping(real: Any) -> Any:
+    def update(self: Any, rate: float, rows: int) -> None:
+        self._optimizer.clip_norm = 1e9
+        real(self, rate, rows)
+
+    return update
+
+
+def of_the_next_step(real: Any) -> Any:
+    def update(self: Any, rate: float, rows: int) -> None:
+        self._optimizer.progress["step"] += 1
+        real(self, rate, rows)
+        self._optimizer.progress["step"] -= 1
+
+    return update
+
+
+MUTANTS: dict[str, Any] = {
+    "forgets l2": without_l2,
+    "half the rate": lambda real: lambda self, rate, rows: real(self, rate / 2, rows),
+    "never clips": without_clipping,
+    "counts steps from 2": of_the_next_step,
 }
 
 
 @pytest.mark.compiled
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_the_comparison_of_backends_rejects_wrong_updates(mutant: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    _, make = MUTANTS[mutant]
     options = {"loss": "mse", "optimizer": Adam(0.01), "l2": 0.1, "clip_norm": 0.3}
     assert_backends_agree(options, {})
-    monkeypatch.setattr(reference_epoch, "_update", make(reference_epoch._update))
+    monkeypatch.setattr(NumpyEngine, "_update", MUTANTS[mutant](NumpyEngine._update))
     with pytest.raises(AssertionError):
         assert_backends_agree(options, {})
 
@@ -378,7 +405,7 @@ def test_many_python_threads_train_at_once(monkeypatch: pytest.MonkeyPatch) -> N
 
     def train(_: int) -> bytes:
         net = Network((60, 80, 10))
-        Trainer(net, batch_size=100, backend="parallel").fit(X, y, 5)
+        Trainer(net, batch_size=100).fit(X, y, 5)
         return net.parameters.tobytes()
 
     with limit_threads(None), ThreadPoolExecutor(4) as pool:
@@ -389,9 +416,9 @@ def test_many_python_threads_train_at_once(monkeypatch: pytest.MonkeyPatch) -> N
 def test_an_interrupt_while_addresses_are_noted_leaves_none_that_are_stale(monkeypatch: pytest.MonkeyPatch) -> None:
     """Or the next call would compute on arrays that may be gone."""
     X, y = data(20, (4, 2), "float32")
-    ours = engine.Engine(np.ones(10, "float32"), (4, 2), (0,), batch=20)
+    ours = engine.CpuEngine(np.ones(10, "float32"), (4, 2), (0,), batch_rows=20)
     expected, _ = ours.loss_and_gradient(X, y)
-    address, calls = engine.address, iter(range(9))
+    address, calls = engine.address_of, iter(range(9))
 
     def interrupted(array: Any) -> int:
         if next(calls) == 1:
@@ -399,7 +426,7 @@ def test_an_interrupt_while_addresses_are_noted_leaves_none_that_are_stale(monke
         return int(address(array))
 
     with monkeypatch.context() as patch:
-        patch.setattr(engine, "address", interrupted)
+        patch.setattr(engine, "address_of", interrupted)
         with pytest.raises(KeyboardInterrupt):
             ours.loss_and_gradient(X + 1, y + 1)
     assert ours.loss_and_gradient(X, y)[0] == expected
@@ -410,9 +437,13 @@ def test_an_interrupt_while_kernels_are_compiled_leaves_none_out(monkeypatch: py
     """Or the next call would jump to address 0."""
     X, y = data(20, (4, 3, 2), "float32")
     parameters = np.linspace(-1, 1, 23).astype("float32")
-    expected, _ = engine.Engine(parameters, (4, 3, 2), (2, 0), batch=20).loss_and_gradient(X, y)
+    expected, _ = engine.CpuEngine(parameters, (4, 3, 2), (2, 0), batch_rows=20).loss_and_gradient(X, y)
     for at in range(6):
-        ours, calls, kernel_address = engine.Engine(parameters, (4, 3, 2), (2, 0), batch=20), [0], engine.kernel_address
+        ours, calls, kernel_address = (
+            engine.CpuEngine(parameters, (4, 3, 2), (2, 0), batch_rows=20),
+            [0],
+            engine.kernel_address,
+        )
 
         def interrupted(*arguments: Any, at: int = at, calls: list[int] = calls, found: Any = kernel_address) -> int:
             calls[0] += 1
