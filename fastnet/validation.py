@@ -76,12 +76,8 @@ def check_loss(loss: str, layer_sizes: Sequence[int], activations: Sequence[str]
     """Refuse a loss that is unknown or that does not fit the network's outputs."""
     checks.choice("loss", loss, LOSSES)
     spec = LOSSES[loss]
-<<<<<<< HEAD
     if spec.probabilities and activations[-1] != "identity":
-=======
-    if spec.probabilities is not None and activations[-1] != "identity":
         function = "the sigmoid" if spec.probabilities == "sigmoid" else spec.probabilities
->>>>>>> engine
         raise ValueError(
             f"{loss} applies {function} to raw outputs, but this network's output is "
             f'{activations[-1]!r}; build it with output="identity"'

@@ -2,6 +2,7 @@
 
 import ast
 import re
+from itertools import pairwise
 from pathlib import Path
 
 ROOT = next(folder for folder in Path(__file__).resolve().parents if (folder / "pyproject.toml").exists())
@@ -20,6 +21,6 @@ def test_each_function_on_the_path_names_the_next() -> None:
     assert len(path) <= 12
     assert len({file for _, file in path}) <= 6
     assert [path[0][0], path[-1][0]] == ["fit", "microkernel"]
-    for (name, file), (following, _) in zip(path, path[1:], strict=False):
+    for (name, file), (following, _) in pairwise(path):
         source = functions(ROOT / file)[name]
         assert re.search(rf"\b{following}\b", source), f"{file}: {name} does not name {following}"

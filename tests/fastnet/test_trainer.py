@@ -402,10 +402,7 @@ def test_parameters_that_overflow_in_the_last_step_are_noticed() -> None:
         (ValueError, "l2 is -1; expected a finite number >= 0", {"l2": -1}),
         (ValueError, "clip_norm is 0; expected a finite number > 0", {"clip_norm": 0}),
         (ValueError, "binary_cross_entropy applies the sigmoid", {"loss": "binary_cross_entropy", "output": "tanh"}),
-<<<<<<< HEAD
-=======
         (ValueError, 'backend is .serial., a former name; use backend="cpu", threads=1', {"backend": "serial"}),
->>>>>>> engine
         (ValueError, "unknown backend 'gpu'; there are: numpy, cpu, cuda, auto", {"backend": "gpu"}),
         (ValueError, "batch_size is 0; expected a whole number of at least 1, or None", {"batch_size": 0}),
         (TypeError, "batch_size is 2.5; expected a whole number", {"batch_size": 2.5}),

@@ -29,13 +29,8 @@ def assert_backends_agree(options: dict[str, Any], fit: dict[str, Any]) -> None:
     """The numpy backend runs the oracle's own functions, so agreement is correctness; threads do not change a bit."""
     runs = []
     with pytest.MonkeyPatch.context() as patch:
-<<<<<<< HEAD:tests/helpers/backends.py
         patch.setattr(engine, "SURE_FLOPS", 0)  # otherwise networks so small stay on one thread
         patch.setattr(engine, "THREAD_FLOPS", 0)
-=======
-        patch.setattr(engine_module, "SURE_FLOPS", 0)  # otherwise networks so small stay on one thread
-        patch.setattr(engine_module, "THREAD_FLOPS", 0)
->>>>>>> engine:tests/helpers/training_runs.py
         for backend, threads in (("numpy", None), ("cpu", 1), ("cpu", None)):
             ours = trainer((3, 8, 5, 3), batch_size=5, backend=backend, threads=threads, **options)
             history = ours.fit(X, targets(options["loss"]), epochs=1, **fit)
