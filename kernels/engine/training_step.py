@@ -36,7 +36,7 @@ from ..cpu import activations, losses, optimizers
 from ..cpu.gemm import gemm
 from ..cpu.gemm.microkernel import NV, sum_rows
 from ..cpu.gemm.transpose import transpose_panel
-from ..cpu.losses import tree_sum
+from ..cpu.softmax import tree_sum
 from ..cpu.threads.pool import parallel_for
 from ..jit.call_by_address import by_address, call
 from ..jit.decorator import jit
