@@ -1,4 +1,4 @@
-"""Training steps of the compiled epoch against this machine's FMA limit.  Prints a table.
+"""Compiled training steps against this machine's FMA limit; prints a table.
 
     taskset -c 1 python bench/limit_epoch.py [--repeats 9] [--threads 1]
 
@@ -19,7 +19,10 @@ import numpy as np
 
 from fastnet import SGD, Network
 from fastnet.kernels.cpu.threads.pool import limit_threads
-from fastnet.kernels.engine.engine import Engine, OptimizerState, start_epoch
+from fastnet.kernels.engine.backend import start_epoch
+from fastnet.kernels.engine.engine import CpuEngine
+from fastnet.kernels.engine.numpy_engine import NumpyEngine
+from fastnet.kernels.engine.optimizer_state import OptimizerState
 from fastnet.kernels.limits import fma_peak
 
 NETWORKS = {  # layer sizes, batch size, rows
@@ -32,19 +35,23 @@ NETWORKS = {  # layer sizes, batch size, rows
 RATE = np.array([1e-3])
 
 
-def engine(sizes: tuple[int, ...], batch: int, variant: str) -> Engine:
-    net = Network(sizes)
-    return net._engine(
-        "mse", batch, variant, OptimizerState(SGD().code, np.zeros((0, net.parameters.size), np.float32))
-    )
+class Side:
+    """A network, the state of plain SGD, and a backend over them."""
+
+    def __init__(self, sizes: tuple[int, ...], batch: int, engine: Any) -> None:
+        network = Network(sizes)
+        self.parameters = network.parameters
+        self.state = OptimizerState(SGD().spec.code, np.zeros((0, network.parameters.size), np.float32))
+        codes = network.activation_codes
+        self.backend = engine(network.parameters, network.layer_sizes, codes, "mse", batch, self.state)
 
 
-def epoch(ours: Engine, X: Any, y: Any) -> None:
-    start_epoch(ours.plan.progress, ours.plan.totals, 0)
-    ours.train(X, y, rates=RATE)
+def epoch(ours: Side, X: Any, y: Any) -> None:
+    start_epoch(ours.state.progress, ours.state.totals, 0)
+    ours.backend.train(X, y, rates=RATE)
 
 
-def seconds(ours: Engine, X: Any, y: Any, times: int) -> float:
+def seconds(ours: Side, X: Any, y: Any, times: int) -> float:
     start = time.perf_counter()
     for _ in range(times):
         epoch(ours, X, y)
@@ -65,14 +72,15 @@ def main() -> None:
         X, y = (rng.standard_normal((rows, size), np.float32) for size in (sizes[0], sizes[-1]))
         products = sum(n * k for n, k in pairwise(sizes))
         flops = 2 * rows * (3 * products - sizes[0] * sizes[1])
-        serial, reference = engine(sizes, batch, "simd"), engine(sizes, batch, "reference")
+        with limit_threads(1):
+            serial, reference = Side(sizes, batch, CpuEngine), Side(sizes, batch, NumpyEngine)
         with limit_threads(options.threads):
-            parallel = engine(sizes, batch, "parallel")
+            parallel = Side(sizes, batch, CpuEngine)
         for side in (serial, parallel, reference):
             epoch(side, X, y)
-        truth = reference.plan.parameters
-        error = float(np.abs(serial.plan.parameters - truth).max() / np.abs(truth).max())
-        assert serial.plan.parameters.tobytes() == parallel.plan.parameters.tobytes()
+        truth = reference.parameters
+        error = float(np.abs(serial.parameters - truth).max() / np.abs(truth).max())
+        assert serial.parameters.tobytes() == parallel.parameters.tobytes()
         times = max(1, int(2e9 / flops))
         row_weights, ones, manys = [], [], []
         for _ in range(options.repeats):

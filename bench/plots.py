@@ -81,7 +81,7 @@ def _name_ends(ax: Any, ends: list[tuple[str, float, float, str]], top: float) -
 
 
 def gflops_against_size(figure: Figure, results: Results) -> None:
-    """Square products: GFLOP/s of each variant against the size, with the limit; one panel for each number of threads."""
+    """Square products: GFLOP/s of each variant against the size, with the limit; a panel for each number of threads."""
     found = [b for b in results["benches"] if b.get("operation") == "matmul" and b.get("dtype") == "float32"]
     found = [b for b in found if len(set(b["dims"])) == 1 and b["case"].endswith("nn")]
     counts = sorted({b["threads"] for b in found})

@@ -77,8 +77,9 @@ def check_loss(loss: str, layer_sizes: Sequence[int], activations: Sequence[str]
     checks.choice("loss", loss, LOSSES)
     spec = LOSSES[loss]
     if spec.probabilities and activations[-1] != "identity":
+        function = "the sigmoid" if spec.probabilities == "sigmoid" else spec.probabilities
         raise ValueError(
-            f"{loss} applies {spec.probabilities} to raw outputs, but this network's output is "
+            f"{loss} applies {function} to raw outputs, but this network's output is "
             f'{activations[-1]!r}; build it with output="identity"'
         )
     if spec.takes_labels and layer_sizes[-1] < 2:

@@ -19,7 +19,7 @@ from ..kernels.specs.activations import ACTIVATIONS
 from ..kernels.specs.base import Array
 from ..kernels.specs.losses import LOSSES
 from ..network import Network
-from ..optimizers import SGD, Adam, AdamW
+from ..optimizers import OPTIMIZER_CLASSES
 from ..preparation import Preparation
 from ..trainer import BACKENDS, DivergenceWarning, Trainer
 from . import arguments, figure, textplot
@@ -27,7 +27,7 @@ from .predict import gives_probabilities, predictions, to_json
 
 HELD_OUT, VALIDATED = 0.2, 0.1
 DIGITS_EPOCHS, FILE_EPOCHS = 30, 100
-OPTIMIZERS: dict[str, Any] = {made.__name__.lower(): made for made in (Adam, AdamW, SGD)}
+OPTIMIZERS: dict[str, Any] = {name.lower(): made for name, made in OPTIMIZER_CLASSES.items()}
 RATES = {name: 0.1 if name == "sgd" else made().learning_rate for name, made in OPTIMIZERS.items()}
 """Default learning rate of each optimizer."""
 DEFAULT_LOSSES = {"regression": "mse", "classification": "cross_entropy"}

@@ -2,7 +2,7 @@
 
 What changed from `loops`: loss and gradient come from one pass over rows, whose exponentials and logarithms are those
 of `vmath`. Of the losses that are sums over elements, a block of rows is one flat vector. Softmax needs sums and maxima
-along rows: rows shorter than `_WIDE` are transposed into scratch, so that each vector lane holds one row and every
+along rows: rows shorter than `WIDE` are transposed into scratch, so that each vector lane holds one row and every
 reduction is elementwise; longer rows are processed in place. What it costs: two algorithms for the same result, scratch
 memory, and a second of compiling (docs/performance-notes/losses.md).
 
@@ -16,8 +16,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from llvmlite import ir
-from numba import extending, types
+from numba import types
 
 from ..jit.call_by_address import by_address, call, kernel_address
 from ..jit.decorator import jit
@@ -25,18 +24,12 @@ from ..llvm.memory import address_and_strides, array_at
 from ..specs.base import Array
 from ..specs.losses import CROSS_ENTROPY, LOSS_BY_CODE, LOSSES, LossSpec
 from .elementwise import named
+from .softmax import ROWS, WIDE, exponentials, largest, softmax, tree_sum
 from .vmath import loss_terms
 from .vmath.exp import exp_nonpositive
 from .vmath.log import log
 
-# Its type does not know that callers leave out the context.
-intrinsic: Callable[[Callable[..., Any]], Callable[..., Any]] = extending.intrinsic
-
-ROWS = 64
-"""Rows of a block."""
-
-_WIDE = 32  # columns from which a row is processed in place
-_CHUNK = 1024  # elements of such rows that are processed at once
+_CHUNK = 1024  # elements of wide rows that are processed at once
 
 
 class LossRows(NamedTuple):
@@ -84,106 +77,10 @@ _counts_by_address = by_address(
 
 
 @jit
-def tree_sum(values: Any) -> float:
-    """Sum at least one value by halves, in place.
-
-    The order depends on the number of values alone; the error grows with its logarithm.
-    """
-    n = values.size
-    while n > 1:
-        half = (n + 1) // 2
-        for i in range(n - half):
-            values[i] += values[half + i]
-        n = half
-    return values[0]
-
-
-@jit
 def scratch_size(rows: int, k: int) -> int:
     """Elements of scratch that a loss needs for at most this many rows of k columns at a time."""
     n = min(rows, ROWS)
-    return (2 * k + 1) * n if k < _WIDE else 2 * max(k, _CHUNK) + 2 * n
-
-
-# ------------------------------------------------------------------------------------------ softmax
-
-
-@intrinsic
-def _maximum(context: Any, a: Any, b: Any) -> Any:
-    """The larger, or NaN: the maximum that LLVM vectorises without permission to ignore NaN."""
-
-    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        real = args[0].type
-        name = "llvm.maximum." + ("f32" if a == types.float32 else "f64")
-        function = builder.module.globals.get(name)
-        if function is None:
-            function = ir.Function(builder.module, ir.FunctionType(real, [real, real]), name)
-        return builder.call(function, args)
-
-    return a(a, b), build
-
-
-@jit(internal=True)
-def _largest(row: Any) -> Any:
-    """The largest element of a row, or NaN."""
-    top = row[0]
-    for j in range(row.size):
-        top = _maximum(top, row[j])
-    return top
-
-
-@jit(internal=True)
-def _exponentials(Z: Any, start: int, n: int, top: Any, total: Any, E: Any) -> None:
-    """E (k, n) = exp(Z - top) of n short rows, transposed; top: each row's largest; total: its sum, or NaN.
-
-    E is flat. A NaN in a row makes its sum NaN.
-    """
-    k = Z.shape[1]
-    for i in range(n):
-        row = Z[start + i]
-        for j in range(k):
-            E[j * n + i] = row[j]
-        top[i] = row[0]
-        total[i] = 0
-    for j in range(1, k):
-        column = E[j * n : j * n + n]
-        for i in range(n):
-            top[i] = column[i] if column[i] > top[i] else top[i]  # a NaN that this skips comes back as exp(NaN)
-    for j in range(k):
-        column = E[j * n : j * n + n]
-        for i in range(n):
-            e = exp_nonpositive(column[i] - top[i])
-            column[i] = e
-            total[i] += e
-
-
-@jit
-def softmax(Z: Any, out: Any) -> None:
-    """out = exp(Z) / sum of the row's exp(Z), shifted by the row's largest."""
-    one = Z.dtype.type(1)
-    rows, k = Z.shape
-    n = min(rows, ROWS)
-    scratch = np.empty((k + 2) * n, Z.dtype)
-    start: Any = np.intp(0)  # a literal 0 is a type of its own to Numba
-    while k < _WIDE and start < rows:
-        n = min(ROWS, rows - start)
-        total, E = scratch[n : 2 * n], scratch[2 * n :]
-        _exponentials(Z, start, n, scratch[:n], total, E)
-        for i in range(n):
-            scale = one / total[i]
-            for j in range(k):
-                out[start + i, j] = E[j * n + i] * scale
-        start += n
-    for i in range(start, rows):
-        z, row, summed = Z[i], out[i], scratch[:k]
-        top = _largest(z)
-        for j in range(k):
-            e = exp_nonpositive(z[j] - top)
-            row[j] = e
-            summed[j] = e
-        scale = one / tree_sum(summed)
-        for j in range(k):
-            row[j] *= scale
+    return (2 * k + 1) * n if k < WIDE else 2 * max(k, _CHUNK) + 2 * n
 
 
 # ----------------------------------------------------------------------------------- losses of rows
@@ -195,14 +92,14 @@ def cross_entropy_rows(rows: Any, row_begin: int, row_end: int) -> None:
     """Cross-entropy of rows: log sum exp(z) - z[label], and (softmax(z) - one_hot(label)) times the row's weight."""
     labels, outputs, gradient, scratch = rows.labels, rows.outputs, rows.gradient, rows.scratch
     k = outputs.shape[1]
-    short = k < _WIDE
+    short = k < WIDE
     start: Any = np.intp(row_begin)
     while start < row_end:
         n = min(ROWS, row_end - start)
         weights, sums = rows.row_weights[start : start + n], rows.losses[start : start + n]
         top, total, E = scratch[:n], scratch[n : 2 * n], scratch[2 * n :]
         if short:
-            _exponentials(outputs, start, n, top, total, E)
+            exponentials(outputs, start, n, top, total, E)
             if gradient.size > 0:
                 for i in range(n):
                     row, scale = gradient[start + i], weights[i] / total[i]
@@ -212,7 +109,7 @@ def cross_entropy_rows(rows: Any, row_begin: int, row_end: int) -> None:
             spare = E[k:]
             for i in range(n):
                 z = outputs[start + i]
-                top[i] = _largest(z)
+                top[i] = largest(z)
                 for j in range(k):
                     e = exp_nonpositive(z[j] - top[i])
                     E[j] = e
@@ -267,7 +164,7 @@ def loss_kernel(code: int) -> Any:
         outputs, targets, gradient, scratch = rows.outputs, rows.targets, rows.gradient, rows.scratch
         one = outputs.dtype.type(1)
         k = outputs.shape[1]
-        short = k < _WIDE
+        short = k < WIDE
         flat_outputs, flat_targets, flat_gradient = _flat(outputs), _flat(targets), _flat(gradient)
         step = ROWS if short else max(1, _CHUNK // k)
         start: Any = np.intp(row_begin)

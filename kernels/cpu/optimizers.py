@@ -59,12 +59,30 @@ update = update_kernel(OPTIMIZERS["sgd"].code)
 
 
 def _operation(spec: UpdateSpec) -> Callable[..., None]:
-    def run(*arguments: Any) -> None:
-        rule, parameters, gradient, state, hyper, rate, step = spec.parse(arguments)
-        states = (*state, gradient, gradient)
-        update_kernel(rule.code)(parameters, gradient, states[0], states[1], hyper, rate, step)
+    """Make the variant of a public update, compiled so that choosing the rule costs a call from Python nothing."""
+    kernels = [update_kernel(OPTIMIZERS[name].code) for name in spec.rules]
+    count = len(kernels)
+    first, second, third = kernels[0], kernels[min(1, count - 1)], kernels[-1]
+    choose = jit(scalar=True)(spec.choose)
 
-    return named(spec.operation, run)
+    def step_of(parameters: Any, gradient: Any, state0: Any, state1: Any, numbers: Any) -> None:
+        index, hyper, rate, step = choose(*numbers)
+        if count == 1 or index == 0:
+            first(parameters, gradient, state0, state1, hyper, rate, step)
+        elif index == 1:
+            second(parameters, gradient, state0, state1, hyper, rate, step)
+        else:
+            third(parameters, gradient, state0, state1, hyper, rate, step)
+
+    apply = jit(internal=True)(named(f"{spec.operation}_step", step_of))
+
+    def of_one_state(parameters: Any, gradient: Any, state: Any, *numbers: Any) -> None:
+        apply(parameters, gradient, state, state, numbers)
+
+    def of_two_states(parameters: Any, gradient: Any, state0: Any, state1: Any, *numbers: Any) -> None:
+        apply(parameters, gradient, state0, state1, numbers)
+
+    return jit(named(spec.operation, of_one_state if len(spec.state) == 1 else of_two_states))
 
 
 KERNELS = {name: _operation(spec) for name, spec in UPDATES.items()}

@@ -23,7 +23,7 @@ from ..cpu import activations, losses
 from ..cpu.gemm.gemm import gemm
 from ..cpu.gemm.microkernel import NV
 from ..cpu.gemm.operands import NO_ROWS, Epilogue, Matrix, Rows, Shape, Workspace
-from ..cpu.losses import tree_sum
+from ..cpu.softmax import tree_sum
 from ..cpu.threads.parallel_for import parallel_for
 from ..jit.call_by_address import by_address, call
 from ..jit.decorator import jit

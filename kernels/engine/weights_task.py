@@ -22,7 +22,7 @@ from ..cpu.gemm.gemm import gemm
 from ..cpu.gemm.microkernel import NV, sum_rows
 from ..cpu.gemm.operands import NO_ROWS, Epilogue, Matrix, Rows, Shape, Workspace
 from ..cpu.gemm.transpose import transpose_panel
-from ..cpu.losses import tree_sum
+from ..cpu.softmax import tree_sum
 from ..jit.call_by_address import by_address, call
 from ..jit.decorator import jit
 from ..llvm.builder import VECTOR

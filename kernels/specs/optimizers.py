@@ -208,8 +208,10 @@ class UpdateSpec:
         The public function's name.
     state : tuple of str
         Names of the state arrays; a ``square`` is never negative.
+    rules : tuple of str
+        Names of the rules, at most three.
     choose : callable
-        ``(*numbers) -> (rule's name, hyper, rate, step)``.
+        ``(*numbers) -> (index of the rule, hyper, rate, step)``, a plain function that the CPU compiles.
     options : dict
         Numbers of the cases that are checked, by option.
     bench_option : str
@@ -222,7 +224,8 @@ class UpdateSpec:
 
     operation: str
     state: tuple[str, ...]
-    choose: Callable[..., tuple[str, tuple[float, ...], float, int]]
+    rules: tuple[str, ...]
+    choose: Callable[..., tuple[int, tuple[float, ...], float, int]]
     options: dict[str, tuple[Any, ...]]
     bench_option: str
     bound: Callable[[tuple[Any, ...], tuple[Array, ...], float], tuple[Array, ...]]
@@ -231,12 +234,12 @@ class UpdateSpec:
     def parse(self, arguments: tuple[Any, ...]) -> Step:
         """Sort the arguments of a call."""
         numbers = 2 + len(self.state)
-        name, hyper, rate, step = self.choose(*arguments[numbers:])
-        return Step(OPTIMIZERS[name], arguments[0], arguments[1], arguments[2:numbers], hyper, rate, step)
+        index, hyper, rate, step = self.choose(*arguments[numbers:])
+        return Step(OPTIMIZERS[self.rules[index]], arguments[0], arguments[1], arguments[2:numbers], hyper, rate, step)
 
 
-def _choose_sgd(rate: float, momentum: float, nesterov: bool) -> tuple[str, tuple[float, ...], float, int]:
-    return "sgd" if momentum == 0 else "nesterov" if nesterov else "momentum", (momentum,), rate, 1
+def _choose_sgd(rate: float, momentum: float, nesterov: bool) -> tuple[int, tuple[float, ...], float, int]:
+    return 0 if momentum == 0 else (2 if nesterov else 1), (momentum,), rate, 1
 
 
 def _sgd_bound(arguments: tuple[Any, ...], results: tuple[Array, ...], eps: float) -> tuple[Array, ...]:
@@ -246,8 +249,8 @@ def _sgd_bound(arguments: tuple[Any, ...], results: tuple[Array, ...], eps: floa
     return rounding(parameters, rate * step, eps=eps) / 2, rounding(new_velocity, eps=eps) / 2
 
 
-def _choose_adam(rate: float, *numbers: Any) -> tuple[str, tuple[float, ...], float, int]:
-    return "adam", numbers[:4], rate, numbers[4]
+def _choose_adam(rate: float, *numbers: Any) -> tuple[int, tuple[float, ...], float, int]:
+    return 0, numbers[:4], rate, numbers[4]
 
 
 def _adam_bound(arguments: tuple[Any, ...], results: tuple[Array, ...], eps: float) -> tuple[Array, ...]:
@@ -258,8 +261,8 @@ def _adam_bound(arguments: tuple[Any, ...], results: tuple[Array, ...], eps: flo
     return tuple(rounding(*terms, eps=eps) for terms in ((parameters, move), (new_mean,), (new_square,)))
 
 
-def _choose_rmsprop(rate: float, alpha: float, epsilon: float) -> tuple[str, tuple[float, ...], float, int]:
-    return "rmsprop", (alpha, epsilon), rate, 1
+def _choose_rmsprop(rate: float, alpha: float, epsilon: float) -> tuple[int, tuple[float, ...], float, int]:
+    return 0, (alpha, epsilon), rate, 1
 
 
 def _rmsprop_bound(arguments: tuple[Any, ...], results: tuple[Array, ...], eps: float) -> tuple[Array, ...]:
@@ -275,6 +278,7 @@ UPDATES: dict[str, UpdateSpec] = {
         UpdateSpec(
             "sgd_update",
             ("velocity",),
+            ("sgd", "momentum", "nesterov"),
             _choose_sgd,
             {"plain": (0.1, 0.0, False), "momentum": (0.1, 0.9, False), "nesterov": (0.1, 0.9, True)},
             "momentum",
@@ -284,6 +288,7 @@ UPDATES: dict[str, UpdateSpec] = {
         UpdateSpec(
             "adam_update",
             ("mean", "square"),
+            ("adam",),
             _choose_adam,
             {
                 "first": (0.1, 0.9, 0.999, 1e-8, 0.0, 1),
@@ -297,6 +302,7 @@ UPDATES: dict[str, UpdateSpec] = {
         UpdateSpec(
             "rmsprop_update",
             ("square",),
+            ("rmsprop",),
             _choose_rmsprop,
             {"usual": (0.1, 0.99, 1e-8), "coarse": (0.1, 0.5, 0.1)},
             "usual",

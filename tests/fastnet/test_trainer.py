@@ -14,7 +14,7 @@ from fastnet import SGD, Adam, AdamW, CosineDecay, StepDecay, Trainer, WarmUp
 from fastnet.kernels.engine import engine as engine_module
 from fastnet.kernels.engine import numpy_engine, rng, training_step, tuner
 from fastnet.kernels.reference import activations as reference
-from fastnet.kernels.reference import layers, optimizers
+from fastnet.kernels.reference import layers, losses, optimizers
 from fastnet.trainer import DivergenceWarning
 
 OPTIMIZERS = [
@@ -68,13 +68,13 @@ def test_epoch_equals_the_loop_written_out(optimizer: Any) -> None:
     ours = trainer(optimizer=optimizer, batch_size=16, shuffle=False)
     net = trainer().network
     (W1, W2), (b1, b2) = net.weights, net.biases
-    state = [np.zeros_like(net.parameters) for _ in range(max(1, optimizer.vectors))]
-    losses, rows = [], []
+    state = [np.zeros_like(net.parameters) for _ in range(max(1, optimizer.spec.state_vectors))]
+    batch_losses, rows = [], []
     for step, start in enumerate(range(0, 50, 16), start=1):
         x, y = X[start : start + 16], Y[start : start + 16]
         A1, Z1 = layers.dense_forward(x, W1, b1, reference.relu)
         A2, Z2 = layers.dense_forward(A1, W2, b2, reference.identity)
-        losses.append(losses.mse(y, A2))
+        batch_losses.append(losses.mse(y, A2))
         rows.append(len(x))
         d = losses.mse_derivative(y, A2)
         dW2, db2, dA1 = layers.dense_backward_batch(A1, Z2, d, W2, reference.identity_derivative)
@@ -89,7 +89,7 @@ def test_epoch_equals_the_loop_written_out(optimizer: Any) -> None:
                 net.parameters, gradient, *state, optimizer.learning_rate, optimizer.momentum, optimizer.nesterov
             )
     history = ours.fit(X, Y, epochs=1)
-    assert history["loss"][0] == pytest.approx(np.average(losses, weights=rows), rel=1e-12)
+    assert history["loss"][0] == pytest.approx(np.average(batch_losses, weights=rows), rel=1e-12)
     np.testing.assert_allclose(ours.network.parameters, net.parameters, rtol=1e-10, atol=1e-13)
 
 
@@ -402,6 +402,7 @@ def test_divergence_in_the_last_step_is_noticed() -> None:
         (ValueError, "l2 is -1; expected a finite number >= 0", {"l2": -1}),
         (ValueError, "clip_norm is 0; expected a finite number > 0", {"clip_norm": 0}),
         (ValueError, "binary_cross_entropy applies the sigmoid", {"loss": "binary_cross_entropy", "output": "tanh"}),
+        (ValueError, 'backend is .serial., a former name; use backend="cpu", threads=1', {"backend": "serial"}),
         (ValueError, "unknown backend 'gpu'; there are: numpy, cpu, cuda, auto", {"backend": "gpu"}),
         (ValueError, "batch_size is 0; expected a whole number of at least 1, or None", {"batch_size": 0}),
         (TypeError, "batch_size is 2.5; expected a whole number", {"batch_size": 2.5}),

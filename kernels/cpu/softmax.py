@@ -1,0 +1,117 @@
+"""Variant `simd` of softmax, and what cross-entropy shares with it: exponentials, maxima and sums along rows.
+
+Rows shorter than `WIDE` are transposed into scratch, so that each vector lane holds one row; longer rows are processed
+in place (docs/performance-notes/losses.md).
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import extending, types
+
+from ..jit.decorator import jit
+from .vmath.exp import exp_nonpositive
+
+# Its type does not know that callers leave out the context.
+intrinsic: Callable[[Callable[..., Any]], Callable[..., Any]] = extending.intrinsic
+
+ROWS = 64
+"""Rows of a block."""
+
+WIDE = 32
+"""Columns from which a row is processed in place."""
+
+
+@jit
+def tree_sum(values: Any) -> float:
+    """Sum at least one value by halves, in place.
+
+    The order depends on the number of values alone; the error grows with its logarithm.
+    """
+    n = values.size
+    while n > 1:
+        half = (n + 1) // 2
+        for i in range(n - half):
+            values[i] += values[half + i]
+        n = half
+    return values[0]
+
+
+@intrinsic
+def _maximum(context: Any, a: Any, b: Any) -> Any:
+    """The larger, or NaN: the maximum that LLVM vectorises without permission to ignore NaN."""
+
+    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        real = args[0].type
+        name = "llvm.maximum." + ("f32" if a == types.float32 else "f64")
+        function = builder.module.globals.get(name)
+        if function is None:
+            function = ir.Function(builder.module, ir.FunctionType(real, [real, real]), name)
+        return builder.call(function, args)
+
+    return a(a, b), build
+
+
+@jit(internal=True)
+def largest(row: Any) -> Any:
+    """The largest element of a row, or NaN."""
+    top = row[0]
+    for j in range(row.size):
+        top = _maximum(top, row[j])
+    return top
+
+
+@jit(internal=True)
+def exponentials(Z: Any, start: int, n: int, top: Any, total: Any, E: Any) -> None:
+    """E (k, n) = exp(Z - top) of n short rows, transposed; top: each row's largest; total: its sum, or NaN.
+
+    E is flat. A NaN in a row makes its sum NaN.
+    """
+    k = Z.shape[1]
+    for i in range(n):
+        row = Z[start + i]
+        for j in range(k):
+            E[j * n + i] = row[j]
+        top[i] = row[0]
+        total[i] = 0
+    for j in range(1, k):
+        column = E[j * n : j * n + n]
+        for i in range(n):
+            top[i] = column[i] if column[i] > top[i] else top[i]  # a NaN that this skips comes back as exp(NaN)
+    for j in range(k):
+        column = E[j * n : j * n + n]
+        for i in range(n):
+            e = exp_nonpositive(column[i] - top[i])
+            column[i] = e
+            total[i] += e
+
+
+@jit
+def softmax(Z: Any, out: Any) -> None:
+    """out = exp(Z) / sum of the row's exp(Z), shifted by the row's largest."""
+    one = Z.dtype.type(1)
+    rows, k = Z.shape
+    n = min(rows, ROWS)
+    scratch = np.empty((k + 2) * n, Z.dtype)
+    start: Any = np.intp(0)  # a literal 0 is a type of its own to Numba
+    while k < WIDE and start < rows:
+        n = min(ROWS, rows - start)
+        total, E = scratch[n : 2 * n], scratch[2 * n :]
+        exponentials(Z, start, n, scratch[:n], total, E)
+        for i in range(n):
+            scale = one / total[i]
+            for j in range(k):
+                out[start + i, j] = E[j * n + i] * scale
+        start += n
+    for i in range(start, rows):
+        z, row, summed = Z[i], out[i], scratch[:k]
+        top = largest(z)
+        for j in range(k):
+            e = exp_nonpositive(z[j] - top)
+            row[j] = e
+            summed[j] = e
+        scale = one / tree_sum(summed)
+        for j in range(k):
+            row[j] *= scale
