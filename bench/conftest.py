@@ -1,9 +1,11 @@
-"""What all benchmarks share: how long they run, what is said of the machine, which are for timing only.
+"""What all benchmarks share: what they record of the machine, and which are for timing only.
 
-Imports fastnet. A benchmark marked `timed` is left out where nothing is timed, since running it once proves nothing
-that another does not; one marked `peer` needs another library than NumPy (``-m "not peer"``).
+A benchmark marked `timed` is left out if nothing is timed, since running it once shows nothing that another does not.
+Of the others each runs once as a test, most of them in the exhaustive tests only. One marked `peer` needs another
+library than NumPy (``-m "not peer"``).
 """
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,13 +14,20 @@ from threadpoolctl import threadpool_info
 from fastnet.kernels.cpu.threads.pool import num_threads
 from fastnet.kernels.jit.target import target_cpu, vector_bytes
 
+SAMPLED = 11
+"""Of the benchmarks, this many have one that runs by default."""
 
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if config.getoption("benchmark_enable"):
         return
     kept = [item for item in items if item.get_closest_marker("timed") is None]
     config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("timed") is not None])
     items[:] = kept
+    for i, item in enumerate(item for item in items if item.path.parent == Path(__file__).parent):
+        if i % SAMPLED:
+            item.add_marker(pytest.mark.exhaustive)
 
 
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:

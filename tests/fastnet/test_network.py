@@ -72,6 +72,7 @@ def test_initial_weights_scale(activation: str, limit: float) -> None:
     assert abs(W.mean()) < 0.01 * limit
 
 
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize("hidden", ACTIVATIONS)
 @pytest.mark.parametrize("output", ACTIVATIONS)
 def test_predict_follows_the_equation(hidden: str, output: str) -> None:

@@ -88,6 +88,7 @@ def test_estimator_checks(estimator: Any, check: Any) -> None:
     check(estimator)
 
 
+@pytest.mark.exhaustive
 def test_sklearn_tests_of_its_mlp(tmp_path: Path) -> None:
     """With one line changed, the import."""
     tests = pytest.importorskip("sklearn.neural_network.tests.test_mlp")
@@ -124,6 +125,7 @@ def test_parameters_are_those_of_sklearn_and_two_more(name: str) -> None:
 # --------------------------------------------------------------------------------------- same steps
 
 
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize("options", OPTIMIZERS, ids=lambda options: "-".join(map(str, options.values())))
 @pytest.mark.parametrize("activation", ["identity", "logistic", "tanh", "relu"])
 @pytest.mark.parametrize("problem", PROBLEMS)

@@ -32,6 +32,7 @@ OPTIMIZERS = [
 LOSSES = ["mse", "mae", "huber", "cross_entropy", "binary_cross_entropy"]
 
 
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=repr)
 @pytest.mark.parametrize("hidden", [activation.name for activation in reference.ACTIVATIONS])
 @pytest.mark.parametrize("loss", LOSSES)
@@ -294,6 +295,7 @@ def test_patience_restores_the_best_even_when_interrupted() -> None:
     assert ours.history.best_epoch != 150
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("backend", ["numpy", "cpu"])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=repr)
 @pytest.mark.parametrize("calls", [1, 4, 7, 10])

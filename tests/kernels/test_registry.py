@@ -27,6 +27,7 @@ from fastnet.kernels.verify import WrongKernelError, check
 CHECKS = [(variant, case) for variant in TABLE for case in OP_SPECS[variant.operation].cases]
 
 
+@pytest.mark.sampled(13)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(
     ("variant", "case"), CHECKS, ids=lambda p: f"{p.operation}-{p.name}" if isinstance(p, Variant) else str(p)
@@ -220,6 +221,7 @@ MUTANTS: list[tuple[str, str, Case, Callable[..., None]]] = [
 ]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(("name", "operation", "case", "kernel"), MUTANTS, ids=[f"{m[1]}: {m[0]}" for m in MUTANTS])
 def test_wrong_kernels_are_rejected(

@@ -139,6 +139,7 @@ def test_profile_wrong_kernel_exits_with_status_1(
     )
 
 
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize("operation", OP_SPECS)
 def test_profile_every_operation_at_its_default_case(operation: str) -> None:
     case = profiling.case_of(operation)

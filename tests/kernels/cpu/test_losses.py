@@ -32,6 +32,7 @@ CASES = (
 SHAPES = [(1, 1), (7, 10), (200, 1), (200, 10), (130, 40), (5, 1100)]
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("case", CASES, ids=str)
 @pytest.mark.parametrize("variant", SIMD, ids=lambda variant: variant.operation)
@@ -76,6 +77,7 @@ def run(loss: int, shape: tuple[int, int], dtype: str, cuts: Any, gradient: bool
     return values, D
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
@@ -89,6 +91,7 @@ def test_loss_bits_do_not_depend_on_the_division(loss: int, shape: tuple[int, in
     assert run(loss, shape, dtype, [0, rows], gradient=False)[0].tobytes() == values.tobytes()
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)

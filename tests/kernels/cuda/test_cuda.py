@@ -49,6 +49,7 @@ def simulated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, An
         yield started
 
 
+@pytest.mark.exhaustive
 @pytest.mark.compiled
 def test_kernels_in_the_simulator(simulated: dict[str, Any]) -> None:
     said, _ = simulated["kernels"].communicate()
@@ -57,6 +58,7 @@ def test_kernels_in_the_simulator(simulated: dict[str, Any]) -> None:
     assert "skipped" not in said
 
 
+@pytest.mark.exhaustive
 @pytest.mark.compiled
 def test_benchmark_in_the_simulator(simulated: dict[str, Any]) -> None:
     said, _ = simulated["benchmark"].communicate()

@@ -34,6 +34,7 @@ def data(rows: int, sizes: tuple[int, ...], dtype: str) -> tuple[Any, Any]:
     return tuple(rng.standard_normal((rows, size)).astype(dtype) for size in (sizes[0], sizes[-1]))  # type: ignore[return-value]
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.compiled
 @pytest.mark.parametrize("hidden", EXACT)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -74,6 +75,7 @@ def test_gradient_has_the_bits_of_the_registered_variants(
     assert net.predict(X).tobytes() == inputs[-1].tobytes()
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.compiled
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

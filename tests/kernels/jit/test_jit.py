@@ -220,6 +220,7 @@ print(compile_seconds() > 0)
 """
 
 
+@pytest.mark.exhaustive
 def test_second_process_compiles_nothing_of_the_whole_table(tmp_path: Path) -> None:
     env = environment(install(tmp_path / "site"), tmp_path / "cache")
     assert run(WHOLE_TABLE, env).stdout == "True\n"

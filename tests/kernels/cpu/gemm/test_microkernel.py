@@ -194,6 +194,7 @@ MUTANTS = {
 }
 
 
+@pytest.mark.sampled(5)
 @outermost
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_wrong_kernels_are_rejected(mutant: str, tmp_path: Path) -> None:
@@ -248,7 +249,16 @@ def older_cpus() -> Iterator[dict[str, subprocess.Popen[str]]]:
     files = [gemm / "test_microkernel.py", gemm / "test_transpose.py", gemm / "test_gemm.py"]
     files.append(ROOT / "tests" / "kernels" / "cpu" / "test_losses.py")
     step = ROOT / "tests" / "kernels" / "engine" / "test_training_step.py"
-    command = [sys.executable, "-m", "pytest", "-q", *map(str, files), *(f"{step}::{test}" for test in epoch)]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-m",
+        "exhaustive or not exhaustive",
+        *map(str, files),
+        *(f"{step}::{test}" for test in epoch),
+    ]
     with ExitStack() as stack:
         started = {}
         for target, (name, features) in TARGETS.items():
@@ -263,6 +273,7 @@ def older_cpus() -> Iterator[dict[str, subprocess.Popen[str]]]:
         yield started
 
 
+@pytest.mark.exhaustive
 @outermost
 @pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"), reason="names x86 targets")
 @pytest.mark.parametrize("target", TARGETS)

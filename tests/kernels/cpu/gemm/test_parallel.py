@@ -69,6 +69,7 @@ def outputs(operation: str, variant: str, case: Case, dtype: str) -> list[bytes]
     return [result.tobytes() for result in results]
 
 
+@pytest.mark.sampled(9)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("layout", ["nn", "tn", "nt", "tt", "ss"])
 @pytest.mark.parametrize("size", SIZES, ids=str)
@@ -77,6 +78,7 @@ def test_matmul_has_bits_of_simd(size: tuple[int, ...], layout: str, dtype: str,
     assert outputs("matmul", "parallel", case, dtype) == outputs("matmul", "simd", case, dtype)
 
 
+@pytest.mark.sampled(11)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("activation", ["identity", "relu", "tanh"])
 @pytest.mark.parametrize("operation", ["dense_forward", "dense_backward_batch"])
@@ -109,6 +111,7 @@ def test_outputs_of_any_strides(make: Callable[[int, int], Any], count: int) -> 
     assert (C == D).all()
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("operation", ["matmul", "dense_forward", "dense_backward_batch"])
 def test_contract_holds_for_any_number_of_threads(operation: str, count: int) -> None:
     for case in OP_SPECS[operation].cases:
@@ -363,6 +366,7 @@ work(20)
 """
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize(
@@ -374,6 +378,7 @@ def test_fork(code: str) -> None:
     run("import warnings; warnings.simplefilter('ignore')\n" + code)
 
 
+@pytest.mark.exhaustive
 def test_fork_after_a_numba_parallel_function() -> None:
     """Numba's omp layer kills a child in its next region; the pool's workers are not Numba's."""
     run(
@@ -386,6 +391,7 @@ def test_fork_after_a_numba_parallel_function() -> None:
     )
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
 def test_spawned_processes_work_in_parallel(tmp_path: Any, method: str) -> None:
     script = tmp_path / "script.py"
@@ -393,6 +399,7 @@ def test_spawned_processes_work_in_parallel(tmp_path: Any, method: str) -> None:
     subprocess.run([sys.executable, str(script)], check=True, timeout=120)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("backend", ["loky", "threading", "multiprocessing"])
 def test_joblib(backend: str) -> None:
     pytest.importorskip("joblib")
@@ -418,11 +425,13 @@ work()
 """
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("layer", ["default", "omp", "workqueue"])
 def test_python_threads_at_once(layer: str) -> None:
     run(PYTHON_THREADS, NUMBA_THREADING_LAYER=layer)
 
 
+@pytest.mark.exhaustive
 def test_numba_parallel_function_beside_the_pool() -> None:
     """Two Python threads in workqueue's regions at once abort the process; the pool uses none."""
     run(
@@ -454,6 +463,7 @@ def test_no_more_threads_than_cpus_allowed() -> None:
     assert run(code, NUMBA_NUM_THREADS=str(os.cpu_count())) == "1 1"
 
 
+@pytest.mark.exhaustive
 def test_workers_on_a_cpu_taken_away() -> None:
     """Many workers on one CPU: slow at worst, never stuck."""
     code = (
@@ -542,6 +552,7 @@ def test_interrupts_leave_no_lock_held() -> None:
     )
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("last", ["", "work()", "time.sleep(0.05)", "sys.exit(0)"])
 def test_process_exits_with_workers_alive(last: str) -> None:
     """While workers look for jobs, while they sleep, and while a daemon thread is in a call."""

@@ -178,6 +178,7 @@ def test_mutants_change_what_exists() -> None:
         assert callable(reduce(getattr, attributes, MODULES[module]))
 
 
+@pytest.mark.exhaustive
 @outermost
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_wrong_transposes_are_rejected(mutant: str, tmp_path: Path) -> None:

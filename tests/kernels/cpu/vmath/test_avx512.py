@@ -174,6 +174,7 @@ def test_expected_instructions(tmp_path: Path) -> None:
     assert "vgather" not in run.stdout
 
 
+@pytest.mark.exhaustive
 @pytest.mark.skipif(not X86, reason="names x86 targets")
 @pytest.mark.parametrize("target", [name for name in TARGETS if name != "host"])
 def test_ulp_bounds_without_avx512(target: str, tmp_path: Path) -> None:

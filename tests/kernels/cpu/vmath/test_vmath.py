@@ -248,6 +248,7 @@ def report() -> dict[str, dict[str, Any]]:
     }
 
 
+@pytest.mark.exhaustive
 @pytest.mark.skipif(not X86, reason="reads x86 assembly")
 @pytest.mark.parametrize("target", TARGETS)
 def test_full_vectors_and_ulp_bounds_on_every_target(target: str, tmp_path: Path) -> None:
