@@ -275,7 +275,7 @@ def test_step_breakdown_parts_reproduce_the_step(sizes: tuple[int, ...], batch: 
 @pytest.mark.compiled
 @pytest.mark.parametrize("lost", ["forward", "loss", "backward", "weights"])
 def test_step_breakdown_notices_a_missing_part(lost: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parts, lost, lambda *arguments: None)
+    monkeypatch.setattr(parts, f"repeat_{lost}", lambda *arguments: None)
     monkeypatch.setattr(stepprofile, "interleave", lambda *arguments: pytest.fail("timed"))
     with pytest.raises(WrongKernelError, match=r"a step's parts do not make the step: \d+ of \d+ parameters differ"):
         stepprofile.profile_step((20, 33, 10), 16)
