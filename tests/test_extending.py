@@ -14,7 +14,7 @@ import pytest
 ROOT = next(folder for folder in Path(__file__).resolve().parents if (folder / "pyproject.toml").exists())
 PAGE = (ROOT / "docs" / "extending.md").read_text()
 
-pytestmark = pytest.mark.compiled
+pytestmark = [pytest.mark.compiled, pytest.mark.exhaustive]
 
 
 def section(title: str) -> str:

@@ -198,6 +198,7 @@ def test_plots_are_drawn_and_small(results: dict[str, Any], tmp_path: Path) -> N
 # ----------------------------------------------------------------------------------------------- sides
 
 
+@pytest.mark.exhaustive
 def test_sides_verify_fastnet_before_timing(monkeypatch: pytest.MonkeyPatch) -> None:
     name, task = "13-64-64-1", "sgd, mse"
     monkeypatch.setitem(sides.NETWORKS, name, (*sides.NETWORKS[name][:2], 64))

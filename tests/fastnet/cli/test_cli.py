@@ -131,7 +131,9 @@ def test_help_is_complete() -> None:
     assert result.returncode == 0
     for option in ("--hidden", "--epochs", "--batch-size", "--lr", "--loss", "--optimizer", "--seed", "--backend"):
         assert option in result.stdout
-    assert "(default: 0.001 for adam, 0.001 for adamw, 0.1 for sgd" in " ".join(result.stdout.split())
+    assert "(default: 0.1 for sgd, 0.001 for adam, 0.001 for adamw, 0.001 for rmsprop" in " ".join(
+        result.stdout.split()
+    )
     assert run("--version").stdout == f"fastnet {__version__}\n"
 
 

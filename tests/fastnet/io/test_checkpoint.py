@@ -129,6 +129,7 @@ def test_checkpoint_path_is_checked_before_training(tmp_path: Path) -> None:
     assert ours.history.epochs == 0
 
 
+@pytest.mark.exhaustive
 @pytest.mark.skipif(os.name != "posix", reason="sends SIGKILL")
 def test_checkpoint_survives_a_kill_at_any_moment(tmp_path: Path) -> None:
     """A model of 20 MB whose checkpoint, of 60 MB and more, is written again and again."""
@@ -201,6 +202,7 @@ def mapped(folder: Path, name: str, array: Any) -> Any:
     return np.load(folder / f"{name}.npy", mmap_mode="r")
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("shuffle", [True, False])
 @pytest.mark.parametrize("batch_size", [7, 64, None])
 @pytest.mark.parametrize("backend", ["numpy", "cpu"])

@@ -200,6 +200,7 @@ for i in range(10**9):
 """
 
 
+@pytest.mark.exhaustive
 @posix
 def test_storage_killed_writer_leaves_a_whole_file(tmp_path: Path) -> None:
     path = tmp_path / "run.safetensors"

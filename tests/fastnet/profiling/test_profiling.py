@@ -213,6 +213,7 @@ def test_inner_loop_prefers_a_microkernel() -> None:
     assert loop.function == "fastnet.tile.float32.1x1x64"
 
 
+@pytest.mark.exhaustive
 @pytest.mark.compiled
 def test_inner_loop_of_products_is_the_microkernel() -> None:
     code = machine_code.inspect("matmul", "simd", "float32", Case((64, 64, 64), "profiled", "nn"))
@@ -224,6 +225,7 @@ def test_inner_loop_of_products_is_the_microkernel() -> None:
         assert (code.loop.fmas, code.loop.vector_bytes) == (MR * NV, VECTOR)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.compiled
 def test_inner_loop_of_an_activation() -> None:
     relu = machine_code.inspect("relu", "loops", "float32", Case((100,), "profiled"))

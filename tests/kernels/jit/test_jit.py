@@ -93,6 +93,7 @@ def _rename(folder: Path) -> None:
     (folder / "__init__.py").rename(folder / "renamed.py")
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("change", [_edit, _add, _remove, _rename])
 def test_change_in_a_sub_package_starts_a_new_cache(tmp_path: Path, change: Callable[[Path], None]) -> None:
     site = install(tmp_path / "site")
@@ -104,6 +105,7 @@ def test_change_in_a_sub_package_starts_a_new_cache(tmp_path: Path, change: Call
     assert run(code, env).stdout != before
 
 
+@pytest.mark.exhaustive
 def test_upgrade_with_old_timestamps_invalidates_the_cache(tmp_path: Path) -> None:
     """Wheels may carry any timestamps; here the new version's files look as old as the old one's."""
     site, upgrade, cache = install(tmp_path / "site"), install(tmp_path / "upgrade"), tmp_path / "cache"
@@ -178,6 +180,7 @@ print("right")
 """
 
 
+@pytest.mark.exhaustive
 def test_concurrent_first_runs_are_safe(tmp_path: Path) -> None:
     """Four processes compile two signatures each at the same time; then every signature runs from the cache."""
     site, cache = install(tmp_path / "site"), tmp_path / "cache"
@@ -196,6 +199,7 @@ def test_concurrent_first_runs_are_safe(tmp_path: Path) -> None:
         assert run(code, env).stdout == "right\n"
 
 
+@pytest.mark.exhaustive
 def test_processes_never_share_a_data_file(tmp_path: Path) -> None:
     """Numba numbers them from 1 in each process; two first runs would write one file for two signatures."""
     site, cache = install(tmp_path / "site"), tmp_path / "cache"
@@ -242,6 +246,7 @@ assert all(os.waitpid(child, 0)[1] == 0 for child in children)
 """
 
 
+@pytest.mark.exhaustive
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 def test_forked_children_never_share_a_data_file(tmp_path: Path) -> None:
     """They share whatever was drawn at import, and Numba's numbers from 1."""
@@ -263,6 +268,7 @@ def test_forked_children_never_share_a_data_file(tmp_path: Path) -> None:
         assert run(TWO_LAYOUTS.replace("DTYPE", repr(dtype)), env).stdout == "right\n"
 
 
+@pytest.mark.exhaustive
 def test_kernels_run_without_a_known_numba_cache(tmp_path: Path) -> None:
     """As a later Numba might: an attribute that the cache relies on is missing."""
     code = (
@@ -276,6 +282,7 @@ def test_kernels_run_without_a_known_numba_cache(tmp_path: Path) -> None:
     assert "does not cache its compiled kernels" in result.stderr
 
 
+@pytest.mark.exhaustive
 def test_cache_beside_the_sources_is_not_used(tmp_path: Path) -> None:
     """Where Numba cannot use its folder, it would fall back to __pycache__, which all versions share."""
     site, cache = install(tmp_path / "site"), tmp_path / "cache"
@@ -291,6 +298,7 @@ def test_cache_beside_the_sources_is_not_used(tmp_path: Path) -> None:
     assert not list(site.rglob("*.nbc"))
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("pattern", ["*.nbc", "*.nbi"])
 def test_truncated_cache_files_are_compiled_again(tmp_path: Path, pattern: str) -> None:
     site, cache = install(tmp_path / "site"), tmp_path / "cache"
@@ -334,6 +342,7 @@ def test_importing_compiles_nothing(tmp_path: Path) -> None:
     run(code, environment(install(tmp_path / "site"), tmp_path / "cache"))
 
 
+@pytest.mark.exhaustive
 def test_long_compilation_is_announced_once_on_standard_error(tmp_path: Path) -> None:
     site, cache = install(tmp_path / "site"), tmp_path / "cache"
     env = environment(site, cache)
@@ -347,6 +356,7 @@ def test_long_compilation_is_announced_once_on_standard_error(tmp_path: Path) ->
     assert result.stdout == "0.0\n"
 
 
+@pytest.mark.exhaustive
 def test_kernels_are_compiled_even_if_no_thread_can_announce_it(tmp_path: Path) -> None:
     code = (
         'import threading\ndef refuse(thread):\n    raise RuntimeError("can\'t start new thread")\n'

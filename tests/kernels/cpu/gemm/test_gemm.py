@@ -291,6 +291,7 @@ for dtype in (np.float32, np.float64):
 """
 
 
+@pytest.mark.exhaustive
 @outermost
 @pytest.mark.skipif(sys.platform != "linux", reason="asks glibc to return every freed block to the system")
 def test_arrays_outlive_the_use_of_their_addresses() -> None:
@@ -302,6 +303,7 @@ def test_arrays_outlive_the_use_of_their_addresses() -> None:
     assert run.returncode == 0, (run.returncode, run.stderr[-2000:])
 
 
+@pytest.mark.exhaustive
 @outermost
 def test_second_process_compiles_nothing(tmp_path: Path) -> None:
     script = (

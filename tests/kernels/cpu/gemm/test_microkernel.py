@@ -194,7 +194,7 @@ MUTANTS = {
 }
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.exhaustive
 @outermost
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_wrong_kernels_are_rejected(mutant: str, tmp_path: Path) -> None:

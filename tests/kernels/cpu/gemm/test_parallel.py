@@ -399,7 +399,7 @@ def test_spawned_processes_work_in_parallel(tmp_path: Any, method: str) -> None:
     subprocess.run([sys.executable, str(script)], check=True, timeout=120)
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("backend", ["loky", "threading", "multiprocessing"])
 def test_joblib(backend: str) -> None:
     pytest.importorskip("joblib")
@@ -552,7 +552,7 @@ def test_interrupts_leave_no_lock_held() -> None:
     )
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("last", ["", "work()", "time.sleep(0.05)", "sys.exit(0)"])
 def test_process_exits_with_workers_alive(last: str) -> None:
     """While workers look for jobs, while they sleep, and while a daemon thread is in a call."""
