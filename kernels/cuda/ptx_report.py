@@ -2,8 +2,8 @@
 
 ``pip install "fastnet-jit[cuda12]"`` brings numba-cuda's compiler and the toolkit's ``ptxas``.
 ``python -m fastnet.kernels.cuda.ptx_report`` compiles every kernel for sm_80 and sm_90, prints a line for each, and
-fails where one spills, computes in float64 what is float32, approximates (fast math), needs more registers or shared memory
-than its launch can have, or reads memory by less than 16 bytes at a time where it should not.
+fails where one spills, computes in float64 what is float32, approximates (fast math), needs more registers or
+shared memory than its launch can have, or reads memory by less than 16 bytes at a time where it should not.
 """
 
 import importlib.util
