@@ -24,8 +24,9 @@ import numpy as np
 
 from ..engine.backend import PROGRESS
 from ..specs.activations import IDENTITY
+from .activations import slope
 from .device import cuda, device, kernel
-from .gemm import BATCH_ROWS, K, M, N, finish, slope
+from .gemm import BATCH_ROWS, K, M, N, finish
 from .gemm import A as A_AT
 from .gemm import B as B_AT
 from .rules import COEFFICIENTS, update_element
