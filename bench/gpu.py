@@ -172,14 +172,14 @@ def verify_training(tiny: bool) -> dict[str, Any]:
         forbidden = mock.Mock(side_effect=AssertionError("a copy inside an epoch"))
         with mock.patch.object(self, "_send", forbidden), mock.patch.object(self, "_take", forbidden):
             step(self, *arguments)
-        way.add(self.way)
+        way.add(self.launch_mode)
         crossed.append(self.sent_bytes - before)
 
     for resident in (True, False):
         for optimizer in (SGD(0.01, momentum=0.9), Adam()):
             with mock.patch.object(cuda_engine.CudaEngine, "_step", watched):
                 first, second = (trained("cuda", resident, optimizer, tiny) for _ in range(2))
-            truth = trained("serial", resident, optimizer, tiny)
+            truth = trained("cpu", resident, optimizer, tiny)
             error = float(np.abs(first.network.parameters - truth.network.parameters).max())
             assert error < 1e-9, f"{optimizer}: parameters are off by {error}"
             assert np.array_equal(first.network.parameters, second.network.parameters), "two runs differ"
@@ -312,15 +312,15 @@ def time_networks(tiny: bool) -> list[dict[str, Any]]:
                     continue
                 with mock.patch.object(cuda_engine, "RESIDENT_FLOPS", flops):
                     trainer = Trainer(Network(sizes), "mse", SGD(1e-3), batch, shuffle=False, backend="cuda")
-                    engine = trainer._engine(batch, train=True)
+                    engine = trainer._build(batch, train=True)
                     rates = np.array([1e-3])
 
                 def epoch(trainer: Any = trainer, engine: Any = engine, X: Any = X, y: Any = y, r: Any = rates) -> None:
-                    trainer._progress[:] = 0
+                    trainer._state.progress[...] = 0
                     engine.train(X, y, rates=r)
 
                 row[name] = clock(epoch, 1 if tiny else 10) / steps * 1e6
-                row[f"{name} run as"] = engine.way
+                row[f"{name} run as"] = engine.launch_mode
             for name, graphs in (("torch eager", False), ("torch graphs", True)):
                 if torch is None or device.SIMULATED:
                     row[name] = None

@@ -63,7 +63,7 @@ def usable() -> bool:
 def require(asked: str = 'variant="cuda"') -> None:
     """Refuse to go on without a device, saying what is missing."""
     if missing():
-        raise NoDeviceError(f"{asked} cannot run here: {missing()}; the CPU's variants can, such as serial or auto")
+        raise NoDeviceError(f"{asked} cannot run here: {missing()}; the CPU's can, such as auto")
 
 
 # ----------------------------------------------------------------------------------------- decorators
@@ -71,7 +71,7 @@ def require(asked: str = 'variant="cuda"') -> None:
 
 def device(function: Callable[..., Any]) -> Any:
     """Code that kernels call."""
-    return cuda.jit(device=True)(function)
+    return cuda.jit(device=True)(function)  # without fastmath, whatever flags the CPU uses
 
 
 def register_limit(threads: int, blocks: int) -> int:
@@ -87,7 +87,9 @@ def kernel(threads: int, blocks: int = 1) -> Callable[[Callable[..., Any]], Any]
 
     def decorate(function: Callable[..., Any]) -> Any:
         KERNELS[function.__name__] = (function, threads, blocks)
-        return cuda.jit(**{} if SIMULATED else {"max_registers": register_limit(threads, blocks)})(function)
+        return cuda.jit(**{} if SIMULATED else {"max_registers": register_limit(threads, blocks), "lto": False})(
+            function
+        )
 
     return decorate
 

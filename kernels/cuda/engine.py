@@ -1,7 +1,6 @@
-"""CudaEngine: a network at work on a card, behind the interface of `engine.Engine`.
+"""CudaEngine: trains and evaluates a network on a CUDA device; a `Backend`.
 
-Imports `cuda`, the rooms of its kernels, `engine` for what both engines report, and `plan`. Arrays that arrive have
-been checked, as for `engine`.
+Arrays that arrive have been validated, as `Backend` says.
 
 What is on the device: X, y and weights, sent when they are first seen; parameters, optimizer state, gradient and
 workspace, in one buffer; where the epoch stands. Sent before an epoch's first step: parameters and state, which a
@@ -15,37 +14,22 @@ A batch goes through all layers as one piece: memory grows with it.
 import time
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
-from ..engine.engine import Engine, OptimizerState
-from ..engine.plan import (
-    CORRECT,
-    DONE,
-    LOSS_SUM,
-    LOSSES,
-    MICRO_BATCH_ROWS,
-    PROGRESS_SIZE,
-    ROW,
-    ROWS,
-    STEP,
-    TOTALS_SIZE,
-    WEIGHT_SUM,
-    Array,
-    padded,
-    parameter_count,
-)
-from ..engine.plan import LOSS as LOSS_PLACE
+from ..engine.backend import OBJECTIVE, PROGRESS, Array, Chunk, new_progress, new_totals, results_of
+from ..engine.optimizer_state import OptimizerState
+from ..engine.plan import MICRO_BATCH_ROWS, padded, parameter_count
 from ..engine.tuner import CALL_S, Tuner
 from ..jit.decorator import jit
 from ..specs.activations import ACTIVATION_BY_CODE, IDENTITY
-from ..specs.codes import CROSS_ENTROPY
+from ..specs.losses import LOSSES
 from . import training_step as e
 from .device import SIMULATED, cuda, empty, quiet, require
 from .gemm import BATCH_ROWS, SIMULATED_TILE, job, launch
-from .steps import THREADS, adam_hyper, blocks, splits_for
+from .rules import COEFFICIENTS, coefficients
+from .steps import THREADS, blocks, splits_for
 
 RESIDENT_FLOPS = 1_000_000
 """Steps of fewer floating-point operations are one block's work. An estimate, not a measurement: a graph's 13 launches
@@ -73,12 +57,12 @@ def _settle(
     totals[:] = sums
 
 
-class CudaEngine(Engine):
-    """A network at work on a card, for batches of one size; arguments as of `Engine`.
+class CudaEngine:
+    """Trains and evaluates a network at one batch size on a CUDA device; a `Backend`. Parameters as of `CpuEngine`.
 
     Attributes
     ----------
-    way : str
+    launch_mode : str
         How steps run: "resident", one launch an epoch; "graph", one launch a step; "stream", a launch a phase.
     sent_bytes : int
         Bytes that crossed the bus so far, either way.
@@ -90,62 +74,60 @@ class CudaEngine(Engine):
         layer_sizes: Sequence[int],
         codes: Sequence[int],
         loss: str = "mse",
-        batch: int = MICRO_BATCH_ROWS,
-        variant: str = "cuda",
-        descent: OptimizerState | None = None,
+        batch_rows: int = MICRO_BATCH_ROWS,
+        optimizer: OptimizerState | None = None,
         uses_order: bool = False,
+        tuner: Tuner | None = None,
     ) -> None:
         require('backend="cuda"')
-        if descent is not None and (descent.l2_per_batch != 0 or descent.cap < np.inf):
-            raise ValueError("backend cuda has neither scikit-learn's l2 nor its cap; use parallel, serial or auto")
-        self._variant, self._compiled, self._outputs = variant, True, layer_sizes[-1]
-        self._host, self._descent, self._sizes = parameters, descent, tuple(layer_sizes)
-        self._dtype, self._loss, self._batch = parameters.dtype, LOSSES[loss], batch
+        if optimizer is not None and (optimizer.l2_per_batch != 0 or optimizer.max_row_loss < np.inf):
+            raise ValueError("backend cuda has neither scikit-learn's l2 nor its largest loss of a row; use cpu")
+        self._outputs = layer_sizes[-1]
+        self._host, self._optimizer, self._sizes = parameters, optimizer, tuple(layer_sizes)
+        self._dtype, self._loss, self._batch = parameters.dtype, LOSSES[loss], batch_rows
         self.sent_bytes = 0
-        flops = 6 * parameter_count(layer_sizes) * batch
-        self.way = "resident" if flops <= RESIDENT_FLOPS else "stream" if SIMULATED else "graph"
+        flops = 6 * parameter_count(layer_sizes) * batch_rows
+        self.launch_mode = "resident" if flops <= RESIDENT_FLOPS else "stream" if SIMULATED else "graph"
         self._count = parameter_count(layer_sizes)
         self._parts = 1
-        if self.way != "resident":
-            self._parts = max(splits_for(self._dtype, k, n, batch) for n, k in pairwise(layer_sizes))
+        if self.launch_mode != "resident":
+            self._parts = max(splits_for(self._dtype, k, n, batch_rows) for n, k in pairwise(layer_sizes))
         self._book = np.zeros(e.BOOK, np.int64)
         self._lay_out(list(codes))
         self.tuner = Tuner(1, 1, explores=False)
+        self.objective = np.zeros((), OBJECTIVE)
         self._seen: dict[str, tuple[Any, Any]] = {}
         self._graphs: dict[bool, Any] = {}  # of a step that trains, or measures
         self._on_device = False
         self._steps_per_call = 1
-        progress = np.zeros(PROGRESS_SIZE, np.int64) if descent is None else descent.progress
-        totals = np.zeros(TOTALS_SIZE) if descent is None else descent.totals
-        self.plan: Any = self._standing(progress, totals)
+        self._progress_record = new_progress() if optimizer is None else optimizer.progress
+        self._totals_record = new_totals() if optimizer is None else optimizer.totals
 
-    def _standing(self, progress: Array, totals: Array) -> Any:
-        """What `Engine` reports from."""
-        book = np.zeros(LOSS_PLACE + 1, np.int64)
-        book[LOSS_PLACE] = self._loss
-        return SimpleNamespace(progress=progress, totals=totals, book=book)
+    def results(self) -> dict[str, float]:
+        """Return the loss, and for classification the accuracy, of the epoch's rows so far."""
+        return results_of(self._progress_record, self._totals_record, self._loss, self._outputs)
 
     def _lay_out(self, codes: list[int]) -> None:
         """Regions of the buffer, the jobs of a step, the book."""
-        sizes, batch, book, trains = self._sizes, self._batch, self._book, self._descent is not None
+        sizes, batch, book, trains = self._sizes, self._batch, self._book, self._optimizer is not None
         self._size = 0
 
         def region(elements: int) -> int:
             start, self._size = self._size, self._size + padded(elements, _ALIGNED)
             return start
 
-        vectors = len(self._descent.state) if self._descent is not None else 0
+        vectors = len(self._optimizer.state) if self._optimizer is not None else 0
         weights = region(self._count)
         state = region(vectors * self._count)
         parts = region(self._parts * self._count) if trains else 0
-        clips = self._descent is not None and bool(self._descent.hyper[5] < np.inf)
-        l2 = self._descent is not None and bool(self._descent.hyper[4] != 0)
+        clips = self._optimizer is not None and bool(self._optimizer.clip_norm < np.inf)
+        l2 = self._optimizer is not None and bool(self._optimizer.l2 != 0)
         book[[e.PARAMETERS, e.STATE, e.PARTS, e.PART_COUNT, e.COUNT]] = weights, state, parts, self._parts, self._count
         book[e.GRADIENT] = region(self._count) if clips else 0
         book[e.L2_AT] = region(self._count) if l2 else -1
-        book[e.SCALE], book[e.HYPER], book[e.LOSSES] = region(1), region(6), region(batch)
+        book[e.SCALE], book[e.LOSSES], book[e.VECTORS] = region(1), region(batch), vectors
         book[e.GATHERED] = region(batch * sizes[0])
-        book[[e.INPUTS, e.OUTPUTS, e.LOSS, e.OUT_CODE]] = sizes[0], sizes[-1], self._loss, codes[-1]
+        book[[e.INPUTS, e.OUTPUTS, e.LOSS, e.OUT_CODE]] = sizes[0], sizes[-1], self._loss.code, codes[-1]
         book[[e.BATCH, e.LAYERS, e.FORWARDS, e.CLIPS]] = batch, len(codes), len(codes), clips
 
         lanes = SIMULATED_TILE.lanes if SIMULATED else 16 // self._dtype.itemsize
@@ -178,7 +160,7 @@ class CudaEngine(Engine):
     @property
     def nbytes(self) -> int:
         """Bytes of the device's buffer without parameters and state."""
-        vectors = len(self._descent.state) if self._descent is not None else 0
+        vectors = len(self._optimizer.state) if self._optimizer is not None else 0
         return self._bytes - (1 + vectors) * self._count * self._dtype.itemsize
 
     # ------------------------------------------------------------------------------------ the bus
@@ -211,13 +193,11 @@ class CudaEngine(Engine):
         self._norms = empty(blocks(self._count), np.float64)
         self._progress, self._totals = empty(BATCH_ROWS + 1, np.int64), empty(1, np.float64)
         self._device_book = empty(e.BOOK, np.int64)
-        if self._descent is not None:
-            hyper = self._descent.hyper
-            four = adam_hyper(*hyper[:4].tolist())  # of SGD the first is the momentum
-            self._send(np.array(four, self._dtype), self._flat[int(self._book[e.HYPER]) :])
-            if self._book[e.L2_AT] >= 0:
-                l2 = np.concatenate([np.r_[np.full(n * k, hyper[4]), np.zeros(k)] for n, k in pairwise(self._sizes)])
-                self._send(l2.astype(self._dtype), self._flat[int(self._book[e.L2_AT]) :])
+        if self._optimizer is not None and self._book[e.L2_AT] >= 0:
+            l2 = np.concatenate(
+                [np.r_[np.full(n * k, self._optimizer.l2), np.zeros(k)] for n, k in pairwise(self._sizes)]
+            )
+            self._send(l2.astype(self._dtype), self._flat[int(self._book[e.L2_AT]) :])
         self._on_device = True
 
     # ------------------------------------------------------------------------------------ training
@@ -232,20 +212,30 @@ class CudaEngine(Engine):
         first_row: int = 0,
         epoch_rows: int | None = None,
     ) -> None:
-        """Train on from where the epoch stands to the last row of X; arguments as of `Engine.train`."""
-        assert self._descent is not None, "this engine only measures"
+        """Train on from where the epoch stands to the last row of X; see `Backend.train`."""
+        assert self._optimizer is not None, "this engine only measures"
         epoch_rows = len(X) if epoch_rows is None else epoch_rows
         rates = np.zeros(1) if rates is None else rates
         with quiet():
-            self._run(self.plan, self._descent, X, y, weights, order, rates, first_row, epoch_rows)
+            self._run(
+                (self._progress_record, self._totals_record),
+                self._optimizer,
+                X,
+                y,
+                weights,
+                order,
+                rates,
+                first_row,
+                epoch_rows,
+            )
 
-    def evaluate(self, parts: Iterable[tuple[Array, Array, Array | None, int]], rows: int) -> dict[str, float]:
+    def evaluate(self, chunks: Iterable[Chunk], rows: int) -> dict[str, float]:
         """Loss, and for classification accuracy, over parts (X, y, weights, first row) of so many rows in all."""
-        plan = self._standing(np.zeros(PROGRESS_SIZE, np.int64), np.zeros(TOTALS_SIZE))
+        plan = new_progress(), new_totals()
         with quiet():
-            for X, y, weights, first_row in parts:
+            for X, y, weights, first_row in chunks:
                 self._run(plan, None, X, y, weights, None, np.zeros(1), first_row, rows)
-        return self._results(plan)
+        return results_of(*plan, self._loss, self._outputs)
 
     def predict(self, X: Array, probabilities: bool = False) -> Array:
         """Refused: predictions are the CPU's, by `Network.predict`."""
@@ -258,7 +248,7 @@ class CudaEngine(Engine):
     def _run(
         self,
         plan: Any,
-        descent: OptimizerState | None,
+        optimizer: OptimizerState | None,
         X: Array,
         y: Array,
         weights: Array | None,
@@ -268,14 +258,14 @@ class CudaEngine(Engine):
         epoch_rows: int,
     ) -> None:
         """Steps until X is done with; then, or where a KeyboardInterrupt comes, everything is fetched."""
-        stop, start, batch = first_row + len(X), int(plan.progress[ROW]), self._batch
+        stop, start, batch = first_row + len(X), int(plan[0]["row"]), self._batch
         if stop < epoch_rows and (stop - start) % batch != 0:
             raise ValueError(
                 f"backend cuda takes a batch as one piece, and {batch} rows do not fit a part of this memory map; use "
                 "a smaller batch_size, or load the data: numpy.array(X)"
             )
         self._allocate()
-        labelled = self._loss == CROSS_ENTROPY
+        labelled = self._loss.takes_labels
         data = (
             self._data("X", X, self._dtype),
             self._data("targets", None if labelled else y, self._dtype),
@@ -284,22 +274,22 @@ class CudaEngine(Engine):
             self._sequence("order", order, np.int64),
         )
         batch_weights = _batch_weights(weights, order, epoch_rows, batch)
-        steps_before = int(plan.progress[STEP]) - start // batch
+        steps_before = int(plan[0]["step"]) - start // batch
         table = self._sequence("rates", self._rate_table(rates, batch_weights, steps_before), self._dtype)
-        self._note(plan, descent, order is not None, weights is not None, first_row, epoch_rows)
+        self._note(plan, optimizer, order is not None, weights is not None, first_row, epoch_rows)
         try:
             done, last = start, min(epoch_rows, stop)
             while done < last:
                 steps = min(self._steps_per_call, -(-(last - done) // batch))
                 began = time.perf_counter()
-                self._step(steps, data, table, descent is not None)
+                self._step(steps, data, table, optimizer is not None)
                 cuda.synchronize()
                 seconds = time.perf_counter() - began
                 done = min(last, done + steps * batch)
                 self._steps_per_call = max(1, int(steps * CALL_S / max(seconds, 1e-5)))
         finally:
             cuda.synchronize()
-            self._fetch(plan, descent, batch_weights, start)
+            self._fetch(plan, optimizer, batch_weights, start)
 
     def _sequence(self, name: str, array: Array | None, dtype: Any) -> Any:
         """The device's copy of what is new in every epoch, in the same place."""
@@ -317,45 +307,54 @@ class CudaEngine(Engine):
         """Rate, bias corrections and inverse weight of every step of the epoch."""
         steps = np.arange(len(batch_weights))
         table = np.empty((len(steps), e.RATES))
-        table[:, 0] = rates[np.minimum(steps, len(rates) - 1)]
-        beta1, beta2 = (0.0, 0.0) if self._descent is None else self._descent.hyper[:2]
-        table[:, 1] = 1 - beta1 ** (steps + steps_before + 1)
-        table[:, 2] = 1 - beta2 ** (steps + steps_before + 1)
-        table[:, 3] = np.divide(1, batch_weights, out=np.zeros(len(steps)), where=batch_weights > 0)
+        table[:, :COEFFICIENTS] = 0
+        if self._optimizer is not None:
+            code, hyper = self._optimizer.code, self._optimizer.hyper
+            for step in range(len(steps)):
+                rate = float(rates[min(step, len(rates) - 1)])
+                table[step, :COEFFICIENTS] = coefficients(code, rate, step + steps_before + 1, hyper)
+        table[:, COEFFICIENTS] = np.divide(1, batch_weights, out=np.zeros(len(steps)), where=batch_weights > 0)
         return table
 
     def _note(
-        self, plan: Any, descent: OptimizerState | None, ordered: bool, weighted: bool, first_row: int, epoch_rows: int
+        self,
+        plan: Any,
+        optimizer: OptimizerState | None,
+        ordered: bool,
+        weighted: bool,
+        first_row: int,
+        epoch_rows: int,
     ) -> None:
         """Send the book, where the epoch stands, parameters and state."""
         book = self._book
-        book[[e.ORDERED, e.WEIGHTED, e.TRAINS, e.FIRST_ROW]] = ordered, weighted, descent is not None, first_row
-        book[e.OPTIMIZER] = 0 if descent is None else descent.optimizer
+        book[[e.ORDERED, e.WEIGHTED, e.TRAINS, e.FIRST_ROW]] = ordered, weighted, optimizer is not None, first_row
+        book[e.OPTIMIZER] = 0 if optimizer is None else optimizer.code
         self._send(book, self._device_book)
-        progress = np.append(plan.progress, min(self._batch, epoch_rows - int(plan.progress[ROW])))
-        progress[ROWS] = epoch_rows
+        progress = np.append(plan[0][None].view(np.int64), min(self._batch, epoch_rows - int(plan[0]["row"])))
+        progress[e.ROWS] = epoch_rows
         self._send(progress, self._progress)
         self._send(np.zeros(1), self._totals)
         self._send(self._host, self._flat[int(book[e.PARAMETERS]) :])
-        if descent is not None:
-            self._send(descent.state, self._flat[int(book[e.STATE]) :])
+        if optimizer is not None:
+            self._send(optimizer.state, self._flat[int(book[e.STATE]) :])
 
-    def _fetch(self, plan: Any, descent: OptimizerState | None, batch_weights: Array, start: int) -> None:
+    def _fetch(self, plan: Any, optimizer: OptimizerState | None, batch_weights: Array, start: int) -> None:
         """Bring back where the epoch stands, and what was trained."""
-        progress, sums = plan.progress.copy(), plan.totals.copy()
+        progress, sums = plan[0].copy(), plan[1].copy()
         ends = self._progress.copy_to_host()
-        for place in (ROW, STEP, DONE, CORRECT):
-            progress[place] = ends[place]
-        sums[LOSS_SUM] += self._totals.copy_to_host()[0]
-        done = slice(start // self._batch, -(-int(progress[ROW]) // self._batch))
-        sums[WEIGHT_SUM] += batch_weights[done].sum()
+        for field in ("row", "step", "done", "correct"):
+            progress[field] = ends[PROGRESS.names.index(field)]  # type: ignore[union-attr]
+        sums["loss"] += self._totals.copy_to_host()[0]
+        done = slice(start // self._batch, -(-int(progress["row"]) // self._batch))
+        sums["weight"] += batch_weights[done].sum()
         self.sent_bytes += ends.nbytes + 8
-        if descent is None:
-            plan.progress[:], plan.totals[:] = progress, sums
+        if optimizer is None:
+            plan[0][...], plan[1][...] = progress, sums
             return
         parameters = self._take(self._book[e.PARAMETERS], self._count)
-        state = self._take(self._book[e.STATE], descent.state.size).reshape(descent.state.shape)
-        _settle(self._host, descent.state, plan.progress, plan.totals, parameters, state, progress, sums)
+        state = self._take(self._book[e.STATE], optimizer.state.size).reshape(optimizer.state.shape)
+        records = plan[0][None], plan[1][None], progress[None], sums[None]
+        _settle(self._host, optimizer.state, *records[:2], parameters, state, *records[2:])
 
     def _take(self, at: int, size: int) -> Array:
         if size == 0:
@@ -368,21 +367,21 @@ class CudaEngine(Engine):
 
     def _step(self, steps: int, data: tuple[Any, ...], rates: Any, trains: bool) -> None:
         """Put so many steps on their way."""
-        limit = float(self._descent.hyper[5]) if self._descent is not None else 0.0
+        limit = float(self._optimizer.clip_norm) if self._optimizer is not None else 0.0
         flat, book, progress = self._flat, self._device_book, self._progress
-        if self.way == "resident":
+        if self.launch_mode == "resident":
             tables = self._totals, self._jobs, self._layer_sums, self._rights
             e.resident[1, THREADS](flat, book, progress, *tables, *data, rates, steps, limit)
             return
-        if self.way == "graph" and trains not in self._graphs:
+        if self.launch_mode == "graph" and trains not in self._graphs:
             self._phases(data, rates, trains, limit, 0)  # a real step, which compiles what is then captured
             steps -= 1
             try:
                 self._graphs[trains] = self._captured(data, rates, trains, limit)
             except Exception as error:  # an older numba-cuda or driver: slower steps, but right
-                self.way = f"stream ({type(error).__name__} while capturing: {error})"
+                self.launch_mode = f"stream ({type(error).__name__} while capturing: {error})"
         for _ in range(steps):
-            if self.way == "graph":
+            if self.launch_mode == "graph":
                 self._graphs[trains].launch(self._stream)
             else:
                 self._phases(data, rates, trains, limit, 0)

@@ -1,9 +1,9 @@
 """What the CUDA kernels become, without a card: compiled to PTX, assembled by ``ptxas``, and looked at.
 
-Imports the CUDA rooms, and numba-cuda's compiler and the toolkit's ``ptxas``, which
-``pip install "fastnet-jit[cuda12]"`` brings. ``python -m fastnet.kernels.cuda_offline`` compiles every kernel for sm_80
-and sm_90, prints a line for each, and fails where one spills, computes in float64 what is float32, needs more registers
-or shared memory than its launch can have, or reads memory by less than 16 bytes at a time where it should not.
+``pip install "fastnet-jit[cuda12]"`` brings numba-cuda's compiler and the toolkit's ``ptxas``.
+``python -m fastnet.kernels.cuda.ptx_report`` compiles every kernel for sm_80 and sm_90, prints a line for each, and
+fails where one spills, computes in float64 what is float32, approximates (fast math), needs more registers or
+shared memory than its launch can have, or reads memory by less than 16 bytes at a time where it should not.
 """
 
 import importlib.util
@@ -21,8 +21,10 @@ from unittest import mock
 
 import numpy as np
 
+from ..specs.losses import LOSSES
 from . import gemm, steps
 from .device import KERNELS, SIMULATED, cuda, register_limit
+from .rules import COEFFICIENTS
 
 ARCHITECTURES = ((8, 0), (9, 0))
 SHARED_BYTES = {(8, 0): 164 << 10, (9, 0): 228 << 10}
@@ -30,6 +32,11 @@ SHARED_BYTES = {(8, 0): 164 << 10, (9, 0): 228 << 10}
 
 ADDS_UP = ("loss_kernel", "epoch_squares", "epoch_clip", "epoch_close", "resident")
 """Kernels that add up in float64 whatever the dtype."""
+
+
+APPROXIMATE = re.compile(r"\b(?:div\.full|(?:div|tanh|sin|cos|lg2|sqrt|rsqrt)\.approx)[\w.]*")
+"""Instructions that only fast math emits. ``ex2.approx`` and ``rcp.approx`` may stand, since libdevice's own functions
+use them without fast math too; so a fast exp alone is not seen."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +62,8 @@ class Report:
         16-byte loads from global and shared memory in the code.
     double_operations : int
         Instructions over float64 in the code.
+    approximations : int
+        Instructions that only fast math emits.
     """
 
     kernel: str
@@ -68,6 +77,7 @@ class Report:
     spill_bytes: int
     wide_loads: int
     double_operations: int
+    approximations: int
 
 
 def _types(dtype: str) -> dict[str, tuple[Any, ...]]:
@@ -90,8 +100,7 @@ def _types(dtype: str) -> dict[str, tuple[Any, ...]]:
         "softmax_kernel": (f, f, i, i),
         "sums_kernel": (f, i, i, i, f, i, i, i),
         "reduce_kernel": (f, i, i, i, f),
-        "sgd_kernel": (f, f, f, i, real, real, flag),
-        "adam_kernel": (f, f, f, f, i, types.UniTuple(real, 3), types.UniTuple(real, 6)),
+        "update_kernel": (i, i, f, f, f, f, i, types.UniTuple(real, COEFFICIENTS)),
         "epoch_gather": (*step, f, ints),
         "epoch_losses": (*step, ints, *data, f),
         "epoch_sums": (*step, table),
@@ -149,6 +158,7 @@ def _compile(name: str, dtype: str, cc: tuple[int, int]) -> Report:
         spill_bytes=sum_of(r"(\d+) bytes spill"),
         wide_loads=len(re.findall(r"\bld(?:\.\w+)*\.(?:v4\.[fb]32|v2\.[fb]64)", ptx)),
         double_operations=len(re.findall(r"^\s*(?:@%p\d+ )?\w[\w.]*\.f64\b", ptx, re.MULTILINE)),
+        approximations=len(APPROXIMATE.findall(ptx)),
     )
 
 
@@ -172,11 +182,10 @@ def _kernels(operation: str, variant: str, dtype: str) -> tuple[str, ...]:
     if operation in _BESIDES:
         return _product_kernels(variant, dtype) + _BESIDES[operation]
     exact = {"softmax": "softmax_kernel", "accuracy": "loss_kernel"}
-    exact |= {"sgd_update": "sgd_kernel", "adam_update": "adam_kernel"}
-    losses = ("mse", "mae", "huber", "cross_entropy", "binary_cross_entropy")
-    if operation in losses:
+    exact |= {"sgd_update": "update_kernel", "adam_update": "update_kernel"}
+    if operation in LOSSES:
         return ("loss_kernel",)
-    if operation.removesuffix("_derivative") in losses:
+    if operation.removesuffix("_derivative") in LOSSES:
         return ("loss_gradient_kernel",)
     return (exact.get(operation, "activation_kernel"),)
 
@@ -230,6 +239,8 @@ def faults(found: Report) -> list[str]:
         wrong.append(f"spills {found.spill_bytes} bytes")
     if found.dtype == "float32" and found.double_operations and found.kernel not in ADDS_UP:
         wrong.append(f"{found.double_operations} float64 instructions in a float32 kernel")
+    if found.approximations:
+        wrong.append(f"{found.approximations} instructions of fast math")
     if found.registers * found.threads * found.blocks > 65536:
         wrong.append(f"{found.registers} registers do not fit {found.threads} threads x {found.blocks}")
     if found.shared_bytes > 48 << 10 or found.shared_bytes * found.blocks > SHARED_BYTES[found.cc]:

@@ -9,20 +9,19 @@ depend on who is first. No atomics anywhere.
 """
 
 from functools import partial
-from math import exp, log, log1p, sqrt
+from math import exp, log
 from typing import Any
 
 import numpy as np
 
-from ..specs import activations as formulas
 from ..specs.activations import ACTIVATIONS
-from ..specs.codes import BINARY_CROSS_ENTROPY, CROSS_ENTROPY, HUBER, MAE, MSE
+from ..specs.losses import BINARY_CROSS_ENTROPY, CROSS_ENTROPY, LOSS_BY_CODE, LOSSES
+from ..specs.optimizers import HYPER_SIZE, OPTIMIZERS
 from . import gemm
 from .activations import activate, derivative
 from .device import SIMULATED, cuda, device, empty, kernel
 from .gemm import SIMULATED_TILE, SMS, job, launch, tile_for
-
-sigmoid = device(formulas.sigmoid)
+from .rules import coefficients, loss_slope, loss_value, update_element
 
 THREADS = 8 if SIMULATED else 256
 """Of a block of elementwise work; a power of two, for the trees."""
@@ -56,8 +55,7 @@ def row_loss(code: int, labels: Any, targets: Any, y: int, outputs: Any, at: int
 
     ``y``: the row's place among labels; its targets begin at y k.
     """
-    zero = outputs.dtype.type(0)
-    one, half = outputs.dtype.type(1), outputs.dtype.type(0.5)
+    zero, half = outputs.dtype.type(0), outputs.dtype.type(0.5)
     total, right = zero, 0
     if code == CROSS_ENTROPY:
         label = labels[y]
@@ -67,15 +65,8 @@ def row_loss(code: int, labels: Any, targets: Any, y: int, outputs: Any, at: int
     else:
         for j in range(k):
             z, truth = outputs[at + j], targets[y * k + j]
-            d = z - truth
-            if code == MSE:
-                total += d * d
-            elif code == MAE:
-                total += abs(d)
-            elif code == HUBER:
-                total += d * d * half if abs(d) <= one else abs(d) - half
-            else:
-                total += (z if z > zero else zero) - z * truth + log1p(exp(-abs(z)))
+            total += loss_value(code, z, truth)
+            if code == BINARY_CROSS_ENTROPY:
                 right += 1 if (z > zero) == (truth > half) else 0
     return total, right
 
@@ -95,42 +86,7 @@ def row_gradient(
             d[to + j] = (exp(outputs[at + j] - top) * scale - (one if j == label else zero)) * share
         return
     for j in range(k):
-        z, truth = outputs[at + j], targets[y * k + j]
-        e = z - truth
-        if code == MSE:
-            e = e + e
-        elif code == MAE:
-            e = e if e != e else (one if e > zero else (-one if e < zero else zero))
-        elif code == HUBER:
-            e = one if e > one else (-one if e < -one else e)
-        else:
-            e = sigmoid(z) - truth
-        d[to + j] = e * share
-
-
-@device
-def sgd_element(p: Any, p_at: int, g: Any, v: Any, v_at: int, rate: Any, momentum: Any, nesterov: bool) -> None:
-    """v <- momentum v + g;  p <- p - rate v, or with nesterov p - rate (g + momentum v)."""
-    new = momentum * v[v_at] + g
-    v[v_at] = new
-    p[p_at] -= rate * (g + momentum * new if nesterov else new)
-
-
-@device
-def adam_element(p: Any, p_at: int, g: Any, m: Any, m_at: int, v: Any, v_at: int, rates: Any, hyper: Any) -> None:
-    """Adam or AdamW: rates are (rate, 1 - beta1^step, 1 - beta2^step), hyper as of `adam_hyper`."""
-    rate, first, second = rates
-    beta1, rest1, beta2, rest2, epsilon, decay = hyper
-    one = type(g)(1)
-    mean = beta1 * m[m_at] + rest1 * g
-    square = beta2 * v[v_at] + rest2 * g * g
-    m[m_at], v[v_at] = mean, square
-    p[p_at] = p[p_at] * (one - rate * decay) - rate * (mean / first) / (sqrt(square / second) + epsilon)
-
-
-def adam_hyper(beta1: float, beta2: float, epsilon: float, decay: float) -> tuple[float, ...]:
-    """What `adam_element` takes: 1 - beta too, since in float32 1 - 0.999 is off by a part in 20000."""
-    return beta1, 1 - beta1, beta2, 1 - beta2, epsilon, decay
+        d[to + j] = loss_slope(code, outputs[at + j], targets[y * k + j]) * share
 
 
 @device
@@ -221,20 +177,10 @@ def reduce_kernel(parts: Any, count: int, step: int, size: int, out: Any) -> Non
 
 
 @kernel(THREADS)
-def sgd_kernel(p: Any, g: Any, v: Any, size: int, rate: Any, momentum: Any, nesterov: bool) -> None:
-    """A step of gradient descent; without momentum v is left alone."""
+def update_kernel(code: int, vectors: int, p: Any, g: Any, s: Any, t: Any, size: int, c: Any) -> None:
+    """One step of an update rule with ``vectors`` state vectors; the others of s and t are left alone."""
     for i in range(cuda.grid(1), size, cuda.gridsize(1)):
-        if momentum == 0:
-            p[i] -= rate * g[i]
-        else:
-            sgd_element(p, i, g[i], v, i, rate, momentum, nesterov)
-
-
-@kernel(THREADS)
-def adam_kernel(p: Any, g: Any, m: Any, v: Any, size: int, rates: Any, hyper: Any) -> None:
-    """A step of Adam or AdamW."""
-    for i in range(cuda.grid(1), size, cuda.gridsize(1)):
-        adam_element(p, i, g[i], m, i, v, i, rates, hyper)
+        update_element(code, vectors, p, i, g[i], s, i, t, i, c)
 
 
 # ---------------------------------------------------------------------- the table's rungs, on device arrays
@@ -344,7 +290,7 @@ def _labels_and_targets(code: int, truth: Any, outputs: Any) -> tuple[Any, Any]:
 def loss(code: int, counts: bool, truth: Any, outputs: Any, out: Any) -> None:
     """A loss, as it is reported; or the share of right answers."""
     rows, k = outputs.shape
-    count = -rows if counts else rows * k if code in (MSE, MAE, HUBER) else rows
+    count = -rows if counts else rows * k if LOSS_BY_CODE[code].mean_over_outputs else rows
     labels, targets = _labels_and_targets(code, truth, outputs)
     loss_kernel[1, THREADS](code, labels, targets, _flat(outputs)[0], rows, k, count, out)
 
@@ -363,31 +309,27 @@ def softmax(outputs: Any, out: Any) -> None:
     softmax_kernel[blocks(rows), THREADS](_flat(outputs)[0], _flat(out)[0], rows, k)
 
 
-def sgd_update(p: Any, g: Any, v: Any, rate: float, momentum: float, nesterov: bool) -> None:
-    """A step of gradient descent."""
-    real = p.dtype.type
+def _apply(name: str, p: Any, g: Any, state: tuple[Any, Any], hyper: tuple[float, ...], rate: float, step: int) -> None:
+    spec = OPTIMIZERS[name]
+    full = np.zeros(HYPER_SIZE)
+    full[: len(hyper)] = hyper
+    shared = tuple(map(p.dtype.type, coefficients(spec.code, rate, step, full)))
     if p.size:
-        sgd_kernel[blocks(p.size), THREADS](p, g, v, p.size, real(rate), real(momentum), nesterov)
+        update_kernel[blocks(p.size), THREADS](spec.code, spec.state_vectors, p, g, *state, p.size, shared)
+
+
+def sgd_update(p: Any, g: Any, v: Any, rate: float, momentum: float, nesterov: bool) -> None:
+    """A step of gradient descent; without momentum v is left alone."""
+    name = "sgd" if momentum == 0 else "nesterov" if nesterov else "momentum"
+    _apply(name, p, g, (v, v), (momentum,), rate, 1)
 
 
 def adam_update(
     p: Any, g: Any, m: Any, v: Any, rate: float, beta1: float, beta2: float, epsilon: float, decay: float, step: int
 ) -> None:
     """A step of Adam or AdamW."""
-    real = p.dtype.type
-    rates = real(rate), real(1 - beta1**step), real(1 - beta2**step)
-    hyper = tuple(map(real, adam_hyper(beta1, beta2, epsilon, decay)))
-    if p.size:
-        adam_kernel[blocks(p.size), THREADS](p, g, m, v, p.size, rates, hyper)
+    _apply("adam", p, g, (m, v), (beta1, beta2, epsilon, decay), rate, step)
 
-
-_LOSSES = {
-    "mse": MSE,
-    "mae": MAE,
-    "huber": HUBER,
-    "binary_cross_entropy": BINARY_CROSS_ENTROPY,
-    "cross_entropy": CROSS_ENTROPY,
-}
 
 RUNGS: dict[tuple[str, str], Any] = {
     **{
@@ -401,8 +343,8 @@ RUNGS: dict[tuple[str, str], Any] = {
     },
     **{(name, "cuda"): partial(apply_activation, code, False) for code, name in enumerate(ACTIVATIONS)},
     **{(f"{name}_derivative", "cuda"): partial(apply_activation, code, True) for code, name in enumerate(ACTIVATIONS)},
-    **{(name, "cuda"): partial(loss, code, False) for name, code in _LOSSES.items()},
-    **{(f"{name}_derivative", "cuda"): partial(loss_gradient, code) for name, code in _LOSSES.items()},
+    **{(name, "cuda"): partial(loss, spec.code, False) for name, spec in LOSSES.items()},
+    **{(f"{name}_derivative", "cuda"): partial(loss_gradient, spec.code) for name, spec in LOSSES.items()},
     ("accuracy", "cuda"): partial(loss, CROSS_ENTROPY, True),
     ("softmax", "cuda"): softmax,
     ("sgd_update", "cuda"): sgd_update,

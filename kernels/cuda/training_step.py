@@ -22,25 +22,30 @@ from typing import Any
 
 import numpy as np
 
-from ..engine.plan import ADAM, CORRECT, DONE, NESTEROV, NONE, PLAIN_SGD, ROW, ROWS, STEP
-from ..specs.codes import IDENTITY
+from ..engine.backend import PROGRESS
+from ..specs.activations import IDENTITY
+from .activations import slope
 from .device import cuda, device, kernel
-from .gemm import BATCH_ROWS, K, M, N, finish, slope
+from .gemm import BATCH_ROWS, K, M, N, finish
 from .gemm import A as A_AT
 from .gemm import B as B_AT
-from .steps import THREADS, adam_element, block_sum, row_gradient, row_loss, sgd_element
+from .rules import COEFFICIENTS, update_element
+from .steps import THREADS, block_sum, row_gradient, row_loss
+
+# The device holds the fields of PROGRESS, all int64, as a vector with BATCH_ROWS behind them.
+ROW, ROWS, CORRECT, DONE, STEP = map(PROGRESS.names.index, ("row", "rows", "correct", "done", "step"))  # type: ignore[union-attr]
 
 # Places in the device's book of a step.
 INPUTS, OUTPUTS, LOSS, OUT_CODE, OPTIMIZER, BATCH, ORDERED, WEIGHTED, TRAINS, FIRST_ROW, LAYERS, FORWARDS = range(12)
 GATHERED, A_LAST, Z_LAST, D_LAST, LOSSES, PARTS, PART_COUNT, PARAMETERS, L2_AT, CLIPS, STATE, GRADIENT = range(12, 24)
-SQUARES, SCALE, HYPER, COUNT = range(24, 28)
-BOOK = 28
+VECTORS, SCALE, COUNT = range(24, 27)
+BOOK = 27
 
 # Columns of the table of bias sums, a row a layer.
 D_AT, NEURONS, TO = range(3)
 
-RATES = 4
-"""Columns of the table of rates, a row a step: rate, 1 - beta1^step, 1 - beta2^step, 1 / the batch's weight."""
+RATES = COEFFICIENTS + 1
+"""Columns of the table of rates, a row a step: the update rule's coefficients, 1 / the batch's weight."""
 
 
 @device
@@ -57,7 +62,7 @@ def _losses(t: int, threads: int, flat: Any, book: Any, progress: Any, correct: 
     targets, labels, weights, order = data
     rows, k, start = progress[BATCH_ROWS], book[OUTPUTS], progress[ROW]
     one = flat.dtype.type(1)
-    inverse = rates[start // book[BATCH] * RATES + 3]
+    inverse = rates[start // book[BATCH] * RATES + COEFFICIENTS]
     for r in range(t, rows, threads):
         y, at_weight = start + r - book[FIRST_ROW], start + r
         if book[ORDERED] > 0:
@@ -73,7 +78,7 @@ def _losses(t: int, threads: int, flat: Any, book: Any, progress: Any, correct: 
             if book[OUT_CODE] != IDENTITY:
                 for j in range(k):
                     a, z = flat[book[A_LAST] + r * k + j], flat[book[Z_LAST] + r * k + j]
-                    flat[to + j] *= slope(book[OUT_CODE], a, z, one)
+                    flat[to + j] *= slope(book[OUT_CODE], a, z)
 
 
 @device
@@ -105,18 +110,20 @@ def _gradient(flat: Any, book: Any, i: int) -> Any:
 @device
 def _update(t: int, threads: int, flat: Any, book: Any, progress: Any, rates: Any) -> None:
     place = progress[ROW] // book[BATCH] * RATES
-    rate = rates[place]
-    corrected = rate, rates[place + 1], rates[place + 2]
-    at, p_at, state, size = book[HYPER], book[PARAMETERS], book[STATE], book[COUNT]
-    hyper = flat[at], flat[at + 1], flat[at + 2], flat[at + 3], flat[at + 4], flat[at + 5]
+    c = (
+        rates[place],
+        rates[place + 1],
+        rates[place + 2],
+        rates[place + 3],
+        rates[place + 4],
+        rates[place + 5],
+        rates[place + 6],
+        rates[place + 7],
+    )
+    p_at, state, size, code, vectors = book[PARAMETERS], book[STATE], book[COUNT], book[OPTIMIZER], book[VECTORS]
     for i in range(t, size, threads):
         g = flat[book[GRADIENT] + i] * flat[book[SCALE]] if book[CLIPS] > 0 else _gradient(flat, book, i)
-        if book[OPTIMIZER] == ADAM:
-            adam_element(flat, p_at + i, g, flat, state + i, flat, state + size + i, corrected, hyper)
-        elif book[OPTIMIZER] == PLAIN_SGD:
-            flat[p_at + i] -= rate * g
-        elif book[OPTIMIZER] != NONE:
-            sgd_element(flat, p_at + i, g, flat, state + i, rate, hyper[0], book[OPTIMIZER] == NESTEROV)
+        update_element(code, vectors, flat, p_at + i, g, flat, state + i, flat, state + size + i, c)
 
 
 @device

@@ -18,8 +18,8 @@ from fastnet.kernels.cuda import engine as cuda_engine
 from fastnet.kernels.cuda import gemm as cuda_products
 from fastnet.kernels.cuda import steps as cuda_steps
 from fastnet.kernels.cuda.device import SIMULATED, cuda
-from fastnet.kernels.engine.plan import LOSSES
 from fastnet.kernels.registry import CUDA_VARIANTS, OP_SPECS, Case, Variant
+from fastnet.kernels.specs.losses import LOSSES
 from fastnet.kernels.verify import WrongKernelError, check
 
 assert SIMULATED, "run by test_cuda.py"
@@ -66,7 +66,7 @@ def test_variant_meets_its_contract(variant: Variant, case: Case) -> None:
 
 def test_every_operation_has_a_cuda_variant() -> None:
     assert {variant.operation for variant in CUDA_VARIANTS if variant.name == "cuda"} == set(OP_SPECS)
-    assert variants("matmul")[-3:] == ("cuda_naive", "cuda_tiled", "cuda")
+    assert variants.variants("matmul")[-3:] == ("cuda_naive", "cuda_tiled", "cuda")
     assert all(variant.device == "cuda" for variant in CUDA_VARIANTS)
 
 
@@ -124,10 +124,10 @@ MUTANTS = [
 ]
 
 
-@pytest.mark.parametrize("rung", ["cuda_tiled", "cuda"])
+@pytest.mark.parametrize("variant", ["cuda_tiled", "cuda"])
 @pytest.mark.parametrize(("name", "operation", "case", "changes"), MUTANTS, ids=[mutant[0] for mutant in MUTANTS])
 def test_wrong_kernels_are_rejected(
-    name: str, operation: str, case: Case, changes: dict[str, Any], variant: str
+    name: str, operation: str, case: Case, changes: dict[str, Any], variant: Any
 ) -> None:
     variant = next(v for v in CUDA_VARIANTS if v.operation == operation and v.name == variant)
     with mock.patch.object(cuda_steps, "job", _job(**changes)), pytest.raises(WrongKernelError, match=operation):
@@ -146,8 +146,8 @@ def test_a_lost_part_is_rejected() -> None:
         check(variant, Case((13, 5, 9), "parts", "relu"), "float64")
 
 
-@pytest.mark.parametrize("rung", ["cuda_tiled", "cuda"])
-def test_a_missing_barrier_is_noticed(variant: str) -> None:
+@pytest.mark.parametrize("variant", ["cuda_tiled", "cuda"])
+def test_a_missing_barrier_is_noticed(variant: Any) -> None:
     """The simulator starts a block's threads one by one: without barriers the first reads what nobody has written."""
     variant = next(v for v in CUDA_VARIANTS if v.operation == "matmul" and v.name == variant)
     with (
@@ -204,7 +204,7 @@ def test_ten_steps_as_on_the_cpu(
 ) -> None:
     options = dict(options)
     weights = np.linspace(0, 1, ROWS) if options.pop("weighted", False) else None
-    ours, truth = (_trainer(backend, loss, optimizer, hidden, **options) for backend in ("cuda", "serial"))
+    ours, truth = (_trainer(backend, loss, optimizer, hidden, **options) for backend in ("cuda", "cpu"))
     with _resident(resident):
         ours.fit(X, _targets(loss), epochs=4, sample_weight=weights, validation_data=(X[:4], _targets(loss)[:4]))
     truth.fit(X, _targets(loss), epochs=4, sample_weight=weights, validation_data=(X[:4], _targets(loss)[:4]))
@@ -212,8 +212,8 @@ def test_ten_steps_as_on_the_cpu(
     for name, curve in truth.history.items():
         np.testing.assert_allclose(ours.history[name], curve, rtol=1e-12, err_msg=name)
     np.testing.assert_allclose(ours.network.parameters, truth.network.parameters, rtol=1e-9, atol=1e-13)
-    np.testing.assert_allclose(ours._state, truth._state, rtol=1e-9, atol=1e-13)
-    assert (ours._progress == truth._progress).all()
+    np.testing.assert_allclose(ours._state.vectors, truth._state.vectors, rtol=1e-9, atol=1e-13)
+    assert ours._state.progress == truth._state.progress
 
 
 def test_all_losses_and_optimizers_are_run() -> None:
@@ -223,7 +223,7 @@ def test_all_losses_and_optimizers_are_run() -> None:
 
 def test_a_wrong_step_is_noticed() -> None:
     """A trajectory that forgets the last part of dW is not the CPU's."""
-    ours, truth = (_trainer(backend, "mse", SGD(0.05), "relu") for backend in ("cuda", "serial"))
+    ours, truth = (_trainer(backend, "mse", SGD(0.05), "relu") for backend in ("cuda", "cpu"))
     truth.fit(X, _targets("mse"), epochs=1)
     note = cuda_engine.CudaEngine._note
 
@@ -281,7 +281,7 @@ def test_interrupted_and_taken_up_again() -> None:
         whole.fit(X, _targets("mse"), epochs=1)
         with mock.patch.object(cuda_engine.CudaEngine, "_step", interrupted), pytest.raises(KeyboardInterrupt):
             iter_chunks.fit(X, _targets("mse"), epochs=1)
-        assert iter_chunks._progress[0] == BATCH
+        assert iter_chunks._state.progress["row"] == BATCH
         iter_chunks.fit(X, _targets("mse"), epochs=1)
     np.testing.assert_array_equal(iter_chunks.network.parameters, whole.network.parameters)
     np.testing.assert_allclose(iter_chunks.history["loss"], whole.history["loss"], rtol=1e-14)
@@ -290,7 +290,7 @@ def test_interrupted_and_taken_up_again() -> None:
 def test_evaluate_and_resume(tmp_path: Any) -> None:
     trainer = _trainer("cuda", "mse", SGD(0.05, momentum=0.9), "relu")
     trainer.fit(X, _targets("mse"), epochs=1, checkpoint=tmp_path / "run.safetensors")
-    again = Trainer.resume(tmp_path / "run.safetensors", backend="serial")
+    again = Trainer.resume(tmp_path / "run.safetensors", backend="cpu")
     assert trainer.evaluate(X, _targets("mse"))["loss"] == pytest.approx(again.evaluate(X, _targets("mse"))["loss"])
 
 
