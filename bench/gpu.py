@@ -68,7 +68,8 @@ except ImportError:  # not installed: the checkout, with kernels/ where the whee
 from fastnet.kernels.cuda import device
 from fastnet.kernels.cuda import engine as cuda_engine
 from fastnet.kernels.cuda import gemm as cuda_products
-from fastnet.kernels.cuda.gemm import DEVICE_PROGRESS, gemm_args, launch
+from fastnet.kernels.cuda.arguments import DEVICE_PROGRESS, gemm_args
+from fastnet.kernels.cuda.gemm import launch
 from fastnet.kernels.registry import CUDA_VARIANTS, OP_SPECS, Case
 from fastnet.kernels.verify import check
 from fastnet.network import Network

@@ -111,7 +111,7 @@ SCHEDULE_CLASSES: dict[str, type[Schedule]] = {made.__name__: made for made in (
 # ------------------------------------------------------------------------------------------- optimizers
 
 OPTIMIZER_CLASSES: dict[str, type["Optimizer"]] = {}
-"""The optimizers by class name, as checkpoints write it; every subclass of `Optimizer` enters itself."""
+"""The optimizers by class name, as checkpoints write it; every class of this module enters itself."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,8 @@ class Optimizer:
     """Name of the update rule, a key of the kernels' `OPTIMIZERS`."""
 
     def __init_subclass__(cls) -> None:
-        OPTIMIZER_CLASSES[cls.__name__] = cls
+        if cls.__module__ == __name__:  # a user's class of the same name must not change what checkpoints mean
+            OPTIMIZER_CLASSES[cls.__name__] = cls
 
     def __post_init__(self) -> None:
         if not isinstance(self.learning_rate, Schedule):

@@ -122,7 +122,7 @@ class Trainer:
     ) -> None:
         if not isinstance(network, Network):
             raise TypeError(f"network is a {type(network).__name__}; expected a fastnet.Network")
-        if not isinstance(optimizer, Optimizer):
+        if not isinstance(optimizer, Optimizer) or type(optimizer) is Optimizer:
             raise TypeError(f"optimizer is {optimizer!r}; expected one such as SGD(0.01) or Adam()")
         if not isinstance(shuffle, (bool, np.bool_)):
             raise TypeError(f"shuffle is {shuffle!r}; expected True or False")

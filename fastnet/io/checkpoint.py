@@ -139,7 +139,10 @@ def load_state(shown_path: str, arrays: Mapping[str, Array], state: TrainingStat
     state.progress[...], state.totals[...] = progress, totals.view(state.totals.dtype)[0]
     state.vectors[...] = load_array(shown_path, arrays, "best.state" if best else "optimizer.state", state.vectors)
     if best:
-        state.progress["step"] = load_array(shown_path, arrays, "best.step", np.zeros(1, np.int64))[0]
+        step = load_array(shown_path, arrays, "best.step", np.zeros(1, np.int64))[0]
+        if not 0 <= step <= _LARGEST_COUNT:
+            raise ValueError(f"{shown_path}: 'best.step' is {step}, which no training leaves behind")
+        state.progress["step"] = step
 
 
 def backend_of(settings: Mapping[str, Any]) -> dict[str, Any]:

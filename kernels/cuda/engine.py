@@ -26,9 +26,10 @@ from ..jit.decorator import jit
 from ..specs.activations import ACTIVATION_BY_CODE, IDENTITY
 from ..specs.losses import LOSSES
 from . import training_step as e
+from .arguments import DEVICE_PROGRESS, GEMM_ARGS, GemmArgs, gemm_args
 from .device import SIMULATED, cuda, empty, quiet, require
-from .gemm import DEVICE_PROGRESS, GEMM_ARGS, SIMULATED_TILE, GemmArgs, gemm_args, launch
-from .rules import CONSTANTS, constants
+from .gemm import SIMULATED_TILE, launch
+from .rules import batch_weights_of, rate_table
 from .steps import THREADS, blocks, splits_for
 
 RESIDENT_FLOPS = 1_000_000
@@ -289,9 +290,12 @@ class CudaEngine:
             self._data("weights", weights, self._dtype),
             self._sequence("order", order, np.int64),
         )
-        batch_weights = _batch_weights(weights, order, epoch_rows, batch)
+        batch_weights = batch_weights_of(weights, order, epoch_rows, batch)
+        trained = OptimizerState.none(self._dtype) if optimizer is None else optimizer
+        used = range(start // batch, 0 if optimizer is None else -(-min(stop, epoch_rows) // batch))
         steps_before = int(plan[0]["step"]) - start // batch
-        table = self._sequence("rates", self._rate_table(rates, batch_weights, steps_before), self._dtype)
+        found = rate_table(trained.code, trained.hyper, rates, batch_weights, used, steps_before)
+        table = self._sequence("rates", found, self._dtype)
         self._note(plan, optimizer, order is not None, weights is not None, first_row, epoch_rows)
         try:
             done, last = start, min(epoch_rows, stop)
@@ -318,19 +322,6 @@ class CudaEngine:
         if array is not None:
             self._send(array.astype(dtype, copy=False), copy)
         return copy
-
-    def _rate_table(self, rates: Array, batch_weights: Array, steps_before: int) -> Array:
-        """Rate, bias corrections and inverse weight of every step of the epoch."""
-        steps = np.arange(len(batch_weights))
-        table = np.empty((len(steps), e.RATES))
-        table[:, :CONSTANTS] = 0
-        if self._optimizer is not None:
-            code, hyper = self._optimizer.code, self._optimizer.hyper
-            for step in range(len(steps)):
-                rate = float(rates[min(step, len(rates) - 1)])
-                table[step, :CONSTANTS] = constants(code, rate, step + steps_before + 1, hyper)
-        table[:, CONSTANTS] = np.divide(1, batch_weights, out=np.zeros(len(steps)), where=batch_weights > 0)
-        return table
 
     def _note(
         self,
@@ -453,11 +444,3 @@ class CudaEngine:
                 e.epoch_clip[1, THREADS, stream](flat, context, self._norms, wide, limit)
             e.epoch_update[wide, THREADS, stream](flat, context, progress, rates)
         e.epoch_close[1, THREADS, stream](flat, context, progress, self._totals, self._rights)
-
-
-def _batch_weights(weights: Array | None, order: Array | None, rows: int, batch: int) -> Array:
-    """The weight of every batch of an epoch: its rows, where rows have none."""
-    starts = np.arange(0, rows, batch)
-    if weights is None:
-        return np.minimum(batch, rows - starts).astype(np.float64)
-    return np.add.reduceat(weights if order is None else weights[order], starts)

@@ -28,47 +28,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..engine.backend import PROGRESS
 from ..specs.activations import IDENTITY, RELU
 from .activations import activate, slope
+from .arguments import ALONG_LONG, VECTORS
 from .device import SIMULATED, cuda, device, kernel
 from .register_tile import load2, load4, outer, row_of, store2, store4, zeros
-
-
-class GemmArgs(NamedTuple):
-    """One product: sizes, offsets and strides, in elements. A negative offset means that the operand is absent."""
-
-    m: int  # rows of C; -1: the rows of the present batch
-    n: int
-    k: int  # terms of the sum; -1: the rows of the present batch
-    a: int  # offset of A, its strides by M and by K, and how the fast kernel reads it
-    a_long: int
-    a_k: int
-    a_mode: int
-    b: int  # offset of B, its strides by N and by K, and how the fast kernel reads it
-    b_long: int
-    b_k: int
-    b_mode: int
-    c: int  # offset of C
-    c_row: int  # elements from a row of C to the next
-    split: int = 1 << 40  # terms that one block adds up
-    split_step: int = 0  # elements from one part's C to the next part's
-    bias: int = -1  # offset of b, in B's array
-    code: int = IDENTITY  # of the activation
-    z: int = -1  # offset of Z, in C's array
-    gate_code: int = IDENTITY  # of the activation whose derivative C is multiplied by
-    gate_a: int = -1  # offsets of its A and Z, in A's array
-    gate_z: int = -1
-
-
-GEMM_ARGS = np.dtype([(name, "i8") for name in GemmArgs._fields], align=True)
-"""The same as a record, for tables on the device."""
-
-DEVICE_PROGRESS = np.dtype([*PROGRESS.descr, ("batch_rows", "i8")], align=True)
-"""Where the epoch stands, on the device: PROGRESS, and the rows of the present batch."""
-
-ALONG_LONG, VECTORS = 1, 2
-"""How the fast kernel reads a factor: along M or N, not K; and 16 bytes at a time."""
 
 
 class Tile(NamedTuple):
@@ -418,30 +382,6 @@ def fast(dtype: Any, tile: Tile) -> Any:
 
 
 # -------------------------------------------------------------------------------------------- launches
-
-
-def gemm_args(
-    sizes: tuple[int, int, int],
-    a: tuple[int, int, int],
-    b: tuple[int, int, int],
-    c: tuple[int, int],
-    lanes: int,
-    **rest: int,
-) -> GemmArgs:
-    """Return the arguments of a product.
-
-    ``sizes``: (M, N, K). ``a``: offset, stride by M, stride by K; ``b``: by N and by K; ``c``: offset, stride of rows.
-    ``lanes``: elements of 16 bytes. ``rest``: other fields by name.
-    """
-    return GemmArgs(*sizes, *a, _mode(a, lanes), *b, _mode(b, lanes), *c, **rest)
-
-
-def _mode(factor: tuple[int, int, int], lanes: int) -> int:
-    """How the fast kernel reads a factor."""
-    at, by_long, by_k = factor
-    along_long = by_long == 1 and by_k != 1
-    fits = (by_long == 1 or by_k == 1) and at % lanes == 0 and (by_k if along_long else by_long) % lanes == 0
-    return ALONG_LONG * along_long + VECTORS * fits
 
 
 def launch(variant: str, dtype: Any, rows: int, columns: int, splits: int, stream: Any, arguments: Any) -> None:

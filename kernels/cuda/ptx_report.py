@@ -23,7 +23,7 @@ import numpy as np
 
 from ..specs.losses import LOSSES
 from ..specs.optimizers import UPDATES
-from . import gemm, steps, training_step
+from . import arguments, gemm, steps, training_step
 from .device import KERNELS, SIMULATED, cuda, register_limit
 from .rules import CONSTANTS
 
@@ -91,9 +91,9 @@ def _types(dtype: str) -> dict[str, tuple[Any, ...]]:
     ints, doubles = types.Array(types.int64, 1, "C"), types.Array(types.float64, 1, "C")
     progress, context, gemms, bias_sums = (
         types.Array(from_dtype(record), 1, "C")
-        for record in (gemm.DEVICE_PROGRESS, training_step.CONTEXT, gemm.GEMM_ARGS, training_step.BIAS_SUM)
+        for record in (arguments.DEVICE_PROGRESS, training_step.CONTEXT, arguments.GEMM_ARGS, training_step.BIAS_SUM)
     )
-    product = (types.NamedUniTuple(i, len(gemm.GemmArgs._fields), gemm.GemmArgs), progress, f, f, f)
+    product = (types.NamedUniTuple(i, len(arguments.GemmArgs._fields), arguments.GemmArgs), progress, f, f, f)
     step = (f, context, progress)
     data = (f, ints, f, ints)  # targets, labels, weights, order
     names = [name for name in KERNELS if name.startswith("cuda_")] + ["naive"]

@@ -75,7 +75,32 @@ def update_element(
         t[t_at] = second
 
 
+RATES = CONSTANTS + 1
+"""Columns of the table of rates, a row a step: the update rule's constants, 1 / the batch's weight."""
+
+
 def constants(code: int, rate: float, step: int, hyper: Any) -> tuple[float, ...]:
     """Return the CONSTANTS numbers that a step's updates share, in float64; step counts from 1."""
     found = OPTIMIZER_BY_CODE[code].constants(hyper, rate, step)
     return (*found, *np.zeros(CONSTANTS - len(found)))
+
+
+def rate_table(
+    code: int, hyper: Any, rates: Any, batch_weights: Any, steps: range, steps_before: int
+) -> np.ndarray[Any, Any]:
+    """Return an epoch's table of rates (batches, RATES), with the constants of ``steps``; the others' are 0."""
+    table = np.zeros((len(batch_weights), RATES))
+    np.divide(1, batch_weights, out=table[:, CONSTANTS], where=batch_weights > 0)
+    compute, values, last = OPTIMIZER_BY_CODE[code].constants, hyper.tolist(), len(rates) - 1
+    for step in steps:
+        found = compute(values, float(rates[min(step, last)]), step + steps_before + 1)
+        table[step, : len(found)] = found
+    return table
+
+
+def batch_weights_of(weights: Any, order: Any, rows: int, batch: int) -> np.ndarray[Any, Any]:
+    """The weight of every batch of an epoch: its rows, where rows have none."""
+    starts = np.arange(0, rows, batch)
+    if weights is None:
+        return np.minimum(batch, rows - starts).astype(np.float64)
+    return np.add.reduceat(weights if order is None else weights[order], starts)

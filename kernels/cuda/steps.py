@@ -18,8 +18,9 @@ from ..specs.losses import CROSS_ENTROPY, LOSS_BY_CODE, LOSSES
 from ..specs.optimizers import HYPER_SIZE, UPDATES, UpdateSpec
 from . import gemm
 from .activations import activate, derivative
+from .arguments import DEVICE_PROGRESS, gemm_args
 from .device import SIMULATED, cuda, device, empty, kernel
-from .gemm import DEVICE_PROGRESS, SIMULATED_TILE, SMS, gemm_args, launch, tile_for
+from .gemm import SIMULATED_TILE, SMS, launch, tile_for
 from .rules import constants, is_correct, loss_slope, loss_value, update_element
 
 THREADS = 8 if SIMULATED else 256

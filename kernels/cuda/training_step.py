@@ -26,7 +26,7 @@ from ..specs.activations import IDENTITY
 from .activations import slope
 from .device import cuda, device, kernel
 from .gemm import finish
-from .rules import CONSTANTS, update_element
+from .rules import CONSTANTS, RATES, update_element
 from .steps import THREADS, block_sum, row_gradient, row_loss
 
 CONTEXT = np.dtype(
@@ -60,9 +60,6 @@ CONTEXT = np.dtype(
 
 BIAS_SUM = np.dtype([("dz", "i8"), ("neurons", "i8"), ("to", "i8")], align=True)
 """The sum of a layer's db: offset of dZ, columns, offset of the first part's db."""
-
-RATES = CONSTANTS + 1
-"""Columns of the table of rates, a row a step: the update rule's constants, 1 / the batch's weight."""
 
 
 @device

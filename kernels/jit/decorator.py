@@ -11,6 +11,7 @@ Flags, and why:
   gives contiguous and strided arrays different bits.
 """
 
+import threading
 from collections.abc import Callable
 from typing import Any, TypeVar, overload
 
@@ -66,6 +67,9 @@ class _InternalDispatcher(CPUDispatcher):  # type: ignore[misc]
         raise TypeError(f"{self.py_func.__qualname__} has no entry from Python; only compiled code can call it")
 
 
+_CACHE_DIR_LOCK = threading.RLock()
+
+
 def _compile_lazily(function: F, inline: bool, internal: bool, scalar: bool) -> F:
     entries = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True} if internal or scalar else {}
     flags = {"inline": "always" if inline else "never", "forceinline": scalar, **entries, **_FLAGS}
@@ -74,12 +78,13 @@ def _compile_lazily(function: F, inline: bool, internal: bool, scalar: bool) -> 
         dispatcher.__class__ = _InternalDispatcher
     if cache_folder is not None and COMPILES:
         # CACHE_DIR is one setting for the whole process. It is changed for this line only, so that users' own
-        # cache=True functions stay where the users put them.
-        before, numba.config.CACHE_DIR = numba.config.CACHE_DIR, str(cache_folder)
-        try:
-            set_cache(dispatcher, KernelCache(function))
-        except Exception as error:  # a later Numba may organise its cache otherwise: slower starts, but correct
-            warn_once(f"fastnet does not cache its compiled kernels: {error}")
-        finally:
-            numba.config.CACHE_DIR = before
+        # cache=True functions stay where the users put them; under a lock, since threads make kernels at first use.
+        with _CACHE_DIR_LOCK:
+            before, numba.config.CACHE_DIR = numba.config.CACHE_DIR, str(cache_folder)
+            try:
+                set_cache(dispatcher, KernelCache(function))
+            except Exception as error:  # a later Numba may organise its cache otherwise: slower starts, but correct
+                warn_once(f"fastnet does not cache its compiled kernels: {error}")
+            finally:
+                numba.config.CACHE_DIR = before
     return dispatcher

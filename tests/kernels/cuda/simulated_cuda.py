@@ -14,6 +14,7 @@ import pytest
 from fastnet import SGD, Adam, AdamW, CosineDecay, Network, RMSprop, Trainer, WarmUp, dataset
 from fastnet.kernels import matmul
 from fastnet.kernels import registry as variants
+from fastnet.kernels.cuda import arguments
 from fastnet.kernels.cuda import engine as cuda_engine
 from fastnet.kernels.cuda import gemm as cuda_products
 from fastnet.kernels.cuda import steps as cuda_steps
@@ -88,7 +89,7 @@ def test_a_batch_larger_than_a_part_of_a_memory_map_is_refused(tmp_path: Path, m
 
 # ------------------------------------------------------------------------------------------- mutants
 
-_right_args = cuda_products.gemm_args
+_right_args = arguments.gemm_args
 
 
 def _args(**changes: Any) -> Any:
