@@ -42,7 +42,7 @@ MAX_PARAMETERS = 8
 TOO_LONG: set[str] = {"fastnet.tables"}
 TOO_MANY_PARAMETERS: set[str] = {
     "fastnet.kernels.cuda.engine._run",
-    "fastnet.kernels.cuda.steps.adam_element",
+    "fastnet.kernels.cuda.rules.update_element",
     "fastnet.kernels.cuda.steps.row_gradient",
     "fastnet.kernels.cuda.training_step.epoch_losses",
     "fastnet.kernels.cuda.training_step.resident",
@@ -198,7 +198,7 @@ def test_sub_packages_are_empty_and_installed() -> None:
 
 def test_numbas_flags_are_set_in_the_jit_package() -> None:
     flags = re.compile(r"\b(njit|fastmath|error_model|nogil|cache=True)\b")
-    found = {name for name in PATHS if flags.search(PATHS[name].read_text())}
+    found = {name for name in PATHS if flags.search(re.sub("#.*", "", PATHS[name].read_text()))}
     assert found <= {"fastnet.kernels.jit.decorator", "fastnet.kernels.jit.numba_internals"}
     text = PATHS["fastnet.kernels.jit.decorator"].read_text()
     assert not re.search(r"\"(nnan|ninf|fast|reassoc)\"", text)

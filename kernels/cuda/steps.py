@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from ..specs.activations import ACTIVATIONS
-from ..specs.losses import BINARY_CROSS_ENTROPY, CROSS_ENTROPY, LOSS_BY_CODE, LOSSES
+from ..specs.codes import BINARY_CROSS_ENTROPY
+from ..specs.losses import CROSS_ENTROPY, LOSS_BY_CODE, LOSSES
 from ..specs.optimizers import HYPER_SIZE, OPTIMIZERS
 from . import gemm
 from .activations import activate, derivative

@@ -77,6 +77,7 @@ def check_matmul(matmul: Any, dtype: Any, m: int, k: int, n: int, a: str = "", b
     assert_close(C, A, B)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("a", ["rows", "transpose"])
 @pytest.mark.parametrize("b", ["rows", "transpose"])
@@ -132,6 +133,7 @@ def test_wrong_products_are_rejected(broken: str) -> None:
 # --------------------------------------------------------------------------------------------- bits
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_bits_do_not_depend_on_the_division_of_c(dtype: Any) -> None:
     """Whole, and by uneven rows and columns, of any layout: the same bits.  Large enough that the whole is packed."""
