@@ -108,7 +108,7 @@ def _on_device(operation: str, name: str) -> Callable[..., Any]:
     def run(*arguments: Any) -> None:
         from .cuda import steps
 
-        steps.RUNGS[operation, name](*arguments)
+        steps.VARIANTS[operation, name](*arguments)
 
     return run
 

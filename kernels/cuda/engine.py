@@ -28,7 +28,7 @@ from ..specs.losses import LOSSES
 from . import training_step as e
 from .device import SIMULATED, cuda, empty, quiet, require
 from .gemm import BATCH_ROWS, SIMULATED_TILE, job, launch
-from .rules import COEFFICIENTS, coefficients
+from .rules import CONSTANTS, constants
 from .steps import THREADS, blocks, splits_for
 
 RESIDENT_FLOPS = 1_000_000
@@ -307,13 +307,13 @@ class CudaEngine:
         """Rate, bias corrections and inverse weight of every step of the epoch."""
         steps = np.arange(len(batch_weights))
         table = np.empty((len(steps), e.RATES))
-        table[:, :COEFFICIENTS] = 0
+        table[:, :CONSTANTS] = 0
         if self._optimizer is not None:
             code, hyper = self._optimizer.code, self._optimizer.hyper
             for step in range(len(steps)):
                 rate = float(rates[min(step, len(rates) - 1)])
-                table[step, :COEFFICIENTS] = coefficients(code, rate, step + steps_before + 1, hyper)
-        table[:, COEFFICIENTS] = np.divide(1, batch_weights, out=np.zeros(len(steps)), where=batch_weights > 0)
+                table[step, :CONSTANTS] = constants(code, rate, step + steps_before + 1, hyper)
+        table[:, CONSTANTS] = np.divide(1, batch_weights, out=np.zeros(len(steps)), where=batch_weights > 0)
         return table
 
     def _note(

@@ -22,9 +22,10 @@ from unittest import mock
 import numpy as np
 
 from ..specs.losses import LOSSES
+from ..specs.optimizers import UPDATES
 from . import gemm, steps
 from .device import KERNELS, SIMULATED, cuda, register_limit
-from .rules import COEFFICIENTS
+from .rules import CONSTANTS
 
 ARCHITECTURES = ((8, 0), (9, 0))
 SHARED_BYTES = {(8, 0): 164 << 10, (9, 0): 228 << 10}
@@ -100,7 +101,7 @@ def _types(dtype: str) -> dict[str, tuple[Any, ...]]:
         "softmax_kernel": (f, f, i, i),
         "sums_kernel": (f, i, i, i, f, i, i, i),
         "reduce_kernel": (f, i, i, i, f),
-        "update_kernel": (i, i, f, f, f, f, i, types.UniTuple(real, COEFFICIENTS)),
+        "update_kernel": (i, i, f, f, f, f, i, types.UniTuple(real, CONSTANTS)),
         "epoch_gather": (*step, f, ints),
         "epoch_losses": (*step, ints, *data, f),
         "epoch_sums": (*step, table),
@@ -182,7 +183,7 @@ def _kernels(operation: str, variant: str, dtype: str) -> tuple[str, ...]:
     if operation in _BESIDES:
         return _product_kernels(variant, dtype) + _BESIDES[operation]
     exact = {"softmax": "softmax_kernel", "accuracy": "loss_kernel"}
-    exact |= {"sgd_update": "update_kernel", "adam_update": "update_kernel"}
+    exact |= dict.fromkeys(UPDATES, "update_kernel")
     if operation in LOSSES:
         return ("loss_kernel",)
     if operation.removesuffix("_derivative") in LOSSES:
@@ -214,7 +215,7 @@ def report(operation: str, variant: str, dtype: str, cc: tuple[int, int] = (9, 0
     RuntimeError, FileNotFoundError
         If the compiler or ``ptxas`` is missing, or refuses.
     """
-    if (operation, variant) not in steps.RUNGS:
+    if (operation, variant) not in steps.VARIANTS:
         raise ValueError(f"there is no CUDA variant {variant!r} of {operation!r}")
     if SIMULATED:
         raise RuntimeError("the simulator compiles nothing; unset NUMBA_ENABLE_CUDASIM")

@@ -9,11 +9,12 @@ from ..specs.losses import LOSS_BY_CODE
 from ..specs.optimizers import HYPER_SIZE, OPTIMIZER_BY_CODE
 from .device import device
 
-COEFFICIENTS = HYPER_SIZE
+CONSTANTS = HYPER_SIZE
 """Numbers that all elements of an update share, computed once a step on the host, in float64."""
 
 
 def _element_choice(own: int, function: Callable[..., Any], others: Any) -> Any:
+    """Return ``function(z, y)`` where the code is ``own``, and otherwise what ``others`` gives."""
     function = device(function)
     if others is None:
         return device(lambda code, z, y: function(z, y))
@@ -39,15 +40,23 @@ def _rule_choice(own: int, rule: Callable[..., Any], others: Any) -> Any:
     return choose
 
 
+@device
+def _never(code: int, z: Any, y: Any) -> bool:
+    return False
+
+
 loss_value: Any = None
 loss_slope: Any = None
+is_correct: Any = _never
 updated: Any = None
 for _loss in LOSS_BY_CODE:
     if _loss.value is not None and _loss.slope is not None:
         loss_value = _element_choice(_loss.code, _loss.value, loss_value)
         loss_slope = _element_choice(_loss.code, _loss.slope, loss_slope)
+    if _loss.correct is not None:
+        is_correct = _element_choice(_loss.code, _loss.correct, is_correct)
 for _rule in OPTIMIZER_BY_CODE:
-    updated = _rule_choice(_rule.code, _rule.element, updated)
+    updated = _rule_choice(_rule.code, _rule.rule, updated)
 
 
 @device
@@ -66,7 +75,7 @@ def update_element(
         t[t_at] = second
 
 
-def coefficients(code: int, rate: float, step: int, hyper: Any) -> tuple[float, ...]:
-    """Return the COEFFICIENTS numbers that a step's updates share, in float64; step counts from 1."""
-    found = OPTIMIZER_BY_CODE[code].coefficients(rate, step, hyper)
-    return (*found, *np.zeros(COEFFICIENTS - len(found)))
+def constants(code: int, rate: float, step: int, hyper: Any) -> tuple[float, ...]:
+    """Return the CONSTANTS numbers that a step's updates share, in float64; step counts from 1."""
+    found = OPTIMIZER_BY_CODE[code].constants(hyper, rate, step)
+    return (*found, *np.zeros(CONSTANTS - len(found)))

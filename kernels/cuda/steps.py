@@ -15,14 +15,13 @@ from typing import Any
 import numpy as np
 
 from ..specs.activations import ACTIVATIONS
-from ..specs.codes import BINARY_CROSS_ENTROPY
 from ..specs.losses import CROSS_ENTROPY, LOSS_BY_CODE, LOSSES
-from ..specs.optimizers import HYPER_SIZE, OPTIMIZERS
+from ..specs.optimizers import HYPER_SIZE, UPDATES, UpdateSpec
 from . import gemm
 from .activations import activate, derivative
 from .device import SIMULATED, cuda, device, empty, kernel
 from .gemm import SIMULATED_TILE, SMS, job, launch, tile_for
-from .rules import coefficients, loss_slope, loss_value, update_element
+from .rules import constants, is_correct, loss_slope, loss_value, update_element
 
 THREADS = 8 if SIMULATED else 256
 """Of a block of elementwise work; a power of two, for the trees."""
@@ -56,8 +55,7 @@ def row_loss(code: int, labels: Any, targets: Any, y: int, outputs: Any, at: int
 
     ``y``: the row's place among labels; its targets begin at y k.
     """
-    zero, half = outputs.dtype.type(0), outputs.dtype.type(0.5)
-    total, right = zero, 0
+    total, right = outputs.dtype.type(0), 0
     if code == CROSS_ENTROPY:
         label = labels[y]
         top, where = row_top(outputs, at, k)
@@ -67,8 +65,8 @@ def row_loss(code: int, labels: Any, targets: Any, y: int, outputs: Any, at: int
         for j in range(k):
             z, truth = outputs[at + j], targets[y * k + j]
             total += loss_value(code, z, truth)
-            if code == BINARY_CROSS_ENTROPY:
-                right += 1 if (z > zero) == (truth > half) else 0
+            if is_correct(code, z, truth):
+                right += 1
     return total, right
 
 
@@ -310,29 +308,18 @@ def softmax(outputs: Any, out: Any) -> None:
     softmax_kernel[blocks(rows), THREADS](_flat(outputs)[0], _flat(out)[0], rows, k)
 
 
-def _apply(name: str, p: Any, g: Any, state: tuple[Any, Any], hyper: tuple[float, ...], rate: float, step: int) -> None:
-    spec = OPTIMIZERS[name]
+def update(operation: UpdateSpec, *arguments: Any) -> None:
+    """A step of an optimizer, in place."""
+    spec, p, g, state, hyper, rate, step = operation.parse(arguments)
     full = np.zeros(HYPER_SIZE)
     full[: len(hyper)] = hyper
-    shared = tuple(map(p.dtype.type, coefficients(spec.code, rate, step, full)))
+    shared = tuple(map(p.dtype.type, constants(spec.code, rate, step, full)))
+    first, second, *_ = (*state, g, g)  # what a rule lacks, the kernel leaves alone
     if p.size:
-        update_kernel[blocks(p.size), THREADS](spec.code, spec.state_vectors, p, g, *state, p.size, shared)
+        update_kernel[blocks(p.size), THREADS](spec.code, spec.state_vectors, p, g, first, second, p.size, shared)
 
 
-def sgd_update(p: Any, g: Any, v: Any, rate: float, momentum: float, nesterov: bool) -> None:
-    """A step of gradient descent; without momentum v is left alone."""
-    name = "sgd" if momentum == 0 else "nesterov" if nesterov else "momentum"
-    _apply(name, p, g, (v, v), (momentum,), rate, 1)
-
-
-def adam_update(
-    p: Any, g: Any, m: Any, v: Any, rate: float, beta1: float, beta2: float, epsilon: float, decay: float, step: int
-) -> None:
-    """A step of Adam or AdamW."""
-    _apply("adam", p, g, (m, v), (beta1, beta2, epsilon, decay), rate, step)
-
-
-RUNGS: dict[tuple[str, str], Any] = {
+VARIANTS: dict[tuple[str, str], Any] = {
     **{
         (name, variant): partial(function, variant)
         for variant in ("cuda_naive", "cuda_tiled", "cuda")
@@ -348,7 +335,6 @@ RUNGS: dict[tuple[str, str], Any] = {
     **{(f"{name}_derivative", "cuda"): partial(loss_gradient, spec.code) for name, spec in LOSSES.items()},
     ("accuracy", "cuda"): partial(loss, CROSS_ENTROPY, True),
     ("softmax", "cuda"): softmax,
-    ("sgd_update", "cuda"): sgd_update,
-    ("adam_update", "cuda"): adam_update,
+    **{(name, "cuda"): partial(update, spec) for name, spec in UPDATES.items()},
 }
 """The function of every CUDA variant, by operation and name, over device arrays."""

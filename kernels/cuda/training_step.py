@@ -29,7 +29,7 @@ from .device import cuda, device, kernel
 from .gemm import BATCH_ROWS, K, M, N, finish
 from .gemm import A as A_AT
 from .gemm import B as B_AT
-from .rules import COEFFICIENTS, update_element
+from .rules import CONSTANTS, update_element
 from .steps import THREADS, block_sum, row_gradient, row_loss
 
 # The device holds the fields of PROGRESS, all int64, as a vector with BATCH_ROWS behind them.
@@ -44,8 +44,8 @@ BOOK = 27
 # Columns of the table of bias sums, a row a layer.
 D_AT, NEURONS, TO = range(3)
 
-RATES = COEFFICIENTS + 1
-"""Columns of the table of rates, a row a step: the update rule's coefficients, 1 / the batch's weight."""
+RATES = CONSTANTS + 1
+"""Columns of the table of rates, a row a step: the update rule's constants, 1 / the batch's weight."""
 
 
 @device
@@ -62,7 +62,7 @@ def _losses(t: int, threads: int, flat: Any, book: Any, progress: Any, correct: 
     targets, labels, weights, order = data
     rows, k, start = progress[BATCH_ROWS], book[OUTPUTS], progress[ROW]
     one = flat.dtype.type(1)
-    inverse = rates[start // book[BATCH] * RATES + COEFFICIENTS]
+    inverse = rates[start // book[BATCH] * RATES + CONSTANTS]
     for r in range(t, rows, threads):
         y, at_weight = start + r - book[FIRST_ROW], start + r
         if book[ORDERED] > 0:

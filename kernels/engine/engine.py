@@ -273,13 +273,14 @@ class CpuEngine:
         self._bound = context, arrays
         context["rate_count"], context["first_row"] = len(rates), first_row
         context["epoch_rows"] = len(X) if epoch_rows is None else epoch_rows
-        address = address_of(context)
-        while progress["done"] < stop:
-            before, start = int(progress["done"]), time.perf_counter()
+        address, done = address_of(context), int(progress["done"])
+        while done < stop:
+            before, start = done, time.perf_counter()
             context["stop_row"] = min(stop, before + self.tuner.rows)
             training_step.run(plan.parameters.dtype, address, self.tuner.threads, POOL)
+            done = int(progress["done"])
             if purpose == TRAIN:
-                self.tuner.update(int(progress["done"]) - before, time.perf_counter() - start)
+                self.tuner.update(done - before, time.perf_counter() - start)
 
 
 _DATA = ("X", "targets", "sample_weights", "order", "out", "rates")

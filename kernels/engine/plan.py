@@ -201,7 +201,11 @@ def aligned_zeros(rows: int, size: int, dtype: Any) -> Array:
 
 def address_of(array: Array | None) -> int:
     """Return the address of an array's first element; 0 for None."""
-    return 0 if array is None else int(array.__array_interface__["data"][0])
+    if array is None:
+        return 0
+    # Of a record, as bytes: NumPy would describe all fields, which takes longer than a small epoch.
+    plain = array if array.dtype.names is None else array.reshape(-1).view("u1")
+    return int(plain.__array_interface__["data"][0])
 
 
 def parameter_count(layer_sizes: Sequence[int]) -> int:
