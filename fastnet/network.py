@@ -35,15 +35,15 @@ class Network:
         Inputs, hidden sizes if any, outputs: ``[64, 128, 10]``.
     hidden : str or sequence of str, default "relu"
         Activation of the hidden layers, or one for each: "identity", "relu", "tanh", "sigmoid",
-        "leaky_relu", "gelu" (exact), "silu".
+        "leaky_relu", "gelu" (exact), "silu", "elu", "softplus" or "mish".
     output : str, default "identity"
         Activation of the last layer.
     dtype : {"float32", "float64"}, default "float32"
         Of the parameters and of everything computed; inputs are converted to it.
     seed : int, default 0
         Initial weights are a function of seed, sizes and activations alone: uniform, of He's scale
-        (limit sqrt(6 / inputs)) for relu, leaky_relu, gelu and silu, and of Glorot's
-        (limit sqrt(6 / (inputs + outputs))) for the rest, biases zero.
+        (limit sqrt(6 / inputs)) before relu and its smooth kin, and of Glorot's (limit
+        sqrt(6 / (inputs + outputs))) before identity, tanh and sigmoid; biases zero.
 
     Attributes
     ----------

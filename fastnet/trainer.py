@@ -56,10 +56,10 @@ class Trainer:
     network : Network
         Trained in place.
     loss : str, default "mse"
-        "mse", "mae" or "huber" (of width 1) for numbers; "cross_entropy", which takes class labels and applies softmax
-        to the outputs itself; "binary_cross_entropy", which takes targets from 0 to 1, one for each output, and
-        applies the sigmoid itself.
-    optimizer : SGD, Adam or AdamW, default SGD(0.01)
+        "mse", "mae", "huber" (of width 1) or "log_cosh" for numbers; "cross_entropy", which takes class labels and
+        applies softmax to the outputs itself; "binary_cross_entropy", which takes targets from 0 to 1, one for each
+        output, and applies the sigmoid itself.
+    optimizer : SGD, Adam, AdamW or RMSprop, default SGD(0.01)
     batch_size : int or None, default 32
         Rows a step: 1 is stochastic gradient descent, None the full batch. The last batch may be short.
     shuffle : bool, default True

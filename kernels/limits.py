@@ -1,7 +1,8 @@
 """Measures this machine: the peak rate of FMAs, and the bandwidth of each level of the memory hierarchy.
 
 A kernel's rate means little by itself; its ratio to these limits says how much can still be gained. The limits drift as
-other processes come and go, so they must be measured beside whatever is compared with them (docs/performance-notes.md).
+other processes come and go, so they must be measured beside whatever is compared with them
+(docs/performance-notes/profiling.md).
 """
 
 import contextlib

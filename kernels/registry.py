@@ -54,10 +54,10 @@ class Variant:
 
 
 PARALLEL_MIN_WORK = 30_000_000
-"""Floating-point operations of a product from which all threads pay off (docs/performance-notes.md)."""
+"""Floating-point operations of a product from which all threads pay off (docs/performance-notes/variants.md)."""
 
 _LOSS_MIN_WORK, _LOSS_DERIVATIVE_MIN_WORK = 4000, 500
-"""Elements from which vectors pay for a loss's scratch arrays (docs/performance-notes.md)."""
+"""Elements from which vectors pay for a loss's scratch arrays (docs/performance-notes/variants.md)."""
 
 _SIMD_MIN_WORK = {
     **dict.fromkeys(("mse", "mae", "huber"), _LOSS_MIN_WORK),

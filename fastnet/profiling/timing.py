@@ -2,8 +2,8 @@
 
 A shared machine slows down for seconds at a time. Whatever is compared is therefore interleaved: every round runs one
 batch of each candidate, in a random order, since a fixed one falls in step with the scheduler's time slices
-(docs/performance-notes.md). A batch is long enough for the clock, and short enough that most batches run undisturbed,
-so that the median is taken from undisturbed ones.
+(docs/performance-notes/profiling.md). A batch is long enough for the clock, and short enough that most batches run
+undisturbed, so that the median is taken from undisturbed ones.
 """
 
 import math

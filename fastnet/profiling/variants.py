@@ -29,7 +29,7 @@ _PEAK_S = 0.0005
 _PEAK_OF_THREADS_S = 0.03  # the system spreads new threads over the cores only after some milliseconds
 
 _BLAS_RESTS_S = 0.1
-"""Seconds in which OpenBLAS's threads stop spinning on cores that others need (docs/performance-notes.md)."""
+"""Seconds in which OpenBLAS's threads stop spinning on cores that others need (docs/performance-notes/profiling.md)."""
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ What changed from `loops`: the product is computed block by block, and its inner
 of C at once. Why that is faster: an element of C is loaded and stored once for eight products instead of once for each,
 and the eight rows of B stay in L1 while all rows of the block of C pass by. LLVM vectorises that loop, which has nine
 streams, as many as it will check for overlap. What it costs: a row of C still passes through L1 for every eight k, so
-the load ports, not the FMA units, are the limit (docs/performance-notes.md); a B whose rows are not contiguous is
-copied.
+the load ports, not the FMA units, are the limit (docs/performance-notes/variants.md); a B whose rows are not contiguous
+is copied.
 """
 
 from typing import Any

@@ -46,7 +46,7 @@ def named(name: str, kernel: Callable[..., Any]) -> Callable[..., Any]:
 
 @jit
 def all_finite(values: Any) -> bool:
-    """Return whether a vector holds neither NaN nor infinity, in one pass (docs/performance-notes.md)."""
+    """Return whether a vector holds neither NaN nor infinity, in one pass (docs/performance-notes/variants.md)."""
     bad = 0
     for i in range(values.size):
         bad |= not isfinite(values[i])

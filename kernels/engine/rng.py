@@ -3,7 +3,7 @@
 They are counter-based, so no state is carried from epoch to epoch: the order of epoch 17 is the same whether training
 ran without a break or was resumed. Weights and splits use Philox's raw 64-bit words, which NumPy keeps stable across
 versions, and not Generator's methods, which it may change. The order of an epoch's rows uses SplitMix64 (Steele, Lea
-and Flood 2014), compiled (docs/performance-notes.md).
+and Flood 2014), compiled (docs/performance-notes/engine.md).
 
 Seeds are integers from 0 to 2^64 - 1; indices are integers from 0 to 2^48 - 1.
 """

@@ -1,7 +1,7 @@
 """Chooses rows and threads for the next compiled call from the times of previous calls.
 
 A call returns after about CALL_S, so that Ctrl-C works in long epochs. Whether threads pay off depends on the size of a
-step and on what else runs on the other cores (docs/performance-notes.md), so the tuner measures: TRIAL_S on all
+step and on what else runs on the other cores (docs/performance-notes/engine.md), so the tuner measures: TRIAL_S on all
 threads, then the same on one. It keeps the faster and tries the other again from time to time, which is the only way to
 notice that cores have become free or busy. Results depend neither on the threads nor on where calls end.
 """

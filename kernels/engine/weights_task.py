@@ -5,7 +5,7 @@ the rows of a micro-batch in their order, whichever thread computes it.
 
 W^T is kept beside W, packed in micro-panels as the micro-kernel reads them: the thread that updates rows of W
 transposes them, a block of vectors at a time, while they are in cache. Packing W in every product instead costs each
-thread the whole of it (docs/performance-notes.md).
+thread the whole of it (docs/performance-notes/engine.md).
 
 Plain SGD: W <- W - rate dW happens to the sums in registers, and dW never exists, where a batch is one micro-batch. The
 product stores an FMA of what it would have stored otherwise, so the bits are those of the update after it.

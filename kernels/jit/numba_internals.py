@@ -17,8 +17,8 @@ a dispatcher's ``__class__``            an entry from Python refuses  Python jum
 dispatcher's ``_cache``
 an overload's ``library``, ``fndesc``   `code_address`                ``numba.cfunc``: no arrays, no exceptions
 ``context.call_conv``                   `call_by_address`             ``types.FunctionType``: experimental
-``get_call_type``,                      ``cpu.threads.parallel_for``  ``numba.prange`` (docs/performance-notes.md says
-``get_compile_result``,                                               why not)
+``get_call_type``,                      ``cpu.threads.parallel_for``  ``numba.prange``: see
+``get_compile_result``,                                               docs/performance-notes/threads.md
 ``call_internal_no_propagate``
 ======================================  ============================  ================================================
 """

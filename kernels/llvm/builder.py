@@ -258,5 +258,5 @@ def _declared(module: ir.Module, name: str, kind: ir.FunctionType) -> ir.Functio
 
 
 def set_optsize(builder: ir.IRBuilder) -> None:
-    """Compile the function around for size: 1.9 s instead of 2.5 s, as fast (docs/performance-notes.md)."""
+    """Compile the function around for size: 1.9 s instead of 2.5 s, as fast (docs/performance-notes/gemm.md)."""
     builder.function.attributes.add("optsize")

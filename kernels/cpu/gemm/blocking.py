@@ -1,6 +1,6 @@
 """Block sizes of the product: how `gemm` divides C and which operands it packs. They never change a bit of C, but KC.
 
-The reasons and figures of every constant stand in docs/performance-notes.md.
+The reasons and figures of every constant stand in docs/performance-notes/gemm.md.
 """
 
 from pathlib import Path

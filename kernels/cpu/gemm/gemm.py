@@ -16,7 +16,7 @@ nothing, nor whether anything is packed: so rows or columns of C may be computed
 and get the same bits. Bits do differ between CPUs with and without FMA.
 
 Memory: C is written, A and B are only read; neither may overlap C. The caller keeps the arrays alive. Figures:
-docs/performance-notes.md.
+docs/performance-notes/gemm.md.
 """
 
 import functools

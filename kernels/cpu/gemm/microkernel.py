@@ -24,7 +24,7 @@ Order of the sums: an element of C is one chain of FMAs over ascending k that st
 tile's height or width nor on where in the tile the element lies.
 
 The last columns: tiles are 4, 2 and 1 vectors wide (a tile of a single row 16), and only those of one vector are
-masked; 3 vectors are a tile of 2 and one of 1. Figures: docs/performance-notes.md.
+masked; 3 vectors are a tile of 2 and one of 1. Figures: docs/performance-notes/gemm.md.
 """
 
 from collections.abc import Callable
@@ -259,7 +259,7 @@ def sum_rows(
     """target = sum of rows of the source, in order, or that added to it; of the first NV vectors of columns, or of one.
 
     NV vectors where there are that many columns, otherwise one, masked. The sums stay in registers: a loop that adds
-    row after row to memory waits for its own stores (docs/performance-notes.md).
+    row after row to memory waits for its own stores (docs/performance-notes/gemm.md).
 
     Parameters
     ----------

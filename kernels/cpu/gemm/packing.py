@@ -10,7 +10,7 @@ from .operands import Matrix
 from .transpose import transpose_panel
 
 PREFETCH_ROWS = 8
-"""Rows that packing prefetches ahead (docs/performance-notes.md)."""
+"""Rows that packing prefetches ahead (docs/performance-notes/gemm.md)."""
 
 PANELS_AT_ONCE = 8
 """Micro-panels of A.T that are packed side by side: 48 elements, 3 cache lines of a row in float32."""

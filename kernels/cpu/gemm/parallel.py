@@ -9,7 +9,7 @@ Why that is faster: every core brings its own FMA units and L2. What it costs: 1
 row to its last by one thread.
 
 Tasks do not share what is packed: they would have to wait for each other, and a thread that works alone would wait for
-ever. Instead the product is divided along the side that is packed. Figures: docs/performance-notes.md.
+ever. Instead the product is divided along the side that is packed. Figures: docs/performance-notes/gemm.md.
 """
 
 from typing import Any, NamedTuple

@@ -6,7 +6,7 @@ transposes them once, into a micro-panel, if there are many rows of A; for the f
 
 A square is read in parts of 16 bytes, one from each column, that are joined into a vector; then the 16-byte blocks are
 transposed, all those of a vector at once, in steps that exchange neighbouring lanes. Reading whole vectors instead
-takes two steps more, and the shuffles are what takes the time (docs/performance-notes.md).
+takes two steps more, and the shuffles are what takes the time (docs/performance-notes/gemm.md).
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ READ_BYTES = 16
 
 MAX_ROWS = 4
 """Rows of the largest tile. There are two kernels, for a single row and for this many, where missing rows repeat the
-last one (docs/performance-notes.md)."""
+last one (docs/performance-notes/gemm.md)."""
 
 _INT32 = ir.IntType(32)
 

@@ -11,7 +11,7 @@ by many.
 If several Python threads call at once, one of them has the workers and the others run their tasks alone. The workers
 are claimed and given back within one compiled call, in which no KeyboardInterrupt arrives.
 
-Latencies, and why this is not ``numba.prange``: docs/performance-notes.md.
+Latencies, and why this is not ``numba.prange``: docs/performance-notes/threads.md.
 """
 
 from typing import Any
@@ -94,7 +94,7 @@ _ACTIVE, _WORKERS, _LOCK = _WORDS["active"], len(_LINES) * LINE, 8
 
 @jit(internal=True)
 def _spin(iteration: int) -> None:
-    """Wait a moment, and now and then let other processes have the core (docs/performance-notes.md)."""
+    """Wait a moment, and now and then let other processes have the core (docs/performance-notes/threads.md)."""
     if iteration % YIELD_INTERVAL == 0:
         sched_yield()
     else:
@@ -103,7 +103,7 @@ def _spin(iteration: int) -> None:
 
 @jit(internal=True)
 def _leave_callers_cpu(pool: int) -> None:
-    """Move this thread away from the caller's CPU, where Linux tends to put it (docs/performance-notes.md)."""
+    """Move this thread away from the caller's CPU, where Linux tends to put it (docs/performance-notes/threads.md)."""
     cpu = current_cpu()
     if cpu >= 0 and cpu == atomic_load(pool + _CPU) and cpu < atomic_load(pool + _MASK_ROWS):
         set_affinity(atomic_load(pool + _MASKS) + cpu * MASK_BYTES)

@@ -93,7 +93,7 @@ def num_threads() -> int:
 
 
 def _usable_threads() -> int:
-    """Count the threads worth starting: more than CPUs would be slower than fewer (docs/performance-notes.md)."""
+    """Count the threads worth starting: more than CPUs are slower than fewer (docs/performance-notes/threads.md)."""
     if numba.config.DISABLE_JIT:
         return 1
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -5,7 +5,7 @@ plain loop replace most of the arithmetic: ``vpermi2`` looks up a table of 16 or
 leaves 2^(i/16) or 1/c to the table and a polynomial of half the degree to the rest; ``vscalef`` multiplies by 2^n,
 subnormal results included; ``vgetexp`` and ``vgetmant`` split any number, subnormal ones included. NumPy's time over
 this one's on Zen 4: exp 3.1 (float64 2.0), log 2.2 (1.6), tanh 1.9 (2.2), sigmoid 3.0 (2.2)
-(docs/performance-notes.md).
+(docs/performance-notes/vmath.md).
 
 No integer steps: 1.5 * 2^(mantissa bits - 4) added to x log2 e leaves a multiple of 1/16, whose last four bits are the
 index of 2^(i/16), and ``vscalef`` rounds the exponent down by itself. Logarithms: x = 2^k m, 3/4 <= m < 3/2, and
@@ -56,7 +56,7 @@ HAVE_AVX512 = "avx512f" in target_features()
 """Whether the CPU compiled for has these instructions."""
 
 UNROLL = 3
-"""Vectors at a time (docs/performance-notes.md)."""
+"""Vectors at a time (docs/performance-notes/vmath.md)."""
 
 _POINTER = ir.PointerType()
 

@@ -1,4 +1,4 @@
-"""Tables and coefficients of the AVX-512 functions, by the bits of the float: 32 or 64 (docs/performance-notes.md)."""
+"""Tables and coefficients of the AVX-512 functions, by the float's bits, 32 or 64 (docs/performance-notes/vmath.md)."""
 
 import numpy as np
 

@@ -11,7 +11,7 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from fastnet import SGD, Adam, AdamW, CosineDecay, Network, Trainer, WarmUp, dataset
+from fastnet import SGD, Adam, AdamW, CosineDecay, Network, RMSprop, Trainer, WarmUp, dataset
 from fastnet.kernels import matmul
 from fastnet.kernels import registry as variants
 from fastnet.kernels.cuda import engine as cuda_engine
@@ -186,6 +186,7 @@ RUNS: list[tuple[str, Any, str, bool, dict[str, Any]]] = [
     ("cross_entropy", Adam(CosineDecay(0.01, 4)), "sigmoid", True, {"weighted": True}),
     ("binary_cross_entropy", AdamW(0.01), "leaky_relu", True, {"clip_norm": 0.05, "l2": 0.01, "shuffle": False}),
     ("huber", AdamW(0.01), "identity", True, {"clip_norm": 0.5}),
+    ("log_cosh", RMSprop(0.01), "mish", False, {}),
 ]
 
 
@@ -218,7 +219,7 @@ def test_ten_steps_as_on_the_cpu(
 
 def test_all_losses_and_optimizers_are_run() -> None:
     assert {run[0] for run in RUNS} == set(LOSSES)
-    assert {type(run[1]) for run in RUNS} == {SGD, Adam, AdamW}
+    assert {type(run[1]) for run in RUNS} == {SGD, Adam, AdamW, RMSprop}
 
 
 def test_a_wrong_step_is_noticed() -> None:
