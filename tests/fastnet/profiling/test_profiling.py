@@ -426,7 +426,7 @@ def test_cuda_variants_are_compiled_and_not_timed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def report(operation: str, variant: str, dtype: str) -> tuple[ptx_report.Report, ...]:
-        return (ptx_report.Report(f"{operation}_{variant}", dtype, (9, 0), 256, 2, 124, 16896, 16, 0, 10, 0),)
+        return (ptx_report.Report(f"{operation}_{variant}", dtype, (9, 0), 256, 2, 124, 16896, 16, 0, 10, 0, 0),)
 
     monkeypatch.setattr(ptx_report, "report", report)
     assert cli.main(["profile", "kernel", "matmul", "--variants", "cuda,cuda_tiled", "--dtype", "float64"]) == 0

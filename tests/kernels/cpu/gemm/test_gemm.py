@@ -86,6 +86,7 @@ def test_matmul_of_every_size(dtype: Any, a: str, b: str) -> None:
         check_matmul(simd.matmul, dtype, m, k, n, a, b)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("kind", ["gaps", "backwards", "odd"])
 def test_matmul_of_any_strides(kind: str) -> None:
     for m, k, n in sizes(np.float32):

@@ -510,6 +510,7 @@ resource.setrlimit(resource.RLIMIT_NPROC, (count, count))
 """
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("started", [0, 1, 2])
 def test_with_fewer_threads_than_wanted(started: int) -> None:
     """A limit of processes or of memory: computes on the threads that there are, and warns once."""
@@ -532,6 +533,7 @@ def test_with_a_limit_of_processes() -> None:
     assert run(THREAD_LIMIT.format(limit=PROCESS_LIMIT, threads=2)) == "done"
 
 
+@pytest.mark.exhaustive
 def test_interrupts_leave_no_lock_held() -> None:
     run(
         "import signal\n"
