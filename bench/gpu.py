@@ -68,7 +68,7 @@ except ImportError:  # not installed: the checkout, with kernels/ where the whee
 from fastnet.kernels.cuda import device
 from fastnet.kernels.cuda import engine as cuda_engine
 from fastnet.kernels.cuda import gemm as cuda_products
-from fastnet.kernels.cuda.gemm import job, launch
+from fastnet.kernels.cuda.gemm import DEVICE_PROGRESS, gemm_args, launch
 from fastnet.kernels.registry import CUDA_VARIANTS, OP_SPECS, Case
 from fastnet.kernels.verify import check
 from fastnet.network import Network
@@ -229,10 +229,10 @@ def time_products(tiny: bool) -> list[dict[str, Any]]:
         a, b, c = device.send(A.reshape(-1)), device.send(B.reshape(-1)), device.empty(size * size, np.float32)
         bias = device.send(np.concatenate([B.reshape(-1), np.zeros(size, "f4")]))
         lanes = cuda_products.SIMULATED_TILE.lanes if device.SIMULATED else 4
-        progress = device.send(np.zeros(8, np.int64))
+        progress = device.send(np.zeros(1, DEVICE_PROGRESS))
         sizes, left, right = (size, size, size), (0, size, 1), (0, 1, size)
-        plain = job(sizes, left, right, (0, size), lanes)
-        fused = job(sizes, left, right, (0, size), lanes, bias=size * size, code=1)
+        plain = gemm_args(sizes, left, right, (0, size), lanes)
+        fused = gemm_args(sizes, left, right, (0, size), lanes, bias=size * size, code=1)
         row: dict[str, Any] = {"size": size}
         repeats = 1 if tiny else 20 if size <= 2048 else 5
         for variant in ("cuda_naive", "cuda_tiled", "cuda"):

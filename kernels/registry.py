@@ -1,6 +1,7 @@
 """THE table: every variant of every operation, in the order of the variants.
 
-Tests, benchmarks, the profiler and the training loop iterate over `TABLE` or look up in it. A variant is a module whose
+The public functions look up in it; tests, benchmarks and the profiler iterate over `TABLE`. The compiled training loop
+calls the fastest kernels by address, not through it. A variant is a module whose
 functions have the names of operations; adding one takes the function and one line here (``docs/extending.md``).
 """
 
@@ -143,9 +144,6 @@ TABLE: tuple[Variant, ...] = tuple(variant for variant in _ALL if COMPILES or no
 VARIANT_ORDER = tuple(dict.fromkeys(variant.name for variant in (*_ALL, *CUDA_VARIANTS)))
 """Names of the variants, from the oracle to the fastest."""
 
-DEFAULT_VARIANT = "parallel"
-"""The variant that training runs on by default."""
-
 _LOOKUP = {(variant.operation, variant.name): from_host(variant) for variant in (*TABLE, *CUDA_VARIANTS)}
 
 
@@ -190,13 +188,6 @@ def find(operation: str, variant: str, work: int = 0) -> Callable[..., Any]:
     except (KeyError, TypeError):
         names = ", ".join(variants(operation))
         raise ValueError(f"unknown variant {variant!r} of {operation}; there are: auto, {names}") from None
-
-
-def best_variant(operation: str, variant: str) -> Callable[..., Any]:
-    """Look up the fastest variant of an operation that comes no later than ``variant`` in the order."""
-    allowed = VARIANT_ORDER[: VARIANT_ORDER.index(variant) + 1]
-    usable = {v.name for v in TABLE if v.operation == operation and v.min_work < math.inf}
-    return next(_LOOKUP[operation, name] for name in reversed(allowed) if name in usable)
 
 
 _AUTO = {

@@ -156,8 +156,10 @@ def loss_kernel(code: int) -> Any:
     with `loss_rows` as the prototype, and by compiled code alone.
     """
     spec = LOSS_BY_CODE[code]
-    if spec.value is None:
+    if spec.name == "cross_entropy":
         return cross_entropy_rows
+    if spec.value is None:
+        raise NotImplementedError(f"{spec.name} is a loss of whole rows; `loss_kernel` needs a kernel for it")
     terms = _terms(spec)
 
     def kernel(rows: Any, row_begin: int, row_end: int) -> None:

@@ -1,7 +1,7 @@
 """The only place that imports `numba.cuda`: whether a device is here, what is missing where none is, the flags.
 
-Imports `numba.cuda`, so no room imports this one but the CUDA rooms, and those are imported when somebody asks for a
-CUDA variant: importing fastnet costs nothing more for them. The package numba-cuda provides `numba.cuda` (the module
+Only modules of `kernels.cuda` import this one, and they are imported at the first call of a CUDA variant, so that
+importing fastnet costs no more for them. The package numba-cuda provides `numba.cuda` (the module
 inside Numba is deprecated and serves the simulator only); ``pip install "fastnet-jit[cuda12]"`` or ``[cuda13]`` brings
 it.
 
@@ -101,27 +101,27 @@ KERNELS: dict[str, tuple[Callable[..., Any], int, int]] = {}
 
 
 @contextlib.contextmanager
-def _room(size: int, purpose: str) -> Iterator[None]:
+def _enough_memory(size: int, purpose: str) -> Iterator[None]:
     """Where so many bytes do not fit the card, a MemoryError that says for what they were."""
     try:
         yield
     except Exception as error:  # the driver's own class, which moves from version to version
         if "memory" not in str(error).lower():
             raise
-        raise MemoryError(f"the card has no room for {size >> 20} MiB of {purpose} ({error})") from None
+        raise MemoryError(f"the GPU has no memory left for {size >> 20} MiB of {purpose} ({error})") from None
 
 
 def send(array: Array) -> Any:
     """Copy an array to the device; its strides too where it is contiguous in either order."""
     if not (array.flags.c_contiguous or array.flags.f_contiguous):
         array = np.ascontiguousarray(array)
-    with _room(array.nbytes, "this array; call the kernel for parts of it"):
+    with _enough_memory(array.nbytes, "this array; call the kernel for parts of it"):
         return cuda.to_device(array)
 
 
 def empty(size: int, dtype: Any, purpose: str = "workspace; call the kernel for parts") -> Any:
     """An uninitialised vector on the device; of no elements there is none, so at least one."""
-    with _room(size * np.dtype(dtype).itemsize, purpose):
+    with _enough_memory(size * np.dtype(dtype).itemsize, purpose):
         return cuda.device_array(max(1, size), dtype)
 
 

@@ -27,7 +27,7 @@ from ..specs.activations import ACTIVATION_BY_CODE, IDENTITY
 from ..specs.losses import LOSSES
 from . import training_step as e
 from .device import SIMULATED, cuda, empty, quiet, require
-from .gemm import BATCH_ROWS, SIMULATED_TILE, job, launch
+from .gemm import DEVICE_PROGRESS, GEMM_ARGS, SIMULATED_TILE, GemmArgs, gemm_args, launch
 from .rules import CONSTANTS, constants
 from .steps import THREADS, blocks, splits_for
 
@@ -92,7 +92,7 @@ class CudaEngine:
         self._parts = 1
         if self.launch_mode != "resident":
             self._parts = max(splits_for(self._dtype, k, n, batch_rows) for n, k in pairwise(layer_sizes))
-        self._book = np.zeros(e.BOOK, np.int64)
+        self._context = np.zeros(1, e.CONTEXT)
         self._lay_out(list(codes))
         self.tuner = Tuner(1, 1, explores=False)
         self.objective = np.zeros((), OBJECTIVE)
@@ -108,8 +108,8 @@ class CudaEngine:
         return results_of(self._progress_record, self._totals_record, self._loss, self._outputs)
 
     def _lay_out(self, codes: list[int]) -> None:
-        """Regions of the buffer, the jobs of a step, the book."""
-        sizes, batch, book, trains = self._sizes, self._batch, self._book, self._optimizer is not None
+        """Divide the buffer; fill in the context and the arguments of a step's products."""
+        sizes, batch, context, trains = self._sizes, self._batch, self._context[0], self._optimizer is not None
         self._size = 0
 
         def region(elements: int) -> int:
@@ -122,17 +122,33 @@ class CudaEngine:
         parts = region(self._parts * self._count) if trains else 0
         clips = self._optimizer is not None and bool(self._optimizer.clip_norm < np.inf)
         l2 = self._optimizer is not None and bool(self._optimizer.l2 != 0)
-        book[[e.PARAMETERS, e.STATE, e.PARTS, e.PART_COUNT, e.COUNT]] = weights, state, parts, self._parts, self._count
-        book[e.GRADIENT] = region(self._count) if clips else 0
-        book[e.L2_AT] = region(self._count) if l2 else -1
-        book[e.SCALE], book[e.LOSSES], book[e.VECTORS] = region(1), region(batch), vectors
-        book[e.GATHERED] = region(batch * sizes[0])
-        book[[e.INPUTS, e.OUTPUTS, e.LOSS, e.OUT_CODE]] = sizes[0], sizes[-1], self._loss.code, codes[-1]
-        book[[e.BATCH, e.LAYERS, e.FORWARDS, e.CLIPS]] = batch, len(codes), len(codes), clips
+        context["parameters"], context["state"], context["parts"], context["part_count"], context["count"] = (
+            weights,
+            state,
+            parts,
+            self._parts,
+            self._count,
+        )
+        context["gradient"] = region(self._count) if clips else 0
+        context["l2"] = region(self._count) if l2 else -1
+        context["scale"], context["losses"], context["vectors"] = region(1), region(batch), vectors
+        context["gathered"] = region(batch * sizes[0])
+        context["inputs"], context["outputs"], context["loss"], context["out_code"] = (
+            sizes[0],
+            sizes[-1],
+            self._loss.code,
+            codes[-1],
+        )
+        context["batch"], context["layers"], context["forwards"], context["clips"] = (
+            batch,
+            len(codes),
+            len(codes),
+            clips,
+        )
 
         lanes = SIMULATED_TILE.lanes if SIMULATED else 16 // self._dtype.itemsize
         forwards, backwards, gradients, biases = [], [], [], []
-        below, offset, part = int(book[e.GATHERED]), weights, -(-batch // self._parts)
+        below, offset, part = int(context["gathered"]), weights, -(-batch // self._parts)
         layers: list[tuple[int, int, int]] = []  # A, Z, dZ
         for i, ((n, k), code) in enumerate(zip(pairwise(sizes), codes, strict=True)):
             a = region(batch * k)
@@ -140,21 +156,21 @@ class CudaEngine:
             d = region(batch * k) if trains else 0
             layers.append((a, z if z >= 0 else a, d))
             after = {"bias": offset + n * k, "code": code, "z": z}
-            forwards.append(job((-1, k, n), (below, n, 1), (offset, n, 1), (a, k), lanes, **after))
+            forwards.append(gemm_args((-1, k, n), (below, n, 1), (offset, n, 1), (a, k), lanes, **after))
             if trains and i > 0:
                 gate_a, gate_z, under = layers[i - 1]
                 gate = {"gate_code": codes[i - 1], "gate_a": gate_a, "gate_z": gate_z}
                 gate = gate if codes[i - 1] != IDENTITY else {}
-                backwards.append(job((-1, n, k), (d, k, 1), (offset, 1, n), (under, n), lanes, **gate))
+                backwards.append(gemm_args((-1, n, k), (d, k, 1), (offset, 1, n), (under, n), lanes, **gate))
             if trains:
                 to = parts + offset - weights
                 whole = {"split": part, "split_step": self._count}
-                gradients.append(job((k, n, -1), (d, 1, k), (below, 1, n), (to, n), lanes, **whole))
+                gradients.append(gemm_args((k, n, -1), (d, 1, k), (below, 1, n), (to, n), lanes, **whole))
                 biases.append((d, k, to + n * k))
             below, offset = a, offset + (n + 1) * k
-        book[[e.A_LAST, e.Z_LAST, e.D_LAST]] = layers[-1]
+        context["a_last"], context["z_last"], context["d_last"] = layers[-1]
         self._forwards, self._backwards, self._gradients = forwards, backwards[::-1], gradients
-        self._biases = np.array(biases or [(0, 0, 0)], np.int64)
+        self._biases = np.array(biases or [(0, 0, 0)], e.BIAS_SUM)
         self._bytes = self._size * self._dtype.itemsize
 
     @property
@@ -187,17 +203,17 @@ class CudaEngine:
         if self._on_device:
             return
         self._flat = empty(self._size, self._dtype, f"batches of {self._batch} rows; use a smaller batch_size")
-        jobs = np.array([*self._forwards, *self._backwards, *self._gradients], np.int64)
-        self._jobs, self._layer_sums = cuda.to_device(jobs), cuda.to_device(self._biases)
+        gemms = np.array([*self._forwards, *self._backwards, *self._gradients], GEMM_ARGS)
+        self._gemms, self._layer_sums = cuda.to_device(gemms), cuda.to_device(self._biases)
         self._rights = empty(self._batch, np.int64)
         self._norms = empty(blocks(self._count), np.float64)
-        self._progress, self._totals = empty(BATCH_ROWS + 1, np.int64), empty(1, np.float64)
-        self._device_book = empty(e.BOOK, np.int64)
-        if self._optimizer is not None and self._book[e.L2_AT] >= 0:
+        self._progress, self._totals = empty(1, DEVICE_PROGRESS), empty(1, np.float64)
+        self._device_context = empty(1, e.CONTEXT)
+        if self._optimizer is not None and self._context[0]["l2"] >= 0:
             l2 = np.concatenate(
                 [np.r_[np.full(n * k, self._optimizer.l2), np.zeros(k)] for n, k in pairwise(self._sizes)]
             )
-            self._send(l2.astype(self._dtype), self._flat[int(self._book[e.L2_AT]) :])
+            self._send(l2.astype(self._dtype), self._flat[int(self._context[0]["l2"]) :])
         self._on_device = True
 
     # ------------------------------------------------------------------------------------ training
@@ -325,25 +341,32 @@ class CudaEngine:
         first_row: int,
         epoch_rows: int,
     ) -> None:
-        """Send the book, where the epoch stands, parameters and state."""
-        book = self._book
-        book[[e.ORDERED, e.WEIGHTED, e.TRAINS, e.FIRST_ROW]] = ordered, weighted, optimizer is not None, first_row
-        book[e.OPTIMIZER] = 0 if optimizer is None else optimizer.code
-        self._send(book, self._device_book)
-        progress = np.append(plan[0][None].view(np.int64), min(self._batch, epoch_rows - int(plan[0]["row"])))
-        progress[e.ROWS] = epoch_rows
+        """Send the context, where the epoch stands, parameters and state."""
+        context = self._context[0]
+        context["ordered"], context["weighted"], context["trains"], context["first_row"] = (
+            ordered,
+            weighted,
+            optimizer is not None,
+            first_row,
+        )
+        context["optimizer"] = 0 if optimizer is None else optimizer.code
+        self._send(self._context, self._device_context)
+        progress = np.zeros(1, DEVICE_PROGRESS)
+        for name in PROGRESS.names or ():
+            progress[name] = plan[0][name]
+        progress["rows"], progress["batch_rows"] = epoch_rows, min(self._batch, epoch_rows - int(plan[0]["row"]))
         self._send(progress, self._progress)
         self._send(np.zeros(1), self._totals)
-        self._send(self._host, self._flat[int(book[e.PARAMETERS]) :])
+        self._send(self._host, self._flat[int(context["parameters"]) :])
         if optimizer is not None:
-            self._send(optimizer.state, self._flat[int(book[e.STATE]) :])
+            self._send(optimizer.state, self._flat[int(context["state"]) :])
 
     def _fetch(self, plan: Any, optimizer: OptimizerState | None, batch_weights: Array, start: int) -> None:
         """Bring back where the epoch stands, and what was trained."""
         progress, sums = plan[0].copy(), plan[1].copy()
         ends = self._progress.copy_to_host()
         for field in ("row", "step", "done", "correct"):
-            progress[field] = ends[PROGRESS.names.index(field)]  # type: ignore[union-attr]
+            progress[field] = ends[0][field]
         sums["loss"] += self._totals.copy_to_host()[0]
         done = slice(start // self._batch, -(-int(progress["row"]) // self._batch))
         sums["weight"] += batch_weights[done].sum()
@@ -351,8 +374,8 @@ class CudaEngine:
         if optimizer is None:
             plan[0][...], plan[1][...] = progress, sums
             return
-        parameters = self._take(self._book[e.PARAMETERS], self._count)
-        state = self._take(self._book[e.STATE], optimizer.state.size).reshape(optimizer.state.shape)
+        parameters = self._take(self._context[0]["parameters"], self._count)
+        state = self._take(self._context[0]["state"], optimizer.state.size).reshape(optimizer.state.shape)
         records = plan[0][None], plan[1][None], progress[None], sums[None]
         _settle(self._host, optimizer.state, *records[:2], parameters, state, *records[2:])
 
@@ -368,10 +391,10 @@ class CudaEngine:
     def _step(self, steps: int, data: tuple[Any, ...], rates: Any, trains: bool) -> None:
         """Put so many steps on their way."""
         limit = float(self._optimizer.clip_norm) if self._optimizer is not None else 0.0
-        flat, book, progress = self._flat, self._device_book, self._progress
+        flat, context, progress = self._flat, self._device_context, self._progress
         if self.launch_mode == "resident":
-            tables = self._totals, self._jobs, self._layer_sums, self._rights
-            e.resident[1, THREADS](flat, book, progress, *tables, *data, rates, steps, limit)
+            tables = self._totals, self._gemms, self._layer_sums, self._rights
+            e.resident[1, THREADS](flat, context, progress, *tables, *data, rates, steps, limit)
             return
         if self.launch_mode == "graph" and trains not in self._graphs:
             self._phases(data, rates, trains, limit, 0)  # a real step, which compiles what is then captured
@@ -402,29 +425,34 @@ class CudaEngine:
     def _phases(self, data: tuple[Any, ...], rates: Any, trains: bool, limit: float, stream: Any) -> None:
         """The launches of one step."""
         X, targets, labels, weights, order = data
-        flat, book, progress, dtype, batch = self._flat, self._device_book, self._progress, self._dtype, self._batch
+        flat, context, progress, dtype, batch = (
+            self._flat,
+            self._device_context,
+            self._progress,
+            self._dtype,
+            self._batch,
+        )
 
-        def products(jobs: list[tuple[int, ...]]) -> None:
-            for given in jobs:
-                height, columns = batch if given[0] < 0 else given[0], given[1]
-                splits = self._parts if given[2] < 0 else 1
-                launch("cuda", dtype, height, columns, splits, stream, (given, progress, flat, flat, flat))
+        def products(gemms: list[GemmArgs]) -> None:
+            for args in gemms:
+                rows, splits = batch if args.m < 0 else args.m, self._parts if args.k < 0 else 1
+                launch("cuda", dtype, rows, args.n, splits, stream, (args, progress, flat, flat, flat))
 
         wide = blocks(self._count)
-        e.epoch_gather[blocks(batch * self._sizes[0]), THREADS, stream](flat, book, progress, X, order)
+        e.epoch_gather[blocks(batch * self._sizes[0]), THREADS, stream](flat, context, progress, X, order)
         products(self._forwards)
-        arguments = flat, book, progress, self._rights, targets, labels, weights, order, rates
+        arguments = flat, context, progress, self._rights, targets, labels, weights, order, rates
         e.epoch_losses[blocks(batch), THREADS, stream](*arguments)
         if trains:
             products(self._backwards)
             products(self._gradients)
             across = -(-max(self._sizes[1:]) // THREADS)
-            e.epoch_sums[(across, self._parts), THREADS, stream](flat, book, progress, self._layer_sums)
-            if self._book[e.CLIPS]:
-                e.epoch_squares[wide, THREADS, stream](flat, book, self._norms)
-                e.epoch_clip[1, THREADS, stream](flat, book, self._norms, wide, limit)
-            e.epoch_update[wide, THREADS, stream](flat, book, progress, rates)
-        e.epoch_close[1, THREADS, stream](flat, book, progress, self._totals, self._rights)
+            e.epoch_sums[(across, self._parts), THREADS, stream](flat, context, progress, self._layer_sums)
+            if self._context[0]["clips"]:
+                e.epoch_squares[wide, THREADS, stream](flat, context, self._norms)
+                e.epoch_clip[1, THREADS, stream](flat, context, self._norms, wide, limit)
+            e.epoch_update[wide, THREADS, stream](flat, context, progress, rates)
+        e.epoch_close[1, THREADS, stream](flat, context, progress, self._totals, self._rights)
 
 
 def _batch_weights(weights: Array | None, order: Array | None, rows: int, batch: int) -> Array:

@@ -1,12 +1,12 @@
-"""Matrix products on the device: three rungs, side by side.
+"""Matrix products on the device: three variants.
 
-Imports `cuda`, `cuda_tile`, `elementwise` for the activations. All three take the same arguments: a job, which is a
-tuple of sizes, places and strides, and the flat arrays that it speaks of, so that a product of matrices that lie in one
-buffer and a product of three arrays are the same kernel. A job lies in the constant bank, as arguments do: read from
-memory its values took 16 registers too many, and the fast kernel spilled.
+All three take the same arguments: a `GemmArgs`, and the flat arrays that its offsets refer to, so that a product of
+matrices in one buffer and a product of three arrays are the same kernel. `GemmArgs` lies in the constant bank, as
+arguments do: read from memory its values took 16 registers too many, and the fast kernel spilled.
 
-C = A B, A (M, K) and B (K, N) of any strides, C (M, N) of contiguous rows; on the way out a bias, an activation, or
-the derivative of the one below. An M or K of -1 is the number of rows of the present batch, which is on the device.
+C = A B, A (M, K) and B (K, N) of any strides, C (M, N) of contiguous rows; then a bias, an activation, or the
+derivative of the layer below's activation. An M or K of -1 is the number of rows of the
+present batch, which is on the device.
 
 - ``naive``: a thread an element. Each multiplication waits for two loads: the bandwidth of L2 is the limit.
 - ``tiled``: a block of 16 x 16 threads shares tiles in shared memory, so memory is read 16 times less. Two loads from
@@ -28,22 +28,47 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..engine.backend import PROGRESS
 from ..specs.activations import IDENTITY, RELU
 from .activations import activate, slope
 from .device import SIMULATED, cuda, device, kernel
 from .register_tile import load2, load4, outer, row_of, store2, store4, zeros
 
-# Places in a job. Strides are in elements; places below 0 are of what is not there.
-M, N, K, A, A_LONG, A_K, A_MODE, B, B_LONG, B_K, B_MODE = range(11)
-C, C_ROW, SPLIT, SPLIT_STEP, BIAS, CODE, Z, GATE_CODE, GATE_A, GATE_Z = range(11, 21)
-JOB = 21
-"""Length of a job."""
+
+class GemmArgs(NamedTuple):
+    """One product: sizes, offsets and strides, in elements. A negative offset means that the operand is absent."""
+
+    m: int  # rows of C; -1: the rows of the present batch
+    n: int
+    k: int  # terms of the sum; -1: the rows of the present batch
+    a: int  # offset of A, its strides by M and by K, and how the fast kernel reads it
+    a_long: int
+    a_k: int
+    a_mode: int
+    b: int  # offset of B, its strides by N and by K, and how the fast kernel reads it
+    b_long: int
+    b_k: int
+    b_mode: int
+    c: int  # offset of C
+    c_row: int  # elements from a row of C to the next
+    split: int = 1 << 40  # terms that one block adds up
+    split_step: int = 0  # elements from one part's C to the next part's
+    bias: int = -1  # offset of b, in B's array
+    code: int = IDENTITY  # of the activation
+    z: int = -1  # offset of Z, in C's array
+    gate_code: int = IDENTITY  # of the activation whose derivative C is multiplied by
+    gate_a: int = -1  # offsets of its A and Z, in A's array
+    gate_z: int = -1
+
+
+GEMM_ARGS = np.dtype([(name, "i8") for name in GemmArgs._fields], align=True)
+"""The same as a record, for tables on the device."""
+
+DEVICE_PROGRESS = np.dtype([*PROGRESS.descr, ("batch_rows", "i8")], align=True)
+"""Where the epoch stands, on the device: PROGRESS, and the rows of the present batch."""
 
 ALONG_LONG, VECTORS = 1, 2
 """How the fast kernel reads a factor: along M or N, not K; and 16 bytes at a time."""
-
-BATCH_ROWS = 7
-"""Place in the device's progress of the rows of the present batch."""
 
 
 class Tile(NamedTuple):
@@ -81,7 +106,7 @@ GRID_Y = 65535
 """Blocks that a grid has at most in its second direction, by the CUDA C++ Programming Guide's table of limits."""
 
 SIDE = 4 if SIMULATED else 16
-"""Of the blocks of the lower rungs."""
+"""Rows and columns of a block of the naive and the tiled variant."""
 
 
 def tile_for(dtype: Any, rows: int, columns: int, splits: int = 1) -> Tile:
@@ -92,47 +117,47 @@ def tile_for(dtype: Any, rows: int, columns: int, splits: int = 1) -> Tile:
     return next((t for t in tiles if -(-rows // t.m) * -(-columns // t.n) * splits >= SMS), tiles[-1])
 
 
-# ------------------------------------------------------------------------------------ on the way out
+# ------------------------------------------------------------------------------------------ epilogue
 
 
 @device
-def finish(given: Any, i: int, n: int, total: Any, a: Any, b: Any, c: Any, part: int) -> None:
-    """Store one element of C: the naive way out, which the lower rungs take."""
-    if given[BIAS] >= 0:
-        total += b[given[BIAS] + n]
-    place = i * given[C_ROW] + n
-    if given[Z] >= 0:
-        c[given[Z] + place] = total
-    code = given[GATE_CODE]
+def finish(args: Any, i: int, n: int, total: Any, a: Any, b: Any, c: Any, part: int) -> None:
+    """Store one element of C with its epilogue; ``args`` is a `GemmArgs` or a record GEMM_ARGS."""
+    if args.bias >= 0:
+        total += b[args.bias + n]
+    place = i * args.c_row + n
+    if args.z >= 0:
+        c[args.z + place] = total
+    code = args.gate_code
     if code > 0:
-        z = a[given[GATE_Z] + place] if given[GATE_Z] >= 0 else total
-        total *= slope(code, a[given[GATE_A] + place], z)
-    c[given[C] + part * given[SPLIT_STEP] + place] = activate(given[CODE], total)
+        z = a[args.gate_z + place] if args.gate_z >= 0 else total
+        total *= slope(code, a[args.gate_a + place], z)
+    c[args.c + part * args.split_step + place] = activate(args.code, total)
 
 
 @device
 def _live(size: int, progress: Any) -> int:
-    """A size of a job: as it stands there, or the rows of the present batch."""
-    return progress[BATCH_ROWS] if size < 0 else size
+    """Return a size of `GemmArgs`: as it is, or the rows of the present batch."""
+    return progress[0].batch_rows if size < 0 else size
 
 
-# ------------------------------------------------------------------------------------------ the rungs
+# ------------------------------------------------------------------------------------------ the variants
 
 
 @kernel(SIDE * SIDE)
-def naive(given: Any, progress: Any, a: Any, b: Any, c: Any) -> None:
+def naive(args: Any, progress: Any, a: Any, b: Any, c: Any) -> None:
     """A thread an element."""
     n = cuda.blockIdx.x * SIDE + cuda.threadIdx.x % SIDE
     m = cuda.blockIdx.y * SIDE + cuda.threadIdx.x // SIDE
-    depth = _live(given[K], progress)
-    if m >= _live(given[M], progress) or n >= given[N]:
+    depth = _live(args.k, progress)
+    if m >= _live(args.m, progress) or n >= args.n:
         return
     total = c.dtype.type(0)
-    top = cuda.blockIdx.z * given[SPLIT]
-    for k in range(top, min(depth, top + given[SPLIT])):
-        left = a[given[A] + m * given[A_LONG] + k * given[A_K]]
-        total += left * b[given[B] + n * given[B_LONG] + k * given[B_K]]
-    finish(given, m, n, total, a, b, c, cuda.blockIdx.z)
+    top = cuda.blockIdx.z * args.split
+    for k in range(top, min(depth, top + args.split)):
+        left = a[args.a + m * args.a_long + k * args.a_k]
+        total += left * b[args.b + n * args.b_long + k * args.b_k]
+    finish(args, m, n, total, a, b, c, cuda.blockIdx.z)
 
 
 @cache
@@ -141,55 +166,55 @@ def tiled(dtype: Any) -> Any:
     size = SIDE * SIDE
     real = np.dtype(dtype).type
 
-    def cuda_tiled(given: Any, progress: Any, a: Any, b: Any, c: Any) -> None:
+    def cuda_tiled(args: Any, progress: Any, a: Any, b: Any, c: Any) -> None:
         left = cuda.shared.array(size, dtype)  # on lines of their own: the simulator tells arrays apart by lines
         right = cuda.shared.array(size, dtype)
         x, y = cuda.threadIdx.x % SIDE, cuda.threadIdx.x // SIDE
         n, m = cuda.blockIdx.x * SIDE + x, cuda.blockIdx.y * SIDE + y
-        rows, columns = _live(given[M], progress), given[N]
-        top = cuda.blockIdx.z * given[SPLIT]
-        bottom = min(_live(given[K], progress), top + given[SPLIT])
+        rows, columns = _live(args.m, progress), args.n
+        top = cuda.blockIdx.z * args.split
+        bottom = min(_live(args.k, progress), top + args.split)
         total = real(0)
         for k in range(top, bottom, SIDE):
             left[y * SIDE + x] = real(0)
             right[y * SIDE + x] = real(0)
             if m < rows and k + x < bottom:
-                left[y * SIDE + x] = a[given[A] + m * given[A_LONG] + (k + x) * given[A_K]]
+                left[y * SIDE + x] = a[args.a + m * args.a_long + (k + x) * args.a_k]
             if n < columns and k + y < bottom:
-                right[y * SIDE + x] = b[given[B] + n * given[B_LONG] + (k + y) * given[B_K]]
+                right[y * SIDE + x] = b[args.b + n * args.b_long + (k + y) * args.b_k]
             cuda.syncthreads()
             for i in range(SIDE):
                 total += left[y * SIDE + i] * right[i * SIDE + x]
             cuda.syncthreads()
         if m < rows and n < columns:
-            finish(given, m, n, total, a, b, c, cuda.blockIdx.z)
+            finish(args, m, n, total, a, b, c, cuda.blockIdx.z)
 
     cuda_tiled.__name__ = f"cuda_{np.dtype(dtype).name}_tiled"
     return kernel(size)(cuda_tiled)
 
 
 @device
-def _piece4(flat: Any, at: int, step: int, room: int) -> Any:
+def _piece4(flat: Any, at: int, step: int, left: int) -> Any:
     """Four elements, those beyond the edge 0."""
     first = second = third = fourth = flat.dtype.type(0)
-    if room > 0:
+    if left > 0:
         first = flat[at]
-    if room > 1:
+    if left > 1:
         at += step
         second = flat[at]
-    if room > 2:
+    if left > 2:
         at += step
         third = flat[at]
-    if room > 3:
+    if left > 3:
         fourth = flat[at + step]
     return first, second, third, fourth
 
 
 @device
-def _piece2(flat: Any, at: int, step: int, room: int) -> Any:
+def _piece2(flat: Any, at: int, step: int, left: int) -> Any:
     """Two elements, those beyond the edge 0."""
     zero = flat.dtype.type(0)
-    return flat[at] if room > 0 else zero, flat[at + step] if room > 1 else zero
+    return flat[at] if left > 0 else zero, flat[at + step] if left > 1 else zero
 
 
 @device
@@ -231,12 +256,12 @@ def _movers(size: int, depth: int, lanes: int, threads: int) -> tuple[Any, Any, 
     @device
     def take(flat: Any, place: int, by_long: int, by_k: int, mode: int, left_long: int, left_k: int) -> Any:
         """A piece, with so many rows or columns left until the edge, from its own place on."""
-        step, room = by_k, left_k if left_long > 0 else 0
+        step, left = by_k, left_k if left_long > 0 else 0
         if mode & ALONG_LONG:
-            step, room = by_long, left_long if left_k > 0 else 0
-        if mode & VECTORS and room >= lanes:
+            step, left = by_long, left_long if left_k > 0 else 0
+        if mode & VECTORS and left >= lanes:
             return load(flat, place)
-        return piece(flat, place, step, room)
+        return piece(flat, place, step, left)
 
     @device
     def put(shared: Any, at: int, mode: int, values: Any) -> None:
@@ -259,7 +284,7 @@ def fast(dtype: Any, tile: Tile) -> Any:
     load, store = (load4, store4) if lanes == 4 else (load2, store2)
     a_stride, b_stride = bm + lanes, bn + lanes
     a_size, b_size = bk * a_stride, bk * b_stride
-    a_room, b_room = 2 * a_size, 2 * b_size
+    a_buffer, b_buffer = 2 * a_size, 2 * b_size
     two_a, two_b = bm * bk // lanes // threads > 1, bn * bk // lanes // threads > 1
     assert max(bm, bn) * bk // lanes // threads <= 2, "a thread moves at most two pieces of each factor"
     # A warp is 4 threads high and 8 wide; a thread's rows and columns come in pieces of 16 bytes, bm / pieces apart.
@@ -284,23 +309,23 @@ def fast(dtype: Any, tile: Tile) -> Any:
     if pieces_n == 1:
         part_of_b = load
 
-    def cuda_fast(given: Any, progress: Any, a: Any, b: Any, c: Any) -> None:
+    def cuda_fast(args: Any, progress: Any, a: Any, b: Any, c: Any) -> None:
         if SIMULATED:  # which knows no alignment; elsewhere this branch is not compiled
-            left = cuda.shared.array(a_room, dtype)
-            right = cuda.shared.array(b_room, dtype)
+            left = cuda.shared.array(a_buffer, dtype)
+            right = cuda.shared.array(b_buffer, dtype)
         else:
-            left = cuda.shared.array(a_room, dtype, VECTOR)
-            right = cuda.shared.array(b_room, dtype, VECTOR)
+            left = cuda.shared.array(a_buffer, dtype, VECTOR)
+            right = cuda.shared.array(b_buffer, dtype, VECTOR)
         t = cuda.threadIdx.x
         m0, n0 = cuda.blockIdx.y * bm, cuda.blockIdx.x * bn
-        rows, columns = _live(given[M], progress), given[N]
+        rows, columns = _live(args.m, progress), args.n
         if m0 >= rows or n0 >= columns:
             return
         part = cuda.blockIdx.z
-        top = part * given[SPLIT]
-        bottom = min(_live(given[K], progress), top + given[SPLIT])
-        a_long, a_k, a_mode = given[A_LONG], given[A_K], given[A_MODE]
-        b_long, b_k, b_mode = given[B_LONG], given[B_K], given[B_MODE]
+        top = part * args.split
+        bottom = min(_live(args.k, progress), top + args.split)
+        a_long, a_k, a_mode = args.a_long, args.a_k, args.a_mode
+        b_long, b_k, b_mode = args.b_long, args.b_k, args.b_mode
 
         warp, lane = t // 32, t % 32
         y = warp // warps_across * high + lane // wide
@@ -310,8 +335,8 @@ def fast(dtype: Any, tile: Tile) -> Any:
         # Of A and of B: place of this thread's piece in memory, what is left until the edges, place in shared memory.
         a_i, a_j, a_far, a_deep = start_a(a_mode, t)
         b_i, b_j, b_far, b_deep = start_b(b_mode, t)
-        a_at = given[A] + (m0 + a_i) * a_long + (top + a_j) * a_k
-        b_at = given[B] + (n0 + b_i) * b_long + (top + b_j) * b_k
+        a_at = args.a + (m0 + a_i) * a_long + (top + a_j) * a_k
+        b_at = args.b + (n0 + b_i) * b_long + (top + b_j) * b_k
         a_left, b_left = np.int32(rows - m0 - a_i), np.int32(columns - n0 - b_i)
         a_spot, b_spot = np.int32(a_j * a_stride + a_i), np.int32(b_j * b_stride + b_i)
         a_next, b_next = np.int32(a_deep * a_stride + a_far), np.int32(b_deep * b_stride + b_far)
@@ -320,7 +345,7 @@ def fast(dtype: Any, tile: Tile) -> Any:
         depth = np.int32(max(0, bottom - top))
         k = depth  # terms that are left
         while k > -bk:
-            # Beyond the sum's end these are zeros, which are stored where nobody reads.
+            # Beyond the sum's end these are zeros, which are stored where they are never read.
             a1 = take_a(a, a_at, a_long, a_k, a_mode, a_left, k - a_j)
             b1 = take_b(b, b_at, b_long, b_k, b_mode, b_left, k - b_j)
             a2, b2 = a1, b1
@@ -351,9 +376,9 @@ def fast(dtype: Any, tile: Tile) -> Any:
 
         # Out: Z, bias and the cheap activations included, 16 bytes at a time where C allows; then, from there, what
         # needs exponentials: in the same loop its code would be there once for each of the 64 sums.
-        code, gate, gate_a = given[CODE], given[GATE_CODE], given[GATE_A]
-        to, c_row, z_at = given[C] + part * given[SPLIT_STEP], given[C_ROW], given[Z]
-        bias = given[BIAS]
+        code, gate, gate_a = args.code, args.gate_code, args.gate_a
+        to, c_row, z_at = args.c + part * args.split_step, args.c_row, args.z
+        bias = args.bias
         aligned = c_row % lanes == 0 and to % lanes == 0
         for i in range(tm):
             m = m0 + i // lanes * step_m + y * lanes + i % lanes
@@ -384,7 +409,7 @@ def fast(dtype: Any, tile: Tile) -> Any:
                     place = m * c_row + n
                     value = c[to + place]
                     if gate > IDENTITY:
-                        z = a[given[GATE_Z] + place] if given[GATE_Z] >= 0 else value
+                        z = a[args.gate_z + place] if args.gate_z >= 0 else value
                         value *= slope(gate, a[gate_a + place], z)
                     c[to + place] = activate(code, value) if code > RELU else value
 
@@ -395,21 +420,20 @@ def fast(dtype: Any, tile: Tile) -> Any:
 # -------------------------------------------------------------------------------------------- launches
 
 
-def job(
+def gemm_args(
     sizes: tuple[int, int, int],
     a: tuple[int, int, int],
     b: tuple[int, int, int],
     c: tuple[int, int],
     lanes: int,
     **rest: int,
-) -> tuple[int, ...]:
-    """A job: sizes (M, N, K), a place and two strides of A and B, a place and the stride of C's rows.
+) -> GemmArgs:
+    """Return the arguments of a product.
 
-    A's strides are by M and by K, B's by N and by K. ``rest``: columns by name, in lower case.
+    ``sizes``: (M, N, K). ``a``: offset, stride by M, stride by K; ``b``: by N and by K; ``c``: offset, stride of rows.
+    ``lanes``: elements of 16 bytes. ``rest``: other fields by name.
     """
-    found = {"split": 1 << 40, "split_step": 0, "bias": -1, "code": IDENTITY, "z": -1}
-    found |= {"gate_code": IDENTITY, "gate_a": -1, "gate_z": -1} | rest
-    return (*sizes, *a, _mode(a, lanes), *b, _mode(b, lanes), *c, *found.values())
+    return GemmArgs(*sizes, *a, _mode(a, lanes), *b, _mode(b, lanes), *c, **rest)
 
 
 def _mode(factor: tuple[int, int, int], lanes: int) -> int:
@@ -421,7 +445,7 @@ def _mode(factor: tuple[int, int, int], lanes: int) -> int:
 
 
 def launch(variant: str, dtype: Any, rows: int, columns: int, splits: int, stream: Any, arguments: Any) -> None:
-    """Launch one product: arguments are a job, progress, and the arrays of A, B and C."""
+    """Launch one product: ``arguments`` are a `GemmArgs`, progress, and the arrays of A, B and C."""
     if rows == 0 or columns == 0:
         return
     if variant == "cuda":

@@ -23,7 +23,7 @@ import numpy as np
 
 from ..specs.losses import LOSSES
 from ..specs.optimizers import UPDATES
-from . import gemm, steps
+from . import gemm, steps, training_step
 from .device import KERNELS, SIMULATED, cuda, register_limit
 from .rules import CONSTANTS
 
@@ -84,13 +84,17 @@ class Report:
 def _types(dtype: str) -> dict[str, tuple[Any, ...]]:
     """Argument types of every kernel."""
     from numba.cuda import types
+    from numba.cuda.np.numpy_support import from_dtype
 
     real = types.float32 if dtype == "float32" else types.float64
     i, f, flag = types.int64, types.Array(real, 1, "C"), types.boolean
     ints, doubles = types.Array(types.int64, 1, "C"), types.Array(types.float64, 1, "C")
-    table = types.Array(types.int64, 2, "C")
-    product = (types.UniTuple(i, gemm.JOB), ints, f, f, f)
-    step = (f, ints, ints)
+    progress, context, gemms, bias_sums = (
+        types.Array(from_dtype(record), 1, "C")
+        for record in (gemm.DEVICE_PROGRESS, training_step.CONTEXT, gemm.GEMM_ARGS, training_step.BIAS_SUM)
+    )
+    product = (types.NamedUniTuple(i, len(gemm.GemmArgs._fields), gemm.GemmArgs), progress, f, f, f)
+    step = (f, context, progress)
     data = (f, ints, f, ints)  # targets, labels, weights, order
     names = [name for name in KERNELS if name.startswith("cuda_")] + ["naive"]
     return dict.fromkeys(names, product) | {
@@ -104,12 +108,12 @@ def _types(dtype: str) -> dict[str, tuple[Any, ...]]:
         "update_kernel": (i, i, f, f, f, f, i, types.UniTuple(real, CONSTANTS)),
         "epoch_gather": (*step, f, ints),
         "epoch_losses": (*step, ints, *data, f),
-        "epoch_sums": (*step, table),
+        "epoch_sums": (*step, bias_sums),
         "epoch_update": (*step, f),
-        "epoch_squares": (f, ints, doubles),
-        "epoch_clip": (f, ints, doubles, i, types.float64),
+        "epoch_squares": (f, context, doubles),
+        "epoch_clip": (f, context, doubles, i, types.float64),
         "epoch_close": (*step, doubles, ints),
-        "resident": (*step, doubles, table, table, ints, f, *data, f, i, types.float64),
+        "resident": (*step, doubles, gemms, bias_sums, ints, f, *data, f, i, types.float64),
     }
 
 
@@ -164,7 +168,7 @@ def _compile(name: str, dtype: str, cc: tuple[int, int]) -> Report:
 
 
 def _product_kernels(variant: str, dtype: str) -> tuple[str, ...]:
-    """Kernels of a rung's products; asking for one makes it."""
+    """Return the names of the kernels of a variant's products, which this makes."""
     kind = np.dtype(dtype)
     if variant == "cuda_naive":
         return ("naive",)

@@ -1,6 +1,6 @@
 """A thread's register tile as tuples: 16-byte loads and stores, and the outer product, in LLVM IR.
 
-Imports `cuda`. A tuple is a value that LLVM splits into registers, whatever loop it passes through; an array of
+A tuple is a value that LLVM splits into registers, whatever loop it passes through; an array of
 `cuda.local` is memory unless every index is a constant after unrolling, which nothing promises. Each intrinsic has a
 twin in Python for the simulator, which knows no types.
 """
@@ -34,7 +34,7 @@ if SIMULATED:
             flat[at + i] = values[i]
 
     def zeros(like: Any, count: int) -> Any:
-        """So many zeros of this number's type."""
+        """Return ``count`` zeros of this number's type."""
         return (like - like,) * count
 
     def outer(tile: Any, a: Any, b: Any) -> Any:
@@ -91,7 +91,7 @@ else:
     load4, load2, store4, store2 = _loader(4), _loader(2), _storer(4), _storer(2)
 
     def _zeros(typingctx: Any, like: Any, count: Any) -> Any:
-        """So many zeros of this number's type."""
+        """Return ``count`` zeros of this number's type."""
         if not isinstance(count, types.IntegerLiteral):
             return None  # Numba asks again, with the literal's own type
         out = types.UniTuple(like, count.literal_value)

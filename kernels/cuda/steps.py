@@ -1,8 +1,7 @@
-"""What a training step does besides its products, on the device: losses, sums, updates; and the table's CUDA rungs.
+"""What a training step does besides its products, on the device: losses, sums, updates; and the table's CUDA variants.
 
-Imports `cuda`, `cuda_products` and `elementwise`, whose formulas and codes are the CPU's. Elementwise
-work is written once, as a function of one element or row that kernels call: those here, of one operation each, and
-those of `cuda_epoch`.
+Elementwise work is written once, as a function of one element or row that kernels call: those here, of one operation
+each, and those of `training_step`. The formulas are the specs'.
 
 Sums over rows are float64, each thread's in order and then a tree over the threads of one block: the bits do not
 depend on who is first. No atomics anywhere.
@@ -20,7 +19,7 @@ from ..specs.optimizers import HYPER_SIZE, UPDATES, UpdateSpec
 from . import gemm
 from .activations import activate, derivative
 from .device import SIMULATED, cuda, device, empty, kernel
-from .gemm import SIMULATED_TILE, SMS, job, launch, tile_for
+from .gemm import DEVICE_PROGRESS, SIMULATED_TILE, SMS, gemm_args, launch, tile_for
 from .rules import constants, is_correct, loss_slope, loss_value, update_element
 
 THREADS = 8 if SIMULATED else 256
@@ -182,7 +181,7 @@ def update_kernel(code: int, vectors: int, p: Any, g: Any, s: Any, t: Any, size:
         update_element(code, vectors, p, i, g[i], s, i, t, i, c)
 
 
-# ---------------------------------------------------------------------- the table's rungs, on device arrays
+# ---------------------------------------------------------------------- the table's variants, on device arrays
 
 
 def blocks(size: int) -> int:
@@ -191,7 +190,7 @@ def blocks(size: int) -> int:
 
 
 def _flat(array: Any) -> tuple[Any, int, int]:
-    """An array as a vector, and its strides in elements; of nothing, a vector nobody reads."""
+    """An array as a vector, and its strides in elements; of an empty array one element: CUDA rejects empty ones."""
     if array.size == 0:
         return empty(1, array.dtype), 1, 1
     item = array.dtype.itemsize
@@ -206,11 +205,11 @@ def _lanes(dtype: Any, tile: Any) -> int:
     return int(tile.lanes) if tile is SIMULATED_TILE else 16 // np.dtype(dtype).itemsize
 
 
-_NOBODY = np.zeros(8, np.int64)
+_NO_PROGRESS = np.zeros(1, DEVICE_PROGRESS)
 
 
 def _progress() -> Any:
-    return cuda.to_device(_NOBODY)
+    return cuda.to_device(_NO_PROGRESS)
 
 
 def matmul(variant: str, A: Any, B: Any, out: Any) -> None:
@@ -218,8 +217,8 @@ def matmul(variant: str, A: Any, B: Any, out: Any) -> None:
     (rows, depth), columns = A.shape, B.shape[1]
     (a, a_row, a_k), (b, b_k, b_column), (c, _, _) = _flat(A), _flat(B), _flat(out)
     lanes = _lanes(A.dtype, tile_for(A.dtype, rows, columns))
-    given = job((rows, columns, depth), (0, a_row, a_k), (0, b_column, b_k), (0, columns), lanes)
-    launch(variant, A.dtype, rows, columns, 1, 0, (given, _progress(), a, b, c))
+    args = gemm_args((rows, columns, depth), (0, a_row, a_k), (0, b_column, b_k), (0, columns), lanes)
+    launch(variant, A.dtype, rows, columns, 1, 0, (args, _progress(), a, b, c))
 
 
 def dense_forward(variant: str, X: Any, W: Any, b: Any, activation: int, A: Any, Z: Any) -> None:
@@ -233,8 +232,8 @@ def dense_forward(variant: str, X: Any, W: Any, b: Any, activation: int, A: Any,
         weights[: k * n].copy_to_device(_flat(W)[0])
     weights[k * n : k * n + k].copy_to_device(b)
     rest = {"bias": k * n, "code": int(activation), "z": rows * k}
-    given = job((rows, k, n), (0, n, 1), (0, n, 1), (0, k), lanes, **rest)
-    launch(variant, X.dtype, rows, k, 1, 0, (given, _progress(), _flat(X)[0], weights, results))
+    args = gemm_args((rows, k, n), (0, n, 1), (0, n, 1), (0, k), lanes, **rest)
+    launch(variant, X.dtype, rows, k, 1, 0, (args, _progress(), _flat(X)[0], weights, results))
     _flat(A)[0].copy_to_device(results[: rows * k])
     _flat(Z)[0].copy_to_device(results[rows * k : 2 * rows * k])
 
@@ -262,16 +261,16 @@ def dense_backward_batch(
     if k * n:
         parts = empty(splits * k * n, dtype)
         sizes, rest = (k, n, rows), {"split": max(1, part), "split_step": k * n}
-        given = job(sizes, (0, 1, k), (0, 1, n), (0, n), lanes, **rest)
-        launch(variant, dtype, k, n, splits, 0, (given, progress, dz, _flat(X)[0], parts))
+        args = gemm_args(sizes, (0, 1, k), (0, 1, n), (0, n), lanes, **rest)
+        launch(variant, dtype, k, n, splits, 0, (args, progress, dz, _flat(X)[0], parts))
         reduce_kernel[blocks(k * n), THREADS](parts, splits, k * n, k * n, _flat(dW)[0])
     if k:
         parts = empty(splits * k, dtype)
         sums_kernel[(-(-k // THREADS), splits), THREADS](dz, 0, rows, k, parts, 0, part, k)
         reduce_kernel[blocks(k), THREADS](parts, splits, k, k, db)
     if dX.size:
-        given = job((rows, n, k), (0, k, 1), (0, 1, n), (0, n), lanes)
-        launch(variant, dtype, rows, n, 1, 0, (given, progress, dz, _flat(W)[0], _flat(dX)[0]))
+        args = gemm_args((rows, n, k), (0, k, 1), (0, 1, n), (0, n), lanes)
+        launch(variant, dtype, rows, n, 1, 0, (args, progress, dz, _flat(W)[0], _flat(dX)[0]))
 
 
 def apply_activation(code: int, derives: bool, Z: Any, out: Any) -> None:

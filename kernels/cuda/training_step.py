@@ -1,6 +1,6 @@
 """The phases of a training step on the device, and their two ways to run: a grid for each, or one block for an epoch.
 
-Imports `cuda`, `cuda_products`, `cuda_steps`, `elementwise` and `plan`. A step reads::
+A step is::
 
     gather      the batch's rows of X, in the epoch's order
     products    forward, layer by layer
@@ -22,94 +22,113 @@ from typing import Any
 
 import numpy as np
 
-from ..engine.backend import PROGRESS
 from ..specs.activations import IDENTITY
 from .activations import slope
 from .device import cuda, device, kernel
-from .gemm import BATCH_ROWS, K, M, N, finish
-from .gemm import A as A_AT
-from .gemm import B as B_AT
+from .gemm import finish
 from .rules import CONSTANTS, update_element
 from .steps import THREADS, block_sum, row_gradient, row_loss
 
-# The device holds the fields of PROGRESS, all int64, as a vector with BATCH_ROWS behind them.
-ROW, ROWS, CORRECT, DONE, STEP = map(PROGRESS.names.index, ("row", "rows", "correct", "done", "step"))  # type: ignore[union-attr]
+CONTEXT = np.dtype(
+    [
+        (name, "i8")
+        for name in (
+            # The network and the call.
+            *("inputs", "outputs", "layers"),
+            *("loss", "out_code", "optimizer"),  # codes of specs; out_code is the last layer's activation
+            "batch",  # rows of a step
+            *("ordered", "weighted", "trains", "clips"),  # 0 or 1
+            "first_row",  # of the epoch, that X begins with
+            "forwards",  # forward products at the head of the table of products
+            "part_count",  # parts in which dW and db are summed
+            "vectors",  # state vectors of the optimizer
+            "count",  # parameters, P
+            # Offsets in the buffer of floats, in elements.
+            "gathered",  # the batch's X (batch, inputs)
+            *("a_last", "z_last", "d_last"),  # A, Z, dZ of the last layer
+            "losses",  # of the rows (batch,)
+            *("parameters", "gradient"),  # (P,)
+            "parts",  # parts of the gradient (part_count, P)
+            "state",  # (vectors, P)
+            "l2",  # l2 for each parameter (P,); negative: none
+            "scale",  # what the gradient is multiplied by
+        )
+    ],
+    align=True,
+)
+"""What the phases of a step read."""
 
-# Places in the device's book of a step.
-INPUTS, OUTPUTS, LOSS, OUT_CODE, OPTIMIZER, BATCH, ORDERED, WEIGHTED, TRAINS, FIRST_ROW, LAYERS, FORWARDS = range(12)
-GATHERED, A_LAST, Z_LAST, D_LAST, LOSSES, PARTS, PART_COUNT, PARAMETERS, L2_AT, CLIPS, STATE, GRADIENT = range(12, 24)
-VECTORS, SCALE, COUNT = range(24, 27)
-BOOK = 27
-
-# Columns of the table of bias sums, a row a layer.
-D_AT, NEURONS, TO = range(3)
+BIAS_SUM = np.dtype([("dz", "i8"), ("neurons", "i8"), ("to", "i8")], align=True)
+"""The sum of a layer's db: offset of dZ, columns, offset of the first part's db."""
 
 RATES = CONSTANTS + 1
 """Columns of the table of rates, a row a step: the update rule's constants, 1 / the batch's weight."""
 
 
 @device
-def _gather(t: int, threads: int, flat: Any, book: Any, progress: Any, X: Any, order: Any) -> None:
-    rows, n, start = progress[BATCH_ROWS], book[INPUTS], progress[ROW]
+def _gather(t: int, threads: int, flat: Any, context: Any, progress: Any, X: Any, order: Any) -> None:
+    rows, n, start = progress[0].batch_rows, context.inputs, progress[0].row
     for e in range(t, rows * n, threads):
         r = e // n
-        at = order[start + r] if book[ORDERED] > 0 else start + r - book[FIRST_ROW]
-        flat[book[GATHERED] + e] = X[at * n + e - r * n]
+        at = order[start + r] if context.ordered > 0 else start + r - context.first_row
+        flat[context.gathered + e] = X[at * n + e - r * n]
 
 
 @device
-def _losses(t: int, threads: int, flat: Any, book: Any, progress: Any, correct: Any, data: Any, rates: Any) -> None:
+def _losses(t: int, threads: int, flat: Any, context: Any, progress: Any, correct: Any, data: Any, rates: Any) -> None:
     targets, labels, weights, order = data
-    rows, k, start = progress[BATCH_ROWS], book[OUTPUTS], progress[ROW]
+    rows, k, start = progress[0].batch_rows, context.outputs, progress[0].row
     one = flat.dtype.type(1)
-    inverse = rates[start // book[BATCH] * RATES + CONSTANTS]
+    inverse = rates[start // context.batch * RATES + CONSTANTS]
     for r in range(t, rows, threads):
-        y, at_weight = start + r - book[FIRST_ROW], start + r
-        if book[ORDERED] > 0:
+        y, at_weight = start + r - context.first_row, start + r
+        if context.ordered > 0:
             y = order[start + r]
             at_weight = y
-        weight = weights[at_weight] if book[WEIGHTED] > 0 else one
-        loss, right = row_loss(book[LOSS], labels, targets, y, flat, book[A_LAST] + r * k, k)
-        flat[book[LOSSES] + r] = loss * weight
+        weight = weights[at_weight] if context.weighted > 0 else one
+        loss, right = row_loss(context.loss, labels, targets, y, flat, context.a_last + r * k, k)
+        flat[context.losses + r] = loss * weight
         correct[r] = right
-        if book[TRAINS] > 0:
-            to = book[D_LAST] + r * k
-            row_gradient(book[LOSS], labels, targets, y, flat, book[A_LAST] + r * k, k, weight * inverse, flat, to)
-            if book[OUT_CODE] != IDENTITY:
+        if context.trains > 0:
+            to = context.d_last + r * k
+            row_gradient(context.loss, labels, targets, y, flat, context.a_last + r * k, k, weight * inverse, flat, to)
+            if context.out_code != IDENTITY:
                 for j in range(k):
-                    a, z = flat[book[A_LAST] + r * k + j], flat[book[Z_LAST] + r * k + j]
-                    flat[to + j] *= slope(book[OUT_CODE], a, z)
+                    a, z = flat[context.a_last + r * k + j], flat[context.z_last + r * k + j]
+                    flat[to + j] *= slope(context.out_code, a, z)
 
 
 @device
-def _sum_columns(t: int, threads: int, part: int, parts: int, flat: Any, book: Any, progress: Any, biases: Any) -> None:
+def _sum_columns(
+    t: int, threads: int, part: int, parts: int, flat: Any, context: Any, progress: Any, biases: Any
+) -> None:
     """One part of db of every layer."""
-    rows = progress[BATCH_ROWS]
-    each = -(-book[BATCH] // parts)
+    rows = progress[0].batch_rows
+    each = -(-context.batch // parts)
     top, bottom = part * each, min(rows, (part + 1) * each)
-    for layer in range(book[LAYERS]):
-        k = biases[layer, NEURONS]
+    for layer in range(context.layers):
+        k = biases[layer].neurons
         for j in range(t, k, threads):
             total = flat.dtype.type(0)
             for r in range(top, bottom):
-                total += flat[biases[layer, D_AT] + r * k + j]
-            flat[biases[layer, TO] + part * book[COUNT] + j] = total
+                total += flat[biases[layer].dz + r * k + j]
+            flat[biases[layer].to + part * context.count + j] = total
 
 
 @device
-def _gradient(flat: Any, book: Any, i: int) -> Any:
+def _gradient(flat: Any, context: Any, i: int) -> Any:
     """One element of the gradient: its parts in order, and l2's share."""
-    total = flat[book[PARTS] + i]
-    for s in range(1, book[PART_COUNT]):
-        total += flat[book[PARTS] + s * book[COUNT] + i]
-    if book[L2_AT] >= 0:
-        total += flat[book[L2_AT] + i] * flat[book[PARAMETERS] + i]
+    total = flat[context.parts + i]
+    for s in range(1, context.part_count):
+        total += flat[context.parts + s * context.count + i]
+    if context.l2 >= 0:
+        total += flat[context.l2 + i] * flat[context.parameters + i]
     return total
 
 
 @device
-def _update(t: int, threads: int, flat: Any, book: Any, progress: Any, rates: Any) -> None:
-    place = progress[ROW] // book[BATCH] * RATES
+def _update(t: int, threads: int, flat: Any, context: Any, progress: Any, rates: Any) -> None:
+    place = progress[0].row // context.batch * RATES
     c = (
         rates[place],
         rates[place + 1],
@@ -120,47 +139,53 @@ def _update(t: int, threads: int, flat: Any, book: Any, progress: Any, rates: An
         rates[place + 6],
         rates[place + 7],
     )
-    p_at, state, size, code, vectors = book[PARAMETERS], book[STATE], book[COUNT], book[OPTIMIZER], book[VECTORS]
+    p_at, state, size, code, vectors = (
+        context.parameters,
+        context.state,
+        context.count,
+        context.optimizer,
+        context.vectors,
+    )
     for i in range(t, size, threads):
-        g = flat[book[GRADIENT] + i] * flat[book[SCALE]] if book[CLIPS] > 0 else _gradient(flat, book, i)
+        g = flat[context.gradient + i] * flat[context.scale] if context.clips > 0 else _gradient(flat, context, i)
         update_element(code, vectors, flat, p_at + i, g, flat, state + i, flat, state + size + i, c)
 
 
 @device
-def _squares(t: int, threads: int, flat: Any, book: Any) -> float:
+def _squares(t: int, threads: int, flat: Any, context: Any) -> float:
     """The gradient, stored, and this thread's share of its squared length."""
     total = 0.0
-    for i in range(t, book[COUNT], threads):
-        g = _gradient(flat, book, i)
-        flat[book[GRADIENT] + i] = g
+    for i in range(t, context.count, threads):
+        g = _gradient(flat, context, i)
+        flat[context.gradient + i] = g
         total += float(g) * float(g)
     return total
 
 
 @device
-def _clip(flat: Any, book: Any, squares: float, limit: float) -> None:
+def _clip(flat: Any, context: Any, squares: float, limit: float) -> None:
     """What the gradient is multiplied by; infinity and NaN must show."""
     norm = sqrt(squares)
-    flat[book[SCALE]] = 1.0 if norm <= limit else limit / norm
+    flat[context.scale] = 1.0 if norm <= limit else limit / norm
 
 
 @device
-def _close(t: int, shared: Any, flat: Any, book: Any, progress: Any, totals: Any, correct: Any) -> None:
+def _close(t: int, shared: Any, flat: Any, context: Any, progress: Any, totals: Any, correct: Any) -> None:
     """Add up the batch's losses, by one block, and move on."""
-    rows = progress[BATCH_ROWS]
+    rows = progress[0].batch_rows
     total, right = 0.0, 0.0
     for r in range(t, rows, THREADS):
-        total += flat[book[LOSSES] + r]
+        total += flat[context.losses + r]
         right += correct[r]
     total = block_sum(shared, t, total)
     right = block_sum(shared, t, right)
     if t == 0:
         totals[0] += total
-        progress[CORRECT] += int(right)
-        progress[ROW] += rows
-        progress[DONE] = progress[ROW]
-        progress[STEP] += book[TRAINS]
-        progress[BATCH_ROWS] = min(book[BATCH], progress[ROWS] - progress[ROW])
+        progress[0].correct += int(right)
+        progress[0].row += rows
+        progress[0].done = progress[0].row
+        progress[0].step += context.trains
+        progress[0].batch_rows = min(context.batch, progress[0].rows - progress[0].row)
     cuda.syncthreads()
 
 
@@ -168,45 +193,53 @@ def _close(t: int, shared: Any, flat: Any, book: Any, progress: Any, totals: Any
 
 
 @kernel(THREADS)
-def epoch_gather(flat: Any, book: Any, progress: Any, X: Any, order: Any) -> None:
+def epoch_gather(flat: Any, context: Any, progress: Any, X: Any, order: Any) -> None:
     """The batch's rows of X."""
-    _gather(cuda.grid(1), cuda.gridsize(1), flat, book, progress, X, order)
+    _gather(cuda.grid(1), cuda.gridsize(1), flat, context[0], progress, X, order)
 
 
 @kernel(THREADS)
 def epoch_losses(
-    flat: Any, book: Any, progress: Any, correct: Any, targets: Any, labels: Any, weights: Any, order: Any, rates: Any
+    flat: Any,
+    context: Any,
+    progress: Any,
+    correct: Any,
+    targets: Any,
+    labels: Any,
+    weights: Any,
+    order: Any,
+    rates: Any,
 ) -> None:
     """Losses of the rows, dZ of the last layer."""
     data = targets, labels, weights, order
-    _losses(cuda.grid(1), cuda.gridsize(1), flat, book, progress, correct, data, rates)
+    _losses(cuda.grid(1), cuda.gridsize(1), flat, context[0], progress, correct, data, rates)
 
 
 @kernel(THREADS)
-def epoch_sums(flat: Any, book: Any, progress: Any, biases: Any) -> None:
+def epoch_sums(flat: Any, context: Any, progress: Any, biases: Any) -> None:
     """db of every layer: block row y sums one part of the rows."""
     parts = cuda.gridDim.y
     t = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
-    _sum_columns(t, cuda.gridDim.x * THREADS, cuda.blockIdx.y, parts, flat, book, progress, biases)
+    _sum_columns(t, cuda.gridDim.x * THREADS, cuda.blockIdx.y, parts, flat, context[0], progress, biases)
 
 
 @kernel(THREADS)
-def epoch_update(flat: Any, book: Any, progress: Any, rates: Any) -> None:
+def epoch_update(flat: Any, context: Any, progress: Any, rates: Any) -> None:
     """The optimizer's step."""
-    _update(cuda.grid(1), cuda.gridsize(1), flat, book, progress, rates)
+    _update(cuda.grid(1), cuda.gridsize(1), flat, context[0], progress, rates)
 
 
 @kernel(THREADS)
-def epoch_squares(flat: Any, book: Any, norms: Any) -> None:
+def epoch_squares(flat: Any, context: Any, norms: Any) -> None:
     """The gradient, and each block's share of its squared length."""
     shared = cuda.shared.array(THREADS, np.float64)
-    total = block_sum(shared, cuda.threadIdx.x, _squares(cuda.grid(1), cuda.gridsize(1), flat, book))
+    total = block_sum(shared, cuda.threadIdx.x, _squares(cuda.grid(1), cuda.gridsize(1), flat, context[0]))
     if cuda.threadIdx.x == 0:
         norms[cuda.blockIdx.x] = total
 
 
 @kernel(THREADS)
-def epoch_clip(flat: Any, book: Any, norms: Any, count: int, limit: float) -> None:
+def epoch_clip(flat: Any, context: Any, norms: Any, count: int, limit: float) -> None:
     """The shares of the squared length, added up by one block, and the scale."""
     shared = cuda.shared.array(THREADS, np.float64)
     total = 0.0
@@ -214,42 +247,42 @@ def epoch_clip(flat: Any, book: Any, norms: Any, count: int, limit: float) -> No
         total += norms[i]
     total = block_sum(shared, cuda.threadIdx.x, total)
     if cuda.threadIdx.x == 0:
-        _clip(flat, book, total, limit)
+        _clip(flat, context[0], total, limit)
 
 
 @kernel(THREADS)
-def epoch_close(flat: Any, book: Any, progress: Any, totals: Any, correct: Any) -> None:
+def epoch_close(flat: Any, context: Any, progress: Any, totals: Any, correct: Any) -> None:
     """The end of a step; one block."""
     shared = cuda.shared.array(THREADS, np.float64)
-    _close(cuda.threadIdx.x, shared, flat, book, progress, totals, correct)
+    _close(cuda.threadIdx.x, shared, flat, context[0], progress, totals, correct)
 
 
 # --------------------------------------------------------------------------------- one block, one launch
 
 
 @device
-def _product(t: int, given: Any, flat: Any, rows: int) -> None:
+def _product(t: int, args: Any, flat: Any, rows: int) -> None:
     """A product by one block, a thread an element."""
-    height = rows if given[M] < 0 else given[M]
-    depth = rows if given[K] < 0 else given[K]
-    columns = given[N]
+    height = rows if args.m < 0 else args.m
+    depth = rows if args.k < 0 else args.k
+    columns = args.n
     for e in range(t, height * columns, THREADS):
         i = e // columns
         n = e - i * columns
         total = flat.dtype.type(0)
-        a, b = given[A_AT] + i * given[A_AT + 1], given[B_AT] + n * given[B_AT + 1]
+        a, b = args.a + i * args.a_long, args.b + n * args.b_long
         for k in range(depth):
-            total += flat[a + k * given[A_AT + 2]] * flat[b + k * given[B_AT + 2]]
-        finish(given, i, n, total, flat, flat, flat, 0)
+            total += flat[a + k * args.a_k] * flat[b + k * args.b_k]
+        finish(args, i, n, total, flat, flat, flat, 0)
 
 
 @kernel(THREADS)
 def resident(
     flat: Any,
-    book: Any,
+    context: Any,
     progress: Any,
     totals: Any,
-    jobs: Any,
+    gemms: Any,
     biases: Any,
     correct: Any,
     X: Any,
@@ -261,30 +294,30 @@ def resident(
     steps: int,
     limit: float,
 ) -> None:
-    """So many steps by one block; jobs as of the grid's products, in their order, with sums in one part."""
+    """Run ``steps`` steps in one block. ``gemms``: GEMM_ARGS of a step's products, in order; sums have one part."""
     shared = cuda.shared.array(THREADS, np.float64)
     t = cuda.threadIdx.x
     data = targets, labels, weights, order
     for _ in range(steps):
-        rows = progress[BATCH_ROWS]
-        _gather(t, THREADS, flat, book, progress, X, order)
+        rows = progress[0].batch_rows
+        _gather(t, THREADS, flat, context[0], progress, X, order)
         cuda.syncthreads()
-        for j in range(book[FORWARDS]):
-            _product(t, jobs[j], flat, rows)
+        for j in range(context[0].forwards):
+            _product(t, gemms[j], flat, rows)
             cuda.syncthreads()
-        _losses(t, THREADS, flat, book, progress, correct, data, rates)
+        _losses(t, THREADS, flat, context[0], progress, correct, data, rates)
         cuda.syncthreads()
-        if book[TRAINS] > 0:
-            for j in range(book[FORWARDS], jobs.shape[0]):
-                _product(t, jobs[j], flat, rows)
+        if context[0].trains > 0:
+            for j in range(context[0].forwards, gemms.shape[0]):
+                _product(t, gemms[j], flat, rows)
                 cuda.syncthreads()
-            _sum_columns(t, THREADS, 0, 1, flat, book, progress, biases)
+            _sum_columns(t, THREADS, 0, 1, flat, context[0], progress, biases)
             cuda.syncthreads()
-            if book[CLIPS] > 0:
-                total = block_sum(shared, t, _squares(t, THREADS, flat, book))
+            if context[0].clips > 0:
+                total = block_sum(shared, t, _squares(t, THREADS, flat, context[0]))
                 if t == 0:
-                    _clip(flat, book, total, limit)
+                    _clip(flat, context[0], total, limit)
                 cuda.syncthreads()
-            _update(t, THREADS, flat, book, progress, rates)
+            _update(t, THREADS, flat, context[0], progress, rates)
             cuda.syncthreads()
-        _close(t, shared, flat, book, progress, totals, correct)
+        _close(t, shared, flat, context[0], progress, totals, correct)

@@ -43,6 +43,7 @@ from .plan import (
 from .tuner import Tuner
 
 _FIRST_CALL_FLOPS = 1e8
+"""Work of the first compiled call, before the tuner knows the speed."""
 
 THREAD_FLOPS, SURE_FLOPS = 3_000_000, 500_000_000
 """Micro-batches of fewer floating-point operations stay on one thread; from the second on, all threads work. Between
@@ -112,7 +113,7 @@ class CpuEngine:
         rows, neurons = micro_batch_rows(batch_rows), sum(layer_sizes[1:])
         self._loss, self._outputs = spec, layer_sizes[-1]
         layers, workspace = layer_table(layer_sizes, codes, rows, lanes, NV * lanes)
-        flops = 6 * parameter_count(layer_sizes)
+        flops = 6 * parameter_count(layer_sizes)  # 2 each for forward, dX and dW
         threads = num_threads() if rows * flops >= THREAD_FLOPS else 1
         self.tuner = Tuner(max(1, int(_FIRST_CALL_FLOPS / flops)), threads, rows * flops < SURE_FLOPS)
         if tuner is not None and tuner.is_compatible(self.tuner):
@@ -147,7 +148,7 @@ class CpuEngine:
         shares = 1 if threads == 1 else threads * (1 if large else TASKS_PER_THREAD)
         context, objective = self.plan.context, self.plan.objective
         objective["l2_per_batch"], objective["max_row_loss"] = optimizer.l2_per_batch, optimizer.max_row_loss
-        context["loss"], context["takes_labels"] = spec.code, spec.takes_labels
+        context["takes_labels"] = spec.takes_labels
         context["optimizer"], context["batch_rows"] = optimizer.code, batch_rows
         context["layer_count"], context["weight_task_count"] = len(layers), len(self.plan.weight_tasks)
         context["gathered_inputs"], context["gathered_targets"] = inputs, targets

@@ -52,7 +52,6 @@ WEIGHT_TASK = np.dtype([("layer", "i8"), ("row_begin", "i8"), ("row_end", "i8")]
 CONTEXT = np.dtype(
     [
         # The network and its training.
-        ("loss", "i8"),  # code of the LossSpec
         ("takes_labels", "i8"),  # 1 where targets are labels int64 (rows,), otherwise 0
         ("optimizer", "i8"),  # code of the OptimizerSpec
         ("batch_rows", "i8"),  # rows of a step
@@ -143,7 +142,7 @@ class Plan(NamedTuple):
     row_weights : shape (rows,)
         What the rows of a micro-batch count in the objective.
     row_norms, squared_weights : float64, shape (neurons,)
-    correct : int64, shape (rows,)
+    correct : int64, shape (rows,), one used for each task of rows
     progress : PROGRESS, shape ()
     totals : TOTALS, shape ()
     objective : OBJECTIVE, shape ()

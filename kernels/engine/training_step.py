@@ -6,7 +6,8 @@ A step reads::
     weights_task   dW, db, update, W^T                each thread takes rows of W, over the whole batch
 
 Two parallel regions a step, without a barrier inside: what rows need of each other is only W, and what weights need of
-each other is only dZ. Clipping needs the gradient's norm before any update, hence a third region.
+each other is only dZ. Clipping needs the gradient's norm before any update, hence a third region. A call begins with a
+region that packs W^T.
 
 **Same bits** for any number of threads: what is summed over rows or over weights, the loss and the norm, is stored by
 row and added by `tree_sum`. Everything arrives in one record, `CONTEXT`, and kernels are called by address: with arrays
@@ -183,9 +184,12 @@ def rows_task(task: int, dtype: Any, ctx: Any) -> None:
 
 # ------------------------------------------------------------------------------------------- the loop
 
+PACK, ROWS, WEIGHTS, CLIPPED_UPDATE = range(4)
+"""Parallel regions of `run`; the last one updates after the gradient's norm is known."""
+
 
 @jit(internal=True)
-def _call_rows_task(task: int, dtype: Any, ctx: Any) -> None:
+def call_rows_task(task: int, dtype: Any, ctx: Any) -> None:
     """Call `rows_task` by its address: linked into `run`, it would be optimised a second time."""
     call(rows_task, ctx.rows_task, dtype, (task, dtype, ctx))
 
@@ -248,10 +252,10 @@ def run(dtype: Any, context: int, threads: int, pool: int) -> None:
     batch, trains = ctx.batch_rows, ctx.purpose == TRAIN
     batch_begin = batch_end = progress.done
     ctx.rows, ctx.is_first, ctx.is_last, ctx.step_l2, ctx.rate, ctx.gradient_scale = 0, 1, 1, 0.0, 0.0, -1.0
-    stage, flops = 0, 0
-    # Stages, so that each region is compiled once: 0 W^T, 1 rows, 2 weights, 3 updates that waited for the norm.
-    while stage != 1 or progress.done < ctx.stop_row:
-        if stage == 1:
+    stage, flops = PACK, 0
+    # A loop over stages, so that each parallel region is compiled once.
+    while stage != ROWS or progress.done < ctx.stop_row:
+        if stage == ROWS:
             ctx.start = progress.done
             batch_begin = ctx.start // batch * batch
             batch_end = min(batch_begin + batch, ctx.epoch_rows)
@@ -262,7 +266,7 @@ def run(dtype: Any, context: int, threads: int, pool: int) -> None:
             weight = _weigh_rows(dtype, ctx, totals, batch_begin, batch_end)
 
             tasks = -(-ctx.rows // ctx.task_rows)
-            parallel_for(_call_rows_task, tasks, threads, flops, pool, (dtype, ctx))
+            parallel_for(call_rows_task, tasks, threads, flops, pool, (dtype, ctx))
             if ctx.purpose != PREDICT:
                 totals.partial_loss += tree_sum(vector_at(FLOAT64, ctx.row_losses, ctx.rows))
                 totals.partial_weight += weight
@@ -272,25 +276,25 @@ def run(dtype: Any, context: int, threads: int, pool: int) -> None:
         else:
             parallel_for(call_weights_task, ctx.weight_task_count, threads, flops, pool, (dtype, ctx))
 
-        if stage == 0:
-            stage = 1
+        if stage == PACK:
+            stage = ROWS
             continue
-        if stage == 1 and trains:
+        if stage == ROWS and trains:
             ctx.inputs = ctx.X + (ctx.start - ctx.first_row) * layer_at(ctx, 0).n_in * item
             if ctx.order != 0:
                 ctx.inputs = ctx.workspace + ctx.gathered_inputs * item
             ctx.rate, ctx.gradient_scale = rates[min(batch_begin // batch, rates.size - 1)], 1.0
             batch_l2 = objective.l2_per_batch / totals.batch_weight if totals.batch_weight > 0 else 0.0
             ctx.step_l2 = ctx.l2 + batch_l2
-            stage = 2
+            stage = WEIGHTS
             continue
-        if stage == 2 and ctx.is_last != 0 and ctx.clip_norm < math.inf:
+        if stage == WEIGHTS and ctx.is_last != 0 and ctx.clip_norm < math.inf:
             norm = math.sqrt(tree_sum(vector_at(FLOAT64, ctx.row_norms, neurons)))
             # Not min: infinity and NaN must show in the parameters.
             ctx.gradient_scale = 1.0 if norm <= ctx.clip_norm else ctx.clip_norm / norm
-            ctx.rows, stage = 0, 3
+            ctx.rows, stage = 0, CLIPPED_UPDATE
             continue
-        stage = 1
+        stage = ROWS
         progress.done = min(batch_end, ctx.start + MICRO_BATCH_ROWS)
         if ctx.is_last != 0:
             progress.row = progress.done

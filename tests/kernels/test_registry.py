@@ -16,7 +16,6 @@ from fastnet.kernels.registry import (
     TABLE,
     VARIANT_ORDER,
     Variant,
-    best_variant,
     find,
     prepare,
     variants,
@@ -270,13 +269,6 @@ def test_rows_follow_the_order_of_the_variants() -> None:
     for operation in OP_SPECS:
         assert list(variants(operation)) == [name for name in VARIANT_ORDER if name in variants(operation)]
     assert {variant.name for variant in TABLE} <= set(VARIANT_ORDER)
-
-
-def test_best_variant_comes_no_later_than_asked() -> None:
-    assert best_variant("matmul", "reference") is find("matmul", "reference")
-    assert best_variant("matmul", "loops") is find("matmul", "loops")
-    assert best_variant("mse", "blocked") is find("mse", "loops"), "no blocked variant: the one before it serves"
-    assert find("matmul", "loops", PARALLEL_MIN_WORK) is find("matmul", "loops")
 
 
 def test_auto_is_the_last_variant_whose_min_work_is_reached() -> None:

@@ -88,16 +88,16 @@ def test_a_batch_larger_than_a_part_of_a_memory_map_is_refused(tmp_path: Path, m
 
 # ------------------------------------------------------------------------------------------- mutants
 
-_right_job = cuda_products.job
+_right_args = cuda_products.gemm_args
 
 
-def _job(**changes: Any) -> Any:
-    """`job` with changed arguments: each a function of (sizes, rest)."""
+def _args(**changes: Any) -> Any:
+    """`gemm_args` with changed arguments: each a function of (sizes, rest)."""
 
     def made(sizes: Any, a: Any, b: Any, c: Any, lanes: int, **rest: Any) -> Any:
         sizes = changes["sizes"](sizes) if "sizes" in changes else sizes
         rest |= {name: value(rest) for name, value in changes.items() if name in rest}
-        return _right_job(sizes, a, b, c, lanes, **rest)
+        return _right_args(sizes, a, b, c, lanes, **rest)
 
     return made
 
@@ -130,7 +130,7 @@ def test_wrong_kernels_are_rejected(
     name: str, operation: str, case: Case, changes: dict[str, Any], variant: Any
 ) -> None:
     variant = next(v for v in CUDA_VARIANTS if v.operation == operation and v.name == variant)
-    with mock.patch.object(cuda_steps, "job", _job(**changes)), pytest.raises(WrongKernelError, match=operation):
+    with mock.patch.object(cuda_steps, "gemm_args", _args(**changes)), pytest.raises(WrongKernelError, match=operation):
         check(variant, case, "float64")
 
 
@@ -229,7 +229,7 @@ def test_a_wrong_step_is_noticed() -> None:
     note = cuda_engine.CudaEngine._note
 
     def short(self: Any, *arguments: Any) -> None:
-        self._book[cuda_engine.e.PART_COUNT] = self._parts - 1
+        self._context[0]["part_count"] = self._parts - 1
         note(self, *arguments)
 
     with _resident(False), mock.patch.object(cuda_engine.CudaEngine, "_note", short):
