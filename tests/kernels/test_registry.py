@@ -26,7 +26,7 @@ from fastnet.kernels.verify import WrongKernelError, check
 CHECKS = [(variant, case) for variant in TABLE for case in OP_SPECS[variant.operation].cases]
 
 
-@pytest.mark.sampled(13)
+@pytest.mark.sampled(19)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(
     ("variant", "case"), CHECKS, ids=lambda p: f"{p.operation}-{p.name}" if isinstance(p, Variant) else str(p)

@@ -41,6 +41,7 @@ def close(found: Any, expected: Any) -> None:
     assert found.shape == expected.shape
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", NAMES)
 def test_onnx_exports_every_activation(name: str, dtype: str, tmp_path: Path) -> None:

@@ -197,6 +197,7 @@ def test_call_returns_between_micro_batches(monkeypatch: pytest.MonkeyPatch) -> 
     assert stops == [MICRO_BATCH_ROWS * i for i in range(1, 6)]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.compiled
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("rows", [608, 513, 512, 257, 100])

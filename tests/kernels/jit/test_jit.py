@@ -93,7 +93,7 @@ def _rename(folder: Path) -> None:
     (folder / "__init__.py").rename(folder / "renamed.py")
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("change", [_edit, _add, _remove, _rename])
 def test_change_in_a_sub_package_starts_a_new_cache(tmp_path: Path, change: Callable[[Path], None]) -> None:
     site = install(tmp_path / "site")
@@ -298,7 +298,7 @@ def test_cache_beside_the_sources_is_not_used(tmp_path: Path) -> None:
     assert not list(site.rglob("*.nbc"))
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("pattern", ["*.nbc", "*.nbi"])
 def test_truncated_cache_files_are_compiled_again(tmp_path: Path, pattern: str) -> None:
     site, cache = install(tmp_path / "site"), tmp_path / "cache"
@@ -321,6 +321,7 @@ caching.IndexDataCacheFile._open_for_write = no_space
 """
 
 
+@pytest.mark.exhaustive
 def test_full_disk_warns_and_continues(tmp_path: Path) -> None:
     site = install(tmp_path / "site")
     result = run(FULL_DISK + RELU_OF_MINUS_ONE, environment(site, tmp_path / "cache"))
@@ -381,6 +382,7 @@ def test_old_caches_are_pruned_and_young_ones_kept(tmp_path: Path) -> None:
     assert other.is_dir()
 
 
+@pytest.mark.exhaustive
 def test_features_and_width_follow_numbas_settings(tmp_path: Path) -> None:
     site = install(tmp_path / "site")
     code = "from fastnet.kernels.jit import target; print(target.target_cpu(), target.vector_bytes())"

@@ -77,6 +77,7 @@ def check_matmul(matmul: Any, dtype: Any, m: int, k: int, n: int, a: str = "", b
     assert_close(C, A, B)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("a", ["rows", "transpose"])
 @pytest.mark.parametrize("b", ["rows", "transpose"])
@@ -85,6 +86,7 @@ def test_matmul_of_every_size(dtype: Any, a: str, b: str) -> None:
         check_matmul(simd.matmul, dtype, m, k, n, a, b)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("kind", ["gaps", "backwards", "odd"])
 def test_matmul_of_any_strides(kind: str) -> None:
     for m, k, n in sizes(np.float32):
@@ -132,6 +134,7 @@ def test_wrong_products_are_rejected(broken: str) -> None:
 # --------------------------------------------------------------------------------------------- bits
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_bits_do_not_depend_on_the_division_of_c(dtype: Any) -> None:
     """Whole, and by uneven rows and columns, of any layout: the same bits.  Large enough that the whole is packed."""

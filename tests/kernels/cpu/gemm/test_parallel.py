@@ -391,7 +391,7 @@ def test_fork_after_a_numba_parallel_function() -> None:
     )
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
 def test_spawned_processes_work_in_parallel(tmp_path: Any, method: str) -> None:
     script = tmp_path / "script.py"
@@ -425,7 +425,7 @@ work()
 """
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("layer", ["default", "omp", "workqueue"])
 def test_python_threads_at_once(layer: str) -> None:
     run(PYTHON_THREADS, NUMBA_THREADING_LAYER=layer)
@@ -510,6 +510,7 @@ resource.setrlimit(resource.RLIMIT_NPROC, (count, count))
 """
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("started", [0, 1, 2])
 def test_with_fewer_threads_than_wanted(started: int) -> None:
     """A limit of processes or of memory: computes on the threads that there are, and warns once."""
@@ -532,6 +533,7 @@ def test_with_a_limit_of_processes() -> None:
     assert run(THREAD_LIMIT.format(limit=PROCESS_LIMIT, threads=2)) == "done"
 
 
+@pytest.mark.exhaustive
 def test_interrupts_leave_no_lock_held() -> None:
     run(
         "import signal\n"
@@ -552,7 +554,7 @@ def test_interrupts_leave_no_lock_held() -> None:
     )
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("last", ["", "work()", "time.sleep(0.05)", "sys.exit(0)"])
 def test_process_exits_with_workers_alive(last: str) -> None:
     """While workers look for jobs, while they sleep, and while a daemon thread is in a call."""
@@ -560,6 +562,7 @@ def test_process_exits_with_workers_alive(last: str) -> None:
     run("work()\nthreading.Thread(target=lambda: [work() for _ in iter(int, 1)], daemon=True).start()\n" + last)
 
 
+@pytest.mark.exhaustive
 def test_calls_at_interpreter_exit() -> None:
     run("import atexit\natexit.register(work, 5)\nwork()")
 

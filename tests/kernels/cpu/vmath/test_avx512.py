@@ -131,6 +131,7 @@ def test_special_values(dtype: str) -> None:
     assert np.isnan(apply("log", np.array([np.nan, -np.nan], dtype))).all()
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", WHOLE)
 def test_bits_do_not_depend_on_position_and_nothing_else_is_written(name: str, dtype: str) -> None:

@@ -70,6 +70,7 @@ def apply(name: str, x: Array) -> Array:
 # ------------------------------------------------------------------------------------------- accuracy
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", BOUND)
 def test_ulp_bounds(name: str, dtype: str) -> None:
@@ -199,6 +200,7 @@ def test_symmetries(dtype: str) -> None:
     np.testing.assert_array_equal(apply("exp_nonpositive", down), apply("exp", down))
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", LOOPS)
 def test_bits_do_not_depend_on_position(name: str, dtype: str) -> None:
