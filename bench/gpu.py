@@ -222,7 +222,7 @@ def peer_product(A: Any, B: Any, after: bool) -> Callable[[], Any] | None:
 
 
 def time_products(tiny: bool) -> list[dict[str, Any]]:
-    """Every rung and cuBLAS."""
+    """Every variant and cuBLAS."""
     rows = []
     rng = np.random.default_rng(0)
     for size in (8,) if tiny else SIZES:

@@ -27,7 +27,7 @@ Epoch = Callable[[], Any]
 
 
 def epochs_of_a_call(name: str) -> int:
-    """Epochs of one call of `fit`, whose checks at the door read all the data: 10, fewer where they take seconds."""
+    """Epochs of one call of `fit`, whose validation reads all the data: 10, fewer where they take seconds."""
     sizes, _, rows = NETWORKS[name]
     return max(1, min(10, int(1e11 / (6 * rows * sum(n * k for n, k in pairwise(sizes))))))
 
