@@ -303,7 +303,9 @@ def test_a_batch_that_does_not_fit_is_refused() -> None:
     trainer = _trainer("cuda", "mse", SGD(0.05), "relu")
     with (
         mock.patch.object(cuda, "device_array", FULL),
-        pytest.raises(MemoryError, match=r"no memory left for 0 MiB of batches of 9 rows; use a smaller batch_size .*OUT_OF"),
+        pytest.raises(
+            MemoryError, match=r"no memory left for 0 MiB of batches of 9 rows; use a smaller batch_size .*OUT_OF"
+        ),
     ):
         trainer.fit(X, _targets("mse"), epochs=1)
 
@@ -320,7 +322,10 @@ def test_data_that_do_not_fit_are_refused() -> None:
 
 
 def test_an_array_that_does_not_fit_is_refused() -> None:
-    with mock.patch.object(cuda, "to_device", FULL), pytest.raises(MemoryError, match=r"no memory left .* of this array"):
+    with (
+        mock.patch.object(cuda, "to_device", FULL),
+        pytest.raises(MemoryError, match=r"no memory left .* of this array"),
+    ):
         matmul(np.eye(2), np.eye(2), variant="cuda")
 
 
