@@ -158,6 +158,7 @@ class CpuEngine:
         context["scratch_size"] = _scratch_size(self.plan, rows)
         if threads == 1:  # otherwise each task allocates its own
             self.plan = self.plan._replace(scratch=aligned(int(context["scratch_size"]), dtype))
+        self._address = 0  # of the context of `_bound`
         self._bound: tuple[Array | None, tuple[Array | None, ...]] = (None, (None,) * 6)
 
     def _link_kernels(self) -> None:
@@ -174,12 +175,12 @@ class CpuEngine:
         context["loss_kernel"] = kernel_address(losses.loss_kernel(self._loss.code), dtype)
         if self._loss.counts_correct:
             context["correct_kernel"] = kernel_address(losses.correct_kernel(self._loss.code), dtype)
-        for layer in layers:
-            code = int(layer["activation"])
+        activation_codes = layers["activation"].tolist()
+        for layer, code in zip(layers, activation_codes, strict=True):
             if code not in (IDENTITY, RELU):  # the product applies these two itself
                 layer["activate"] = kernel_address(activations.activation_kernel(code), dtype)
                 layer["derive"] = kernel_address(activations.times_derivative_kernel(code), dtype)
-        if layers[-1]["activation"] == RELU:
+        if activation_codes[-1] == RELU:
             layers[-1]["derive"] = kernel_address(activations.times_derivative_kernel(RELU), dtype)
         if context["optimizer"] != OPTIMIZERS["none"].code:
             context["update_kernel"] = kernel_address(optimizers.update_kernel(int(context["optimizer"])), dtype)
@@ -271,10 +272,12 @@ class CpuEngine:
         for name, array, known in zip(_DATA, arrays, bound, strict=True):
             if array is not known or owner is not context:
                 context[name] = address_of(array)
+        if owner is not context:
+            self._address = address_of(context)
         self._bound = context, arrays
         context["rate_count"], context["first_row"] = len(rates), first_row
         context["epoch_rows"] = len(X) if epoch_rows is None else epoch_rows
-        address, done = address_of(context), int(progress["done"])
+        address, done = self._address, int(progress["done"])
         while done < stop:
             before, start = done, time.perf_counter()
             context["stop_row"] = min(stop, before + self.tuner.rows)

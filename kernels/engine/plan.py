@@ -203,7 +203,7 @@ def address_of(array: Array | None) -> int:
     if array is None:
         return 0
     # Of a record, as bytes: NumPy would describe all fields, which takes longer than a small epoch.
-    plain = array if array.dtype.names is None else array.reshape(-1).view("u1")
+    plain = array if array.dtype.names is None else array.view(("V", array.itemsize))
     return int(plain.__array_interface__["data"][0])
 
 
@@ -234,25 +234,21 @@ def layer_table(
 
     ``lanes`` are the elements of a vector, ``nr`` those of a micro-panel's row.
     """
-    table = np.zeros(len(layer_sizes) - 1, LAYER)
-    parameters = packed = workspace = neurons = 0
-    for layer, (n, k), activation in zip(table, pairwise(layer_sizes), activations, strict=True):
-        layer["n_in"], layer["n_out"], layer["activation"] = n, k, activation
-        layer["weights"], layer["biases"] = parameters, parameters + n * k
-        parameters += (n + 1) * k
-        layer["packed"], layer["first_neuron"] = packed, neurons
-        neurons += k
-        packed += padded(n, lanes) * padded(k, nr)
+    layers = []  # in the order of LAYER's fields: assigning a record field by field takes ten times as long
+    weights = packed = output = neurons = 0
+    for (n, k), activation in zip(pairwise(layer_sizes), activations, strict=True):
         size = padded(rows * k, lanes)
-        layer["output"], layer["gradient"] = workspace, workspace + size
+        gradient, end = output + size, output + 2 * size
         # Z in the memory of dZ, which is free until then: in A's, LLVM finds that source and target overlap and takes
         # the loop without vectors.
-        layer["preactivation"] = layer["output"] if activation in (IDENTITY, RELU) else layer["gradient"]
-        workspace += 2 * size
+        preactivation = output if activation in (IDENTITY, RELU) else gradient
         if ACTIVATION_BY_CODE[activation].needs_z:
-            layer["preactivation"] = workspace
-            workspace += size
-    return table, workspace
+            preactivation, end = end, end + size
+        biases = weights + n * k
+        layers.append((n, k, activation, weights, biases, packed, output, preactivation, gradient, neurons, 0, 0))
+        weights, packed, output = biases + k, packed + padded(n, lanes) * padded(k, nr), end
+        neurons += k
+    return np.array(layers, LAYER), output
 
 
 def packed_weights_size(layer_sizes: Sequence[int], lanes: int, nr: int) -> int:
