@@ -52,8 +52,9 @@ SINGLE_ROW_VECTORS = 16 if VECTOR == 64 else 8
 """Vectors in a tile of a single row: B is read once, so long contiguous parts of its rows are what counts. 16 sums fit
 where an FMA reads B from memory; ARM's needs registers for B too."""
 
-UNROLL = 4 if NV == 2 else 1
-"""Iterations of k in one round of the loop. With 24 FMAs an iteration, the rest of the loop costs nothing."""
+UNROLL = 4 if VECTOR == 32 else 1
+"""Iterations of k in one round of the loop. With 24 FMAs an iteration the rest of the loop costs nothing; without FMA
+instructions LLVM has no register left to unroll."""
 
 PREFETCH_INTERVAL = 64
 """Iterations of k between which the micro-kernel prefetches what it will need next."""
