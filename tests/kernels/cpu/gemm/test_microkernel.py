@@ -156,7 +156,7 @@ ARM = MACHINE in ("arm64", "aarch64") and platform.system() == "Linux"
     [(f"{MR}x{NV}", MR * NV), (f"{MR}x{NV}k", MR * NV), (f"1x{SINGLE_ROW_VECTORS}", SINGLE_ROW_VECTORS)],
 )
 def test_assembly_of_the_loops(dtype: Any, tile: str, sums: int) -> None:
-    """The largest tiles' loops: each FMA on whole registers, as many as there are sums, no vector moved or on the stack."""
+    """The largest tiles' loops: each FMA on whole registers, as many as sums, no vector moved or on the stack."""
     (assembly,) = kernels(dtype)["tile"].inspect_asm().values()  # compiled in this process: no cache
     function = re.search(rf'\n"?fastnet.tile.{np.dtype(dtype)}.{tile}x{VECTOR}"?:.*?\.Lfunc_end', assembly, re.DOTALL)
     assert function
