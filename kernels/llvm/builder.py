@@ -79,6 +79,9 @@ def _shaped(like: Any, values: Iterator[ir.Value]) -> Any:
     return type(like)(*(_shaped(field, values) for field in like)) if isinstance(like, tuple) else next(values)
 
 
+Values = list[ir.Value]
+Step = Callable[[Values], Values]
+
 VECTOR = vector_bytes()
 """Bytes in a vector register."""
 
@@ -188,9 +191,7 @@ class VectorBuilder:
         """Context manager: what is emitted inside runs where ``number`` is not zero."""
         return self.builder.if_then(self.builder.icmp_signed("!=", number, number.type(0)))
 
-    def change_unless_zero(
-        self, number: ir.Value, values: list[ir.Value], change: Callable[[list[ir.Value]], list[ir.Value]]
-    ) -> list[ir.Value]:
+    def change_unless_zero(self, number: ir.Value, values: Values, change: Step) -> Values:
         """``change(values)`` where ``number`` is not zero, else the values."""
         before = self.builder.block
         with self.unless_zero(number):
@@ -199,12 +200,8 @@ class VectorBuilder:
         return [self.phi((x, before), (y, inside)) for x, y in zip(values, changed, strict=True)]
 
     def loop(
-        self,
-        carried: list[ir.Value],
-        more: Callable[[list[ir.Value]], ir.Value],
-        body: Callable[[list[ir.Value]], list[ir.Value]],
-        at_least_once: bool = False,
-    ) -> list[ir.Value]:
+        self, carried: Values, more: Callable[[Values], ir.Value], body: Step, at_least_once: bool = False
+    ) -> Values:
         """``while more(carried): carried = body(carried)``; gives what is carried in the end.
 
         ``at_least_once``: the caller knows that ``more`` holds at first, so it is tested only after each iteration.

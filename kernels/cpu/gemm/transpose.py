@@ -14,7 +14,7 @@ from typing import Any
 
 from llvmlite import ir
 
-from ...llvm.builder import VectorBuilder, emits, types
+from ...llvm.builder import Values, VectorBuilder, emits, types
 from .microkernel import Outputs, store_epilogue
 from .operands import Epilogue, Rows, Tile, epilogue_type, rows_type, tile_type
 
@@ -28,7 +28,7 @@ last one (docs/performance-notes/gemm.md)."""
 _INT32 = ir.IntType(32)
 
 
-def _square(code: VectorBuilder, columns: list[ir.Value], count: ir.Value | None = None) -> list[ir.Value]:
+def _square(code: VectorBuilder, columns: Values, count: ir.Value | None = None) -> Values:
     """Read a square from pointers to its columns, as vectors of rows; of ``count`` rows, with zeros below them."""
     lanes = code.lanes
     height = READ_BYTES // code.bytes
@@ -62,19 +62,19 @@ def _joined(code: VectorBuilder, x: ir.Value, y: ir.Value) -> ir.Value:
     return code.shuffle(x, y, list(range(2 * x.type.count)))
 
 
-def _clamped_numbers(builder: ir.IRBuilder, given: ir.Value, count: int) -> list[ir.Value]:
+def _clamped_numbers(builder: ir.IRBuilder, given: ir.Value, count: int) -> Values:
     """Return the numbers from 0 to count - 1; those from ``given`` on repeat given - 1."""
     final, intp = builder.sub(given, given.type(1)), given.type
     return [builder.select(builder.icmp_signed("<", final, intp(i)), final, intp(i)) for i in range(count)]
 
 
-def _pointers(code: VectorBuilder, b: Rows, columns: ir.Value) -> Callable[[ir.Value], list[ir.Value]]:
+def _pointers(code: VectorBuilder, b: Rows, columns: ir.Value) -> Callable[[ir.Value], Values]:
     """Return a function from a row to pointers to its elements in all columns; missing columns repeat the last one."""
     builder = code.builder
     start = code.pointer(b.address)
     offsets = [builder.mul(number, b.row_stride) for number in _clamped_numbers(builder, columns, code.lanes)]
 
-    def pointers(row: ir.Value) -> list[ir.Value]:
+    def pointers(row: ir.Value) -> Values:
         at_row = code.at(start, builder.mul(row, row.type(code.bytes)))
         return [code.at(at_row, offset) for offset in offsets]
 
@@ -82,12 +82,8 @@ def _pointers(code: VectorBuilder, b: Rows, columns: ir.Value) -> Callable[[ir.V
 
 
 def _over_rows(
-    code: VectorBuilder,
-    end: ir.Value,
-    step: int,
-    carried: list[ir.Value],
-    body: Callable[[ir.Value, list[ir.Value]], list[ir.Value]],
-) -> list[ir.Value]:
+    code: VectorBuilder, end: ir.Value, step: int, carried: Values, body: Callable[[ir.Value, Values], Values]
+) -> Values:
     """Emit ``for row in range(0, end, step): carried = body(row, carried)``."""
     builder, intp = code.builder, end.type
     _, *results = code.loop(
@@ -118,7 +114,7 @@ def _emit_transpose(code: VectorBuilder, target: Rows, source: Rows, columns: ir
         for i, row in enumerate(_square(code, pointers(first), count)):
             code.store(row, code.at(at_first, builder.mul(intp(i), target.row_stride)))
 
-    def copy_whole(first: ir.Value, carried: list[ir.Value]) -> list[ir.Value]:
+    def copy_whole(first: ir.Value, carried: Values) -> Values:
         copy(first)
         return carried
 
@@ -173,22 +169,22 @@ def _emit_tile(height: int) -> Callable[..., None]:
         a_rows = [code.at(a_start, builder.mul(number, a.row_stride)) for number in numbers]
         pointers = _pointers(code, b, columns)
 
-        def add(sums: list[ir.Value], row: ir.Value, number: ir.Value) -> list[ir.Value]:
+        def add(sums: Values, row: ir.Value, number: ir.Value) -> Values:
             offset = builder.mul(number, intp(code.bytes))
             elements = [builder.load(code.at(a_i, offset), typ=code.scalar, align=code.bytes) for a_i in a_rows]
             return [code.fma(code.splat(x), row, total) for x, total in zip(elements, sums, strict=True)]
 
-        def add_square(first: ir.Value, sums: list[ir.Value]) -> list[ir.Value]:
+        def add_square(first: ir.Value, sums: Values) -> Values:
             for i, row in enumerate(_square(code, pointers(first))):
                 sums = add(sums, row, builder.add(first, intp(i)))
             return sums
 
-        def add_rest(sums: list[ir.Value]) -> list[ir.Value]:
+        def add_rest(sums: Values) -> Values:
             source = Rows(builder.add(b.address, builder.mul(whole, intp(code.bytes))), b.row_stride)
             target = Rows(builder.ptrtoint(last_square, intp), intp(size))
             _call_transpose(code, target, source, columns, rest)
 
-            def add_row(i: ir.Value, sums: list[ir.Value]) -> list[ir.Value]:
+            def add_row(i: ir.Value, sums: Values) -> Values:
                 row = code.load(code.at(last_square, builder.mul(i, intp(size))))
                 return add(sums, row, builder.add(whole, i))
 

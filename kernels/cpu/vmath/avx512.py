@@ -1,9 +1,9 @@
-"""tanh and sigmoid of whole arrays, by AVX-512's own instructions where the CPU has them.
+"""tanh and sigmoid of whole arrays by AVX-512's own instructions, for CPUs that have them.
 
-Elsewhere they are loops over the functions of one number in this package. Two instructions that LLVM makes of no plain
-loop replace most of the arithmetic: ``vpermi2`` looks up a table of 16 or 32 numbers held in registers, which leaves
-2^(i/16) to the table and a polynomial of half the degree to the rest; ``vscalef`` multiplies by 2^n, subnormal results
-included. NumPy's time over this one's on Zen 4: tanh 1.9 (float64 2.2), sigmoid 3.0 (2.2)
+On others the kernels are loops over the functions of one number in this package. Two instructions that LLVM makes of no
+plain loop replace most of the arithmetic: ``vpermi2`` looks up a table of 16 or 32 numbers held in registers, which
+leaves 2^(i/16) to the table and a polynomial of half the degree to the rest; ``vscalef`` multiplies by 2^n, subnormal
+results included. NumPy's time over this one's on Zen 4: tanh 1.9 (float64 2.2), sigmoid 3.0 (2.2)
 (docs/performance-notes/vmath.md).
 
 No integer steps: 1.5 * 2^(mantissa bits - 4) added to x log2 e leaves a multiple of 1/16, whose last four bits are the
@@ -23,8 +23,6 @@ from ...llvm.memory import address_and_strides
 from ..elementwise import named
 from .avx512_tables import FLAT, LOST, POWERS, Q_RELATIVE64, TANH32, Q
 from .exp import LN2_HIGH, LN2_LOW, LOG2_E, LOWEST
-from .sigmoid import sigmoid as scalar_sigmoid
-from .tanh import tanh as scalar_tanh
 
 HAVE_AVX512 = "avx512f" in target_features()
 """Whether the CPU compiled for has these instructions."""
@@ -90,7 +88,7 @@ def _tanh(v: Avx512Builder, x: Vectors) -> Vectors:
     return v.with_sign(_tanh32(v, a) if v.bits == 32 else _over_one_plus(v, _expm1_64(v, a)), x)
 
 
-def _whole(formula: Callable[[Avx512Builder, Vectors], Vectors], scalar: Any) -> Any:
+def _kernel(name: str, formula: Callable[[Avx512Builder, Vectors], Vectors]) -> Any:
     """Make the kernel ``(x, out)``: out = formula(x), elementwise over C-contiguous vectors; out may be x."""
 
     def emit(code: VectorBuilder, x: ir.Value, out: ir.Value, n: ir.Value) -> None:
@@ -116,15 +114,14 @@ def _whole(formula: Callable[[Avx512Builder, Vectors], Vectors], scalar: Any) ->
 
     instructions = emits(lambda dtype, *_: (dtype, *[types.intp] * 3))(named(formula.__name__, shared))
 
-    def with_avx512(x: Any, out: Any) -> None:
+    def kernel(x: Any, out: Any) -> None:
         instructions(x.dtype, address_and_strides(x)[0], address_and_strides(out)[0], x.size)
 
-    def without(x: Any, out: Any) -> None:
-        for i in range(x.size):
-            out[i] = scalar(x[i])
-
-    return jit(scalar=True)(named(scalar.__name__, with_avx512 if HAVE_AVX512 else without))
+    return jit(named(name, kernel))
 
 
-ARRAYS: dict[str, Any] = {"tanh": _whole(_tanh, scalar_tanh), "sigmoid": _whole(_sigmoid, scalar_sigmoid)}
-"""The kernels by activation."""
+KERNELS: dict[str, Any] = {}
+"""The kernels by activation; none where the CPU compiled for has no such instructions."""
+
+if HAVE_AVX512:
+    KERNELS = {"tanh": _kernel("simd_tanh", _tanh), "sigmoid": _kernel("simd_sigmoid", _sigmoid)}

@@ -17,9 +17,10 @@ import pytest
 from processes import python_path
 from ulp import DTYPES, EXPECTED, MUTANTS, TARGETS, WITHOUT_FMA, X86, measure
 
-from fastnet.kernels.cpu.vmath import avx512 as arrays
-from fastnet.kernels.jit.decorator import jit
+from fastnet.kernels.cpu.activations import activation_kernel
+from fastnet.kernels.cpu.vmath import avx512
 from fastnet.kernels.jit.target import target_features
+from fastnet.kernels.specs.activations import ACTIVATIONS
 
 pytestmark = pytest.mark.compiled
 
@@ -28,20 +29,9 @@ BOUND = {"tanh": 1.95, "sigmoid": 1.8}
 """Units in the last place of the result, on every target."""
 
 
-whole_tanh_of, whole_sigmoid_of = arrays.ARRAYS["tanh"], arrays.ARRAYS["sigmoid"]
-
-
-@jit
-def whole_tanh(x: Any, out: Any) -> None:
-    whole_tanh_of(x, out)
-
-
-@jit
-def whole_sigmoid(x: Any, out: Any) -> None:
-    whole_sigmoid_of(x, out)
-
-
-WHOLE: dict[str, Callable[[Array, Array], None]] = {"tanh": whole_tanh, "sigmoid": whole_sigmoid}
+WHOLE: dict[str, Callable[[Array, Array], None]] = {
+    name: activation_kernel(ACTIVATIONS[name].code) for name in ("tanh", "sigmoid")
+}
 
 
 def apply(name: str, x: Array) -> Array:
@@ -131,7 +121,7 @@ def test_bits_do_not_depend_on_position_and_nothing_else_is_written(name: str, d
     assert x.tobytes() == whole.tobytes()
 
 
-@pytest.mark.skipif(not arrays.HAVE_AVX512, reason="the target has no AVX-512")
+@pytest.mark.skipif(not avx512.HAVE_AVX512, reason="the target has no AVX-512")
 def test_expected_instructions(tmp_path: Path) -> None:
     # In a process with a fresh cache, since a function that comes out of the cache has no assembly to read.
     program = (
