@@ -14,7 +14,7 @@ from typing import Any
 
 from llvmlite import ir
 
-from ...llvm.builder import LINE, VectorBuilder, emits, types
+from ...llvm.builder import LINE, Values, VectorBuilder, emits, types
 from .microkernel import Outputs, store_epilogue
 from .operands import Epilogue, Rows, Tile, epilogue_type, rows_type, tile_type
 
@@ -32,7 +32,7 @@ transposes and multiplies the next (docs/performance-notes/gemm.md)."""
 _INT32 = ir.IntType(32)
 
 
-def _square(code: VectorBuilder, columns: list[ir.Value], count: ir.Value | None = None) -> list[ir.Value]:
+def _square(code: VectorBuilder, columns: Values, count: ir.Value | None = None) -> Values:
     """Read a square from pointers to its columns, as vectors of rows; of ``count`` rows, with zeros below them."""
     lanes = code.lanes
     height = READ_BYTES // code.bytes
@@ -66,13 +66,13 @@ def _joined(code: VectorBuilder, x: ir.Value, y: ir.Value) -> ir.Value:
     return code.shuffle(x, y, list(range(2 * x.type.count)))
 
 
-def _clamped_numbers(builder: ir.IRBuilder, given: ir.Value, count: int) -> list[ir.Value]:
+def _clamped_numbers(builder: ir.IRBuilder, given: ir.Value, count: int) -> Values:
     """Return the numbers from 0 to count - 1; those from ``given`` on repeat given - 1."""
     final, intp = builder.sub(given, given.type(1)), given.type
     return [builder.select(builder.icmp_signed("<", final, intp(i)), final, intp(i)) for i in range(count)]
 
 
-def _pointers(code: VectorBuilder, b: Rows, columns: ir.Value) -> Callable[..., list[ir.Value]]:
+def _pointers(code: VectorBuilder, b: Rows, columns: ir.Value) -> Callable[..., Values]:
     """Return a function from a row to pointers to its elements in a vector's columns; missing ones repeat the last.
 
     Its second argument, where given, is the distance in bytes of these columns from the first.
@@ -81,7 +81,7 @@ def _pointers(code: VectorBuilder, b: Rows, columns: ir.Value) -> Callable[..., 
     start = code.pointer(b.address)
     offsets = [builder.mul(number, b.row_stride) for number in _clamped_numbers(builder, columns, code.lanes)]
 
-    def pointers(row: ir.Value, distance: ir.Value | None = None) -> list[ir.Value]:
+    def pointers(row: ir.Value, distance: ir.Value | None = None) -> Values:
         at_row = code.at(start, builder.mul(row, row.type(code.bytes)))
         if distance is not None:
             at_row = code.at(at_row, distance)
@@ -94,9 +94,9 @@ def _over_rows(
     code: VectorBuilder,
     end: ir.Value,
     step: int,
-    carried: list[ir.Value],
-    body: Callable[[ir.Value, list[ir.Value]], list[ir.Value]],
-) -> list[ir.Value]:
+    carried: Values,
+    body: Callable[[ir.Value, Values], Values],
+) -> Values:
     """Emit ``for row in range(0, end, step): carried = body(row, carried)``."""
     builder, intp = code.builder, end.type
     _, *results = code.loop(
@@ -127,7 +127,7 @@ def _emit_transpose(code: VectorBuilder, target: Rows, source: Rows, columns: ir
         for i, row in enumerate(_square(code, pointers(first), count)):
             code.store(row, code.at(at_first, builder.mul(intp(i), target.row_stride)))
 
-    def copy_whole(first: ir.Value, carried: list[ir.Value]) -> list[ir.Value]:
+    def copy_whole(first: ir.Value, carried: Values) -> Values:
         copy(first)
         return carried
 
@@ -185,26 +185,26 @@ def _emit_tile(height: int) -> Callable[..., None]:
         whole = builder.and_(k, intp(-line))
         rest = builder.sub(k, whole)
 
-        def add(sums: list[ir.Value], row: ir.Value, number: ir.Value) -> list[ir.Value]:
+        def add(sums: Values, row: ir.Value, number: ir.Value) -> Values:
             offset = builder.mul(number, intp(code.bytes))
             elements = [builder.load(code.at(a_i, offset), typ=code.scalar, align=code.bytes) for a_i in a_rows]
             return [code.fma(code.splat(x), row, total) for x, total in zip(elements, sums, strict=True)]
 
-        def over_panels(body: Callable[[ir.Value, list[ir.Value]], None]) -> None:
+        def over_panels(body: Callable[[ir.Value, Values], None]) -> None:
             """Emit ``body(panel, pointers to its sums)`` for every panel."""
 
-            def one(panel: ir.Value, carried: list[ir.Value]) -> list[ir.Value]:
+            def one(panel: ir.Value, carried: Values) -> Values:
                 body(panel, code.vectors_at(code.at(memory, builder.mul(panel, intp(height * size))), height))
                 return carried
 
             _over_rows(code, panels, 1, [], one)
 
-        def clear(panel: ir.Value, places: list[ir.Value]) -> None:
+        def clear(panel: ir.Value, places: Values) -> None:
             for place in places:
                 code.store(code.zero, place)
 
-        def add_line(first: ir.Value, carried: list[ir.Value]) -> list[ir.Value]:
-            def add_squares(panel: ir.Value, places: list[ir.Value]) -> None:
+        def add_line(first: ir.Value, carried: Values) -> Values:
+            def add_squares(panel: ir.Value, places: Values) -> None:
                 sums = [code.load(place) for place in places]
                 for square in range(0, line, code.lanes):
                     columns_at = pointers(builder.add(first, intp(square)), builder.mul(panel, panel_columns))
@@ -216,15 +216,15 @@ def _emit_tile(height: int) -> Callable[..., None]:
             over_panels(add_squares)
             return carried
 
-        def finish(panel: ir.Value, places: list[ir.Value]) -> None:
+        def finish(panel: ir.Value, places: Values) -> None:
             moved = builder.mul(panel, panel_columns)
 
-            def add_rest(sums: list[ir.Value]) -> list[ir.Value]:
+            def add_rest(sums: Values) -> Values:
                 start = builder.add(builder.add(b.address, moved), builder.mul(whole, intp(code.bytes)))
                 target = Rows(builder.ptrtoint(rest_memory, intp), intp(size))
                 _call_transpose(code, target, Rows(start, b.row_stride), columns, rest)
 
-                def add_row(i: ir.Value, sums: list[ir.Value]) -> list[ir.Value]:
+                def add_row(i: ir.Value, sums: Values) -> Values:
                     row = code.load(code.at(rest_memory, builder.mul(i, intp(size))))
                     return add(sums, row, builder.add(whole, i))
 
