@@ -21,8 +21,8 @@ def add_parser(subparsers: Any) -> None:
         description="Show what fastnet compiles for, where compiled kernels are kept, and the versions in use.",
     )
     peak = "also measure what this machine can do at most: FMAs on registers, bytes read from each cache; takes seconds"
-    parser.add_argument("--peak", action="store_true", help=peak)
-    parser.set_defaults(run=info, parser=parser)
+    parser.option("--peak", peak, action="store_true")
+    parser.set_defaults(run=info)
 
 
 def info(options: argparse.Namespace) -> int:
