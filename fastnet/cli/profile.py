@@ -119,8 +119,8 @@ def kernels(options: argparse.Namespace) -> int:
     if picture is not None:
         _plot(picture, options.plot, profiles)
     if options.json:
-        result = {**hardware(), "profiles": [_as_json(profile) for profile in profiles]} if profiles else {}
-        print(json.dumps({**result, "offline": offline} if cuda else result, indent=1))
+        found = {"profiles": [_as_json(profile) for profile in profiles], "offline": offline}
+        print(json.dumps({**hardware(), **found}, indent=1))
         return 0
     texts = []
     if profiles:
@@ -198,20 +198,10 @@ def _describe(loop: machine_code.Loop | None) -> str:
 
 
 def _as_json(profile: variants.Profile) -> dict[str, Any]:
-    return {
-        "operation": profile.operation,
-        "case": str(profile.case),
-        "dtype": profile.dtype,
-        "flops": profile.flops,
-        "bytes": profile.bytes_moved,
-        "intensity": profile.intensity,
-        "binds": profile.binds,
-        "limits": asdict(profile.limits),
-        "variants": [
-            asdict(m) | {"seconds": m.seconds.median, "quartiles": [m.seconds.low, m.seconds.high]}
-            for m in profile.measurements
-        ],
-    }
+    fields = {name: getattr(profile, name) for name in ("operation", "dtype", "flops", "intensity", "binds")}
+    fields |= {"case": str(profile.case), "bytes": profile.bytes_moved, "limits": asdict(profile.limits)}
+    measured = [asdict(m) | {"seconds": m.seconds.median, "quartiles": m.seconds[1:]} for m in profile.measurements]
+    return {**fields, "variants": measured}
 
 
 def _plot(picture: Any, path: str, profiles: Sequence[variants.Profile]) -> None:

@@ -130,20 +130,20 @@ def profile_step(
         raise ValueError(
             f"the batch size is {batch_size}; a step is profiled on 1 to {MICRO_BATCH_ROWS} rows, one micro-batch"
         )
+    settings = tuple(layer_sizes), batch_size, dtype, loss, optimizer
     with limit_threads(1):
-        work = _Step(tuple(layer_sizes), batch_size, dtype, loss, optimizer)
+        work = _Step(*settings)
     work.verify()
     tasks = work.tasks(0.0, _REPEATED)
     sides: dict[Any, Callable[[], float]] = {"limit": partial(fma_peak, dtype, 0.0005), 1: batches(work.epoch)}
     sides |= {task.name: batches(task.call) for task in tasks}
     for count in sorted(set(threads) - {1}):
         with limit_threads(count):
-            sides[count] = batches(_Step(work.sizes, batch_size, dtype, loss, optimizer).epoch)
+            sides[count] = batches(_Step(*settings).epoch)
     found = {name: spread(times) for name, times in interleave(sides, seconds).items()}
     steps = {name: _times(found[name], _STEPS) for name in found if isinstance(name, int)}
     parts = tuple(Part(t.name, "x".join(map(str, t.dims)), _times(found[t.name], _REPEATED), t.flops) for t in tasks)
-    limit = found["limit"].median
-    return StepProfile(work.sizes, batch_size, dtype, loss, optimizer, steps.pop(1), parts, limit, steps)
+    return StepProfile(*settings, steps.pop(1), parts, found["limit"].median, steps)
 
 
 def _times(seconds: Spread, count: int) -> Spread:
@@ -183,9 +183,7 @@ class _Step:
         rule = OPTIMIZERS[optimizer]
         self.state = np.zeros((rule.spec.state_vectors, self.network.parameters.size), dtype)
         state = OptimizerState(rule.spec.code, self.state, rule.hyper)
-        network = self.network
-        codes = network.activation_codes
-        self.engine = CpuEngine(network.parameters, network.layer_sizes, codes, loss, rows, state)
+        self.engine = CpuEngine(self.network.parameters, sizes, self.network.activation_codes, loss, rows, state)
 
     def train(self, steps: int, rate: float) -> None:
         """Train ``steps`` steps from the first batch on."""
@@ -232,10 +230,9 @@ class _Step:
         progress, parameters = self.engine.plan.progress, self.network.parameters
         start, results = parameters.copy(), []
         for by_parts in (True, False):
-            self.train(1, 0.0)  # W^T of the parameters at the start; compiles
             parameters[:] = start
-            self.state[:] = 0
-            progress["step"] = 0
+            self.train(1, 0.0)  # W^T of the parameters at the start; compiles
+            self.state[:] = progress["step"] = 0
             self.engine.plan.workspace[:] = np.nan  # what a part leaves out must not be there from before
             if by_parts:
                 for task in self.tasks(0.01, 1):
@@ -243,9 +240,6 @@ class _Step:
             else:
                 self.train(1, 0.01)
             results.append(parameters.copy())
-            parameters[:] = start
-        self.state[:] = 0
-        self.train(1, 0.0)
         if results[0].tobytes() != results[1].tobytes() or results[0].tobytes() == start.tobytes():
             wrong = int(np.sum(results[0] != results[1]))
             raise WrongKernelError(f"a step's parts do not make the step: {wrong} of {start.size} parameters differ")
