@@ -123,20 +123,14 @@ def train(options: argparse.Namespace) -> int:
         result |= {"diagnosis": diagnosis, "held_out": score, "seconds": seconds, "backend": trainer.backend}
         print(to_json({**result, "history": dict(history)}))
         return status
-    print(textplot.curves({name: history[name] for name in ("loss", "val_loss")}), end="\n\n")
-    print(score_line)
+    print(textplot.curves({name: history[name] for name in ("loss", "val_loss")}), score_line, sep="\n\n")
     kept = options.patience is not None or best == history.epochs - 1 or status != 0
     hint = "" if kept else f"; the model is that of epoch {history.epochs - 1} (--patience keeps the best)"
-    print(
-        "best      none"
-        if best is None
-        else f"best      val_loss {history['val_loss'][best]:.4g} in epoch {best}{hint}"
-    )
-    print(f"diagnosis {diagnosis}")
+    found = "none" if best is None else f"val_loss {history['val_loss'][best]:.4g} in epoch {best}{hint}"
+    print(f"best      {found}\ndiagnosis {diagnosis}")
     share = f", {compiling:.2f} s of it compiling" if compiling else ""
-    print(f"time      {seconds:.2f} s for {history.epochs} epochs{share}; backend {trainer.backend}")
-    for line in written:
-        print(line)
+    took = f"{seconds:.2f} s for {history.epochs} epochs{share}; backend {trainer.backend}"
+    print(f"time      {took}", *written, sep="\n")
     return status
 
 

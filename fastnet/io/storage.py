@@ -16,9 +16,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import safetensors.numpy
-from numpy.typing import NDArray
 
-Array = NDArray[Any]
+from ..kernels.specs.base import Array
+
 Path = str | os.PathLike[str]
 
 FORMAT = "fastnet"

@@ -80,7 +80,7 @@ _ARITHMETIC = re.compile(
 _NO_INSTRUCTION = re.compile(r"\s*(?:[.#]|\S+:|$)")
 _LABEL = re.compile(r"^(\.?L\w+):")
 _SYMBOL = re.compile(r'^(?!L\w+:)"?([^\s".#:][^":\n]*)"?:.*$', re.MULTILINE)
-_BRANCH = re.compile(r"^(?:j\w+|b|b\.\w+|cbn?z|tbn?z)$")
+_BRANCH = re.compile(r"\s*(?:j\w+|b|b\.\w+|cbn?z|tbn?z)\s(?:.*[\s,])?([^\s,]+)\s*$")
 
 
 def inner_loop(assembly: str) -> Loop | None:
@@ -113,10 +113,8 @@ def _innermost(lines: list[str]) -> Iterator[list[str]]:
     for i, line in enumerate(lines):
         if label := _LABEL.match(line):
             labels[label[1]] = i
-            continue
-        words = line.replace(",", " ").split()
-        if len(words) > 1 and _BRANCH.match(words[0]) and words[-1] in labels:
-            ends[labels[words[-1]]] = i
+        elif (branch := _BRANCH.match(line)) and branch[1] in labels:
+            ends[labels[branch[1]]] = i
     for start, end in ends.items():
         if not any(start < other <= end for other in ends):
             yield lines[start : end + 1]
@@ -144,14 +142,12 @@ def _width(instruction: str) -> int:
 
 def _demangle(symbol: str) -> str:
     """Demangle a symbol of Numba's: modules and name, without types."""
-    if not symbol.startswith("_ZN"):
-        return symbol
-    names, rest = [], symbol[3:]
-    while length := re.match(r"\d+", rest):
-        start, size = length.end(), int(length[0])
-        names.append(rest[start : start + size])
-        rest = rest[start + size :]
-    return ".".join(names)
+    names, rest = [], symbol.removeprefix("_ZN")
+    while rest != symbol and (length := re.match(r"\d+", rest)):
+        end = length.end() + int(length[0])
+        names.append(rest[length.end() : end])
+        rest = rest[end:]
+    return ".".join(names) or symbol
 
 
 # ------------------------------------------------------------------------------------- a process of its own

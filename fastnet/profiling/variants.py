@@ -242,7 +242,6 @@ def profile(
     """
     spec = OP_SPECS[operation]
     arguments = prepare(operation, case, dtype).arguments
-    arrays = [argument for argument in arguments if isinstance(argument, np.ndarray)]
     flops, bytes_moved = spec.flops(*case.dims), spec.elements_moved(*case.dims) * np.dtype(dtype).itemsize
     with ExitStack() as bounds:
         bounds.enter_context(limit_threads(threads))
@@ -250,7 +249,7 @@ def profile(
             bounds.enter_context(import_module("threadpoolctl").threadpool_limits(threads))
         threads = min(threads, num_threads())
         error_ratios = {variant.name: check(variant, case, dtype) for variant in candidates}
-        level = level_of(sum(array.nbytes for array in arrays))
+        level = level_of(sum(argument.nbytes for argument in arguments if isinstance(argument, np.ndarray)))
         batch_s = BATCH_S if threads == 1 else 10 * BATCH_S  # long against the time that waking threads takes
         timers = {}
         for variant in candidates:
