@@ -5,6 +5,7 @@ messages, where the rows are a selection from the caller's array.
 """
 
 import inspect
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -179,11 +180,9 @@ def in_place(**arrays: Array) -> None:
             raise ValueError(f"{name} is not contiguous; use np.ascontiguousarray")
         if name != "gradient" and not (array.flags.c_contiguous and array.flags.writeable):
             raise ValueError(f"{name} must be contiguous and writable, since it is updated in place")
-    names = list(arrays)
-    for i, name in enumerate(names):
-        for other in names[:i]:
-            if np.may_share_memory(arrays[name], arrays[other]):
-                raise ValueError(f"{name} shares memory with {other}; expected arrays of their own")
+    for other, name in itertools.combinations(arrays, 2):
+        if np.may_share_memory(arrays[name], arrays[other]):
+            raise ValueError(f"{name} shares memory with {other}; expected arrays of their own")
 
 
 def public(function: Callable[..., Any], name: str, **parts: str) -> Callable[..., Any]:

@@ -89,17 +89,10 @@ def _accuracy_bound(arguments: tuple[Any, ...], results: tuple[Array, ...], eps:
 
 
 def _operation(name: str, sample: Any, bound: Any, flops: int, matrices: int, result: int = 2) -> OpSpec:
-    return OpSpec(
-        name,
-        "B,k",
-        sample,
-        bound,
-        lambda B, k: flops * B * k,
-        lambda B, k: matrices * B * k,
-        BATCHES,
-        BATCH_BENCHES,
-        results=(result,),
-    )
+    def times(factor: int) -> Callable[..., int]:
+        return lambda B, k: factor * B * k
+
+    return OpSpec(name, "B,k", sample, bound, times(flops), times(matrices), BATCHES, BATCH_BENCHES, results=(result,))
 
 
 def _of_loss(spec: LossSpec) -> Iterator[OpSpec]:
