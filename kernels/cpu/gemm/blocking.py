@@ -28,8 +28,8 @@ L1 = 32 << 10
 """Bytes of a core's L1 data cache, of which the rules below use half: its other hardware thread may use the rest."""
 
 WIDE = NV * VECTOR > 64
-"""Whether a row of a micro-panel of B is several cache lines, as with AVX-512. B in place is then read almost as well as
-packed, and what stays in L1 is A's micro-panel. With AVX2 and NEON it is one line of 64 bytes, of another page every
+"""Whether a row of a micro-panel of B is several cache lines, as with AVX-512. B in place is then read almost as well
+as packed, and what stays in L1 is A's micro-panel. With AVX2 and NEON it is one line of 64 bytes, of another page every
 few rows: there both factors are packed, as in BLIS."""
 
 KC_BYTES = 4096
