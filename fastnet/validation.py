@@ -14,6 +14,15 @@ from .kernels.specs.base import Array
 from .kernels.specs.losses import LOSSES
 
 
+def finite_matrix(name: str, X: ArrayLike) -> Array:
+    """Return X as a matrix of finite floats with at least one row and one column; errors as of `check_inputs`."""
+    (X,) = validation.floats(**{name: X})
+    validation.matrix(name, X)
+    validation.nonempty(name, X)
+    validation.finite(name, X)
+    return X
+
+
 def check_inputs(
     X: ArrayLike, layer_sizes: Sequence[int], dtype: Any, name: str = "X", row_numbers: Array | None = None
 ) -> Array:
