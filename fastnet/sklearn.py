@@ -85,12 +85,10 @@ class _Session:
                 f"this version of scikit-learn trains on {X.shape[0]} rows where {self._rows} were expected; use one "
                 'that "fastnet-jit[sklearn]" allows'
             )
-        self._X = np.ascontiguousarray(X.toarray() if issparse(X) else X, self._flat.dtype)
-        entropy = self._loss == "cross_entropy"
-        self._targets = y.argmax(axis=1) if entropy else np.ascontiguousarray(y, self._flat.dtype)
+        dtype, optimizer = self._flat.dtype, estimator._optimizer
+        self._X = np.ascontiguousarray(X.toarray() if issparse(X) else X, dtype)
+        self._targets = y.argmax(axis=1) if self._loss == "cross_entropy" else np.ascontiguousarray(y, dtype)
         self._weights = None if sample_weight is None else np.ascontiguousarray(sample_weight, np.float64)
-        optimizer = estimator._optimizer
-        dtype, alpha = self._flat.dtype, float(estimator.alpha)
         if isinstance(optimizer, AdamOptimizer):
             rule = "adam"
             vectors = aligned_zeros(2, self._flat.size, dtype)
@@ -105,13 +103,10 @@ class _Session:
             for vector in vectors:
                 sklearn_conversions.fill(self._transposed(vector), optimizer.velocities, -self._scale / self._rate)
         clipped = self._loss == "cross_entropy" or (self._loss == "binary_cross_entropy" and self._sizes[-1] == 1)
-        self._state = OptimizerState(
-            OPTIMIZERS[rule].code,
-            vectors,
-            hyper,
-            l2_per_batch=alpha * self._scale,
-            max_row_loss=sklearn_conversions.largest_log_loss(dtype) if clipped else math.inf,
-        )
+        l2 = float(estimator.alpha) * self._scale
+        max_row_loss = sklearn_conversions.largest_log_loss(dtype) if clipped else math.inf
+        rule_code = OPTIMIZERS[rule].code
+        self._state = OptimizerState(rule_code, vectors, hyper, l2_per_batch=l2, max_row_loss=max_row_loss)
         self._state.progress["step"] = sklearn_conversions.FAR_STEP + getattr(optimizer, "t", 0)
         hidden = ACTIVATIONS[_ACTIVATIONS[estimator.activation]].code
         codes = [*[hidden] * (len(self._sizes) - 2), ACTIVATIONS["identity"].code]
@@ -179,54 +174,49 @@ class _EngineMixin:
     """Trains scikit-learn's estimators on the engine."""
 
     def _can_engine(
-        self, X: Any, y: Any, sample_weight: Array | None, layer_units: list[int], incremental: bool
+        self: Any, X: Any, y: Any, sample_weight: Array | None, layer_units: list[int], incremental: bool
     ) -> bool:
         """Whether the engine can express this fit, exactly and without loss."""
-        me: Any = self
-        parameters = me.coefs_ + me.intercepts_
+        parameters = self.coefs_ + self.intercepts_
         shapes = [*pairwise(layer_units), *((k,) for k in layer_units[1:])]
-        if me.out_activation_ not in _LOSSES or [np.shape(p) for p in parameters] != shapes:
-            return False
-        if any(not isinstance(p, np.ndarray) or p.dtype != X.dtype or not p.flags.writeable for p in parameters):
-            return False
-        if not isinstance(y, np.ndarray) or (me.out_activation_ == "softmax" and not (y.sum(axis=1) == 1).all()):
-            return False
-        if sample_weight is not None and not (sample_weight >= 0).all():
-            return False
-        if issparse(X):
-            numbers = math.prod(X.shape)
-            if X.nnz < _MIN_DENSITY * numbers or numbers * X.dtype.itemsize > _MAX_DENSE_BYTES:
-                return False
-        optimizer = getattr(me, "_optimizer", None) if incremental else None
-        if optimizer is not None and type(optimizer) not in (SGDOptimizer, AdamOptimizer):
-            return False
-        if me.learning_rate == "invscaling" and (optimizer is not None or me.solver == "sgd"):
-            last = me.t_ + X.shape[0] * me.max_iter + 1
-            return bool(me.power_t * math.log(last) < math.log(_MAX_RATE_RATIO))
-        return True
+        elements = math.prod(X.shape)
+        optimizer = getattr(self, "_optimizer", None) if incremental else None
+        rate_falls = self.learning_rate == "invscaling" and (optimizer is not None or self.solver == "sgd")
+        last_step = self.t_ + X.shape[0] * self.max_iter + 1
+        return bool(
+            self.out_activation_ in _LOSSES
+            and [np.shape(p) for p in parameters] == shapes
+            and all(isinstance(p, np.ndarray) and p.dtype == X.dtype and p.flags.writeable for p in parameters)
+            and isinstance(y, np.ndarray)
+            and (self.out_activation_ != "softmax" or (y.sum(axis=1) == 1).all())
+            and (sample_weight is None or (sample_weight >= 0).all())
+            and (not issparse(X) or X.nnz >= _MIN_DENSITY * elements)
+            and (not issparse(X) or elements * X.dtype.itemsize <= _MAX_DENSE_BYTES)
+            and (optimizer is None or type(optimizer) in (SGDOptimizer, AdamOptimizer))
+            and (not rate_falls or self.power_t * math.log(last_step) < math.log(_MAX_RATE_RATIO))
+        )
 
-    def _fit_stochastic(self, X: Any, y: Any, sample_weight: Any, *rest: Any) -> None:
-        me: Any = self
+    def _fit_stochastic(self: Any, X: Any, y: Any, sample_weight: Any, *rest: Any) -> None:
         super_fit = super()._fit_stochastic  # type: ignore[misc]
         layer_units, incremental = rest[-2:]
         if not self._can_engine(X, y, sample_weight, layer_units, incremental):
             super_fit(X, y, sample_weight, *rest)
             return
-        rows, asked = X.shape[0], (me.batch_size, me.shuffle)
-        if me.early_stopping:  # as train_test_split rounds
-            rows -= math.ceil(me.validation_fraction * rows)
+        rows, asked = X.shape[0], (self.batch_size, self.shuffle)
+        if self.early_stopping:  # as train_test_split rounds
+            rows -= math.ceil(self.validation_fraction * rows)
         session = _Session(self, rows)
-        with limit_threads(me.threads):
+        with limit_threads(self.threads):
             try:
-                me._session = session
-                me.batch_size, me.shuffle = session.batch_size, False
+                self._session = session
+                self.batch_size, self.shuffle = session.batch_size, False
                 super_fit(X, y, sample_weight, *rest)
             finally:
-                me.batch_size, me.shuffle = asked
-                del me._session
+                self.batch_size, self.shuffle = asked
+                del self._session
                 session.finish(self)
 
-    def _backprop(self, X: Any, y: Any, sample_weight: Any, *rest: Any) -> Any:
+    def _backprop(self: Any, X: Any, y: Any, sample_weight: Any, *rest: Any) -> Any:
         session = self.__dict__.get("_session")
         if session is None:
             return super()._backprop(X, y, sample_weight, *rest)  # type: ignore[misc]
