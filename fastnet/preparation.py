@@ -164,7 +164,8 @@ class Preparation:
         scales = np.append(scale, target_scale)
         if not (np.isfinite([*shift, target_shift, *scales]).all() and (scales > 0).all()):
             raise ValueError("its scaling holds a number that is not finite, or a scale that is not above 0")
-        if features is not None and not _names(features, inputs):
+        is_named = isinstance(features, list) and all(isinstance(name, str) for name in features)
+        if features is not None and not (is_named and len({*features}) == inputs):
             raise ValueError(f"its feature names are not {inputs} different names")
         if not isinstance(target, str):
             raise ValueError("its target has no name")
@@ -172,10 +173,6 @@ class Preparation:
             raise ValueError(f"its classes are not different labels for {outputs} outputs")
         names = None if features is None else tuple(features)
         return cls(shift, scale, names, target, target_shift, target_scale, classes and tuple(classes))
-
-
-def _names(found: Any, count: int) -> bool:
-    return isinstance(found, list) and all(isinstance(name, str) for name in found) and len({*found}) == count
 
 
 def _classes(found: Any, outputs: int) -> bool:

@@ -7,6 +7,7 @@ import operator
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -106,16 +107,17 @@ def read(path: Path, target: str | None = None, task: str | None = None) -> Tabl
     if task is not None:
         checks.choice("task", task, TASKS)
     shown_path = display_path(path)
-    if is_npz(path):
+    if shown_path.lower().endswith(".npz"):
         target = "y" if target is None else target
-        found = _read_npz(path, shown_path, target)
+        content = _read_npz(path, shown_path, target)
     else:
-        found = _read_csv(path, shown_path, lambda header: _with_target(shown_path, header, target))
+        content = _read_csv(path, shown_path, partial(_with_target, shown_path, target))
         target = str(target)
-    if len(found.X) < _MIN_ROWS:
-        raise ValueError(f"{shown_path} has {len(found.X)} rows of data; expected at least {_MIN_ROWS}")
-    y, classes, reason = _labels_or_numbers(shown_path, found.target, target, task)
-    return Table(found.X, y, found.features, target, classes, "as requested" if task else reason, found.separator)
+    X, column, features, separator = content
+    if len(X) < _MIN_ROWS:
+        raise ValueError(f"{shown_path} has {len(X)} rows of data; expected at least {_MIN_ROWS}")
+    y, classes, reason = _labels_or_numbers(shown_path, column, target, task)
+    return Table(X, y, features, target, classes, "as requested" if task else reason, separator)
 
 
 def read_inputs(path: Path, preparation: Preparation | None, inputs: int) -> Array:
@@ -130,22 +132,15 @@ def read_inputs(path: Path, preparation: Preparation | None, inputs: int) -> Arr
         As `read`.
     """
     shown_path = display_path(path)
-    features = preparation.features if preparation else None
-    target = preparation.target if preparation else None
-    if is_npz(path):
-        X = _features_npz(shown_path, _load_npz(path, shown_path))
+    if shown_path.lower().endswith(".npz"):
+        X = _load_npz(path, shown_path)[0]
     else:
-        X = _read_csv(path, shown_path, lambda header: _without_target(shown_path, header, features, target)).X
+        X = _read_csv(path, shown_path, partial(_without_target, shown_path, preparation))[0]
     if len(X) == 0:
         raise ValueError(f"{shown_path} has no rows of data")
     if X.shape[1] != inputs:
         raise ValueError(f"{shown_path} has {X.shape[1]} columns of features; this model takes {inputs}")
     return X
-
-
-def is_npz(path: Path) -> bool:
-    """Whether the file's name ends in .npz."""
-    return display_path(path).lower().endswith(".npz")
 
 
 # ---------------------------------------------------------------------------------------------- columns
@@ -165,13 +160,8 @@ class _Target(NamedTuple):
     place: Callable[[int], str]
 
 
-class _Content(NamedTuple):
-    """What a file holds."""
-
-    X: Array
-    target: _Target
-    features: tuple[str, ...] | None
-    separator: str
+_Content = tuple[Array, _Target, tuple[str, ...] | None, str]
+"""What a file holds: features, target, names of the features, name of the separator."""
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -180,7 +170,7 @@ def _listed(names: Sequence[str]) -> str:
     return some + (f" and {len(names) - 8:,} more" if len(names) > 8 else "")
 
 
-def _with_target(shown_path: str, header: Sequence[str], target: str | None) -> _Columns:
+def _with_target(shown_path: str, target: str | None, header: Sequence[str]) -> _Columns:
     if target is None:
         raise ValueError(
             f"{shown_path}: which column is to be predicted? Name it by --target; there are: {_listed(header)}"
@@ -195,9 +185,8 @@ def _with_target(shown_path: str, header: Sequence[str], target: str | None) -> 
     return _Columns([i for i in range(len(header)) if i != at], at)
 
 
-def _without_target(
-    shown_path: str, header: Sequence[str], features: tuple[str, ...] | None, target: str | None
-) -> _Columns:
+def _without_target(shown_path: str, preparation: Preparation | None, header: Sequence[str]) -> _Columns:
+    features, target = (preparation.features, preparation.target) if preparation else (None, None)
     if features is None:
         return _Columns([i for i, name in enumerate(header) if name != target], None)
     places = {name: i for i, name in enumerate(header)}
@@ -213,9 +202,7 @@ def _without_target(
     return _Columns([places[name] for name in features], None)
 
 
-def _labels_or_numbers(
-    shown_path: str, column: _Target, target: str, task: str | None
-) -> tuple[Array, tuple[str, ...] | tuple[int, ...] | None, str]:
+def _labels_or_numbers(shown_path: str, column: _Target, target: str, task: str | None) -> tuple[Array, Any, str]:
     """Decide the task; return labels and classes, or numbers and None, and the reason."""
     numbers = _numbers(shown_path, column, task)
     values: Any = sorted({*column.cells}) if numbers is None else np.unique(numbers)
@@ -296,10 +283,9 @@ def _read_csv(path: Path, shown_path: str, choose: Callable[[Sequence[str]], _Co
     with reading(path) as file:
         lines = _lines(file, shown_path)
         first = next(lines, "")
-        if not first:
-            raise ValueError(f"{shown_path} is empty")
         if not first.strip():
-            raise ValueError(f"{shown_path}, line 1 is empty: expected column names")
+            where = ", line 1 is empty: expected column names" if first else " is empty"
+            raise ValueError(f"{shown_path}{where}")
         delimiter, separator = max(_SEPARATORS, key=lambda known: first.count(known[0]))
         reader = csv.reader(itertools.chain([first], lines), delimiter=delimiter, strict=True, skipinitialspace=True)
         try:
@@ -313,7 +299,7 @@ def _read_csv(path: Path, shown_path: str, choose: Callable[[Sequence[str]], _Co
             elif "'" in message or "end of data" in message or "field limit" in message:
                 message += "; is a quotation mark left open?"
             raise ValueError(f"{shown_path}, line {reader.line_num}: {message}") from None
-    return _Content(X, target, tuple(header[i] for i in columns.features), separator)
+    return X, target, tuple(header[i] for i in columns.features), separator
 
 
 def _header(shown_path: str, cells: Sequence[str]) -> list[str]:
@@ -380,15 +366,15 @@ def _what_is_wrong(cell: str) -> str:
 # -------------------------------------------------------------------------------------------------- NPZ
 
 
-def _load_npz(path: Path, shown_path: str) -> dict[str, Array]:
-    """Read all arrays of an NPZ file, without unpickling anything."""
+def _load_npz(path: Path, shown_path: str) -> tuple[Array, dict[str, Array]]:
+    """Read X, checked, and all arrays of an NPZ file, without unpickling anything."""
     with reading(path) as file:
         if file.read(4) not in (b"PK\x03\x04", b"PK\x05\x06"):
             raise ValueError(f"{shown_path} is not an NPZ file; write it by numpy.savez(path, X=X, y=y)")
         file.seek(0)
         try:
             with np.load(file, allow_pickle=False) as stored:
-                return {name: np.asarray(stored[name]) for name in stored.files}
+                arrays = {name: np.asarray(stored[name]) for name in stored.files}
         except MemoryError:
             raise
         except Exception as error:  # a damaged archive raises more than ten types
@@ -396,17 +382,13 @@ def _load_npz(path: Path, shown_path: str) -> dict[str, Array]:
             if "allow_pickle" in reason:
                 reason = "it holds Python objects, which are never unpickled"
             raise ValueError(f"{shown_path} is not an NPZ file of numbers and text: {reason}") from None
-
-
-def _features_npz(shown_path: str, arrays: dict[str, Array]) -> Array:
     if "X" not in arrays:
         raise ValueError(f"{shown_path} has no array 'X'; there are: {_listed(list(arrays)) or 'none'}")
-    return finite_matrix(f"{shown_path}: X", arrays["X"])
+    return finite_matrix(f"{shown_path}: X", arrays["X"]), arrays
 
 
 def _read_npz(path: Path, shown_path: str, target: str) -> _Content:
-    arrays = _load_npz(path, shown_path)
-    X = _features_npz(shown_path, arrays)
+    X, arrays = _load_npz(path, shown_path)
     if target not in arrays or target == "X":
         raise ValueError(f"{shown_path} has no array {target!r} to predict; there are: {_listed(list(arrays))}")
     y = arrays[target]
@@ -424,4 +406,4 @@ def _read_npz(path: Path, shown_path: str, target: str) -> _Content:
         cells = [cell.strip() for cell in y.tolist()]
     else:
         raise ValueError(f"{shown_path}: {target} has dtype {y.dtype}; expected numbers, or text for classes")
-    return _Content(X, _Target(cells, lambda row: f"{shown_path}: row {row} of {target!r}"), None, "")
+    return X, _Target(cells, lambda row: f"{shown_path}: row {row} of {target!r}"), None, ""
