@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import checks
-from .kernels.engine import rng
+from .dataset import split_rows
 from .kernels.specs.base import Array
 from .preparation import Preparation
 from .tables import Table, read
@@ -62,10 +62,5 @@ def split(X: ArrayLike, y: ArrayLike, share: float = 0.2, seed: int = 0) -> tupl
     X, y = np.asarray(X), np.asarray(y)
     if X.ndim == 0 or y.ndim == 0 or len(X) != len(y):
         raise ValueError(f"X has shape {X.shape} and y {y.shape}; expected the same number of rows")
-    share = checks.number("share", share, above=0, below=1)
-    held_out = max(1, round(share * len(X)))
-    if held_out >= len(X):
-        raise ValueError(f"a share of {share:g} of {len(X)} rows leaves none on the other side")
-    order = rng.permutation(checks.seed(seed), rng.SPLIT, 0, len(X))
-    kept, held = np.sort(order[held_out:]), np.sort(order[:held_out])
+    kept, held = split_rows(len(X), checks.number("share", share, above=0, below=1), checks.seed(seed))
     return X[kept], X[held], y[kept], y[held]

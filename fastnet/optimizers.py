@@ -11,7 +11,7 @@ import numpy as np
 from .checks import number
 from .kernels.engine import schedules
 from .kernels.specs.base import Array
-from .kernels.specs.optimizers import HYPER_SIZE, OPTIMIZERS, OptimizerSpec
+from .kernels.specs.optimizers import OPTIMIZERS, OptimizerSpec
 
 _LIMITS: dict[str, dict[str, float]] = {
     **{name: {"above": 0} for name in ("learning_rate", "then", "every", "epochs", "epsilon")},
@@ -155,12 +155,15 @@ class Optimizer(_Checked):
         return OPTIMIZERS[self.rule]
 
     @property
-    def hyper(self) -> Array:
-        """The hyperparameters as the kernels take them: float64, shape (8,), in the order of the rule's spec."""
-        values = np.zeros(HYPER_SIZE)
-        for i, name in enumerate(self.spec.hyperparameters):
-            values[i] = getattr(self, name, 0.0)  # Adam has no weight_decay
-        return values
+    def hyper(self) -> tuple[float, ...]:
+        """The hyperparameters in the order of the rule's spec."""
+        return tuple(float(getattr(self, name, 0.0)) for name in self.spec.hyperparameters)  # Adam has no weight_decay
+
+    def rates(self, epoch: int, steps: int) -> Array:
+        """Return the rate of each of an epoch's steps, or the one that they all have."""
+        if isinstance(self.learning_rate, Schedule):
+            return self.learning_rate.rates(schedules.step_times(epoch, steps))
+        return np.array([float(self.learning_rate)])
 
 
 @dataclass(frozen=True)
