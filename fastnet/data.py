@@ -30,10 +30,8 @@ def digits() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     y : ndarray of int64, shape (1797,)
         The digit, 0 to 9.
     """
-    with (
-        resources.files(__package__).joinpath("digits.npz").open("rb") as file,
-        np.load(file, allow_pickle=False) as stored,
-    ):
+    path = resources.files(__package__).joinpath("digits.npz")
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
         return stored["pixels"] / np.float32(16), stored["labels"].astype(np.int64)
 
 

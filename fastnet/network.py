@@ -94,8 +94,7 @@ class Network:
         self._parameters[:] = 0
         for i, W in enumerate(self.weights):
             k, n = W.shape
-            he = ACTIVATIONS[self.activations[i]].he_init
-            limit = math.sqrt(6 / n) if he else math.sqrt(6 / (n + k))
+            limit = math.sqrt(6 / (n if ACTIVATIONS[self.activations[i]].he_init else n + k))
             W[...] = rng.symmetric(self.seed, rng.WEIGHTS, i, W.shape, limit)
 
     def __setstate__(self, attributes: dict[str, Any]) -> None:

@@ -87,7 +87,7 @@ class Preparation:
             If X or y has elements that are not finite numbers or too large to be scaled, or another shape.
         """
         X = finite_matrix("X", X)
-        names = None if features is None else tuple(features)
+        names, labels = (None if given is None else tuple(given) for given in (features, classes))
         if names is not None and len(names) != X.shape[1]:
             raise ValueError(f"features names {len(names)} columns; X has {X.shape[1]}")
         shift, scale = _moments(X, names or [f"{i} of X" for i in range(X.shape[1])])
@@ -98,8 +98,7 @@ class Preparation:
                 raise ValueError(f"y has shape {y.shape}; expected ({len(X)},), one number for each row of X")
             validation.finite("y", y)
             (target_shift,), (target_scale,) = (part.tolist() for part in _moments(y.reshape(-1, 1), [target]))
-        kept = None if classes is None else tuple(classes)
-        return cls(shift, scale, names, target, target_shift, target_scale, kept)
+        return cls(shift, scale, names, target, target_shift, target_scale, labels)
 
     def inputs(self, X: ArrayLike) -> Array:
         """Inputs of the network: (X - shift) / scale.

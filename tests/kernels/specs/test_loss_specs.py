@@ -154,6 +154,9 @@ def test_classes_cover_the_rules_and_name_their_hyperparameters() -> None:
     assert {optimizer.spec.name for optimizer in made} == set(OPTIMIZERS) - {"none"}
     for optimizer in made:
         names = {field.name for field in fields(optimizer)}
+        for name in names - {"nesterov"}:
+            with pytest.raises(ValueError, match=rf"{type(optimizer).__name__} {name} is -1"):
+                replace(optimizer, **{name: -1})
         for name, value in zip(optimizer.spec.hyperparameters, optimizer.hyper, strict=True):
             assert value == (getattr(optimizer, name) if name in names else 0)
 
