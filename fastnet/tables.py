@@ -340,7 +340,7 @@ def _rows(shown_path: str, reader: Any, header: Sequence[str], columns: _Columns
                 is_wrong = True
             if is_wrong:
                 column = next(i for i in columns.features if _number(row[i]) is None)
-                raise ValueError(f"{place(-1, column)} {_what_is_wrong(row[column].strip())}")
+                raise ValueError(f"{place(-1, column)} {_what_is_wrong(row[column])}")
             if columns.target is not None:
                 cells.append(row[columns.target].strip())
                 if not cells[-1]:
@@ -356,6 +356,7 @@ def _rows(shown_path: str, reader: Any, header: Sequence[str], columns: _Columns
 
 def _what_is_wrong(cell: str) -> str:
     """Describe a cell that is not a number."""
+    cell = cell.strip(" \t\r\n")  # not \x1d, say, which float() rejects
     if cell.lower() in _MISSING:
         what = f"holds {cell!r}" if cell else "is empty"
         return f"{what}, a missing value; fill it in, or leave the row out"
