@@ -37,7 +37,7 @@ def update_kernel(code: int) -> Any:
     """
     spec = OPTIMIZER_BY_CODE[code]
     vectors = spec.state_vectors
-    constants_of, rule, store = (jit(scalar=True)(part) for part in (spec.constants, spec.rule, flushed))
+    constants_of, rule, store = jit(scalar=True)(spec.constants), jit(scalar=True)(spec.rule), jit(scalar=True)(flushed)
 
     def kernel(parameters: Any, gradient: Any, state0: Any, state1: Any, hyper: Any, rate: float, step: int) -> None:
         constants = constants_of(hyper, rate, step)

@@ -101,8 +101,8 @@ def _apply(rule: str, p: Array, g: Array, state: Sequence[Array], *numbers: Any)
 
 def _operation(spec: UpdateSpec) -> Callable[..., None]:
     def run(*arguments: Any) -> None:
-        rule, *rest = spec.parse(arguments)
-        _apply(rule.name, *rest)
+        rule, p, g, state, *numbers = spec.parse(arguments)
+        _apply(rule.name, p, g, state, *numbers)
 
     return run
 

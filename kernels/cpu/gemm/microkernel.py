@@ -17,10 +17,10 @@ units, not the load ports, are the limit. Why LLVM and not a Python loop: Numba'
 heuristics which sums live in registers; an explicit tile of vectors does not.
 
 Addresses and strides are integers in bytes, of NumPy's intp; so one compiled kernel serves every layout of array. The
-caller keeps the arrays alive; nothing here allocates. A is read one element at a time; its rows or its columns are
-contiguous, and each has a kernel, in which the elements of a round lie at constant distances: with any strides, the
-chain of additions to addresses is as long as that of the FMAs. The rows of B and C are contiguous vectors, and nothing
-beyond ``columns`` is read or written.
+caller keeps the arrays alive; nothing here allocates. A is read one element at a time. With AVX2, its rows or its
+columns are contiguous, and tall tiles have a kernel for each, in which the elements of a round lie at constant
+distances: with any strides, the chain of additions to addresses is as long as that of the FMAs. The rows of B and C are
+contiguous vectors, and nothing beyond ``columns`` is read or written.
 
 Order of the sums: an element of C is one chain of FMAs over ascending k that starts at zero. It depends neither on the
 tile's height or width nor on where in the tile the element lies.
@@ -52,9 +52,15 @@ SINGLE_ROW_VECTORS = 16 if VECTOR == 64 else 8
 """Vectors in a tile of a single row: B is read once, so long contiguous parts of its rows are what counts. 16 sums fit
 where an FMA reads B from memory; ARM's needs registers for B too."""
 
-UNROLL = 4 if VECTOR == 32 else 1
-"""Iterations of k in one round of the loop. With 24 FMAs an iteration the rest of the loop costs nothing; without FMA
-instructions LLVM has no register left to unroll."""
+UNROLL = 4
+"""Iterations of k in one round of a tall tile's loop with AVX2, in which A's elements lie at constant distances."""
+
+LAYOUTS = ("k", "rows") if VECTOR == 32 else ("",)
+"""Of which of A's elements a tall tile's kernels know that they are contiguous: a kernel for each. With 24 FMAs an
+iteration the rest of the loop costs nothing; without FMA instructions LLVM has no register left to unroll."""
+
+TALL = MR - 1
+"""Rows from which a tile is tall: rows are divided evenly, so most tiles are; more kernels would compile longer."""
 
 PREFETCH_INTERVAL = 64
 """Iterations of k between which the micro-kernel prefetches what it will need next."""
@@ -73,15 +79,19 @@ class Outputs(NamedTuple):
 # Below, the fields of operands hold LLVM values of intp, and alpha one of the elements' type.
 
 
-def _emit_tiles(rows: int, vectors: int, k_contiguous: bool) -> Callable[..., None]:
-    """Return what emits the function that computes tiles of ``rows`` x ``vectors``, one below the other."""
+def _emit_tiles(rows: int, vectors: int, contiguous: str) -> Callable[..., None]:
+    """Return what emits the function that computes tiles of ``rows`` x ``vectors``, one below the other.
+
+    ``contiguous`` says of which elements of A, as LAYOUTS.
+    """
 
     def emit(
         code: VectorBuilder, columns: ir.Value, k: ir.Value, count: ir.Value, a: MicroPanels, b: Rows, outputs: Outputs
     ) -> None:
         builder, intp = code.builder, k.type
-        item = intp(code.bytes)
-        a = a._replace(k_stride=item) if k_contiguous else a._replace(row_stride=item)
+        if contiguous:
+            a = a._replace(**{"k_stride" if contiguous == "k" else "row_stride": intp(code.bytes)})
+        unroll = UNROLL if contiguous else 1
         lane_mask = code.first_lanes(columns) if vectors == 1 else None
         *operands, alpha = outputs
         # From a tile to the one below it; address 0, which means absent, stays 0.
@@ -96,7 +106,9 @@ def _emit_tiles(rows: int, vectors: int, k_contiguous: bool) -> Callable[..., No
             left, a_address, *addresses = carried
             moved = [Rows(at, rows_.row_stride) for at, rows_ in zip(addresses, operands, strict=True)]
             current = Outputs(moved[0], moved[1], moved[2], moved[3], alpha)
-            sums = _sums_over_k(code, (rows, vectors), lane_mask, k, a._replace(address=a_address), b, current.c)
+            sums = _sums_over_k(
+                code, (rows, vectors, unroll), lane_mask, k, a._replace(address=a_address), b, current.c
+            )
             store_epilogue(code, sums, vectors, columns if vectors == 1 else None, current)
             following = [builder.add(at, step) for at, step in zip(addresses, steps, strict=True)]
             return [builder.sub(left, intp(1)), builder.add(a_address, a.tile_stride), *following]
@@ -109,23 +121,21 @@ def _emit_tiles(rows: int, vectors: int, k_contiguous: bool) -> Callable[..., No
 
 def _sums_over_k(
     code: VectorBuilder,
-    size: tuple[int, int],
+    size: tuple[int, int, int],
     lane_mask: ir.Value | None,
     k: ir.Value,
     a: MicroPanels,
     b: Rows,
     c: Rows,
 ) -> list[ir.Value]:
-    """Emit the loop over k; return rows x vectors sums, the ``size``, row by row.  No iteration where k is 0.
+    """Emit the loop over k; return rows x vectors sums, row by row.  No iteration where k is 0.
 
-    The loop is unrolled UNROLL times, so that of A's elements at successive k, where they are contiguous, the CPU
-    computes one address. After every PREFETCH_INTERVAL iterations it prefetches what will be needed next: another row
-    of C, and of the tile below the part of A that is as far along k as the last interval, where A's rows are
-    contiguous. Where they are not, as in packed micro-panels, it prefetches some lines of that part, which the CPU
-    foresees by itself.
+    ``size`` also says how many iterations are one round of the loop. After every PREFETCH_INTERVAL iterations it
+    prefetches what will be needed next: another row of C, and of the tile below the part of A that is as far along k
+    as the last interval, where A's rows or columns are contiguous.
     """
     builder, intp = code.builder, k.type
-    rows, vectors = size
+    rows, vectors, unroll = size
     offsets = [builder.mul(intp(i), a.row_stride) for i in range(rows)]
 
     def add(a_k: ir.Value, b_k: ir.Value, sums: list[ir.Value], unrolled: int) -> list[ir.Value]:
@@ -140,18 +150,18 @@ def _sums_over_k(
         return [a_k, b_k, *sums]
 
     def interval(carried: list[ir.Value]) -> list[ir.Value]:
-        """Emit PREFETCH_INTERVAL iterations, or the whole rounds of UNROLL that are left, and the prefetching."""
+        """Emit PREFETCH_INTERVAL iterations, or the whole rounds of unroll that are left, and the prefetching."""
         left, c_row, *rest = carried
         stop = builder.sub(left, intp(PREFETCH_INTERVAL))
-        stop = builder.select(builder.icmp_signed("<", stop, intp(0)), builder.and_(left, intp(UNROLL - 1)), stop)
+        stop = builder.select(builder.icmp_signed("<", stop, intp(0)), builder.and_(left, intp(unroll - 1)), stop)
         a_start = rest[0]
         left, *rest = code.loop(
             [left, *rest],
             lambda now: builder.icmp_signed(">", now[0], stop),
-            lambda now: [builder.sub(now[0], intp(UNROLL)), *add(now[1], now[2], now[3:], UNROLL)],
+            lambda now: [builder.sub(now[0], intp(unroll)), *add(now[1], now[2], now[3:], unroll)],
             at_least_once=True,
         )
-        with builder.if_then(builder.icmp_signed(">=", left, intp(UNROLL))):
+        with builder.if_then(builder.icmp_signed(">=", left, intp(unroll))):
             for pointer in code.vectors_at(code.pointer(c_row), vectors):
                 code.prefetch(pointer)
             below = code.at(a_start, a.tile_stride)
@@ -164,8 +174,8 @@ def _sums_over_k(
         return [left, builder.add(c_row, c.row_stride), *rest]
 
     carried = [k, c.address, code.pointer(a.address), code.pointer(b.address), *[code.zero] * (rows * vectors)]
-    left, _, *rest = code.loop(carried, lambda now: builder.icmp_signed(">=", now[0], intp(UNROLL)), interval)
-    if UNROLL > 1:
+    left, _, *rest = code.loop(carried, lambda now: builder.icmp_signed(">=", now[0], intp(unroll)), interval)
+    if unroll > 1:
         _, *rest = code.loop(
             [left, *rest],
             lambda now: builder.icmp_signed(">", now[0], intp(0)),
@@ -238,8 +248,8 @@ def microkernel(
         rows from 1 to MR; columns one of WIDTHS in vectors, or fewer than a vector; k products summed, 0 gives zeros;
         at least 1 tile.
     a : MicroPanels
-        A. Its rows or its columns are contiguous: k_stride or row_stride is an element's bytes; a single row is read by
-        any k_stride.
+        A. Its rows or its columns are contiguous: k_stride or row_stride is an element's bytes; tiles that are not tall
+        are read by any strides.
     b : Rows
         B from its first row on.
     c : Rows
@@ -252,23 +262,21 @@ def microkernel(
     outputs = Outputs(c, *epilogue)
     vectors = builder.sdiv(builder.add(tile.columns, intp(code.lanes - 1)), intp(code.lanes))
     done, impossible = builder.append_basic_block("tile_done"), builder.append_basic_block("no_such_tile")
-    # A single row's elements may be anywhere: one kernel.
-    by_row = builder.and_(
-        builder.icmp_signed("==", a.k_stride, intp(code.bytes)), builder.icmp_signed(">", tile.rows, intp(1))
-    )
+    k_is_contiguous = builder.zext(builder.icmp_signed("==", a.k_stride, intp(code.bytes)), intp)
     number = builder.add(builder.mul(vectors, intp(MR + 1)), tile.rows)
-    choice = builder.switch(builder.add(builder.shl(number, intp(1)), builder.zext(by_row, intp)), impossible)
-    tiles = [(height, width, order) for height, width in product(range(1, MR + 1), WIDTHS) for order in (False, True)]
-    for height, width, k_contiguous in (*tiles, (1, SINGLE_ROW_VECTORS, False)):
-        if height == 1 and k_contiguous:
-            continue
-        name = f"{height}x{width}{'k' if k_contiguous else ''}"
-        block = builder.append_basic_block(f"tile_{name}")
-        choice.add_case(intp(2 * (width * (MR + 1) + height) + k_contiguous), block)
-        builder.position_at_end(block)
-        emit = _emit_tiles(height, width, k_contiguous)
-        code.call_shared(f"fastnet.tile.{dtype}.{name}x{VECTOR}", emit, tile.columns, tile.k, tile.tiles, a, b, outputs)
-        builder.branch(done)
+    choice = builder.switch(builder.add(builder.shl(number, intp(1)), k_is_contiguous), impossible)
+    for height, width in (*product(range(1, MR + 1), WIDTHS), (1, SINGLE_ROW_VECTORS)):
+        for contiguous in LAYOUTS if height >= TALL else ("",):
+            name = f"{height}x{width}{contiguous}"
+            block = builder.append_basic_block(f"tile_{name}")
+            for k_contiguous in (False, True):
+                if contiguous == "" or (contiguous == "k") == k_contiguous:
+                    choice.add_case(intp(2 * (width * (MR + 1) + height) + k_contiguous), block)
+            builder.position_at_end(block)
+            emit = _emit_tiles(height, width, contiguous)
+            operands = tile.columns, tile.k, tile.tiles, a, b, outputs
+            code.call_shared(f"fastnet.tile.{dtype}.{name}x{VECTOR}", emit, *operands)
+            builder.branch(done)
     builder.position_at_end(impossible)  # the macro-kernel asks for tiles that exist
     builder.unreachable()
     builder.position_at_end(done)

@@ -33,11 +33,11 @@ from tiles import (
 )
 
 from fastnet.kernels.cpu.gemm.microkernel import (
+    LAYOUTS,
     MR,
     NV,
     PREFETCH_INTERVAL,
     SINGLE_ROW_VECTORS,
-    UNROLL,
 )
 from fastnet.kernels.llvm import builder
 from fastnet.kernels.llvm.builder import VECTOR
@@ -153,7 +153,7 @@ ARM = MACHINE in ("arm64", "aarch64") and platform.system() == "Linux"
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     ("tile", "sums"),
-    [(f"{MR}x{NV}", MR * NV), (f"{MR}x{NV}k", MR * NV), (f"1x{SINGLE_ROW_VECTORS}", SINGLE_ROW_VECTORS)],
+    [*((f"{MR}x{NV}{layout}", MR * NV) for layout in LAYOUTS), (f"1x{SINGLE_ROW_VECTORS}", SINGLE_ROW_VECTORS)],
 )
 def test_assembly_of_the_loops(dtype: Any, tile: str, sums: int) -> None:
     """The largest tiles' loops: each FMA on whole registers, as many as sums, no vector moved or on the stack."""
@@ -171,7 +171,7 @@ def test_assembly_of_the_loops(dtype: Any, tile: str, sums: int) -> None:
     loops = [loop for loop in inner_loops(function[0]) if multiply in loop]
     # The loop over tiles is around the others.
     loops = [loop for loop in loops if not any(other in loop for other in loops if other != loop)]
-    assert len(loops) == (1 if UNROLL == 1 else 2)
+    assert len(loops) == (2 if tile.endswith(LAYOUTS) and LAYOUTS[0] else 1)
     for loop in loops:
         products = re.findall(instruction, loop)
         assert len(products) % sums == 0
