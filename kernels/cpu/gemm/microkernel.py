@@ -52,7 +52,7 @@ SINGLE_ROW_VECTORS = 16 if VECTOR == 64 else 8
 """Vectors in a tile of a single row: B is read once, so long contiguous parts of its rows are what counts. 16 sums fit
 where an FMA reads B from memory; ARM's needs registers for B too."""
 
-UNROLL = 4
+UNROLL = 2
 """Iterations of k in one round of a tall tile's loop with AVX2, in which A's elements lie at constant distances."""
 
 LAYOUTS = ("k", "rows") if VECTOR == 32 else ("",)
