@@ -67,7 +67,6 @@ except ImportError:  # not installed: the checkout, with kernels/ where the whee
 
 from fastnet.kernels.cuda import device
 from fastnet.kernels.cuda import engine as cuda_engine
-from fastnet.kernels.cuda import gemm as cuda_products
 from fastnet.kernels.cuda.arguments import DEVICE_PROGRESS, gemm_args
 from fastnet.kernels.cuda.gemm import launch
 from fastnet.kernels.registry import CUDA_VARIANTS, OP_SPECS, Case
@@ -171,7 +170,7 @@ def verify_training(tiny: bool) -> dict[str, Any]:
     def watched(self: Any, *arguments: Any) -> None:
         before = self.sent_bytes
         forbidden = mock.Mock(side_effect=AssertionError("a copy inside an epoch"))
-        with mock.patch.object(self, "_send", forbidden), mock.patch.object(self, "_take", forbidden):
+        with mock.patch.object(self, "_send", forbidden), mock.patch.object(self, "_fetch", forbidden):
             step(self, *arguments)
         way.add(self.launch_mode)
         crossed.append(self.sent_bytes - before)
@@ -229,19 +228,18 @@ def time_products(tiny: bool) -> list[dict[str, Any]]:
         A, B = (rng.standard_normal((size, size)).astype("f4") for _ in range(2))
         a, b, c = device.send(A.reshape(-1)), device.send(B.reshape(-1)), device.empty(size * size, np.float32)
         bias = device.send(np.concatenate([B.reshape(-1), np.zeros(size, "f4")]))
-        lanes = cuda_products.SIMULATED_TILE.lanes if device.SIMULATED else 4
         progress = device.send(np.zeros(1, DEVICE_PROGRESS))
         sizes, left, right = (size, size, size), (0, size, 1), (0, 1, size)
-        plain = gemm_args(sizes, left, right, (0, size), lanes)
-        fused = gemm_args(sizes, left, right, (0, size), lanes, bias=size * size, code=1)
+        plain = gemm_args(sizes, left, right, (0, size), np.float32)
+        fused = gemm_args(sizes, left, right, (0, size), np.float32, bias=size * size, code=1)
         row: dict[str, Any] = {"size": size}
         repeats = 1 if tiny else 20 if size <= 2048 else 5
         for variant in ("cuda_naive", "cuda_tiled", "cuda"):
             if size > 2048 and variant != "cuda":
                 continue
-            seconds = events(lambda: launch(variant, np.float32, size, size, 1, 0, (plain, progress, a, b, c)), repeats)  # noqa: B023
+            seconds = events(lambda: launch(variant, plain, (progress, a, b, c)), repeats)  # noqa: B023
             row[variant] = 2 * size**3 / seconds / 1e12
-        seconds = events(lambda: launch("cuda", np.float32, size, size, 1, 0, (fused, progress, a, bias, c)), repeats)  # noqa: B023
+        seconds = events(lambda: launch("cuda", fused, (progress, a, bias, c)), repeats)  # noqa: B023
         row["cuda, bias, relu"] = 2 * size**3 / seconds / 1e12
         for name, after in (("cuBLAS", False), ("cuBLAS, then bias, relu", True)):
             peer = peer_product(A, B, after)

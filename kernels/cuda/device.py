@@ -74,6 +74,27 @@ def device(function: Callable[..., Any]) -> Any:
     return cuda.jit(device=True)(function)  # without fastmath, whatever flags the CPU uses
 
 
+def by_code(functions: dict[int, Callable[..., Any]]) -> Any:
+    """Make ``(code, *arguments) -> functions[code](*arguments)``, where a code that is none of them gets the last.
+
+    A chain of comparisons, which NVVM inlines into its callers.
+    """
+    (_, last), *others = reversed(functions.items())
+    last = device(last)
+    chain = device(lambda code, *arguments: last(*arguments))
+    for code, function in others:
+        chain = _choice(code, device(function), chain)
+    return chain
+
+
+def _choice(own: int, function: Any, others: Any) -> Any:
+    @device
+    def choose(code: int, *arguments: Any) -> Any:
+        return function(*arguments) if code == own else others(code, *arguments)
+
+    return choose
+
+
 def register_limit(threads: int, blocks: int) -> int:
     """Registers a thread may have, so that so many blocks of so many threads share an SM's 65536."""
     return min(255, 65536 // (threads * blocks) // 8 * 8)
@@ -87,11 +108,25 @@ def kernel(threads: int, blocks: int = 1) -> Callable[[Callable[..., Any]], Any]
 
     def decorate(function: Callable[..., Any]) -> Any:
         KERNELS[function.__name__] = (function, threads, blocks)
-        return cuda.jit(**{} if SIMULATED else {"max_registers": register_limit(threads, blocks), "lto": False})(
-            function
-        )
+        if not SIMULATED:
+            return cuda.jit(max_registers=register_limit(threads, blocks), lto=False)(function)
+        simulated = cuda.jit(function)
+        simulated.extensions.append(_SimulatedTuples)
+        return simulated
 
     return decorate
+
+
+class _SimulatedTuples:
+    """Gives kernels the arrays of a tuple as it gives them arrays, which the simulator leaves out."""
+
+    @staticmethod
+    def prepare_args(kind: Any, value: Any, **options: Any) -> tuple[Any, Any]:
+        if isinstance(value, tuple):
+            fake, make = cuda.simulator.kernel, getattr(value, "_make", tuple)
+            seen = fake.FakeWithinKernelCUDAArray
+            value = make(seen(item) if isinstance(item, fake.FakeCUDAArray) else item for item in value)
+        return kind, value
 
 
 KERNELS: dict[str, tuple[Callable[..., Any], int, int]] = {}
