@@ -47,18 +47,13 @@ GEMM_ARGS = np.dtype([(name, "i8") for name in GemmArgs._fields], align=True)
 DEVICE_PROGRESS = np.dtype([*PROGRESS.descr, ("batch_rows", "i8")], align=True)
 """Where the epoch stands, on the device: PROGRESS, and the rows of the present batch."""
 
+Triple = tuple[int, int, int]
+
 ALONG_LONG, VECTORS = 1, 2
 """How the fast kernel reads a factor: along M or N, not K; and 16 bytes at a time."""
 
 
-def gemm_args(
-    sizes: tuple[int, int, int],
-    a: tuple[int, int, int],
-    b: tuple[int, int, int],
-    c: tuple[int, int],
-    dtype: Any,
-    **rest: int,
-) -> GemmArgs:
+def gemm_args(sizes: Triple, a: Triple, b: Triple, c: tuple[int, int], dtype: Any, **rest: int) -> GemmArgs:
     """Return the arguments of a product.
 
     ``sizes``: (M, N, K). ``a``: offset, stride by M, stride by K; ``b``: by N and by K; ``c``: offset, stride of rows.

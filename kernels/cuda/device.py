@@ -18,6 +18,7 @@ import importlib.util
 import os
 import warnings
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -32,10 +33,6 @@ Array = NDArray[Any]
 
 SIMULATED = bool(int(os.environ.get("NUMBA_ENABLE_CUDASIM", "0") or 0))
 """Whether Numba's simulator stands in for a device."""
-
-
-class NoDeviceError(OSError):
-    """A CUDA variant was asked for where none can run."""
 
 
 @functools.cache
@@ -55,15 +52,10 @@ def missing() -> str:
     return ""
 
 
-def usable() -> bool:
-    """Whether CUDA kernels run here: on a card, or in the simulator."""
-    return not missing()
-
-
 def require(asked: str = 'variant="cuda"') -> None:
     """Refuse to go on without a device, saying what is missing."""
     if missing():
-        raise NoDeviceError(f"{asked} cannot run here: {missing()}; the CPU's can, such as auto")
+        raise OSError(f"{asked} cannot run here: {missing()}; the CPU's can, such as auto")
 
 
 # ----------------------------------------------------------------------------------------- decorators
@@ -111,22 +103,19 @@ def kernel(threads: int, blocks: int = 1) -> Callable[[Callable[..., Any]], Any]
         if not SIMULATED:
             return cuda.jit(max_registers=register_limit(threads, blocks), lto=False)(function)
         simulated = cuda.jit(function)
-        simulated.extensions.append(_SimulatedTuples)
+        simulated.extensions.append(SimpleNamespace(prepare_args=_simulated_tuples))
         return simulated
 
     return decorate
 
 
-class _SimulatedTuples:
-    """Gives kernels the arrays of a tuple as it gives them arrays, which the simulator leaves out."""
-
-    @staticmethod
-    def prepare_args(kind: Any, value: Any, **options: Any) -> tuple[Any, Any]:
-        if isinstance(value, tuple):
-            fake, make = cuda.simulator.kernel, getattr(value, "_make", tuple)
-            seen = fake.FakeWithinKernelCUDAArray
-            value = make(seen(item) if isinstance(item, fake.FakeCUDAArray) else item for item in value)
-        return kind, value
+def _simulated_tuples(kind: Any, value: Any, **options: Any) -> tuple[Any, Any]:
+    """Give a kernel the arrays of a tuple as arrays of a kernel, which the simulator leaves out."""
+    if isinstance(value, tuple):
+        fake, make = cuda.simulator.kernel, getattr(value, "_make", tuple)
+        seen = fake.FakeWithinKernelCUDAArray
+        value = make(seen(item) if isinstance(item, fake.FakeCUDAArray) else item for item in value)
+    return kind, value
 
 
 KERNELS: dict[str, tuple[Callable[..., Any], int, int]] = {}
@@ -160,28 +149,17 @@ def empty(size: int, dtype: Any, purpose: str = "workspace; call the kernel for 
         return cuda.device_array(max(1, size), dtype)
 
 
-def fetch(source: Any, target: Array) -> None:
-    """Copy a device array into a host array of the same shape."""
-    target[...] = source.copy_to_host()
-
-
-def on_host(function: Callable[..., None], results: tuple[int, ...]) -> Callable[..., None]:
-    """A device variant for host arrays: what comes in is sent, and the results are fetched."""
-
-    @functools.wraps(function)
-    def moved(*arguments: Any) -> None:
-        require()
-        with quiet():
-            filled = {i % len(arguments) for i in results}  # row by row, as the kernels write
-            arrays = [np.ascontiguousarray(a) if i in filled else a for i, a in enumerate(arguments)]
-            sent = [send(a) if isinstance(a, np.ndarray) and a.size else a for a in arrays]
-            function(*sent)
-            for i in results:
-                place = i % len(arguments)
-                if arguments[place].size:
-                    fetch(sent[place], arguments[place])
-
-    return moved
+def on_host(function: Callable[..., None], results: tuple[int, ...], arguments: tuple[Any, ...]) -> None:
+    """Call a device variant with host arrays: what comes in is sent, and the results are fetched."""
+    require()
+    with quiet():
+        filled = {i % len(arguments) for i in results}  # row by row, as the kernels write
+        arrays = [np.ascontiguousarray(a) if i in filled else a for i, a in enumerate(arguments)]
+        sent = [send(a) if isinstance(a, np.ndarray) and a.size else a for a in arrays]
+        function(*sent)
+        for i in filled:
+            if arguments[i].size:
+                arguments[i][...] = sent[i].copy_to_host()
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ import numpy as np
 from ..engine.backend import OBJECTIVE, Array, Chunk, new_progress, new_totals, results_of
 from ..engine.optimizer_state import OptimizerState
 from ..engine.plan import MICRO_BATCH_ROWS, layer_views, padded, parameter_count
-from ..engine.tuner import CALL_S, Tuner
+from ..engine.tuner import Tuner
 from ..jit.decorator import jit
 from ..specs.activations import ACTIVATION_BY_CODE, IDENTITY
 from ..specs.losses import LOSSES
@@ -38,6 +38,10 @@ cost some 26 us, in which one SM does about that much."""
 
 _ALIGNED = 32
 """Elements to which regions of the buffer are aligned: whole sectors, and whole vectors."""
+
+
+Counters = tuple[Array, Array]
+"""Records PROGRESS and TOTALS."""
 
 
 @jit
@@ -62,8 +66,6 @@ class CudaEngine:
     ----------
     launch_mode : str
         How steps run: "resident", one launch an epoch; "graph", one launch a step; "stream", a launch a phase.
-    sent_bytes : int
-        Bytes that crossed the bus so far, either way.
     """
 
     def __init__(
@@ -84,12 +86,10 @@ class CudaEngine:
             raise ValueError("backend cuda has neither scikit-learn's l2 nor its largest loss of a row; use cpu")
         self._host, self._sizes, self._dtype = parameters, tuple(layer_sizes), parameters.dtype
         self._loss, self._batch, self._count = LOSSES[loss], batch_rows, parameter_count(layer_sizes)
-        self.sent_bytes = 0
         flops = 6 * self._count * batch_rows
         self.launch_mode = "resident" if flops <= RESIDENT_FLOPS else "stream" if SIMULATED else "graph"
-        self._parts = 1
-        if self.launch_mode != "resident":
-            self._parts = max(splits_for(self._dtype, k, n, batch_rows) for n, k in pairwise(layer_sizes))
+        splits = (splits_for(self._dtype, k, n, batch_rows) for n, k in pairwise(layer_sizes))
+        self._parts = 1 if self.launch_mode == "resident" else max(splits)
         self._context = np.zeros(1, e.CONTEXT)
         self._lay_out(codes)
         self.tuner = Tuner(1, 1, explores=False)
@@ -97,7 +97,6 @@ class CudaEngine:
         self._copies: dict[str, tuple[Array | None, Any]] = {}  # arrays of data, and the device's copies
         self._graphs: dict[bool, Any] = {}  # of a step that trains, or measures
         self._on_device: dict[str, Any] = {}  # the other arrays of a Step
-        self._steps_per_call = 1
 
     def results(self) -> dict[str, float]:
         """Return the loss, and for classification the accuracy, of the epoch's rows so far."""
@@ -116,12 +115,11 @@ class CudaEngine:
         vectors, clips = len(optimizer.state), bool(optimizer.clip_norm < np.inf)
         weights, state = region(count), region(vectors * count)
         parts, gathered = region(self._parts * count * trains), region(batch * sizes[0])
-        _assign(context, parameters=weights, state=state, parts=parts, gathered=gathered)
+        _assign(context, parameters=weights, state=state, parts=parts, gathered=gathered, optimizer=optimizer.code)
         _assign(context, part_count=self._parts, count=count, vectors=vectors, batch=batch, layers=len(codes))
         _assign(context, gradient=region(count * clips), l2=region(count) if optimizer.l2 != 0 else -1)
         _assign(context, scale=region(1), losses=region(batch), clips=clips, clip_norm=optimizer.clip_norm)
         _assign(context, inputs=sizes[0], outputs=sizes[-1], loss=self._loss.code, out_code=codes[-1])
-        _assign(context, optimizer=optimizer.code)
 
         forwards, backwards, gradients, biases = [], [], [], []
         below, offset, part = gathered, weights, -(-batch // self._parts)
@@ -156,7 +154,6 @@ class CudaEngine:
     def _send(self, array: Array, target: Any) -> None:
         if array.size:
             target[: array.size].copy_to_device(np.ascontiguousarray(array).reshape(-1))
-            self.sent_bytes += array.nbytes
 
     def _copy(self, name: str, array: Array | None, dtype: Any, changes: bool = False) -> Any:
         """The device's copy of an array of data; sent again where it is another array than the last, or changes."""
@@ -217,16 +214,11 @@ class CudaEngine:
         return results_of(*counters, self._loss, self._sizes[-1])
 
     def _run(
-        self,
-        counters: tuple[Array, Array],
-        chunk: Chunk,
-        epoch_rows: int,
-        order: Array | None = None,
-        rates: Array | None = None,
+        self, counters: Counters, chunk: Chunk, epoch_rows: int, order: Array | None = None, rates: Array | None = None
     ) -> None:
         """Steps until X is done with; then, or where a KeyboardInterrupt comes, everything is fetched.
 
-        ``counters``: PROGRESS and TOTALS; without ``rates`` steps only measure.
+        Without ``rates`` steps only measure.
         """
         (X, y, weights, first_row), batch, trains = chunk, self._batch, rates is not None
         stop, start = first_row + len(X), int(counters[0]["row"])
@@ -257,13 +249,12 @@ class CudaEngine:
         try:
             with quiet():
                 while start < last:
-                    steps = min(self._steps_per_call, -(-(last - start) // batch))
+                    steps = -(-min(self.tuner.rows, last - start) // batch)
                     began = time.perf_counter()
                     self._step(steps, step, trains)
                     cuda.synchronize()
-                    seconds = time.perf_counter() - began
+                    self.tuner.update(steps * batch, time.perf_counter() - began)
                     start += steps * batch
-                    self._steps_per_call = max(1, int(steps * CALL_S / max(seconds, 1e-5)))
         finally:
             cuda.synchronize()
             self._fetch(step, counters, batch_weights, trains)
@@ -279,7 +270,7 @@ class CudaEngine:
         self._send(self._host, step.flat)
         self._send(self._optimizer.state, step.flat[int(self._context[0]["state"]) :])
 
-    def _fetch(self, step: e.Step, counters: tuple[Array, Array], batch_weights: Array, trains: bool) -> None:
+    def _fetch(self, step: e.Step, counters: Counters, batch_weights: Array, trains: bool) -> None:
         """Bring back where the epoch stands, and what was trained."""
         progress, totals = counters[0].copy(), counters[1].copy()
         ends = step.progress.copy_to_host()[0]
@@ -287,13 +278,11 @@ class CudaEngine:
         _assign(progress, **{name: ends[name] for name in ("row", "step", "done", "correct")})
         totals["loss"] += step.totals.copy_to_host()[0]
         totals["weight"] += batch_weights[done].sum()
-        self.sent_bytes += ends.nbytes + 8
         if not trains:
             counters[0][...], counters[1][...] = progress, totals
             return
         state, at = self._optimizer.state, int(self._context[0]["state"])
         trained = step.flat[: at + state.size].copy_to_host()  # both, which are the buffer's first
-        self.sent_bytes += trained.nbytes
         new = trained[: self._count], trained[at:].reshape(state.shape), progress[None], totals[None]
         _settle((self._host, state, counters[0][None], counters[1][None]), new)
 

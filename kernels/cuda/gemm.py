@@ -166,19 +166,6 @@ def _piece4(flat: Any, at: int, step: int, left: int) -> Any:
     return _piece2(flat, at, step, left) + _piece2(flat, at + 2 * step, step, left - 2)
 
 
-@device
-def _spread2(shared: Any, at: int, step: int, values: Any) -> None:
-    """Two elements, so far apart: a transposition."""
-    shared[at] = values[0]
-    shared[at + step] = values[1]
-
-
-@device
-def _spread4(shared: Any, at: int, step: int, values: Any) -> None:
-    _spread2(shared, at, step, values[:2])
-    _spread2(shared, at + 2 * step, step, values[2:])
-
-
 class _Moved(NamedTuple):
     """What a thread moves of a panel: one or two pieces of 16 bytes, the second so far from the first."""
 
@@ -193,14 +180,15 @@ class _Moved(NamedTuple):
     next_spot: Any
 
 
-def _movers(size: int, depth: int, lanes: int, threads: int) -> tuple[Any, Any, Any]:
+def _panel(size: int, depth: int, side: int, lanes: int, threads: int) -> tuple[Any, ...]:
     """How a block takes a panel (depth, size) of a factor from memory into registers, and from there to shared memory.
 
     The panel lies in shared memory with k as its slow index, whatever its layout was, so that rows of it are
-    contiguous.
+    contiguous, ``stride`` elements apart. A thread's ``side`` elements of a row come in one or two pieces of 16 bytes,
+    size / pieces apart. Returns start, take, put, row and stride.
     """
     load, store = loader(lanes), storer(lanes)
-    piece, spread = (_piece4, _spread4) if lanes == 4 else (_piece2, _spread2)
+    piece = _piece4 if lanes == 4 else _piece2
     stride = size + lanes  # rows that begin 16 bytes apart, modulo the banks
     across, down = size // lanes, depth // lanes
     next_k, next_long = threads // across, threads // down
@@ -244,8 +232,9 @@ def _movers(size: int, depth: int, lanes: int, threads: int) -> tuple[Any, Any, 
     def put_piece(shared: Any, at: int, mode: int, values: Any) -> None:
         if mode & ALONG_LONG:
             store(shared, at, values)
-        else:
-            spread(shared, at, stride, values)
+        else:  # a transposition
+            for i in range(lanes):
+                shared[at + i * stride] = row_of(values, i, 1)[0]
 
     @device
     def put(shared: Any, at: int, moved: Any, pieces: Any) -> None:
@@ -254,18 +243,12 @@ def _movers(size: int, depth: int, lanes: int, threads: int) -> tuple[Any, Any, 
         if two:
             put_piece(shared, at + moved.spot + moved.next_spot, moved.mode, pieces[1])
 
-    return start, take, put
-
-
-def _side(lanes: int, pieces: int, step: int) -> Any:
-    """How a thread loads its elements of a row of a panel: one or two pieces of 16 bytes, so far apart."""
-    load = loader(lanes)
-
     @device
-    def both(shared: Any, at: int) -> Any:
-        return load(shared, at) + load(shared, at + step)
+    def two_pieces(shared: Any, at: int) -> Any:
+        """A thread's elements of a row in shared memory."""
+        return load(shared, at) + load(shared, at + size // 2)
 
-    return load if pieces == 1 else both
+    return start, take, put, load if side == lanes else two_pieces, stride
 
 
 @cache
@@ -274,10 +257,9 @@ def fast(dtype: Any, tile: Tile) -> Any:
     real = np.dtype(dtype).type
     bm, bn, bk, tm, tn, lanes = tile
     threads = tile.threads
-    start_a, take_a, put_a = _movers(bm, bk, lanes, threads)
-    start_b, take_b, put_b = _movers(bn, bk, lanes, threads)
+    start_a, take_a, put_a, row_of_a, a_stride = _panel(bm, bk, tm, lanes, threads)
+    start_b, take_b, put_b, row_of_b, b_stride = _panel(bn, bk, tn, lanes, threads)
     store = storer(lanes)
-    a_stride, b_stride = bm + lanes, bn + lanes
     a_size, b_size = bk * a_stride, bk * b_stride
     a_buffer, b_buffer = 2 * a_size, 2 * b_size
     # A warp is 4 threads high and 8 wide; a thread's rows and columns come in pieces of 16 bytes, bm / pieces apart.
@@ -289,8 +271,6 @@ def fast(dtype: Any, tile: Tile) -> Any:
     step_m, step_n = bm // pieces_m, bn // pieces_n
     count = tm * tn
     zeros = (real(0),) * count
-
-    part_of_a, part_of_b = _side(lanes, pieces_m, step_m), _side(lanes, pieces_n, step_n)
 
     def cuda_fast(args: Any, progress: Any, a: Any, b: Any, c: Any) -> None:
         if SIMULATED:  # which knows no alignment; elsewhere this branch is not compiled
@@ -323,8 +303,8 @@ def fast(dtype: Any, tile: Tile) -> Any:
             if k < depth:  # there is a tile in shared memory
                 from_a, from_b = half * a_size + y * lanes, half * b_size + x * lanes
                 for _ in range(0, bk, 2):
-                    sums = outer(sums, part_of_a(left, from_a), part_of_b(right, from_b))
-                    sums = outer(sums, part_of_a(left, from_a + a_stride), part_of_b(right, from_b + b_stride))
+                    sums = outer(sums, row_of_a(left, from_a), row_of_b(right, from_b))
+                    sums = outer(sums, row_of_a(left, from_a + a_stride), row_of_b(right, from_b + b_stride))
                     from_a += 2 * a_stride
                     from_b += 2 * b_stride
                 half = np.int32(1 - half)
@@ -338,8 +318,7 @@ def fast(dtype: Any, tile: Tile) -> Any:
         # Out: Z, bias and the cheap activations included, 16 bytes at a time where C allows; then, from there, what
         # needs exponentials: in the same loop its code would be there once for each of the 64 sums.
         code, gate, gate_a = args.code, args.gate_code, args.gate_a
-        to, c_row, z_at = args.c + part * args.split_step, args.c_row, args.z
-        bias = args.bias
+        to, c_row, z_at, bias = args.c + part * args.split_step, args.c_row, args.z, args.bias
         aligned = c_row % lanes == 0 and to % lanes == 0
         for i in range(tm):
             m = m0 + i // lanes * step_m + y * lanes + i % lanes
@@ -358,8 +337,8 @@ def fast(dtype: Any, tile: Tile) -> Any:
                                     value += b[bias + n + e]
                                 if z_at >= 0:
                                     c[z_at + m * c_row + n + e] = value
-                                if code == RELU:
-                                    value = real(0) if value < real(0) else value
+                                if code == RELU and value < real(0):
+                                    value = real(0)
                                 c[to + m * c_row + n + e] = value
         if gate > IDENTITY or code > RELU:
             for i in range(count):

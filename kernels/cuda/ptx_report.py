@@ -25,13 +25,11 @@ import numpy as np
 from ..specs.losses import LOSSES
 from ..specs.optimizers import UPDATES
 from . import arguments, gemm, steps, training_step
-from .arguments import VECTOR
 from .device import KERNELS, SIMULATED, cuda, register_limit
 from .rules import CONSTANTS
 
-ARCHITECTURES = ((8, 0), (9, 0))
 SHARED_BYTES = {(8, 0): 164 << 10, (9, 0): 228 << 10}
-"""Of an SM: the CUDA C++ Programming Guide's table of compute capabilities."""
+"""Of an SM, by compute capability: the CUDA C++ Programming Guide's table."""
 
 ADDS_UP = ("loss_kernel", "epoch_squares", "epoch_clip", "epoch_close", "resident")
 """Kernels that add up in float64 whatever the dtype."""
@@ -91,15 +89,13 @@ def _types(function: Callable[..., Any], dtype: str) -> tuple[Any, ...]:
     real = types.float32 if dtype == "float32" else types.float64
     i, floats, doubles = types.int64, types.Array(real, 1, "C"), types.Array(types.float64, 1, "C")
     ints = types.Array(i, 1, "C")
-    progress, context, gemms, biases = (
-        types.Array(from_dtype(fields), 1, "C")
-        for fields in (arguments.DEVICE_PROGRESS, training_step.CONTEXT, arguments.GEMM_ARGS, training_step.BIAS_SUM)
-    )
-    known = {"context": context, "progress": progress, "gemms": gemms, "biases": biases, "derives": types.boolean}
+    records = {"context": training_step.CONTEXT, "biases": training_step.BIAS_SUM}
+    records |= {"gemms": arguments.GEMM_ARGS, "progress": arguments.DEVICE_PROGRESS}
+    known = {name: types.Array(from_dtype(fields), 1, "C") for name, fields in records.items()}
     known |= dict.fromkeys(("code", "size", "rows", "k", "count", "part_rows", "vectors", "steps"), i)
     known |= dict.fromkeys(("labels", "order", "correct"), ints) | dict.fromkeys(("totals", "norms", "result"), doubles)
     known["args"] = types.NamedUniTuple(i, len(arguments.GemmArgs._fields), arguments.GemmArgs)
-    known["constants"] = types.UniTuple(real, CONSTANTS)
+    known |= {"constants": types.UniTuple(real, CONSTANTS), "derives": types.boolean}
     fields = [known.get(name, floats) for name in training_step.Step._fields]
     known["step"] = types.NamedTuple(fields, training_step.Step)
     return tuple(known.get(name, floats) for name in signature(function).parameters)
@@ -109,10 +105,11 @@ def _ptxas() -> str:
     """The toolkit's assembler: among the installed wheels, or on the path."""
     wheels = importlib.util.find_spec("nvidia")
     folders = (wheels and wheels.submodule_search_locations) or ()
-    for found in (*(file for folder in folders for file in Path(folder).glob("*/bin/ptxas*")), shutil.which("ptxas")):
-        if found is not None:
-            return str(found)
-    raise FileNotFoundError('ptxas is not installed: pip install "fastnet-jit[cuda12]"')
+    files = (str(file) for folder in folders for file in Path(folder).glob("*/bin/ptxas*"))
+    found = next(files, None) or shutil.which("ptxas")
+    if found is None:
+        raise FileNotFoundError('ptxas is not installed: pip install "fastnet-jit[cuda12]"')
+    return found
 
 
 def _compile(name: str, dtype: str, cc: tuple[int, int]) -> Report:
@@ -152,14 +149,10 @@ def _compile(name: str, dtype: str, cc: tuple[int, int]) -> Report:
 def _product_kernels(variant: str, dtype: str) -> tuple[str, ...]:
     """Return the names of the kernels of a variant's products, which this makes."""
     kind = np.dtype(dtype)
-    if variant == "cuda_naive":
-        return ("naive",)
-    if variant == "cuda_tiled":
-        gemm.tiled(kind)
-        return (f"cuda_{dtype}_tiled",)
-    for tile in gemm.TILES[dtype]:
-        gemm.fast(kind, tile)
-    return tuple(f"cuda_{dtype}_{tile.m}x{tile.n}x{tile.k}" for tile in gemm.TILES[dtype])
+    made = [gemm.naive if variant == "cuda_naive" else gemm.tiled(kind)]
+    if variant == "cuda":
+        made = [gemm.fast(kind, tile) for tile in gemm.TILES[dtype]]
+    return tuple(kernel.__name__ for kernel in made)
 
 
 def _kernels(operation: str, variant: str, dtype: str) -> tuple[str, ...]:
@@ -221,23 +214,17 @@ def faults(found: Report) -> list[str]:
     shared, registers, blocks = found.shared_bytes, found.registers, found.blocks
     mixed = found.dtype == "float32" and found.double_operations and found.kernel not in ADDS_UP
     is_fast = re.search(r"\d+x\d+x\d+", found.kernel) is not None
+    unaligned = is_fast and found.shared_alignment % arguments.VECTOR
     few = is_fast and found.wide_loads < 4  # of A and of B, from global and from shared memory
+    crowded = registers * found.threads * blocks > 65536
+    large = shared > 48 << 10 or shared * blocks > SHARED_BYTES[found.cc]
     checks = (
         (found.spill_bytes, f"spills {found.spill_bytes} bytes"),
         (mixed, f"{found.double_operations} float64 instructions in a float32 kernel"),
         (found.approximations, f"{found.approximations} instructions of fast math"),
-        (
-            registers * found.threads * blocks > 65536,
-            f"{registers} registers do not fit {found.threads} threads x {blocks}",
-        ),
-        (
-            shared > 48 << 10 or shared * blocks > SHARED_BYTES[found.cc],
-            f"{shared} bytes of shared memory are too many",
-        ),
-        (
-            is_fast and found.shared_alignment % VECTOR,
-            f"shared memory aligned to {found.shared_alignment} bytes, read by {VECTOR}",
-        ),
+        (crowded, f"{registers} registers do not fit {found.threads} threads x {blocks}"),
+        (large, f"{shared} bytes of shared memory are too many"),
+        (unaligned, f"shared memory aligned to {found.shared_alignment} bytes, read by {arguments.VECTOR}"),
         (few, f"{found.wide_loads} loads of 16 bytes; expected 4 or more"),
     )
     return [said for wrong, said in checks if wrong]
@@ -250,7 +237,7 @@ def main() -> int:
         return 2
     bad = 0
     print(f"{'kernel':28} {'dtype':8} sm   threads regs shared spills wide f64")
-    for cc in ARCHITECTURES:
+    for cc in SHARED_BYTES:
         for dtype in ("float32", "float64"):
             for r in all_reports(dtype, cc):
                 wrong = "; ".join(faults(r))

@@ -94,8 +94,7 @@ else:
                 for j in range(b.count):
                     place = i * b.count + j
                     factors = builder.extract_value(left, i), builder.extract_value(right, j)
-                    builder_sum = builder.fma(*factors, builder.extract_value(into, place))
-                    into = builder.insert_value(into, builder_sum, place)
+                    into = builder.insert_value(into, builder.fma(*factors, builder.extract_value(into, place)), place)
             return into
 
         return tile(tile, a, b), codegen

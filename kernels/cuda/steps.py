@@ -16,11 +16,10 @@ import numpy as np
 from ..specs.activations import ACTIVATIONS
 from ..specs.losses import CROSS_ENTROPY, LOSS_BY_CODE, LOSSES
 from ..specs.optimizers import HYPER_SIZE, UPDATES, UpdateSpec
-from . import gemm
 from .activations import activate, derivative
 from .arguments import DEVICE_PROGRESS, gemm_args
 from .device import SIMULATED, cuda, device, empty, kernel
-from .gemm import SMS, launch
+from .gemm import SMS, TILES, launch
 from .rules import constants, is_correct, loss_slope, loss_value, update_element
 
 THREADS = 8 if SIMULATED else 256
@@ -257,7 +256,7 @@ def splits_for(dtype: Any, rows: int, columns: int, depth: int) -> int:
     """Parts of a long sum: enough that the grid fills the card, of at least 64 terms; a function of sizes alone."""
     if SIMULATED:
         return max(1, min(3, depth // 4))
-    smallest = gemm.TILES[np.dtype(dtype).name][-1]
+    smallest = TILES[np.dtype(dtype).name][-1]
     tiles = -(-rows // smallest.m) * -(-columns // smallest.n)
     return max(1, min(32, SMS // max(1, tiles), depth // 64))
 
@@ -290,32 +289,28 @@ def apply_activation(code: int, derives: bool, Z: Any, out: Any) -> None:
         activation_kernel[blocks(Z.size), THREADS](code, derives, Z, out, Z.size)
 
 
-def _labels_and_targets(code: int, truth: Any, outputs: Any) -> tuple[Any, Any]:
-    if code == CROSS_ENTROPY:
-        return truth, empty(1, outputs.dtype)
-    return empty(1, np.int64), _flat(truth)[0]
+def _rows(code: int, truth: Any, outputs: Any) -> tuple[Any, ...]:
+    """What the kernels of losses are given first, up to ``k``."""
+    labelled = code == CROSS_ENTROPY
+    labels, targets = (truth, empty(1, outputs.dtype)) if labelled else (empty(1, np.int64), _flat(truth)[0])
+    return code, labels, targets, _flat(outputs)[0], *outputs.shape
 
 
 def loss(code: int, counts: bool, truth: Any, outputs: Any, out: Any) -> None:
     """A loss, as it is reported; or the share of right answers."""
     rows, k = outputs.shape
     count = -rows if counts else rows * k if LOSS_BY_CODE[code].mean_over_outputs else rows
-    labels, targets = _labels_and_targets(code, truth, outputs)
-    loss_kernel[1, THREADS](code, labels, targets, _flat(outputs)[0], rows, k, count, out)
+    loss_kernel[1, THREADS](*_rows(code, truth, outputs), count, out)
 
 
 def loss_gradient(code: int, truth: Any, outputs: Any, out: Any) -> None:
     """The derivative of a loss."""
-    rows, k = outputs.shape
-    labels, targets = _labels_and_targets(code, truth, outputs)
-    arguments = (code, labels, targets, _flat(outputs)[0], rows, k, _flat(out)[0])
-    loss_gradient_kernel[blocks(rows), THREADS](*arguments)
+    loss_gradient_kernel[blocks(len(outputs)), THREADS](*_rows(code, truth, outputs), _flat(out)[0])
 
 
 def softmax(outputs: Any, out: Any) -> None:
     """Softmax of every row."""
-    rows, k = outputs.shape
-    softmax_kernel[blocks(rows), THREADS](_flat(outputs)[0], _flat(out)[0], rows, k)
+    softmax_kernel[blocks(len(outputs)), THREADS](_flat(outputs)[0], _flat(out)[0], *outputs.shape)
 
 
 def update(operation: UpdateSpec, *arguments: Any) -> None:

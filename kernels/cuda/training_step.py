@@ -31,27 +31,33 @@ from .rules import CONSTANTS, RATES, update_element
 from .steps import THREADS, Row, block_sum, column_sum, row_gradient, row_loss, sum_of_parts
 
 CONTEXT = record(
-    # The network and the call.
-    "inputs outputs layers",
-    "loss out_code optimizer",  # codes of specs; out_code is the last layer's activation
-    "batch",  # rows of a step
-    "ordered weighted trains clips",  # 0 or 1
-    "first_row",  # of the epoch, that X begins with
-    "part_count",  # parts in which dW and db are summed
-    "vectors",  # state vectors of the optimizer
-    "count",  # parameters, P
-    # Offsets in the buffer of floats, in elements.
-    "gathered",  # the batch's X (batch, inputs)
-    "a_last z_last d_last",  # A, Z, dZ of the last layer
-    "losses",  # of the rows (batch,)
-    "parameters gradient",  # (P,)
-    "parts",  # parts of the gradient (part_count, P)
-    "state",  # (vectors, P)
-    "l2",  # l2 for each parameter (P,); negative: none
-    "scale",  # what the gradient is multiplied by
+    "inputs outputs layers loss out_code optimizer batch ordered weighted trains clips first_row",
+    "part_count vectors count gathered a_last z_last d_last losses parameters gradient parts state l2 scale",
     floats="clip_norm",
 )
-"""What the phases of a step read."""
+"""What the phases of a step read.
+
+- inputs, outputs, layers: of the network
+- loss, out_code, optimizer: codes of specs; out_code is the last layer's activation
+- batch: rows of a step
+- ordered, weighted, trains, clips: 0 or 1
+- first_row: row of the epoch that X begins with; 0 where rows are ordered
+- part_count: parts in which dW and db are summed
+- vectors: state vectors of the optimizer
+- count: parameters, P
+- clip_norm: largest norm of the gradient
+
+Offsets in the buffer of floats, in elements:
+
+- gathered: the batch's X (batch, inputs)
+- a_last, z_last, d_last: A, Z, dZ of the last layer
+- losses: of the rows (batch,)
+- parameters, gradient: (P,)
+- parts: parts of the gradient (part_count, P)
+- state: (vectors, P)
+- l2: l2 for each parameter (P,); negative: none
+- scale: what the gradient is multiplied by
+"""
 
 BIAS_SUM = record("dz neurons to")
 """The sum of a layer's db: offset of dZ, columns, offset of the first part's db."""
@@ -85,8 +91,8 @@ def epoch_gather(step: Step) -> None:
     context, rows, n, start = step.context[0], step.progress[0].batch_rows, step.context[0].inputs, step.progress[0].row
     for e in range(cuda.grid(1), rows * n, cuda.gridsize(1)):
         r = e // n
-        at = step.order[start + r] if context.ordered > 0 else start + r - context.first_row
-        step.flat[context.gathered + e] = step.X[at * n + e - r * n]
+        at = step.order[start + r] if context.ordered > 0 else start + r
+        step.flat[context.gathered + e] = step.X[(at - context.first_row) * n + e - r * n]
 
 
 @kernel(THREADS)
@@ -96,11 +102,9 @@ def epoch_losses(step: Step) -> None:
     one = flat.dtype.type(1)
     inverse = step.rates[start // context.batch * RATES + CONSTANTS]
     for r in range(cuda.grid(1), step.progress[0].batch_rows, cuda.gridsize(1)):
-        y, at_weight = start + r - context.first_row, start + r
-        if context.ordered > 0:
-            y = step.order[start + r]
-            at_weight = y
-        weight = step.weights[at_weight] if context.weighted > 0 else one
+        at = step.order[start + r] if context.ordered > 0 else start + r
+        weight = step.weights[at] if context.weighted > 0 else one
+        y = at - context.first_row
         row = Row(context.loss, step.labels, step.targets, y, flat, context.a_last + r * k, k)
         loss, right = row_loss(row)
         flat[context.losses + r] = loss * weight
