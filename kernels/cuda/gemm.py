@@ -262,13 +262,12 @@ def fast(dtype: Any, tile: Tile) -> Any:
     store = storer(lanes)
     a_size, b_size = bk * a_stride, bk * b_stride
     a_buffer, b_buffer = 2 * a_size, 2 * b_size
-    # A warp is 4 threads high and 8 wide; a thread's rows and columns come in pieces of 16 bytes, bm / pieces apart.
+    # A warp is 4 threads high and 8 wide; a thread's rows and columns come in pieces of 16 bytes, step_m apart.
     across = bn // tn
     wide = min(8, across)
     high = max(1, min(32, threads) // wide)
     warps_across = across // wide
-    pieces_m, pieces_n = tm // lanes, tn // lanes
-    step_m, step_n = bm // pieces_m, bn // pieces_n
+    pieces_n, step_m, step_n = tn // lanes, bm * lanes // tm, bn * lanes // tn
     count = tm * tn
     zeros = (real(0),) * count
 

@@ -77,8 +77,7 @@ def row_loss(row: Row) -> Any:
 def row_gradient(row: Row, share: Any, d: Any, to: int) -> None:
     """The derivative of a row's loss with respect to its outputs, times what the row counts."""
     outputs, at, k = row.outputs, row.at, row.k
-    zero = outputs.dtype.type(0)
-    one = outputs.dtype.type(1)
+    zero, one = outputs.dtype.type(0), outputs.dtype.type(1)
     if row.code == CROSS_ENTROPY:
         label = row.labels[row.y]
         top, _, total = row_exponentials(outputs, at, k)
