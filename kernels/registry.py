@@ -119,7 +119,7 @@ def from_host(variant: Variant) -> Callable[..., Any]:
     def run(*arguments: Any) -> None:
         from .cuda import device
 
-        device.on_host(variant.function, OP_SPECS[variant.operation].results)(*arguments)
+        device.on_host(variant.function, OP_SPECS[variant.operation].results, arguments)
 
     return run
 
@@ -146,7 +146,7 @@ _LOOKUP = {(variant.operation, variant.name): from_host(variant) for variant in 
 def _card_is_usable() -> bool:
     from .cuda import device
 
-    return device.usable()
+    return not device.missing()
 
 
 def variants(operation: str) -> tuple[str, ...]:

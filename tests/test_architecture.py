@@ -40,14 +40,7 @@ MAX_PARAMETERS = 8
 # ------------------------------------------------------------------------------------- known violations
 
 TOO_LONG: set[str] = set()
-TOO_MANY_PARAMETERS: set[str] = {
-    "fastnet.kernels.cuda.engine._run",
-    "fastnet.kernels.cuda.rules.update_element",
-    "fastnet.kernels.cuda.steps.row_gradient",
-    "fastnet.kernels.cuda.training_step.epoch_losses",
-    "fastnet.kernels.cuda.training_step.resident",
-    "fastnet.kernels.engine.optimizer_state.__init__",
-}
+TOO_MANY_PARAMETERS: set[str] = {"fastnet.kernels.engine.optimizer_state.__init__"}
 TYPED_POINTERS: set[str] = {"fastnet.kernels.cuda.register_tile"}
 UNDERSCORED: set[str] = set()
 

@@ -1,11 +1,18 @@
 """What a product on the device is given: a `GemmArgs`, and where the epoch stands."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..engine.backend import PROGRESS
 from ..specs.activations import IDENTITY
+from .device import SIMULATED
+
+VECTOR = 16
+"""Bytes that the fast kernel moves at a time where it can."""
+
+SIMULATED_LANES = 2
+"""Elements that it moves at a time in the simulator."""
 
 
 class GemmArgs(NamedTuple):
@@ -40,29 +47,24 @@ GEMM_ARGS = np.dtype([(name, "i8") for name in GemmArgs._fields], align=True)
 DEVICE_PROGRESS = np.dtype([*PROGRESS.descr, ("batch_rows", "i8")], align=True)
 """Where the epoch stands, on the device: PROGRESS, and the rows of the present batch."""
 
+Triple = tuple[int, int, int]
+
 ALONG_LONG, VECTORS = 1, 2
 """How the fast kernel reads a factor: along M or N, not K; and 16 bytes at a time."""
 
 
-def gemm_args(
-    sizes: tuple[int, int, int],
-    a: tuple[int, int, int],
-    b: tuple[int, int, int],
-    c: tuple[int, int],
-    lanes: int,
-    **rest: int,
-) -> GemmArgs:
+def gemm_args(sizes: Triple, a: Triple, b: Triple, c: tuple[int, int], dtype: Any, **rest: int) -> GemmArgs:
     """Return the arguments of a product.
 
     ``sizes``: (M, N, K). ``a``: offset, stride by M, stride by K; ``b``: by N and by K; ``c``: offset, stride of rows.
-    ``lanes``: elements of 16 bytes. ``rest``: other fields by name.
+    ``rest``: other fields by name.
     """
-    return GemmArgs(*sizes, *a, _mode(a, lanes), *b, _mode(b, lanes), *c, **rest)
+    lanes = SIMULATED_LANES if SIMULATED else VECTOR // np.dtype(dtype).itemsize
+    return GemmArgs(*sizes, *a, _mode(*a, lanes), *b, _mode(*b, lanes), *c, **rest)
 
 
-def _mode(factor: tuple[int, int, int], lanes: int) -> int:
+def _mode(at: int, by_long: int, by_k: int, lanes: int) -> int:
     """How the fast kernel reads a factor."""
-    at, by_long, by_k = factor
     along_long = by_long == 1 and by_k != 1
     fits = (by_long == 1 or by_k == 1) and at % lanes == 0 and (by_k if along_long else by_long) % lanes == 0
     return ALONG_LONG * along_long + VECTORS * fits

@@ -18,6 +18,7 @@ import importlib.util
 import os
 import warnings
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -32,10 +33,6 @@ Array = NDArray[Any]
 
 SIMULATED = bool(int(os.environ.get("NUMBA_ENABLE_CUDASIM", "0") or 0))
 """Whether Numba's simulator stands in for a device."""
-
-
-class NoDeviceError(OSError):
-    """A CUDA variant was asked for where none can run."""
 
 
 @functools.cache
@@ -55,15 +52,10 @@ def missing() -> str:
     return ""
 
 
-def usable() -> bool:
-    """Whether CUDA kernels run here: on a card, or in the simulator."""
-    return not missing()
-
-
 def require(asked: str = 'variant="cuda"') -> None:
     """Refuse to go on without a device, saying what is missing."""
     if missing():
-        raise NoDeviceError(f"{asked} cannot run here: {missing()}; the CPU's can, such as auto")
+        raise OSError(f"{asked} cannot run here: {missing()}; the CPU's can, such as auto")
 
 
 # ----------------------------------------------------------------------------------------- decorators
@@ -72,6 +64,27 @@ def require(asked: str = 'variant="cuda"') -> None:
 def device(function: Callable[..., Any]) -> Any:
     """Code that kernels call."""
     return cuda.jit(device=True)(function)  # without fastmath, whatever flags the CPU uses
+
+
+def by_code(functions: dict[int, Callable[..., Any]]) -> Any:
+    """Make ``(code, *arguments) -> functions[code](*arguments)``, where a code that is none of them gets the last.
+
+    A chain of comparisons, which NVVM inlines into its callers.
+    """
+    (_, last), *others = reversed(functions.items())
+    last = device(last)
+    chain = device(lambda code, *arguments: last(*arguments))
+    for code, function in others:
+        chain = _choice(code, device(function), chain)
+    return chain
+
+
+def _choice(own: int, function: Any, others: Any) -> Any:
+    @device
+    def choose(code: int, *arguments: Any) -> Any:
+        return function(*arguments) if code == own else others(code, *arguments)
+
+    return choose
 
 
 def register_limit(threads: int, blocks: int) -> int:
@@ -87,11 +100,22 @@ def kernel(threads: int, blocks: int = 1) -> Callable[[Callable[..., Any]], Any]
 
     def decorate(function: Callable[..., Any]) -> Any:
         KERNELS[function.__name__] = (function, threads, blocks)
-        return cuda.jit(**{} if SIMULATED else {"max_registers": register_limit(threads, blocks), "lto": False})(
-            function
-        )
+        if not SIMULATED:
+            return cuda.jit(max_registers=register_limit(threads, blocks), lto=False)(function)
+        simulated = cuda.jit(function)
+        simulated.extensions.append(SimpleNamespace(prepare_args=_simulated_tuples))
+        return simulated
 
     return decorate
+
+
+def _simulated_tuples(kind: Any, value: Any, **options: Any) -> tuple[Any, Any]:
+    """Give a kernel the arrays of a tuple as arrays of a kernel, which the simulator leaves out."""
+    if isinstance(value, tuple):
+        fake, make = cuda.simulator.kernel, getattr(value, "_make", tuple)
+        seen = fake.FakeWithinKernelCUDAArray
+        value = make(seen(item) if isinstance(item, fake.FakeCUDAArray) else item for item in value)
+    return kind, value
 
 
 KERNELS: dict[str, tuple[Callable[..., Any], int, int]] = {}
@@ -125,28 +149,17 @@ def empty(size: int, dtype: Any, purpose: str = "workspace; call the kernel for 
         return cuda.device_array(max(1, size), dtype)
 
 
-def fetch(source: Any, target: Array) -> None:
-    """Copy a device array into a host array of the same shape."""
-    target[...] = source.copy_to_host()
-
-
-def on_host(function: Callable[..., None], results: tuple[int, ...]) -> Callable[..., None]:
-    """A device variant for host arrays: what comes in is sent, and the results are fetched."""
-
-    @functools.wraps(function)
-    def moved(*arguments: Any) -> None:
-        require()
-        with quiet():
-            filled = {i % len(arguments) for i in results}  # row by row, as the kernels write
-            arrays = [np.ascontiguousarray(a) if i in filled else a for i, a in enumerate(arguments)]
-            sent = [send(a) if isinstance(a, np.ndarray) and a.size else a for a in arrays]
-            function(*sent)
-            for i in results:
-                place = i % len(arguments)
-                if arguments[place].size:
-                    fetch(sent[place], arguments[place])
-
-    return moved
+def on_host(function: Callable[..., None], results: tuple[int, ...], arguments: tuple[Any, ...]) -> None:
+    """Call a device variant with host arrays: what comes in is sent, and the results are fetched."""
+    require()
+    with quiet():
+        filled = {i % len(arguments) for i in results}  # row by row, as the kernels write
+        arrays = [np.ascontiguousarray(a) if i in filled else a for i, a in enumerate(arguments)]
+        sent = [send(a) if isinstance(a, np.ndarray) and a.size else a for a in arrays]
+        function(*sent)
+        for i in filled:
+            if arguments[i].size:
+                arguments[i][...] = sent[i].copy_to_host()
 
 
 @contextlib.contextmanager

@@ -18,17 +18,17 @@ from typing import Any
 
 import numpy as np
 
-from ..engine.backend import OBJECTIVE, PROGRESS, Array, Chunk, new_progress, new_totals, results_of
+from ..engine.backend import OBJECTIVE, Array, Chunk, new_progress, new_totals, results_of
 from ..engine.optimizer_state import OptimizerState
-from ..engine.plan import MICRO_BATCH_ROWS, padded, parameter_count
-from ..engine.tuner import CALL_S, Tuner
+from ..engine.plan import MICRO_BATCH_ROWS, layer_views, padded, parameter_count
+from ..engine.tuner import Tuner
 from ..jit.decorator import jit
 from ..specs.activations import ACTIVATION_BY_CODE, IDENTITY
 from ..specs.losses import LOSSES
 from . import training_step as e
 from .arguments import DEVICE_PROGRESS, GEMM_ARGS, GemmArgs, gemm_args
 from .device import SIMULATED, cuda, empty, quiet, require
-from .gemm import SIMULATED_TILE, launch
+from .gemm import launch
 from .rules import batch_weights_of, rate_table
 from .steps import THREADS, blocks, splits_for
 
@@ -40,22 +40,23 @@ _ALIGNED = 32
 """Elements to which regions of the buffer are aligned: whole sectors, and whole vectors."""
 
 
+Counters = tuple[Array, Array]
+"""Records PROGRESS and TOTALS."""
+
+
 @jit
-def _settle(
-    parameters: Array,
-    state: Array,
-    progress: Array,
-    totals: Array,
-    news: Array,
-    new_state: Array,
-    ends: Array,
-    sums: Array,
-) -> None:
+def _settle(kept: tuple[Array, Array, Array, Array], new: tuple[Array, Array, Array, Array]) -> None:
     """Write everything that came back, in one compiled call: no KeyboardInterrupt comes in between."""
-    parameters[:] = news
-    state[:, :] = new_state
-    progress[:] = ends
-    totals[:] = sums
+    kept[0][:] = new[0]
+    kept[1][:, :] = new[1]
+    kept[2][:] = new[2]
+    kept[3][:] = new[3]
+
+
+def _assign(record: Any, **values: Any) -> None:
+    """Write fields of a record."""
+    for name, value in values.items():
+        record[name] = value
 
 
 class CudaEngine:
@@ -65,8 +66,6 @@ class CudaEngine:
     ----------
     launch_mode : str
         How steps run: "resident", one launch an epoch; "graph", one launch a step; "stream", a launch a phase.
-    sent_bytes : int
-        Bytes that crossed the bus so far, either way.
     """
 
     def __init__(
@@ -81,141 +80,113 @@ class CudaEngine:
         tuner: Tuner | None = None,
     ) -> None:
         require('backend="cuda"')
-        if optimizer is not None and (optimizer.l2_per_batch != 0 or optimizer.max_row_loss < np.inf):
+        self._trains = optimizer is not None
+        self._optimizer = optimizer or OptimizerState.none(parameters.dtype)
+        if self._optimizer.l2_per_batch != 0 or self._optimizer.max_row_loss < np.inf:
             raise ValueError("backend cuda has neither scikit-learn's l2 nor its largest loss of a row; use cpu")
-        self._outputs = layer_sizes[-1]
-        self._host, self._optimizer, self._sizes = parameters, optimizer, tuple(layer_sizes)
-        self._dtype, self._loss, self._batch = parameters.dtype, LOSSES[loss], batch_rows
-        self.sent_bytes = 0
-        flops = 6 * parameter_count(layer_sizes) * batch_rows
+        self._host, self._sizes, self._dtype = parameters, tuple(layer_sizes), parameters.dtype
+        self._loss, self._batch, self._count = LOSSES[loss], batch_rows, parameter_count(layer_sizes)
+        flops = 6 * self._count * batch_rows
         self.launch_mode = "resident" if flops <= RESIDENT_FLOPS else "stream" if SIMULATED else "graph"
-        self._count = parameter_count(layer_sizes)
-        self._parts = 1
-        if self.launch_mode != "resident":
-            self._parts = max(splits_for(self._dtype, k, n, batch_rows) for n, k in pairwise(layer_sizes))
+        splits = (splits_for(self._dtype, k, n, batch_rows) for n, k in pairwise(layer_sizes))
+        self._parts = 1 if self.launch_mode == "resident" else max(splits)
         self._context = np.zeros(1, e.CONTEXT)
-        self._lay_out(list(codes))
+        self._lay_out(codes)
         self.tuner = Tuner(1, 1, explores=False)
         self.objective = np.zeros((), OBJECTIVE)
-        self._seen: dict[str, tuple[Any, Any]] = {}
+        self._copies: dict[str, tuple[Array | None, Any]] = {}  # arrays of data, and the device's copies
         self._graphs: dict[bool, Any] = {}  # of a step that trains, or measures
-        self._on_device = False
-        self._steps_per_call = 1
-        self._progress_record = new_progress() if optimizer is None else optimizer.progress
-        self._totals_record = new_totals() if optimizer is None else optimizer.totals
+        self._on_device: dict[str, Any] = {}  # the other arrays of a Step
 
     def results(self) -> dict[str, float]:
         """Return the loss, and for classification the accuracy, of the epoch's rows so far."""
-        return results_of(self._progress_record, self._totals_record, self._loss, self._outputs)
+        return results_of(self._optimizer.progress, self._optimizer.totals, self._loss, self._sizes[-1])
 
-    def _lay_out(self, codes: list[int]) -> None:
+    def _lay_out(self, codes: Sequence[int]) -> None:
         """Divide the buffer; fill in the context and the arguments of a step's products."""
-        sizes, batch, context, trains = self._sizes, self._batch, self._context[0], self._optimizer is not None
+        sizes, batch, count, dtype, context = self._sizes, self._batch, self._count, self._dtype, self._context[0]
+        optimizer, trains = self._optimizer, self._trains
         self._size = 0
 
         def region(elements: int) -> int:
             start, self._size = self._size, self._size + padded(elements, _ALIGNED)
             return start
 
-        vectors = len(self._optimizer.state) if self._optimizer is not None else 0
-        weights = region(self._count)
-        state = region(vectors * self._count)
-        parts = region(self._parts * self._count) if trains else 0
-        clips = self._optimizer is not None and bool(self._optimizer.clip_norm < np.inf)
-        l2 = self._optimizer is not None and bool(self._optimizer.l2 != 0)
-        context["parameters"], context["state"], context["parts"], context["part_count"], context["count"] = (
-            weights,
-            state,
-            parts,
-            self._parts,
-            self._count,
-        )
-        context["gradient"] = region(self._count) if clips else 0
-        context["l2"] = region(self._count) if l2 else -1
-        context["scale"], context["losses"], context["vectors"] = region(1), region(batch), vectors
-        context["gathered"] = region(batch * sizes[0])
-        context["inputs"], context["outputs"], context["loss"], context["out_code"] = (
-            sizes[0],
-            sizes[-1],
-            self._loss.code,
-            codes[-1],
-        )
-        context["batch"], context["layers"], context["forwards"], context["clips"] = (
-            batch,
-            len(codes),
-            len(codes),
-            clips,
-        )
+        vectors, clips = len(optimizer.state), bool(optimizer.clip_norm < np.inf)
+        weights, state = region(count), region(vectors * count)
+        parts, gathered = region(self._parts * count * trains), region(batch * sizes[0])
+        _assign(context, parameters=weights, state=state, parts=parts, gathered=gathered, optimizer=optimizer.code)
+        _assign(context, part_count=self._parts, count=count, vectors=vectors, batch=batch, layers=len(codes))
+        _assign(context, gradient=region(count * clips), l2=region(count) if optimizer.l2 != 0 else -1)
+        _assign(context, scale=region(1), losses=region(batch), clips=clips, clip_norm=optimizer.clip_norm)
+        _assign(context, inputs=sizes[0], outputs=sizes[-1], loss=self._loss.code, out_code=codes[-1])
 
-        lanes = SIMULATED_TILE.lanes if SIMULATED else 16 // self._dtype.itemsize
         forwards, backwards, gradients, biases = [], [], [], []
-        below, offset, part = int(context["gathered"]), weights, -(-batch // self._parts)
-        layers: list[tuple[int, int, int]] = []  # A, Z, dZ
+        below, offset, part = gathered, weights, -(-batch // self._parts)
+        # Of the layer below: where its dZ is, and how dX is multiplied by its activation's derivative.
+        under, gate = 0, dict[str, int]()
         for i, ((n, k), code) in enumerate(zip(pairwise(sizes), codes, strict=True)):
             a = region(batch * k)
             z = region(batch * k) if ACTIVATION_BY_CODE[code].needs_z else -1
-            d = region(batch * k) if trains else 0
-            layers.append((a, z if z >= 0 else a, d))
+            d = region(batch * k * trains)
             after = {"bias": offset + n * k, "code": code, "z": z}
-            forwards.append(gemm_args((-1, k, n), (below, n, 1), (offset, n, 1), (a, k), lanes, **after))
+            forwards.append(gemm_args((-1, k, n), (below, n, 1), (offset, n, 1), (a, k), dtype, **after))
             if trains and i > 0:
-                gate_a, gate_z, under = layers[i - 1]
-                gate = {"gate_code": codes[i - 1], "gate_a": gate_a, "gate_z": gate_z}
-                gate = gate if codes[i - 1] != IDENTITY else {}
-                backwards.append(gemm_args((-1, n, k), (d, k, 1), (offset, 1, n), (under, n), lanes, **gate))
+                backwards.append(gemm_args((-1, n, k), (d, k, 1), (offset, 1, n), (under, n), dtype, **gate))
             if trains:
                 to = parts + offset - weights
-                whole = {"split": part, "split_step": self._count}
-                gradients.append(gemm_args((k, n, -1), (d, 1, k), (below, 1, n), (to, n), lanes, **whole))
+                whole = {"split": part, "split_step": count}
+                gradients.append(gemm_args((k, n, -1), (d, 1, k), (below, 1, n), (to, n), dtype, **whole))
                 biases.append((d, k, to + n * k))
-            below, offset = a, offset + (n + 1) * k
-        context["a_last"], context["z_last"], context["d_last"] = layers[-1]
-        self._forwards, self._backwards, self._gradients = forwards, backwards[::-1], gradients
+            _assign(context, a_last=a, z_last=z if z >= 0 else a, d_last=d)
+            gate = {"gate_code": code, "gate_a": a, "gate_z": z if z >= 0 else a} if code != IDENTITY else {}
+            below, under, offset = a, d, offset + (n + 1) * k
+        self._forwards, self._backwards = forwards, [*reversed(backwards), *gradients]
         self._biases = np.array(biases or [(0, 0, 0)], e.BIAS_SUM)
-        self._bytes = self._size * self._dtype.itemsize
 
     @property
     def nbytes(self) -> int:
         """Bytes of the device's buffer without parameters and state."""
-        vectors = len(self._optimizer.state) if self._optimizer is not None else 0
-        return self._bytes - (1 + vectors) * self._count * self._dtype.itemsize
+        return (self._size - (1 + len(self._optimizer.state)) * self._count) * self._dtype.itemsize
 
     # ------------------------------------------------------------------------------------ the bus
 
     def _send(self, array: Array, target: Any) -> None:
         if array.size:
             target[: array.size].copy_to_device(np.ascontiguousarray(array).reshape(-1))
-            self.sent_bytes += array.nbytes
 
-    def _data(self, name: str, array: Array | None, dtype: Any) -> Any:
-        """The device's copy of an array of data; made anew where it is another array than the last."""
-        held, copy = self._seen.get(name, (None, None))
-        if copy is None or held is not array:
+    def _copy(self, name: str, array: Array | None, dtype: Any, changes: bool = False) -> Any:
+        """The device's copy of an array of data; sent again where it is another array than the last, or changes."""
+        held, copy = self._copies.pop(name, (None, None))  # of which Ctrl-C may leave a part
+        size = 0 if array is None else array.size
+        if copy is None or copy.size < size:
             self._graphs.clear()  # which read the old place
-            size = 0 if array is None else array.size
             copy = empty(size, dtype, f"{name}; train on parts of it, or on the CPU")
-            if array is not None:
-                self._send(array.astype(dtype, copy=False), copy)
-            self._seen[name] = array, copy
+        if array is not None and (changes or array is not held):
+            self._send(array.astype(dtype, copy=False), copy)
+        self._copies[name] = array, copy
         return copy
 
     def _allocate(self) -> None:
         """Everything on the device but the data, the first time."""
         if self._on_device:
             return
-        self._flat = empty(self._size, self._dtype, f"batches of {self._batch} rows; use a smaller batch_size")
-        gemms = np.array([*self._forwards, *self._backwards, *self._gradients], GEMM_ARGS)
-        self._gemms, self._layer_sums = cuda.to_device(gemms), cuda.to_device(self._biases)
-        self._rights = empty(self._batch, np.int64)
-        self._norms = empty(blocks(self._count), np.float64)
-        self._progress, self._totals = empty(1, DEVICE_PROGRESS), empty(1, np.float64)
-        self._device_context = empty(1, e.CONTEXT)
-        if self._optimizer is not None and self._context[0]["l2"] >= 0:
-            l2 = np.concatenate(
-                [np.r_[np.full(n * k, self._optimizer.l2), np.zeros(k)] for n, k in pairwise(self._sizes)]
-            )
-            self._send(l2.astype(self._dtype), self._flat[int(self._context[0]["l2"]) :])
-        self._on_device = True
+        flat = empty(self._size, self._dtype, f"batches of {self._batch} rows; use a smaller batch_size")
+        if self._context[0]["l2"] >= 0:
+            l2 = np.zeros(self._count, self._dtype)
+            for weights, _ in layer_views(l2, self._sizes):
+                weights[...] = self._optimizer.l2
+            self._send(l2, flat[int(self._context[0]["l2"]) :])
+        self._on_device = {
+            "flat": flat,
+            "context": empty(1, e.CONTEXT),
+            "progress": empty(1, DEVICE_PROGRESS),
+            "totals": empty(1, np.float64),
+            "gemms": cuda.to_device(np.array([*self._forwards, *self._backwards], GEMM_ARGS)),
+            "biases": cuda.to_device(self._biases),
+            "correct": empty(self._batch, np.int64),
+            "norms": empty(blocks(self._count), np.float64),
+        }
 
     # ------------------------------------------------------------------------------------ training
 
@@ -230,177 +201,112 @@ class CudaEngine:
         epoch_rows: int | None = None,
     ) -> None:
         """Train on from where the epoch stands to the last row of X; see `Backend.train`."""
-        assert self._optimizer is not None, "this engine only measures"
+        assert self._trains, "this engine only measures"
+        counters = self._optimizer.progress, self._optimizer.totals
         epoch_rows = len(X) if epoch_rows is None else epoch_rows
-        rates = np.zeros(1) if rates is None else rates
-        with quiet():
-            self._run(
-                (self._progress_record, self._totals_record),
-                self._optimizer,
-                X,
-                y,
-                weights,
-                order,
-                rates,
-                first_row,
-                epoch_rows,
-            )
+        self._run(counters, (X, y, weights, first_row), epoch_rows, order, np.zeros(1) if rates is None else rates)
 
     def evaluate(self, chunks: Iterable[Chunk], rows: int) -> dict[str, float]:
         """Loss, and for classification accuracy, over parts (X, y, weights, first row) of so many rows in all."""
-        plan = new_progress(), new_totals()
-        with quiet():
-            for X, y, weights, first_row in chunks:
-                self._run(plan, None, X, y, weights, None, np.zeros(1), first_row, rows)
-        return results_of(*plan, self._loss, self._outputs)
-
-    def predict(self, X: Array, probabilities: bool = False) -> Array:
-        """Refused: predictions are the CPU's, by `Network.predict`."""
-        raise NotImplementedError("predictions run on the CPU: Network.predict")
-
-    def loss_and_gradient(self, X: Array, y: Array) -> tuple[float, Array]:
-        """Refused: gradients for inspection are the CPU's, by `Network.loss_and_gradient`."""
-        raise NotImplementedError("gradients for inspection run on the CPU: Network.loss_and_gradient")
+        counters = new_progress(), new_totals()
+        for chunk in chunks:
+            self._run(counters, chunk, rows)
+        return results_of(*counters, self._loss, self._sizes[-1])
 
     def _run(
-        self,
-        plan: Any,
-        optimizer: OptimizerState | None,
-        X: Array,
-        y: Array,
-        weights: Array | None,
-        order: Array | None,
-        rates: Array,
-        first_row: int,
-        epoch_rows: int,
+        self, counters: Counters, chunk: Chunk, epoch_rows: int, order: Array | None = None, rates: Array | None = None
     ) -> None:
-        """Steps until X is done with; then, or where a KeyboardInterrupt comes, everything is fetched."""
-        stop, start, batch = first_row + len(X), int(plan[0]["row"]), self._batch
+        """Steps until X is done with; then, or where a KeyboardInterrupt comes, everything is fetched.
+
+        Without ``rates`` steps only measure.
+        """
+        (X, y, weights, first_row), batch, trains = chunk, self._batch, rates is not None
+        stop, start = first_row + len(X), int(counters[0]["row"])
+        last = min(epoch_rows, stop)
         if stop < epoch_rows and (stop - start) % batch != 0:
             raise ValueError(
                 f"backend cuda takes a batch as one piece, and {batch} rows do not fit a part of this memory map; use "
                 "a smaller batch_size, or load the data: numpy.array(X)"
             )
         self._allocate()
-        labelled = self._loss.takes_labels
-        data = (
-            self._data("X", X, self._dtype),
-            self._data("targets", None if labelled else y, self._dtype),
-            self._data("labels", y if labelled else None, np.int64),
-            self._data("weights", weights, self._dtype),
-            self._sequence("order", order, np.int64),
-        )
         batch_weights = batch_weights_of(weights, order, epoch_rows, batch)
-        trained = OptimizerState.none(self._dtype) if optimizer is None else optimizer
-        used = range(start // batch, 0 if optimizer is None else -(-min(stop, epoch_rows) // batch))
-        steps_before = int(plan[0]["step"]) - start // batch
-        found = rate_table(trained.code, trained.hyper, rates, batch_weights, used, steps_before)
-        table = self._sequence("rates", found, self._dtype)
-        self._note(plan, optimizer, order is not None, weights is not None, first_row, epoch_rows)
+        used = range(start // batch, -(-last // batch) if trains else 0)
+        optimizer, steps_before = self._optimizer, int(counters[0]["step"]) - start // batch
+        table = rate_table(optimizer.code, optimizer.hyper, rates, batch_weights, used, steps_before)
+        labelled = self._loss.takes_labels
+        step = e.Step(
+            **self._on_device,
+            X=self._copy("X", X, self._dtype),
+            targets=self._copy("targets", None if labelled else y, self._dtype),
+            labels=self._copy("labels", y if labelled else None, np.int64),
+            weights=self._copy("weights", weights, self._dtype),
+            order=self._copy("order", order, np.int64, changes=True),
+            rates=self._copy("rates", table, self._dtype, changes=True),
+        )
+        flags = {"ordered": order is not None, "weighted": weights is not None, "trains": trains}
+        _assign(self._context[0], first_row=first_row, **flags)
+        self._note(step, counters[0], epoch_rows)
         try:
-            done, last = start, min(epoch_rows, stop)
-            while done < last:
-                steps = min(self._steps_per_call, -(-(last - done) // batch))
-                began = time.perf_counter()
-                self._step(steps, data, table, optimizer is not None)
-                cuda.synchronize()
-                seconds = time.perf_counter() - began
-                done = min(last, done + steps * batch)
-                self._steps_per_call = max(1, int(steps * CALL_S / max(seconds, 1e-5)))
+            with quiet():
+                while start < last:
+                    steps = -(-min(self.tuner.rows, last - start) // batch)
+                    began = time.perf_counter()
+                    self._step(steps, step, trains)
+                    cuda.synchronize()
+                    self.tuner.update(steps * batch, time.perf_counter() - began)
+                    start += steps * batch
         finally:
             cuda.synchronize()
-            self._fetch(plan, optimizer, batch_weights, start)
+            self._fetch(step, counters, batch_weights, trains)
 
-    def _sequence(self, name: str, array: Array | None, dtype: Any) -> Any:
-        """The device's copy of what is new in every epoch, in the same place."""
-        size = 1 if array is None else array.size
-        _, copy = self._seen.get(name, (None, None))
-        if copy is None or copy.size < size:
-            self._graphs.clear()
-            copy = empty(size, dtype)
-            self._seen[name] = None, copy
-        if array is not None:
-            self._send(array.astype(dtype, copy=False), copy)
-        return copy
-
-    def _note(
-        self,
-        plan: Any,
-        optimizer: OptimizerState | None,
-        ordered: bool,
-        weighted: bool,
-        first_row: int,
-        epoch_rows: int,
-    ) -> None:
+    def _note(self, step: e.Step, progress: Array, epoch_rows: int) -> None:
         """Send the context, where the epoch stands, parameters and state."""
-        context = self._context[0]
-        context["ordered"], context["weighted"], context["trains"], context["first_row"] = (
-            ordered,
-            weighted,
-            optimizer is not None,
-            first_row,
-        )
-        context["optimizer"] = 0 if optimizer is None else optimizer.code
-        self._send(self._context, self._device_context)
-        progress = np.zeros(1, DEVICE_PROGRESS)
-        for name in PROGRESS.names or ():
-            progress[name] = plan[0][name]
-        progress["rows"], progress["batch_rows"] = epoch_rows, min(self._batch, epoch_rows - int(plan[0]["row"]))
-        self._send(progress, self._progress)
-        self._send(np.zeros(1), self._totals)
-        self._send(self._host, self._flat[int(context["parameters"]) :])
-        if optimizer is not None:
-            self._send(optimizer.state, self._flat[int(context["state"]) :])
+        self._send(self._context, step.context)
+        rows = min(self._batch, epoch_rows - int(progress["row"]))
+        stands = np.array([(*progress.item(), rows)], DEVICE_PROGRESS)
+        stands["rows"] = epoch_rows
+        self._send(stands, step.progress)
+        self._send(np.zeros(1), step.totals)
+        self._send(self._host, step.flat)
+        self._send(self._optimizer.state, step.flat[int(self._context[0]["state"]) :])
 
-    def _fetch(self, plan: Any, optimizer: OptimizerState | None, batch_weights: Array, start: int) -> None:
+    def _fetch(self, step: e.Step, counters: Counters, batch_weights: Array, trains: bool) -> None:
         """Bring back where the epoch stands, and what was trained."""
-        progress, sums = plan[0].copy(), plan[1].copy()
-        ends = self._progress.copy_to_host()
-        for field in ("row", "step", "done", "correct"):
-            progress[field] = ends[0][field]
-        sums["loss"] += self._totals.copy_to_host()[0]
-        done = slice(start // self._batch, -(-int(progress["row"]) // self._batch))
-        sums["weight"] += batch_weights[done].sum()
-        self.sent_bytes += ends.nbytes + 8
-        if optimizer is None:
-            plan[0][...], plan[1][...] = progress, sums
+        progress, totals = counters[0].copy(), counters[1].copy()
+        ends = step.progress.copy_to_host()[0]
+        done = slice(int(progress["row"]) // self._batch, -(-int(ends["row"]) // self._batch))
+        _assign(progress, **{name: ends[name] for name in ("row", "step", "done", "correct")})
+        totals["loss"] += step.totals.copy_to_host()[0]
+        totals["weight"] += batch_weights[done].sum()
+        if not trains:
+            counters[0][...], counters[1][...] = progress, totals
             return
-        parameters = self._take(self._context[0]["parameters"], self._count)
-        state = self._take(self._context[0]["state"], optimizer.state.size).reshape(optimizer.state.shape)
-        records = plan[0][None], plan[1][None], progress[None], sums[None]
-        _settle(self._host, optimizer.state, *records[:2], parameters, state, *records[2:])
-
-    def _take(self, at: int, size: int) -> Array:
-        if size == 0:
-            return np.empty(0, self._dtype)
-        self.sent_bytes += size * self._dtype.itemsize
-        found: Array = self._flat[int(at) : int(at) + size].copy_to_host()
-        return found
+        state, at = self._optimizer.state, int(self._context[0]["state"])
+        trained = step.flat[: at + state.size].copy_to_host()  # both, which are the buffer's first
+        new = trained[: self._count], trained[at:].reshape(state.shape), progress[None], totals[None]
+        _settle((self._host, state, counters[0][None], counters[1][None]), new)
 
     # ------------------------------------------------------------------------------------ steps
 
-    def _step(self, steps: int, data: tuple[Any, ...], rates: Any, trains: bool) -> None:
+    def _step(self, steps: int, step: e.Step, trains: bool) -> None:
         """Put so many steps on their way."""
-        limit = float(self._optimizer.clip_norm) if self._optimizer is not None else 0.0
-        flat, context, progress = self._flat, self._device_context, self._progress
         if self.launch_mode == "resident":
-            tables = self._totals, self._gemms, self._layer_sums, self._rights
-            e.resident[1, THREADS](flat, context, progress, *tables, *data, rates, steps, limit)
+            e.resident[1, THREADS](step, steps)
             return
         if self.launch_mode == "graph" and trains not in self._graphs:
-            self._phases(data, rates, trains, limit, 0)  # a real step, which compiles what is then captured
+            self._phases(step, trains)  # a real step, which compiles what is then captured
             steps -= 1
             try:
-                self._graphs[trains] = self._captured(data, rates, trains, limit)
+                self._graphs[trains] = self._captured(step, trains)
             except Exception as error:  # an older numba-cuda or driver: slower steps, but right
                 self.launch_mode = f"stream ({type(error).__name__} while capturing: {error})"
         for _ in range(steps):
             if self.launch_mode == "graph":
                 self._graphs[trains].launch(self._stream)
             else:
-                self._phases(data, rates, trains, limit, 0)
+                self._phases(step, trains)
 
-    def _captured(self, data: tuple[Any, ...], rates: Any, trains: bool, limit: float) -> Any:
+    def _captured(self, step: e.Step, trains: bool) -> Any:
         """A step as a graph: its launches, put into a builder instead of a stream."""
         from cuda.core import Device
 
@@ -410,37 +316,26 @@ class CudaEngine:
         self._stream = card.default_stream
         builder = card.create_graph_builder()
         builder.begin_building()
-        self._phases(data, rates, trains, limit, builder)
+        self._phases(step, trains, builder)
         return builder.end_building().complete()
 
-    def _phases(self, data: tuple[Any, ...], rates: Any, trains: bool, limit: float, stream: Any) -> None:
+    def _phases(self, step: e.Step, trains: bool, stream: Any = 0) -> None:
         """The launches of one step."""
-        X, targets, labels, weights, order = data
-        flat, context, progress, dtype, batch = (
-            self._flat,
-            self._device_context,
-            self._progress,
-            self._dtype,
-            self._batch,
-        )
+        batch, wide, across = self._batch, blocks(self._count), -(-max(self._sizes[1:]) // THREADS)
 
         def products(gemms: list[GemmArgs]) -> None:
             for args in gemms:
-                rows, splits = batch if args.m < 0 else args.m, self._parts if args.k < 0 else 1
-                launch("cuda", dtype, rows, args.n, splits, stream, (args, progress, flat, flat, flat))
+                arrays = step.progress, step.flat, step.flat, step.flat
+                launch("cuda", args, arrays, self._parts if args.k < 0 else 1, batch, stream)
 
-        wide = blocks(self._count)
-        e.epoch_gather[blocks(batch * self._sizes[0]), THREADS, stream](flat, context, progress, X, order)
+        e.epoch_gather[blocks(batch * self._sizes[0]), THREADS, stream](step)
         products(self._forwards)
-        arguments = flat, context, progress, self._rights, targets, labels, weights, order, rates
-        e.epoch_losses[blocks(batch), THREADS, stream](*arguments)
+        e.epoch_losses[blocks(batch), THREADS, stream](step)
         if trains:
             products(self._backwards)
-            products(self._gradients)
-            across = -(-max(self._sizes[1:]) // THREADS)
-            e.epoch_sums[(across, self._parts), THREADS, stream](flat, context, progress, self._layer_sums)
+            e.epoch_sums[(across, self._parts), THREADS, stream](step)
             if self._context[0]["clips"]:
-                e.epoch_squares[wide, THREADS, stream](flat, context, self._norms)
-                e.epoch_clip[1, THREADS, stream](flat, context, self._norms, wide, limit)
-            e.epoch_update[wide, THREADS, stream](flat, context, progress, rates)
-        e.epoch_close[1, THREADS, stream](flat, context, progress, self._totals, self._rights)
+                e.epoch_squares[wide, THREADS, stream](step)
+                e.epoch_clip[1, THREADS, stream](step)
+            e.epoch_update[wide, THREADS, stream](step)
+        e.epoch_close[1, THREADS, stream](step)

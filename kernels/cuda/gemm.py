@@ -30,9 +30,9 @@ import numpy as np
 
 from ..specs.activations import IDENTITY, RELU
 from .activations import activate, slope
-from .arguments import ALONG_LONG, VECTORS
+from .arguments import ALONG_LONG, SIMULATED_LANES, VECTOR, VECTORS, GemmArgs
 from .device import SIMULATED, cuda, device, kernel
-from .register_tile import load2, load4, outer, row_of, store2, store4, zeros
+from .register_tile import loader, outer, row_of, storer
 
 
 class Tile(NamedTuple):
@@ -57,14 +57,11 @@ TILES: dict[str, tuple[Tile, ...]] = {
 }
 """Largest first. The largest is taken that still gives every SM a block; else the smallest."""
 
-SIMULATED_TILE = Tile(8, 8, 2, 4, 4, 2)
+SIMULATED_TILE = Tile(8, 8, 2, 4, 4, SIMULATED_LANES)
 """So small that inputs of some ten rows cross blocks."""
 
 SMS = 132
 """Streaming multiprocessors of an H100: how many blocks a grid should have at least."""
-
-VECTOR = 16
-"""Bytes that the fast kernel moves at a time where it can."""
 
 GRID_Y = 65535
 """Blocks that a grid has at most in its second direction, by the CUDA C++ Programming Guide's table of limits."""
@@ -158,23 +155,6 @@ def tiled(dtype: Any) -> Any:
 
 
 @device
-def _piece4(flat: Any, at: int, step: int, left: int) -> Any:
-    """Four elements, those beyond the edge 0."""
-    first = second = third = fourth = flat.dtype.type(0)
-    if left > 0:
-        first = flat[at]
-    if left > 1:
-        at += step
-        second = flat[at]
-    if left > 2:
-        at += step
-        third = flat[at]
-    if left > 3:
-        fourth = flat[at + step]
-    return first, second, third, fourth
-
-
-@device
 def _piece2(flat: Any, at: int, step: int, left: int) -> Any:
     """Two elements, those beyond the edge 0."""
     zero = flat.dtype.type(0)
@@ -182,59 +162,93 @@ def _piece2(flat: Any, at: int, step: int, left: int) -> Any:
 
 
 @device
-def _spread4(shared: Any, at: int, step: int, values: Any) -> None:
-    """Four elements, so far apart: a transposition."""
-    shared[at] = values[0]
-    shared[at + step] = values[1]
-    shared[at + 2 * step] = values[2]
-    shared[at + 3 * step] = values[3]
+def _piece4(flat: Any, at: int, step: int, left: int) -> Any:
+    return _piece2(flat, at, step, left) + _piece2(flat, at + 2 * step, step, left - 2)
 
 
-@device
-def _spread2(shared: Any, at: int, step: int, values: Any) -> None:
-    """Two elements, so far apart."""
-    shared[at] = values[0]
-    shared[at + step] = values[1]
+class _Moved(NamedTuple):
+    """What a thread moves of a panel: one or two pieces of 16 bytes, the second so far from the first."""
+
+    by_long: Any  # strides of the factor in memory, and how it is read
+    by_k: Any
+    mode: Any
+    left: Any  # rows, or columns, from the first piece until the edge
+    k: Any  # of the first piece, in the panel
+    far: Any  # from the first piece to the second, along M or N and along k: one of them is 0
+    deep: Any
+    spot: Any  # of the first piece in shared memory, and from there to the second
+    next_spot: Any
 
 
-def _movers(size: int, depth: int, lanes: int, threads: int) -> tuple[Any, Any, Any]:
+def _panel(size: int, depth: int, side: int, lanes: int, threads: int) -> tuple[Any, ...]:
     """How a block takes a panel (depth, size) of a factor from memory into registers, and from there to shared memory.
 
     The panel lies in shared memory with k as its slow index, whatever its layout was, so that rows of it are
-    contiguous. A thread's second piece is so far from its first, along one of the two, that only that is kept.
+    contiguous, ``stride`` elements apart. A thread's ``side`` elements of a row come in one or two pieces of 16 bytes,
+    size / pieces apart. Returns start, take, put, row and stride.
     """
-    load, piece, spread, store = (
-        (load4, _piece4, _spread4, store4) if lanes == 4 else (load2, _piece2, _spread2, store2)
-    )
+    load, store = loader(lanes), storer(lanes)
+    piece = _piece4 if lanes == 4 else _piece2
     stride = size + lanes  # rows that begin 16 bytes apart, modulo the banks
     across, down = size // lanes, depth // lanes
     next_k, next_long = threads // across, threads // down
+    two = across * depth // threads > 1
+    assert across * depth // threads <= 2, "a thread moves at most two pieces of each factor"
 
     @device
-    def start(mode: int, t: int) -> Any:
-        """Where in the panel a thread's first piece lies, along M or N and along k; and how far off its second is."""
+    def start(factor: Any, begin: int, end: int, top: int, t: int) -> Any:
+        """Where a thread's first piece is in memory, and a `_Moved`; ``factor``: offset, strides and mode."""
+        at, by_long, by_k, mode = factor
         if mode & ALONG_LONG:
-            return np.int32(t % across * lanes), np.int32(t // across), np.int32(0), np.int32(next_k)
-        return np.int32(t // down), np.int32(t % down * lanes), np.int32(next_long), np.int32(0)
+            i, k, far, deep = np.int32(t % across * lanes), np.int32(t // across), np.int32(0), np.int32(next_k)
+        else:
+            i, k, far, deep = np.int32(t // down), np.int32(t % down * lanes), np.int32(next_long), np.int32(0)
+        spots = np.int32(k * stride + i), np.int32(deep * stride + far)
+        moved = _Moved(by_long, by_k, mode, np.int32(end - begin - i), k, far, deep, *spots)
+        return at + (begin + i) * by_long + (top + k) * by_k, moved
 
     @device
-    def take(flat: Any, place: int, by_long: int, by_k: int, mode: int, left_long: int, left_k: int) -> Any:
-        """A piece, with so many rows or columns left until the edge, from its own place on."""
-        step, left = by_k, left_k if left_long > 0 else 0
-        if mode & ALONG_LONG:
-            step, left = by_long, left_long if left_k > 0 else 0
-        if mode & VECTORS and left >= lanes:
-            return load(flat, place)
-        return piece(flat, place, step, left)
+    def take_piece(flat: Any, at: int, moved: Any, left_long: int, left_k: int) -> Any:
+        """A piece, with so many rows or columns and terms left until the edges."""
+        step, left = moved.by_k, left_k if left_long > 0 else 0
+        if moved.mode & ALONG_LONG:
+            step, left = moved.by_long, left_long if left_k > 0 else 0
+        if moved.mode & VECTORS and left >= lanes:
+            return load(flat, at)
+        return piece(flat, at, step, left)
 
     @device
-    def put(shared: Any, at: int, mode: int, values: Any) -> None:
+    def take(flat: Any, at: int, moved: Any, k: int) -> Any:
+        """Both pieces, with k terms of the sum left from the panel's first on."""
+        left, left_k = moved.left, k - moved.k
+        first = take_piece(flat, at, moved, left, left_k)
+        second = first
+        if two:
+            at += moved.far * moved.by_long + moved.deep * moved.by_k
+            second = take_piece(flat, at, moved, left - moved.far, left_k - moved.deep)
+        return first, second
+
+    @device
+    def put_piece(shared: Any, at: int, mode: int, values: Any) -> None:
         if mode & ALONG_LONG:
             store(shared, at, values)
-        else:
-            spread(shared, at, stride, values)
+        else:  # a transposition
+            for i in range(lanes):
+                shared[at + i * stride] = row_of(values, i, 1)[0]
 
-    return start, take, put
+    @device
+    def put(shared: Any, at: int, moved: Any, pieces: Any) -> None:
+        """Store what `take` returned in the panel that begins at ``at``."""
+        put_piece(shared, at + moved.spot, moved.mode, pieces[0])
+        if two:
+            put_piece(shared, at + moved.spot + moved.next_spot, moved.mode, pieces[1])
+
+    @device
+    def two_pieces(shared: Any, at: int) -> Any:
+        """A thread's elements of a row in shared memory."""
+        return load(shared, at) + load(shared, at + size // 2)
+
+    return start, take, put, load if side == lanes else two_pieces, stride
 
 
 @cache
@@ -243,35 +257,19 @@ def fast(dtype: Any, tile: Tile) -> Any:
     real = np.dtype(dtype).type
     bm, bn, bk, tm, tn, lanes = tile
     threads = tile.threads
-    start_a, take_a, put_a = _movers(bm, bk, lanes, threads)
-    start_b, take_b, put_b = _movers(bn, bk, lanes, threads)
-    load, store = (load4, store4) if lanes == 4 else (load2, store2)
-    a_stride, b_stride = bm + lanes, bn + lanes
+    start_a, take_a, put_a, row_of_a, a_stride = _panel(bm, bk, tm, lanes, threads)
+    start_b, take_b, put_b, row_of_b, b_stride = _panel(bn, bk, tn, lanes, threads)
+    store = storer(lanes)
     a_size, b_size = bk * a_stride, bk * b_stride
     a_buffer, b_buffer = 2 * a_size, 2 * b_size
-    two_a, two_b = bm * bk // lanes // threads > 1, bn * bk // lanes // threads > 1
-    assert max(bm, bn) * bk // lanes // threads <= 2, "a thread moves at most two pieces of each factor"
-    # A warp is 4 threads high and 8 wide; a thread's rows and columns come in pieces of 16 bytes, bm / pieces apart.
+    # A warp is 4 threads high and 8 wide; a thread's rows and columns come in pieces of 16 bytes, step_m apart.
     across = bn // tn
     wide = min(8, across)
     high = max(1, min(32, threads) // wide)
     warps_across = across // wide
-    pieces_m, pieces_n = tm // lanes, tn // lanes
-    step_m, step_n = bm // pieces_m, bn // pieces_n
+    pieces_n, step_m, step_n = tn // lanes, bm * lanes // tm, bn * lanes // tn
     count = tm * tn
-
-    @device
-    def part_of_a(shared: Any, at: int) -> Any:
-        return load(shared, at) + load(shared, at + step_m)
-
-    @device
-    def part_of_b(shared: Any, at: int) -> Any:
-        return load(shared, at) + load(shared, at + step_n)
-
-    if pieces_m == 1:
-        part_of_a = load
-    if pieces_n == 1:
-        part_of_b = load
+    zeros = (real(0),) * count
 
     def cuda_fast(args: Any, progress: Any, a: Any, b: Any, c: Any) -> None:
         if SIMULATED:  # which knows no alignment; elsewhere this branch is not compiled
@@ -288,61 +286,38 @@ def fast(dtype: Any, tile: Tile) -> Any:
         part = cuda.blockIdx.z
         top = part * args.split
         bottom = min(_live(args.k, progress), top + args.split)
-        a_long, a_k, a_mode = args.a_long, args.a_k, args.a_mode
-        b_long, b_k, b_mode = args.b_long, args.b_k, args.b_mode
 
         warp, lane = t // 32, t % 32
         y = warp // warps_across * high + lane // wide
         x = warp % warps_across * wide + lane % wide
-        sums = zeros(real(0), count)
-
-        # Of A and of B: place of this thread's piece in memory, what is left until the edges, place in shared memory.
-        a_i, a_j, a_far, a_deep = start_a(a_mode, t)
-        b_i, b_j, b_far, b_deep = start_b(b_mode, t)
-        a_at = args.a + (m0 + a_i) * a_long + (top + a_j) * a_k
-        b_at = args.b + (n0 + b_i) * b_long + (top + b_j) * b_k
-        a_left, b_left = np.int32(rows - m0 - a_i), np.int32(columns - n0 - b_i)
-        a_spot, b_spot = np.int32(a_j * a_stride + a_i), np.int32(b_j * b_stride + b_i)
-        a_next, b_next = np.int32(a_deep * a_stride + a_far), np.int32(b_deep * b_stride + b_far)
-
+        sums = zeros
+        a_at, a_moved = start_a((args.a, args.a_long, args.a_k, args.a_mode), m0, rows, top, t)
+        b_at, b_moved = start_b((args.b, args.b_long, args.b_k, args.b_mode), n0, columns, top, t)
         half = np.int32(0)
         depth = np.int32(max(0, bottom - top))
         k = depth  # terms that are left
         while k > -bk:
             # Beyond the sum's end these are zeros, which are stored where they are never read.
-            a1 = take_a(a, a_at, a_long, a_k, a_mode, a_left, k - a_j)
-            b1 = take_b(b, b_at, b_long, b_k, b_mode, b_left, k - b_j)
-            a2, b2 = a1, b1
-            if two_a:
-                place = a_at + a_far * a_long + a_deep * a_k
-                a2 = take_a(a, place, a_long, a_k, a_mode, a_left - a_far, k - a_j - a_deep)
-            if two_b:
-                place = b_at + b_far * b_long + b_deep * b_k
-                b2 = take_b(b, place, b_long, b_k, b_mode, b_left - b_far, k - b_j - b_deep)
+            a_pieces, b_pieces = take_a(a, a_at, a_moved, k), take_b(b, b_at, b_moved, k)
             if k < depth:  # there is a tile in shared memory
                 from_a, from_b = half * a_size + y * lanes, half * b_size + x * lanes
                 for _ in range(0, bk, 2):
-                    sums = outer(sums, part_of_a(left, from_a), part_of_b(right, from_b))
-                    sums = outer(sums, part_of_a(left, from_a + a_stride), part_of_b(right, from_b + b_stride))
+                    sums = outer(sums, row_of_a(left, from_a), row_of_b(right, from_b))
+                    sums = outer(sums, row_of_a(left, from_a + a_stride), row_of_b(right, from_b + b_stride))
                     from_a += 2 * a_stride
                     from_b += 2 * b_stride
                 half = np.int32(1 - half)
-            put_a(left, half * a_size + a_spot, a_mode, a1)
-            put_b(right, half * b_size + b_spot, b_mode, b1)
-            if two_a:
-                put_a(left, half * a_size + a_spot + a_next, a_mode, a2)
-            if two_b:
-                put_b(right, half * b_size + b_spot + b_next, b_mode, b2)
+            put_a(left, half * a_size, a_moved, a_pieces)
+            put_b(right, half * b_size, b_moved, b_pieces)
             cuda.syncthreads()
             k = np.int32(k - bk)
-            a_at += bk * a_k
-            b_at += bk * b_k
+            a_at += bk * args.a_k
+            b_at += bk * args.b_k
 
         # Out: Z, bias and the cheap activations included, 16 bytes at a time where C allows; then, from there, what
         # needs exponentials: in the same loop its code would be there once for each of the 64 sums.
         code, gate, gate_a = args.code, args.gate_code, args.gate_a
-        to, c_row, z_at = args.c + part * args.split_step, args.c_row, args.z
-        bias = args.bias
+        to, c_row, z_at, bias = args.c + part * args.split_step, args.c_row, args.z, args.bias
         aligned = c_row % lanes == 0 and to % lanes == 0
         for i in range(tm):
             m = m0 + i // lanes * step_m + y * lanes + i % lanes
@@ -361,8 +336,8 @@ def fast(dtype: Any, tile: Tile) -> Any:
                                     value += b[bias + n + e]
                                 if z_at >= 0:
                                     c[z_at + m * c_row + n + e] = value
-                                if code == RELU:
-                                    value = real(0) if value < real(0) else value
+                                if code == RELU and value < real(0):
+                                    value = real(0)
                                 c[to + m * c_row + n + e] = value
         if gate > IDENTITY or code > RELU:
             for i in range(count):
@@ -384,18 +359,19 @@ def fast(dtype: Any, tile: Tile) -> Any:
 # -------------------------------------------------------------------------------------------- launches
 
 
-def launch(variant: str, dtype: Any, rows: int, columns: int, splits: int, stream: Any, arguments: Any) -> None:
-    """Launch one product: ``arguments`` are a `GemmArgs`, progress, and the arrays of A, B and C."""
+def launch(variant: str, args: GemmArgs, arrays: Any, splits: int = 1, batch: int = 0, stream: Any = 0) -> None:
+    """Launch one product. ``arrays``: progress, and those of A, B and C; ``batch``: what an M of -1 is at most."""
+    rows, columns = batch if args.m < 0 else args.m, args.n
     if rows == 0 or columns == 0:
         return
+    chosen, m, n, threads = naive, SIDE, SIDE, SIDE * SIDE
     if variant == "cuda":
-        tile = tile_for(dtype, rows, columns, splits)
-        chosen, m, n, threads = fast(np.dtype(dtype), tile), tile.m, tile.n, tile.threads
-    else:
-        chosen, m, n, threads = naive if variant == "cuda_naive" else tiled(np.dtype(dtype)), SIDE, SIDE, SIDE * SIDE
-    grid = -(-columns // n), -(-rows // m), splits
-    if grid[1] > GRID_Y:
+        tile = tile_for(arrays[-1].dtype, rows, columns, splits)
+        chosen, m, n, threads = fast(arrays[-1].dtype, tile), tile.m, tile.n, tile.threads
+    elif variant == "cuda_tiled":
+        chosen = tiled(arrays[-1].dtype)
+    if rows > GRID_Y * m:
         raise ValueError(
             f'variant "{variant}" takes at most {GRID_Y * m} rows at a time, got {rows}; call it for parts'
         )
-    chosen[grid, threads, stream](*arguments)
+    chosen[(-(-columns // n), -(-rows // m), splits), threads, stream](args, *arrays)

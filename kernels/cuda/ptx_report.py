@@ -12,8 +12,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import metadata
+from inspect import signature
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,9 +28,8 @@ from . import arguments, gemm, steps, training_step
 from .device import KERNELS, SIMULATED, cuda, register_limit
 from .rules import CONSTANTS
 
-ARCHITECTURES = ((8, 0), (9, 0))
 SHARED_BYTES = {(8, 0): 164 << 10, (9, 0): 228 << 10}
-"""Of an SM: the CUDA C++ Programming Guide's table of compute capabilities."""
+"""Of an SM, by compute capability: the CUDA C++ Programming Guide's table."""
 
 ADDS_UP = ("loss_kernel", "epoch_squares", "epoch_clip", "epoch_close", "resident")
 """Kernels that add up in float64 whatever the dtype."""
@@ -81,53 +81,32 @@ class Report:
     approximations: int
 
 
-def _types(dtype: str) -> dict[str, tuple[Any, ...]]:
-    """Argument types of every kernel."""
+def _types(function: Callable[..., Any], dtype: str) -> tuple[Any, ...]:
+    """Types of a kernel's arguments, by their names, which all kernels use for the same things."""
     from numba.cuda import types
     from numba.cuda.np.numpy_support import from_dtype
 
     real = types.float32 if dtype == "float32" else types.float64
-    i, f, flag = types.int64, types.Array(real, 1, "C"), types.boolean
-    ints, doubles = types.Array(types.int64, 1, "C"), types.Array(types.float64, 1, "C")
-    progress, context, gemms, bias_sums = (
-        types.Array(from_dtype(record), 1, "C")
-        for record in (arguments.DEVICE_PROGRESS, training_step.CONTEXT, arguments.GEMM_ARGS, training_step.BIAS_SUM)
-    )
-    product = (types.NamedUniTuple(i, len(arguments.GemmArgs._fields), arguments.GemmArgs), progress, f, f, f)
-    step = (f, context, progress)
-    data = (f, ints, f, ints)  # targets, labels, weights, order
-    names = [name for name in KERNELS if name.startswith("cuda_")] + ["naive"]
-    return dict.fromkeys(names, product) | {
-        "activation_kernel": (i, flag, f, f, i),
-        "gate_kernel": (i, f, f, f, i),
-        "loss_kernel": (i, ints, f, f, i, i, i, doubles),
-        "loss_gradient_kernel": (i, ints, f, f, i, i, f),
-        "softmax_kernel": (f, f, i, i),
-        "sums_kernel": (f, i, i, i, f, i, i, i),
-        "reduce_kernel": (f, i, i, i, f),
-        "update_kernel": (i, i, f, f, f, f, i, types.UniTuple(real, CONSTANTS)),
-        "epoch_gather": (*step, f, ints),
-        "epoch_losses": (*step, ints, *data, f),
-        "epoch_sums": (*step, bias_sums),
-        "epoch_update": (*step, f),
-        "epoch_squares": (f, context, doubles),
-        "epoch_clip": (f, context, doubles, i, types.float64),
-        "epoch_close": (*step, doubles, ints),
-        "resident": (*step, doubles, gemms, bias_sums, ints, f, *data, f, i, types.float64),
-    }
+    i, floats, doubles = types.int64, types.Array(real, 1, "C"), types.Array(types.float64, 1, "C")
+    ints = types.Array(i, 1, "C")
+    records = {"context": training_step.CONTEXT, "biases": training_step.BIAS_SUM}
+    records |= {"gemms": arguments.GEMM_ARGS, "progress": arguments.DEVICE_PROGRESS}
+    known = {name: types.Array(from_dtype(fields), 1, "C") for name, fields in records.items()}
+    known |= dict.fromkeys(("code", "size", "rows", "k", "count", "part_rows", "vectors", "steps"), i)
+    known |= dict.fromkeys(("labels", "order", "correct"), ints) | dict.fromkeys(("totals", "norms", "result"), doubles)
+    known["args"] = types.NamedUniTuple(i, len(arguments.GemmArgs._fields), arguments.GemmArgs)
+    known |= {"constants": types.UniTuple(real, CONSTANTS), "derives": types.boolean}
+    fields = [known.get(name, floats) for name in training_step.Step._fields]
+    known["step"] = types.NamedTuple(fields, training_step.Step)
+    return tuple(known.get(name, floats) for name in signature(function).parameters)
 
 
 def _ptxas() -> str:
     """The toolkit's assembler: among the installed wheels, or on the path."""
-    for name in ("nvidia-cuda-nvcc-cu12", "nvidia-cuda-nvcc"):
-        try:
-            files = metadata.files(name) or []
-        except metadata.PackageNotFoundError:
-            continue
-        for file in files:
-            if file.name in ("ptxas", "ptxas.exe"):
-                return str(file.locate())
-    found = shutil.which("ptxas")
+    wheels = importlib.util.find_spec("nvidia")
+    folders = (wheels and wheels.submodule_search_locations) or ()
+    files = (str(file) for folder in folders for file in Path(folder).glob("*/bin/ptxas*"))
+    found = next(files, None) or shutil.which("ptxas")
     if found is None:
         raise FileNotFoundError('ptxas is not installed: pip install "fastnet-jit[cuda12]"')
     return found
@@ -138,7 +117,7 @@ def _compile(name: str, dtype: str, cc: tuple[int, int]) -> Report:
     # A device function asks the present card for its architecture; offline there is none.
     card = SimpleNamespace(compute_capability=cc)
     with mock.patch("numba.cuda.dispatcher.get_current_device", return_value=card):
-        ptx, _ = cuda.compile_ptx(function, _types(dtype)[name], cc=cc)
+        ptx, _ = cuda.compile_ptx(function, _types(function, dtype), cc=cc)
     limit = register_limit(threads, blocks)
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "kernel.ptx"
@@ -170,29 +149,22 @@ def _compile(name: str, dtype: str, cc: tuple[int, int]) -> Report:
 def _product_kernels(variant: str, dtype: str) -> tuple[str, ...]:
     """Return the names of the kernels of a variant's products, which this makes."""
     kind = np.dtype(dtype)
-    if variant == "cuda_naive":
-        return ("naive",)
-    if variant == "cuda_tiled":
-        gemm.tiled(kind)
-        return (f"cuda_{dtype}_tiled",)
-    for tile in gemm.TILES[dtype]:
-        gemm.fast(kind, tile)
-    return tuple(f"cuda_{dtype}_{tile.m}x{tile.n}x{tile.k}" for tile in gemm.TILES[dtype])
-
-
-_BESIDES = {"dense_backward_batch": ("gate_kernel", "sums_kernel", "reduce_kernel"), "matmul": (), "dense_forward": ()}
+    made = [gemm.naive if variant == "cuda_naive" else gemm.tiled(kind)]
+    if variant == "cuda":
+        made = [gemm.fast(kind, tile) for tile in gemm.TILES[dtype]]
+    return tuple(kernel.__name__ for kernel in made)
 
 
 def _kernels(operation: str, variant: str, dtype: str) -> tuple[str, ...]:
-    if operation in _BESIDES:
-        return _product_kernels(variant, dtype) + _BESIDES[operation]
-    exact = {"softmax": "softmax_kernel", "accuracy": "loss_kernel"}
-    exact |= dict.fromkeys(UPDATES, "update_kernel")
-    if operation in LOSSES:
-        return ("loss_kernel",)
-    if operation.removesuffix("_derivative") in LOSSES:
-        return ("loss_gradient_kernel",)
-    return (exact.get(operation, "activation_kernel"),)
+    """Return the names of the kernels that a variant launches."""
+    if operation in ("matmul", "dense_forward"):
+        return _product_kernels(variant, dtype)
+    if operation == "dense_backward_batch":
+        return (*_product_kernels(variant, dtype), "gate_kernel", "sums_kernel", "reduce_kernel")
+    chosen = {"softmax": "softmax_kernel", "accuracy": "loss_kernel"} | dict.fromkeys(LOSSES, "loss_kernel")
+    chosen |= dict.fromkeys(UPDATES, "update_kernel")
+    chosen |= {f"{name}_derivative": "loss_gradient_kernel" for name in LOSSES}
+    return (chosen.get(operation, "activation_kernel"),)
 
 
 def report(operation: str, variant: str, dtype: str, cc: tuple[int, int] = (9, 0)) -> tuple[Report, ...]:
@@ -232,30 +204,30 @@ def report(operation: str, variant: str, dtype: str, cc: tuple[int, int] = (9, 0
 
 def all_reports(dtype: str, cc: tuple[int, int]) -> list[Report]:
     """Compile every kernel, the training step's included."""
-    names = [name for variant in ("cuda_naive", "cuda_tiled", "cuda") for name in _product_kernels(variant, dtype)]
-    own = {*KERNELS} - {name for name in KERNELS if name.startswith("cuda_")} - {"naive"}
-    return [_compile(name, dtype, cc) for name in [*names, *sorted(own)]]
+    products = [name for variant in ("cuda_naive", "cuda_tiled", "cuda") for name in _product_kernels(variant, dtype)]
+    others = sorted(name for name in KERNELS if not name.startswith("cuda_") and name != "naive")
+    return [_compile(name, dtype, cc) for name in (*products, *others)]
 
 
 def faults(found: Report) -> list[str]:
     """What is wrong with a kernel; nothing, if all is well."""
-    wrong = []
-    if found.spill_bytes:
-        wrong.append(f"spills {found.spill_bytes} bytes")
-    if found.dtype == "float32" and found.double_operations and found.kernel not in ADDS_UP:
-        wrong.append(f"{found.double_operations} float64 instructions in a float32 kernel")
-    if found.approximations:
-        wrong.append(f"{found.approximations} instructions of fast math")
-    if found.registers * found.threads * found.blocks > 65536:
-        wrong.append(f"{found.registers} registers do not fit {found.threads} threads x {found.blocks}")
-    if found.shared_bytes > 48 << 10 or found.shared_bytes * found.blocks > SHARED_BYTES[found.cc]:
-        wrong.append(f"{found.shared_bytes} bytes of shared memory are too many")
+    shared, registers, blocks = found.shared_bytes, found.registers, found.blocks
+    mixed = found.dtype == "float32" and found.double_operations and found.kernel not in ADDS_UP
     is_fast = re.search(r"\d+x\d+x\d+", found.kernel) is not None
-    if is_fast and found.shared_alignment % gemm.VECTOR != 0:
-        wrong.append(f"shared memory aligned to {found.shared_alignment} bytes, read by {gemm.VECTOR}")
-    if is_fast and found.wide_loads < 4:  # of A and of B, from global and from shared memory
-        wrong.append(f"{found.wide_loads} loads of 16 bytes; expected 4 or more")
-    return wrong
+    unaligned = is_fast and found.shared_alignment % arguments.VECTOR
+    few = is_fast and found.wide_loads < 4  # of A and of B, from global and from shared memory
+    crowded = registers * found.threads * blocks > 65536
+    large = shared > 48 << 10 or shared * blocks > SHARED_BYTES[found.cc]
+    checks = (
+        (found.spill_bytes, f"spills {found.spill_bytes} bytes"),
+        (mixed, f"{found.double_operations} float64 instructions in a float32 kernel"),
+        (found.approximations, f"{found.approximations} instructions of fast math"),
+        (crowded, f"{registers} registers do not fit {found.threads} threads x {blocks}"),
+        (large, f"{shared} bytes of shared memory are too many"),
+        (unaligned, f"shared memory aligned to {found.shared_alignment} bytes, read by {arguments.VECTOR}"),
+        (few, f"{found.wide_loads} loads of 16 bytes; expected 4 or more"),
+    )
+    return [said for wrong, said in checks if wrong]
 
 
 def main() -> int:
@@ -265,7 +237,7 @@ def main() -> int:
         return 2
     bad = 0
     print(f"{'kernel':28} {'dtype':8} sm   threads regs shared spills wide f64")
-    for cc in ARCHITECTURES:
+    for cc in SHARED_BYTES:
         for dtype in ("float32", "float64"):
             for r in all_reports(dtype, cc):
                 wrong = "; ".join(faults(r))

@@ -11,31 +11,24 @@ from .device import SIMULATED
 
 if SIMULATED:
 
-    def load4(flat: Any, at: int) -> Any:
-        """Four elements from a place that is a multiple of four."""
-        assert at % 4 == 0, "not aligned"
-        return flat[at], flat[at + 1], flat[at + 2], flat[at + 3]
+    def loader(width: int) -> Any:
+        """Return ``(flat, at) -> tuple`` that loads so many elements from a multiple of that."""
 
-    def load2(flat: Any, at: int) -> Any:
-        """Two elements from an even place."""
-        assert at % 2 == 0, "not aligned"
-        return flat[at], flat[at + 1]
+        def load(flat: Any, at: int) -> Any:
+            assert at % width == 0, "not aligned"
+            return tuple(flat[at + i] for i in range(width))
 
-    def store4(flat: Any, at: int, values: Any) -> None:
-        """Store four elements at a place that is a multiple of four."""
-        assert at % 4 == 0, "not aligned"
-        for i in range(4):
-            flat[at + i] = values[i]
+        return load
 
-    def store2(flat: Any, at: int, values: Any) -> None:
-        """Store two elements at an even place."""
-        assert at % 2 == 0, "not aligned"
-        for i in range(2):
-            flat[at + i] = values[i]
+    def storer(width: int) -> Any:
+        """Return ``(flat, at, values) -> None`` that stores so many elements at a multiple of that."""
 
-    def zeros(like: Any, count: int) -> Any:
-        """Return ``count`` zeros of this number's type."""
-        return (like - like,) * count
+        def store(flat: Any, at: int, values: Any) -> None:
+            assert at % width == 0, "not aligned"
+            for i in range(width):
+                flat[at + i] = values[i]
+
+        return store
 
     def outer(tile: Any, a: Any, b: Any) -> Any:
         """tile + a b^T, row by row."""
@@ -58,7 +51,9 @@ else:
         pointer = builder.gep(value.data, [at])
         return builder.bitcast(pointer, ir.VectorType(element, width).as_pointer())
 
-    def _loader(width: int) -> Any:
+    def loader(width: int) -> Any:
+        """Return ``(flat, at) -> tuple`` that loads so many elements, 16 bytes, from a multiple of that."""
+
         def load(typingctx: Any, flat: Any, at: Any) -> Any:
             def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
                 place = _address(context, builder, flat, arguments[0], arguments[1], width)
@@ -73,7 +68,9 @@ else:
 
         return intrinsic(load)
 
-    def _storer(width: int) -> Any:
+    def storer(width: int) -> Any:
+        """Return ``(flat, at, values) -> None`` that stores so many elements, 16 bytes, at a multiple of that."""
+
         def store(typingctx: Any, flat: Any, at: Any, values: Any) -> Any:
             def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
                 place = _address(context, builder, flat, arguments[0], arguments[1], width)
@@ -88,19 +85,6 @@ else:
 
         return intrinsic(store)
 
-    load4, load2, store4, store2 = _loader(4), _loader(2), _storer(4), _storer(2)
-
-    def _zeros(typingctx: Any, like: Any, count: Any) -> Any:
-        """Return ``count`` zeros of this number's type."""
-        if not isinstance(count, types.IntegerLiteral):
-            return None  # Numba asks again, with the literal's own type
-        out = types.UniTuple(like, count.literal_value)
-
-        def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            return ir.Constant(context.get_value_type(out), None)
-
-        return out(like, count), codegen
-
     def _outer(typingctx: Any, tile: Any, a: Any, b: Any) -> Any:
         """tile + a b^T, row by row, each element one FMA."""
 
@@ -110,8 +94,7 @@ else:
                 for j in range(b.count):
                     place = i * b.count + j
                     factors = builder.extract_value(left, i), builder.extract_value(right, j)
-                    builder_sum = builder.fma(*factors, builder.extract_value(into, place))
-                    into = builder.insert_value(into, builder_sum, place)
+                    into = builder.insert_value(into, builder.fma(*factors, builder.extract_value(into, place)), place)
             return into
 
         return tile(tile, a, b), codegen
@@ -136,4 +119,4 @@ else:
 
         return out(tile, i, width), codegen
 
-    zeros, outer, row_of = intrinsic(_zeros), intrinsic(_outer), intrinsic(_row_of)
+    outer, row_of = intrinsic(_outer), intrinsic(_row_of)

@@ -1,88 +1,55 @@
 """Device functions of the losses and update rules, chosen by code; compiled from the formulas of the specs."""
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from ..specs.losses import LOSS_BY_CODE
-from ..specs.optimizers import HYPER_SIZE, OPTIMIZER_BY_CODE
-from .device import device
+from ..specs.optimizers import HYPER_SIZE, OPTIMIZER_BY_CODE, OptimizerSpec, flushed
+from .device import by_code, device
 
 CONSTANTS = HYPER_SIZE
 """Numbers that all elements of an update share, computed once a step on the host, in float64."""
 
-
-def _element_choice(own: int, function: Callable[..., Any], others: Any) -> Any:
-    """Return ``function(z, y)`` where the code is ``own``, and otherwise what ``others`` gives."""
-    function = device(function)
-    if others is None:
-        return device(lambda code, z, y: function(z, y))
-
-    @device
-    def choose(code: int, z: Any, y: Any) -> Any:
-        return function(z, y) if code == own else others(code, z, y)
-
-    return choose
-
-
-def _rule_choice(own: int, rule: Callable[..., Any], others: Any) -> Any:
-    rule = device(rule)
-    if others is None:
-        return device(lambda code, p, g, s, t, c: rule(p, g, s, t, c))
-
-    @device
-    def choose(code: int, p: Any, g: Any, s: Any, t: Any, c: Any) -> Any:
-        if code == own:
-            return rule(p, g, s, t, c)
-        return others(code, p, g, s, t, c)
-
-    return choose
-
-
-@device
-def _never(code: int, z: Any, y: Any) -> bool:
-    return False
-
-
-loss_value: Any = None
-loss_slope: Any = None
-is_correct: Any = _never
-updated: Any = None
-for _loss in LOSS_BY_CODE:
-    if _loss.value is not None and _loss.slope is not None:
-        loss_value = _element_choice(_loss.code, _loss.value, loss_value)
-        loss_slope = _element_choice(_loss.code, _loss.slope, loss_slope)
-    if _loss.correct is not None:
-        is_correct = _element_choice(_loss.code, _loss.correct, is_correct)
-for _rule in OPTIMIZER_BY_CODE:
-    updated = _rule_choice(_rule.code, _rule.rule, updated)
-
-
-@device
-def update_element(
-    code: int, vectors: int, p: Any, p_at: int, g: Any, s: Any, s_at: int, t: Any, t_at: int, c: Any
-) -> None:
-    """Update one parameter and its state in place; of ``vectors`` state vectors the rule has, s is the first."""
-    zero = g - g
-    first = s[s_at] if vectors > 0 else zero
-    second = t[t_at] if vectors > 1 else zero
-    new, first, second = updated(code, p[p_at], g, first, second, c)
-    p[p_at] = new
-    if vectors > 0:
-        s[s_at] = first
-    if vectors > 1:
-        t[t_at] = second
-
-
 RATES = CONSTANTS + 1
 """Columns of the table of rates, a row a step: the update rule's constants, 1 / the batch's weight."""
 
+loss_value = by_code({loss.code: loss.value for loss in LOSS_BY_CODE if loss.value is not None})
+"""``(code, z, y)`` -> the loss of one element, where the loss is a sum over elements."""
 
-def constants(code: int, rate: float, step: int, hyper: Any) -> tuple[float, ...]:
+loss_slope = by_code({loss.code: loss.slope for loss in LOSS_BY_CODE if loss.slope is not None})
+"""``(code, z, y)`` -> its derivative with respect to z."""
+
+is_correct = by_code(
+    {loss.code: loss.correct for loss in LOSS_BY_CODE if loss.correct is not None} | {-1: lambda z, y: False}
+)
+"""``(code, z, y)`` -> whether an element is answered correctly; never, where elements are not counted."""
+
+_flushed = device(flushed)
+_updated = by_code({rule.code: rule.rule for rule in OPTIMIZER_BY_CODE})
+
+
+@device
+def update_element(code: int, vectors: int, arrays: Any, places: Any, g: Any, c: Any) -> None:
+    """Update one parameter and its state in place; of ``vectors`` state vectors the rule has, s is the first.
+
+    ``arrays``, ``places``: those of p, s and t, and where in them the element is; ``c``: the step's constants.
+    """
+    (p, s, t), (p_at, s_at, t_at) = arrays, places
+    zero = g - g
+    first = s[s_at] if vectors > 0 else zero
+    second = t[t_at] if vectors > 1 else zero
+    p[p_at], first, second = _updated(code, p[p_at], g, first, second, c)
+    if vectors > 0:
+        s[s_at] = _flushed(first)
+    if vectors > 1:
+        t[t_at] = _flushed(second)
+
+
+def constants(rule: OptimizerSpec, hyper: Any, rate: float, step: int) -> tuple[float, ...]:
     """Return the CONSTANTS numbers that a step's updates share, in float64; step counts from 1."""
-    found = OPTIMIZER_BY_CODE[code].constants(hyper, rate, step)
-    return (*found, *np.zeros(CONSTANTS - len(found)))
+    found = rule.constants(hyper, rate, step)
+    return (*found, *(0.0,) * (CONSTANTS - len(found)))
 
 
 def rate_table(
@@ -91,10 +58,10 @@ def rate_table(
     """Return an epoch's table of rates (batches, RATES), with the constants of ``steps``; the others' are 0."""
     table = np.zeros((len(batch_weights), RATES))
     np.divide(1, batch_weights, out=table[:, CONSTANTS], where=batch_weights > 0)
-    compute, values, last = OPTIMIZER_BY_CODE[code].constants, hyper.tolist(), len(rates) - 1
+    rule, values = OPTIMIZER_BY_CODE[code], hyper.tolist()
     for step in steps:
-        found = compute(values, float(rates[min(step, last)]), step + steps_before + 1)
-        table[step, : len(found)] = found
+        rate = float(rates[min(step, len(rates) - 1)])
+        table[step, :CONSTANTS] = constants(rule, values, rate, step + steps_before + 1)
     return table
 
 

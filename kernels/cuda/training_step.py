@@ -18,252 +18,214 @@ in a graph, costs more than what it does: a barrier of a block costs about a hun
 """
 
 from math import sqrt
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..engine.backend import record
 from ..specs.activations import IDENTITY
 from .activations import slope
-from .device import cuda, device, kernel
+from .device import KERNELS, cuda, device, kernel
 from .gemm import finish
 from .rules import CONSTANTS, RATES, update_element
-from .steps import THREADS, block_sum, row_gradient, row_loss
+from .steps import THREADS, Row, block_sum, column_sum, row_gradient, row_loss, sum_of_parts
 
-CONTEXT = np.dtype(
-    [
-        (name, "i8")
-        for name in (
-            # The network and the call.
-            *("inputs", "outputs", "layers"),
-            *("loss", "out_code", "optimizer"),  # codes of specs; out_code is the last layer's activation
-            "batch",  # rows of a step
-            *("ordered", "weighted", "trains", "clips"),  # 0 or 1
-            "first_row",  # of the epoch, that X begins with
-            "forwards",  # forward products at the head of the table of products
-            "part_count",  # parts in which dW and db are summed
-            "vectors",  # state vectors of the optimizer
-            "count",  # parameters, P
-            # Offsets in the buffer of floats, in elements.
-            "gathered",  # the batch's X (batch, inputs)
-            *("a_last", "z_last", "d_last"),  # A, Z, dZ of the last layer
-            "losses",  # of the rows (batch,)
-            *("parameters", "gradient"),  # (P,)
-            "parts",  # parts of the gradient (part_count, P)
-            "state",  # (vectors, P)
-            "l2",  # l2 for each parameter (P,); negative: none
-            "scale",  # what the gradient is multiplied by
-        )
-    ],
-    align=True,
+CONTEXT = record(
+    "inputs outputs layers loss out_code optimizer batch ordered weighted trains clips first_row",
+    "part_count vectors count gathered a_last z_last d_last losses parameters gradient parts state l2 scale",
+    floats="clip_norm",
 )
-"""What the phases of a step read."""
+"""What the phases of a step read.
 
-BIAS_SUM = np.dtype([("dz", "i8"), ("neurons", "i8"), ("to", "i8")], align=True)
+- inputs, outputs, layers: of the network
+- loss, out_code, optimizer: codes of specs; out_code is the last layer's activation
+- batch: rows of a step
+- ordered, weighted, trains, clips: 0 or 1
+- first_row: row of the epoch that X begins with; 0 where rows are ordered
+- part_count: parts in which dW and db are summed
+- vectors: state vectors of the optimizer
+- count: parameters, P
+- clip_norm: largest norm of the gradient
+
+Offsets in the buffer of floats, in elements:
+
+- gathered: the batch's X (batch, inputs)
+- a_last, z_last, d_last: A, Z, dZ of the last layer
+- losses: of the rows (batch,)
+- parameters, gradient: (P,)
+- parts: parts of the gradient (part_count, P)
+- state: (vectors, P)
+- l2: l2 for each parameter (P,); negative: none
+- scale: what the gradient is multiplied by
+"""
+
+BIAS_SUM = record("dz neurons to")
 """The sum of a layer's db: offset of dZ, columns, offset of the first part's db."""
 
 
-@device
-def _gather(t: int, threads: int, flat: Any, context: Any, progress: Any, X: Any, order: Any) -> None:
-    rows, n, start = progress[0].batch_rows, context.inputs, progress[0].row
-    for e in range(t, rows * n, threads):
+class Step(NamedTuple):
+    """The arrays of a step, as every phase gets them."""
+
+    flat: Any  # the buffer of floats
+    context: Any  # a record CONTEXT
+    progress: Any  # a record DEVICE_PROGRESS
+    totals: Any  # float64 (1,): the epoch's loss
+    gemms: Any  # GEMM_ARGS of the products: forward, dZ from the last layer on, dW
+    biases: Any  # BIAS_SUM of every layer
+    correct: Any  # int64 (batch,): correct answers of the rows
+    norms: Any  # float64: each block's share of the gradient's squared length
+    X: Any
+    targets: Any
+    labels: Any
+    weights: Any
+    order: Any
+    rates: Any  # the table of rates, a row a step
+
+
+# ------------------------------------------------------------------------------------------- the phases
+
+
+@kernel(THREADS)
+def epoch_gather(step: Step) -> None:
+    """The batch's rows of X."""
+    context, rows, n, start = step.context[0], step.progress[0].batch_rows, step.context[0].inputs, step.progress[0].row
+    for e in range(cuda.grid(1), rows * n, cuda.gridsize(1)):
         r = e // n
-        at = order[start + r] if context.ordered > 0 else start + r - context.first_row
-        flat[context.gathered + e] = X[at * n + e - r * n]
+        at = step.order[start + r] if context.ordered > 0 else start + r
+        step.flat[context.gathered + e] = step.X[(at - context.first_row) * n + e - r * n]
 
 
-@device
-def _losses(t: int, threads: int, flat: Any, context: Any, progress: Any, correct: Any, data: Any, rates: Any) -> None:
-    targets, labels, weights, order = data
-    rows, k, start = progress[0].batch_rows, context.outputs, progress[0].row
+@kernel(THREADS)
+def epoch_losses(step: Step) -> None:
+    """Losses of the rows, dZ of the last layer."""
+    flat, context, start, k = step.flat, step.context[0], step.progress[0].row, step.context[0].outputs
     one = flat.dtype.type(1)
-    inverse = rates[start // context.batch * RATES + CONSTANTS]
-    for r in range(t, rows, threads):
-        y, at_weight = start + r - context.first_row, start + r
-        if context.ordered > 0:
-            y = order[start + r]
-            at_weight = y
-        weight = weights[at_weight] if context.weighted > 0 else one
-        loss, right = row_loss(context.loss, labels, targets, y, flat, context.a_last + r * k, k)
+    inverse = step.rates[start // context.batch * RATES + CONSTANTS]
+    for r in range(cuda.grid(1), step.progress[0].batch_rows, cuda.gridsize(1)):
+        at = step.order[start + r] if context.ordered > 0 else start + r
+        weight = step.weights[at] if context.weighted > 0 else one
+        y = at - context.first_row
+        row = Row(context.loss, step.labels, step.targets, y, flat, context.a_last + r * k, k)
+        loss, right = row_loss(row)
         flat[context.losses + r] = loss * weight
-        correct[r] = right
+        step.correct[r] = right
         if context.trains > 0:
             to = context.d_last + r * k
-            row_gradient(context.loss, labels, targets, y, flat, context.a_last + r * k, k, weight * inverse, flat, to)
+            row_gradient(row, weight * inverse, flat, to)
             if context.out_code != IDENTITY:
                 for j in range(k):
                     a, z = flat[context.a_last + r * k + j], flat[context.z_last + r * k + j]
                     flat[to + j] *= slope(context.out_code, a, z)
 
 
-@device
-def _sum_columns(
-    t: int, threads: int, part: int, parts: int, flat: Any, context: Any, progress: Any, biases: Any
-) -> None:
-    """One part of db of every layer."""
-    rows = progress[0].batch_rows
-    each = -(-context.batch // parts)
-    top, bottom = part * each, min(rows, (part + 1) * each)
-    for layer in range(context.layers):
-        k = biases[layer].neurons
-        for j in range(t, k, threads):
-            total = flat.dtype.type(0)
-            for r in range(top, bottom):
-                total += flat[biases[layer].dz + r * k + j]
-            flat[biases[layer].to + part * context.count + j] = total
-
-
-@device
-def _gradient(flat: Any, context: Any, i: int) -> Any:
-    """One element of the gradient: its parts in order, and l2's share."""
-    total = flat[context.parts + i]
-    for s in range(1, context.part_count):
-        total += flat[context.parts + s * context.count + i]
-    if context.l2 >= 0:
-        total += flat[context.l2 + i] * flat[context.parameters + i]
-    return total
-
-
-@device
-def _update(t: int, threads: int, flat: Any, context: Any, progress: Any, rates: Any) -> None:
-    place = progress[0].row // context.batch * RATES
-    c = (
-        rates[place],
-        rates[place + 1],
-        rates[place + 2],
-        rates[place + 3],
-        rates[place + 4],
-        rates[place + 5],
-        rates[place + 6],
-        rates[place + 7],
-    )
-    p_at, state, size, code, vectors = (
-        context.parameters,
-        context.state,
-        context.count,
-        context.optimizer,
-        context.vectors,
-    )
-    for i in range(t, size, threads):
-        g = flat[context.gradient + i] * flat[context.scale] if context.clips > 0 else _gradient(flat, context, i)
-        update_element(code, vectors, flat, p_at + i, g, flat, state + i, flat, state + size + i, c)
-
-
-@device
-def _squares(t: int, threads: int, flat: Any, context: Any) -> float:
-    """The gradient, stored, and this thread's share of its squared length."""
-    total = 0.0
-    for i in range(t, context.count, threads):
-        g = _gradient(flat, context, i)
-        flat[context.gradient + i] = g
-        total += float(g) * float(g)
-    return total
-
-
-@device
-def _clip(flat: Any, context: Any, squares: float, limit: float) -> None:
-    """What the gradient is multiplied by; infinity and NaN must show."""
-    norm = sqrt(squares)
-    flat[context.scale] = 1.0 if norm <= limit else limit / norm
-
-
-@device
-def _close(t: int, shared: Any, flat: Any, context: Any, progress: Any, totals: Any, correct: Any) -> None:
-    """Add up the batch's losses, by one block, and move on."""
-    rows = progress[0].batch_rows
-    total, right = 0.0, 0.0
-    for r in range(t, rows, THREADS):
-        total += flat[context.losses + r]
-        right += correct[r]
-    total = block_sum(shared, t, total)
-    right = block_sum(shared, t, right)
-    if t == 0:
-        totals[0] += total
-        progress[0].correct += int(right)
-        progress[0].row += rows
-        progress[0].done = progress[0].row
-        progress[0].step += context.trains
-        progress[0].batch_rows = min(context.batch, progress[0].rows - progress[0].row)
-    cuda.syncthreads()
-
-
-# -------------------------------------------------------------------------------------- a grid a phase
-
-
 @kernel(THREADS)
-def epoch_gather(flat: Any, context: Any, progress: Any, X: Any, order: Any) -> None:
-    """The batch's rows of X."""
-    _gather(cuda.grid(1), cuda.gridsize(1), flat, context[0], progress, X, order)
-
-
-@kernel(THREADS)
-def epoch_losses(
-    flat: Any,
-    context: Any,
-    progress: Any,
-    correct: Any,
-    targets: Any,
-    labels: Any,
-    weights: Any,
-    order: Any,
-    rates: Any,
-) -> None:
-    """Losses of the rows, dZ of the last layer."""
-    data = targets, labels, weights, order
-    _losses(cuda.grid(1), cuda.gridsize(1), flat, context[0], progress, correct, data, rates)
-
-
-@kernel(THREADS)
-def epoch_sums(flat: Any, context: Any, progress: Any, biases: Any) -> None:
+def epoch_sums(step: Step) -> None:
     """db of every layer: block row y sums one part of the rows."""
-    parts = cuda.gridDim.y
-    t = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
-    _sum_columns(t, cuda.gridDim.x * THREADS, cuda.blockIdx.y, parts, flat, context[0], progress, biases)
+    context, part = step.context[0], cuda.blockIdx.y
+    each = -(-context.batch // context.part_count)
+    top, bottom = part * each, min(step.progress[0].batch_rows, (part + 1) * each)
+    for layer in range(context.layers):
+        sums = step.biases[layer]
+        for j in range(cuda.grid(1), sums.neurons, cuda.gridsize(1)):
+            total = column_sum(step.flat, sums.dz + j, sums.neurons, top, bottom)
+            step.flat[sums.to + part * context.count + j] = total
+
+
+@device
+def _gradient(step: Step, i: int) -> Any:
+    """One element of the gradient: its parts in order, and l2's share."""
+    context = step.context[0]
+    total = sum_of_parts(step.flat, context.parts + i, context.part_count, context.count)
+    if context.l2 >= 0:
+        total += step.flat[context.l2 + i] * step.flat[context.parameters + i]
+    return total
 
 
 @kernel(THREADS)
-def epoch_update(flat: Any, context: Any, progress: Any, rates: Any) -> None:
+def epoch_update(step: Step) -> None:
     """The optimizer's step."""
-    _update(cuda.grid(1), cuda.gridsize(1), flat, context[0], progress, rates)
+    flat, context, r = step.flat, step.context[0], step.rates
+    at = step.progress[0].row // context.batch * RATES
+    c = r[at], r[at + 1], r[at + 2], r[at + 3], r[at + 4], r[at + 5], r[at + 6], r[at + 7]
+    p_at, s_at, t_at = context.parameters, context.state, context.state + context.count
+    code, vectors = context.optimizer, context.vectors
+    for i in range(cuda.grid(1), context.count, cuda.gridsize(1)):
+        g = flat[context.gradient + i] * flat[context.scale] if context.clips > 0 else _gradient(step, i)
+        update_element(code, vectors, (flat, flat, flat), (p_at + i, s_at + i, t_at + i), g, c)
 
 
-@kernel(THREADS)
-def epoch_squares(flat: Any, context: Any, norms: Any) -> None:
-    """The gradient, and each block's share of its squared length."""
+@device
+def _squares(step: Step) -> float:
+    """The gradient, stored, and this block's share of its squared length."""
     shared = cuda.shared.array(THREADS, np.float64)
-    total = block_sum(shared, cuda.threadIdx.x, _squares(cuda.grid(1), cuda.gridsize(1), flat, context[0]))
+    total = 0.0
+    for i in range(cuda.grid(1), step.context[0].count, cuda.gridsize(1)):
+        g = _gradient(step, i)
+        step.flat[step.context[0].gradient + i] = g
+        total += float(g) * float(g)
+    return block_sum(shared, total)
+
+
+@device
+def _clip(step: Step, squares: float) -> None:
+    """What the gradient is multiplied by; infinity and NaN must show."""
     if cuda.threadIdx.x == 0:
-        norms[cuda.blockIdx.x] = total
+        norm, limit = sqrt(squares), step.context[0].clip_norm
+        step.flat[step.context[0].scale] = 1.0 if norm <= limit else limit / norm
 
 
 @kernel(THREADS)
-def epoch_clip(flat: Any, context: Any, norms: Any, count: int, limit: float) -> None:
+def epoch_squares(step: Step) -> None:
+    """The gradient, and each block's share of its squared length."""
+    total = _squares(step)
+    if cuda.threadIdx.x == 0:
+        step.norms[cuda.blockIdx.x] = total
+
+
+@kernel(THREADS)
+def epoch_clip(step: Step) -> None:
     """The shares of the squared length, added up by one block, and the scale."""
     shared = cuda.shared.array(THREADS, np.float64)
     total = 0.0
-    for i in range(cuda.threadIdx.x, count, THREADS):
-        total += norms[i]
-    total = block_sum(shared, cuda.threadIdx.x, total)
-    if cuda.threadIdx.x == 0:
-        _clip(flat, context[0], total, limit)
+    for i in range(cuda.threadIdx.x, step.norms.size, THREADS):
+        total += step.norms[i]
+    _clip(step, block_sum(shared, total))
 
 
 @kernel(THREADS)
-def epoch_close(flat: Any, context: Any, progress: Any, totals: Any, correct: Any) -> None:
-    """The end of a step; one block."""
+def epoch_close(step: Step) -> None:
+    """Add up the batch's losses, by one block, and move on."""
+    context, progress = step.context[0], step.progress[0]
+    rows = progress.batch_rows
     shared = cuda.shared.array(THREADS, np.float64)
-    _close(cuda.threadIdx.x, shared, flat, context[0], progress, totals, correct)
+    total, right = 0.0, 0.0
+    for r in range(cuda.threadIdx.x, rows, THREADS):
+        total += step.flat[context.losses + r]
+        right += step.correct[r]
+    total, right = block_sum(shared, total), block_sum(shared, right)
+    if cuda.threadIdx.x == 0:
+        step.totals[0] += total
+        progress.correct += int(right)
+        progress.row += rows
+        progress.done = progress.row
+        progress.step += context.trains
+        progress.batch_rows = min(context.batch, progress.rows - progress.row)
 
 
 # --------------------------------------------------------------------------------- one block, one launch
 
+_gather, _losses, _sums, _update, _close = (
+    device(KERNELS[f"epoch_{phase}"][0]) for phase in ("gather", "losses", "sums", "update", "close")
+)
+
 
 @device
-def _product(t: int, args: Any, flat: Any, rows: int) -> None:
+def _product(step: Step, args: Any) -> None:
     """A product by one block, a thread an element."""
+    rows, columns, flat = step.progress[0].batch_rows, args.n, step.flat
     height = rows if args.m < 0 else args.m
     depth = rows if args.k < 0 else args.k
-    columns = args.n
-    for e in range(t, height * columns, THREADS):
+    for e in range(cuda.threadIdx.x, height * columns, THREADS):
         i = e // columns
         n = e - i * columns
         total = flat.dtype.type(0)
@@ -274,47 +236,27 @@ def _product(t: int, args: Any, flat: Any, rows: int) -> None:
 
 
 @kernel(THREADS)
-def resident(
-    flat: Any,
-    context: Any,
-    progress: Any,
-    totals: Any,
-    gemms: Any,
-    biases: Any,
-    correct: Any,
-    X: Any,
-    targets: Any,
-    labels: Any,
-    weights: Any,
-    order: Any,
-    rates: Any,
-    steps: int,
-    limit: float,
-) -> None:
-    """Run ``steps`` steps in one block. ``gemms``: GEMM_ARGS of a step's products, in order; sums have one part."""
-    shared = cuda.shared.array(THREADS, np.float64)
-    t = cuda.threadIdx.x
-    data = targets, labels, weights, order
+def resident(step: Step, steps: int) -> None:
+    """Run ``steps`` steps in one block; sums have one part."""
+    layers = step.context[0].layers
     for _ in range(steps):
-        rows = progress[0].batch_rows
-        _gather(t, THREADS, flat, context[0], progress, X, order)
+        _gather(step)
         cuda.syncthreads()
-        for j in range(context[0].forwards):
-            _product(t, gemms[j], flat, rows)
+        for j in range(layers):
+            _product(step, step.gemms[j])
             cuda.syncthreads()
-        _losses(t, THREADS, flat, context[0], progress, correct, data, rates)
+        _losses(step)
         cuda.syncthreads()
-        if context[0].trains > 0:
-            for j in range(context[0].forwards, gemms.shape[0]):
-                _product(t, gemms[j], flat, rows)
+        if step.context[0].trains > 0:
+            for j in range(layers, step.gemms.shape[0]):
+                _product(step, step.gemms[j])
                 cuda.syncthreads()
-            _sum_columns(t, THREADS, 0, 1, flat, context[0], progress, biases)
+            _sums(step)
             cuda.syncthreads()
-            if context[0].clips > 0:
-                total = block_sum(shared, t, _squares(t, THREADS, flat, context[0]))
-                if t == 0:
-                    _clip(flat, context[0], total, limit)
+            if step.context[0].clips > 0:
+                _clip(step, _squares(step))
                 cuda.syncthreads()
-            _update(t, THREADS, flat, context[0], progress, rates)
+            _update(step)
             cuda.syncthreads()
-        _close(t, shared, flat, context[0], progress, totals, correct)
+        _close(step)
+        cuda.syncthreads()

@@ -95,10 +95,10 @@ _right_args = arguments.gemm_args
 def _args(**changes: Any) -> Any:
     """`gemm_args` with changed arguments: each a function of (sizes, rest)."""
 
-    def made(sizes: Any, a: Any, b: Any, c: Any, lanes: int, **rest: Any) -> Any:
+    def made(sizes: Any, a: Any, b: Any, c: Any, dtype: Any, **rest: Any) -> Any:
         sizes = changes["sizes"](sizes) if "sizes" in changes else sizes
         rest |= {name: value(rest) for name, value in changes.items() if name in rest}
-        return _right_args(sizes, a, b, c, lanes, **rest)
+        return _right_args(sizes, a, b, c, dtype, **rest)
 
     return made
 
@@ -160,10 +160,10 @@ def test_a_missing_barrier_is_noticed(variant: Any) -> None:
 
 def test_an_unaligned_load_is_noticed() -> None:
     """What a card would answer with an error: the twins of the 16-byte loads assert it."""
-    from fastnet.kernels.cuda import register_tile as cuda_tile
+    from fastnet.kernels.cuda.register_tile import loader
 
     with pytest.raises(AssertionError, match="not aligned"):
-        cuda_tile.load4(np.zeros(8), 2)
+        loader(4)(np.zeros(8), 2)
 
 
 # ------------------------------------------------------------------------------------- the trajectory
@@ -330,5 +330,6 @@ def test_an_array_that_does_not_fit_is_refused() -> None:
 
 
 def test_more_rows_than_a_grid_has_are_refused() -> None:
+    args = _right_args((4 * 65535 + 1, 1, 1), (0, 1, 1), (0, 1, 1), (0, 1), np.float64)
     with pytest.raises(ValueError, match=r'variant "cuda_naive" takes at most 262140 rows at a time, got 262141'):
-        cuda_products.launch("cuda_naive", np.float64, 4 * 65535 + 1, 1, 1, 0, ())
+        cuda_products.launch("cuda_naive", args, ())
