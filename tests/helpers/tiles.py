@@ -99,11 +99,13 @@ def tiles(dtype: Any) -> list[tuple[int, int]]:
     return [*product(range(1, MR + 1), widths), (1, lanes * SINGLE_ROW_VECTORS)]
 
 
-def strided(A: Any) -> list[Any]:
-    """Lay A out in every way that a broadcast has to read."""
-    spread = np.zeros((2 * A.shape[0], 3 * A.shape[1]), A.dtype)
-    spread[::2, ::3] = A
-    return [A, np.asfortranarray(A), spread[::2, ::3], A[::-1, ::-1].copy()[::-1, ::-1]]
+def layouts(A: Any) -> list[Any]:
+    """Lay A out as the micro-kernel reads it: contiguous rows or columns, whole or inside a larger array."""
+    rows, columns = A.shape
+    larger, larger_transpose = (np.zeros((rows + 2, columns + 3), A.dtype, order=order) for order in "CF")
+    for outer in (larger, larger_transpose):
+        outer[1 : 1 + rows, 2 : 2 + columns] = A
+    return [A, np.asfortranarray(A), *(x[1 : 1 + rows, 2 : 2 + columns] for x in (larger, larger_transpose))]
 
 
 def check_identity(dtype: Any) -> None:
@@ -115,7 +117,7 @@ def check_identity(dtype: Any) -> None:
             (columns, SINGLE_ROW_VECTORS * lanes_of(dtype)), 5, dtype
         )  # beyond the columns: must not be used
         identity[:, :columns] = np.eye(columns)
-        for layout_of_a in strided(A):
+        for layout_of_a in layouts(A):
             outer, C = guarded(dtype, rows, columns)
             run_tile(layout_of_a, identity, C, columns)
             assert np.array_equal(C, A), (rows, columns)

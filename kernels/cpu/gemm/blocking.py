@@ -24,27 +24,42 @@ def _l2_bytes() -> int:
 
 L2 = _l2_bytes()
 
-KC_BYTES = 4096
-"""KC in bytes of one row of A: 1024 float32; MR rows of it stay in L1. The same on every machine, since it decides
-where sums are cut."""
+L1 = 32 << 10
+"""Bytes of a core's L1 data cache, of which the rules below use half: its other hardware thread may use the rest."""
 
-A_BYTES = 24576
+WIDE = NV == 4
+"""32 registers: a row of a micro-panel of B is 4 cache lines of AVX-512, so B in place is read almost as well as
+packed, and what stays in L1 is A's micro-panel. With 16 registers it is one line, a new page every few rows."""
+
+KC_BYTES = 4096
+"""KC in bytes of one row of A: 1024 float32. The same on every machine, since it decides where sums are cut."""
+
+A_BYTES = 24576 if WIDE else L2 // 4
 """Bytes of micro-panels of A that the micro-kernel processes at once, one below the other, for one panel of B."""
 
-B_BYTES = L2 // 4
-"""Bytes of a block of B, KC x NC."""
+B_BYTES = L2 // 4 if WIDE else 4 << 20
+"""Bytes of a packed block of B, KC x NC: part of L2, from where A's block in L1 meets it; or of L3."""
 
-B_BYTES_TALL = 3 * L2 // 4
+B_BYTES_TALL = 3 * L2 // 4 if WIDE else B_BYTES
 """The same below a block of A of more than A_L3_BYTES, which is read again for every block of B."""
 
 A_L3_BYTES = 4 * L2
 """Bytes of A that the L3 cache supplies as fast as they are needed."""
 
 MC = 340 * MR
-"""About how many rows of A a block has, at most half as many more."""
+"""Rows of A a block has at most, about: at most half as many more. Fewer where A_BYTES hold fewer."""
 
-FEW_ROWS = 64
+FEW_ROWS = 64 if WIDE else 24
 """With fewer rows, packing B does not pay: a copy costs as much as some 3 rows."""
+
+B_IN_PLACE_BYTES = L2 if WIDE else L1 // 2
+"""Bytes of a B that is read in place whatever A's rows; half of it from TALL rows on."""
+
+TALL = 512
+"""Rows from which less of B is read in place."""
+
+PACK_A_COLUMNS = 128
+"""With fewer columns, packing A does not pay."""
 
 
 class Blocking(NamedTuple):
@@ -85,22 +100,33 @@ def choose_blocking(item: int, shape: Shape, a: Matrix, b: Matrix) -> Any:
     if k > KC_BYTES // item:  # a division takes as long as a small tile's row
         k_blocks = -(-k // (KC_BYTES // item))
         kc = -(-k // k_blocks)
-    # A block of B in place is one panel, which loop 2 finds in L2.
-    transposes_b = m <= MAX_ROWS and a.column_stride == item and b.row_stride == item and b.column_stride != item
-    small = m < FEW_ROWS or kc * n * item <= (L2 if m < 512 else L2 // 2)
+    a_rows, a_columns = a.column_stride == item, a.row_stride == item and a.column_stride != item
+    transposes_b = m <= MAX_ROWS and a_rows and b.row_stride == item and b.column_stride != item
+    small = m < FEW_ROWS or kc * n * item <= (B_IN_PLACE_BYTES if m < TALL else B_IN_PLACE_BYTES // 2)
     b_in_place = in_panels or transposes_b or (b.column_stride == item and small)
-    a_columns = a.row_stride == item and a.column_stride != item
-    pack_a = a_columns and (m * k * item > L2 or (a.column_stride % 4096 == 0 and n >= 512))
+    if not a_rows and not a_columns:
+        pack_a = m > 1  # the micro-kernel knows no such A
+    elif WIDE:
+        pack_a = a_columns and (m * k * item > L2 or (a.column_stride % 4096 == 0 and n >= 512))
+    else:
+        # Rows a power of two apart share a set of L1; a row of A.T is a new line, or page, for every k.
+        pack_a = (a_columns or a.row_stride % 2048 == 0) and n >= PACK_A_COLUMNS and m > MAX_ROWS
+    # A block of B in place is one panel, which loop 2 finds in L2.
     nc = nr if m > 1 else 8 * nr
     if not b_in_place:
         block_bytes = B_BYTES if m * kc * item <= A_L3_BYTES else B_BYTES_TALL
         blocks = max(1, -(-n * kc * item // block_bytes))
         nc = max(1, -(-n // (blocks * nr))) * nr
     mc = max(1, m)
-    if m > MC:  # blocks of about the same height: one of the last few rows alone would pack all of B for them
-        blocks = (m + MC // 2) // MC
+    most = MC
+    if not WIDE and pack_a:
+        most = max(MR, A_BYTES // (kc * item))
+    if m > most:  # blocks of about the same height: one of the last few rows alone would not pay for its panels of B
+        blocks = (m + most // 2) // most
         mc = -(-m // (blocks * MR)) * MR
-    a_panel_bytes = (MR * kc + lanes) * item if pack_a else 0
+        if pack_a and b_in_place:  # packed once
+            nc = max(nc, n)
+    a_panel_bytes = MR * (kc + lanes) * item if pack_a else 0
     b_block_bytes = 0 if b_in_place else (kc + lanes) * nc * item
     packed_bytes = b_block_bytes + -(-mc // MR) * a_panel_bytes
     buffer_bytes = packed_bytes + (VECTOR if packed_bytes > 0 else 0)

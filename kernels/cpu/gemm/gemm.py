@@ -201,28 +201,29 @@ def gemm(dtype: Any, shape: Any, a: Any, b: Any, c: Any, epilogue: Any, workspac
     b_packed = -(-buffer // VECTOR) * VECTOR
     a_packed = b_packed + blocking.b_block_bytes
 
-    i = 0
-    while i < m:  # loop 5; not range(0, m, mc), which divides
-        rows = min(mc, m - i)
-        for s in range(blocking.k_blocks):  # loop 4
-            kb = min(kc, k - s * kc)
-            last = s == blocking.k_blocks - 1
-            a_address = a.address + i * a.row_stride + s * kc * a.column_stride
-            a_block = Matrix(a_address, a.row_stride, a.column_stride, blocking.a_panel_bytes)
-            if blocking.a_panel_bytes > 0:
-                pack_a(dtype, rows, -(-rows // MR), kb, m - i, a_block, a_packed)
-                a_block = Matrix(a_packed, a.row_stride, a.column_stride, blocking.a_panel_bytes)
-            j = 0
-            while j < n:  # loop 3
-                nb = min(nc, n - j)
-                b_address = b.address + s * kc * b.row_stride + j // nr * b.panel_stride
-                b_block = Matrix(b_address, b.row_stride, b.column_stride, b.panel_stride)
-                if blocking.transposes_b:
-                    b_block = Matrix(b_address, b.row_stride, b.column_stride, np.intp(-1))
-                elif blocking.b_block_bytes > 0:
-                    pack_b(dtype, kb, nb, b_block, b_packed)
-                    panel_stride = -(-kb // lanes) * lanes * nr * item
-                    b_block = Matrix(b_packed, np.intp(nr * item), np.intp(item), np.intp(panel_stride))
+    for s in range(blocking.k_blocks):  # loop 5
+        kb = min(kc, k - s * kc)
+        last = s == blocking.k_blocks - 1
+        j = 0
+        while j < n:  # loop 4; not range(0, n, nc), which divides
+            nb = min(nc, n - j)
+            b_address = b.address + s * kc * b.row_stride + j // nr * b.panel_stride
+            b_block = Matrix(b_address, b.row_stride, b.column_stride, b.panel_stride)
+            if blocking.transposes_b:
+                b_block = Matrix(b_address, b.row_stride, b.column_stride, np.intp(-1))
+            elif blocking.b_block_bytes > 0:
+                pack_b(dtype, kb, nb, b_block, b_packed)
+                panel_stride = -(-kb // lanes) * lanes * nr * item
+                b_block = Matrix(b_packed, np.intp(nr * item), np.intp(item), np.intp(panel_stride))
+            i = 0
+            while i < m:  # loop 3
+                rows = min(mc, m - i)
+                a_address = a.address + i * a.row_stride + s * kc * a.column_stride
+                a_block = Matrix(a_address, a.row_stride, a.column_stride, blocking.a_panel_bytes)
+                if blocking.a_panel_bytes > 0:
+                    if mc < m or j == 0:  # a single block stays packed
+                        pack_a(dtype, rows, -(-rows // MR), kb, m - i, a_block, a_packed)
+                    a_block = Matrix(a_packed, a.row_stride, a.column_stride, blocking.a_panel_bytes)
                 c_block = _offset(c, i, j * item)
                 addend = c_block if s > 0 else _offset(epilogue.addend, i, j * item)
                 relu, mask = NO_ROWS, NO_ROWS
@@ -232,8 +233,8 @@ def gemm(dtype: Any, shape: Any, a: Any, b: Any, c: Any, epilogue: Any, workspac
                         c_block = NO_ROWS
                 block_epilogue = Epilogue(addend, relu, mask, epilogue.alpha)
                 _macro_kernel(dtype, Shape(rows, nb, kb), a_block, b_block, c_block, block_epilogue)
-                j += nc
-        i += mc
+                i += mc
+            j += nc
     if blocking.buffer_bytes > workspace.nbytes:
         release(buffer)
 

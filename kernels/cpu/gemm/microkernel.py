@@ -17,8 +17,10 @@ units, not the load ports, are the limit. Why LLVM and not a Python loop: Numba'
 heuristics which sums live in registers; an explicit tile of vectors does not.
 
 Addresses and strides are integers in bytes, of NumPy's intp; so one compiled kernel serves every layout of array. The
-caller keeps the arrays alive; nothing here allocates. A is read one element at a time, by any strides. The rows of B
-and C are contiguous vectors, and nothing beyond ``columns`` is read or written.
+caller keeps the arrays alive; nothing here allocates. A is read one element at a time; its rows or its columns are
+contiguous, and each has a kernel, in which the elements of a round lie at constant distances: with any strides, the
+chain of additions to addresses is as long as that of the FMAs. The rows of B and C are contiguous vectors, and nothing
+beyond ``columns`` is read or written.
 
 Order of the sums: an element of C is one chain of FMAs over ascending k that starts at zero. It depends neither on the
 tile's height or width nor on where in the tile the element lies.
@@ -50,6 +52,10 @@ SINGLE_ROW_VECTORS = 16 if VECTOR == 64 else 8
 """Vectors in a tile of a single row: B is read once, so long contiguous parts of its rows are what counts. 16 sums fit
 where an FMA reads B from memory; ARM's needs registers for B too."""
 
+UNROLL = 4 if VECTOR == 32 else 1
+"""Iterations of k in one round of the loop. With 24 FMAs an iteration the rest of the loop costs nothing; without FMA
+instructions LLVM has no register left to unroll."""
+
 PREFETCH_INTERVAL = 64
 """Iterations of k between which the micro-kernel prefetches what it will need next."""
 
@@ -67,13 +73,15 @@ class Outputs(NamedTuple):
 # Below, the fields of operands hold LLVM values of intp, and alpha one of the elements' type.
 
 
-def _emit_tiles(rows: int, vectors: int) -> Callable[..., None]:
+def _emit_tiles(rows: int, vectors: int, k_contiguous: bool) -> Callable[..., None]:
     """Return what emits the function that computes tiles of ``rows`` x ``vectors``, one below the other."""
 
     def emit(
         code: VectorBuilder, columns: ir.Value, k: ir.Value, count: ir.Value, a: MicroPanels, b: Rows, outputs: Outputs
     ) -> None:
         builder, intp = code.builder, k.type
+        item = intp(code.bytes)
+        a = a._replace(k_stride=item) if k_contiguous else a._replace(row_stride=item)
         lane_mask = code.first_lanes(columns) if vectors == 1 else None
         *operands, alpha = outputs
         # From a tile to the one below it; address 0, which means absent, stays 0.
@@ -89,7 +97,7 @@ def _emit_tiles(rows: int, vectors: int) -> Callable[..., None]:
             moved = [Rows(at, rows_.row_stride) for at, rows_ in zip(addresses, operands, strict=True)]
             current = Outputs(moved[0], moved[1], moved[2], moved[3], alpha)
             sums = _sums_over_k(code, (rows, vectors), lane_mask, k, a._replace(address=a_address), b, current.c)
-            store_epilogue(code, sums, vectors, lane_mask, current)
+            store_epilogue(code, sums, vectors, columns if vectors == 1 else None, current)
             following = [builder.add(at, step) for at, step in zip(addresses, steps, strict=True)]
             return [builder.sub(left, intp(1)), builder.add(a_address, a.tile_stride), *following]
 
@@ -110,71 +118,77 @@ def _sums_over_k(
 ) -> list[ir.Value]:
     """Emit the loop over k; return rows x vectors sums, the ``size``, row by row.  No iteration where k is 0.
 
-    After every PREFETCH_INTERVAL iterations it prefetches what will be needed next: another row of C, and of the tile
-    below the part of A that is as far along k as the last interval, where A's rows are contiguous. Where they are not,
-    as in packed micro-panels, it prefetches some lines of that part, which the CPU foresees by itself.
+    The loop is unrolled UNROLL times, so that of A's elements at successive k, where they are contiguous, the CPU
+    computes one address. After every PREFETCH_INTERVAL iterations it prefetches what will be needed next: another row
+    of C, and of the tile below the part of A that is as far along k as the last interval, where A's rows are
+    contiguous. Where they are not, as in packed micro-panels, it prefetches some lines of that part, which the CPU
+    foresees by itself.
     """
     builder, intp = code.builder, k.type
     rows, vectors = size
     offsets = [builder.mul(intp(i), a.row_stride) for i in range(rows)]
-    a0, b0 = code.pointer(a.address), code.pointer(b.address)
-    before = builder.block
-    interval, loop, interval_end, prefetch, after = (
-        builder.append_basic_block(name) for name in ("interval", "k", "interval_end", "prefetch", "sums")
-    )
-    builder.cbranch(builder.icmp_signed(">", k, intp(0)), interval, after)
 
-    builder.position_at_end(interval)
-    starts = [code.phi((start, before)) for start in (k, a0, b0, c.address, *[code.zero] * (rows * vectors))]
-    rest = builder.sub(starts[0], intp(PREFETCH_INTERVAL))
-    rest = builder.select(builder.icmp_signed("<", rest, intp(0)), intp(0), rest)
-    builder.branch(loop)
+    def add(a_k: ir.Value, b_k: ir.Value, sums: list[ir.Value], unrolled: int) -> list[ir.Value]:
+        """Emit the FMAs of ``unrolled`` iterations; return where the next begins, and the sums."""
+        for _ in range(unrolled):
+            b_vectors = [code.load(p, lane_mask) for p in code.vectors_at(b_k, vectors)]
+            new = []
+            for i in range(rows):
+                a_ik = code.splat(builder.load(code.at(a_k, offsets[i]), typ=code.scalar, align=code.bytes))
+                new += [code.fma(a_ik, b_vectors[q], sums[i * vectors + q]) for q in range(vectors)]
+            a_k, b_k, sums = code.at(a_k, a.k_stride), code.at(b_k, b.row_stride), new
+        return [a_k, b_k, *sums]
 
-    builder.position_at_end(loop)
-    left, a_k, b_k = (code.phi((start, interval)) for start in starts[:3])
-    sums = [code.phi((start, interval)) for start in starts[4:]]
-    b_vectors = [code.load(p, lane_mask) for p in code.vectors_at(b_k, vectors)]
-    new = []
-    for i in range(rows):
-        a_ik = code.splat(builder.load(code.at(a_k, offsets[i]), typ=code.scalar, align=code.bytes))
-        new += [code.fma(a_ik, b_vectors[q], sums[i * vectors + q]) for q in range(vectors)]
-    fewer = builder.sub(left, intp(1))
-    advanced = (fewer, code.at(a_k, a.k_stride), code.at(b_k, b.row_stride))
-    for phi, value in zip((left, a_k, b_k, *sums), (*advanced, *new), strict=True):
-        phi.add_incoming(value, loop)
-    builder.cbranch(builder.icmp_signed(">", fewer, rest), loop, interval_end)
+    def interval(carried: list[ir.Value]) -> list[ir.Value]:
+        """Emit PREFETCH_INTERVAL iterations, or the whole rounds of UNROLL that are left, and the prefetching."""
+        left, c_row, *rest = carried
+        stop = builder.sub(left, intp(PREFETCH_INTERVAL))
+        stop = builder.select(builder.icmp_signed("<", stop, intp(0)), builder.and_(left, intp(UNROLL - 1)), stop)
+        a_start = rest[0]
+        left, *rest = code.loop(
+            [left, *rest],
+            lambda now: builder.icmp_signed(">", now[0], stop),
+            lambda now: [builder.sub(now[0], intp(UNROLL)), *add(now[1], now[2], now[3:], UNROLL)],
+            at_least_once=True,
+        )
+        with builder.if_then(builder.icmp_signed(">=", left, intp(UNROLL))):
+            for pointer in code.vectors_at(code.pointer(c_row), vectors):
+                code.prefetch(pointer)
+            below = code.at(a_start, a.tile_stride)
+            parts = [(offset, PREFETCH_INTERVAL) for offset in offsets]
+            if isinstance(a.row_stride, ir.Constant):  # as in packed micro-panels, one row of the tile after the other
+                parts = [(intp(0), rows * PREFETCH_INTERVAL)]
+            for offset, elements in parts:
+                for line in range(0, elements * code.bytes, LINE):
+                    code.prefetch(code.at(below, builder.add(offset, intp(line))))
+        return [left, builder.add(c_row, c.row_stride), *rest]
 
-    builder.position_at_end(interval_end)
-    builder.cbranch(builder.icmp_signed(">", fewer, intp(0)), prefetch, after)
-
-    builder.position_at_end(prefetch)
-    for pointer in code.vectors_at(code.pointer(starts[3]), vectors):
-        code.prefetch(pointer)
-    below = code.at(starts[1], a.tile_stride)
-    for offset in offsets:
-        for line in range(0, PREFETCH_INTERVAL * code.bytes, LINE):
-            code.prefetch(code.at(below, builder.add(offset, intp(line))))
-    for phi, value in zip(starts, (*advanced, builder.add(starts[3], c.row_stride), *new), strict=True):
-        phi.add_incoming(value, prefetch)
-    builder.branch(interval)
-
-    builder.position_at_end(after)
-    return [code.phi((code.zero, before), (x, interval_end)) for x in new]
+    carried = [k, c.address, code.pointer(a.address), code.pointer(b.address), *[code.zero] * (rows * vectors)]
+    left, _, *rest = code.loop(carried, lambda now: builder.icmp_signed(">=", now[0], intp(UNROLL)), interval)
+    if UNROLL > 1:
+        _, *rest = code.loop(
+            [left, *rest],
+            lambda now: builder.icmp_signed(">", now[0], intp(0)),
+            lambda now: [builder.sub(now[0], intp(1)), *add(now[1], now[2], now[3:], 1)],
+        )
+    return rest[2:]
 
 
 def store_epilogue(
     code: VectorBuilder,
     sums: list[ir.Value],
     vectors: int,
-    lane_mask: ir.Value | None,
+    columns: ir.Value | None,
     outputs: Outputs,
     row_numbers: list[ir.Value] | None = None,
 ) -> None:
     """Emit the epilogue of a tile: addend, mask, the store of C and of ReLU, each where its address is not 0.
 
-    ``row_numbers`` are those of the tile's rows, where they are not 0, 1, 2, ...
+    ``columns`` counts those of a single vector that exist, None: all. ``row_numbers`` are those of the tile's rows,
+    where they are not 0, 1, 2, ...
     """
     intp = outputs.c.address.type
+    lane_mask = None if columns is None else code.first_lanes(columns)
     row_numbers = row_numbers or [intp(i) for i in range(len(sums) // vectors)]
 
     def pointers(operand: Rows) -> list[ir.Value]:
@@ -197,8 +211,12 @@ def store_epilogue(
     results = code.change_unless_zero(outputs.mask.address, results, apply_mask)
     for operand, change in ((outputs.c, None), (outputs.relu, code.relu)):
         with code.unless_zero(operand.address):
-            for p, x in zip(pointers(operand), results, strict=True):
-                code.store(change(x) if change else x, p, lane_mask)
+            stored = [change(x) if change else x for x in results]
+            if columns is None:
+                for p, x in zip(pointers(operand), stored, strict=True):
+                    code.store(x, p)
+            else:
+                code.store_first(stored, pointers(operand), columns)
 
 
 @emits(
@@ -220,7 +238,8 @@ def microkernel(
         rows from 1 to MR; columns one of WIDTHS in vectors, or fewer than a vector; k products summed, 0 gives zeros;
         at least 1 tile.
     a : MicroPanels
-        A, by any strides.
+        A. Its rows or its columns are contiguous: k_stride or row_stride is an element's bytes; a single row is read by
+        any k_stride.
     b : Rows
         B from its first row on.
     c : Rows
@@ -233,13 +252,22 @@ def microkernel(
     outputs = Outputs(c, *epilogue)
     vectors = builder.sdiv(builder.add(tile.columns, intp(code.lanes - 1)), intp(code.lanes))
     done, impossible = builder.append_basic_block("tile_done"), builder.append_basic_block("no_such_tile")
-    choice = builder.switch(builder.add(builder.mul(vectors, intp(MR + 1)), tile.rows), impossible)
-    for height, width in (*product(range(1, MR + 1), WIDTHS), (1, SINGLE_ROW_VECTORS)):
-        block = builder.append_basic_block(f"tile_{height}x{width}")
-        choice.add_case(intp(width * (MR + 1) + height), block)
+    # A single row's elements may be anywhere: one kernel.
+    by_row = builder.and_(
+        builder.icmp_signed("==", a.k_stride, intp(code.bytes)), builder.icmp_signed(">", tile.rows, intp(1))
+    )
+    number = builder.add(builder.mul(vectors, intp(MR + 1)), tile.rows)
+    choice = builder.switch(builder.add(builder.shl(number, intp(1)), builder.zext(by_row, intp)), impossible)
+    tiles = [(height, width, order) for height, width in product(range(1, MR + 1), WIDTHS) for order in (False, True)]
+    for height, width, k_contiguous in (*tiles, (1, SINGLE_ROW_VECTORS, False)):
+        if height == 1 and k_contiguous:
+            continue
+        name = f"{height}x{width}{'k' if k_contiguous else ''}"
+        block = builder.append_basic_block(f"tile_{name}")
+        choice.add_case(intp(2 * (width * (MR + 1) + height) + k_contiguous), block)
         builder.position_at_end(block)
-        name = f"fastnet.tile.{dtype}.{height}x{width}x{VECTOR}"
-        code.call_shared(name, _emit_tiles(height, width), tile.columns, tile.k, tile.tiles, a, b, outputs)
+        emit = _emit_tiles(height, width, k_contiguous)
+        code.call_shared(f"fastnet.tile.{dtype}.{name}x{VECTOR}", emit, tile.columns, tile.k, tile.tiles, a, b, outputs)
         builder.branch(done)
     builder.position_at_end(impossible)  # the macro-kernel asks for tiles that exist
     builder.unreachable()

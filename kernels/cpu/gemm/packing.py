@@ -2,18 +2,57 @@
 
 from typing import Any
 
+from llvmlite import ir
+
 from ...jit.decorator import jit
-from ...llvm.builder import VECTOR
-from ...llvm.memory import copy_element, copy_vector, item_bytes, prefetch
-from .microkernel import NV
-from .operands import Matrix
+from ...llvm.builder import VECTOR, VectorBuilder, emits, types
+from ...llvm.memory import copy_element, copy_vector, item_bytes
+from .microkernel import MR, NV
+from .operands import Matrix, Rows, rows_type
 from .transpose import transpose_panel
 
-PREFETCH_ROWS = 8
-"""Rows that packing prefetches ahead (docs/performance-notes/gemm.md)."""
+ROWS_AT_ONCE = 8
+"""Rows of the source of which the same columns are copied together: they are contiguous in the micro-panel, and rows
+of the source are read in as many streams as the CPU foresees."""
 
-PANELS_AT_ONCE = 8
-"""Micro-panels of A.T that are packed side by side: 48 elements, 3 cache lines of a row in float32."""
+
+def _emit_copy(builder: ir.IRBuilder, dtype: Any, width: int, target: Rows, source: Rows, count: ir.Value) -> None:
+    """Copy ``count`` rows of at least ``width`` elements as whole vectors, one after the other.
+
+    What a vector holds beyond the width may reach into the next row of the target, which is then overwritten.
+    """
+    code, intp = VectorBuilder(builder, dtype), count.type
+    vectors = -(-width // code.lanes)
+
+    def copy(rows: list[ir.Value]) -> list[ir.Value]:
+        to, at = rows
+        for p, q in zip(code.vectors_at(to, vectors), code.vectors_at(at, vectors), strict=True):
+            code.store(code.load(q), p)
+        return [code.at(to, target.row_stride), code.at(at, source.row_stride)]
+
+    def copy_left(carried: list[ir.Value]) -> list[ir.Value]:
+        return [builder.sub(carried[0], intp(1)), *copy(carried[1:])]
+
+    rows = [code.pointer(target.address), code.pointer(source.address)]
+    with builder.if_else(builder.icmp_signed("==", count, intp(ROWS_AT_ONCE))) as (all_rows, fewer):
+        with all_rows:
+            following = rows
+            for _ in range(ROWS_AT_ONCE):
+                following = copy(following)
+        with fewer:
+            code.loop([count, *rows], lambda now: builder.icmp_signed(">", now[0], intp(0)), copy_left)
+
+
+@emits(lambda dtype, *_: (dtype, rows_type(), rows_type(), types.intp))
+def copy_panel_rows(builder: ir.IRBuilder, dtype: Any, target: Rows, source: Rows, count: ir.Value) -> None:
+    """Copy NR columns of ``count`` rows, at most ROWS_AT_ONCE, to a micro-panel of B."""
+    _emit_copy(builder, dtype, NV * (VECTOR // (dtype.bitwidth // 8)), target, source, count)
+
+
+@emits(lambda dtype, *_: (dtype, rows_type(), rows_type(), types.intp))
+def copy_tile_rows(builder: ir.IRBuilder, dtype: Any, target: Rows, source: Rows, count: ir.Value) -> None:
+    """Copy MR columns of ``count`` rows, at most ROWS_AT_ONCE, to a micro-panel of A; the last vector whole."""
+    _emit_copy(builder, dtype, MR, target, source, count)
 
 
 @jit(internal=True)
@@ -28,11 +67,17 @@ def pack_b(dtype: Any, kb: int, nb: int, b: Matrix, target: int) -> None:
     nr = NV * lanes
     panel = -(-kb // lanes) * lanes * nr * item
     if b.column_stride == item:
-        for k in range(kb):
-            for j in range(0, nb, lanes):
-                to = target + j // nr * panel + (k * nr + j % nr) * item
-                prefetch(b.address + (k + PREFETCH_ROWS) * b.row_stride + j * item)
-                copy_vector(dtype, to, b.address + k * b.row_stride + j * item, nb - j)
+        whole = nb // nr * nr
+        for k in range(0, kb, ROWS_AT_ONCE):
+            rows, source = min(ROWS_AT_ONCE, kb - k), b.address + k * b.row_stride
+            to = target + k * nr * item
+            for j in range(0, whole, nr):
+                copy_panel_rows(dtype, Rows(to, nr * item), Rows(source + j * item, b.row_stride), rows)
+                to += panel
+            for j in range(whole, nb, lanes):
+                for i in range(rows):
+                    at = to + (i * nr + j - whole) * item
+                    copy_vector(dtype, at, source + i * b.row_stride + j * item, nb - j)
     elif b.row_stride == item:
         for j in range(0, nb, lanes):
             to = target + j // nr * panel + j % nr * item
@@ -47,21 +92,45 @@ def pack_b(dtype: Any, kb: int, nb: int, b: Matrix, target: int) -> None:
 
 @jit(internal=True)
 def pack_a(dtype: Any, rows: int, tiles: int, kb: int, readable_rows: int, a: Matrix, target: int) -> None:
-    """Copy a block of A.T, whose columns are contiguous, into micro-panels: for each k, the rows of one tile.
+    """Copy a block of A into micro-panels: for each k, the rows of one tile, one element after the other.
 
-    ``a.panel_stride`` is the distance from a micro-panel to the next. A vector is copied where a tile's rows are
-    needed; the next one overwrites the rest. ``readable_rows`` counts the rows that may be read.
+    ``a.panel_stride`` is the distance from a micro-panel to the next, with space for whole vectors behind its last k.
+    Vectors are copied where a tile's rows are needed; the next one overwrites the rest. ``readable_rows`` counts the
+    rows that may be read.
     """
     item = item_bytes(dtype)
     lanes = VECTOR // item
     height, taller = rows // tiles, rows % tiles  # `taller` tiles have one row more
-    for first in range(0, tiles, PANELS_AT_ONCE):
-        for k in range(kb):
-            for t in range(first, min(first + PANELS_AT_ONCE, tiles)):
-                i = t * height + min(t, taller)
+    if a.row_stride == item:
+        vectors = -(-MR // lanes)
+        for k in range(0, kb, ROWS_AT_ONCE):
+            count, i = min(ROWS_AT_ONCE, kb - k), 0
+            for t in range(tiles):
                 tile_rows = height + (t < taller)
-                source = a.address + i * item + k * a.column_stride
-                prefetch(source + PREFETCH_ROWS * a.column_stride)
-                for q in range(0, tile_rows, lanes):  # once, where a vector has MR lanes
-                    to = target + t * a.panel_stride + (k * tile_rows + q) * item
-                    copy_vector(dtype, to, source + q * item, readable_rows - i - q)
+                source, to = a.address + i * item + k * a.column_stride, target + t * a.panel_stride
+                to += k * tile_rows * item
+                if i + vectors * lanes <= readable_rows:
+                    copy_tile_rows(dtype, Rows(to, tile_rows * item), Rows(source, a.column_stride), count)
+                else:
+                    for p in range(count):
+                        for q in range(0, tile_rows, lanes):
+                            at, element = to + (p * tile_rows + q) * item, source + p * a.column_stride + q * item
+                            copy_vector(dtype, at, element, readable_rows - i - q)
+                i += tile_rows
+        return
+    for t in range(tiles):
+        i = t * height + min(t, taller)
+        tile_rows = height + (t < taller)
+        source, to = a.address + i * a.row_stride, target + t * a.panel_stride
+        if a.column_stride == item:
+            # The last vector of rows first: the elements that its squares write too many belong to the first one.
+            for q in range((tile_rows - 1) // lanes * lanes, -1, -lanes):
+                columns = min(lanes, tile_rows - q)
+                transpose_panel(
+                    dtype, to + q * item, tile_rows * item, source + q * a.row_stride, a.row_stride, columns, kb
+                )
+        else:
+            for k in range(kb):
+                for q in range(tile_rows):
+                    element = source + q * a.row_stride + k * a.column_stride
+                    copy_element(dtype, to + (k * tile_rows + q) * item, element)

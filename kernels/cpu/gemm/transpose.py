@@ -198,7 +198,7 @@ def _emit_tile(height: int) -> Callable[..., None]:
         sums = _over_rows(code, whole, code.lanes, [code.zero] * height, add_square)
         rest = builder.sub(k, whole)
         sums = code.change_unless_zero(rest, sums, add_rest)
-        store_epilogue(code, sums, 1, code.first_lanes(columns), outputs, numbers)
+        store_epilogue(code, sums, 1, columns, outputs, numbers)
 
     return emit
 

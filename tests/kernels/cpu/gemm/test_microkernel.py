@@ -37,6 +37,7 @@ from fastnet.kernels.cpu.gemm.microkernel import (
     NV,
     PREFETCH_INTERVAL,
     SINGLE_ROW_VECTORS,
+    UNROLL,
 )
 from fastnet.kernels.llvm import builder
 from fastnet.kernels.llvm.builder import VECTOR
@@ -150,12 +151,14 @@ ARM = MACHINE in ("arm64", "aarch64") and platform.system() == "Linux"
 
 @pytest.mark.skipif(not X86 and not ARM, reason="reads x86 and ARM assembly")
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("rows", "vectors"), [(MR, NV), (1, SINGLE_ROW_VECTORS)])
-def test_assembly_of_the_loop(dtype: Any, rows: int, vectors: int) -> None:
-    """The largest tiles' loops: each FMA on whole registers, as many as there are sums, no stack and no moves."""
+@pytest.mark.parametrize(
+    ("tile", "sums"),
+    [(f"{MR}x{NV}", MR * NV), (f"{MR}x{NV}k", MR * NV), (f"1x{SINGLE_ROW_VECTORS}", SINGLE_ROW_VECTORS)],
+)
+def test_assembly_of_the_loops(dtype: Any, tile: str, sums: int) -> None:
+    """The largest tiles' loops: each FMA on whole registers, as many as sums, no vector moved or on the stack."""
     (assembly,) = kernels(dtype)["tile"].inspect_asm().values()  # compiled in this process: no cache
-    name = f'"?fastnet.tile.{np.dtype(dtype)}.{rows}x{vectors}x{VECTOR}"?'
-    function = re.search(rf"\n{name}:.*?\.Lfunc_end", assembly, re.DOTALL)
+    function = re.search(rf'\n"?fastnet.tile.{np.dtype(dtype)}.{tile}x{VECTOR}"?:.*?\.Lfunc_end', assembly, re.DOTALL)
     assert function
     if ARM:
         multiply = "fmla"
@@ -165,21 +168,28 @@ def test_assembly_of_the_loop(dtype: Any, rows: int, vectors: int) -> None:
         multiply = "vfmadd" if "vfmadd" in function[0] else "mul"
         instruction = rf"\t\w*{multiply}\w*{'ps' if dtype is np.float32 else 'pd'}\t(.*)"
         whole = {64: r"%zmm\d+$", 32: r"%ymm\d+$", 16: r"%xmm\d+$"}[VECTOR]
-    # The loop over tiles is around it; loops of the compiler's own making have no products.
-    loop = min((loop for loop in inner_loops(function[0]) if multiply in loop), key=len)
-    products = re.findall(instruction, loop)
-    assert len(products) % (rows * vectors) == 0
-    assert len(products) > 0
-    assert all(re.search(whole, operands) for operands in products)
-    assert not re.search(r"%rsp|%rbp\)|\[sp\b|\tmov\tv", loop)
+    loops = [loop for loop in inner_loops(function[0]) if multiply in loop]
+    # The loop over tiles is around the others.
+    loops = [loop for loop in loops if not any(other in loop for other in loops if other != loop)]
+    assert len(loops) == (1 if UNROLL == 1 else 2)
+    for loop in loops:
+        products = re.findall(instruction, loop)
+        assert len(products) % sums == 0
+        assert len(products) > 0
+        assert all(re.search(whole, operands) for operands in products)
+        assert not re.search(r"\(%rsp\), %[xyz]mm|%[xyz]mm\d+, -?\d*\(%rsp\)|[qv]\d+, \[sp\b|\tmov\tv", loop)
     assert ARM or VECTOR == 16 or multiply == "vfmadd"
 
 
 # ------------------------------------------------------------------------------- kernels that are wrong
 
 MUTANTS = {
-    "masks one lane too many": ("check_identity", "first_lanes", "lambda s, n: real(s, s.builder.add(n, n.type(1)))"),
     "masks one lane too few": ("check_identity", "first_lanes", "lambda s, n: real(s, s.builder.sub(n, n.type(1)))"),
+    "stores one lane too many": (
+        "check_identity",
+        "store_first",
+        "lambda s, x, p, n: real(s, x, p, s.builder.add(n, n.type(1)))",
+    ),
     "forgets to sum": ("check_epilogue", "fma", "lambda s, x, y, z: s.builder.fmul(x, y)"),
     "passes where the mask is 0": (
         "check_mask_and_alpha",
