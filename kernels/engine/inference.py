@@ -10,8 +10,9 @@ rows computed with them: so a row's bits depend neither on its batch, nor on thr
 and equal those that training computes.
 """
 
+import copy
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -94,6 +95,9 @@ FORWARD = np.dtype(
 """What the compiled functions know of a network."""
 
 _LAYER_BYTES = LAYER.itemsize
+
+NO_VALUES = {item: np.empty(0, f"f{item}") for item in (4, 8)}
+"""What layers that say themselves where their arrays are count from."""
 
 by_address(lambda real: (types.Array(real, 2, "C"),) * 2)(_softmax)
 
@@ -294,6 +298,22 @@ class Forward:
         parts = zip(self._parts(values), pairwise(self.layer_sizes), strict=True)
         return np.concatenate([x for (W, b), (n, k) in parts for x in (W.reshape(-1, n)[:k].ravel(), b)])
 
+    def reading(self, weights: Sequence[Array], biases: Sequence[Array]) -> "Forward":
+        """Return a copy that reads each layer's W^T (n, k), of any strides, and contiguous b (k,) from arrays.
+
+        Its values are `NO_VALUES`. The caller keeps the arrays alive.
+        """
+        found, base = copy.copy(self), address_of(NO_VALUES[self.dtype.itemsize])
+        found.layers, found.record = self.layers.copy(), self.record.copy()
+        strides = np.array([W.strides for W in weights])
+        found.layers["weights"] = [address_of(W) - base for W in weights]
+        found.layers["biases"] = [address_of(b) - base for b in biases]
+        found.layers["row_stride"], found.layers["column_stride"] = strides.T
+        found.layers["panel_stride"] = NV * VECTOR // self.dtype.itemsize * strides[:, 1]
+        found.record["value_count"], found.record["layers"] = 0, address_of(found.layers)
+        found.address = address_of(found.record)
+        return found
+
     def c_function(self, values: Array) -> CFunction:
         """Return the forward pass for C: ``int64 f(x, rows, out)``, which returns rows, or 0 where it fails."""
         return CFunction(forward_rows, self.dtype, (self.address, address_of(values)))
@@ -354,6 +374,32 @@ def _layer_table(layer_sizes: tuple[int, ...], item: int, packed: bool) -> tuple
         if packed:
             start = padded(start, LINE // item)
     return np.array(rows, LAYER), start
+
+
+def forward_through(
+    weights: Sequence[Array], biases: Sequence[Array], names: Sequence[str], X: Array, softmax: bool
+) -> Array | None:
+    """Return the outputs of layers given by their W^T (n, k) and b (k,), or None where the kernels do not apply.
+
+    Parameters
+    ----------
+    weights, biases : sequence of ndarray
+    names : sequence of str
+        Every layer's activation.
+    X : ndarray, shape (B, n_in)
+        C-contiguous.
+    softmax : bool
+        Whether outputs go through softmax.
+    """
+    sizes, dtype = (X.shape[1], *(b.size for b in biases)), X.dtype
+    shapes = [*pairwise(sizes), *((k,) for k in sizes[1:])]
+    arrays = [*weights, *biases]
+    fits = [(x.shape, x.dtype) for x in arrays] == [(shape, dtype) for shape in shapes]
+    if not COMPILES or not fits or not all(b.flags.c_contiguous for b in biases):
+        return None
+    out = np.empty((len(X), sizes[-1]), dtype)
+    forward = forward_of(sizes, tuple(names), dtype, False, softmax).reading(weights, biases)
+    return out if forward(NO_VALUES[dtype.itemsize], X, out, False) else None
 
 
 @functools.lru_cache(256)
