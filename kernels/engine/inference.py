@@ -21,6 +21,7 @@ from numba import types
 
 from ..cpu import activations
 from ..cpu.elementwise import all_finite
+from ..cpu.gemm.blocking import L2
 from ..cpu.gemm.gemm import NO_WORKSPACE, gemm
 from ..cpu.gemm.microkernel import MR, NV
 from ..cpu.gemm.operands import NO_ROWS, Epilogue, Matrix, Rows, Shape
@@ -50,7 +51,10 @@ from .context import INT64, matrix_at, vector_at
 from .plan import LINE, address_of, aligned, layer_views, padded, parameter_count
 
 BLOCK_ROWS = 40 * MR
-"""Rows that go through all layers together: enough to pay for packing W, few enough for the L2 cache."""
+"""Rows that go through all layers together: few enough for what lies between layers to stay in L2."""
+
+BLOCK_ROWS_LARGE_W = 160 * MR
+"""The same where a W is larger than L2: copying it into micro-panels for every block costs as much as 5 to 10 rows."""
 
 THREAD_FLOPS = 3_000_000
 """Calls of fewer floating-point operations stay on one thread."""
@@ -84,6 +88,7 @@ FORWARD = np.dtype(
         ("value_count", "i8"),  # elements that the layers read
         ("width", "i8"),  # outputs of the widest layer
         ("flops_per_row", "i8"),
+        ("block_rows", "i8"),  # rows that go through all layers together
         ("layer_count", "i8"),
         ("layers", "i8"),  # address of LAYER (layer_count,)
         ("gemm", "i8"),  # addresses of kernels
@@ -126,7 +131,7 @@ def forward_rows(dtype: Any, forward: int, values: int, x: int, rows: int, out: 
     optimize_for_size()
     net = record_at(FORWARD, forward)
     item = item_bytes(dtype)
-    block = min(rows, BLOCK_ROWS)
+    block = min(rows, net.block_rows)
     half = -(-block * net.width * item // LINE) * LINE
     nbytes = 2 * half + LINE
     scratch = stack_memory(STACK_BYTES)
@@ -193,7 +198,7 @@ def _run(forward: int, values: Any, X: Any, out: Any, kept: bool, threads: int, 
     refused[0] = 0
     tasks = 1
     if threads > 1:
-        tasks = max(-(-rows // BLOCK_ROWS), min(rows, threads * TASKS_PER_THREAD))
+        tasks = max(-(-rows // net.block_rows), min(rows, threads * TASKS_PER_THREAD))
     addresses = (
         forward,
         address_and_strides(values)[0],
@@ -238,7 +243,10 @@ class Forward:
                 layer["activate"] = activations.activation_address(code, dtype)
         kernels = [kernel_address(gemm, dtype), kernel_address(forward_rows, dtype)]
         kernels.append(kernel_address(_softmax, dtype) if softmax else 0)
-        sizes = (layer_sizes[0], self.n_out, size, max(layer_sizes[1:]), self._flops_per_row, len(layers))
+        large = max(n * k for n, k in pairwise(layer_sizes)) * dtype.itemsize > L2
+        rows = BLOCK_ROWS_LARGE_W if large else BLOCK_ROWS
+        import os; rows = int(os.environ.get("BR", rows))
+        sizes = (layer_sizes[0], self.n_out, size, max(layer_sizes[1:]), self._flops_per_row, rows, len(layers))
         self.layers = layers
         self.record = np.array((*sizes, address_of(layers), *kernels), FORWARD)
         self.address = address_of(self.record)
@@ -268,7 +276,7 @@ class Forward:
     @property
     def nbytes(self) -> int:
         """Bytes of scratch of a thread that predicts many rows, what `gemm` packs not counted."""
-        return 2 * BLOCK_ROWS * int(self.record["width"]) * int(self.dtype.itemsize)
+        return 2 * int(self.record["block_rows"] * self.record["width"]) * int(self.dtype.itemsize)
 
     def _parts(self, values: Array) -> Iterator[tuple[Array, Array]]:
         """Yield views of each layer's W (k, n) and b (k,) in packed values; those of W as micro-panels."""
