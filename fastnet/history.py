@@ -187,11 +187,6 @@ class History(Mapping[str, list[float]]):
             curve.append(float(row.get(name, math.nan)))
         self.epochs += 1
 
-    def extend(self, other: "History") -> None:
-        """Add the epochs of another history."""
-        for epoch in range(other.epochs):
-            self.append({name: curve[epoch] for name, curve in other._curves.items()})
-
     def truncate(self, epochs: int) -> None:
         """Remove all epochs from this one on."""
         for curve in self._curves.values():

@@ -410,7 +410,8 @@ def load(path: storage.Path) -> Network:
     True
     """
     arrays, metadata = storage.read(path, "model")
-    network: Network = model.network_of(Network, storage.display_path(path), arrays, metadata)
+    with storage.naming_file(path):
+        network: Network = model.network_of(Network, arrays, metadata)
     return network
 
 

@@ -318,22 +318,17 @@ class Trainer:
             If it is not a whole checkpoint of a version this fastnet knows. Nothing in a file is ever executed.
         """
         arrays, metadata = storage.read(path, "checkpoint")
-        shown_path = storage.display_path(path)
-        network = model.network_of(Network, shown_path, arrays, metadata)
-        settings = checkpoint.settings(shown_path, metadata)
-        settings |= checkpoint.backend_of(settings)
-        settings |= {"backend": settings["backend"] if backend is None else backend}
-        settings |= {"threads": settings["threads"] if threads is None else threads}
-        try:
+        given = {"backend": backend, "threads": threads}
+        with storage.naming_file(path):
+            network = model.network_of(Network, arrays, metadata)
+            settings = checkpoint.settings(metadata)
+            settings |= {name: value for name, value in given.items() if value is not None}
             trainer = cls(network, **settings)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{shown_path}: {error}") from None
-        checkpoint.load_state(shown_path, arrays, trainer._state, best)
-        trainer.history.extend(checkpoint.history(shown_path, arrays, metadata))
-        if best:
-            parameters = checkpoint.load_array(shown_path, arrays, "best.parameters", network.parameters)
-            network.parameters[...] = parameters
-            start_epoch(trainer._state.progress, trainer._state.totals, trainer.history.epochs)
+            checkpoint.load_state(arrays, trainer._state, best)
+            checkpoint.load_history(arrays, metadata, trainer.history)
+            if best:
+                network.parameters[...] = checkpoint.load_array(arrays, "best.parameters", network.parameters)
+                start_epoch(trainer._state.progress, trainer._state.totals, trainer.history.epochs)
         return trainer
 
     def __repr__(self) -> str:

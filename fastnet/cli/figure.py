@@ -6,8 +6,8 @@ from typing import Any
 from ..io import storage
 
 
-def new_figure(path: str, height: float = 4.2) -> Any:
-    """Make a figure 7 inches wide, without a window, for a file.
+def new_figure(path: str) -> Any:
+    """Make a figure of 7 by 4.2 inches, without a window, for a file.
 
     Raises
     ------
@@ -21,7 +21,7 @@ def new_figure(path: str, height: float = 4.2) -> Any:
         from matplotlib.figure import Figure
     except ImportError:
         raise ImportError('--plot needs the package matplotlib: pip install "fastnet-jit[plot]"') from None
-    figure = Figure(figsize=(7, height), layout="constrained")
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
     types = figure.canvas.get_supported_filetypes()
     if _suffix(path) not in types:
         shown = storage.display_path(path)

@@ -3,7 +3,6 @@
 import argparse
 import os
 import platform
-from collections.abc import Callable
 from importlib import metadata
 from typing import Any
 
@@ -21,8 +20,8 @@ def add_parser(subparsers: Any) -> None:
         description="Show what fastnet compiles for, where compiled kernels are kept, and the versions in use.",
     )
     peak = "also measure what this machine can do at most: FMAs on registers, bytes read from each cache; takes seconds"
-    parser.add_argument("--peak", action="store_true", help=peak)
-    parser.set_defaults(run=info, parser=parser)
+    parser.option("--peak", peak, action="store_true")
+    parser.set_defaults(run=info)
 
 
 def info(options: argparse.Namespace) -> int:
@@ -37,19 +36,15 @@ def info(options: argparse.Namespace) -> int:
 
 def _facts() -> list[tuple[str, str]]:
     features = sorted(target.target_features() & {"sse2", "avx", "avx2", "fma", "avx512f", "neon", "sve"})
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     folder, width = cache.cache_folder, target.vector_bytes()
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if folder else 0
     return [
         ("fastnet", __version__),
         ("python", f"{platform.python_version()} ({platform.python_implementation()}), {platform.platform()}"),
         *((name, metadata.version(name)) for name in ("numpy", "numba", "llvmlite")),
-        ("cpu", f"{target.target_cpu()} ({platform.machine()}), {_cores()} usable cores"),
+        ("cpu", f"{target.target_cpu()} ({platform.machine()}), {cores} usable cores"),
         ("features", " ".join(features) or "none that the kernels make use of"),
         ("vector width", f"{width} bytes: {width // 4} float32, {width // 8} float64"),
         ("compile cache", f"{folder} ({size / 2**20:.1f} MiB)" if folder else "none: no folder is writable"),
     ]
-
-
-def _cores() -> int:
-    affinity: Callable[[int], set[int]] | None = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1

@@ -7,7 +7,7 @@ import json
 import math
 import os
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -27,18 +27,18 @@ def add_parser(subparsers: Any) -> None:
         "and is ignored, other columns that the model was not trained on are refused. The result is a CSV: for "
         "regression the target, for classification the class and the probability of each.",
     )
-    parser.add_argument("model", metavar="MODEL", help="a file that fastnet train --out, or Network.save, wrote")
-    parser.add_argument("file", metavar="FILE", help="a .csv or .npz file")
-    parser.add_argument("--out", metavar="PREDICTIONS", help="write to this file, not to standard output")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.set_defaults(run=predict, parser=parser)
+    parser.set_defaults(run=predict)
+    parser.option("model", "a file that fastnet train --out, or Network.save, wrote", metavar="MODEL")
+    parser.option("file", "a .csv or .npz file", metavar="FILE")
+    parser.option("--out", "write to this file, not to standard output", metavar="PREDICTIONS")
+    parser.option("--json", "print JSON", action="store_true")
 
 
-class Predictions(NamedTuple):
-    """Predictions for the rows of a table, in the table's units and classes."""
-
-    values: Array  # (rows, outputs), in the target's units; probabilities where the loss gives them
-    labels: Array | None  # (rows,) number of the class, for classification
+def check_output(path: str, *inputs: str) -> None:
+    """Check before any work that a file can be written, and is not an input."""
+    storage.check_target(path)
+    if os.path.realpath(path) in map(os.path.realpath, inputs):
+        raise ValueError(f"{storage.display_path(path)} is an input of this command; write to another file")
 
 
 def gives_probabilities(loss: str | None) -> bool:
@@ -46,35 +46,36 @@ def gives_probabilities(loss: str | None) -> bool:
     return loss is not None and bool(LOSSES[loss].probabilities)
 
 
-def predictions(net: Network, X: Array) -> Predictions:
-    """Predict rows given in the units of a table."""
+def predictions(net: Network, X: Array) -> tuple[Array, Array | None]:
+    """Predict rows given in the units of a table.
+
+    Returns
+    -------
+    values : ndarray, shape (rows, outputs)
+        In the target's units; probabilities where the loss gives them.
+    labels : ndarray, shape (rows,), or None
+        Number of the class, for classification.
+    """
     preparation = net.preparation
     inputs = preparation.inputs(X) if preparation else X
-    if gives_probabilities(net.loss):
-        values = net.predict_proba(inputs)
-        if values.shape[1] == 1 and preparation is not None and preparation.classes is not None:
-            values = np.hstack([1 - values, values])
-        independent = LOSSES[str(net.loss)].probabilities == "sigmoid" and (
-            preparation is None or preparation.classes is None
-        )
-        return Predictions(values, None if independent else values.argmax(axis=1))
-    outputs = net.predict(inputs)
-    if preparation is None:
-        return Predictions(outputs, None)
-    if preparation.classes is not None:
-        return Predictions(outputs, outputs.argmax(axis=1))
-    return Predictions(preparation.restore(outputs), None)
+    classes = preparation.classes if preparation else None
+    if not gives_probabilities(net.loss):
+        outputs = net.predict(inputs)
+        if classes is not None:
+            return outputs, outputs.argmax(axis=1)
+        return preparation.restore(outputs) if preparation else outputs, None
+    values = net.predict_proba(inputs)
+    if classes is None and LOSSES[str(net.loss)].probabilities == "sigmoid":  # independent, of no class
+        return values, None
+    if values.shape[1] == 1:
+        values = np.hstack([1 - values, values])
+    return values, values.argmax(axis=1)
 
 
 def predict(options: argparse.Namespace) -> int:
     """Apply a model to a file, write the predictions, and return the exit status."""
     if options.out is not None:
-        storage.check_target(options.out)
-        for source in (options.model, options.file):
-            if os.path.realpath(options.out) == os.path.realpath(source):
-                raise ValueError(
-                    f"{storage.display_path(options.out)} is an input of this command; write to another file"
-                )
+        check_output(options.out, options.model, options.file)
     net = load(options.model)
     X = tables.read_inputs(options.file, net.preparation, net.layer_sizes[0])
     text = _as_json(net, X) if options.json else _as_csv(net, X)
@@ -87,31 +88,29 @@ def predict(options: argparse.Namespace) -> int:
 
 
 def _as_csv(net: Network, X: Array) -> str:
-    found, target, classes = predictions(net, X), _target(net), _classes(net)
+    values, labels = predictions(net, X)
+    target, classes = _target(net), _classes(net)
+    rows = [numbers(row) for row in values.astype(net.dtype)]  # as many digits as this dtype has
+    if labels is None:
+        heads = [target] if values.shape[1] == 1 else [f"{target}_{i + 1}" for i in range(values.shape[1])]
+    else:
+        name = "probability" if gives_probabilities(net.loss) else "output"
+        heads = [target, *[f"{name}_{label}" for label in classes]]
+        rows = [[classes[label], *row] for label, row in zip(labels, rows, strict=True)]
     file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    values = found.values.astype(net.dtype)  # as many digits as this dtype has
-    if found.labels is None:
-        count = values.shape[1]
-        writer.writerow([target] if count == 1 else [f"{target}_{i + 1}" for i in range(count)])
-        writer.writerows(numbers(row) for row in values)
-        return file.getvalue()
-    name = "probability" if gives_probabilities(net.loss) else "output"
-    writer.writerow([target, *[f"{name}_{label}" for label in classes]])
-    for label, row in zip(found.labels.tolist(), values, strict=True):
-        writer.writerow([classes[label], *numbers(row)])
+    csv.writer(file, lineterminator="\n").writerows([heads, *rows])
     return file.getvalue()
 
 
 def _as_json(net: Network, X: Array) -> str:
-    found, classes = predictions(net, X), _classes(net)
+    values, labels = predictions(net, X)
+    classes = _classes(net)
     result: dict[str, Any] = {"target": _target(net)}
-    values = found.values.tolist()
-    if found.labels is None:
-        result["predictions"] = [row[0] for row in values] if found.values.shape[1] == 1 else values
+    if labels is None:
+        result["predictions"] = (values[:, 0] if values.shape[1] == 1 else values).tolist()
     else:
-        result |= {"classes": classes, "predictions": [classes[label] for label in found.labels.tolist()]}
-        result["probabilities" if gives_probabilities(net.loss) else "outputs"] = values
+        result |= {"classes": classes, "predictions": [classes[label] for label in labels]}
+        result["probabilities" if gives_probabilities(net.loss) else "outputs"] = values.tolist()
     return to_json(result) + "\n"
 
 

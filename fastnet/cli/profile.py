@@ -16,23 +16,15 @@ from ..kernels.specs.losses import LOSSES
 from ..kernels.specs.operations import OP_SPECS
 from ..profiling import machine_code, roofline, step_breakdown, variants
 from ..profiling.timing import Spread
-from . import arguments, figure
+from . import arguments, figure, textplot
 
 
 def add_parser(subparsers: Any) -> None:
     """Add the parsers of both commands."""
-    profile = subparsers.add_parser(
-        "profile",
-        help="time kernel variants, or the parts of a training step, against this machine's limits",
-        description="Time kernel variants, or the parts of a training step, against this machine's limits.",
-    )
+    text = "time kernel variants, or the parts of a training step, against this machine's limits"
+    profile = subparsers.add_parser("profile", help=text, description=f"{text.capitalize()}.")
     commands = profile.add_subparsers(dest="profiled", metavar="kernel|step", required=True)
-    _add_kernel_parser(commands)
-    _add_step_parser(commands)
-
-
-def _add_kernel_parser(commands: Any) -> None:
-    parser = commands.add_parser(
+    kernel = commands.add_parser(
         "kernel",
         help="time the variants of a kernel",
         description="Compare each variant of a kernel with the float64 oracle, then time them in turns: time and its "
@@ -42,46 +34,40 @@ def _add_kernel_parser(commands: Any) -> None:
         epilog=f"Kernels: {', '.join(OP_SPECS)}. A time is that of a call from Python with arrays in the cache. "
         "The compile time is that of the first call in a new process with an empty cache, less that of the second.",
     )
-    parser.add_argument("operation", metavar="KERNEL", choices=list(OP_SPECS), help="a public kernel, such as matmul")
+    kernel.set_defaults(run=kernels)
+    kernel.option("operation", "a public kernel, such as matmul", metavar="KERNEL", choices=list(OP_SPECS))
     shape = "its sizes, such as M,K,N of a product (default: the largest that is benchmarked)"
-    parser.add_argument("--shape", type=arguments.integers, metavar="N,...", help=shape)
-    option = "layout, activation or kind of update, such as nt for a transposed B (default: as benchmarked)"
-    parser.add_argument("--case-option", dest="option", metavar="NAME", help=option)
+    kernel.option("--shape", shape, type=arguments.integers, metavar="N,...")
+    case = "layout, activation or kind of update, such as nt for a transposed B (default: as benchmarked)"
+    kernel.option("--case-option", case, dest="option", metavar="NAME")
     names = "which to time, such as reference,simd (default: all)"
-    parser.add_argument("--variants", type=arguments.names, metavar="A,B", help=names)
-    _add_common_arguments(parser)
+    kernel.option("--variants", names, type=lambda text: text.split(","), metavar="A,B")
+    _add_common_arguments(kernel)
     code = "leave out compile times and inner loops, which take a process for each variant"
-    parser.add_argument("--no-compile-stats", dest="code", action="store_false", help=code)
-    parser.add_argument("--asm", action="store_true", help="show the inner loops")
-    parser.add_argument("--plot", metavar="IMAGE", help="draw the roofline to this .png, .svg or .pdf")
-    parser.set_defaults(run=kernels, parser=parser)
+    kernel.option("--no-compile-stats", code, dest="code", action="store_false")
+    kernel.option("--asm", "show the inner loops", action="store_true")
+    kernel.option("--plot", "draw the roofline to this .png, .svg or .pdf", metavar="IMAGE")
 
-
-def _add_step_parser(commands: Any) -> None:
-    parser = commands.add_parser(
+    parts = commands.add_parser(
         "step",
         help="break a training step down by kernel",
         description="Time each part of a training step: forward, loss, backward and update of every layer.",
     )
+    parts.set_defaults(run=step)
     sizes = "inputs, hidden layers, outputs, such as 784,256,128,10"
-    parser.add_argument("--layers", type=arguments.layer_sizes, metavar="N,...,K", required=True, help=sizes)
-    rows = "rows (default: %(default)s)"
-    parser.add_argument("--batch-size", type=arguments.integer, metavar="N", default=128, help=rows)
-    parser.add_argument("--loss", choices=list(LOSSES), default="mse", help="of the outputs (default: %(default)s)")
-    optimizers = list(step_breakdown.OPTIMIZERS)
-    parser.add_argument("--optimizer", choices=optimizers, default="sgd", help="of the update (default: %(default)s)")
-    _add_common_arguments(parser)
-    parser.set_defaults(run=step, parser=parser)
+    parts.option("--layers", sizes, type=arguments.layer_sizes, metavar="N,...,K", required=True)
+    parts.option("--batch-size", "rows", type=arguments.integer, metavar="N", default=128)
+    parts.option("--loss", "of the outputs", choices=list(LOSSES), default="mse")
+    parts.option("--optimizer", "of the update", choices=list(step_breakdown.OPTIMIZERS), default="sgd")
+    _add_common_arguments(parts)
 
 
-def _add_common_arguments(parser: Any) -> None:
-    dtype = "of the arrays (default: %(default)s)"
-    parser.add_argument("--dtype", choices=["float32", "float64"], default="float32", help=dtype)
-    counts = "numbers of threads, such as 1,2; each is timed (default: 1)"
-    parser.add_argument("--threads", type=arguments.thread_counts, default=[1], metavar="N,...", help=counts)
-    seconds = "about how long to time each (default: %(default)s)"
-    parser.add_argument("--seconds", type=arguments.positive, default=0.5, metavar="S", help=seconds)
-    parser.add_argument("--json", action="store_true", help="print JSON")
+def _add_common_arguments(parser: arguments.Parser) -> None:
+    parser.option("--dtype", "of the arrays", choices=["float32", "float64"], default="float32")
+    counts = "numbers of threads, such as 1,2; each is timed"
+    parser.option("--threads", counts, type=arguments.integers, default="1", metavar="N,...")
+    parser.option("--seconds", "about how long to time each", type=arguments.positive, default=0.5, metavar="S")
+    parser.option("--json", "print JSON", action="store_true")
 
 
 def _check_threads(options: argparse.Namespace) -> None:
@@ -123,55 +109,42 @@ def kernels(options: argparse.Namespace) -> int:
         case = variants.case_of(options.operation, options.shape, options.option)
     except ValueError as error:
         options.parser.error(str(error))
-    cuda = variants.cuda_variants(options.operation, options.variants or ())
-    if not candidates:
-        return _cuda_kernels(options, cuda)
-    picture = None if options.plot is None else figure.new_figure(options.plot, height=4.6)
+    picture = figure.new_figure(options.plot) if options.plot is not None and candidates else None
     profiles: list[variants.Profile] = []
-    for threads in options.threads:
+    for threads in options.threads if candidates else ():
         settings = (options.operation, case, candidates, options.dtype, threads, options.seconds)
         profiles.append(variants.profile(*settings, code=options.code and not profiles))
+    cuda = variants.cuda_variants(options.operation, options.variants or ())
+    offline = _ptx_reports(options, cuda) if cuda else []
     if picture is not None:
         _plot(picture, options.plot, profiles)
     if options.json:
-        result = {**hardware(), "profiles": [_as_json(profile) for profile in profiles]}
-        if cuda:
-            result["offline"] = _ptx_reports(options, cuda)
-        print(json.dumps(result, indent=1))
+        found = {"profiles": [_as_json(profile) for profile in profiles], "offline": offline}
+        print(json.dumps({**hardware(), **found}, indent=1))
         return 0
-    print(
-        f"{options.operation} {case}, {options.dtype}; {target.target_cpu()}, vectors of {target.vector_bytes()} bytes"
-    )
-    for profile in profiles:
-        print("\n" + _table(profile))
-    if options.code:
-        print("\n" + _code_table(profiles[0], options.asm))
+    texts = []
+    if profiles:
+        vectors = f"vectors of {target.vector_bytes()} bytes"
+        texts.append(f"{options.operation} {case}, {options.dtype}; {target.target_cpu()}, {vectors}")
+        texts += [_table(profile) for profile in profiles]
+        texts += _code_tables(profiles[0], options.asm) if options.code else []
     if picture is not None:
-        print(f"plot      {storage.display_path(options.plot)}")
+        texts.append(f"plot      {storage.display_path(options.plot)}")
     if cuda:
-        print()
-        return _cuda_kernels(options, cuda)
+        rows = [list(_CUDA_COLUMNS), *([str(report[name]) for name in _CUDA_COLUMNS.values()] for report in offline)]
+        note = "compiled for sm_90 and not timed (bench/gpu.py does that, on a card)"
+        texts.append(f"{options.operation}, {options.dtype}, {note}\n{textplot.table('<<>>>>>', rows)}")
+    print("\n\n".join(texts))
     return 0
 
 
-def _cuda_kernels(options: argparse.Namespace, names: Sequence[str]) -> int:
-    """Print what NVIDIA's compiler makes of CUDA variants; this needs no device and times nothing."""
-    reports = _ptx_reports(options, names)
-    if options.json:
-        print(json.dumps({"offline": reports}, indent=1))
-        return 0
-    print(f"{options.operation}, {options.dtype}, compiled for sm_90 and not timed (bench/gpu.py does that, on a card)")
-    heads = f"{'threads':>8}{'registers':>11}{'shared B':>10}{'spilled B':>11}{'16 B loads':>12}"
-    print(f"{'variant':<12}{'kernel':<26}{heads}")
-    for r in reports:
-        sizes = (
-            f"{r['threads']:>8}{r['registers']:>11}{r['shared_bytes']:>10}{r['spill_bytes']:>11}{r['wide_loads']:>12}"
-        )
-        print(f"{r['variant']:<12}{r['kernel']:<26}{sizes}")
-    return 0
+_CUDA_COLUMNS = {name: name for name in ("variant", "kernel", "threads", "registers")}
+_CUDA_COLUMNS |= {"shared B": "shared_bytes", "spilled B": "spill_bytes", "16 B loads": "wide_loads"}
+"""Heads of the table of CUDA variants, and the fields of the report."""
 
 
 def _ptx_reports(options: argparse.Namespace, names: Sequence[str]) -> list[dict[str, Any]]:
+    """Return what NVIDIA's compiler makes of CUDA variants; this needs no device and times nothing."""
     from ..kernels.cuda import ptx_report  # imports numba.cuda
 
     reports = ((name, r) for name in names for r in ptx_report.report(options.operation, name, options.dtype))
@@ -181,20 +154,23 @@ def _ptx_reports(options: argparse.Namespace, names: Sequence[str]) -> list[dict
 def _table(profile: variants.Profile) -> str:
     limits = profile.limits
     least = limits.seconds(profile.flops, profile.bytes_moved)
-    lines = [
+    head = (
         f"{_threads(limits.threads)}: at most {limits.gflops:.0f} GFLOP/s of FMAs, {limits.gbps:.0f} GB/s from "
         f"{limits.level}; {profile.flops / 1e6:.3g} MFLOP, {profile.bytes_moved / 1e6:.3g} MB, "
-        f"{profile.intensity:.2f} FLOP/byte: {profile.binds} binds, {_us(least)} us at the limit",
-        f"{'variant':<12}{'time us':>11}{'spread':>8}{'GFLOP/s':>10}{'GB/s':>8}{'of limit':>10}{'error':>8}",
-    ]
-    lines += [
-        f"{m.variant:<12}{_us(m.seconds.median):>11}{m.seconds.relative_iqr:>7.1%} {m.gflops:>10.1f}{m.gbps:>8.1f}"
-        f"{m.fraction_of_limit:>9.1%} {m.error_ratio:>8.3f}"
-        for m in profile.measurements
-    ]
+        f"{profile.intensity:.2f} FLOP/byte: {profile.binds} binds, {_us(least)} us at the limit"
+    )
+    rows = [("variant", "time us", "spread", "GFLOP/s", "GB/s", "of limit", "error")]
+    for m in profile.measurements:
+        rates = f"{m.gflops:.1f}", f"{m.gbps:.1f}", f"{m.fraction_of_limit:.1%}"
+        rows.append((m.variant, *_times(m.seconds), *rates, f"{m.error_ratio:.3f}"))
+    lines = [head, textplot.table("<>>>>>>", rows)]
     if not variants.BOUNDS_BLAS and any(m.variant == "reference" for m in profile.measurements):
         lines.append("reference: the threads of NumPy's BLAS are not limited (pip install threadpoolctl)")
     return "\n".join(lines)
+
+
+def _times(seconds: Spread) -> tuple[str, str]:
+    return _us(seconds.median), f"{seconds.relative_iqr:.1%}"
 
 
 def _us(seconds: float) -> str:
@@ -202,17 +178,15 @@ def _us(seconds: float) -> str:
     return f"{us:.3f}" if us < 10 else f"{us:.2f}" if us < 1000 else f"{us:.0f}"
 
 
-def _code_table(profile: variants.Profile, asm: bool) -> str:
+def _code_tables(profile: variants.Profile, asm: bool) -> list[str]:
     """Format compile times and inner loops, and the loops' assembly if asked for."""
-    lines = [f"{'variant':<12}{'compile s':>11}  inner loop"]
-    texts = []
+    rows, texts = [("variant", "compile s", "inner loop")], []
     for m in profile.measurements:
         loop = m.code.loop if m.code else None
-        took = f"{m.code.first_call_s:.2f}" if m.code else "-"
-        lines.append(f"{m.variant:<12}{took:>11}  {_describe(loop) if m.code else 'NumPy'}")
+        rows.append((m.variant, f"{m.code.first_call_s:.2f}", _describe(loop)) if m.code else (m.variant, "-", "NumPy"))
         if asm and loop:
-            texts.append(f"\n{m.variant}: {loop.function}\n{loop.text}")
-    return "\n".join([*lines, *texts])
+            texts.append(f"{m.variant}: {loop.function}\n{loop.text}")
+    return [textplot.table("<><", rows), *texts]
 
 
 def _describe(loop: machine_code.Loop | None) -> str:
@@ -224,20 +198,10 @@ def _describe(loop: machine_code.Loop | None) -> str:
 
 
 def _as_json(profile: variants.Profile) -> dict[str, Any]:
-    return {
-        "operation": profile.operation,
-        "case": str(profile.case),
-        "dtype": profile.dtype,
-        "flops": profile.flops,
-        "bytes": profile.bytes_moved,
-        "intensity": profile.intensity,
-        "binds": profile.binds,
-        "limits": asdict(profile.limits),
-        "variants": [
-            asdict(m) | {"seconds": m.seconds.median, "quartiles": [m.seconds.low, m.seconds.high]}
-            for m in profile.measurements
-        ],
-    }
+    fields = {name: getattr(profile, name) for name in ("operation", "dtype", "flops", "intensity", "binds")}
+    fields |= {"case": str(profile.case), "bytes": profile.bytes_moved, "limits": asdict(profile.limits)}
+    measured = [asdict(m) | {"seconds": m.seconds.median, "quartiles": m.seconds[1:]} for m in profile.measurements]
+    return {**fields, "variants": measured}
 
 
 def _plot(picture: Any, path: str, profiles: Sequence[variants.Profile]) -> None:
@@ -271,29 +235,21 @@ def step(options: argparse.Namespace) -> int:
         f"a step of {sizes}, batch {found.batch_size}, {found.dtype}, {found.loss}, {found.optimizer}, unshuffled; "
         f"{target.target_cpu()}, 1 thread, at most {found.gflops:.0f} GFLOP/s\n"
     )
-    print(f"{'part':<14}{'M x K x N':>15}{'time us':>11}{'spread':>8}{'of step':>9}{'GFLOP/s':>10}{'of limit':>10}")
-    whole = found.step.median
-    for part in found.parts:
-        print(
-            _step_row(f"{part.name:<14}{part.shape:>15}", part.seconds, whole)
-            + _rates(part.flops, part.seconds.median, found.gflops)
-        )
-    print(f"{'remainder':<29}{_us(found.remainder):>11}{'':>8}{found.remainder / whole:>8.1%}")
-    flops = sum(part.flops for part in found.parts)
-    print(_step_row("step", found.step, whole) + _rates(flops, whole, found.gflops))
-    for count, times in found.threaded.items():
-        print(_step_row(f"step, {count} threads", times, whole))
+    whole = step_breakdown.Part("step", "", found.step, sum(part.flops for part in found.parts))
+    threaded = [step_breakdown.Part(f"step, {count} threads", "", s, 0) for count, s in found.threaded.items()]
+    rows = [_step_row(part, found) for part in (*found.parts, whole, *threaded)]
+    share = f"{found.remainder / found.step.median:.1%}"
+    rows.insert(len(found.parts), ("remainder", "", _us(found.remainder), "", share, "", ""))
+    heads = ("part", "M x K x N", "time us", "spread", "of step", "GFLOP/s", "of limit")
+    print(textplot.table("<>>>>>>", [heads, *rows]))
     print("\nweights: dW, db, update and W^T of a layer. Each part is timed by itself, with its arrays in the nearest")
     print("cache; the remainder is what the parts do not explain.")
     return 0
 
 
-def _step_row(name: str, seconds: Spread, whole: float) -> str:
-    median = seconds.median
-    return f"{name:<29}{_us(median):>11}{seconds.relative_iqr:>7.1%} {median / whole:>8.1%}"
-
-
-def _rates(flops: float, seconds: float, gflops: float) -> str:
-    """Format GFLOP/s and their ratio to the limit; dashes where nothing is multiplied."""
-    rate = flops / seconds / 1e9
-    return f"{rate:>10.1f}{rate / gflops:>9.1%}" if flops else f"{'-':>10}{'-':>9}"
+def _step_row(part: step_breakdown.Part, profile: step_breakdown.StepProfile) -> tuple[str, ...]:
+    """Format a part, its GFLOP/s and their ratio to the limit; dashes where nothing is multiplied."""
+    rate = part.flops / part.seconds.median / 1e9
+    rates = (f"{rate:.1f}", f"{rate / profile.gflops:.1%}") if part.flops else ("-", "-")
+    share = f"{part.seconds.median / profile.step.median:.1%}"
+    return (part.name, part.shape, *_times(part.seconds), share, *rates)

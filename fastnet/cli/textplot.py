@@ -1,4 +1,4 @@
-"""Curves as plain text, for terminals, pipes and log files."""
+"""Curves and tables as plain text, for terminals, pipes and log files."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -46,3 +46,10 @@ def curves(named: Mapping[str, Sequence[float]], width: int = 64, height: int = 
     legend = "   ".join(f"{mark} {name}" for mark, name in zip(_MARKS, named, strict=False))
     lines.append(f"{'':>{margin}}  {legend}{'   (log scale)' if logarithmic else ''}")
     return "\n".join(lines)
+
+
+def table(alignments: str, rows: Sequence[Sequence[str]]) -> str:
+    """Format rows of cells as lines, two spaces between columns; ``<`` or ``>`` aligns each column."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    formats = [f"{{:{align}{width}}}" for align, width in zip(alignments, widths, strict=True)]
+    return "\n".join("  ".join(formats).format(*row).rstrip() for row in rows)

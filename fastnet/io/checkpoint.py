@@ -13,7 +13,7 @@ import numpy as np
 from ..history import History
 from ..kernels.api import validation
 from ..kernels.specs.base import Array
-from ..optimizers import OPTIMIZER_CLASSES, SCHEDULE_CLASSES, Optimizer
+from ..optimizers import OPTIMIZER_CLASSES, SCHEDULE_CLASSES
 from ..training_state import TrainingState
 from . import model, storage
 
@@ -83,44 +83,32 @@ def _from_json(value: Any) -> Any:
     return _KNOWN[value["name"]](**fields)
 
 
-def settings(shown_path: str, metadata: Mapping[str, str]) -> dict[str, Any]:
-    """Return the arguments of a Trainer from a checkpoint's metadata; errors begin with the file's name."""
+def settings(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """Return the arguments of a Trainer from a checkpoint's metadata."""
     try:
         stored = json.loads(metadata["trainer"])
-        optimizer: Optimizer = _from_json(stored["optimizer"])
-        return {**{name: stored[name] for name in SETTINGS}, "optimizer": optimizer}
+        return {**{name: stored[name] for name in SETTINGS}, "optimizer": _from_json(stored["optimizer"])}
     except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise ValueError(
-            f"{shown_path} describes its trainer in a way that fastnet does not write ({error!r:.100})"
-        ) from None
+        raise ValueError(f"it describes its trainer in a way that fastnet does not write ({error!r:.100})") from None
 
 
-def history(shown_path: str, arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> History:
-    """Return the history of a checkpoint."""
-    try:
-        names = json.loads(metadata["curves"])
-        curves = {name: arrays[f"history.{name}"] for name in names}
-    except (KeyError, TypeError, ValueError, RecursionError):
-        raise ValueError(f"{shown_path} lacks curves of its history") from None
+def load_history(arrays: Mapping[str, Array], metadata: Mapping[str, str], history: History) -> None:
+    """Append the epochs of a checkpoint to a history."""
+    curves = {name: arrays[f"history.{name}"] for name in storage.parse(metadata, "curves")}
     shapes = {curve.shape for curve in curves.values()}
     if len(shapes) > 1 or any(len(shape) != 1 for shape in shapes):
-        raise ValueError(f"{shown_path} has curves of shapes {sorted(shapes)}; expected one length")
-    restored = History()
+        raise ValueError(f"it has curves of shapes {sorted(shapes)}; expected one length")
     for row in zip(*(curve.tolist() for curve in curves.values()), strict=True):
-        restored.append(dict(zip(curves, row, strict=True)))
-    return restored
+        history.append(dict(zip(curves, row, strict=True)))
 
 
-def load_array(shown_path: str, arrays: Mapping[str, Array], name: str, like: Array) -> Array:
-    """An array of a checkpoint that has the shape and dtype of another, and no NaN in it."""
-    found = arrays.get(name)
-    if found is None or found.shape != like.shape or found.dtype != like.dtype:
-        what = "no such array" if found is None else f"shape {found.shape} and dtype {found.dtype}"
-        raise ValueError(f"{shown_path}: {name!r} has {what}; expected shape {like.shape} and dtype {like.dtype}")
-    try:
-        validation.finite(name, found)
-    except ValueError as error:
-        raise ValueError(f"{shown_path}: {error}") from None
+def load_array(arrays: Mapping[str, Array], name: str, like: Array) -> Array:
+    """Return an array of a checkpoint that has the shape and dtype of another, and no NaN in it."""
+    found = arrays[name]
+    if found.shape != like.shape or found.dtype != like.dtype:
+        what = f"shape {found.shape} and dtype {found.dtype}"
+        raise ValueError(f"{name!r} has {what}; expected shape {like.shape} and dtype {like.dtype}")
+    validation.finite(name, found)
     return found
 
 
@@ -128,26 +116,15 @@ _LARGEST_COUNT = 2**53
 """Steps and rows that no training reaches; more could overflow."""
 
 
-def load_state(shown_path: str, arrays: Mapping[str, Array], state: TrainingState, best: bool) -> None:
+def load_state(arrays: Mapping[str, Array], state: TrainingState, best: bool) -> None:
     """Fill a training state from a checkpoint: as it stood, or as it was at the best parameters."""
-    numbers = load_array(shown_path, arrays, "progress", state.progress.reshape(1).view(np.int64))
-    totals = load_array(shown_path, arrays, "totals", state.totals.reshape(1).view(np.float64))
+    numbers = load_array(arrays, "progress", state.progress.reshape(1).view(np.int64))
+    totals = load_array(arrays, "totals", state.totals.reshape(1).view(np.float64))
     progress = numbers.view(state.progress.dtype)[0]
+    if best:
+        progress["step"] = load_array(arrays, "best.step", state.step)[0]
     out_of_range = (numbers < 0).any() or (numbers > _LARGEST_COUNT).any()
     if out_of_range or progress["row"] != progress["done"] or progress["row"] > progress["rows"]:
-        raise ValueError(f"{shown_path}: 'progress' is {numbers.tolist()}, which no training leaves behind")
+        raise ValueError(f"'progress' is {numbers.tolist()}, which no training leaves behind")
     state.progress[...], state.totals[...] = progress, totals.view(state.totals.dtype)[0]
-    state.vectors[...] = load_array(shown_path, arrays, "best.state" if best else "optimizer.state", state.vectors)
-    if best:
-        step = load_array(shown_path, arrays, "best.step", np.zeros(1, np.int64))[0]
-        if not 0 <= step <= _LARGEST_COUNT:
-            raise ValueError(f"{shown_path}: 'best.step' is {step}, which no training leaves behind")
-        state.progress["step"] = step
-
-
-def backend_of(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the backend and threads of a checkpoint, which an earlier version may have called serial or parallel."""
-    backend, threads = settings["backend"], settings["threads"]
-    if backend == "serial":
-        return {"backend": "cpu", "threads": 1}
-    return {"backend": "cpu" if backend == "parallel" else backend, "threads": threads}
+    state.vectors[...] = load_array(arrays, "best.state" if best else "optimizer.state", state.vectors)

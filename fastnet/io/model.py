@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 from ..kernels.api import validation
@@ -13,49 +15,63 @@ from . import storage
 
 
 def state_of(network: Any) -> tuple[dict[str, Array], dict[str, str]]:
-    """Return the arrays and the metadata of a `Network` that a model file holds; views, not copies."""
-    text = network.preparation.to_text() if network.preparation is not None else None
-    description = storage.NetworkDescription(
-        list(network.layer_sizes),
-        list(network.activations),
-        network.dtype.name,
-        network.seed,
-        network.loss,
-        text,
-    )
-    return storage.state_dict(description, network.weights, network.biases)
+    """Return the arrays and the metadata of a `Network` that a model file holds; views, not copies.
+
+    Weights are ``layers.0.weight`` (k, n) and ``layers.0.bias`` (k,), as PyTorch's ``nn.Linear`` holds them.
+    """
+    arrays = {}
+    for i, (W, b) in enumerate(zip(network.weights, network.biases, strict=True)):
+        arrays[f"layers.{i}.weight"], arrays[f"layers.{i}.bias"] = W, b
+    metadata = {
+        "layer_sizes": json.dumps(network.layer_sizes),
+        "activations": json.dumps(network.activations),
+        "dtype": network.dtype.name,
+        "seed": str(network.seed),
+        "loss": network.loss or "",
+    }
+    if network.preparation is not None:
+        metadata["preparation"] = network.preparation.to_text()
+    return arrays, metadata
 
 
-def network_of(network_class: Any, shown_path: str, arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> Any:
+def network_of(network_class: Any, arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> Any:
     """Return the network that `state_of` described.
+
+    No array of the size that the metadata claim is allocated before they are checked against the arrays.
 
     Parameters
     ----------
     network_class : type
         `Network`, which imports this module.
-    shown_path : str
-        Name of the file, with which errors begin.
     arrays, metadata : mapping
         Content of the file.
 
     Raises
     ------
-    ValueError
-        If anything is missing, does not fit, or is not finite.
+    KeyError, TypeError, ValueError
+        If anything is missing, does not fit, or is not finite; see `storage.naming_file`.
     """
-    description = storage.description(shown_path, arrays, metadata)
-    try:
-        *hidden, output = description.activations
-        net = network_class(description.layer_sizes, hidden, output, description.dtype, description.seed)
-        if description.loss is not None:
-            check_loss(description.loss, net.layer_sizes, net.activations)
-        net.loss = description.loss
-        if description.preparation is not None:
-            net.preparation = Preparation.from_text(description.preparation, net.layer_sizes[0], net.layer_sizes[-1])
-        for i, (W, b) in enumerate(zip(net.weights, net.biases, strict=True)):
-            W[...], b[...] = arrays[f"layers.{i}.weight"], arrays[f"layers.{i}.bias"]
-            validation.finite(f"layers.{i}.weight", W)
-            validation.finite(f"layers.{i}.bias", b)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{shown_path}: {error}") from None
+    sizes, activations, seed = (storage.parse(metadata, name) for name in ("layer_sizes", "activations", "seed"))
+    if not isinstance(sizes, list) or len(sizes) < 2 or not all(type(size) is int and size > 0 for size in sizes):
+        raise ValueError(f"layer sizes are {str(sizes)[:80]}; expected at least two whole numbers above 0")
+    if not isinstance(activations, list) or len(activations) != len(sizes) - 1:
+        raise ValueError(f"activations are {str(activations)[:80]}; expected one for each of {len(sizes) - 1} layers")
+    dtype, loss = metadata["dtype"], metadata["loss"] or None
+    for i, (n, k) in enumerate(pairwise(sizes)):
+        for name, shape in ((f"layers.{i}.weight", (k, n)), (f"layers.{i}.bias", (k,))):
+            found = arrays[name]
+            if found.shape != shape or found.dtype.name != dtype:
+                raise ValueError(
+                    f"{name} has shape {found.shape} and dtype {found.dtype}; its metadata say {shape} and {dtype[:40]}"
+                )
+            validation.finite(name, found)
+    *hidden, output = activations
+    net = network_class(sizes, hidden, output, dtype, seed)
+    if loss is not None:
+        check_loss(loss, net.layer_sizes, net.activations)
+    net.loss = loss
+    if "preparation" in metadata:
+        net.preparation = Preparation.from_text(metadata["preparation"], net.layer_sizes[0], net.layer_sizes[-1])
+    for i, (W, b) in enumerate(zip(net.weights, net.biases, strict=True)):
+        W[...], b[...] = arrays[f"layers.{i}.weight"], arrays[f"layers.{i}.bias"]
     return net

@@ -1,6 +1,6 @@
 """Export to ONNX: the layers as a graph, preceded by a table's scaling and followed by its units or classes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -48,13 +48,6 @@ class _Graph:
         return self.add("Cast", self.add("Erf", single), to=self.onnx.helper.np_dtype_to_tensor_dtype(self.dtype))
 
 
-_PROBABILITIES: dict[str, Callable[[_Graph, str], str]] = {
-    "softmax": lambda graph, Z: graph.add("Softmax", Z, axis=1),
-    "sigmoid": lambda graph, Z: graph.add("Sigmoid", Z),
-}
-"""The node for each function that a loss's spec names under ``probabilities``."""
-
-
 def to_onnx(
     path: Path, layers: Sequence[Layer], dtype: np.dtype[Any], loss: str | None, preparation: Preparation | None
 ) -> None:
@@ -70,18 +63,10 @@ def to_onnx(
     graph = _Graph(onnx, dtype)
     taken, outputs = _build(graph, layers, loss, preparation)
     info = onnx.helper.make_tensor_value_info
-    model = onnx.helper.make_model(
-        onnx.helper.make_graph(
-            graph.nodes,
-            "fastnet",
-            [info("X", taken, ["rows", layers[0][0].shape[1]])],
-            [info(name, kind, shape) for name, kind, shape in outputs],
-            list(graph.constants.values()),
-        ),
-        producer_name="fastnet",
-        opset_imports=[onnx.helper.make_opsetid("", _OPSET)],
-        ir_version=_IR_VERSION,
-    )
+    inputs, found = [info("X", taken, ["rows", layers[0][0].shape[1]])], [info(*output) for output in outputs]
+    body = onnx.helper.make_graph(graph.nodes, "fastnet", inputs, found, list(graph.constants.values()))
+    opsets = [onnx.helper.make_opsetid("", _OPSET)]
+    model = onnx.helper.make_model(body, producer_name="fastnet", opset_imports=opsets, ir_version=_IR_VERSION)
     if preparation is not None:
         onnx.helper.set_model_props(model, {"preparation": preparation.to_text()})
     onnx.checker.check_model(model)
@@ -110,17 +95,14 @@ def _build(
     function = LOSSES[loss].probabilities if loss is not None else None
     if not function and classes is None:
         if preparation is not None:
-            wide = graph.add("Cast", A, to=types.DOUBLE)
-            scaled = graph.add("Mul", wide, graph.constant(np.float64(preparation.target_scale), "target_scale"))
-            graph.add(
-                "Add", scaled, graph.constant(np.float64(preparation.target_shift), "target_shift"), output="outputs"
-            )
-        else:
-            graph.add("Identity", A, output="outputs")
+            scale = graph.constant(np.float64(preparation.target_scale), "target_scale")
+            shift = graph.constant(np.float64(preparation.target_shift), "target_shift")
+            A = graph.add("Add", graph.add("Mul", graph.add("Cast", A, to=types.DOUBLE), scale), shift)
+        graph.add("Identity", A, output="outputs")
         return taken, [("outputs", taken, ["rows", width])]
 
     name = "probabilities" if function else "outputs"
-    P = _PROBABILITIES[function](graph, A) if function else A
+    P = graph.add(function.capitalize(), A) if function else A  # ONNX's Softmax, over the last axis, or Sigmoid
     if classes is not None and width == 1:  # one probability, of the second class
         P, width = graph.add("Concat", graph.add("Sub", graph.constant(1), P), P, axis=1), 2
     P = graph.add("Identity", P, output=name)
@@ -128,10 +110,8 @@ def _build(
     if function == "sigmoid" and classes is None:  # independent probabilities, of no class
         return taken, [probabilities]
     label = graph.add("ArgMax", P, axis=1, keepdims=0)
-    kind = types.INT64
+    labels = np.arange(width) if classes is None else np.array(classes)  # int64, or text
     if classes is not None:
-        labels = np.array(classes)  # int64, or text
-        kind = types.STRING if labels.dtype.kind == "U" else types.INT64
         label = graph.add("Gather", graph.constant(labels, "classes"), label)
     graph.add("Identity", label, output="label")
-    return taken, [("label", kind, ["rows"]), probabilities]
+    return taken, [("label", types.STRING if labels.dtype.kind == "U" else types.INT64, ["rows"]), probabilities]

@@ -17,8 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
@@ -74,13 +73,14 @@ class Code:
 # ------------------------------------------------------------------------------------------- assembly
 
 _MICROKERNEL = re.compile(r"fastnet\.(?:tile|microkernel)\.")
-_MICROKERNEL_SCORE = 1 << 20  # more than any loop's bytes of registers
-
-_FMA = re.compile(r"vfn?m(?:add|sub)\w*[ps][sd]$|fml[as]$|fmadd$")
-_ARITHMETIC = re.compile(r"v?(?:add|sub|mul|div|min|max|sqrt)[ps][sd]$|f(?:add|sub|mul|div|min|max|sqrt|minnm|maxnm)$")
+_FMA = re.compile(r"(?:vfn?m(?:add|sub)\w*[ps][sd]|fml[as]|fmadd)\s")
+_ARITHMETIC = re.compile(
+    r"(?:v?(?:add|sub|mul|div|min|max|sqrt)[ps][sd]|f(?:add|sub|mul|div|min|max|sqrt|minnm|maxnm))\s"
+)
+_NO_INSTRUCTION = re.compile(r"\s*(?:[.#]|\S+:|$)")
 _LABEL = re.compile(r"^(\.?L\w+):")
-_SYMBOL = re.compile(r'^"?([^\s".#:]?[^":]*)"?:')
-_BRANCH = re.compile(r"^(?:j\w+|b|b\.\w+|cbn?z|tbn?z)$")
+_SYMBOL = re.compile(r'^(?!L\w+:)"?([^\s".#:][^":\n]*)"?:.*$', re.MULTILINE)
+_BRANCH = re.compile(r"\s*(?:j\w+|b|b\.\w+|cbn?z|tbn?z)\s(?:.*[\s,])?([^\s,]+)\s*$")
 
 
 def inner_loop(assembly: str) -> Loop | None:
@@ -91,31 +91,19 @@ def inner_loop(assembly: str) -> Loop | None:
     assembly : str
         Of one or several modules, for x86 (AT&T syntax) or ARM.
     """
-    best, best_score, count = None, 0, 0
-    functions = dict(_functions(assembly))  # a function linked into several modules counts once
-    for function, lines in functions.items():
-        for body in _innermost(lines):
-            score, loop = _weigh(function, body)
-            count += loop is not None and loop.vector_bytes > 8
-            score += _MICROKERNEL_SCORE * (_MICROKERNEL.match(function) is not None)
-            if loop is not None and score > best_score:
+    parts = _SYMBOL.split(assembly)
+    functions = dict(zip(parts[1::2], parts[2::2], strict=True))  # one linked into several modules counts once
+    best, best_score, count = None, (False, 0), 0
+    for function, text in functions.items():
+        if function.startswith(("_ZN7cpython", "cfunc.")):  # an entry from Python or C
+            continue
+        for body in _innermost(text.splitlines()):
+            weight, loop = _weigh(function, body)
+            count += loop.vector_bytes > 8
+            score = (_MICROKERNEL.match(function) is not None, weight)
+            if weight > 0 and score > best_score:
                 best, best_score = loop, score
-    return None if best is None else Loop(**{**asdict(best), "loops": count})
-
-
-def _functions(assembly: str) -> Iterator[tuple[str, list[str]]]:
-    """Yield names and lines of the functions, without the entries from Python and C."""
-    name, lines = "", list[str]()
-    for line in assembly.splitlines():
-        found = _SYMBOL.match(line)
-        if found and not _LABEL.match(line):
-            if lines:
-                yield name, lines
-            name, lines = found[1], []
-        elif not name.startswith(("_ZN7cpython", "cfunc.")):
-            lines.append(line)
-    if lines:
-        yield name, lines
+    return best and replace(best, loops=count)
 
 
 def _innermost(lines: list[str]) -> Iterator[list[str]]:
@@ -125,61 +113,41 @@ def _innermost(lines: list[str]) -> Iterator[list[str]]:
     for i, line in enumerate(lines):
         if label := _LABEL.match(line):
             labels[label[1]] = i
-            continue
-        words = line.replace(",", " ").split()
-        if len(words) > 1 and _BRANCH.match(words[0]) and words[-1] in labels:
-            ends[labels[words[-1]]] = i
+        elif (branch := _BRANCH.match(line)) and branch[1] in labels:
+            ends[labels[branch[1]]] = i
     for start, end in ends.items():
         if not any(start < other <= end for other in ends):
             yield lines[start : end + 1]
 
 
-def _weigh(function: str, body: list[str]) -> tuple[int, Loop | None]:
-    """Return a loop and its score: bytes of registers that it computes on, FMAs counting twice."""
-    fmas: list[int] = []
-    others: list[int] = []
-    instructions = 0
-    for line in body:
-        words = line.split(None, 1)
-        if not words or words[0].startswith((".", "#")) or words[0].endswith(":"):
-            continue
-        instructions += 1
-        name = words[0]
-        if _FMA.match(name) or _ARITHMETIC.match(name):
-            (fmas if _FMA.match(name) else others).append(_width(name, words[1] if len(words) > 1 else ""))
-    widths = [*fmas, *others]
-    if not widths:
-        return 0, None
-    widest = max(widths)
+def _weigh(function: str, body: list[str]) -> tuple[int, Loop]:
+    """Return a loop and its weight: bytes of registers that it computes on, FMAs counting twice."""
+    code = [line.strip() for line in body if not _NO_INSTRUCTION.match(line)]
+    fmas = [_width(line) for line in code if _FMA.match(line)]
+    widths = fmas + [_width(line) for line in code if _ARITHMETIC.match(line)]
+    widest = max(widths, default=0)
     # "#" begins a comment, but "#16" is a number on ARM.
     shown = [re.split(r"#(?![-\d])", line)[0] for line in body if line.strip()[:1] not in ("", "#")]
     text = "\n".join(line.rstrip().expandtabs(4) for line in shown)
-    loop = Loop(_demangle(function), widest, fmas.count(widest), len(widths), instructions, 0, text)
-    return 2 * sum(fmas) + sum(others), loop
+    loop = Loop(_demangle(function), widest, fmas.count(widest), len(widths), len(code), 0, text)
+    return sum(fmas) + sum(widths), loop
 
 
-def _width(name: str, operands: str) -> int:
+def _width(instruction: str) -> int:
     """Return the width in bytes of the registers that an instruction computes on."""
-    if name[-2:] in ("ss", "sd"):
-        return 4 if name[-2:] == "ss" else 8
-    for register, width in (("%zmm", 64), ("%ymm", 32), ("%xmm", 16)):
-        if register in operands:
-            return width
-    if re.search(r"\bz\d+\.", operands):
-        return target.vector_bytes()
-    return 16 if re.search(r"\bv\d+\.[248]", operands) else 8 if re.search(r"\bd\d+", operands) else 4
+    widths = (r"^\w+ss\s", 4), (r"^\w+sd\s", 8), ("%zmm", 64), ("%ymm", 32), ("%xmm", 16)
+    arm = (r"\bz\d+\.", target.vector_bytes()), (r"\bv\d+\.[248]", 16), (r"\bd\d+", 8), ("", 4)
+    return next(width for pattern, width in (*widths, *arm) if re.search(pattern, instruction))
 
 
 def _demangle(symbol: str) -> str:
     """Demangle a symbol of Numba's: modules and name, without types."""
-    if not symbol.startswith("_ZN"):
-        return symbol
-    names, rest = [], symbol[3:]
-    while length := re.match(r"\d+", rest):
-        start, size = length.end(), int(length[0])
-        names.append(rest[start : start + size])
-        rest = rest[start + size :]
-    return ".".join(names)
+    names, rest = [], symbol.removeprefix("_ZN")
+    while rest != symbol and (length := re.match(r"\d+", rest)):
+        end = length.end() + int(length[0])
+        names.append(rest[length.end() : end])
+        rest = rest[end:]
+    return ".".join(names) or symbol
 
 
 # ------------------------------------------------------------------------------------- a process of its own
@@ -212,8 +180,21 @@ def inspect(operation: str, variant: str, dtype: str, case: Case) -> Code | None
     return Code(answer["first_call_s"], Loop(**answer["loop"]) if answer["loop"] else None)
 
 
-def _compile(operation: str, variant: str, dtype: str, dims: list[int], option: str) -> Code:
-    """Compile a variant by calling it, in a process with an empty cache."""
+def _assembly(dtype: str) -> Iterator[str]:
+    """Yield the assembly of the kernels that this process has compiled for a dtype, or for neither float."""
+    # Factories make kernels that no module holds.
+    for kernel in gc.get_objects():
+        if isinstance(kernel, CPUDispatcher) and kernel.py_func.__module__.startswith("fastnet.kernels."):
+            for signature in kernel.signatures:
+                kinds = {str(getattr(kind, "dtype", kind)) for kind in signature}
+                if dtype in kinds or not kinds & {"float32", "float64"}:
+                    yield kernel.inspect_asm(signature)
+
+
+def main() -> None:
+    """Answer a request of `inspect`: compile a variant by calling it, in a process with an empty cache."""
+    np.seterr(all="ignore")
+    operation, variant, dtype, dims, option = json.loads(sys.argv[1])
     function = find(operation, variant)
     arguments = prepare(operation, Case(tuple(dims), "profiled", option), dtype).arguments
     seconds = []
@@ -221,32 +202,8 @@ def _compile(operation: str, variant: str, dtype: str, dims: list[int], option: 
         start = time.perf_counter()
         function(*arguments)
         seconds.append(time.perf_counter() - start)
-    return Code(seconds[0] - seconds[1], inner_loop(_assembly(dtype)))
-
-
-def _assembly(dtype: str) -> str:
-    """Return the assembly of the kernels for a dtype that this process has compiled."""
-    # Factories make kernels that no module holds.
-    kernels = [value for value in gc.get_objects() if isinstance(value, CPUDispatcher)]
-    return "\n".join(
-        kernel.inspect_asm(signature)
-        for kernel in kernels
-        if kernel.py_func.__module__.startswith("fastnet.kernels.")
-        for signature in kernel.signatures
-        if _matches(signature, dtype)
-    )
-
-
-def _matches(signature: tuple[Any, ...], dtype: str) -> bool:
-    """Tell whether a signature has arguments of a dtype, or none of either float."""
-    kinds = {str(getattr(kind, "dtype", kind)) for kind in signature}
-    return dtype in kinds or not kinds & {"float32", "float64"}
-
-
-def main() -> None:
-    """Answer a request of `inspect` on standard output."""
-    np.seterr(all="ignore")
-    print(json.dumps(asdict(_compile(*json.loads(sys.argv[1])))))
+    code = Code(seconds[0] - seconds[1], inner_loop("\n".join(_assembly(dtype))))
+    print(json.dumps(asdict(code)))
 
 
 if __name__ == "__main__":

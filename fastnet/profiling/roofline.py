@@ -4,6 +4,7 @@ Source: S. Williams, A. Waterman, D. Patterson, "Roofline: an insightful visual 
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import Any, NamedTuple
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
@@ -46,16 +47,17 @@ def draw(ax: Any, points: Sequence[Point], gflops: float, gbps: Mapping[str, flo
     for i, (level, rate) in enumerate(sorted(gbps.items(), key=lambda pair: -pair[1])):
         knee = gflops / rate
         ax.plot([left, knee, right], [left * rate, gflops, gflops], color="0.55", linewidth=1, zorder=1)
-        x = max(left, bottom / rate) * 1.3 * 1.5**i
+        start = max(left, bottom / rate) * 1.3 * 1.5**i
         label = f"{level} {rate:.0f} GB/s"
-        ax.annotate(label, (x, x * rate), (0, 2), textcoords="offset points", **_SLANTED)
+        ax.annotate(label, (start, start * rate), (0, 2), textcoords="offset points", **_SLANTED)
     ax.text(gflops / max(gbps.values()), gflops * 1.06, f"FMA peak {gflops:.0f} GFLOP/s", color="0.35", fontsize=8)
-    groups = list(dict.fromkeys(point.group for point in points))
-    for i, group in enumerate(groups):
+    groups = dict.fromkeys(point.group for point in points)
+    styles = dict(zip(groups, cycle(zip(COLOURS, MARKS, strict=True)), strict=False))
+    for group, (colour, mark) in styles.items():
         own = [point for point in points if point.group == group]
-        look = {"color": COLOURS[i % len(COLOURS)], "marker": MARKS[i % len(MARKS)]}
-        ax.scatter([p.intensity for p in own], [p.gflops for p in own], s=26, zorder=3, label=group, **look)
-    _label(ax, points, {group: COLOURS[i % len(COLOURS)] for i, group in enumerate(groups)})
+        x, y = [point.intensity for point in own], [point.gflops for point in own]
+        ax.scatter(x, y, s=26, zorder=3, label=group, color=colour, marker=mark)
+    _label(ax, points, {group: colour for group, (colour, _) in styles.items()})
     ax.set(xscale="log", yscale="log", xlim=(left, right), ylim=(bottom, gflops * 1.7), title=title)
     ax.set(xlabel="arithmetic intensity in FLOP/byte", ylabel="GFLOP/s")
     ax.spines[["top", "right"]].set_visible(False)
@@ -64,9 +66,7 @@ def draw(ax: Any, points: Sequence[Point], gflops: float, gbps: Mapping[str, flo
 def _label(ax: Any, points: Sequence[Point], colours: Mapping[str, str]) -> None:
     """Write labels to the right of their points, below each other where they would overlap."""
     taken: list[tuple[float, float]] = []  # intensity, height of the label
-    for point in sorted(points, key=lambda point: -point.gflops):
-        if not point.name:
-            continue
+    for point in sorted((point for point in points if point.name), key=lambda point: -point.gflops):
         height = point.gflops
         for x, y in taken:
             if 0.2 < x / point.intensity < 5 and height > y / 1.22:

@@ -5,11 +5,12 @@ compiled step at its own shapes, repeated by itself, interleaved with whole step
 nearest cache, which in a step it may not: `remainder` is what the parts do not explain, caches and loop included.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,7 +20,6 @@ from ..kernels.engine.backend import Array, start_epoch
 from ..kernels.engine.engine import CpuEngine
 from ..kernels.engine.optimizer_state import OptimizerState
 from ..kernels.engine.plan import MICRO_BATCH_ROWS, address_of
-from ..kernels.engine.step_breakdown import layer_context
 from ..kernels.limits import fma_peak
 from ..kernels.specs.activations import IDENTITY
 from ..kernels.specs.losses import LOSSES
@@ -130,26 +130,41 @@ def profile_step(
         raise ValueError(
             f"the batch size is {batch_size}; a step is profiled on 1 to {MICRO_BATCH_ROWS} rows, one micro-batch"
         )
+    settings = tuple(layer_sizes), batch_size, dtype, loss, optimizer
     with limit_threads(1):
-        work = _Step(tuple(layer_sizes), batch_size, dtype, loss, optimizer)
+        work = _Step(*settings)
     work.verify()
-    named = work.parts(0.0)
+    tasks = work.tasks(0.0, _REPEATED)
     sides: dict[Any, Callable[[], float]] = {"limit": partial(fma_peak, dtype, 0.0005), 1: batches(work.epoch)}
-    sides |= {part[0]: batches(part[3]) for part in named}
+    sides |= {task.name: batches(task.call) for task in tasks}
     for count in sorted(set(threads) - {1}):
         with limit_threads(count):
-            sides[count] = batches(_Step(work.sizes, batch_size, dtype, loss, optimizer).epoch)
+            sides[count] = batches(_Step(*settings).epoch)
     found = {name: spread(times) for name, times in interleave(sides, seconds).items()}
-    steps = {name: _times(found[name], 1 / _STEPS) for name in found if isinstance(name, int)}
-    timed = tuple(Part(name, shape, _times(found[name], 1 / _REPEATED), flops) for name, shape, flops, _ in named)
-    one = steps.pop(1)
-    return StepProfile(
-        work.sizes, batch_size, dtype, loss, optimizer, one, timed, found["limit"].median, dict(steps.items())
-    )
+    steps = {name: _times(found[name], _STEPS) for name in found if isinstance(name, int)}
+    parts = tuple(Part(t.name, "x".join(map(str, t.dims)), _times(found[t.name], _REPEATED), t.flops) for t in tasks)
+    return StepProfile(*settings, steps.pop(1), parts, found["limit"].median, steps)
 
 
-def _times(seconds: Spread, factor: float) -> Spread:
-    return Spread(*(value * factor for value in seconds))
+def _times(seconds: Spread, count: int) -> Spread:
+    return Spread(*(value / count for value in seconds))
+
+
+class _Task(NamedTuple):
+    """A part of a step to be timed: its name, the sizes of its product, and a function that runs it."""
+
+    name: str
+    dims: tuple[int, ...]
+    call: Callable[[], None]
+
+    @property
+    def flops(self) -> int:
+        return 2 * math.prod(self.dims) if len(self.dims) == 3 else 0
+
+
+def _run(repeat: Any, dtype: Any, context: Array, layers: Array, *arguments: Any) -> None:
+    """Run a repeated part; the table of layers, to which the context points, is an argument to be kept alive."""
+    repeat(dtype, address_of(context), *arguments)
 
 
 class _Step:
@@ -168,9 +183,7 @@ class _Step:
         rule = OPTIMIZERS[optimizer]
         self.state = np.zeros((rule.spec.state_vectors, self.network.parameters.size), dtype)
         state = OptimizerState(rule.spec.code, self.state, rule.hyper)
-        network = self.network
-        codes = network.activation_codes
-        self.engine = CpuEngine(network.parameters, network.layer_sizes, codes, loss, rows, state)
+        self.engine = CpuEngine(self.network.parameters, sizes, self.network.activation_codes, loss, rows, state)
 
     def train(self, steps: int, rate: float) -> None:
         """Train ``steps`` steps from the first batch on."""
@@ -182,37 +195,34 @@ class _Step:
         """Train on all batches at a rate of 0: the same work, and parameters that stay."""
         self.train(_STEPS, 0.0)
 
-    def parts(self, rate: float, times: int = _REPEATED) -> list[tuple[str, str, int, Callable[[], None]]]:
-        """Return name, shape, operations and a function of every part, in order, for the batch trained on last."""
+    def tasks(self, rate: float, times: int) -> list[_Task]:
+        """Return the parts, in order, for the batch trained on last; each is repeated ``times`` times."""
         plan, rows, dtype = self.engine.plan, self.rows, self.dtype
         layers, sizes = plan.layers, list(pairwise(self.sizes))
-        X, workspace = int(plan.context["X"]), address_of(plan.workspace)
-        inputs = [X, *(workspace + int(offset) * dtype.itemsize for offset in layers["output"][:-1])]
+        X = int(plan.context["X"])
+        inputs = [X, *(address_of(plan.workspace) + layers["output"][:-1] * dtype.itemsize)]
         step: dict[str, float] = {"start": 0, "rows": rows, "inputs": X, "is_first": 1, "is_last": 1}
         step |= {"rate": rate, "gradient_scale": 1.0, "step_l2": 0.0}
-        found: list[tuple[str, str, int, Callable[[], None]]] = []
+        found: list[_Task] = []
 
-        def add(name: str, dims: tuple[int, ...], flops: int, table: Array, repeat: Any, *arguments: Any) -> None:
-            context = layer_context(plan.context, table, **step)
+        def add(name: str, dims: tuple[int, ...], table: Array, repeat: Any, *arguments: Any) -> None:
+            context = plan.context.copy()
+            for field, value in {**step, "layers": address_of(table), "layer_count": len(table)}.items():
+                context[field] = value
+            found.append(_Task(name, dims, partial(_run, repeat, dtype, context, table, *arguments, times)))
 
-            def call() -> None:  # keeps both arrays alive
-                repeat(dtype, address_of(context), *arguments, times)
-
-            call.kept = context, table  # type: ignore[attr-defined]
-            found.append((name, "x".join(map(str, dims)), flops, call))
-
-        for i, (n, k) in enumerate(sizes):
-            table = layers[i : i + 1]
-            add(f"forward {i + 1}", (rows, n, k), 2 * rows * n * k, table, step_breakdown.repeat_forward, inputs[i])
-        add("loss", (rows, self.sizes[-1]), 0, layers, step_breakdown.repeat_loss)
+        rows_part, weights_part = step_breakdown.repeat_rows, step_breakdown.repeat_weights
+        for i, ((n, k), x) in enumerate(zip(sizes, inputs, strict=True)):
+            add(f"forward {i + 1}", (rows, n, k), layers[i : i + 1], rows_part, step_breakdown.FORWARD, x)
+        add("loss", (rows, self.sizes[-1]), layers, rows_part, step_breakdown.LOSS, 0)
         for i in range(len(sizes) - 1, 0, -1):
             (n, k), pair = sizes[i], layers[i - 1 : i + 1].copy()
             if i < len(sizes) - 1:
                 pair["activation"][1] = IDENTITY  # its dZ is there already
-            add(f"backward {i + 1}", (rows, k, n), 2 * rows * n * k, pair, step_breakdown.repeat_backward)
+            add(f"backward {i + 1}", (rows, k, n), pair, rows_part, step_breakdown.BACKWARD, 0)
         for i, (n, k) in enumerate(sizes):
             tasks = np.flatnonzero(plan.weight_tasks["layer"] == i)
-            add(f"weights {i + 1}", (k, rows, n), 2 * rows * n * k, layers, step_breakdown.repeat_weights, tasks)
+            add(f"weights {i + 1}", (k, rows, n), layers, weights_part, tasks)
         return found
 
     def verify(self) -> None:
@@ -220,20 +230,16 @@ class _Step:
         progress, parameters = self.engine.plan.progress, self.network.parameters
         start, results = parameters.copy(), []
         for by_parts in (True, False):
-            self.train(1, 0.0)  # W^T of the parameters at the start; compiles
             parameters[:] = start
-            self.state[:] = 0
-            progress["step"] = 0
+            self.train(1, 0.0)  # W^T of the parameters at the start; compiles
+            self.state[:] = progress["step"] = 0
             self.engine.plan.workspace[:] = np.nan  # what a part leaves out must not be there from before
             if by_parts:
-                for *_, call in self.parts(0.01, 1):
-                    call()
+                for task in self.tasks(0.01, 1):
+                    task.call()
             else:
                 self.train(1, 0.01)
             results.append(parameters.copy())
-            parameters[:] = start
-        self.state[:] = 0
-        self.train(1, 0.0)
         if results[0].tobytes() != results[1].tobytes() or results[0].tobytes() == start.tobytes():
             wrong = int(np.sum(results[0] != results[1]))
             raise WrongKernelError(f"a step's parts do not make the step: {wrong} of {start.size} parameters differ")

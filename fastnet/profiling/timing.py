@@ -59,22 +59,23 @@ def batches(call: Callable[[], object], batch_s: float = BATCH_S, rest_s: float 
     callable
         Runs a batch and returns the seconds of one call.
     """
-    call()
-    times, took = 1, 0.0
-    while took < batch_s / 4:  # long enough to extrapolate from
+
+    def run(times: int) -> float:
         start = time.perf_counter()
         for _ in range(times):
             call()
-        took = time.perf_counter() - start
+        return time.perf_counter() - start
+
+    call()
+    times, took = 1, run(1)
+    while took < batch_s / 4:  # long enough to extrapolate from
         times *= 2
-    count = max(1, round(batch_s / took * times / 2))
+        took = run(times)
+    count = max(1, round(batch_s / took * times))
 
     def batch() -> float:
         call()
-        start = time.perf_counter()
-        for _ in range(count):
-            call()
-        took = time.perf_counter() - start
+        took = run(count)
         time.sleep(rest_s)
         return took / count
 
@@ -103,10 +104,8 @@ def interleave(
     rng, order = random.Random(0), list(candidates)
     samples: dict[K, list[float]] = {name: [] for name in candidates}
     end = time.perf_counter() + seconds
-    rounds = 0
-    while rounds < min_rounds or time.perf_counter() < end:
+    while len(samples[order[0]]) < min_rounds or time.perf_counter() < end:
         rng.shuffle(order)
         for name in order:
             samples[name].append(candidates[name]())
-        rounds += 1
     return samples

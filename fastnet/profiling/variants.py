@@ -7,11 +7,11 @@ call from Python on arrays in the cache, the dispatch of some 0.2 to 0.5 us incl
 """
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from importlib.util import find_spec
-from typing import Any
 
 import numpy as np
 
@@ -158,15 +158,6 @@ BOUNDS_BLAS = find_spec("threadpoolctl") is not None
 """Whether the threads of NumPy's BLAS can be limited."""
 
 
-def _blas_threads(threads: int) -> AbstractContextManager[Any]:
-    """Limit the threads of NumPy's BLAS if threadpoolctl is installed."""
-    if not BOUNDS_BLAS:
-        return nullcontext()
-    from threadpoolctl import threadpool_limits
-
-    return threadpool_limits(threads)
-
-
 def case_of(operation: str, dims: Sequence[int] | None = None, option: str | None = None) -> Case:
     """Make the case of given sizes and option; by default those of the last case that is benchmarked.
 
@@ -251,14 +242,14 @@ def profile(
     """
     spec = OP_SPECS[operation]
     arguments = prepare(operation, case, dtype).arguments
-    arrays = [argument for argument in arguments if isinstance(argument, np.ndarray)]
     flops, bytes_moved = spec.flops(*case.dims), spec.elements_moved(*case.dims) * np.dtype(dtype).itemsize
     with ExitStack() as bounds:
         bounds.enter_context(limit_threads(threads))
-        bounds.enter_context(_blas_threads(threads))
+        if BOUNDS_BLAS:
+            bounds.enter_context(import_module("threadpoolctl").threadpool_limits(threads))
         threads = min(threads, num_threads())
         error_ratios = {variant.name: check(variant, case, dtype) for variant in candidates}
-        level = level_of(sum(array.nbytes for array in arrays))
+        level = level_of(sum(argument.nbytes for argument in arguments if isinstance(argument, np.ndarray)))
         batch_s = BATCH_S if threads == 1 else 10 * BATCH_S  # long against the time that waking threads takes
         timers = {}
         for variant in candidates:

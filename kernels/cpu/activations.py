@@ -27,6 +27,11 @@ def _vectorisable(name: str) -> Any:
     return next((getattr(module, name) for module in _VMATH if hasattr(module, name)), None)
 
 
+def _function(name: str) -> Any:
+    """Return the function of one number to which an activation or a derivative is compiled."""
+    return _vectorisable(name) or formula(name)
+
+
 def _vectors(count: int) -> Any:
     return by_address(lambda real: (types.Array(real, 1, "C"),) * count)
 
@@ -37,27 +42,18 @@ def activation_kernel(code: int) -> Any:
 
     It can be called by address, with `apply_activation` as the prototype.
     """
-    spec = ACTIVATION_BY_CODE[code]
-    whole = avx512.ARRAYS.get(spec.name)
-    if whole is None:
-        function = _vectorisable(spec.name) or formula(spec.name)
-        return _vectors(2)(elementwise(f"simd_{spec.name}", function))
-
-    def kernel(Z: Any, out: Any) -> None:
-        whole(Z, out)
-
-    return _vectors(2)(jit(named(f"simd_{spec.name}", kernel)))
+    name = ACTIVATION_BY_CODE[code].name
+    return _vectors(2)(avx512.KERNELS.get(name) or elementwise(f"simd_{name}", _function(name)))
 
 
 @functools.cache
 def derivative_kernel(code: int) -> Any:
     """Return the kernel ``(Z, out)`` of an activation's derivative: out = f'(Z) over vectors of one length."""
     spec = ACTIVATION_BY_CODE[code]
-    name = f"{spec.name}_derivative"
-    whole, scalar, from_output = avx512.ARRAYS.get(spec.name), _vectorisable(name), spec.derivative_from_output
-    if whole is None or scalar is not None or from_output is None:
-        return _vectors(2)(elementwise(f"simd_{name}", scalar or formula(name)))
-    of_output = jit(scalar=True)(from_output)
+    name, from_output = f"{spec.name}_derivative", spec.derivative_from_output
+    if from_output is None or _vectorisable(spec.name) is None or _vectorisable(name) is not None:
+        return _vectors(2)(elementwise(f"simd_{name}", _function(name)))
+    whole, of_output = activation_kernel(code), jit(scalar=True)(from_output)
 
     def kernel(Z: Any, out: Any) -> None:
         whole(Z, out)
@@ -77,10 +73,7 @@ def times_derivative_kernel(code: int) -> Any:
     """
     spec = ACTIVATION_BY_CODE[code]
     from_output = spec.derivative_from_output
-    if from_output is not None:
-        function = jit(scalar=True)(from_output)
-    else:
-        function = _vectorisable(f"{spec.name}_derivative") or formula(f"{spec.name}_derivative")
+    function = _function(f"{spec.name}_derivative") if from_output is None else jit(scalar=True)(from_output)
     from_z = from_output is None
 
     def kernel(A: Any, Z: Any, dZ: Any) -> None:
@@ -115,7 +108,7 @@ times_derivative = times_derivative_kernel(IDENTITY)
 KERNELS = {
     operation: kernel(spec.code)
     for spec in ACTIVATION_BY_CODE
-    if spec.name in avx512.ARRAYS or _vectorisable(spec.name) is not None
+    if _vectorisable(spec.name) is not None
     for operation, kernel in ((spec.name, activation_kernel), (f"{spec.name}_derivative", derivative_kernel))
 }
 """The kernels ``(Z, out)`` by operation, those that would equal the kernels of `loops` excepted."""

@@ -4,18 +4,14 @@ Rows shorter than `WIDE` are transposed into scratch, so that each vector lane h
 in place (docs/performance-notes/losses.md).
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import extending, types
 
 from ..jit.decorator import jit
+from ..llvm.builder import call_function, emits
 from .vmath.exp import exp_nonpositive
-
-# Its type does not know that callers leave out the context.
-intrinsic: Callable[[Callable[..., Any]], Callable[..., Any]] = extending.intrinsic
 
 ROWS = 64
 """Rows of a block."""
@@ -39,19 +35,11 @@ def tree_sum(values: Any) -> float:
     return values[0]
 
 
-@intrinsic
-def _maximum(context: Any, a: Any, b: Any) -> Any:
+@emits(lambda a, b: (a, b), lambda a, b: a)
+def _maximum(builder: ir.IRBuilder, a: ir.Value, b: ir.Value) -> ir.Value:
     """The larger, or NaN: the maximum that LLVM vectorises without permission to ignore NaN."""
-
-    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        real = args[0].type
-        name = "llvm.maximum." + ("f32" if a == types.float32 else "f64")
-        function = builder.module.globals.get(name)
-        if function is None:
-            function = ir.Function(builder.module, ir.FunctionType(real, [real, real]), name)
-        return builder.call(function, args)
-
-    return a(a, b), build
+    name = "llvm.maximum.f32" if isinstance(a.type, ir.FloatType) else "llvm.maximum.f64"
+    return call_function(builder, name, a.type, a, b)
 
 
 @jit(internal=True)

@@ -16,43 +16,39 @@ Array = NDArray[Any]
 Chunk = tuple[Array, Array, Array | None, int]
 """X, y, the sample weights of the whole epoch, and the epoch's row that X begins with."""
 
-PROGRESS = np.dtype(
-    [
-        ("row", "i8"),  # rows of the epoch behind whole steps
-        ("done", "i8"),  # rows behind, those of an unfinished step included
-        ("correct", "i8"),  # correct answers in whole steps
-        ("partial_correct", "i8"),  # correct answers in an unfinished step
-        ("epoch", "i8"),  # number of the epoch
-        ("rows", "i8"),  # rows of the epoch
-        ("step", "i8"),  # whole steps taken, in all epochs
-    ],
-    align=True,
-)
+
+def record(*integers: str, floats: str = "") -> np.dtype[np.void]:
+    """Return the dtype of records of these int64 and float64 fields; each string names several, with blanks between."""
+    fields = [(name, "i8") for name in " ".join(integers).split()] + [(name, "f8") for name in floats.split()]
+    return np.dtype(fields, align=True)
+
+
+PROGRESS = record("row done correct partial_correct epoch rows step")
 """Where an epoch stands; a 0-dimensional array. Backends write it, since a KeyboardInterrupt may come before they
-return."""
+return.
 
-TOTALS = np.dtype(
-    [
-        ("loss", "f8"),  # weighted sum of the rows' losses in whole steps
-        ("weight", "f8"),  # sum of their sample weights
-        ("partial_loss", "f8"),  # the same of an unfinished step
-        ("partial_weight", "f8"),
-        ("batch_weight", "f8"),  # sum of the sample weights of the current batch
-    ],
-    align=True,
-)
-"""Sums over an epoch's rows; a 0-dimensional array."""
+- row, done: rows of the epoch behind whole steps; the same with those of an unfinished step
+- correct, partial_correct: correct answers in whole steps, and in an unfinished step
+- epoch, rows: number of the epoch, and its rows
+- step: whole steps taken, in all epochs
+"""
 
-OBJECTIVE = np.dtype(
-    [
-        ("l2_per_batch", "f8"),  # given: an l2 that each batch divides by its weight
-        ("max_row_loss", "f8"),  # given: the largest loss that a row may count for
-        ("mean_loss", "f8"),  # the batches' mean losses, each times its rows, summed
-        ("penalty", "f8"),  # the same of l2_per_batch's penalty
-    ],
-    align=True,
-)
-"""What scikit-learn's objective needs besides TOTALS; a 0-dimensional array."""
+TOTALS = record(floats="loss weight partial_loss partial_weight batch_weight")
+"""Sums over an epoch's rows; a 0-dimensional array.
+
+- loss, weight: weighted sum of the rows' losses in whole steps, and sum of their sample weights
+- partial_loss, partial_weight: the same of an unfinished step
+- batch_weight: sum of the sample weights of the current batch
+"""
+
+OBJECTIVE = record(floats="l2_per_batch max_row_loss mean_loss penalty")
+"""What scikit-learn's objective needs besides TOTALS; a 0-dimensional array.
+
+- l2_per_batch: given; an l2 that each batch divides by its weight
+- max_row_loss: given; the largest loss that a row may count for
+- mean_loss: the batches' mean losses, each times its rows, summed
+- penalty: the same of l2_per_batch's penalty
+"""
 
 
 class Backend(Protocol):

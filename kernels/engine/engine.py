@@ -123,10 +123,15 @@ class CpuEngine:
         tasks = max(len(layers), -(-parameters.nbytes // WEIGHT_TASK_BYTES))
         if threads > 1:
             tasks = max(tasks, threads * WEIGHT_TASKS_PER_THREAD)
+        weight_tasks = partition_weights(layer_sizes, tasks, WEIGHT_TASK_ROWS if threads == 1 else lanes)
+        large = max(n * k for n, k in pairwise(layer_sizes)) * dtype.itemsize > blocking.L2
+        shares = 1 if threads == 1 else threads * (1 if large else TASKS_PER_THREAD)
+        task_rows = min(MAX_TASK_ROWS_LARGE_W if large else MAX_TASK_ROWS, -(-rows // shares))
+        scratch_size = _scratch_size(layer_sizes, weight_tasks, task_rows, rows, dtype.itemsize)
         self.plan = Plan(
             context=np.zeros((), CONTEXT),
             layers=layers,
-            weight_tasks=partition_weights(layer_sizes, tasks, WEIGHT_TASK_ROWS if threads == 1 else lanes),
+            weight_tasks=weight_tasks,
             hyper=optimizer.hyper,
             parameters=parameters,
             gradient=aligned(parameters.size, dtype),
@@ -142,22 +147,16 @@ class CpuEngine:
             progress=optimizer.progress,
             totals=optimizer.totals,
             objective=np.zeros((), OBJECTIVE),
-            scratch=np.empty(0, dtype),
+            scratch=aligned(scratch_size if threads == 1 else 0, dtype),  # otherwise each task allocates its own
         )
-        large = max(n * k for n, k in pairwise(layer_sizes)) * dtype.itemsize > blocking.L2
-        shares = 1 if threads == 1 else threads * (1 if large else TASKS_PER_THREAD)
         context, objective = self.plan.context, self.plan.objective
         objective["l2_per_batch"], objective["max_row_loss"] = optimizer.l2_per_batch, optimizer.max_row_loss
         context["takes_labels"] = spec.takes_labels
         context["optimizer"], context["batch_rows"] = optimizer.code, batch_rows
-        context["layer_count"], context["weight_task_count"] = len(layers), len(self.plan.weight_tasks)
+        context["layer_count"], context["weight_task_count"] = len(layers), len(weight_tasks)
         context["gathered_inputs"], context["gathered_targets"] = inputs, targets
-        context["task_rows"] = min(MAX_TASK_ROWS_LARGE_W if large else MAX_TASK_ROWS, -(-rows // shares))
-        context["flops_per_row"] = flops
+        context["task_rows"], context["scratch_size"], context["flops_per_row"] = task_rows, scratch_size, flops
         context["l2"], context["clip_norm"] = optimizer.l2, optimizer.clip_norm
-        context["scratch_size"] = _scratch_size(self.plan, rows)
-        if threads == 1:  # otherwise each task allocates its own
-            self.plan = self.plan._replace(scratch=aligned(int(context["scratch_size"]), dtype))
         self._address = 0  # of the context of `_bound`
         self._bound: tuple[Array | None, tuple[Array | None, ...]] = (None, (None,) * 6)
 
@@ -293,25 +292,23 @@ _DATA = ("X", "targets", "sample_weights", "order", "out", "rates")
 _NO_RATE = np.zeros(1)
 
 
-def _scratch_size(plan: Plan, rows: int) -> int:
+def _scratch_size(layer_sizes: Sequence[int], weight_tasks: Array, task_rows: int, rows: int, item: int) -> int:
     """Return the elements of scratch that a task of rows, or of a layer's weights, needs for packing or for the loss.
 
     For full micro-batches: where a shorter one needs more, `gemm` allocates it.
     """
     choose: Any = getattr(blocking.choose_blocking, "py_func", blocking.choose_blocking)
     loss_scratch: Any = getattr(losses.scratch_size, "py_func", losses.scratch_size)
-    item, panel = plan.workspace.itemsize, NV * VECTOR
-    task_rows = int(plan.context["task_rows"])
-    nbytes = [loss_scratch(task_rows, int(plan.layers[-1]["n_out"])) * item]
-    sizes = plan.layers[["n_in", "n_out"]].tolist()
+    sizes, panel = list(pairwise(layer_sizes)), NV * VECTOR
+    nbytes = [loss_scratch(task_rows, layer_sizes[-1]) * item]
     for n, k in sizes:  # dX = dZ W; the forward product's W^T is packed
         dz, w = Matrix(0, k * item, item, 0), Matrix(0, n * item, item, panel)
         nbytes.append(choose(item, Shape(task_rows, n, k), dz, w).buffer_bytes)
-    for layer, begin, end in plan.weight_tasks.tolist():  # dW = dZ^T X
+    for layer, begin, end in weight_tasks.tolist():  # dW = dZ^T X
         n, k = sizes[layer]
         dz, x = Matrix(0, item, k * item, 0), Matrix(0, n * item, item, panel)
         nbytes.append(choose(item, Shape(end - begin, n, rows), dz, x).buffer_bytes)
-    return int(-(-max(nbytes) // item))
+    return -(-max(nbytes) // item)
 
 
 CPU: Any = CpuEngine if COMPILES else NumpyEngine

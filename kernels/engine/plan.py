@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..specs.activations import ACTIVATION_BY_CODE, IDENTITY, RELU
-from .backend import Array
+from .backend import Array, record
 
 LINE = 64
 """Bytes of a cache line, and of the longest vectors."""
@@ -27,95 +27,23 @@ MICRO_BATCH_ROWS = 1024
 TRAIN, EVALUATE, PREDICT = range(3)
 """Purposes of a call of the compiled loop."""
 
-LAYER = np.dtype(
-    [
-        ("n_in", "i8"),  # columns of W
-        ("n_out", "i8"),  # rows of W
-        ("activation", "i8"),  # code of its ActivationSpec
-        ("weights", "i8"),  # offset of W (n_out, n_in) in `parameters` and `gradient`, in elements
-        ("biases", "i8"),  # offset of b (n_out,)
-        ("packed", "i8"),  # offset of W^T in `packed_weights`
-        ("output", "i8"),  # offset of A (rows, n_out) in `workspace`
-        ("preactivation", "i8"),  # offset of Z (rows, n_out), which may share the memory of A or of dZ
-        ("gradient", "i8"),  # offset of dL/dA, later dZ (rows, n_out)
-        ("first_neuron", "i8"),  # neurons in the layers before
-        ("activate", "i8"),  # address of the activation's kernel (Z, A)
-        ("derive", "i8"),  # address of the kernel (A, Z, dZ) that multiplies dZ by the derivative
-    ],
-    align=True,
-)
-"""One row of the table of layers."""
+LAYER = record("n_in n_out activation weights biases packed output preactivation gradient first_neuron activate derive")
+"""One row of the table of layers. Offsets are in elements.
 
-WEIGHT_TASK = np.dtype([("layer", "i8"), ("row_begin", "i8"), ("row_end", "i8")], align=True)
+- n_in, n_out: columns and rows of W
+- activation: code of its ActivationSpec
+- weights, biases: offsets of W (n_out, n_in) and b (n_out,) in `parameters` and `gradient`
+- packed: offset of W^T in `packed_weights`
+- output: offset of A (rows, n_out) in `workspace`
+- preactivation: offset of Z (rows, n_out), which may share the memory of A or of dZ
+- gradient: offset of dL/dA, later dZ (rows, n_out)
+- first_neuron: neurons in the layers before
+- activate: address of the activation's kernel (Z, A)
+- derive: address of the kernel (A, Z, dZ) that multiplies dZ by the derivative
+"""
+
+WEIGHT_TASK = record("layer row_begin row_end")
 """A layer and a range of rows of its W: what one thread updates at a time. Never affects bits."""
-
-CONTEXT = np.dtype(
-    [
-        # The network and its training.
-        ("takes_labels", "i8"),  # 1 where targets are labels int64 (rows,), otherwise 0
-        ("optimizer", "i8"),  # code of the OptimizerSpec
-        ("batch_rows", "i8"),  # rows of a step
-        ("layer_count", "i8"),
-        ("weight_task_count", "i8"),
-        ("gathered_inputs", "i8"),  # offset of a micro-batch's inputs in `workspace`, where rows are gathered
-        ("gathered_targets", "i8"),  # offset of its targets
-        ("scratch_size", "i8"),  # elements of scratch that a task needs
-        ("task_rows", "i8"),  # rows that go through all layers together
-        ("flops_per_row", "i8"),  # floating-point operations of a step, a row
-        ("l2", "f8"),  # adds l2/2 times the sum of squared weights to the objective
-        ("clip_norm", "f8"),  # largest Euclidean norm of the gradient
-        # Addresses of arrays; 0 where an array has no elements.
-        ("layers", "i8"),  # LAYER (layer_count,)
-        ("weight_tasks", "i8"),  # WEIGHT_TASK (weight_task_count,)
-        ("hyper", "i8"),  # float64 (8,), the optimizer's hyper-parameters
-        ("parameters", "i8"),  # (P,)
-        ("gradient", "i8"),  # (P,)
-        ("state0", "i8"),  # (P,), the optimizer's state vectors
-        ("state1", "i8"),
-        ("packed_weights", "i8"),  # W^T of every layer in micro-panels
-        ("workspace", "i8"),  # A, Z, dZ of every layer, gathered rows
-        ("labels", "i8"),  # int64 (rows,), gathered
-        ("row_losses", "i8"),  # float64 (rows,)
-        ("row_weights", "i8"),  # (rows,), the rows' weights in the objective
-        ("row_norms", "i8"),  # float64 (neurons,), squared norm of the gradient of each row of every W with its b
-        ("squared_weights", "i8"),  # float64 (neurons,), sums of squares of the weights before the update
-        ("correct", "i8"),  # int64 (tasks,), correct answers of each task of rows
-        ("progress", "i8"),  # PROGRESS
-        ("totals", "i8"),  # TOTALS
-        ("objective", "i8"),  # OBJECTIVE
-        ("scratch", "i8"),  # (scratch_size,) on one thread; otherwise each task allocates its own
-        # Addresses of kernels.
-        ("gemm", "i8"),
-        ("loss_kernel", "i8"),
-        ("correct_kernel", "i8"),  # 0 where the loss counts no correct answers
-        ("update_kernel", "i8"),
-        ("rows_task", "i8"),
-        ("weights_task", "i8"),
-        # One call of the loop; addresses of its data.
-        ("purpose", "i8"),  # TRAIN, EVALUATE or PREDICT
-        ("X", "i8"),  # (rows, n_in)
-        ("targets", "i8"),  # labels or (rows, n_out)
-        ("sample_weights", "i8"),  # float64 (epoch_rows,), or 0
-        ("order", "i8"),  # int64 (epoch_rows,), or 0
-        ("out", "i8"),  # (rows, n_out), predictions
-        ("rates", "i8"),  # float64 (rate_count,), learning rates
-        ("rate_count", "i8"),
-        ("first_row", "i8"),  # row of the epoch that X begins with
-        ("stop_row", "i8"),  # row of the epoch before which the call returns
-        ("epoch_rows", "i8"),
-        # The micro-batch at hand, written by the loop.
-        ("start", "i8"),  # its first row in the epoch
-        ("rows", "i8"),  # its rows; 0 while weights are packed or a clipped step is finished
-        ("inputs", "i8"),  # address of its inputs (rows, n_in)
-        ("is_first", "i8"),  # whether it is its batch's first, and last
-        ("is_last", "i8"),
-        ("step_l2", "f8"),  # l2 of this step
-        ("rate", "f8"),  # learning rate of this step
-        ("gradient_scale", "f8"),  # by clipping; 1 for none, below 0 where weights are only packed
-    ],
-    align=True,
-)
-"""Everything the compiled step knows: one argument instead of some hundred words."""
 
 
 class Plan(NamedTuple):
@@ -142,6 +70,8 @@ class Plan(NamedTuple):
     row_weights : shape (rows,)
         What the rows of a micro-batch count in the objective.
     row_norms, squared_weights : float64, shape (neurons,)
+        Squared norm of the gradient of each row of every W with its b; sums of squares of each row's weights before the
+        update.
     correct : int64, shape (rows,), one used for each task of rows
     progress : PROGRESS, shape ()
     totals : TOTALS, shape ()
@@ -177,6 +107,55 @@ class Plan(NamedTuple):
                 self.context[name] = address_of(array) if array.size else 0
         for name, vector in zip(("state0", "state1"), self.state, strict=False):
             self.context[name] = address_of(vector)
+
+
+CONTEXT = record(
+    "takes_labels optimizer batch_rows layer_count weight_task_count gathered_inputs gathered_targets scratch_size",
+    "task_rows flops_per_row",
+    *(name for name in Plan._fields if name not in ("context", "state")),
+    "state0 state1",
+    "gemm loss_kernel correct_kernel update_kernel rows_task weights_task",
+    "purpose X targets sample_weights order out rates rate_count first_row stop_row epoch_rows",
+    "start rows inputs is_first is_last",
+    floats="l2 clip_norm step_l2 rate gradient_scale",
+)
+"""Everything the compiled step knows: one argument instead of some hundred words.
+
+The network and its training:
+
+- takes_labels: 1 where targets are labels int64 (rows,), otherwise 0
+- optimizer: code of the OptimizerSpec
+- batch_rows: rows of a step
+- gathered_inputs, gathered_targets: offsets in `workspace` of a micro-batch's inputs and targets, where rows are
+  gathered
+- scratch_size: elements of scratch that a task needs
+- task_rows: rows that go through all layers together
+- flops_per_row: floating-point operations of a step, a row
+- l2: adds l2/2 times the sum of squared weights to the objective
+- clip_norm: largest Euclidean norm of the gradient
+
+Addresses of the arrays of `Plan`, 0 where an array has no elements; state0 and state1: the optimizer's state vectors.
+
+Addresses of kernels; correct_kernel is 0 where the loss counts no correct answers.
+
+One call of the loop, and addresses of its data:
+
+- purpose: TRAIN, EVALUATE or PREDICT
+- X (rows, n_in); targets: labels or (rows, n_out); out (rows, n_out): predictions
+- sample_weights: float64 (epoch_rows,), or 0; order: int64 (epoch_rows,), or 0
+- rates: float64 (rate_count,), learning rates
+- first_row: row of the epoch that X begins with
+- stop_row: row of the epoch before which the call returns
+
+The micro-batch at hand, written by the loop:
+
+- start: its first row in the epoch
+- rows: its rows; 0 while weights are packed or a clipped step is finished
+- inputs: address of its inputs (rows, n_in)
+- is_first, is_last: whether it is its batch's first, and last
+- step_l2, rate: l2 and learning rate of this step
+- gradient_scale: by clipping; 1 for none, below 0 where weights are only packed
+"""
 
 
 def aligned(size: int, dtype: Any) -> Array:

@@ -41,21 +41,6 @@ _TASK_BYTES = WEIGHT_TASK.itemsize
 
 
 @jit(internal=True)
-def _square_sum(values: Any, lanes: Any) -> float:
-    """Return the sum of squares in float64; the lanes (_LANES,) are overwritten."""
-    for j in range(_LANES):
-        lanes[j] = 0
-    whole = values.size // _LANES * _LANES
-    for i in range(0, whole, _LANES):
-        part = values[i : i + _LANES]
-        for j in range(_LANES):
-            lanes[j] += np.float64(part[j]) * np.float64(part[j])
-    for i in range(whole, values.size):
-        lanes[i - whole] += np.float64(values[i]) * np.float64(values[i])
-    return tree_sum(lanes)
-
-
-@jit(internal=True)
 def _multiply(values: Any, factor: Any) -> None:
     """values *= factor."""
     for i in range(values.size):
@@ -63,20 +48,26 @@ def _multiply(values: Any, factor: Any) -> None:
 
 
 @jit(internal=True)
-def _add_decay(gradient: Any, weights: Any, l2: float, lanes: Any) -> float:
-    """gradient += l2 weights; return the sum of the weights' squares as `_square_sum` does. One pass, not two."""
-    decay = gradient.dtype.type(l2)
+def _square_sum(values: Any, lanes: Any, gradient: Any, decay: Any) -> float:
+    """Return the sum of squares in float64; the lanes (_LANES,) are overwritten.
+
+    gradient += decay * values in the same pass, unless the gradient is None, which compiles no code for it.
+    """
     for j in range(_LANES):
         lanes[j] = 0
-    whole = weights.size // _LANES * _LANES
+    whole = values.size // _LANES * _LANES
     for i in range(0, whole, _LANES):
-        g, w = gradient[i : i + _LANES], weights[i : i + _LANES]
+        part = values[i : i + _LANES]
+        if gradient is not None:
+            g = gradient[i : i + _LANES]
         for j in range(_LANES):
-            g[j] += decay * w[j]
-            lanes[j] += np.float64(w[j]) * np.float64(w[j])
-    for i in range(whole, weights.size):
-        gradient[i] += decay * weights[i]
-        lanes[i - whole] += np.float64(weights[i]) * np.float64(weights[i])
+            if gradient is not None:
+                g[j] += decay * part[j]
+            lanes[j] += np.float64(part[j]) * np.float64(part[j])
+    for i in range(whole, values.size):
+        if gradient is not None:
+            gradient[i] += decay * values[i]
+        lanes[i - whole] += np.float64(values[i]) * np.float64(values[i])
     return tree_sum(lanes)
 
 
@@ -174,7 +165,7 @@ def weights_task(index: int, dtype: Any, ctx: Any) -> None:
         sums = np.empty(_LANES)
         for j in range(0, height, lanes):  # tasks begin at multiples of the lanes
             end = min(j + lanes, height)
-            squares[j] = _add_decay(gradient[j * n : end * n], weights[j * n : end * n], ctx.step_l2, sums)
+            squares[j] = _square_sum(weights[j * n : end * n], sums, gradient[j * n : end * n], dtype.type(ctx.step_l2))
             for i in range(j + 1, end):
                 squares[i] = 0
     if ctx.rows > 0 and clips:
@@ -182,7 +173,7 @@ def weights_task(index: int, dtype: Any, ctx: Any) -> None:
         sums = np.empty(_LANES)
         for j in range(height):
             b_j = np.float64(biases[j])
-            norms[j] = _square_sum(gradient[j * n : (j + 1) * n], sums) + b_j * b_j
+            norms[j] = _square_sum(gradient[j * n : (j + 1) * n], sums, None, 0) + b_j * b_j
         return
     scale = ctx.gradient_scale
     if not (scale < 0 or scale == 1):

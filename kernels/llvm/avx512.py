@@ -4,6 +4,7 @@ Side by side, since the instructions of one polynomial wait for each other: the 
 this order they belong to more than one vector.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -41,6 +42,10 @@ class Avx512Builder(VectorBuilder):
             values = tuple(float(np.float32(value)) for value in values)
         scalars = [ir.Constant(self.scalar, value) for value in values]
         return tuple(ir.Constant(self.vector, scalars[i : i + self.lanes]) for i in range(0, len(values), self.lanes))
+
+    def by_dtype(self, pair: tuple[float, float]) -> Vectors:
+        """Return a constant, of two the one for this dtype: float32 or float64."""
+        return self.number(float(pair[self.bits == 64]))
 
     def whole(self, value: int) -> Vectors:
         """Return an integer constant in every lane."""
@@ -84,8 +89,7 @@ class Avx512Builder(VectorBuilder):
 
     def magnitude(self, x: Vectors) -> Vectors:
         """|x|."""
-        fabs = self.intrinsic(f"fabs.v{self.lanes}f{self.bits}", self.vector, self.vector)
-        return self.each(lambda x: self.builder.call(fabs, [x]), x)
+        return self.each(functools.partial(self.intrinsic, f"fabs.v{self.lanes}f{self.bits}", self.vector), x)
 
     def bits_of(self, x: Vectors) -> Vectors:
         """Reinterpret floats as integers."""
@@ -100,43 +104,28 @@ class Avx512Builder(VectorBuilder):
         sign = self.each(self.builder.and_, self.bits_of(x), self.whole(-(1 << (self.bits - 1))))
         return self.from_bits(self.each(self.builder.or_, self.bits_of(magnitude), sign))
 
-    def _x86(self, name: str, x: Vectors, *more: ir.Value, y: Vectors = ()) -> Vectors:
+    def _x86(self, name: str, x: Vectors, y: Vectors, *more: ir.Value) -> Vectors:
         """Emit an instruction of AVX-512 F by LLVM's name for it."""
+        emit = functools.partial(self.intrinsic, f"x86.avx512.{name}.{self.suffix}", self.vector)
+        return self.each(lambda x, y: emit(x, y, *more), x, y)
 
-        def emit(*vectors: ir.Value) -> ir.Value:
-            given = [*vectors, *more]
-            function = self.intrinsic(f"x86.avx512.{name}.{self.suffix}", self.vector, *(value.type for value in given))
-            return self.builder.call(function, given)
-
-        return self.each(emit, x, y) if y else self.each(emit, x)
-
-    def max_constant(self, limit: float, x: Vectors) -> Vectors:
+    def max(self, limit: Vectors, x: Vectors) -> Vectors:
         """max(limit, x); NaN stays, since the instruction then returns its second operand."""
-        return self._x86("max", self.number(limit), _CURRENT_ROUNDING, y=x)
+        return self._x86("max", limit, x, _CURRENT_ROUNDING)
 
-    def min_constant(self, limit: float, x: Vectors) -> Vectors:
+    def min(self, limit: Vectors, x: Vectors) -> Vectors:
         """min(limit, x); NaN stays."""
-        return self._x86("min", self.number(limit), _CURRENT_ROUNDING, y=x)
+        return self._x86("min", limit, x, _CURRENT_ROUNDING)
 
     def scalef(self, x: Vectors, n: Vectors) -> Vectors:
         """x 2^floor(n), rounded once."""
-        return self._x86("mask.scalef", x, self.zero, self.everywhere, _CURRENT_ROUNDING, y=n)
-
-    def exponent(self, x: Vectors) -> Vectors:
-        """floor(log2 |x|), as a float: -infinity for 0, infinity for infinity, NaN for NaN."""
-        return self._x86("mask.getexp", x, self.zero, self.everywhere, _CURRENT_ROUNDING)
-
-    def significand(self, x: Vectors) -> Vectors:
-        """|x| 2^-k between 3/4 and 3/2 (code 3); NaN where x < 0 and 1 for 0 (code 3 << 2)."""
-        return self._x86("mask.getmant", x, _INT32(3 << 2 | 3), self.zero, self.everywhere, _CURRENT_ROUNDING)
+        return self._x86("mask.scalef", x, n, self.zero, self.everywhere, _CURRENT_ROUNDING)
 
     def lookup(self, table: tuple[float, ...], numbers: Vectors) -> Vectors:
         """Look up a table's entries by the last bits of the numbers; the other bits are ignored."""
         halves = self.number(*table)
         if len(halves) == 2:
             name = f"x86.avx512.vpermi2var.{self.suffix}"
-            function = self.intrinsic(name, self.vector, self.vector, self.integers, self.vector)
-            return self.each(lambda i: self.builder.call(function, [halves[0], i, halves[1]]), numbers)
+            return self.each(lambda i: self.intrinsic(name, self.vector, halves[0], i, halves[1]), numbers)
         name = "x86.avx512.permvar." + ("sf.512" if self.bits == 32 else "df.512")
-        function = self.intrinsic(name, self.vector, self.vector, self.integers)
-        return self.each(lambda i: self.builder.call(function, [halves[0], i]), numbers)
+        return self.each(lambda i: self.intrinsic(name, self.vector, halves[0], i), numbers)

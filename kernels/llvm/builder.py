@@ -24,13 +24,17 @@ def intrinsic(function: Callable[..., Any]) -> Any:
     return _intrinsic(function)
 
 
-def emits(signature: Callable[..., tuple[Any, ...]]) -> Callable[[Callable[..., None]], Any]:
-    """Make a function that emits LLVM code and returns nothing an intrinsic.
+def emits(
+    parameters: Callable[..., tuple[Any, ...]], result: Callable[..., Any] = lambda *_: types.void
+) -> Callable[[Callable[..., Any]], Any]:
+    """Make a function that emits LLVM code an intrinsic.
 
     Parameters
     ----------
-    signature : callable
+    parameters : callable
         From the Numba types of the caller's arguments to those the emitter takes; arguments are cast to them.
+    result : callable
+        From the same to the Numba type of the value that the emitter returns; by default it returns nothing.
 
     Returns
     -------
@@ -39,16 +43,16 @@ def emits(signature: Callable[..., tuple[Any, ...]]) -> Callable[[Callable[..., 
         NamedTuple of its fields' values, for a dtype Numba's type of the elements.
     """
 
-    def decorate(emitter: Callable[..., None]) -> Any:
-        @functools.wraps(emitter)
+    def decorate(emitter: Callable[..., Any]) -> Any:
+        @functools.wraps(emitter)  # also gives the intrinsic the right number of parameters
         def definition(typing_context: Any, *arguments: Any) -> Any:
-            expected = signature(*arguments)
+            expected = parameters(*arguments)
 
             def codegen(context: Any, builder: ir.IRBuilder, own: Any, values: Any) -> Any:
-                emitter(builder, *(_fields(builder, kind, x) for kind, x in zip(expected, values, strict=True)))
-                return context.get_dummy_value()
+                value = emitter(builder, *(_fields(builder, kind, x) for kind, x in zip(expected, values, strict=True)))
+                return context.get_dummy_value() if value is None else value
 
-            return types.void(*expected), codegen
+            return result(*arguments)(*expected), codegen
 
         return _intrinsic(definition)
 
@@ -74,6 +78,9 @@ def _shaped(like: Any, values: Iterator[ir.Value]) -> Any:
     """The inverse of `_flat`."""
     return type(like)(*(_shaped(field, values) for field in like)) if isinstance(like, tuple) else next(values)
 
+
+Values = list[ir.Value]
+Step = Callable[[Values], Values]
 
 VECTOR = vector_bytes()
 """Bytes in a vector register."""
@@ -108,12 +115,11 @@ class VectorBuilder:
         self.lanes = lanes or VECTOR // self.bytes
         self.scalar = ir.FloatType() if self.bits == 32 else ir.DoubleType()
         self.vector = ir.VectorType(self.scalar, self.lanes)
-        self.mask = ir.VectorType(ir.IntType(1), self.lanes)
         self.zero = ir.Constant(self.vector, [ir.Constant(self.scalar, 0.0)] * self.lanes)
 
-    def intrinsic(self, name: str, result: ir.Type, *operands: ir.Type) -> ir.Function:
-        """Declare an LLVM intrinsic; llvmlite's own ``declare_intrinsic`` refuses vectors."""
-        return _declared(self.builder.module, f"llvm.{name}", ir.FunctionType(result, operands))
+    def intrinsic(self, name: str, result: ir.Type, *operands: ir.Value) -> ir.Value:
+        """Call an LLVM intrinsic; llvmlite's own ``declare_intrinsic`` refuses vectors."""
+        return call_function(self.builder, f"llvm.{name}", result, *operands)
 
     def pointer(self, address: ir.Value) -> ir.Value:
         """Give the pointer of an integer address."""
@@ -129,8 +135,7 @@ class VectorBuilder:
 
     def prefetch(self, pointer: ir.Value) -> None:
         """Ask for a cache line, to be read soon."""
-        ask = self.intrinsic("prefetch.p0", VOID, POINTER, _INT32, _INT32, _INT32)
-        self.builder.call(ask, [pointer, _INT32(0), _INT32(3), _INT32(1)])  # for reading, into L1, data
+        self.intrinsic("prefetch.p0", VOID, pointer, _INT32(0), _INT32(3), _INT32(1))  # for reading, into L1, data
 
     def splat(self, scalar: ir.Value) -> ir.Value:
         """Give a vector with ``scalar`` in every lane."""
@@ -152,20 +157,16 @@ class VectorBuilder:
         """Read a vector; lanes outside ``mask`` are zero and their memory is not touched."""
         if mask is None:
             return self.builder.load(pointer, typ=self.vector, align=self.bytes)
-        masked = self.intrinsic(
-            f"masked.load.v{self.lanes}f{self.bits}.p0", self.vector, POINTER, _INT32, self.mask, self.vector
-        )
-        return self.builder.call(masked, [pointer, _INT32(self.bytes), mask, self.zero])
+        name = f"masked.load.v{self.lanes}f{self.bits}.p0"
+        return self.intrinsic(name, self.vector, pointer, _INT32(self.bytes), mask, self.zero)
 
     def store(self, value: ir.Value, pointer: ir.Value, mask: ir.Value | None = None) -> None:
         """Write a vector; memory of lanes outside ``mask`` is not touched."""
         if mask is None:
             self.builder.store(value, pointer, align=self.bytes)
-            return
-        masked = self.intrinsic(
-            f"masked.store.v{self.lanes}f{self.bits}.p0", VOID, self.vector, POINTER, _INT32, self.mask
-        )
-        self.builder.call(masked, [value, pointer, _INT32(self.bytes), mask])
+        else:
+            name = f"masked.store.v{self.lanes}f{self.bits}.p0"
+            self.intrinsic(name, VOID, value, pointer, _INT32(self.bytes), mask)
 
     def store_first(self, values: list[ir.Value], pointers: list[ir.Value], count: ir.Value) -> None:
         """Write the first ``count`` elements of each vector, at least 1; other memory is not touched.
@@ -198,8 +199,7 @@ class VectorBuilder:
 
     def fma(self, x: ir.Value, y: ir.Value, z: ir.Value) -> ir.Value:
         """x * y + z.  By ``llvm.fmuladd``, since without FMA instructions ``llvm.fma`` calls libm lane by lane."""
-        name = f"fmuladd.v{self.lanes}f{self.bits}"
-        return self.builder.call(self.intrinsic(name, self.vector, *[self.vector] * 3), [x, y, z])
+        return self.intrinsic(f"fmuladd.v{self.lanes}f{self.bits}", self.vector, x, y, z)
 
     def relu(self, x: ir.Value) -> ir.Value:
         """0 where x < 0, else x.  Not ``maxnum``, which turns NaN into 0."""
@@ -220,9 +220,7 @@ class VectorBuilder:
         """Context manager: what is emitted inside runs where ``number`` is not zero."""
         return self.builder.if_then(self.builder.icmp_signed("!=", number, number.type(0)))
 
-    def change_unless_zero(
-        self, number: ir.Value, values: list[ir.Value], change: Callable[[list[ir.Value]], list[ir.Value]]
-    ) -> list[ir.Value]:
+    def change_unless_zero(self, number: ir.Value, values: Values, change: Step) -> Values:
         """``change(values)`` where ``number`` is not zero, else the values."""
         before = self.builder.block
         with self.unless_zero(number):
@@ -231,12 +229,8 @@ class VectorBuilder:
         return [self.phi((x, before), (y, inside)) for x, y in zip(values, changed, strict=True)]
 
     def loop(
-        self,
-        carried: list[ir.Value],
-        more: Callable[[list[ir.Value]], ir.Value],
-        body: Callable[[list[ir.Value]], list[ir.Value]],
-        at_least_once: bool = False,
-    ) -> list[ir.Value]:
+        self, carried: Values, more: Callable[[Values], ir.Value], body: Step, at_least_once: bool = False
+    ) -> Values:
         """``while more(carried): carried = body(carried)``; gives what is carried in the end.
 
         ``at_least_once``: the caller knows that ``more`` holds at first, so it is tested only after each iteration.
@@ -270,7 +264,8 @@ class VectorBuilder:
             What it is called with.
         """
         arguments = _flat(operands)
-        shared = _declared(self.builder.module, name, ir.FunctionType(VOID, [x.type for x in arguments]))
+        kind = ir.FunctionType(VOID, [x.type for x in arguments])
+        shared = cgutils.get_or_insert_function(self.builder.module, kind, name)
         if not shared.blocks:
             shared.linkage = "linkonce_odr"  # one copy, however many modules are linked
             for attribute in ("noinline", "nounwind", "optsize"):
@@ -282,8 +277,10 @@ class VectorBuilder:
         self.builder.call(shared, arguments)
 
 
-def _declared(module: ir.Module, name: str, kind: ir.FunctionType) -> ir.Function:
-    return module.globals.get(name) or ir.Function(module, kind, name)
+def call_function(builder: ir.IRBuilder, name: str, result: ir.Type, *arguments: ir.Value) -> ir.Value:
+    """Emit the call of a C function or an LLVM intrinsic, which is declared where the module has not done so yet."""
+    kind = ir.FunctionType(result, [argument.type for argument in arguments])
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), arguments)
 
 
 def set_optsize(builder: ir.IRBuilder) -> None:

@@ -24,16 +24,12 @@ def address_and_strides(typing_context: Any, array: Any) -> Any:
     """(address of the first element, the strides in bytes).  `keep_alive` the array while that is used."""
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        return context.make_tuple(builder, signature.return_type, unpack_array(context, builder, array, arguments[0]))
+        struct = context.make_array(array)(context, builder, arguments[0])
+        start = builder.ptrtoint(struct.data, context.get_value_type(types.intp))
+        parts = [start, *cgutils.unpack_tuple(builder, struct.strides)]
+        return context.make_tuple(builder, signature.return_type, parts)
 
     return types.UniTuple(types.intp, 1 + array.ndim)(array), codegen
-
-
-def unpack_array(context: Any, builder: ir.IRBuilder, array: Any, value: ir.Value) -> list[ir.Value]:
-    """Emit an array's address and strides, as integers."""
-    struct = context.make_array(array)(context, builder, value)
-    start = builder.ptrtoint(struct.data, context.get_value_type(types.intp))
-    return [start, *cgutils.unpack_tuple(builder, struct.strides)]
 
 
 @emits(lambda array: (array,))
@@ -64,14 +60,10 @@ def array_at(typing_context: Any, dtype: Any, address: Any, shape: Any) -> Any:
     return array(dtype, types.intp, shape), codegen
 
 
-@intrinsic
-def item_bytes(typing_context: Any, dtype: Any) -> Any:
+@emits(lambda dtype: (dtype,), lambda _: types.intp)
+def item_bytes(builder: ir.IRBuilder, dtype: Any) -> ir.Value:
     """Bytes of an element, as a constant."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        return context.get_constant(types.intp, dtype.dtype.bitwidth // 8)
-
-    return types.intp(dtype), codegen
+    return ir.IntType(types.intp.bitwidth)(dtype.bitwidth // 8)
 
 
 @emits(lambda: ())

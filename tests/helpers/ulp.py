@@ -25,7 +25,7 @@ def silu(x: Array) -> Array:
 
 
 EXPECTED: dict[str, Callable[[Array], Array]] = {
-    "exp": np.exp,
+    "exp_nonpositive": np.exp,
     "log": np.log,
     "tanh": np.tanh,
     "sigmoid": sigmoid,
@@ -49,7 +49,9 @@ def ulps(result: Array, expected: Array) -> float:
 
 
 def sweep(name: str, dtype: str) -> Array:
-    """A few 100 000 arguments: float32 from the whole range, every 16411th; float64 at random where it bends."""
+    """A few 100 000 arguments in the function's domain: float32 every 16411th; float64 at random where it bends."""
+    if name == "exp_nonpositive":
+        return -np.abs(sweep("", dtype))
     if dtype == "float32":
         return np.arange(0, 2**32, 16411, dtype=np.uint64).astype(np.uint32).view(np.float32)
     rng = np.random.default_rng(0)
@@ -77,9 +79,9 @@ def _flushed(x: Array) -> Array:
 
 
 MUTANTS: list[tuple[str, str, Callable[[Array], Array]]] = [
-    ("ln 2 as one number", "exp", _forgotten_low),
-    ("no subnormals", "exp", _flushed),
-    ("clamped NaN", "exp", lambda x: np.exp(np.where(np.isnan(x), x.dtype.type(89), x))),
+    ("ln 2 as one number", "exp_nonpositive", _forgotten_low),
+    ("no subnormals", "exp_nonpositive", _flushed),
+    ("clamped NaN", "exp_nonpositive", lambda x: np.exp(np.where(np.isnan(x), x.dtype.type(89), x))),
     ("three ulp off", "log", lambda x: np.log(x) * (1 + 3 * np.finfo(x.dtype).eps)),
     ("zero as the smallest", "log", lambda x: np.log(np.where(x == 0, np.finfo(x.dtype).tiny, x))),
     ("cancellation near 0", "tanh", lambda x: (np.exp(2 * x) - 1) / (np.exp(2 * x) + 1)),

@@ -1,7 +1,8 @@
 """Variant `simd`: dense layers, whose bias and ReLU are applied in registers.
 
 Other activations take a pass of their own over Z, which still lies in a cache; between the loops of the product, each
-of them would have to be compiled into it.
+of them would have to be compiled into it. X and W may have any strides; all other arrays are C-contiguous, as
+`api.layers` makes them.
 """
 
 from typing import Any
@@ -10,11 +11,11 @@ import numpy as np
 
 from ...jit.call_by_address import call
 from ...jit.decorator import jit
-from ...llvm.memory import address_and_strides, allocate, array_at, keep_alive, release
+from ...llvm.memory import address_and_strides, array_at
 from ...specs.activations import RELU
 from ..activations import activation_address, apply_activation, derivative_address
 from .gemm import gemm_address, gemm_bias_relu, matrix_of, multiply, rows_of, transposed
-from .operands import NO_ROWS, Product, Rows, Shape
+from .operands import NO_ROWS, Product, Shape
 
 
 @jit(scalar=True)
@@ -53,27 +54,10 @@ def dz_columns(derive: int, Z: Any, dL_dA: Any, dZ: Any, db: Any, col_begin: int
 @jit
 def _forward(X: Any, W: Any, b: Any, activate: int, A: Any, Z: Any, gemm: int) -> None:
     """Compute `dense_forward`; ``activate`` is the address of the activation's kernel, 0 for ReLU."""
-    rows, columns = Z.shape
-    z_matrix, a_matrix = matrix_of(Z), matrix_of(A)
-    z, a = rows_of(z_matrix), rows_of(a_matrix)
-    in_place = columns <= 1 or (z_matrix.column_stride == Z.itemsize and a_matrix.column_stride == A.itemsize)
-    copied = 0 if in_place else rows * columns
-    if copied > 0:
-        z = Rows(allocate(2 * copied * Z.itemsize), columns * Z.itemsize)
-        a = Rows(z.address + copied * Z.itemsize, z.row_stride)
-    bias = np.ascontiguousarray(b)
-    gemm_bias_relu(Z.dtype, gemm, forward_product(X, W, bias, z, a if activate == 0 else NO_ROWS))
-    keep_alive(bias)
+    z, a = rows_of(matrix_of(Z)), rows_of(matrix_of(A))
+    gemm_bias_relu(Z.dtype, gemm, forward_product(X, W, b, z, a if activate == 0 else NO_ROWS))
     if activate != 0:
-        activate_block(Z.dtype, activate, z, a, rows, columns)
-    if copied > 0:
-        values = array_at(Z.dtype, z.address, (2 * copied,))
-        for p in range(copied):
-            Z[p // columns, p % columns] = values[p]
-            A[p // columns, p % columns] = values[copied + p]
-        release(z.address)
-    keep_alive(Z)
-    keep_alive(A)
+        activate_block(Z.dtype, activate, z, a, Z.shape[0], Z.shape[1])
 
 
 def activation_or_relu(activation: int, dtype: Any) -> int:
@@ -91,7 +75,7 @@ def _backward(X: Any, Z: Any, dL_dA: Any, W: Any, addresses: Any, dW: Any, db: A
     """Compute `dense_backward_batch` by the addresses of the derivative's kernel and of `gemm`."""
     derive, gemm = addresses
     dZ = np.empty(Z.shape, Z.dtype)
-    dz_columns(derive, np.ascontiguousarray(Z), dL_dA, dZ, db, 0, Z.shape[1])
+    dz_columns(derive, Z, dL_dA, dZ, db, 0, Z.shape[1])
     multiply(dZ.T, X, dW, gemm)
     if dX.size > 0:
         multiply(dZ, W, dX, gemm)

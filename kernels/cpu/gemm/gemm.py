@@ -48,7 +48,7 @@ from .operands import (
     workspace_type,
 )
 from .packing import pack_a, pack_b
-from .transpose import gemm_bt_microkernel
+from .transpose import PANELS, gemm_bt_microkernel
 
 NO_WORKSPACE = Workspace(0, 0)
 """`gemm` then allocates what it needs."""
@@ -109,7 +109,10 @@ def _macro_kernel(dtype: Any, block: Any, a: Any, b: Any, c: Any, epilogue: Any)
                 epilogue.alpha,
             )
             if b.panel_stride < 0:
-                width = min(lanes, nb - j)
+                width = nb - j  # a part of a vector is a tile of its own
+                if width > lanes:
+                    # Columns a page apart share one set of L1, which holds those of one vector.
+                    width = lanes if b.column_stride % 4096 == 0 else min(width // lanes, PANELS) * lanes
                 columns = Rows(b.address + j * b.column_stride, b.column_stride)
                 tile = Tile(tile_rows, width, kb, 1)
                 gemm_bt_microkernel(

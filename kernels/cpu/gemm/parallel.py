@@ -129,9 +129,6 @@ def _matmul(A: Any, B: Any, C: Any, threads: int, pool: int, address: int) -> No
     grid = partition(C.dtype, product, threads * TASKS_PER_THREAD)
     flops = 2 * A.shape[0] * A.shape[1] * B.shape[1]
     parallel_for(_product_task, grid.rows * grid.columns, threads, flops, pool, (C.dtype, address, product, grid))
-    keep_alive(A)
-    keep_alive(B)
-    keep_alive(C)
 
 
 def matmul(A: Any, B: Any, C: Any) -> None:
@@ -165,15 +162,11 @@ def _dense_forward(X: Any, W: Any, b: Any, A: Any, Z: Any, team_fields: Any) -> 
     grid = partition(Z.dtype, product, team.threads * TASKS_PER_THREAD)
     arguments = (Z.dtype, product, a, grid, team)
     parallel_for(_forward_task, grid.rows * grid.columns, team.threads, 2 * X.size * Z.shape[1], team.pool, arguments)
-    keep_alive(X)
-    keep_alive(W)
-    keep_alive(b)
-    keep_alive(A)
 
 
 def dense_forward(X: Any, W: Any, b: Any, activation: int, A: Any, Z: Any) -> None:
-    """Z (B, k) = X (B, n) W^T (n, k) + b;  A = activation(Z).  Outputs that are not contiguous are left to simd."""
-    if 2 * X.size * Z.shape[1] < SERIAL_MAX_FLOPS or (threads := num_threads()) == 1 or not _contiguous(A, Z, b):
+    """Z (B, k) = X (B, n) W^T (n, k) + b;  A = activation(Z)."""
+    if 2 * X.size * Z.shape[1] < SERIAL_MAX_FLOPS or (threads := num_threads()) == 1:
         dense.dense_forward(X, W, b, activation, A, Z)
     else:
         activate = dense.activation_or_relu(activation, Z.dtype)
@@ -203,7 +196,7 @@ def _dense_backward_batch(X: Any, Z: Any, dL_dA: Any, W: Any, team_fields: Any, 
     dtype, threads = Z.dtype, team.threads
     dZ = np.empty(Z.shape, dtype)
     strips = max(1, min(threads, k * Z.itemsize // VECTOR))
-    arguments = (team.activation, np.ascontiguousarray(Z), dL_dA, dZ, db, strips)
+    arguments = (team.activation, Z, dL_dA, dZ, db, strips)
     parallel_for(_dz_task, strips, threads, 4 * W.size * rows, team.pool, arguments)
     dz = gemm.matrix_of(dZ)
     dw = gemm.plain_product(gemm.transposed(dz), gemm.matrix_of(X), gemm.rows_of(gemm.matrix_of(dW)), Shape(k, n, rows))
@@ -213,25 +206,17 @@ def _dense_backward_batch(X: Any, Z: Any, dL_dA: Any, W: Any, team_fields: Any, 
         dx_grid = partition(dtype, dx, threads)
     tasks = dw_grid.rows * dw_grid.columns + dx_grid.rows * dx_grid.columns
     parallel_for(_backward_task, tasks, threads, 0, team.pool, (dtype, team.gemm, dw, dw_grid, dx, dx_grid))
-    keep_alive(dZ)
-    keep_alive(X)
-    keep_alive(W)
-    keep_alive(dW)
-    keep_alive(dX)
+    keep_alive(dZ)  # the arguments are kept by the caller
 
 
 def dense_backward_batch(X: Any, Z: Any, dL_dA: Any, W: Any, activation: int, dW: Any, db: Any, dX: Any) -> None:
     """dZ = dL_dA * activation'(Z);  dW = dZ^T X;  db = sum of dZ's rows;  dX = dZ W.
 
-    A dX of no elements is not computed. Outputs that are not contiguous are left to simd.
+    A dX of no elements is not computed.
     """
     flops = 2 * W.size * Z.shape[0] * (2 if dX.size else 1)
-    if flops < SERIAL_MAX_FLOPS or (threads := num_threads()) == 1 or not _contiguous(dW, db, dX):
+    if flops < SERIAL_MAX_FLOPS or (threads := num_threads()) == 1:
         dense.dense_backward_batch(X, Z, dL_dA, W, activation, dW, db, dX)
     else:
         team_fields = derivative_address(activation, Z.dtype), gemm.gemm_address(Z.itemsize), threads, POOL
         _dense_backward_batch(X, Z, dL_dA, W, team_fields, dW, db, dX)
-
-
-def _contiguous(*arrays: Any) -> bool:
-    return all(array.flags.c_contiguous for array in arrays)

@@ -14,7 +14,7 @@ from typing import Any
 
 from llvmlite import ir
 
-from ...llvm.builder import VectorBuilder, emits, types
+from ...llvm.builder import LINE, Values, VectorBuilder, emits, types
 from .microkernel import Outputs, store_epilogue
 from .operands import Epilogue, Rows, Tile, epilogue_type, rows_type, tile_type
 
@@ -25,10 +25,14 @@ MAX_ROWS = 4
 """Rows of the largest tile. There are two kernels, for a single row and for this many, where missing rows repeat the
 last one (docs/performance-notes/gemm.md)."""
 
+PANELS = 2
+"""Vectors of columns in a tile at most. The FMAs on one vector wait for each other, 4 cycles each; meanwhile the CPU
+transposes and multiplies the next (docs/performance-notes/gemm.md)."""
+
 _INT32 = ir.IntType(32)
 
 
-def _square(code: VectorBuilder, columns: list[ir.Value], count: ir.Value | None = None) -> list[ir.Value]:
+def _square(code: VectorBuilder, columns: Values, count: ir.Value | None = None) -> Values:
     """Read a square from pointers to its columns, as vectors of rows; of ``count`` rows, with zeros below them."""
     lanes = code.lanes
     height = READ_BYTES // code.bytes
@@ -62,20 +66,25 @@ def _joined(code: VectorBuilder, x: ir.Value, y: ir.Value) -> ir.Value:
     return code.shuffle(x, y, list(range(2 * x.type.count)))
 
 
-def _clamped_numbers(builder: ir.IRBuilder, given: ir.Value, count: int) -> list[ir.Value]:
+def _clamped_numbers(builder: ir.IRBuilder, given: ir.Value, count: int) -> Values:
     """Return the numbers from 0 to count - 1; those from ``given`` on repeat given - 1."""
     final, intp = builder.sub(given, given.type(1)), given.type
     return [builder.select(builder.icmp_signed("<", final, intp(i)), final, intp(i)) for i in range(count)]
 
 
-def _pointers(code: VectorBuilder, b: Rows, columns: ir.Value) -> Callable[[ir.Value], list[ir.Value]]:
-    """Return a function from a row to pointers to its elements in all columns; missing columns repeat the last one."""
+def _pointers(code: VectorBuilder, b: Rows, columns: ir.Value) -> Callable[..., Values]:
+    """Return a function from a row to pointers to its elements in a vector's columns; missing ones repeat the last.
+
+    Its second argument, where given, is the distance in bytes of these columns from the first.
+    """
     builder = code.builder
     start = code.pointer(b.address)
     offsets = [builder.mul(number, b.row_stride) for number in _clamped_numbers(builder, columns, code.lanes)]
 
-    def pointers(row: ir.Value) -> list[ir.Value]:
+    def pointers(row: ir.Value, distance: ir.Value | None = None) -> Values:
         at_row = code.at(start, builder.mul(row, row.type(code.bytes)))
+        if distance is not None:
+            at_row = code.at(at_row, distance)
         return [code.at(at_row, offset) for offset in offsets]
 
     return pointers
@@ -85,9 +94,9 @@ def _over_rows(
     code: VectorBuilder,
     end: ir.Value,
     step: int,
-    carried: list[ir.Value],
-    body: Callable[[ir.Value, list[ir.Value]], list[ir.Value]],
-) -> list[ir.Value]:
+    carried: Values,
+    body: Callable[[ir.Value, Values], Values],
+) -> Values:
     """Emit ``for row in range(0, end, step): carried = body(row, carried)``."""
     builder, intp = code.builder, end.type
     _, *results = code.loop(
@@ -118,7 +127,7 @@ def _emit_transpose(code: VectorBuilder, target: Rows, source: Rows, columns: ir
         for i, row in enumerate(_square(code, pointers(first), count)):
             code.store(row, code.at(at_first, builder.mul(intp(i), target.row_stride)))
 
-    def copy_whole(first: ir.Value, carried: list[ir.Value]) -> list[ir.Value]:
+    def copy_whole(first: ir.Value, carried: Values) -> Values:
         copy(first)
         return carried
 
@@ -159,46 +168,83 @@ def transpose_panel(
 
 
 def _emit_tile(height: int) -> Callable[..., None]:
-    """Return what emits the function that computes a tile of up to ``height`` rows x a vector."""
+    """Return what emits the function that computes a tile of up to ``height`` rows."""
 
     def emit(
         code: VectorBuilder, rows: ir.Value, columns: ir.Value, k: ir.Value, a: Rows, b: Rows, outputs: Outputs
     ) -> None:
         builder, intp = code.builder, k.type
-        size = code.lanes * code.bytes
-        last_square = builder.alloca(code.vector, code.lanes)
-        last_square.align = size
+        size, line = code.lanes * code.bytes, max(LINE // code.bytes, code.lanes)
+        memory, rest_memory = (builder.alloca(code.vector, count) for count in (PANELS * height, line))
+        memory.align = rest_memory.align = size
         a_start = code.pointer(a.address)
         numbers = _clamped_numbers(builder, rows, height)
         a_rows = [code.at(a_start, builder.mul(number, a.row_stride)) for number in numbers]
         pointers = _pointers(code, b, columns)
+        panel_columns = builder.mul(b.row_stride, intp(code.lanes))
+        whole = builder.and_(k, intp(-line))
+        rest = builder.sub(k, whole)
 
-        def add(sums: list[ir.Value], row: ir.Value, number: ir.Value) -> list[ir.Value]:
+        def add(sums: Values, row: ir.Value, number: ir.Value) -> Values:
             offset = builder.mul(number, intp(code.bytes))
             elements = [builder.load(code.at(a_i, offset), typ=code.scalar, align=code.bytes) for a_i in a_rows]
             return [code.fma(code.splat(x), row, total) for x, total in zip(elements, sums, strict=True)]
 
-        def add_square(first: ir.Value, sums: list[ir.Value]) -> list[ir.Value]:
-            for i, row in enumerate(_square(code, pointers(first))):
-                sums = add(sums, row, builder.add(first, intp(i)))
-            return sums
+        def over_panels(body: Callable[[ir.Value, Values], None]) -> None:
+            """Emit ``body(panel, pointers to its sums)`` for every panel."""
 
-        def add_rest(sums: list[ir.Value]) -> list[ir.Value]:
-            source = Rows(builder.add(b.address, builder.mul(whole, intp(code.bytes))), b.row_stride)
-            target = Rows(builder.ptrtoint(last_square, intp), intp(size))
-            _call_transpose(code, target, source, columns, rest)
+            def one(panel: ir.Value, carried: Values) -> Values:
+                body(panel, code.vectors_at(code.at(memory, builder.mul(panel, intp(height * size))), height))
+                return carried
 
-            def add_row(i: ir.Value, sums: list[ir.Value]) -> list[ir.Value]:
-                row = code.load(code.at(last_square, builder.mul(i, intp(size))))
-                return add(sums, row, builder.add(whole, i))
+            _over_rows(code, panels, 1, [], one)
 
-            return _over_rows(code, rest, 1, sums, add_row)
+        def clear(panel: ir.Value, places: Values) -> None:
+            for place in places:
+                code.store(code.zero, place)
 
-        whole = _whole(code, k)
-        sums = _over_rows(code, whole, code.lanes, [code.zero] * height, add_square)
-        rest = builder.sub(k, whole)
-        sums = code.change_unless_zero(rest, sums, add_rest)
-        store_epilogue(code, sums, 1, columns, outputs, numbers)
+        def add_line(first: ir.Value, carried: Values) -> Values:
+            def add_squares(panel: ir.Value, places: Values) -> None:
+                sums = [code.load(place) for place in places]
+                for square in range(0, line, code.lanes):
+                    columns_at = pointers(builder.add(first, intp(square)), builder.mul(panel, panel_columns))
+                    for i, row in enumerate(_square(code, columns_at)):
+                        sums = add(sums, row, builder.add(first, intp(square + i)))
+                for x, place in zip(sums, places, strict=True):
+                    code.store(x, place)
+
+            over_panels(add_squares)
+            return carried
+
+        def finish(panel: ir.Value, places: Values) -> None:
+            moved = builder.mul(panel, panel_columns)
+
+            def add_rest(sums: Values) -> Values:
+                start = builder.add(builder.add(b.address, moved), builder.mul(whole, intp(code.bytes)))
+                target = Rows(builder.ptrtoint(rest_memory, intp), intp(size))
+                _call_transpose(code, target, Rows(start, b.row_stride), columns, rest)
+
+                def add_row(i: ir.Value, sums: Values) -> Values:
+                    row = code.load(code.at(rest_memory, builder.mul(i, intp(size))))
+                    return add(sums, row, builder.add(whole, i))
+
+                return _over_rows(code, rest, 1, sums, add_row)
+
+            sums = code.change_unless_zero(rest, [code.load(place) for place in places], add_rest)
+            nbytes = builder.mul(panel, intp(size))
+            *operands, alpha = outputs
+            present = [builder.icmp_signed("!=", rows_.address, intp(0)) for rows_ in operands]
+            shifted = [
+                rows_._replace(address=builder.add(rows_.address, builder.select(there, nbytes, intp(0))))
+                for rows_, there in zip(operands, present, strict=True)
+            ]
+            left = builder.sub(columns, builder.mul(panel, intp(code.lanes)))
+            store_epilogue(code, sums, 1, left, Outputs(*shifted, alpha), numbers)
+
+        panels = builder.sdiv(builder.add(columns, intp(code.lanes - 1)), intp(code.lanes))
+        over_panels(clear)
+        _over_rows(code, whole, line, [], add_line)
+        over_panels(finish)
 
     return emit
 
@@ -207,14 +253,15 @@ def _emit_tile(height: int) -> Callable[..., None]:
 def gemm_bt_microkernel(
     builder: ir.IRBuilder, dtype: Any, tile: Tile, a: Rows, b: Rows, c: Rows, epilogue: Epilogue
 ) -> None:
-    """Compute a tile of C of up to a vector of columns from a B of contiguous columns, transposed in registers.
+    """Compute a tile of C from a B of contiguous columns, transposed in registers.
 
     Parameters
     ----------
     dtype : dtype
         float32 or float64, of all operands.
     tile : Tile
-        rows from 1 to MAX_ROWS; columns from 1 to a vector's lanes; k products summed; one tile.
+        rows from 1 to MAX_ROWS; columns of up to PANELS whole vectors, or fewer than one vector; k products summed; one
+        tile.
     a : Rows
         A; its rows are contiguous.
     b : Rows

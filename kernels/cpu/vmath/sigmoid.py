@@ -2,10 +2,8 @@
 
 from typing import Any
 
-import numpy as np
-
 from ...jit.decorator import jit
-from .bits import by_dtype, constant
+from .bits import by_dtype, constant, pair
 from .exp import exp_nonpositive, raised_exp
 
 
@@ -35,14 +33,20 @@ def sigmoid_derivative(x: Any) -> Any:
 
 
 # Below these x e^x is 0; 2^64 e^x still has an exponent.
-_SILU_END32, _SILU_END64 = np.float32(-110.0), -752.5
+_SILU_END = pair(-110.0, -752.5)
+
+
+@jit(scalar=True)
+def _neg_abs(x: Any) -> Any:
+    """-|x|, at least where silu ends."""
+    a, end = -abs(x), by_dtype(x, _SILU_END)
+    return end if end > a else a
 
 
 @jit(scalar=True)
 def silu(x: Any) -> Any:
     """x sigmoid(x) = x e^x / (1 + e^x) below 0, whose numerator is rounded once where it is subnormal."""
-    a, end = -abs(x), by_dtype(x, _SILU_END32, _SILU_END64)
-    a = end if end > a else a
+    a = _neg_abs(x)
     raised, small = raised_exp(a, constant(x, -0.0)), constant(x, 2.0**-64)
     return (a * raised * small if x < constant(x, 0.0) else x) / (constant(x, 1.0) + raised * small)
 
@@ -50,8 +54,7 @@ def silu(x: Any) -> Any:
 @jit(scalar=True)
 def silu_derivative(x: Any) -> Any:
     """S (1 + x (1 - S)) for S = sigmoid(x), from the smaller of S and 1 - S: the sum of silu'(x) and silu'(-x) is 1."""
-    a, end = -abs(x), by_dtype(x, _SILU_END32, _SILU_END64)
-    a = end if end > a else a
+    a = _neg_abs(x)
     q = over_one_plus(exp_nonpositive(a))
     below = q * (constant(x, 1.0) + a * (constant(x, 1.0) - q))
     return below if x < constant(x, 0.0) else constant(x, 1.0) - below
@@ -60,8 +63,7 @@ def silu_derivative(x: Any) -> Any:
 @jit(scalar=True)
 def mish(x: Any) -> Any:
     """x tanh(log(1 + e^x)), a rational function of e = e^-|x|, with the numerator of `silu` below 0."""
-    one, two, a, end = constant(x, 1.0), constant(x, 2.0), -abs(x), by_dtype(x, _SILU_END32, _SILU_END64)
-    a = end if end > a else a
+    one, two, a = constant(x, 1.0), constant(x, 2.0), _neg_abs(x)
     raised, small, below = raised_exp(a, constant(x, -0.0)), constant(x, 2.0**-64), x < constant(x, 0.0)
     e = raised * small
     numerator = e + two if below else one + two * e
@@ -72,8 +74,7 @@ def mish(x: Any) -> Any:
 @jit(scalar=True)
 def mish_derivative(x: Any) -> Any:
     """t + x S (1 - t^2) for t = tanh(log(1 + e^x)) and S = sigmoid(x), a rational function of x and e = e^-|x|."""
-    one, two, a, end = constant(x, 1.0), constant(x, 2.0), -abs(x), by_dtype(x, _SILU_END32, _SILU_END64)
-    a = end if end > a else a
+    one, two, a = constant(x, 1.0), constant(x, 2.0), _neg_abs(x)
     e, below, four = exp_nonpositive(a), x < constant(x, 0.0), constant(x, 4.0)
     q = one / (e * (e + two) + two if below else one + two * e * (one + e))
     slope = four * (one + e) * q

@@ -77,13 +77,10 @@ def test_storage_is_deterministic(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("error", "message", "arrays", "metadata"),
     [
-        (ValueError, "kind None; expected one of: model, checkpoint", {}, {}),
-        (ValueError, "kind 'picture'", {}, {"kind": "picture"}),
-        (TypeError, "'a' has dtype object; a file holds float64, float32", {"a": np.array([None])}, MODEL),
-        (TypeError, "'a' has dtype complex128", {"a": np.ones(1, complex)}, MODEL),
-        (TypeError, "must be of type str", {"a": np.ones(1)}, {**MODEL, "epoch": 3}),
-        (TypeError, "must be of type str", {1: np.ones(1)}, MODEL),
-        (ValueError, "cannot be called __metadata__", {"__metadata__": np.ones(1)}, MODEL),
+        (safetensors.SafetensorError, 'dtype "object"', {"a": np.array([None])}, MODEL),
+        (safetensors.SafetensorError, 'dtype "complex128"', {"a": np.ones(1, complex)}, MODEL),
+        (TypeError, "'int' object", {"a": np.ones(1)}, {**MODEL, "epoch": 3}),
+        (TypeError, "'int' object", {1: np.ones(1)}, MODEL),
     ],
 )
 def test_storage_failed_write_changes_nothing(
@@ -250,23 +247,23 @@ OURS = {"__metadata__": {"format": "fastnet", "format_version": "1", "kind": "mo
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "is empty"),
+        (b"", "is empty; expected a file that fastnet wrote"),
         (b"\x10\0\0", "is not a safetensors file"),
         (b"a,b,c\n1,2,3\n4,5,6\n", "is not a safetensors file"),
         (b"PK\x03\x04" + bytes(60), "a ZIP archive, as .npz"),
         (b"\x80\x04cos\nsystem\n(S'touch /tmp/fastnet-hostile'\ntR.", "a pickle, which fastnet never opens"),
         (b"\x89HDF\r\n\x1a\n" + bytes(60), "an HDF5 file, as Keras writes"),
-        (safetensors_file(b"{}", length=2**63), "its header would take 9,223,372,036,854,775,808 bytes"),
-        (safetensors_file(b"{}", length=2**25), "is cut short: it has 10 bytes, and its header alone 33,554,440"),
+        (safetensors_file(b"{}", length=2**63), "not a complete safetensors file .*header too large"),
+        (safetensors_file(b"{}", length=2**25), "not a complete safetensors file .*it may be cut short"),
         (safetensors_file(b"{" * 100_000), "not a complete safetensors file"),
         (safetensors_file(b'{"a":' * 1000 + b"0" + b"}" * 1000), "not a complete safetensors file"),
         (safetensors_file(b'{"a\xff": 1}'), "not a complete safetensors file"),
         (safetensors_file({}), "fastnet did not write it"),
         (safetensors_file({"__metadata__": {"format": "pt"}}), "fastnet did not write it"),
-        (safetensors_file({"__metadata__": {"format": "fastnet"}}), "format version ''; expected a whole number"),
+        (safetensors_file({"__metadata__": {"format": "fastnet"}}), "format version ''; this fastnet reads 1"),
         (
             safetensors_file({"__metadata__": {**OURS["__metadata__"], "format_version": "2"}}),
-            "has format version 2; this fastnet reads up to 1: use a newer one",
+            "has format version '2'; this fastnet reads 1: use a newer one",
         ),
         (
             safetensors_file({"__metadata__": {**OURS["__metadata__"], "kind": "checkpoint"}}),
@@ -282,8 +279,8 @@ OURS = {"__metadata__": {"format": "fastnet", "format_version": "1", "kind": "mo
             "not a complete safetensors file",
         ),
         (
-            safetensors_file({**OURS, "a": {"dtype": "BF16", "shape": [2], "data_offsets": [0, 4]}}, bytes(4)),
-            "array 'a' is of type BF16; expected F64, F32",
+            safetensors_file({**OURS, "a": {"dtype": "F8_E4M3", "shape": [2], "data_offsets": [0, 2]}}, bytes(2)),
+            "not a complete safetensors file .*float8",
         ),
         (
             safetensors_file(
@@ -294,7 +291,7 @@ OURS = {"__metadata__": {"format": "fastnet", "format_version": "1", "kind": "mo
         (safetensors_file({**OURS, "a": {"dtype": "F32", "shape": [2**62, 0], "data_offsets": [0, 0]}}), "a"),
         (
             safetensors_file({**OURS, "a": {"dtype": "F32", "shape": [1] * 100, "data_offsets": [0, 4]}}, bytes(4)),
-            "array 'a' cannot have shape",
+            "not a complete safetensors file .*dimension",
         ),
     ],
 )

@@ -171,7 +171,7 @@ def check_forward(forward: Any, dtype: Any, rows: int, n: int, k: int, activatio
     rng = np.random.default_rng(5)
     X, W = rng.standard_normal((rows, n)).astype(dtype), rng.standard_normal((k, n)).astype(dtype)
     b = rng.standard_normal(k).astype(dtype)
-    A, Z = (lay(np.full((rows, k), np.nan, dtype), kind) for _ in range(2))
+    A, Z = np.full((2, rows, k), np.nan, dtype)
     forward(lay(X, kind), lay(W, kind), b, activation, A, Z)
     assert_close(Z, X, W.T, b)
     expected = reference.ACTIVATIONS[activation].function(Z.astype(WIDER[dtype]))
@@ -207,7 +207,7 @@ def test_single_output_has_the_bits_of_many(dtype: Any) -> None:
             assert np.array_equal(a, A[:, 7:8])
 
 
-def test_dense_forward_of_any_strides() -> None:
+def test_dense_forward_from_any_strides() -> None:
     for kind in ("transpose", "gaps"):
         for rows, n, k in LAYERS:
             check_forward(dense.dense_forward, np.float32, rows, n, k, RELU, kind)
@@ -274,7 +274,7 @@ def test_dense_backward_batch(dtype: Any, activation: int) -> None:
 
 LIFETIMES = """
 import numpy as np
-from fastnet.kernels.cpu.gemm import dense, gemm as simd
+from fastnet.kernels.cpu.gemm import dense, gemm as simd, parallel
 for dtype in (np.float32, np.float64):
     rng = np.random.default_rng(0)
     for m, k, n in ((200, 300, 70), (7, 1100, 33), (90, 40, 17)):
@@ -282,15 +282,17 @@ for dtype in (np.float32, np.float64):
         for a in (A, np.asfortranarray(A)):
             for b in (B, np.asfortranarray(B), np.repeat(B, 2, axis=1)[:, ::2]):
                 C = np.empty((m, n), dtype)
-                simd.matmul(a, b, C)
-                assert np.allclose(C, A @ B, rtol=1e-3, atol=1e-3)
-        bias = rng.standard_normal(2 * n).astype(dtype)[::2]
-        Z, out = np.empty((2, m, n), dtype)
-        dense.dense_forward(A, B.T.copy(), bias, 1, out, Z)
-        assert np.allclose(Z, A @ B + bias, rtol=1e-3, atol=1e-3)
-        dW, db, dX = np.empty((n, k), dtype), np.empty(n, dtype), np.empty((m, k), dtype)
-        dense.dense_backward_batch(A, Z, out, B.T.copy(), 1, dW, db, dX)
-        assert np.allclose(dW, (out * (Z > 0)).T @ A, rtol=1e-3, atol=1e-2)
+                for variant in (simd, parallel):
+                    variant.matmul(a, b, C)
+                    assert np.allclose(C, A @ B, rtol=1e-3, atol=1e-3)
+        for variant in (dense, parallel):
+            bias = rng.standard_normal(n).astype(dtype)
+            Z, out = np.empty((2, m, n), dtype)
+            variant.dense_forward(A, B.T.copy(), bias, 1, out, Z)
+            assert np.allclose(Z, A @ B + bias, rtol=1e-3, atol=1e-3)
+            dW, db, dX = np.empty((n, k), dtype), np.empty(n, dtype), np.empty((m, k), dtype)
+            variant.dense_backward_batch(A, Z, out, B.T.copy(), 1, dW, db, dX)
+            assert np.allclose(dW, (out * (Z > 0)).T @ A, rtol=1e-3, atol=1e-2)
 """
 
 

@@ -27,7 +27,16 @@ from fastnet.kernels.jit.target import target_features
 
 pytestmark = pytest.mark.compiled
 
-BOUND = {"exp": 0.95, "log": 0.95, "tanh": 2.0, "sigmoid": 1.8, "silu": 3.4, "elu": 1.3, "softplus": 2.0, "mish": 4.0}
+BOUND = {
+    "exp_nonpositive": 0.95,
+    "log": 0.95,
+    "tanh": 2.0,
+    "sigmoid": 1.8,
+    "silu": 3.4,
+    "elu": 1.3,
+    "softplus": 2.0,
+    "mish": 4.0,
+}
 """Units in the last place of the result."""
 
 
@@ -39,7 +48,6 @@ def loop_product(x: Any, out: Any) -> None:
 
 
 FUNCTIONS = (
-    exp.exp,
     exp.exp_nonpositive,
     log.log,
     tanh.tanh,
@@ -160,7 +168,6 @@ def test_special_values(dtype: str) -> None:
     tiny = np.finfo(dtype).smallest_subnormal
     x = np.array([np.inf, -np.inf, 0.0, -0.0, tiny, -tiny], dtype)
     expected = {
-        "exp": [np.inf, 0, 1, 1, 1, 1],
         "log": [np.inf, np.nan, -np.inf, -np.inf, np.log(tiny), np.nan],
         "tanh": [1, -1, 0.0, -0.0, tiny, -tiny],
         "sigmoid": [1, 0, 0.5, 0.5, 0.5, 0.5],
@@ -179,6 +186,9 @@ def test_special_values(dtype: str) -> None:
     np.testing.assert_array_equal(apply("mish", x)[:4], np.array([np.inf, 0, 0, 0], dtype))
     np.testing.assert_allclose(apply("mish_derivative", x), [1, 0, 0.6, 0.6, 0.6, 0.6], rtol=np.finfo(dtype).eps)
     np.testing.assert_array_equal(apply("log", np.ones(1, dtype)), 0)
+    np.testing.assert_array_equal(
+        apply("exp_nonpositive", np.array([-np.inf, 0.0, -0.0, -tiny], dtype)), np.array([0, 1, 1, 1], dtype)
+    )
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -196,8 +206,6 @@ def test_symmetries(dtype: str) -> None:
     np.testing.assert_array_equal(apply("tanh", -x), -apply("tanh", x))
     s = apply("sigmoid", x)
     assert (np.abs(apply("sigmoid", -x) - (1 - s)) <= np.finfo(dtype).eps / 2).all()
-    down = -np.abs(x)
-    np.testing.assert_array_equal(apply("exp_nonpositive", down), apply("exp", down))
 
 
 @pytest.mark.sampled(5)
