@@ -18,7 +18,7 @@ from .io import model, onnx, storage
 from .kernels.api import validation
 from .kernels.engine import rng
 from .kernels.engine.engine import CPU
-from .kernels.engine.inference import forward_of
+from .kernels.engine.inference import forward_of, scratch_bytes
 from .kernels.engine.plan import MICRO_BATCH_ROWS, aligned, layer_views, parameter_count
 from .kernels.specs.activations import ACTIVATIONS
 from .kernels.specs.base import Array
@@ -183,9 +183,9 @@ class Network:
                 f"this network {trained}, so its outputs are no probabilities; train it with "
                 'Trainer(net, loss="cross_entropy"), or set net.loss if its parameters were trained so elsewhere'
             )
-        *hidden, last = self.activations
+        check_loss(self.loss, self.layer_sizes, self.activations)  # so the last activation is identity
         softmax = LOSSES[self.loss].probabilities == "softmax"
-        names = (*hidden, last if softmax else "sigmoid")  # logits: `check_loss` allows no other output
+        names = (*self.activations[:-1], "identity" if softmax else "sigmoid")
         return predict(forward_of(tuple(self.layer_sizes), names, self.dtype, False, softmax), self._parameters, X, out)
 
     def predictor(self) -> Predictor:
@@ -365,6 +365,10 @@ class Network:
         workspace = self._engine(batch=batch_size or MICRO_BATCH_ROWS, uses_order=True).nbytes
         batches = f"batches of {batch_size:,}" if batch_size else "full batches"
         lines.append(f"training in {batches} takes {_amount(workspace)} of workspace, gradient included")
+        row, many = (
+            _amount(scratch_bytes(self.layer_sizes, self.dtype.itemsize, rows)) for rows in (1, MICRO_BATCH_ROWS)
+        )
+        lines.append(f"predicting takes {row} of scratch for a row, {many} a thread for many, until it returns")
         return "\n".join(lines)
 
     def __repr__(self) -> str:

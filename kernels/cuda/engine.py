@@ -254,10 +254,6 @@ class CudaEngine:
                 self._run(plan, None, X, y, weights, None, np.zeros(1), first_row, rows)
         return results_of(*plan, self._loss, self._outputs)
 
-    def predict(self, X: Array, probabilities: bool = False) -> Array:
-        """Refused: predictions are the CPU's, by `Network.predict`."""
-        raise NotImplementedError("predictions run on the CPU: Network.predict")
-
     def loss_and_gradient(self, X: Array, y: Array) -> tuple[float, Array]:
         """Refused: gradients for inspection are the CPU's, by `Network.loss_and_gradient`."""
         raise NotImplementedError("gradients for inspection run on the CPU: Network.loss_and_gradient")

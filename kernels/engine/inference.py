@@ -46,7 +46,7 @@ from ..reference import activations as reference_activations
 from ..reference import losses as reference_losses
 from ..reference import training_step
 from ..specs.activations import ACTIVATIONS, IDENTITY, RELU
-from .backend import Array
+from .backend import Array, record
 from .context import INT64, matrix_at, vector_at
 from .plan import LINE, address_of, aligned, layer_views, padded, parameter_count
 
@@ -59,45 +59,35 @@ BLOCK_ROWS_LARGE_W = 160 * MR
 THREAD_FLOPS = 3_000_000
 """Calls of fewer floating-point operations stay on one thread."""
 
+CALL_FLOPS = 10**10
+"""Work after which a call returns to Python for a moment, so that Ctrl-C arrives: some 0.1 to 0.5 s."""
+
 TASKS_PER_THREAD = 2
 """More than one, so that a thread that lost its core for a while holds up none of the others."""
 
 STACK_BYTES = 1 << 14
 """Scratch up to this size lies on the stack: a row of layers of up to 2000 float32."""
 
-LAYER = np.dtype(
-    [
-        ("n_in", "i8"),
-        ("n_out", "i8"),
-        ("weights", "i8"),  # offset of W in the values, in bytes
-        ("biases", "i8"),  # offset of b
-        ("row_stride", "i8"),  # strides of W^T, as `gemm` takes them, in bytes
-        ("column_stride", "i8"),
-        ("panel_stride", "i8"),
-        ("relu", "i8"),  # 1 where the product applies ReLU
-        ("activate", "i8"),  # address of another activation's kernel, or 0
-    ],
-    align=True,
-)
-"""One layer of a `Forward`."""
+LAYER = record("n_in n_out weights biases row_stride column_stride panel_stride relu activate")
+"""One layer of a `Forward`; offsets and strides are in bytes.
 
-FORWARD = np.dtype(
-    [
-        ("n_in", "i8"),
-        ("n_out", "i8"),
-        ("value_count", "i8"),  # elements that the layers read
-        ("width", "i8"),  # outputs of the widest layer
-        ("flops_per_row", "i8"),
-        ("block_rows", "i8"),  # rows that go through all layers together
-        ("layer_count", "i8"),
-        ("layers", "i8"),  # address of LAYER (layer_count,)
-        ("gemm", "i8"),  # addresses of kernels
-        ("forward_rows", "i8"),
-        ("softmax", "i8"),  # or 0
-    ],
-    align=True,
+- weights, biases: offsets of W and b in the values
+- row_stride, column_stride, panel_stride: of W^T, as `gemm` takes them
+- relu: 1 where the product applies ReLU
+- activate: address of another activation's kernel, or 0
+"""
+
+FORWARD = record(
+    "n_in n_out value_count width flops_per_row block_rows layer_count layers pool gemm forward_rows softmax"
 )
-"""What the compiled functions know of a network."""
+"""What the compiled functions know of a network.
+
+- value_count: elements that the layers read
+- width: outputs of the widest layer
+- block_rows: rows that go through all layers together
+- layers: address of LAYER (layer_count,); pool: `threads.pool.POOL`
+- gemm, forward_rows, softmax: addresses of kernels; softmax is 0 where outputs are returned as they are
+"""
 
 _LAYER_BYTES = LAYER.itemsize
 
@@ -168,11 +158,11 @@ def forward_rows(dtype: Any, forward: int, values: int, x: int, rows: int, out: 
 
 
 @jit(internal=True)
-def _task(task: int, dtype: Any, addresses: Any, rows: int, tasks: int) -> None:
-    """Compute one task's rows."""
+def _task(task: int, dtype: Any, addresses: Any, first: int, stop: int, tasks: int) -> None:
+    """Compute one task's part of the rows from ``first`` to ``stop``."""
     forward, values, x, out, refused = addresses
     net, item = record_at(FORWARD, forward), item_bytes(dtype)
-    begin, end = rows * task // tasks, rows * (task + 1) // tasks
+    begin, end = first + (stop - first) * task // tasks, first + (stop - first) * (task + 1) // tasks
     x, out = x + begin * net.n_in * item, out + begin * net.n_out * item
     call(forward_rows, net.forward_rows, dtype, (dtype, forward, values, x, end - begin, out, refused))
 
@@ -185,12 +175,13 @@ def _overlap(a: Any, b: Any) -> bool:
 
 
 @jit
-def _run(forward: int, values: Any, X: Any, out: Any, kept: bool, threads: int, pool: int) -> bool:
-    """Compute all rows, as `Forward.__call__`."""
+def _run(forward: int, values: Any, X: Any, out: Any, kept: bool, begin: int, end: int, threads: int) -> bool:
+    """Compute rows from ``begin`` to ``end``, at most the last, as `Forward.__call__` does; look at all arrays."""
     net = record_at(FORWARD, forward)
     rows = X.shape[0]
     fits = X.shape == (rows, net.n_in) and out.shape == (rows, net.n_out) and values.size == net.value_count
-    if rows == 0 or not fits:
+    end = min(end, rows)
+    if begin >= end or not fits:
         return False
     if kept and (_overlap(out, X) or _overlap(out, values) or not all_finite(X.reshape(-1))):
         return False
@@ -198,15 +189,11 @@ def _run(forward: int, values: Any, X: Any, out: Any, kept: bool, threads: int, 
     refused[0] = 0
     tasks = 1
     if threads > 1:
-        tasks = max(-(-rows // net.block_rows), min(rows, threads * TASKS_PER_THREAD))
-    addresses = (
-        forward,
-        address_and_strides(values)[0],
-        address_and_strides(X)[0],
-        address_and_strides(out)[0],
-        address_and_strides(refused)[0],
-    )
-    parallel_for(_task, tasks, threads, rows * net.flops_per_row, pool, (X.dtype, addresses, rows, tasks))
+        tasks = max(-(-(end - begin) // net.block_rows), min(end - begin, threads * TASKS_PER_THREAD))
+    x, y = address_and_strides(X)[0], address_and_strides(out)[0]
+    addresses = forward, address_and_strides(values)[0], x, y, address_and_strides(refused)[0]
+    flops = (end - begin) * net.flops_per_row
+    parallel_for(_task, tasks, threads, flops, net.pool, (X.dtype, addresses, begin, end, tasks))
     keep_alive(values)
     keep_alive(X)
     keep_alive(out)
@@ -235,6 +222,7 @@ class Forward:
     ) -> None:
         self.layer_sizes, self.dtype, self.n_out = layer_sizes, dtype, layer_sizes[-1]
         self._flops_per_row = 2 * parameter_count(layer_sizes)
+        self._rows_per_call = -(-CALL_FLOPS // self._flops_per_row)
         layers, size = _layer_table(layer_sizes, dtype.itemsize, packed)
         for layer, name in zip(layers, names, strict=True):
             code = ACTIVATIONS[name].code
@@ -243,12 +231,10 @@ class Forward:
                 layer["activate"] = activations.activation_address(code, dtype)
         kernels = [kernel_address(gemm, dtype), kernel_address(forward_rows, dtype)]
         kernels.append(kernel_address(_softmax, dtype) if softmax else 0)
-        large = max(n * k for n, k in pairwise(layer_sizes)) * dtype.itemsize > L2
-        rows = BLOCK_ROWS_LARGE_W if large else BLOCK_ROWS
-        import os; rows = int(os.environ.get("BR", rows))
+        rows = block_rows(layer_sizes, dtype.itemsize)
         sizes = (layer_sizes[0], self.n_out, size, max(layer_sizes[1:]), self._flops_per_row, rows, len(layers))
         self.layers = layers
-        self.record = np.array((*sizes, address_of(layers), *kernels), FORWARD)
+        self.record = np.array((*sizes, address_of(layers), POOL, *kernels), FORWARD)
         self.address = address_of(self.record)
 
     def __call__(self, values: Array, X: Array, out: Array, kept: bool) -> bool:
@@ -270,13 +256,13 @@ class Forward:
             All arrays are C-contiguous and of the dtype: that is not checked.
         """
         threads = num_threads() if len(X) * self._flops_per_row >= THREAD_FLOPS else 1
-        found: bool = _run(self.address, values, X, out, kept, threads, POOL)
-        return found
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of scratch of a thread that predicts many rows, what `gemm` packs not counted."""
-        return 2 * int(self.record["block_rows"] * self.record["width"]) * int(self.dtype.itemsize)
+        begin = 0
+        while _run(self.address, values, X, out, kept, begin, begin + self._rows_per_call, threads):
+            begin += self._rows_per_call
+            if begin >= len(X):
+                return True
+            kept = False  # all has been looked at
+        return False
 
     def _parts(self, values: Array) -> Iterator[tuple[Array, Array]]:
         """Yield views of each layer's W (k, n) and b (k,) in packed values; those of W as micro-panels."""
@@ -350,11 +336,6 @@ class NumpyForward(Forward):
                 out[...] = reference_losses.softmax(out)
         return True
 
-    @property
-    def nbytes(self) -> int:
-        """NumPy allocates as it goes."""
-        return 0
-
     def pack(self, parameters: Array) -> Array:
         """Return a copy of parameters (P,)."""
         return parameters.copy()
@@ -366,6 +347,17 @@ class NumpyForward(Forward):
     def c_function(self, values: Array) -> CFunction:
         """Refused: there is no compiled code."""
         raise RuntimeError("a predictor has no address where compilation is switched off (NUMBA_DISABLE_JIT=1)")
+
+
+def block_rows(layer_sizes: Sequence[int], item: int) -> int:
+    """Return how many rows of elements of ``item`` bytes go through all layers together."""
+    large = max(n * k for n, k in pairwise(layer_sizes)) * item > L2
+    return BLOCK_ROWS_LARGE_W if large else BLOCK_ROWS
+
+
+def scratch_bytes(layer_sizes: Sequence[int], item: int, rows: int) -> int:
+    """Return the bytes of scratch that a thread takes for some rows, those that `gemm` packs not counted."""
+    return 2 * min(rows, block_rows(layer_sizes, item)) * max(layer_sizes[1:]) * item
 
 
 def _layer_table(layer_sizes: tuple[int, ...], item: int, packed: bool) -> tuple[Array, int]:
