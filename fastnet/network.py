@@ -151,9 +151,8 @@ class Network:
             If X is of the wrong shape, empty, or holds NaN or infinity, or ``out`` is of the wrong shape, read-only,
             not contiguous, or overlaps what is read. ``out`` is then as it was.
         """
-        return predict(
-            forward_of(tuple(self.layer_sizes), tuple(self.activations), self.dtype), self._parameters, X, out
-        )
+        forward = forward_of(tuple(self.layer_sizes), tuple(self.activations), self.dtype)
+        return predict(forward, self._parameters, X, out)
 
     def predict_proba(self, X: ArrayLike, out: Array | None = None) -> Array:
         """Class probabilities: the softmax of the outputs, or after binary_cross_entropy their sigmoid.
@@ -365,9 +364,7 @@ class Network:
         workspace = self._engine(batch=batch_size or MICRO_BATCH_ROWS, uses_order=True).nbytes
         batches = f"batches of {batch_size:,}" if batch_size else "full batches"
         lines.append(f"training in {batches} takes {_amount(workspace)} of workspace, gradient included")
-        row, many = (
-            _amount(scratch_bytes(self.layer_sizes, self.dtype.itemsize, rows)) for rows in (1, MICRO_BATCH_ROWS)
-        )
+        row, many = (_amount(scratch_bytes(self.layer_sizes, self.dtype, rows)) for rows in (1, MICRO_BATCH_ROWS))
         lines.append(f"predicting takes {row} of scratch for a row, {many} a thread for many, until it returns")
         return "\n".join(lines)
 

@@ -231,7 +231,7 @@ class Forward:
                 layer["activate"] = activations.activation_address(code, dtype)
         kernels = [kernel_address(gemm, dtype), kernel_address(forward_rows, dtype)]
         kernels.append(kernel_address(_softmax, dtype) if softmax else 0)
-        rows = block_rows(layer_sizes, dtype.itemsize)
+        rows = block_rows(layer_sizes, dtype)
         sizes = (layer_sizes[0], self.n_out, size, max(layer_sizes[1:]), self._flops_per_row, rows, len(layers))
         self.layers = layers
         self.record = np.array((*sizes, address_of(layers), POOL, *kernels), FORWARD)
@@ -349,15 +349,15 @@ class NumpyForward(Forward):
         raise RuntimeError("a predictor has no address where compilation is switched off (NUMBA_DISABLE_JIT=1)")
 
 
-def block_rows(layer_sizes: Sequence[int], item: int) -> int:
-    """Return how many rows of elements of ``item`` bytes go through all layers together."""
-    large = max(n * k for n, k in pairwise(layer_sizes)) * item > L2
+def block_rows(layer_sizes: Sequence[int], dtype: Any) -> int:
+    """Return how many rows go through all layers together."""
+    large = max(n * k for n, k in pairwise(layer_sizes)) * dtype.itemsize > L2
     return BLOCK_ROWS_LARGE_W if large else BLOCK_ROWS
 
 
-def scratch_bytes(layer_sizes: Sequence[int], item: int, rows: int) -> int:
+def scratch_bytes(layer_sizes: Sequence[int], dtype: Any, rows: int) -> int:
     """Return the bytes of scratch that a thread takes for some rows, those that `gemm` packs not counted."""
-    return 2 * min(rows, block_rows(layer_sizes, item)) * max(layer_sizes[1:]) * item
+    return 2 * min(rows, block_rows(layer_sizes, dtype)) * max(layer_sizes[1:]) * int(dtype.itemsize)
 
 
 def _layer_table(layer_sizes: tuple[int, ...], item: int, packed: bool) -> tuple[Array, int]:
