@@ -6,6 +6,7 @@ other processes come and go, so they must be measured beside whatever is compare
 """
 
 import contextlib
+import functools
 import threading
 import time
 from collections.abc import Callable
@@ -33,10 +34,9 @@ def _chains(typing_context: Any, dtype: Any, count: Any) -> Any:
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
         code = VectorBuilder(builder, dtype.dtype)
         count = arguments[1]
-        constant = [ir.Constant(code.scalar, value) for value in (0.5, 1e-9)]
-        half = ir.Constant(code.vector, [constant[0]] * code.lanes)
+        half = ir.Constant(code.vector, [ir.Constant(code.scalar, 0.5)] * code.lanes)
         # Unknown at compile time, and far below 1, so that the sums stay finite.
-        factor = code.splat(builder.fmul(builder.sitofp(count, code.scalar), constant[1]))
+        factor = code.splat(builder.fmul(builder.sitofp(count, code.scalar), ir.Constant(code.scalar, 1e-9)))
         before, loop, after = builder.block, builder.append_basic_block("chains"), builder.append_basic_block("sum")
         builder.branch(loop)
         builder.position_at_end(loop)
@@ -48,10 +48,7 @@ def _chains(typing_context: Any, dtype: Any, count: Any) -> Any:
             phi.add_incoming(value, loop)
         builder.cbranch(builder.icmp_signed(">", remaining, remaining.type(1)), loop, after)
         builder.position_at_end(after)
-        total = values[0]
-        for value in values[1:]:
-            total = builder.fadd(total, value)
-        return builder.extract_element(total, ir.IntType(32)(0))
+        return builder.extract_element(functools.reduce(builder.fadd, values), ir.IntType(32)(0))
 
     return dtype.dtype(dtype, types.intp), codegen
 

@@ -71,10 +71,7 @@ Functions = Mapping[str, Callable[..., Any]]
 
 
 def _variant(
-    name: str,
-    *sources: ModuleType | Functions,
-    compiled: bool = False,
-    min_work: float | Mapping[str, float] = 0,
+    name: str, *sources: ModuleType | Functions, compiled: bool = False, min_work: float | Mapping[str, float] = 0
 ) -> Iterator[Variant]:
     """List a variant's operations: the functions of their names that modules define or that mappings hold.
 
@@ -127,18 +124,17 @@ def from_host(variant: Variant) -> Callable[..., Any]:
     return run
 
 
-CUDA_VARIANTS: tuple[Variant, ...] = (
-    *(
-        Variant(operation, name, _on_device(operation, name), device="cuda")
-        for name in ("cuda_naive", "cuda_tiled")
-        for operation in ("matmul", "dense_forward", "dense_backward_batch")
-    ),
-    *(Variant(operation, "cuda", _on_device(operation, "cuda"), device="cuda") for operation in OP_SPECS),
+_PRODUCTS = ("matmul", "dense_forward", "dense_backward_batch")
+
+CUDA_VARIANTS = tuple(
+    Variant(operation, name, _on_device(operation, name), device="cuda")
+    for name, operations in (("cuda_naive", _PRODUCTS), ("cuda_tiled", _PRODUCTS), ("cuda", tuple(OP_SPECS)))
+    for operation in operations
 )
 """The table's last variants, whose arrays are on a CUDA device. Whether there is one is determined when a variant is
 needed: the driver takes a fifth of a second to start and must not be started before a fork."""
 
-TABLE: tuple[Variant, ...] = tuple(variant for variant in _ALL if COMPILES or not variant.compiled)
+TABLE = tuple(variant for variant in _ALL if COMPILES or not variant.compiled)
 """Every variant that computes on the CPU and is usable here, in the order of the variants."""
 
 VARIANT_ORDER = tuple(dict.fromkeys(variant.name for variant in (*_ALL, *CUDA_VARIANTS)))

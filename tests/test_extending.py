@@ -93,10 +93,10 @@ def with_softsign(copy: Path) -> Path:
     functions, record, oracle = code("Add an activation")
     specs = copy / "fastnet" / "kernels" / "specs" / "activations.py"
     text = specs.read_text()
-    table = re.search(r"^ACTIVATIONS: .*?^    \)$", text, re.M | re.S)
+    table = re.search(r"^ACTIVATIONS = .*?^\)$", text, re.M | re.S)
     assert table
-    record = textwrap.indent(record.rstrip(), " " * 8)
-    specs.write_text(f"{text[: table.start()]}{functions}\n\n{table[0][:-5]}{record},\n    ){text[table.end() :]}")
+    record = textwrap.indent(record.rstrip(), " " * 4)
+    specs.write_text(f"{text[: table.start()]}{functions}\n\n{table[0][:-1]}{record},\n){text[table.end() :]}")
     insert(
         copy / "fastnet" / "kernels" / "reference" / "activations.py", oracle + "\n\n", "class Activation(NamedTuple)"
     )

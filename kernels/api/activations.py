@@ -17,33 +17,32 @@ from ..specs.activations import ACTIVATION_BY_CODE
 from ..specs.base import Array
 from . import validation
 
-_DOCSTRING = """{equation}, elementwise.
 
-{note}Parameters
-----------
-Z : array_like
-    Any shape.
-variant : str, default "auto"
-    The variant to run.
-
-Returns
--------
-ndarray
-    {result}, in Z's shape and dtype; a number for a number. NaN stays NaN{nan}.
-
-Raises
-------
-TypeError
-    If Z is not made of real numbers.
-ValueError
-    If there is no such variant.
-"""
-
-
-def _elementwise(operation: str, doc: str) -> Callable[..., Array]:
-    """Make the public function of an elementwise operation."""
+def _elementwise(operation: str, **parts: str) -> Callable[..., Array]:
+    """Make the public function of an elementwise operation; ``parts`` complete its docstring."""
 
     def function(Z: ArrayLike, variant: str = "auto") -> Array:
+        """{equation}, elementwise.
+
+        {note}Parameters
+        ----------
+        Z : array_like
+            Any shape.
+        variant : str, default "auto"
+            The variant to run.
+
+        Returns
+        -------
+        ndarray
+            {result}, in Z's shape and dtype; a number for a number. NaN stays NaN{nan}.
+
+        Raises
+        ------
+        TypeError
+            If Z is not made of real numbers.
+        ValueError
+            If there is no such variant.
+        """
         (Z,) = validation.floats(Z=Z)
         flat = np.ascontiguousarray(Z).reshape(-1)
         out = np.empty_like(flat)
@@ -51,32 +50,28 @@ def _elementwise(operation: str, doc: str) -> Callable[..., Array]:
         shaped: Array = out.reshape(Z.shape)[()]  # a number for a number, as NumPy does
         return shaped
 
-    function.__name__ = function.__qualname__ = operation
-    function.__doc__ = doc
-    return function
+    return validation.public(function, operation, **parts)
 
 
-def _described(equation: str, result: str, note: str = "", nan: str = "") -> str:
-    return _DOCSTRING.format(equation=equation, result=result, note=note and f"{note}\n\n", nan=nan)
-
-
-FUNCTIONS: tuple[Callable[..., Array], ...] = tuple(
+FUNCTIONS = tuple(
     _elementwise(
-        spec.name, _described(spec.equation, "The activation of each element", spec.source and f"From {spec.source}.")
+        spec.name,
+        equation=spec.equation,
+        note=f"From {spec.source}.\n\n" if spec.source else "",
+        result="The activation of each element",
+        nan="",
     )
     for spec in ACTIVATION_BY_CODE
 )
 """The activations by code."""
 
-DERIVATIVES: tuple[Callable[..., Array], ...] = tuple(
+DERIVATIVES = tuple(
     _elementwise(
         f"{spec.name}_derivative",
-        _described(
-            spec.derivative_equation,
-            "The derivative at each element",
-            f"The derivative of `{spec.name}` with respect to Z.",
-            ", except where the derivative is piecewise constant",
-        ),
+        equation=spec.derivative_equation,
+        note=f"The derivative of `{spec.name}` with respect to Z.\n\n",
+        result="The derivative at each element",
+        nan=", except where the derivative is piecewise constant",
     )
     for spec in ACTIVATION_BY_CODE
 )

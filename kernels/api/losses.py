@@ -17,98 +17,6 @@ from ..specs.base import Array
 from ..specs.losses import LOSS_BY_CODE, LossSpec
 from . import validation
 
-_VALUE_DOC = """{title}
-
-{equation}.{source}
-
-Parameters
-----------
-{parameters}
-
-Returns
--------
-float
-    {result}.
-
-Raises
-------
-{errors}
-"""
-
-_DERIVATIVE_DOC = """{title}
-
-{equation}, for each row, divided by the number of rows B.{note}
-
-Parameters
-----------
-{parameters}
-
-Returns
--------
-ndarray
-    Gradient with respect to ``{outputs}``, of its shape.
-
-Raises
-------
-{errors}
-"""
-
-_PARAMETERS = {
-    "values": """y_true, y_pred : array_like, shape (B,) or (B, k)
-    Targets y and outputs z, of the same shape: (B,) against (B, 1), which NumPy would broadcast to
-    (B, B), is refused.""",
-    "probabilities": """y_true : array_like, shape (B,) or (B, k)
-    Targets y from 0 to 1: one yes or no for each output.
-Z : array_like, shape (B,) or (B, k)
-    Outputs z of the same shape: logits of any size, before any sigmoid.""",
-    "labels": """y_true : array_like, shape (B,) or (B, k)
-    Integer labels 0..k-1, or one-hot rows.
-Z : array_like, shape (B, k)
-    Outputs z: logits of any size, before any softmax.""",
-}
-_VARIANT = """
-variant : str, default "auto"
-    The variant to run."""
-_MISMATCHES = {
-    "values": "the shapes differ, there are no elements",
-    "probabilities": "the shapes differ, there are no elements, a target is outside 0..1",
-    "labels": "the shapes do not fit, a label is out of range",
-}
-
-
-def _errors(mismatch: str) -> str:
-    return f"""TypeError
-    If an input is not made of real numbers.
-ValueError
-    If {mismatch}, or there is no such variant."""
-
-
-def _title(spec: LossSpec) -> str:
-    return spec.title[0].upper() + spec.title[1:]
-
-
-def _value_doc(spec: LossSpec) -> str:
-    over = "all elements" if spec.mean_over_outputs else "the rows"
-    return _VALUE_DOC.format(
-        title=f"{_title(spec)}: a mean over {over}.",
-        equation=f"The loss of {'an element' if spec.mean_over_outputs else 'a row'} is {spec.equation}",
-        source=spec.source and f" From {spec.source}.",
-        parameters=_PARAMETERS[spec.targets] + _VARIANT,
-        result="The loss" if spec.mean_over_outputs else "The loss, in nats",
-        errors=_errors(_MISMATCHES[spec.targets]),
-    )
-
-
-def _derivative_doc(spec: LossSpec) -> str:
-    return _DERIVATIVE_DOC.format(
-        title=f"Gradient of the batch's {spec.title}.",
-        equation=spec.derivative_equation,
-        note=f"\nWith k outputs it is k times the derivative of `{spec.name}`." if spec.mean_over_outputs else "",
-        parameters=_PARAMETERS[spec.targets] + _VARIANT,
-        outputs=_outputs_name(spec),
-        errors=_errors(_MISMATCHES[spec.targets]),
-    )
-
 
 def _outputs_name(spec: LossSpec) -> str:
     return "y_pred" if spec.targets == "values" else "Z"
@@ -116,10 +24,10 @@ def _outputs_name(spec: LossSpec) -> str:
 
 def _convert(spec: LossSpec, y_true: ArrayLike, outputs: ArrayLike) -> tuple[Array, Array, tuple[int, ...]]:
     """Return targets as kernels take them, outputs (B, k), and the shape of the gradient."""
-    name = _outputs_name(spec)
     if spec.takes_labels:
         Z = _logits(outputs)
         return validation.labels("y_true", y_true, *Z.shape), Z, Z.shape
+    name = _outputs_name(spec)
     targets, found = validation.floats(**{"y_true": y_true, name: outputs})
     validation.same_shape("y_true", targets, name, found)
     validation.nonempty("y_true", targets)
@@ -127,7 +35,7 @@ def _convert(spec: LossSpec, y_true: ArrayLike, outputs: ArrayLike) -> tuple[Arr
         raise ValueError(f"y_true and {name} are single numbers; expected at least one dimension, one sample a row")
     shape, rows = targets.shape, len(targets)
     targets, found = np.ascontiguousarray(targets).reshape(rows, -1), np.ascontiguousarray(found).reshape(rows, -1)
-    if spec.targets == "probabilities":
+    if spec.unit_targets:
         validation.unit_interval("y_true", targets)
     return targets, found, shape
 
@@ -139,17 +47,28 @@ def _logits(Z: ArrayLike) -> Array:
     return np.ascontiguousarray(Z)
 
 
-def _value(spec: LossSpec) -> Callable[..., float]:
+def _value(spec: LossSpec) -> Callable[..., Any]:
     def compute(y_true: ArrayLike, outputs: ArrayLike, variant: str) -> float:
         targets, found, _ = _convert(spec, y_true, outputs)
         out = np.empty(1)
         find(spec.name, variant, found.size)(targets, found, out)
         return float(out[0])
 
-    return _public(spec, spec.name, compute, _value_doc(spec))
+    over, one, unit = ("the rows", "a row", ", in nats")
+    if spec.mean_over_outputs:
+        over, one, unit = ("all elements", "an element", "")
+    source = f" From {spec.source}." if spec.source else ""
+    return _public(
+        spec,
+        spec.name,
+        compute,
+        title=f"{spec.title[0].upper()}{spec.title[1:]}: a mean over {over}",
+        equation=f"The loss of {one} is {spec.equation}.{source}",
+        returns=f"float\n    The loss{unit}.",
+    )
 
 
-def _derivative(spec: LossSpec) -> Callable[..., Array]:
+def _derivative(spec: LossSpec) -> Callable[..., Any]:
     name = f"{spec.name}_derivative"
 
     def compute(y_true: ArrayLike, outputs: ArrayLike, variant: str) -> Array:
@@ -158,23 +77,103 @@ def _derivative(spec: LossSpec) -> Callable[..., Array]:
         find(name, variant, found.size)(targets, found, out)
         return out.reshape(shape)
 
-    return _public(spec, name, compute, _derivative_doc(spec))
+    note = f"\nWith k outputs it is k times the derivative of `{spec.name}`." if spec.mean_over_outputs else ""
+    return _public(
+        spec,
+        name,
+        compute,
+        title=f"Gradient of the batch's {spec.title}",
+        equation=f"{spec.derivative_equation}, for each row, divided by the number of rows B.{note}",
+        returns=f"ndarray\n    Gradient with respect to ``{_outputs_name(spec)}``, of its shape.",
+    )
 
 
-def _public(spec: LossSpec, name: str, compute: Callable[..., Any], doc: str) -> Callable[..., Any]:
-    """Give a function its public signature: outputs are called y_pred, or Z where they are logits."""
+def _public(spec: LossSpec, name: str, compute: Callable[..., Any], **parts: str) -> Callable[..., Any]:
+    """Give a function the public signature and docstring of its kind of targets; ``parts`` complete the docstring."""
 
     def of_values(y_true: ArrayLike, y_pred: ArrayLike, variant: str = "auto") -> Any:
+        """{title}.
+
+        {equation}
+
+        Parameters
+        ----------
+        y_true, y_pred : array_like, shape (B,) or (B, k)
+            Targets y and outputs z, of the same shape: (B,) against (B, 1), which NumPy would broadcast to
+            (B, B), is refused.
+        variant : str, default "auto"
+            The variant to run.
+
+        Returns
+        -------
+        {returns}
+
+        Raises
+        ------
+        TypeError
+            If an input is not made of real numbers.
+        ValueError
+            If the shapes differ, there are no elements, or there is no such variant.
+        """
         return compute(y_true, y_pred, variant)
 
-    def of_logits(y_true: ArrayLike, Z: ArrayLike, variant: str = "auto") -> Any:
+    def of_probabilities(y_true: ArrayLike, Z: ArrayLike, variant: str = "auto") -> Any:
+        """{title}.
+
+        {equation}
+
+        Parameters
+        ----------
+        y_true : array_like, shape (B,) or (B, k)
+            Targets y from 0 to 1: one yes or no for each output.
+        Z : array_like, shape (B,) or (B, k)
+            Outputs z of the same shape: logits of any size, before any sigmoid.
+        variant : str, default "auto"
+            The variant to run.
+
+        Returns
+        -------
+        {returns}
+
+        Raises
+        ------
+        TypeError
+            If an input is not made of real numbers.
+        ValueError
+            If the shapes differ, there are no elements, a target is outside 0..1, or there is no such variant.
+        """
         return compute(y_true, Z, variant)
 
-    function: Callable[..., Any] = of_values if spec.targets == "values" else of_logits
-    function.__name__ = function.__qualname__ = name
-    function.__doc__ = doc
+    def of_labels(y_true: ArrayLike, Z: ArrayLike, variant: str = "auto") -> Any:
+        """{title}.
+
+        {equation}
+
+        Parameters
+        ----------
+        y_true : array_like, shape (B,) or (B, k)
+            Integer labels 0..k-1, or one-hot rows.
+        Z : array_like, shape (B, k)
+            Outputs z: logits of any size, before any softmax.
+        variant : str, default "auto"
+            The variant to run.
+
+        Returns
+        -------
+        {returns}
+
+        Raises
+        ------
+        TypeError
+            If an input is not made of real numbers.
+        ValueError
+            If the shapes do not fit, a label is out of range, or there is no such variant.
+        """
+        return compute(y_true, Z, variant)
+
+    function = {"values": of_values, "probabilities": of_probabilities, "labels": of_labels}[spec.targets]
     function.__annotations__["return"] = compute.__annotations__["return"]
-    return function
+    return validation.public(function, name, **parts)
 
 
 def softmax(Z: ArrayLike, variant: str = "auto") -> Array:

@@ -4,6 +4,9 @@ Each message says what arrived, what was expected and what to do. A parameter ``
 messages, where the rows are a selection from the caller's array.
 """
 
+import inspect
+import itertools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -177,8 +180,13 @@ def in_place(**arrays: Array) -> None:
             raise ValueError(f"{name} is not contiguous; use np.ascontiguousarray")
         if name != "gradient" and not (array.flags.c_contiguous and array.flags.writeable):
             raise ValueError(f"{name} must be contiguous and writable, since it is updated in place")
-    names = list(arrays)
-    for i, name in enumerate(names):
-        for other in names[:i]:
-            if np.may_share_memory(arrays[name], arrays[other]):
-                raise ValueError(f"{name} shares memory with {other}; expected arrays of their own")
+    for other, name in itertools.combinations(arrays, 2):
+        if np.may_share_memory(arrays[name], arrays[other]):
+            raise ValueError(f"{name} shares memory with {other}; expected arrays of their own")
+
+
+def public(function: Callable[..., Any], name: str, **parts: str) -> Callable[..., Any]:
+    """Give a generated function its public name, and fill the gaps of its docstring."""
+    function.__name__ = function.__qualname__ = name
+    function.__doc__ = inspect.cleandoc(function.__doc__ or "").format(**parts) + "\n"
+    return function

@@ -72,13 +72,7 @@ RULES: dict[str, Callable[..., None]] = {
 
 
 def update(
-    code: int,
-    parameters: Array,
-    gradient: Array,
-    state: Sequence[Array],
-    hyper: Sequence[float],
-    rate: float,
-    step: int,
+    code: int, p: Array, g: Array, state: Sequence[Array], hyper: Sequence[float], rate: float, step: int
 ) -> None:
     """Apply an update rule in place.
 
@@ -86,7 +80,8 @@ def update(
     ----------
     code : int
         The rule's code in `OPTIMIZERS`.
-    parameters, gradient : ndarray, shape (P,)
+    p, g : ndarray, shape (P,)
+        The parameters and their gradient.
     state : sequence of ndarray
         The rule's state vectors, each (P,).
     hyper : sequence of float
@@ -95,7 +90,7 @@ def update(
     step : int
         Counts from 1.
     """
-    RULES[OPTIMIZER_BY_CODE[code].name](parameters, gradient, state, hyper, rate, step)
+    RULES[OPTIMIZER_BY_CODE[code].name](p, g, state, hyper, rate, step)
 
 
 def _operation(spec: UpdateSpec) -> Callable[..., None]:

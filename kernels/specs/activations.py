@@ -6,13 +6,16 @@ operators and the tables of the documentation all come from `ACTIVATIONS`. ``doc
 A record's functions work on one number and use `math` only. The variant `loops` and CUDA compile them, so that each
 formula is written once; `reference` states it a second time, in NumPy, as the oracle. They call no helpers, and
 their constants have the type of z: Numba types a bare literal as int64 or float64, and float32 with either of them
-becomes float64, which is slower and rounds otherwise than NumPy does.
+becomes float64, which is slower and rounds otherwise than NumPy does. The first line of a function's docstring is its
+equation in terms of the array Z, as public docstrings and the documentation show it; what follows is about rounding.
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
+
+from .base import Choice, by_name, equation_of
 
 
 class OnnxGraph(Protocol):
@@ -29,7 +32,7 @@ class OnnxGraph(Protocol):
 
 
 @dataclass(frozen=True)
-class ActivationSpec:
+class ActivationSpec(Choice):
     """An elementwise activation and its derivative.
 
     Attributes
@@ -37,13 +40,11 @@ class ActivationSpec:
     name : str
         Name of the public function; its derivative is ``<name>_derivative``.
     code : int
-        The integer by which compiled code chooses it: its position in `ACTIVATIONS`.
+        The integer by which compiled code chooses it: its position in `ACTIVATIONS`, which assigns it.
     function : callable
         ``z -> a``.
     derivative : callable
         ``z -> f'(z)``.
-    equation, derivative_equation : str
-        The formulas in terms of Z, for docstrings and documentation.
     onnx : callable
         ``(graph, z) -> a``: adds the activation to an `OnnxGraph`; both values are names.
     derivative_from_output : callable or None
@@ -60,12 +61,8 @@ class ActivationSpec:
         Where the activation was published.
     """
 
-    name: str
-    code: int
     function: Callable[[Any], Any]
     derivative: Callable[[Any], Any]
-    equation: str
-    derivative_equation: str
     onnx: Callable[[OnnxGraph, str], str]
     derivative_from_output: Callable[[Any], Any] | None = None
     he_init: bool = False
@@ -76,40 +73,56 @@ class ActivationSpec:
     source: str = ""
 
     @property
+    def equation(self) -> str:
+        """The formula in terms of Z, for docstrings and documentation."""
+        return equation_of(self.function)
+
+    @property
+    def derivative_equation(self) -> str:
+        """The derivative's formula."""
+        return equation_of(self.derivative)
+
+    @property
     def needs_z(self) -> bool:
         """Whether the derivative needs Z; otherwise the output A is enough."""
         return self.derivative_from_output is None
 
 
 def identity(z: Any) -> Any:
-    """z."""
+    """Z."""
     return z
 
 
 def identity_derivative(z: Any) -> Any:
-    """1, whether z or the output is given."""
+    """1.
+
+    Whether z or the output is given.
+    """
     return type(z)(1)
 
 
 def relu(z: Any) -> Any:
-    """max(0, z)."""
+    """max(0, Z)."""
     zero = type(z)(0)
     return zero if z < zero else z  # not max(): it would turn NaN into 0
 
 
 def relu_derivative(z: Any) -> Any:
-    """1 where z > 0, else 0; z and the output have the same sign."""
+    """1 where Z > 0, else 0 (at 0 too: the usual subgradient).
+
+    z and the output have the same sign.
+    """
     real = type(z)
     return real(1) if z > real(0) else real(0)
 
 
 def tanh(z: Any) -> Any:
-    """tanh(z)."""
+    """tanh(Z)."""
     return math.tanh(z)
 
 
 def tanh_derivative(z: Any) -> Any:
-    """1 - tanh(z)^2."""
+    """1 - tanh(Z)^2."""
     one, t = type(z)(1), math.tanh(z)
     return one - t * t
 
@@ -120,14 +133,20 @@ def tanh_derivative_from_output(a: Any) -> Any:
 
 
 def sigmoid(z: Any) -> Any:
-    """1 / (1 + exp(-z)), from the exponential that cannot overflow."""
+    """1 / (1 + exp(-Z)).
+
+    From the exponential that cannot overflow.
+    """
     real = type(z)
     one, e = real(1), math.exp(-abs(z))
     return (e if z < real(0) else one) / (one + e)
 
 
 def sigmoid_derivative(z: Any) -> Any:
-    """sigmoid(z) sigmoid(-z), in which nothing cancels."""
+    """S (1 - S) with S = sigmoid(Z).
+
+    As sigmoid(z) sigmoid(-z), in which nothing cancels.
+    """
     real = type(z)
     zero, one, e = real(0), real(1), math.exp(-abs(z))
     return (e if z < zero else one) / (one + e) * ((e if z > zero else one) / (one + e))
@@ -139,13 +158,16 @@ def sigmoid_derivative_from_output(a: Any) -> Any:
 
 
 def leaky_relu(z: Any) -> Any:
-    """z where z > 0, else z / 100."""
+    """Z where Z > 0, else Z / 100."""
     real = type(z)
     return z if z > real(0) else z * real(0.01)
 
 
 def leaky_relu_derivative(z: Any) -> Any:
-    """1 where z > 0, else 1 / 100; z and the output have the same sign."""
+    """1 where Z > 0, else 1 / 100 (at 0 too).
+
+    z and the output have the same sign.
+    """
     real = type(z)
     return real(1) if z > real(0) else real(0.01)
 
@@ -156,14 +178,20 @@ def _leaky_relu_onnx(graph: OnnxGraph, z: str) -> str:
 
 
 def gelu(z: Any) -> Any:
-    """z Phi(z) with Phi(z) = erfc(-z / sqrt 2) / 2; Phi(-40) is 0, and 0 times infinity would be NaN."""
+    """Z Phi(Z) = Z/2 (1 + erf(Z / sqrt 2)), the exact form.
+
+    With Phi(z) = erfc(-z / sqrt 2) / 2; Phi(-40) is 0, and 0 times infinity would be NaN.
+    """
     real = type(z)
     low = real(-40)
     return (low if z < low else z) * (real(0.5) * math.erfc(z * real(-0.7071067811865476)))
 
 
 def gelu_derivative(z: Any) -> Any:
-    """Phi(z) + z phi(z); phi(150) is 0, and 0 times infinity would be NaN."""
+    """Phi(Z) + Z phi(Z), where Phi is the normal distribution and phi its density.
+
+    phi(150) is 0, and 0 times infinity would be NaN.
+    """
     real = type(z)
     limit = real(150)
     near = -limit if z < -limit else (limit if z > limit else z)
@@ -179,7 +207,10 @@ def _gelu_onnx(graph: OnnxGraph, z: str) -> str:
 
 
 def silu(z: Any) -> Any:
-    """z sigmoid(z), below 0 as z e^(z/2) e^(z/2) / (1 + e^z), where the last product alone may underflow."""
+    """Z sigmoid(Z).
+
+    Below 0 as z e^(z/2) e^(z/2) / (1 + e^z), where the last product alone may underflow.
+    """
     real = type(z)
     low = real(-800)  # where the exponential is 0, and 0 times infinity would be NaN
     half = math.exp(-abs(z) * real(0.5))
@@ -187,7 +218,10 @@ def silu(z: Any) -> Any:
 
 
 def silu_derivative(z: Any) -> Any:
-    """S + z S (1 - S) with S = sigmoid(z); z is clamped to where S (1 - S) is 0."""
+    """S (1 + Z (1 - S)) with S = sigmoid(Z).
+
+    z is clamped to where S (1 - S) is 0.
+    """
     real = type(z)
     zero, one, limit, e = real(0), real(1), real(800), math.exp(-abs(z))
     s, rest = (e if z < zero else one) / (one + e), (e if z > zero else one) / (one + e)
@@ -196,12 +230,12 @@ def silu_derivative(z: Any) -> Any:
 
 
 def elu(z: Any) -> Any:
-    """z where z > 0, else e^z - 1."""
+    """Z where Z > 0, else exp(Z) - 1."""
     return z if z > type(z)(0) else math.expm1(z)
 
 
 def elu_derivative(z: Any) -> Any:
-    """1 where z > 0, else e^z."""
+    """1 where Z > 0, else exp(Z)."""
     real = type(z)
     return real(1) if z > real(0) else math.exp(z)
 
@@ -220,7 +254,10 @@ def _elu_onnx(graph: OnnxGraph, z: str) -> str:
 
 
 def softplus(z: Any) -> Any:
-    """log(1 + e^z) as max(z, 0) + log(1 + e^-|z|), which cannot overflow."""
+    """log(1 + exp(Z)).
+
+    As max(z, 0) + log(1 + e^-|z|), which cannot overflow.
+    """
     zero = type(z)(0)
     return (zero if z < zero else z) + math.log1p(math.exp(-abs(z)))
 
@@ -233,7 +270,10 @@ def _softplus_onnx(graph: OnnxGraph, z: str) -> str:
 
 
 def mish(z: Any) -> Any:
-    """z tanh(softplus(z)), a rational function of e^-|z|; below 0 as in `silu` the last product alone may underflow."""
+    """Z tanh(log(1 + exp(Z))).
+
+    A rational function of e^-|z|; below 0, as in `silu`, the last product alone may underflow.
+    """
     real = type(z)
     one, two, low = real(1), real(2), real(-800)
     half = math.exp(-abs(z) * real(0.5))
@@ -244,7 +284,10 @@ def mish(z: Any) -> Any:
 
 
 def mish_derivative(z: Any) -> Any:
-    """t + z S (1 - t^2) with t = tanh(softplus(z)) and S = sigmoid(z); z is clamped to where the product is 0."""
+    """t + Z S (1 - t^2) with t = tanh(log(1 + exp(Z))) and S = sigmoid(Z).
+
+    z is clamped to where the product is 0.
+    """
     real = type(z)
     one, two, four, limit = real(1), real(2), real(4), real(800)
     near = -limit if z < -limit else (limit if z > limit else z)
@@ -258,129 +301,67 @@ def mish_derivative(z: Any) -> Any:
 
 # ------------------------------------------------------------------------------------------- table
 
-ACTIVATIONS: dict[str, ActivationSpec] = {
-    spec.name: spec
-    for spec in (
-        ActivationSpec(
-            "identity",
-            0,
-            identity,
-            identity_derivative,
-            "Z",
-            "1",
-            lambda graph, z: z,
-            derivative_from_output=identity_derivative,
-        ),
-        ActivationSpec(
-            "relu",
-            1,
-            relu,
-            relu_derivative,
-            "max(0, Z)",
-            "1 where Z > 0, else 0 (at 0 too: the usual subgradient)",
-            lambda graph, z: graph.add("Relu", z),
-            derivative_from_output=relu_derivative,
-            he_init=True,
-        ),
-        ActivationSpec(
-            "tanh",
-            2,
-            tanh,
-            tanh_derivative,
-            "tanh(Z)",
-            "1 - tanh(Z)^2",
-            lambda graph, z: graph.add("Tanh", z),
-            derivative_from_output=tanh_derivative_from_output,
-            derivative_absolute_error=0.5,  # 1 - tanh^2 cancels in its tails
-        ),
-        ActivationSpec(
-            "sigmoid",
-            3,
-            sigmoid,
-            sigmoid_derivative,
-            "1 / (1 + exp(-Z))",
-            "S (1 - S) with S = sigmoid(Z)",
-            lambda graph, z: graph.add("Sigmoid", z),
-            derivative_from_output=sigmoid_derivative_from_output,
-        ),
-        ActivationSpec(
-            "leaky_relu",
-            4,
-            leaky_relu,
-            leaky_relu_derivative,
-            "Z where Z > 0, else Z / 100",
-            "1 where Z > 0, else 1 / 100 (at 0 too)",
-            _leaky_relu_onnx,
-            derivative_from_output=leaky_relu_derivative,
-            he_init=True,
-        ),
-        ActivationSpec(
-            "gelu",
-            5,
-            gelu,
-            gelu_derivative,
-            "Z Phi(Z) = Z/2 (1 + erf(Z / sqrt 2)), the exact form",
-            "Phi(Z) + Z phi(Z), where Phi is the normal distribution and phi its density",
-            _gelu_onnx,
-            he_init=True,
-            max_slope=1.129,
-            absolute_error=0.25,  # in the lower tail 1 + z^2 times the rounding of z
-            derivative_absolute_error=0.5,  # changes its sign at -0.75
-            source="Hendrycks and Gimpel 2016",
-        ),
-        ActivationSpec(
-            "silu",
-            6,
-            silu,
-            silu_derivative,
-            "Z sigmoid(Z)",
-            "S (1 + Z (1 - S)) with S = sigmoid(Z)",
-            lambda graph, z: graph.add("Mul", z, graph.add("Sigmoid", z)),
-            he_init=True,
-            max_slope=1.1,
-            relative_error=2.0,  # the reference squares an exponential, and with it its error
-            derivative_absolute_error=0.5,  # changes its sign at -1.28
-            source="Hendrycks and Gimpel 2016",
-        ),
-        ActivationSpec(
-            "elu",
-            7,
-            elu,
-            elu_derivative,
-            "Z where Z > 0, else exp(Z) - 1",
-            "1 where Z > 0, else exp(Z)",
-            _elu_onnx,
-            derivative_from_output=elu_derivative_from_output,
-            he_init=True,
-            source="Clevert, Unterthiner and Hochreiter 2015, with alpha 1",
-        ),
-        ActivationSpec(
-            "softplus",
-            8,
-            softplus,
-            sigmoid,  # the derivative of softplus
-            "log(1 + exp(Z))",
-            "1 / (1 + exp(-Z))",
-            _softplus_onnx,
-            he_init=True,
-            source="Dugas et al. 2001",
-        ),
-        ActivationSpec(
-            "mish",
-            9,
-            mish,
-            mish_derivative,
-            "Z tanh(log(1 + exp(Z)))",
-            "t + Z S (1 - t^2) with t = tanh(log(1 + exp(Z))) and S = sigmoid(Z)",
-            lambda graph, z: graph.add("Mul", z, graph.add("Tanh", _softplus_onnx(graph, z))),
-            he_init=True,
-            max_slope=1.09,
-            relative_error=2.0,  # the reference squares an exponential, and with it its error
-            derivative_absolute_error=0.5,  # changes its sign at -1.19
-            source="Misra 2019",
-        ),
-    )
-}
+ACTIVATIONS = by_name(
+    ActivationSpec("identity", identity, identity_derivative, lambda graph, z: z, identity_derivative),
+    ActivationSpec("relu", relu, relu_derivative, lambda graph, z: graph.add("Relu", z), relu_derivative, he_init=True),
+    ActivationSpec(
+        "tanh",
+        tanh,
+        tanh_derivative,
+        lambda graph, z: graph.add("Tanh", z),
+        tanh_derivative_from_output,
+        derivative_absolute_error=0.5,  # 1 - tanh^2 cancels in its tails
+    ),
+    ActivationSpec(
+        "sigmoid", sigmoid, sigmoid_derivative, lambda graph, z: graph.add("Sigmoid", z), sigmoid_derivative_from_output
+    ),
+    ActivationSpec(
+        "leaky_relu", leaky_relu, leaky_relu_derivative, _leaky_relu_onnx, leaky_relu_derivative, he_init=True
+    ),
+    ActivationSpec(
+        "gelu",
+        gelu,
+        gelu_derivative,
+        _gelu_onnx,
+        he_init=True,
+        max_slope=1.129,
+        absolute_error=0.25,  # in the lower tail 1 + z^2 times the rounding of z
+        derivative_absolute_error=0.5,  # changes its sign at -0.75
+        source="Hendrycks and Gimpel 2016",
+    ),
+    ActivationSpec(
+        "silu",
+        silu,
+        silu_derivative,
+        lambda graph, z: graph.add("Mul", z, graph.add("Sigmoid", z)),
+        he_init=True,
+        max_slope=1.1,
+        relative_error=2.0,  # the reference squares an exponential, and with it its error
+        derivative_absolute_error=0.5,  # changes its sign at -1.28
+        source="Hendrycks and Gimpel 2016",
+    ),
+    ActivationSpec(
+        "elu",
+        elu,
+        elu_derivative,
+        _elu_onnx,
+        elu_derivative_from_output,
+        he_init=True,
+        source="Clevert, Unterthiner and Hochreiter 2015, with alpha 1",
+    ),
+    ActivationSpec("softplus", softplus, sigmoid, _softplus_onnx, he_init=True, source="Dugas et al. 2001"),
+    ActivationSpec(
+        "mish",
+        mish,
+        mish_derivative,
+        lambda graph, z: graph.add("Mul", z, graph.add("Tanh", _softplus_onnx(graph, z))),
+        he_init=True,
+        max_slope=1.09,
+        relative_error=2.0,  # the reference squares an exponential, and with it its error
+        derivative_absolute_error=0.5,  # changes its sign at -1.19
+        source="Misra 2019",
+    ),
+)
 """Every activation by name, in the order of the codes."""
 
 ACTIVATION_BY_CODE = tuple(ACTIVATIONS.values())

@@ -10,8 +10,8 @@ in k would let half precision through.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,34 @@ Array = NDArray[Any]
 
 C = 8.0
 """Constant of the error bounds."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a user chooses by a name and compiled code by an integer: the base of the specs.
+
+    Attributes
+    ----------
+    name : str
+    code : int
+        Its position in the table.
+    """
+
+    name: str
+    code: int = field(default=-1, kw_only=True)
+
+
+AnyChoice = TypeVar("AnyChoice", bound=Choice)
+
+
+def by_name(*specs: AnyChoice) -> dict[str, AnyChoice]:
+    """Return the table of specs by name, in the order of their codes, which it assigns."""
+    return {spec.name: replace(spec, code=code) for code, spec in enumerate(specs)}
+
+
+def equation_of(function: Callable[..., Any]) -> str:
+    """Return the equation that a spec's function computes: the first line of its docstring."""
+    return (function.__doc__ or "").partition("\n")[0].removesuffix(".")
 
 
 @dataclass(frozen=True)

@@ -29,18 +29,15 @@ EDGES = (
 )
 """Products: (M, K, N), or (B, n, k) of a layer."""
 
-VECTORS = tuple(
-    Case((n,), why)
-    for n, why in (
-        (0, "nothing to do"),
-        (1, "less than any vector"),
-        (15, "one less than a vector of 16 floats"),
-        (16, "exactly a vector"),
-        (17, "one more than a vector"),
-        (63, "one less than an unrolled loop of vectors"),
-        (65, "one more than an unrolled loop of vectors"),
-        (1003, "odd and longer than any unrolling"),
-    )
+VECTORS = (
+    Case((0,), "nothing to do"),
+    Case((1,), "less than any vector"),
+    Case((15,), "one less than a vector of 16 floats"),
+    Case((16,), "exactly a vector"),
+    Case((17,), "one more than a vector"),
+    Case((63,), "one less than an unrolled loop of vectors"),
+    Case((65,), "one more than an unrolled loop of vectors"),
+    Case((1003,), "odd and longer than any unrolling"),
 )
 """Elementwise operations and updates: how many elements."""
 

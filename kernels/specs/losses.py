@@ -2,16 +2,19 @@
 
 A loss that is a sum over elements is defined by two plain Python functions of one output z and its target y, which use
 nothing but `math`. The CPU compiles them by ``jit(scalar=True)``, CUDA as device functions. A constant has the type of
-z, so that float32 stays float32.
+z, so that float32 stays float32. The first line of a function's docstring is its equation, as public docstrings and the
+documentation show it.
 """
 
 import math
 from dataclasses import dataclass
 from typing import Any
 
+from .base import Choice, by_name, equation_of
+
 
 @dataclass(frozen=True)
-class LossSpec:
+class LossSpec(Choice):
     """A loss over a batch of outputs.
 
     Attributes
@@ -19,24 +22,19 @@ class LossSpec:
     name : str
         Name of the public function; its gradient is ``<name>_derivative``.
     code : int
-        The integer by which compiled code chooses it: its position in `LOSSES`.
+        The integer by which compiled code chooses it: its position in `LOSSES`, which assigns it.
     title : str
         What it is called in a sentence, such as ``"squared error"``.
     targets : str
         What targets are: ``"values"`` of any size or ``"probabilities"`` from 0 to 1, one for each output (B, k), or
         class ``"labels"`` (B,).
-    equation, derivative_equation : str
-        Its loss of one element, or of one row where it is a mean over rows, and the derivative, for docstrings and
-        documentation.
     value, slope : callable or None
         ``(z, y) -> float``: the loss of one element and its derivative with respect to z; None where the loss is not a
         sum over elements.
     correct : callable or None
         ``(z, y) -> bool``: whether an element is answered correctly, where elements are counted.
-    mean_over_outputs : bool
-        Whether it is reported as a mean over all elements; otherwise as a mean over rows of the sum over outputs.
-    probabilities : str
-        What makes probabilities of the outputs: ``"softmax"``, ``"sigmoid"``, or "" where they are none.
+    row_equations : tuple of str
+        The loss of one row and its derivative, where it is not a sum over elements.
     flops, derivative_flops : int
         Floating-point operations an element, an exponential or logarithm counted as one.
     absolute_error : float
@@ -45,21 +43,26 @@ class LossSpec:
         Where the loss was published.
     """
 
-    name: str
-    code: int
     title: str
     targets: str
-    equation: str
-    derivative_equation: str
     value: Any = None
     slope: Any = None
     correct: Any = None
-    mean_over_outputs: bool = False
-    probabilities: str = ""
+    row_equations: tuple[str, str] = ("", "")
     flops: int = 3
     derivative_flops: int = 3
     absolute_error: float = 0.0
     source: str = ""
+
+    @property
+    def equation(self) -> str:
+        """Its loss of one element, or of one row where it is a mean over rows, for docstrings and documentation."""
+        return self.row_equations[0] if self.value is None else equation_of(self.value)
+
+    @property
+    def derivative_equation(self) -> str:
+        """The derivative of that."""
+        return self.row_equations[1] if self.slope is None else equation_of(self.slope)
 
     @property
     def takes_labels(self) -> bool:
@@ -72,9 +75,19 @@ class LossSpec:
         return self.targets == "probabilities"
 
     @property
+    def mean_over_outputs(self) -> bool:
+        """Whether it is reported as a mean over all elements; otherwise as a mean over rows of the sum over outputs."""
+        return self.targets == "values"
+
+    @property
     def counts_correct(self) -> bool:
         """Whether it is a loss for classification, of which an accuracy is reported."""
-        return self.takes_labels or self.correct is not None
+        return self.targets != "values"
+
+    @property
+    def probabilities(self) -> str:
+        """What makes probabilities of the outputs: ``"softmax"``, ``"sigmoid"``, or "" where they are none."""
+        return {"values": "", "probabilities": "sigmoid", "labels": "softmax"}[self.targets]
 
 
 # ---------------------------------------------------------------------------------------------- mse
@@ -112,7 +125,7 @@ def mae_slope(z: Any, y: Any) -> Any:
 
 
 def huber(z: Any, y: Any) -> Any:
-    """d^2/2 where |d| <= 1, else |d| - 1/2, of d = z - y."""
+    """d^2/2 where |d| <= 1, else |d| - 1/2, with d = z - y."""
     real = type(z)
     half, one = real(0.5), real(1)
     d = z - y
@@ -121,7 +134,7 @@ def huber(z: Any, y: Any) -> Any:
 
 
 def huber_slope(z: Any, y: Any) -> Any:
-    """d where |d| <= 1, else sign(d)."""
+    """d where |d| <= 1, else sign(d), with d = z - y."""
     one = type(z)(1)
     d = z - y
     return one if d > one else (-one if d < -one else d)
@@ -131,13 +144,19 @@ def huber_slope(z: Any, y: Any) -> Any:
 
 
 def binary_cross_entropy(z: Any, y: Any) -> Any:
-    """max(z, 0) - z y + log(1 + exp(-|z|)), of a logit z."""
+    """the sum over its outputs of -y log S - (1 - y) log(1 - S), with S = sigmoid(z).
+
+    As max(z, 0) - z y + log(1 + exp(-|z|)), of a logit z.
+    """
     zero = type(z)(0)
     return (z if z > zero else zero) - z * y + math.log1p(math.exp(-abs(z)))
 
 
 def binary_cross_entropy_slope(z: Any, y: Any) -> Any:
-    """sigmoid(z) - y, from the exponential that cannot overflow."""
+    """sigmoid(z) - y.
+
+    From the exponential that cannot overflow.
+    """
     real = type(z)
     zero, one = real(0), real(1)
     e = math.exp(-abs(z))
@@ -154,7 +173,10 @@ def binary_correct(z: Any, y: Any) -> bool:
 
 
 def log_cosh(z: Any, y: Any) -> Any:
-    """log(cosh(d)) = |d| + log((1 + exp(-2 |d|)) / 2), of d = z - y, so that nothing overflows."""
+    """log(cosh(z - y)).
+
+    As |d| + log((1 + exp(-2 |d|)) / 2), of d = z - y, so that nothing overflows.
+    """
     half = type(z)(0.5)
     a = abs(z - y)
     return a + math.log1p(half * math.expm1(-(a + a)))
@@ -167,83 +189,30 @@ def log_cosh_slope(z: Any, y: Any) -> Any:
 
 # -------------------------------------------------------------------------------------------- table
 
-LOSSES: dict[str, LossSpec] = {
-    spec.name: spec
-    for spec in (
-        LossSpec(
-            "mse",
-            0,
-            "squared error",
-            "values",
-            "(z - y)^2",
-            "2 (z - y)",
-            mse,
-            mse_slope,
-            mean_over_outputs=True,
-        ),
-        LossSpec(
-            "mae",
-            1,
-            "absolute error",
-            "values",
-            "|z - y|",
-            "sign(z - y), 0 at 0",
-            mae,
-            mae_slope,
-            mean_over_outputs=True,
-        ),
-        LossSpec(
-            "huber",
-            2,
-            "Huber loss",
-            "values",
-            "d^2/2 where |d| <= 1, else |d| - 1/2, with d = z - y",
-            "d where |d| <= 1, else sign(d), with d = z - y",
-            huber,
-            huber_slope,
-            mean_over_outputs=True,
-            flops=5,
-            source="Huber 1964, with delta 1",
-        ),
-        LossSpec(
-            "cross_entropy",
-            3,
-            "cross-entropy",
-            "labels",
-            "-log softmax(z)[label] = log sum exp(z) - z[label]",
-            "softmax(z) - one_hot(label)",
-            probabilities="softmax",
-            derivative_flops=5,
-        ),
-        LossSpec(
-            "binary_cross_entropy",
-            4,
-            "binary cross-entropy",
-            "probabilities",
-            "the sum over its outputs of -y log S - (1 - y) log(1 - S), with S = sigmoid(z)",
-            "sigmoid(z) - y",
-            binary_cross_entropy,
-            binary_cross_entropy_slope,
-            binary_correct,
-            probabilities="sigmoid",
-            flops=7,
-            derivative_flops=4,
-        ),
-        LossSpec(
-            "log_cosh",
-            5,
-            "log-cosh loss",
-            "values",
-            "log(cosh(z - y))",
-            "tanh(z - y)",
-            log_cosh,
-            log_cosh_slope,
-            mean_over_outputs=True,
-            flops=6,
-            absolute_error=0.5,  # log(cosh(d)) is d^2/2 near 0, the difference of two numbers near |d|
-        ),
-    )
-}
+LOSSES = by_name(
+    LossSpec("mse", "squared error", "values", mse, mse_slope),
+    LossSpec("mae", "absolute error", "values", mae, mae_slope),
+    LossSpec("huber", "Huber loss", "values", huber, huber_slope, flops=5, source="Huber 1964, with delta 1"),
+    LossSpec(
+        "cross_entropy",
+        "cross-entropy",
+        "labels",
+        row_equations=("-log softmax(z)[label] = log sum exp(z) - z[label]", "softmax(z) - one_hot(label)"),
+        derivative_flops=5,
+    ),
+    LossSpec(
+        "binary_cross_entropy",
+        "binary cross-entropy",
+        "probabilities",
+        binary_cross_entropy,
+        binary_cross_entropy_slope,
+        binary_correct,
+        flops=7,
+        derivative_flops=4,
+    ),
+    # log(cosh(d)) is d^2/2 near 0, the difference of two numbers near |d|.
+    LossSpec("log_cosh", "log-cosh loss", "values", log_cosh, log_cosh_slope, flops=6, absolute_error=0.5),
+)
 """Every loss by name, in the order of the codes."""
 
 LOSS_BY_CODE = tuple(LOSSES.values())

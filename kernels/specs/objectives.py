@@ -1,6 +1,6 @@
 """The contracts of losses and updates, generated from their specs; those of layers stand in `operations`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -47,36 +47,31 @@ def _spread(Z: Array) -> Array:
     return 1 + np.minimum(np.max(Z, axis=1, keepdims=True) - Z, 750)
 
 
-def _loss_bound(spec: LossSpec) -> Callable[..., tuple[Array, ...]]:
-    def bound(arguments: tuple[Any, ...], results: tuple[Array, ...], eps: float) -> tuple[Array, ...]:
-        targets, outputs, _ = arguments
-        count = targets.size
-        if spec.takes_labels:  # log sum exp is right to eps of 1 or of itself, whichever is larger, in every row
-            return (rounding((results[0] + 1) * np.sqrt(count), eps=eps),)
-        if spec.targets == "probabilities":
-            # A hard target's term is right to a few eps of itself, however small; of a soft one's, z y cancels.
-            soft = np.abs(outputs) * ((targets != 0) & (targets != 1))
-            return (rounding(results[0] * np.sqrt(count), np.sum(soft) / len(outputs), eps=eps),)
-        cancelled = spec.absolute_error * np.mean(np.abs(outputs - targets))
-        return (rounding(results[0] * np.sqrt(count), cancelled, eps=eps),)
-
-    return bound
+def _loss_bound(spec: LossSpec, targets: Array, outputs: Array, loss: Array, eps: float) -> Array:
+    terms = loss * np.sqrt(targets.size)
+    if spec.takes_labels:  # log sum exp is right to eps of 1 or of itself, whichever is larger, in every row
+        return rounding(terms + np.sqrt(targets.size), eps=eps)
+    if spec.unit_targets:
+        # A hard target's term is right to a few eps of itself, however small; of a soft one's, z y cancels.
+        soft = np.abs(outputs) * ((targets != 0) & (targets != 1))
+        return rounding(terms, np.sum(soft) / len(outputs), eps=eps)
+    return rounding(terms, spec.absolute_error * np.mean(np.abs(outputs - targets)), eps=eps)
 
 
-def _loss_derivative_bound(spec: LossSpec) -> Callable[..., tuple[Array, ...]]:
-    def bound(arguments: tuple[Any, ...], results: tuple[Array, ...], eps: float) -> tuple[Array, ...]:
-        targets, outputs, _ = arguments
-        rows = len(outputs)
-        if spec.takes_labels:
-            hot = np.zeros_like(outputs)
-            hot[np.arange(rows), targets] = 1
-            softmax, k = results[0] * rows + hot, outputs.shape[1]
-            return (rounding((softmax * (np.sqrt(k) + _spread(outputs)) / 2 + hot) / rows, eps=eps),)
-        if spec.targets == "probabilities":
-            return (rounding(np.abs(results[0]) + 2 * targets / rows, eps=eps),)
-        return (rounding(results[0], eps=eps),)
+def _loss_derivative_bound(spec: LossSpec, targets: Array, outputs: Array, gradient: Array, eps: float) -> Array:
+    rows, k = outputs.shape
+    if spec.takes_labels:
+        hot = np.zeros_like(outputs)
+        hot[np.arange(rows), targets] = 1
+        softmax = gradient * rows + hot
+        return rounding((softmax * (np.sqrt(k) + _spread(outputs)) / 2 + hot) / rows, eps=eps)
+    if spec.unit_targets:
+        return rounding(np.abs(gradient) + 2 * targets / rows, eps=eps)
+    return rounding(gradient, eps=eps)
 
-    return bound
+
+def _softmax_sample(case: Case, dtype: Any, rng: np.random.Generator) -> tuple[Any, ...]:
+    return _logits(case, dtype, rng), nan(case.dims, dtype)
 
 
 def _softmax_bound(arguments: tuple[Any, ...], results: tuple[Array, ...], eps: float) -> tuple[Array, ...]:
@@ -85,64 +80,43 @@ def _softmax_bound(arguments: tuple[Any, ...], results: tuple[Array, ...], eps: 
     return (rounding(softmax * (np.sqrt(k) + _spread(arguments[0])) / 2, eps=eps),)
 
 
+def _accuracy_sample(case: Case, dtype: Any, rng: np.random.Generator) -> tuple[Any, ...]:
+    return *_labels(case, dtype, rng), nan((1,), np.float64)
+
+
 def _accuracy_bound(arguments: tuple[Any, ...], results: tuple[Array, ...], eps: float) -> tuple[Array, ...]:
     return (np.full(1, 4 * np.finfo(np.float64).eps),)  # a count divided by a count
 
 
 def _operation(name: str, sample: Any, bound: Any, flops: int, matrices: int, result: int = 2) -> OpSpec:
-    return OpSpec(
-        name,
-        "B,k",
-        sample,
-        bound,
-        lambda B, k: flops * B * k,
-        lambda B, k: matrices * B * k,
-        BATCHES,
-        BATCH_BENCHES,
-        results=(result,),
-    )
+    def times(factor: int) -> Callable[..., int]:
+        return lambda B, k: factor * B * k
+
+    return OpSpec(name, "B,k", sample, bound, times(flops), times(matrices), BATCHES, BATCH_BENCHES, results=(result,))
 
 
-def _of_loss(spec: LossSpec) -> tuple[OpSpec, OpSpec]:
+def _of_loss(spec: LossSpec) -> Iterator[OpSpec]:
     """Specify a loss and its derivative, called with ``(targets, outputs, out)``."""
-    inputs = _INPUTS[spec.targets]
     matrices = 1 if spec.takes_labels else 2
 
-    def sample(case: Case, dtype: Any, rng: np.random.Generator) -> tuple[Any, ...]:
-        return (*inputs(case, dtype, rng), np.full(1, np.nan))
+    def operation(name: str, element_bound: Callable[..., Array], flops: int, matrices: int) -> OpSpec:
+        def sample(case: Case, dtype: Any, rng: np.random.Generator) -> tuple[Any, ...]:
+            targets, outputs = _INPUTS[spec.targets](case, dtype, rng)
+            return targets, outputs, nan(case.dims, dtype) if name != spec.name else nan((1,), np.float64)
 
-    def derivative_sample(case: Case, dtype: Any, rng: np.random.Generator) -> tuple[Any, ...]:
-        return (*inputs(case, dtype, rng), nan(case.dims, dtype))
+        def bound(arguments: tuple[Any, ...], results: tuple[Array, ...], eps: float) -> tuple[Array, ...]:
+            return (element_bound(spec, *arguments[:2], results[0], eps),)
 
-    return (
-        _operation(spec.name, sample, _loss_bound(spec), spec.flops, matrices),
-        _operation(
-            f"{spec.name}_derivative",
-            derivative_sample,
-            _loss_derivative_bound(spec),
-            spec.derivative_flops,
-            matrices + 1,
-        ),
-    )
+        return _operation(name, sample, bound, flops, matrices)
+
+    yield operation(spec.name, _loss_bound, spec.flops, matrices)
+    yield operation(f"{spec.name}_derivative", _loss_derivative_bound, spec.derivative_flops, matrices + 1)
 
 
 LOSSES = (
     *(operation for spec in LOSS_BY_CODE for operation in _of_loss(spec)),
-    _operation(
-        "softmax",
-        lambda case, dtype, rng: (_logits(case, dtype, rng), nan(case.dims, dtype)),
-        _softmax_bound,
-        4,
-        2,
-        result=1,
-    ),
-    _operation(
-        "accuracy",
-        lambda case, dtype, rng: (*_labels(case, dtype, rng), np.full(1, np.nan)),
-        _accuracy_bound,
-        1,
-        1,
-    ),
+    _operation("softmax", _softmax_sample, _softmax_bound, 4, 2, result=1),
+    _operation("accuracy", _accuracy_sample, _accuracy_bound, 1, 1),
 )
 
 # ------------------------------------------------------------------------------------------ updates
@@ -165,7 +139,7 @@ def _of_update(spec: UpdateSpec) -> OpSpec:
         lambda n: spec.flops * n,
         lambda n: (3 + 2 * states) * n,
         with_options(VECTORS, tuple(spec.options)),
-        with_options((Case((9610,), "the parameters of 64-128-10"),), (spec.bench_option,)),
+        (Case((9610,), "the parameters of 64-128-10", next(iter(spec.options))),),
         results=(0, *range(2, 2 + states)),
         in_place=True,
     )

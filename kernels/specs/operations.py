@@ -68,6 +68,12 @@ def _backward_bound(arguments: tuple[Any, ...], results: tuple[Array, ...], eps:
     return rows * (dZ.T @ np.abs(X)), rows * dZ.sum(axis=0), C * eps * np.sqrt(len(W) + 1) * (dZ @ np.abs(W))
 
 
+_LAYER_BENCHES = (
+    Case((32, 64, 128), "the digits' first layer", "relu"),
+    Case((32, 128, 10), "the digits' last layer", "identity"),
+    Case((128, 784, 256), "the first layer of an MNIST network", "relu"),
+)
+
 _LAYERS = (
     OpSpec(
         "matmul",
@@ -99,12 +105,7 @@ _LAYERS = (
         lambda B, n, k: 2 * B * n * k + 2 * B * k,
         lambda B, n, k: B * n + k * n + k + 2 * B * k,
         with_options(EDGES, tuple(ACTIVATIONS)),
-        (
-            Case((32, 64, 128), "the digits' first layer", "relu"),
-            Case((32, 128, 10), "the digits' last layer", "identity"),
-            Case((64, 128, 128), "a layer that needs exponentials", "tanh"),
-            Case((128, 784, 256), "the first layer of an MNIST network", "relu"),
-        ),
+        (*_LAYER_BENCHES, Case((64, 128, 128), "a layer that needs exponentials", "tanh")),
         results=(4, 5),
     ),
     OpSpec(
@@ -115,11 +116,7 @@ _LAYERS = (
         lambda B, n, k: 4 * B * n * k + 2 * B * k,
         lambda B, n, k: 2 * B * n + 2 * k * n + k + 2 * B * k,
         with_options(EDGES, (*ACTIVATIONS, "relu-first")),
-        (
-            Case((32, 64, 128), "the digits' first layer", "relu"),
-            Case((32, 128, 10), "the digits' last layer", "identity"),
-            Case((128, 784, 256), "the first layer of an MNIST network", "relu"),
-        ),
+        _LAYER_BENCHES,
         results=(5, 6, 7),
     ),
 )
@@ -141,17 +138,8 @@ def _elementwise(operation: str, relative_error: float, absolute_error: float) -
     def bound(arguments: tuple[Any, ...], results: tuple[Array, ...], eps: float) -> tuple[Array, ...]:
         return (rounding(relative_error * results[0], absolute_error, eps=eps),)
 
-    return OpSpec(
-        operation,
-        "size",
-        sample,
-        bound,
-        lambda n: n,
-        lambda n: 2 * n,
-        VECTORS,
-        (Case((16384,), "fits L2"),),
-        results=(1,),
-    )
+    benches = (Case((16384,), "fits L2"),)
+    return OpSpec(operation, "size", sample, bound, lambda n: n, lambda n: 2 * n, VECTORS, benches, results=(1,))
 
 
 _ACTIVATIONS = (

@@ -16,20 +16,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .base import Array, rounding
+from .base import Array, Choice, by_name, rounding
 
 
 @dataclass(frozen=True)
-class OptimizerSpec:
+class OptimizerSpec(Choice):
     """An update rule, elementwise over the parameters.
 
     Attributes
     ----------
     name : str
     code : int
-        The integer by which compiled code chooses it: its position in `OPTIMIZERS`.
-    equation : str
-        What happens to parameters p with gradient g, for documentation.
+        The integer by which compiled code chooses it: its position in `OPTIMIZERS`, which assigns it.
     constants : callable
         ``(hyper, rate, step) -> tuple of float``; ``hyper`` holds the hyperparameters, ``step`` counts from 1.
     rule : callable
@@ -40,9 +38,6 @@ class OptimizerSpec:
         Names, in the order of ``hyper``; the learning rate is apart.
     """
 
-    name: str
-    code: int
-    equation: str
     constants: Callable[[Any, float, int], tuple[float, ...]]
     rule: Callable[[Any, Any, Any, Any, tuple[float, ...]], tuple[Any, Any, Any]]
     state: tuple[str, ...] = ()
@@ -108,7 +103,11 @@ def adam_constants(hyper: Any, rate: float, step: int) -> tuple[float, ...]:
 
 
 def adam_rule(p: Any, g: Any, s0: Any, s1: Any, constants: Any) -> tuple[Any, Any, Any]:
-    """Adam (Kingma and Ba 2015, algorithm 1), with decoupled weight decay (Loshchilov and Hutter 2019)."""
+    """Adam (Kingma and Ba 2015, algorithm 1), with decoupled weight decay (Loshchilov and Hutter 2019).
+
+    m <- beta1 m + (1 - beta1) g;  v <- beta2 v + (1 - beta2) g^2;  p <- p - rate weight_decay p;
+    p <- p - rate (m / (1 - beta1^step)) / (sqrt(v / (1 - beta2^step)) + epsilon).
+    """
     real = type(p)
     mean = real(constants[3]) * s0 + real(constants[4]) * g
     square = real(constants[5]) * s1 + real(constants[6]) * g * g
@@ -133,50 +132,14 @@ def rmsprop_rule(p: Any, g: Any, s0: Any, s1: Any, constants: Any) -> tuple[Any,
 
 # -------------------------------------------------------------------------------------------- table
 
-OPTIMIZERS: dict[str, OptimizerSpec] = {
-    spec.name: spec
-    for spec in (
-        OptimizerSpec("none", 0, "p stays, and the gradient is left to be read", sgd_constants, sgd_rule),
-        OptimizerSpec("sgd", 1, "p <- p - rate g", sgd_constants, sgd_rule),
-        OptimizerSpec(
-            "momentum",
-            2,
-            "v <- momentum v + g;  p <- p - rate v",
-            momentum_constants,
-            momentum_rule,
-            ("velocity",),
-            ("momentum",),
-        ),
-        OptimizerSpec(
-            "nesterov",
-            3,
-            "v <- momentum v + g;  p <- p - rate (g + momentum v)",
-            momentum_constants,
-            nesterov_rule,
-            ("velocity",),
-            ("momentum",),
-        ),
-        OptimizerSpec(
-            "adam",
-            4,
-            "m <- beta1 m + (1 - beta1) g;  v <- beta2 v + (1 - beta2) g^2;  p <- p - rate weight_decay p;  "
-            "p <- p - rate (m / (1 - beta1^step)) / (sqrt(v / (1 - beta2^step)) + epsilon)",
-            adam_constants,
-            adam_rule,
-            ("mean", "square"),
-            ("beta1", "beta2", "epsilon", "weight_decay"),
-        ),
-        OptimizerSpec(
-            "rmsprop",
-            5,
-            "v <- alpha v + (1 - alpha) g^2;  p <- p - rate g / (sqrt(v) + epsilon)",
-            rmsprop_constants,
-            rmsprop_rule,
-            ("square",),
-            ("alpha", "epsilon"),
-        ),
-    )
-}
+OPTIMIZERS = by_name(
+    OptimizerSpec("none", sgd_constants, sgd_rule),  # parameters stay, and the gradient is left to be read
+    OptimizerSpec("sgd", sgd_constants, sgd_rule),
+    OptimizerSpec("momentum", momentum_constants, momentum_rule, ("velocity",), ("momentum",)),
+    OptimizerSpec("nesterov", momentum_constants, nesterov_rule, ("velocity",), ("momentum",)),
+    OptimizerSpec("adam", adam_constants, adam_rule, ("mean", "square"), ("beta1", "beta2", "epsilon", "weight_decay")),
+    OptimizerSpec("rmsprop", rmsprop_constants, rmsprop_rule, ("square",), ("alpha", "epsilon")),
+)
 """Every update rule by name, in the order of the codes."""
 
 OPTIMIZER_BY_CODE = tuple(OPTIMIZERS.values())
@@ -206,16 +169,12 @@ class UpdateSpec:
     ----------
     operation : str
         The public function's name.
-    state : tuple of str
-        Names of the state arrays; a ``square`` is never negative.
     rules : tuple of str
-        Names of the rules, at most three.
+        Names of the rules, at most three; the last one has every state.
     choose : callable
         ``(*numbers) -> (index of the rule, hyper, rate, step)``, a plain function that the CPU compiles.
     options : dict
-        Numbers of the cases that are checked, by option.
-    bench_option : str
-        The option that is timed.
+        Numbers of the cases that are checked, by option; the first is timed.
     bound : callable
         As of `OpSpec`.
     flops : int
@@ -223,13 +182,16 @@ class UpdateSpec:
     """
 
     operation: str
-    state: tuple[str, ...]
     rules: tuple[str, ...]
     choose: Callable[..., tuple[int, tuple[float, ...], float, int]]
     options: dict[str, tuple[Any, ...]]
-    bench_option: str
     bound: Callable[[tuple[Any, ...], tuple[Array, ...], float], tuple[Array, ...]]
     flops: int
+
+    @property
+    def state(self) -> tuple[str, ...]:
+        """Names of the state arrays; a ``square`` is never negative."""
+        return OPTIMIZERS[self.rules[-1]].state
 
     def parse(self, arguments: tuple[Any, ...]) -> Step:
         """Sort the arguments of a call."""
@@ -272,43 +234,20 @@ def _rmsprop_bound(arguments: tuple[Any, ...], results: tuple[Array, ...], eps: 
     return rounding(parameters, move, eps=eps), rounding(new_square, eps=eps)
 
 
-UPDATES: dict[str, UpdateSpec] = {
+_SGD = {"momentum": (0.1, 0.9, False), "plain": (0.1, 0.0, False), "nesterov": (0.1, 0.9, True)}
+_ADAM = {
+    "later": (0.1, 0.9, 0.999, 1e-8, 0.0, 1000),
+    "first": (0.1, 0.9, 0.999, 1e-8, 0.0, 1),
+    "decay": (0.1, 0.9, 0.999, 1e-8, 0.5, 1000),
+}
+_RMSPROP = {"usual": (0.1, 0.99, 1e-8), "coarse": (0.1, 0.5, 0.1)}
+
+UPDATES = {
     spec.operation: spec
     for spec in (
-        UpdateSpec(
-            "sgd_update",
-            ("velocity",),
-            ("sgd", "momentum", "nesterov"),
-            _choose_sgd,
-            {"plain": (0.1, 0.0, False), "momentum": (0.1, 0.9, False), "nesterov": (0.1, 0.9, True)},
-            "momentum",
-            _sgd_bound,
-            flops=4,
-        ),
-        UpdateSpec(
-            "adam_update",
-            ("mean", "square"),
-            ("adam",),
-            _choose_adam,
-            {
-                "first": (0.1, 0.9, 0.999, 1e-8, 0.0, 1),
-                "later": (0.1, 0.9, 0.999, 1e-8, 0.0, 1000),
-                "decay": (0.1, 0.9, 0.999, 1e-8, 0.5, 1000),
-            },
-            "later",
-            _adam_bound,
-            flops=12,
-        ),
-        UpdateSpec(
-            "rmsprop_update",
-            ("square",),
-            ("rmsprop",),
-            _choose_rmsprop,
-            {"usual": (0.1, 0.99, 1e-8), "coarse": (0.1, 0.5, 0.1)},
-            "usual",
-            _rmsprop_bound,
-            flops=8,
-        ),
+        UpdateSpec("sgd_update", ("sgd", "momentum", "nesterov"), _choose_sgd, _SGD, _sgd_bound, flops=4),
+        UpdateSpec("adam_update", ("adam",), _choose_adam, _ADAM, _adam_bound, flops=12),
+        UpdateSpec("rmsprop_update", ("rmsprop",), _choose_rmsprop, _RMSPROP, _rmsprop_bound, flops=8),
     )
 }
 """Every public update by operation."""

@@ -27,9 +27,10 @@ L2 = _l2_bytes()
 L1 = 32 << 10
 """Bytes of a core's L1 data cache, of which the rules below use half: its other hardware thread may use the rest."""
 
-WIDE = NV == 4
-"""32 registers: a row of a micro-panel of B is 4 cache lines of AVX-512, so B in place is read almost as well as
-packed, and what stays in L1 is A's micro-panel. With 16 registers it is one line, a new page every few rows."""
+WIDE = NV * VECTOR > 64
+"""Whether a row of a micro-panel of B is several cache lines, as with AVX-512. B in place is then read almost as well as
+packed, and what stays in L1 is A's micro-panel. With AVX2 and NEON it is one line of 64 bytes, of another page every
+few rows: there both factors are packed, as in BLIS."""
 
 KC_BYTES = 4096
 """KC in bytes of one row of A: 1024 float32. The same on every machine, since it decides where sums are cut."""
@@ -102,7 +103,9 @@ def choose_blocking(item: int, shape: Shape, a: Matrix, b: Matrix) -> Any:
         kc = -(-k // k_blocks)
     a_rows, a_columns = a.column_stride == item, a.row_stride == item and a.column_stride != item
     transposes_b = m <= MAX_ROWS and a_rows and b.row_stride == item and b.column_stride != item
-    small = m < FEW_ROWS or kc * n * item <= (B_IN_PLACE_BYTES if m < TALL else B_IN_PLACE_BYTES // 2)
+    # In place, rows of B a page apart share a set of L1 and of L2, and every tile of C reads them again.
+    few_rows = FEW_ROWS // 2 if not WIDE and b.row_stride % 4096 == 0 else FEW_ROWS
+    small = m < few_rows or kc * n * item <= (B_IN_PLACE_BYTES if m < TALL else B_IN_PLACE_BYTES // 2)
     b_in_place = in_panels or transposes_b or (b.column_stride == item and small)
     if not a_rows and not a_columns:
         pack_a = m > 1  # the micro-kernel knows no such A

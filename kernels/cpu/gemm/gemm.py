@@ -1,14 +1,16 @@
 """Variant `simd`: the product, packed and blocked around the micro-kernel.
 
-The five loops are BLIS's with the roles of A and B exchanged, because A needs no packing: the micro-kernel broadcasts
-single elements of it, which may lie anywhere. So the block that stays in L2 is B's, and the micro-panel that stays in
-L1 is A's::
+The five loops are BLIS's::
 
-    loop 5: rows of C by MC                        a block of A, packed here if it is a transpose
-      loop 4: k by KC
-        loop 3: columns of C by NC                 a block of B, packed here, stays in L2
-          loop 2: rows by MR                       a micro-panel of A stays in L1
-            loop 1: columns by NR                  the micro-kernel: a tile of C stays in registers
+    loop 5: k by KC
+      loop 4: columns of C by NC                   a block of B, packed here
+        loop 3: rows of C by MC                    a block of A, packed here where that pays
+          loop 2: rows by tiles                    as many micro-panels of A as A_BYTES, one below the other
+            loop 1: columns by NR                  the micro-kernel: tiles of C stay in registers
+
+With AVX2 and NEON, A_BYTES are a block of A that stays in L2, and each micro-panel of B stays in L1 while the tiles
+below each other use it; packed B lies in L3. With AVX-512 it is the other way round: A_BYTES are one micro-panel, which
+stays in L1, and the block of B stays in L2; A needs no packing, because the micro-kernel broadcasts single elements.
 
 **Same bits.** An element of C is one chain of FMAs for each block of KC, over ascending k from zero; the blocks are
 added in their order. KC depends on the dtype and the blocks on K alone. Where tiles, blocks and panels begin changes

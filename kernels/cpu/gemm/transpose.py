@@ -107,9 +107,9 @@ def _over_rows(
     return results
 
 
-def _whole(code: VectorBuilder, k: ir.Value) -> ir.Value:
-    """Return how many of k rows are in whole squares."""
-    return code.builder.and_(k, k.type(-code.lanes))
+def _whole(code: VectorBuilder, k: ir.Value, unit: int) -> ir.Value:
+    """Return how many of k rows are in whole units, a power of two."""
+    return code.builder.and_(k, k.type(-unit))
 
 
 def _call_transpose(code: VectorBuilder, target: Rows, source: Rows, columns: ir.Value, k: ir.Value) -> None:
@@ -131,7 +131,7 @@ def _emit_transpose(code: VectorBuilder, target: Rows, source: Rows, columns: ir
         copy(first)
         return carried
 
-    whole = _whole(code, k)
+    whole = _whole(code, k, code.lanes)
     _over_rows(code, whole, code.lanes, [], copy_whole)
     rest = builder.sub(k, whole)
     with code.unless_zero(rest):
@@ -182,7 +182,7 @@ def _emit_tile(height: int) -> Callable[..., None]:
         a_rows = [code.at(a_start, builder.mul(number, a.row_stride)) for number in numbers]
         pointers = _pointers(code, b, columns)
         panel_columns = builder.mul(b.row_stride, intp(code.lanes))
-        whole = builder.and_(k, intp(-line))
+        whole = _whole(code, k, line)
         rest = builder.sub(k, whole)
 
         def add(sums: Values, row: ir.Value, number: ir.Value) -> Values:

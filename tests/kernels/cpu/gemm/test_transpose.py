@@ -18,7 +18,7 @@ from fastnet.kernels.cpu.gemm import blocking, transpose
 from fastnet.kernels.cpu.gemm import gemm as simd
 from fastnet.kernels.cpu.gemm.microkernel import MR
 from fastnet.kernels.cpu.gemm.operands import Epilogue, Rows, Tile
-from fastnet.kernels.cpu.gemm.transpose import MAX_ROWS, gemm_bt_microkernel, transpose_panel
+from fastnet.kernels.cpu.gemm.transpose import MAX_ROWS, PANELS, gemm_bt_microkernel, transpose_panel
 from fastnet.kernels.llvm import builder
 from fastnet.kernels.llvm.memory import address_and_strides
 
@@ -89,7 +89,8 @@ def test_transposing_tile_has_the_bits_of_the_microkernel(dtype: Any, rows: int)
     """Also where a sum meets infinities, NaN and -0, which zeros put in behind the last k would change."""
     rng = np.random.default_rng(rows)
     lanes = lanes_of(dtype)
-    for columns in (1, 2, lanes - 1, lanes):
+    for columns in (1, 2, lanes - 1, lanes, PANELS * lanes):
+        width = max(columns, lanes)
         for k in (0, 1, lanes - 1, lanes, lanes + 1, 4 * lanes + 3):
             outer_a, A = guarded(dtype, rows, k)
             outer_w, W = guarded(dtype, columns, k)
@@ -98,14 +99,14 @@ def test_transposing_tile_has_the_bits_of_the_microkernel(dtype: Any, rows: int)
             if k > 2:
                 W[:, 1] = np.where(np.arange(columns) % 2, np.inf, -0.0)
                 A[-1] = -0.0
-            padded = np.zeros((k, lanes), dtype)
+            padded = np.zeros((k, width), dtype)
             padded[:, :columns] = W.T
-            for epilogue in epilogues(rng, dtype, rows, lanes):
+            for epilogue in epilogues(rng, dtype, rows, width):
                 cut = {
                     name: value[:, :columns] if isinstance(value, np.ndarray) else value
                     for name, value in epilogue.items()
                 }
-                expected = np.full((rows, lanes), 5, dtype)
+                expected = np.full((rows, width), 5, dtype)
                 run_tile(A, padded, expected, columns, **epilogue)
                 outer, C = guarded(dtype, rows, columns, 5)
                 relu = cut.pop("relu", None)
@@ -120,14 +121,14 @@ def test_transposing_tile_has_the_bits_of_the_microkernel(dtype: Any, rows: int)
                 assert_guard(outer, rows, columns)
 
 
-def epilogues(rng: Any, dtype: Any, rows: int, lanes: int) -> list[dict[str, Any]]:
-    addend, mask = rng.standard_normal((2, rows, lanes)).astype(dtype)
+def epilogues(rng: Any, dtype: Any, rows: int, width: int) -> list[dict[str, Any]]:
+    addend, mask = rng.standard_normal((2, rows, width)).astype(dtype)
     return [
         {},
         {"addend": addend, "alpha": -0.5},
-        {"addend": addend, "relu": np.full((rows, lanes), 3, dtype)},
+        {"addend": addend, "relu": np.full((rows, width), 3, dtype)},
         {"mask": mask},
-        {"relu": np.full((rows, lanes), 3, dtype), "store": False},
+        {"relu": np.full((rows, width), 3, dtype), "store": False},
     ]
 
 
@@ -161,7 +162,7 @@ MUTANTS = {
     "parts joined in the wrong order": ("transpose._joined", "lambda code, x, y: real(code, y, x)", "panel"),
     "a rest that is a whole square": (
         "transpose._whole",
-        "lambda code, k: real(code, code.builder.add(k, k.type(code.lanes - 1)))",
+        "lambda code, k, unit: real(code, code.builder.add(k, k.type(unit - 1)), unit)",
         "tile",
     ),
 }
