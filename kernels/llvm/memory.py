@@ -13,8 +13,6 @@ from .builder import POINTER, VectorBuilder, cgutils, emits, intrinsic, set_opts
 
 arrayobj: Any = _arrayobj  # no types
 
-_literal_intrinsic: Any = _intrinsic(prefer_literal=True)
-
 
 # ------------------------------------------------------------------------------------ arrays and addresses
 
@@ -100,7 +98,7 @@ def release(typing_context: Any, address: Any) -> Any:
     return types.void(types.intp), codegen
 
 
-@_literal_intrinsic
+@_intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
 def stack_memory(typing_context: Any, nbytes: Any) -> Any:
     """Address of ``nbytes`` bytes, a constant, on the stack of the function around, aligned to 64 bytes."""
 
