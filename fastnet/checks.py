@@ -3,22 +3,15 @@
 Arrays are checked by `fastnet.kernels.api.validation`.
 """
 
-import math
 import numbers
 import operator
 from collections.abc import Collection
+from math import inf, isfinite
 from typing import Any
-
-_MAX_SEED = 2**64 - 1
 
 
 def number(
-    name: str,
-    value: Any,
-    least: float = -math.inf,
-    above: float = -math.inf,
-    below: float = math.inf,
-    most: float = math.inf,
+    name: str, value: Any, least: float = -inf, above: float = -inf, below: float = inf, most: float = inf
 ) -> float:
     """Return a finite number with ``value >= least``, ``value > above``, ``value < below`` and ``value <= most``."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
@@ -26,19 +19,19 @@ def number(
     try:
         found = float(value)
     except OverflowError:  # a whole number of hundreds of digits
-        found = math.inf
-    limits = [f">= {least:g}"] * (least > -math.inf) + [f"> {above:g}"] * (above > -math.inf)
-    limits += [f"< {below:g}"] * (below < math.inf) + [f"<= {most:g}"] * (most < math.inf)
-    if not (math.isfinite(found) and least <= found <= most and above < found < below):
+        found = inf
+    limits = [f">= {least:g}"] * (least > -inf) + [f"> {above:g}"] * (above > -inf)
+    limits += [f"< {below:g}"] * (below < inf) + [f"<= {most:g}"] * (most < inf)
+    if not (isfinite(found) and least <= found <= most and above < found < below):
         raise ValueError(f"{name} is {value!r}; expected a finite number {' and '.join(limits)}".rstrip())
     return found
 
 
 def integer(name: str, value: Any, least: int, hint: str = "") -> int:
     """Return a whole number of at least ``least``."""
-    if isinstance(value, bool):
-        raise TypeError(f"{name} is {value!r}; expected a whole number{hint}")
     try:
+        if isinstance(value, bool):
+            raise TypeError
         whole = operator.index(value)
     except TypeError:
         raise TypeError(f"{name} is {value!r}; expected a whole number{hint}") from None
@@ -47,10 +40,15 @@ def integer(name: str, value: Any, least: int, hint: str = "") -> int:
     return whole
 
 
+def count_or_none(name: str, value: Any, meaning: str = "") -> int | None:
+    """Return a whole number of at least 1, or None, whose meaning is told in messages."""
+    return None if value is None else integer(name, value, least=1, hint=f", or None{meaning}")
+
+
 def seed(value: Any) -> int:
     """Return a seed: a whole number from 0 to 2^64 - 1."""
     whole = integer("seed", value, least=0)
-    if whole > _MAX_SEED:
+    if whole >= 2**64:
         raise ValueError(f"seed is {value!r}; expected at most 2**64 - 1")
     return whole
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import checks
-from .kernels.engine import rng
+from .dataset import split_rows
 from .kernels.specs.base import Array
 from .preparation import Preparation
 from .tables import Table, read
@@ -30,10 +30,8 @@ def digits() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     y : ndarray of int64, shape (1797,)
         The digit, 0 to 9.
     """
-    with (
-        resources.files(__package__).joinpath("digits.npz").open("rb") as file,
-        np.load(file, allow_pickle=False) as stored,
-    ):
+    path = resources.files(__package__).joinpath("digits.npz")
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
         return stored["pixels"] / np.float32(16), stored["labels"].astype(np.int64)
 
 
@@ -62,10 +60,5 @@ def split(X: ArrayLike, y: ArrayLike, share: float = 0.2, seed: int = 0) -> tupl
     X, y = np.asarray(X), np.asarray(y)
     if X.ndim == 0 or y.ndim == 0 or len(X) != len(y):
         raise ValueError(f"X has shape {X.shape} and y {y.shape}; expected the same number of rows")
-    share = checks.number("share", share, above=0, below=1)
-    held_out = max(1, round(share * len(X)))
-    if held_out >= len(X):
-        raise ValueError(f"a share of {share:g} of {len(X)} rows leaves none on the other side")
-    order = rng.permutation(checks.seed(seed), rng.SPLIT, 0, len(X))
-    kept, held = np.sort(order[held_out:]), np.sort(order[:held_out])
+    kept, held = split_rows(len(X), checks.number("share", share, above=0, below=1), checks.seed(seed))
     return X[kept], X[held], y[kept], y[held]

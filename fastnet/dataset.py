@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from . import checks
 from .kernels.api import validation
 from .kernels.engine import rng
 from .kernels.engine.plan import MICRO_BATCH_ROWS
@@ -55,6 +53,7 @@ class Dataset:
         X: ArrayLike,
         y: ArrayLike,
         weights: ArrayLike | None = None,
+        *,
         prefix: str = "",
         chosen: Array | None = None,
     ) -> None:
@@ -63,7 +62,7 @@ class Dataset:
         self.mapped = isinstance(X, np.memmap)
         if isinstance(X, np.memmap):
             self._X: Array = X
-            self._y: Array = y if isinstance(y, np.memmap) else np.asarray(y)
+            self._y = np.asarray(y)
             validation.matrix(self._names[0], X)
             validation.nonempty(self._names[0], X)
             if self._y.ndim == 0 or len(self._y) != len(X):
@@ -82,11 +81,10 @@ class Dataset:
         chosen = places if self._chosen is None else self._chosen[places]
         return self._checked(np.asarray(self._X[chosen]), np.asarray(self._y[chosen]), chosen)
 
-    def _checked(self, X: ArrayLike, y: ArrayLike, row_numbers: Array | None = None) -> tuple[Array, Array]:
+    def _checked(self, X: ArrayLike, y: ArrayLike, at: Array | None = None) -> tuple[Array, Array]:
         """Inputs and targets as training needs them."""
-        sizes, dtype = self._network.layer_sizes, self._network.dtype
-        X = check_inputs(X, sizes, dtype, self._names[0], row_numbers)
-        return X, check_targets(y, len(X), sizes, dtype, self._loss, self._names[1], row_numbers)
+        X = check_inputs(X, self._network.layer_sizes, self._network.dtype, self._names[0], at)
+        return X, check_targets(y, len(X), self._network, self._loss, self._names[1], at)
 
     def iter_chunks(self, batch: int, order: Array | None = None, first_row: int = 0) -> Iterator[Chunk]:
         """Iterate over an epoch in chunks that end where a step or a micro-batch ends, from ``first_row`` on.
@@ -112,11 +110,7 @@ class Dataset:
 
     def split(self, share: float, seed: int) -> tuple[Dataset, Dataset]:
         """The rows that are kept and those that are held out, by `fastnet.data.split`'s rule."""
-        held_out = max(1, round(share * self.rows))
-        if held_out >= self.rows:
-            raise ValueError(f"a share of {share:g} of {self.rows} rows leaves none on the other side")
-        order = rng.permutation(seed, rng.SPLIT, 0, self.rows)
-        kept, held = np.sort(order[held_out:]), np.sort(order[:held_out])
+        kept, held = split_rows(self.rows, share, seed)
         return self._at(kept), self._at(held)
 
     def _at(self, rows: Array) -> Dataset:
@@ -126,12 +120,13 @@ class Dataset:
         return Dataset(self._network, self._loss, self._X[rows], self._y[rows], weights)
 
 
-def validation_dataset(network: Network, loss: str, data: Any) -> Dataset:
-    """Validation data, as (X, y) or (X, y, sample_weight)."""
-    if not isinstance(data, (tuple, list)) or len(data) not in (2, 3):
-        raise TypeError("validation_data must be a pair (X, y), or (X, y, sample_weight)")
-    X, y, *weights = data
-    return Dataset(network, loss, X, y, weights[0] if weights else None, prefix="validation ")
+def split_rows(rows: int, share: float, seed: int) -> tuple[Array, Array]:
+    """Return the rows to keep and those to hold out, each in ascending order."""
+    held_out = max(1, round(share * rows))
+    if held_out >= rows:
+        raise ValueError(f"a share of {share:g} of {rows} rows leaves none on the other side")
+    order = rng.permutation(seed, rng.SPLIT, 0, rows)
+    return np.sort(order[held_out:]), np.sort(order[:held_out])
 
 
 def _weights(value: ArrayLike, rows: int) -> Array:
@@ -151,8 +146,3 @@ def _weights(value: ArrayLike, rows: int) -> Array:
         if not np.isfinite(weights.sum()):
             raise ValueError("sample_weight sums to infinity; only ratios matter: divide by the largest")
     return weights
-
-
-def check_share(share: float) -> float:
-    """A ``validation_split``."""
-    return checks.number("validation_split", share, above=0, below=1)

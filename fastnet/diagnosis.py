@@ -26,6 +26,7 @@ BLOWN_UP = 2.0
 """Diverged: the loss ends above this multiple of its first value."""
 MAX_WIDTH = 101
 """The most epochs that a median is taken over. Without a bound, judging 28 000 epochs took 8 s; with it, 0.2 s."""
+_CALMER = "Lower the learning rate, or scale the data."
 _NEGLIGIBLE = 1e-4  # share of the first value below which a loss counts as zero
 
 
@@ -104,29 +105,21 @@ def diagnose(loss: Sequence[float], validation: Sequence[float], baseline: float
     measured = [*validation, *[math.nan] * (epochs - len(validation))]
     lost = math.isnan(measured[-1]) and epochs > 1 and all(map(math.isfinite, measured[:-1]))
     if not math.isfinite(loss[-1]) or math.isinf(measured[-1]) or lost:
-        words = (
-            f"Diverged in epoch {epochs - 1}: the loss is no longer finite. Lower the learning rate, or scale the data."
-        )
-        return Diagnosis("diverged", words)
+        return Diagnosis("diverged", f"Diverged in epoch {epochs - 1}: the loss is no longer finite. {_CALMER}")
     first = max((t + 1 for t in range(epochs) if not math.isfinite(loss[t])), default=0)
     if epochs - first < MIN_EPOCHS:
-        words = f"Only {epochs - first} epochs: too few to judge by. Train for at least {MIN_EPOCHS}."
-        return Diagnosis("too short", words)
+        few = f"Only {epochs - first} epochs: too few to judge by."
+        return Diagnosis("too short", f"{few} Train for at least {MIN_EPOCHS}.")
     train = _Curve(loss[first:])
     if train.end > BLOWN_UP * train.level(loss[first]):
-        words = (
-            f"Diverged: the loss has risen from {loss[first]:.3g} in epoch {first} to {train.end:.3g}. Lower the "
-            "learning rate, or scale the data."
-        )
+        words = f"Diverged: the loss has risen from {loss[first]:.3g} in epoch {first} to {train.end:.3g}. {_CALMER}"
         return Diagnosis("diverged", words)
     kept = [t for t in range(first, epochs) if math.isfinite(measured[t])]
     validated = len(kept) >= MIN_EPOCHS and kept[-1] == epochs - 1
-    if validated:
-        found = _overfitting(train, _Curve([measured[t] for t in kept]), kept, first)
-        if found:
-            return found
-    name, curve = ("val_loss", _Curve([measured[t] for t in kept])) if validated else ("loss", train)
-    return _levelled(name, curve, kept if validated else range(first, epochs), train, baseline)
+    if not validated:
+        return _levelled("loss", train, range(first, epochs), train, baseline)
+    curve = _Curve([measured[t] for t in kept])
+    return _overfitting(train, curve, kept, first) or _levelled("val_loss", curve, kept, train, baseline)
 
 
 def _overfitting(train: _Curve, curve: _Curve, epochs: Sequence[int], first: int) -> Diagnosis | None:
@@ -148,10 +141,8 @@ def _overfitting(train: _Curve, curve: _Curve, epochs: Sequence[int], first: int
 def _levelled(name: str, curve: _Curve, epochs: Sequence[int], train: _Curve, baseline: float | None) -> Diagnosis:
     fall, count = curve.fall()
     if fall > FALL:
-        words = (
-            f"Still falling: {name} fell by {fall:.0%} over the last {count} epochs, to {curve.end:.3g}. Train longer."
-        )
-        return Diagnosis("falling", words)
+        words = f"Still falling: {name} fell by {fall:.0%} over the last {count} epochs, to {curve.end:.3g}."
+        return Diagnosis("falling", f"{words} Train longer.")
     start = train.values[0] if baseline is None else baseline
     if start - train.end <= max(LEARNT * start, 0.0 if baseline else ERRORS * train.sigma):
         against = "its first epoch's" if baseline is None else "that of always predicting the same"

@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 
 from .dataset import Dataset
-from .io import checkpoint
-from .kernels.engine import rng, schedules
+from .io.checkpoint import CheckpointWriter, state_dict
+from .kernels.engine import rng
 from .kernels.engine.backend import Backend, discard_partial_step, start_epoch
 from .kernels.engine.plan import MICRO_BATCH_ROWS
 from .kernels.specs.base import Array
-from .optimizers import Schedule
 from .training_state import TrainingState
 
 Callback = Callable[[dict[str, float]], Any]
+BackendBuilder = Callable[[int, bool], Backend]
 
 
 class DivergenceWarning(RuntimeWarning):
@@ -32,7 +32,7 @@ def measure(backend: Backend, data: Dataset) -> dict[str, float]:
 
 
 class BestState:
-    """The best state so far, and how many epochs ago it was.
+    """The best state so far, as ``arrays``, and how many epochs ago it was.
 
     The loss of an epoch was measured before its updates, so it belongs to the parameters at the epoch's start: a
     snapshot of those is kept until it is known, and the two copies exchange roles if it was the best. A validation
@@ -41,15 +41,10 @@ class BestState:
 
     def __init__(self, *arrays: Array) -> None:
         self._now = arrays
-        self._best = tuple(array.copy() for array in arrays)
+        self.arrays = tuple(array.copy() for array in arrays)
         self._snapshot = tuple(array.copy() for array in arrays)
         self.value = math.inf
         self.age = 0
-
-    @property
-    def kept(self) -> tuple[Array, ...]:
-        """The best state."""
-        return self._best
 
     def snapshot(self) -> None:
         """Keep the present state, in case it turns out to be the best."""
@@ -60,16 +55,14 @@ class BestState:
         """Take account of a loss: that of the snapshot, or of the present state."""
         self.age += 1
         if value < self.value:
-            if of_snapshot:
-                self._best, self._snapshot = self._snapshot, self._best
-            else:
-                for kept, array in zip(self._best, self._now, strict=True):
-                    kept[...] = array
+            if not of_snapshot:
+                self.snapshot()
+            self.arrays, self._snapshot = self._snapshot, self.arrays
             self.value, self.age = value, 0
 
     def restore(self) -> None:
         """Make the best state the present one."""
-        for kept, array in zip(self._best, self._now, strict=True):
+        for kept, array in zip(self.arrays, self._now, strict=True):
             array[...] = kept
 
 
@@ -89,12 +82,7 @@ class FitSession:
     """
 
     def __init__(
-        self,
-        trainer: Any,
-        state: TrainingState,
-        data: Dataset,
-        validation: Dataset | None,
-        build: Callable[[int, bool], Backend],
+        self, trainer: Any, state: TrainingState, data: Dataset, validation: Dataset | None, build: BackendBuilder
     ) -> None:
         self._trainer, self._state, self._data, self._validation, self._build = trainer, state, data, validation, build
         self._batch = data.rows if trainer.batch_size is None else min(trainer.batch_size, data.rows)
@@ -108,35 +96,27 @@ class FitSession:
         return self._build(min(data.rows, MICRO_BATCH_ROWS), False)
 
     def run(
-        self,
-        epochs: int,
-        patience: int | None,
-        callbacks: tuple[Callback, ...],
-        bar: Any,
-        writer: checkpoint.CheckpointWriter | None,
+        self, epochs: int, patience: int | None, callbacks: list[Callback], bar: Any, writer: CheckpointWriter | None
     ) -> None:
         """Train for ``epochs`` epochs, or until patience, a callback, divergence or an interruption ends it."""
         trainer, state, best = self._trainer, self._state, self._best
         network, history = trainer.network, trainer.history
-        if self._validation is not None:
-            best.update(measure(self._validator, self._validation)["loss"], of_snapshot=False)
+        validates = self._validation is not None
+        monitor = "val_loss" if validates else "loss"
+        if validates:
+            best.update(self._validated()[monitor], of_snapshot=False)
         restores = patience is not None
         try:
             for _ in range(epochs):
-                if self._validation is None:
+                if not validates:
                     best.snapshot()
                 epoch = history.epochs
                 self._train_epoch(epoch)
-                row = self._backend.results()
-                if self._validation is not None:
-                    measured = measure(self._validator, self._validation)
-                    row |= {f"val_{name}": value for name, value in measured.items()}
+                row = self._backend.results() | self._validated()
                 history.append(row)
                 finite = all(map(math.isfinite, row.values())) and state.is_finite(network)
-                if self._validation is None:
-                    best.update(row["loss"], of_snapshot=True)
-                elif finite:
-                    best.update(row["val_loss"], of_snapshot=False)
+                if finite or not validates:
+                    best.update(row[monitor], of_snapshot=not validates)
                 if not finite:
                     restores = True
                     warnings.warn(
@@ -153,10 +133,10 @@ class FitSession:
                     bar.update()
                 wants_stop = [callback({"epoch": epoch, **row}) for callback in callbacks]
                 if writer is not None:
-                    writer.write_if_due(*checkpoint.state_dict(trainer, state, best.kept))
+                    writer.write_if_due(*state_dict(trainer, state, best.arrays))
                 if any(wants_stop) or (patience is not None and best.age >= patience):
                     break
-            if patience is not None and self._validation is None:
+            if patience is not None and not validates:
                 # The last epoch's parameters have started no epoch, so no loss was measured at them yet.
                 best.update(measure(self._evaluator(self._data), self._data)["loss"], of_snapshot=False)
         finally:  # Ctrl-C included, which may come anywhere
@@ -168,7 +148,13 @@ class FitSession:
                 best.restore()
                 start_epoch(state.progress, state.totals, history.epochs)
             if writer is not None:
-                writer.write(*checkpoint.state_dict(trainer, state, best.kept))
+                writer.write(*state_dict(trainer, state, best.arrays))
+
+    def _validated(self) -> dict[str, float]:
+        """Return the measures of the validation data, if there are any."""
+        if self._validation is None:
+            return {}
+        return {f"val_{name}": value for name, value in measure(self._validator, self._validation).items()}
 
     def _train_epoch(self, epoch: int) -> None:
         """Train the history's next epoch; the rest of it, where it was interrupted."""
@@ -177,10 +163,6 @@ class FitSession:
             start_epoch(state.progress, state.totals, epoch, rows)
         if order is not None:
             rng.shuffle(order, trainer.seed, epoch)
-        rate = trainer.optimizer.learning_rate
-        if isinstance(rate, Schedule):
-            rates = rate.rates(schedules.step_times(epoch, -(-rows // batch)))
-        else:
-            rates = np.array([float(rate)])
+        rates = trainer.optimizer.rates(epoch, -(-rows // batch))
         for X, y, weights, chunk_order, first_row in self._data.iter_chunks(batch, order, int(state.progress["row"])):
             self._backend.train(X, y, weights, chunk_order, rates, first_row, rows)

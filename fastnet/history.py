@@ -1,6 +1,5 @@
 """History: the curves of a training run. matplotlib is imported only to plot them."""
 
-import io
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -65,9 +64,8 @@ class History(Mapping[str, list[float]]):
     @property
     def best_epoch(self) -> int | None:
         """See the class."""
-        finite = [
-            (value, epoch) for epoch, value in enumerate(self._curves.get(self.monitor, ())) if math.isfinite(value)
-        ]
+        curve = self._curves.get(self.monitor, ())
+        finite = [(value, epoch) for epoch, value in enumerate(curve) if math.isfinite(value)]
         return min(finite)[1] if finite else None
 
     def diagnosis(self, baseline: float | None = None) -> str:
@@ -170,13 +168,12 @@ class History(Mapping[str, list[float]]):
         OSError
             If the file cannot be written.
         """
-        text = io.StringIO()
-        text.write(",".join(["epoch", *self._curves]) + "\n")
+        lines = [",".join(["epoch", *self._curves])]
         for epoch in range(self.epochs):
             row = [curve[epoch] for curve in self._curves.values()]
-            text.write(",".join([str(epoch), *("" if math.isnan(value) else repr(value) for value in row)]) + "\n")
+            lines.append(",".join([str(epoch), *("" if math.isnan(value) else repr(value) for value in row)]))
         with replacing(path) as file:
-            file.write(text.getvalue().encode())
+            file.write("".join(f"{line}\n" for line in lines).encode())
 
     def append(self, row: Mapping[str, float]) -> None:
         """Add one epoch, a mapping from names of curves to values."""

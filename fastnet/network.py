@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import pairwise
 from typing import Any
 
@@ -95,8 +96,7 @@ class Network:
         self._parameters[:] = 0
         for i, W in enumerate(self.weights):
             k, n = W.shape
-            he = ACTIVATIONS[self.activations[i]].he_init
-            limit = math.sqrt(6 / n) if he else math.sqrt(6 / (n + k))
+            limit = math.sqrt(6 / (n if ACTIVATIONS[self.activations[i]].he_init else n + k))
             W[...] = rng.symmetric(self.seed, rng.WEIGHTS, i, W.shape, limit)
 
     def __setstate__(self, attributes: dict[str, Any]) -> None:
@@ -223,7 +223,7 @@ class Network:
         """
         check_loss(loss, self.layer_sizes, self.activations)
         X = check_inputs(X, self.layer_sizes, self.dtype)
-        y = check_targets(y, len(X), self.layer_sizes, self.dtype, loss)
+        y = check_targets(y, len(X), self, loss)
         return self._engine(loss, len(X)).loss_and_gradient(X, y)
 
     def check_gradients(self, X: ArrayLike, y: ArrayLike, loss: str = "mse", count: int = 200, seed: int = 0) -> float:
@@ -355,8 +355,7 @@ class Network:
         -------
         str
         """
-        if batch_size is not None:
-            batch_size = checks.integer("batch_size", batch_size, least=1, hint=", or None for the full batch")
+        batch_size = checks.count_or_none("batch_size", batch_size, " for the full batch")
         lines = [f"{'layer':<8}{'inputs':>8}{'outputs':>9}  {'activation':<12}{'parameters':>12}"]
         for i, ((n, k), activation) in enumerate(zip(pairwise(self.layer_sizes), self.activations, strict=True)):
             lines.append(f"{f'dense {i + 1}':<8}{n:>8}{k:>9}  {activation:<12}{(n + 1) * k:>12,}")
@@ -431,19 +430,13 @@ def _activations(hidden: Any, output: Any, hidden_layers: int) -> tuple[str, ...
     names = [hidden] * hidden_layers if isinstance(hidden, str) else list(hidden)
     if len(names) != hidden_layers:
         raise ValueError(f"hidden names {len(names)} activations; expected {hidden_layers}, one for each hidden layer")
-    if isinstance(hidden, str):
-        checks.choice("hidden activation", hidden, ACTIVATIONS)
-    for name in names:
+    for name in [hidden] if isinstance(hidden, str) else names:
         checks.choice("hidden activation", name, ACTIVATIONS)
     return (*names, checks.choice("output activation", output, ACTIVATIONS))
 
 
 def _dtype(dtype: Any) -> np.dtype[Any]:
-    try:
-        found = np.dtype(dtype)
-    except TypeError:
-        found = None
-    # None is looked for first: np.dtype(None) is float64, and np.dtype(float64) == None is true.
-    if dtype is None or found is None or found not in (np.dtype(np.float32), np.dtype(np.float64)):
-        raise ValueError(f"dtype is {dtype!r}; expected 'float32' or 'float64'")
-    return found
+    with suppress(TypeError):
+        if dtype is not None and np.dtype(dtype) in validation.FLOATS:  # np.dtype(None) is float64
+            return np.dtype(dtype)
+    raise ValueError(f"dtype is {dtype!r}; expected 'float32' or 'float64'")

@@ -3,7 +3,7 @@
 Their state lives in the Trainer, their arithmetic in the kernels.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import ClassVar
 
 import numpy as np
@@ -11,13 +11,38 @@ import numpy as np
 from .checks import number
 from .kernels.engine import schedules
 from .kernels.specs.base import Array
-from .kernels.specs.optimizers import HYPER_SIZE, OPTIMIZERS, OptimizerSpec
+from .kernels.specs.optimizers import OPTIMIZERS, OptimizerSpec
+
+_LIMITS: dict[str, dict[str, float]] = {
+    **{name: {"above": 0} for name in ("learning_rate", "then", "every", "epochs", "epsilon")},
+    **{name: {"least": 0, "below": 1} for name in ("momentum", "beta1", "beta2", "alpha")},
+    "weight_decay": {"least": 0},
+    "factor": {"above": 0, "most": 1},
+    "final": {"least": 0, "most": 1},
+}
+"""The range of every hyperparameter that is a number, as arguments of `checks.number`."""
+
+
+@dataclass(frozen=True)
+class _Checked:
+    """Base of schedules and optimizers: checks every field that `_LIMITS` names."""
+
+    takes: ClassVar[tuple[type, ...]] = ()
+    """The schedules that the learning rate may be instead of a number."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            is_schedule = field.name in ("learning_rate", "then") and isinstance(value, self.takes)
+            if field.name in _LIMITS and not is_schedule:
+                number(f"{type(self).__name__} {field.name}", value, **_LIMITS[field.name])
+
 
 # ------------------------------------------------------------------------------------------- schedules
 
 
 @dataclass(frozen=True)
-class StepDecay:
+class StepDecay(_Checked):
     """A learning rate that is multiplied by a factor every so many epochs.
 
     Parameters
@@ -34,18 +59,13 @@ class StepDecay:
     every: float
     factor: float = 0.1
 
-    def __post_init__(self) -> None:
-        number("StepDecay learning_rate", self.learning_rate, above=0)
-        number("StepDecay every", self.every, above=0)
-        number("StepDecay factor", self.factor, above=0, most=1)
-
     def rates(self, times: Array) -> Array:
         """The rate at each time, in epochs."""
         return float(self.learning_rate) * schedules.step_decay(times, float(self.every), float(self.factor))
 
 
 @dataclass(frozen=True)
-class CosineDecay:
+class CosineDecay(_Checked):
     """A learning rate that falls along half a cosine (Loshchilov and Hutter 2017), then stays.
 
     Parameters
@@ -62,18 +82,13 @@ class CosineDecay:
     epochs: float
     final: float = 0.0
 
-    def __post_init__(self) -> None:
-        number("CosineDecay learning_rate", self.learning_rate, above=0)
-        number("CosineDecay epochs", self.epochs, above=0)
-        number("CosineDecay final", self.final, least=0, most=1)
-
     def rates(self, times: Array) -> Array:
         """The rate at each time, in epochs."""
         return float(self.learning_rate) * schedules.cosine_decay(times, float(self.epochs), float(self.final))
 
 
 @dataclass(frozen=True)
-class WarmUp:
+class WarmUp(_Checked):
     """A learning rate that first grows from 0, linearly, and then is another's.
 
     Parameters
@@ -85,12 +100,9 @@ class WarmUp:
     """
 
     epochs: float
-    then: "float | StepDecay | CosineDecay"
+    then: float | StepDecay | CosineDecay
 
-    def __post_init__(self) -> None:
-        number("WarmUp epochs", self.epochs, above=0)
-        if not isinstance(self.then, (StepDecay, CosineDecay)):
-            number("WarmUp then", self.then, above=0)
+    takes = (StepDecay, CosineDecay)
 
     @property
     def learning_rate(self) -> float:
@@ -115,7 +127,7 @@ OPTIMIZER_CLASSES: dict[str, type["Optimizer"]] = {}
 
 
 @dataclass(frozen=True)
-class Optimizer:
+class Optimizer(_Checked):
     """Base of the optimizers: a learning rate, and the kernels' update rule that the other fields belong to.
 
     A subclass has a field for each hyperparameter of its rule, under the name that the rule's spec gives it.
@@ -128,6 +140,8 @@ class Optimizer:
 
     learning_rate: float | Schedule
 
+    takes = (StepDecay, CosineDecay, WarmUp)
+
     rule: ClassVar[str]
     """Name of the update rule, a key of the kernels' `OPTIMIZERS`."""
 
@@ -135,25 +149,21 @@ class Optimizer:
         if cls.__module__ == __name__:  # a user's class of the same name must not change what checkpoints mean
             OPTIMIZER_CLASSES[cls.__name__] = cls
 
-    def __post_init__(self) -> None:
-        if not isinstance(self.learning_rate, Schedule):
-            self._check("learning_rate", above=0)
-
-    def _check(self, name: str, **limits: float) -> None:
-        number(f"{type(self).__name__} {name}", getattr(self, name), **limits)
-
     @property
     def spec(self) -> OptimizerSpec:
         """The kernels' record of the update rule."""
         return OPTIMIZERS[self.rule]
 
     @property
-    def hyper(self) -> Array:
-        """The hyperparameters as the kernels take them: float64, shape (8,), in the order of the rule's spec."""
-        values = np.zeros(HYPER_SIZE)
-        for i, name in enumerate(self.spec.hyperparameters):
-            values[i] = getattr(self, name, 0.0)  # Adam has no weight_decay
-        return values
+    def hyper(self) -> tuple[float, ...]:
+        """The hyperparameters in the order of the rule's spec."""
+        return tuple(float(getattr(self, name, 0.0)) for name in self.spec.hyperparameters)  # Adam has no weight_decay
+
+    def rates(self, epoch: int, steps: int) -> Array:
+        """Return the rate of each of an epoch's steps, or the one that they all have."""
+        if isinstance(self.learning_rate, Schedule):
+            return self.learning_rate.rates(schedules.step_times(epoch, steps))
+        return np.array([float(self.learning_rate)])
 
 
 @dataclass(frozen=True)
@@ -186,7 +196,6 @@ class SGD(Optimizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check("momentum", least=0, below=1)
         if not isinstance(self.nesterov, bool):
             raise TypeError(f"SGD nesterov is {self.nesterov!r}; expected True or False")
         if self.nesterov and self.momentum == 0:
@@ -226,12 +235,6 @@ class Adam(Optimizer):
     beta2: float = 0.999
     epsilon: float = 1e-8
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._check("beta1", least=0, below=1)
-        self._check("beta2", least=0, below=1)
-        self._check("epsilon", above=0)
-
 
 @dataclass(frozen=True)
 class AdamW(Adam):
@@ -255,10 +258,6 @@ class AdamW(Adam):
     """
 
     weight_decay: float = 0.01
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._check("weight_decay", least=0)
 
 
 @dataclass(frozen=True)
@@ -289,8 +288,3 @@ class RMSprop(Optimizer):
     learning_rate: float | Schedule = 0.001
     alpha: float = 0.99
     epsilon: float = 1e-8
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._check("alpha", least=0, below=1)
-        self._check("epsilon", above=0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from numpy.typing import ArrayLike
 
 from .kernels.api import validation
 from .kernels.specs.base import Array
+from .validation import finite_matrix
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,11 +86,8 @@ class Preparation:
         TypeError, ValueError
             If X or y has elements that are not finite numbers or too large to be scaled, or another shape.
         """
-        (X,) = validation.floats(X=X)
-        validation.matrix("X", X)
-        validation.nonempty("X", X)
-        validation.finite("X", X)
-        names = tuple(features) if features is not None else None
+        X = finite_matrix("X", X)
+        names, labels = (None if given is None else tuple(given) for given in (features, classes))
         if names is not None and len(names) != X.shape[1]:
             raise ValueError(f"features names {len(names)} columns; X has {X.shape[1]}")
         shift, scale = _moments(X, names or [f"{i} of X" for i in range(X.shape[1])])
@@ -101,8 +98,7 @@ class Preparation:
                 raise ValueError(f"y has shape {y.shape}; expected ({len(X)},), one number for each row of X")
             validation.finite("y", y)
             (target_shift,), (target_scale,) = (part.tolist() for part in _moments(y.reshape(-1, 1), [target]))
-        kept = tuple(classes) if classes is not None else None
-        return cls(shift, scale, names, target, target_shift, target_scale, kept)
+        return cls(shift, scale, names, target, target_shift, target_scale, labels)
 
     def inputs(self, X: ArrayLike) -> Array:
         """Inputs of the network: (X - shift) / scale.
@@ -142,18 +138,9 @@ class Preparation:
 
     def to_text(self) -> str:
         """Return the preparation as JSON, which reproduces every number exactly."""
-        return json.dumps(
-            {
-                "features": self.features,
-                "input_shift": self.shift.tolist(),
-                "input_scale": self.scale.tolist(),
-                "target": self.target,
-                "target_shift": self.target_shift,
-                "target_scale": self.target_scale,
-                "classes": self.classes,
-            },
-            ensure_ascii=False,
-        )
+        scaling = {"input_shift": self.shift.tolist(), "input_scale": self.scale.tolist()}
+        rest = {name: getattr(self, name) for name in ("target", "target_shift", "target_scale", "classes")}
+        return json.dumps({"features": self.features, **scaling, **rest}, ensure_ascii=False)
 
     @classmethod
     def from_text(cls, text: str, inputs: int, outputs: int) -> Preparation:
@@ -174,11 +161,10 @@ class Preparation:
         if shift.shape != (inputs,) or scale.shape != (inputs,):
             raise ValueError(f"its scaling is not of the network's {inputs} inputs")
         scales = np.append(scale, target_scale)
-        if not (np.isfinite(shift).all() and math.isfinite(target_shift) and (scales > 0).all()):
+        if not (np.isfinite([*shift, target_shift, *scales]).all() and (scales > 0).all()):
             raise ValueError("its scaling holds a number that is not finite, or a scale that is not above 0")
-        if not np.isfinite(scales).all():
-            raise ValueError("its scaling holds a number that is not finite")
-        if features is not None and not _names(features, inputs):
+        is_named = isinstance(features, list) and all(isinstance(name, str) for name in features)
+        if features is not None and not (is_named and len({*features}) == inputs):
             raise ValueError(f"its feature names are not {inputs} different names")
         if not isinstance(target, str):
             raise ValueError("its target has no name")
@@ -186,10 +172,6 @@ class Preparation:
             raise ValueError(f"its classes are not different labels for {outputs} outputs")
         names = None if features is None else tuple(features)
         return cls(shift, scale, names, target, target_shift, target_scale, classes and tuple(classes))
-
-
-def _names(found: Any, count: int) -> bool:
-    return isinstance(found, list) and all(isinstance(name, str) for name in found) and len({*found}) == count
 
 
 def _classes(found: Any, outputs: int) -> bool:

@@ -11,6 +11,7 @@ scikit-learn's own `_backprop` runs on scikit-learn's batches.
 
 from __future__ import annotations
 
+import inspect
 import math
 from itertools import pairwise
 from numbers import Integral
@@ -68,7 +69,7 @@ class _Session:
         self._coefs, self._intercepts = estimator.coefs_, estimator.intercepts_
         self._sizes = [len(self._coefs[0]), *(len(b) for b in self._intercepts)]
         self._flat = aligned(parameter_count(self._sizes), self._coefs[0].dtype)
-        self._views = sklearn_conversions.transposed_views(self._flat, self._sizes)
+        self._views = self._transposed(self._flat)
         sklearn_conversions.fill(self._views, self._coefs + self._intercepts)
         # Until the end the attributes are views, so that scores see each epoch's parameters.
         estimator.coefs_, estimator.intercepts_ = self._views[: len(self._coefs)], self._views[len(self._coefs) :]
@@ -79,6 +80,9 @@ class _Session:
         self._order = np.arange(rows) if estimator.shuffle else None
         self._optimizer: Any = None
 
+    def _transposed(self, flat: Array) -> list[Array]:
+        return sklearn_conversions.transposed_views(flat, self._sizes)
+
     def _start(self, estimator: Any, X: Any, y: Array, sample_weight: Array | None) -> None:
         """Take over the state of scikit-learn's optimizer, which exists by now, and prepare the data."""
         if X.shape[0] != self._rows:
@@ -86,36 +90,29 @@ class _Session:
                 f"this version of scikit-learn trains on {X.shape[0]} rows where {self._rows} were expected; use one "
                 'that "fastnet-jit[sklearn]" allows'
             )
-        self._X = np.ascontiguousarray(X.toarray() if issparse(X) else X, self._flat.dtype)
-        entropy = self._loss == "cross_entropy"
-        self._targets = y.argmax(axis=1) if entropy else np.ascontiguousarray(y, self._flat.dtype)
+        dtype, optimizer = self._flat.dtype, estimator._optimizer
+        self._X = np.ascontiguousarray(X.toarray() if issparse(X) else X, dtype)
+        self._targets = y.argmax(axis=1) if self._loss == "cross_entropy" else np.ascontiguousarray(y, dtype)
         self._weights = None if sample_weight is None else np.ascontiguousarray(sample_weight, np.float64)
-        optimizer = estimator._optimizer
-        dtype, alpha = self._flat.dtype, float(estimator.alpha)
         if isinstance(optimizer, AdamOptimizer):
             rule = "adam"
             vectors = aligned_zeros(2, self._flat.size, dtype)
-            means, squares = (sklearn_conversions.transposed_views(vector, self._sizes) for vector in vectors)
+            means, squares = map(self._transposed, vectors)
             sklearn_conversions.fill(means, optimizer.ms, self._scale)
             sklearn_conversions.fill(squares, optimizer.vs, self._scale**2)
             hyper: tuple[float, ...] = (optimizer.beta_1, optimizer.beta_2, optimizer.epsilon * self._scale)
-            self._steps_before = optimizer.t
         else:
             rule = "sgd" if optimizer.momentum == 0 else "nesterov" if optimizer.nesterov else "momentum"
             self._rate, hyper = optimizer.learning_rate, (optimizer.momentum,)
             vectors = aligned_zeros(OPTIMIZERS[rule].state_vectors, self._flat.size, dtype)
             for vector in vectors:
-                views = sklearn_conversions.transposed_views(vector, self._sizes)
-                sklearn_conversions.fill(views, optimizer.velocities, -self._scale / self._rate)
+                sklearn_conversions.fill(self._transposed(vector), optimizer.velocities, -self._scale / self._rate)
         clipped = self._loss == "cross_entropy" or (self._loss == "binary_cross_entropy" and self._sizes[-1] == 1)
-        self._state = OptimizerState(
-            OPTIMIZERS[rule].code,
-            vectors,
-            hyper,
-            l2_per_batch=alpha * self._scale,
-            max_row_loss=sklearn_conversions.largest_log_loss(dtype) if clipped else math.inf,
-        )
-        self._state.progress["step"] = sklearn_conversions.FAR_STEP
+        l2 = float(estimator.alpha) * self._scale
+        max_row_loss = sklearn_conversions.largest_log_loss(dtype) if clipped else math.inf
+        rule_code = OPTIMIZERS[rule].code
+        self._state = OptimizerState(rule_code, vectors, hyper, l2_per_batch=l2, max_row_loss=max_row_loss)
+        self._state.progress["step"] = sklearn_conversions.FAR_STEP + getattr(optimizer, "t", 0)
         hidden = ACTIVATIONS[_ACTIVATIONS[estimator.activation]].code
         codes = [*[hidden] * (len(self._sizes) - 2), ACTIVATIONS["identity"].code]
         engine: Any = NumpyEngine if estimator.backend == "numpy" else CPU
@@ -125,7 +122,7 @@ class _Session:
 
     @property
     def _steps(self) -> int:
-        """Number of steps taken."""
+        """Number of steps taken, Adam's before this session included."""
         return int(self._state.progress["step"]) - sklearn_conversions.FAR_STEP
 
     def train(self, estimator: Any, X: Any, y: Array, sample_weight: Array | None) -> float:
@@ -143,9 +140,7 @@ class _Session:
                 raise ZeroDivisionError("Weights sum to zero, can't be normalized")
         if isinstance(optimizer, AdamOptimizer):
             betas, steps = (optimizer.beta_1, optimizer.beta_2), -(-self._rows // self._batch)
-            rates = sklearn_conversions.adam_rates(
-                optimizer.learning_rate_init, *betas, self._steps_before + self._steps, steps
-            )
+            rates = sklearn_conversions.adam_rates(optimizer.learning_rate_init, *betas, self._steps, steps)
         else:
             if optimizer.learning_rate != self._rate:
                 sklearn_conversions.fill([*state.state], [*state.state], self._rate / optimizer.learning_rate)
@@ -167,18 +162,17 @@ class _Session:
             estimator.coefs_, estimator.intercepts_ = self._coefs, self._intercepts
         optimizer = self._optimizer
         if isinstance(optimizer, AdamOptimizer):
-            means, squares = (sklearn_conversions.transposed_views(vector, self._sizes) for vector in self._state.state)
+            means, squares = map(self._transposed, self._state.state)
             optimizer.ms = sklearn_conversions.copies(means, 1 / self._scale)
             optimizer.vs = sklearn_conversions.copies(squares, 1 / self._scale**2)
-            optimizer.t = self._steps_before + self._steps
+            optimizer.t = self._steps
             if optimizer.t > 0:
                 betas = optimizer.beta_1, optimizer.beta_2
                 last = sklearn_conversions.adam_rates(optimizer.learning_rate_init, *betas, optimizer.t - 1, 1)
                 optimizer.learning_rate = float(last[0])
         elif optimizer is not None:
             velocity = self._state.state[0] if len(self._state.state) else np.zeros_like(self._flat)
-            views = sklearn_conversions.transposed_views(velocity, self._sizes)
-            optimizer.velocities = sklearn_conversions.copies(views, -self._rate / self._scale)
+            optimizer.velocities = sklearn_conversions.copies(self._transposed(velocity), -self._rate / self._scale)
 
 
 class _EngineMixin:
@@ -201,54 +195,49 @@ class _EngineMixin:
         return super()._forward_pass_fast(X, check_input=False)  # type: ignore[misc]
 
     def _can_engine(
-        self, X: Any, y: Any, sample_weight: Array | None, layer_units: list[int], incremental: bool
+        self: Any, X: Any, y: Any, sample_weight: Array | None, layer_units: list[int], incremental: bool
     ) -> bool:
         """Whether the engine can express this fit, exactly and without loss."""
-        me: Any = self
-        parameters = me.coefs_ + me.intercepts_
+        parameters = self.coefs_ + self.intercepts_
         shapes = [*pairwise(layer_units), *((k,) for k in layer_units[1:])]
-        if me.out_activation_ not in _LOSSES or [np.shape(p) for p in parameters] != shapes:
-            return False
-        if any(not isinstance(p, np.ndarray) or p.dtype != X.dtype or not p.flags.writeable for p in parameters):
-            return False
-        if not isinstance(y, np.ndarray) or (me.out_activation_ == "softmax" and not (y.sum(axis=1) == 1).all()):
-            return False
-        if sample_weight is not None and not (sample_weight >= 0).all():
-            return False
-        if issparse(X):
-            numbers = math.prod(X.shape)
-            if X.nnz < _MIN_DENSITY * numbers or numbers * X.dtype.itemsize > _MAX_DENSE_BYTES:
-                return False
-        optimizer = getattr(me, "_optimizer", None) if incremental else None
-        if optimizer is not None and type(optimizer) not in (SGDOptimizer, AdamOptimizer):
-            return False
-        if me.learning_rate == "invscaling" and (optimizer is not None or me.solver == "sgd"):
-            last = me.t_ + X.shape[0] * me.max_iter + 1
-            return bool(me.power_t * math.log(last) < math.log(_MAX_RATE_RATIO))
-        return True
+        elements = math.prod(X.shape)
+        optimizer = getattr(self, "_optimizer", None) if incremental else None
+        rate_falls = self.learning_rate == "invscaling" and (optimizer is not None or self.solver == "sgd")
+        last_step = self.t_ + X.shape[0] * self.max_iter + 1
+        return bool(
+            self.out_activation_ in _LOSSES
+            and [np.shape(p) for p in parameters] == shapes
+            and all(isinstance(p, np.ndarray) and p.dtype == X.dtype and p.flags.writeable for p in parameters)
+            and isinstance(y, np.ndarray)
+            and (self.out_activation_ != "softmax" or (y.sum(axis=1) == 1).all())
+            and (sample_weight is None or (sample_weight >= 0).all())
+            and (not issparse(X) or X.nnz >= _MIN_DENSITY * elements)
+            and (not issparse(X) or elements * X.dtype.itemsize <= _MAX_DENSE_BYTES)
+            and (optimizer is None or type(optimizer) in (SGDOptimizer, AdamOptimizer))
+            and (not rate_falls or self.power_t * math.log(last_step) < math.log(_MAX_RATE_RATIO))
+        )
 
-    def _fit_stochastic(self, X: Any, y: Any, sample_weight: Any, *rest: Any) -> None:
-        me: Any = self
+    def _fit_stochastic(self: Any, X: Any, y: Any, sample_weight: Any, *rest: Any) -> None:
         super_fit = super()._fit_stochastic  # type: ignore[misc]
         layer_units, incremental = rest[-2:]
         if not self._can_engine(X, y, sample_weight, layer_units, incremental):
             super_fit(X, y, sample_weight, *rest)
             return
-        rows, asked = X.shape[0], (me.batch_size, me.shuffle)
-        if me.early_stopping:  # as train_test_split rounds
-            rows -= math.ceil(me.validation_fraction * rows)
+        rows, asked = X.shape[0], (self.batch_size, self.shuffle)
+        if self.early_stopping:  # as train_test_split rounds
+            rows -= math.ceil(self.validation_fraction * rows)
         session = _Session(self, rows)
-        with limit_threads(me.threads):
+        with limit_threads(self.threads):
             try:
-                me._session = session
-                me.batch_size, me.shuffle = session.batch_size, False
+                self._session = session
+                self.batch_size, self.shuffle = session.batch_size, False
                 super_fit(X, y, sample_weight, *rest)
             finally:
-                me.batch_size, me.shuffle = asked
-                del me._session
+                self.batch_size, self.shuffle = asked
+                del self._session
                 session.finish(self)
 
-    def _backprop(self, X: Any, y: Any, sample_weight: Any, *rest: Any) -> Any:
+    def _backprop(self: Any, X: Any, y: Any, sample_weight: Any, *rest: Any) -> Any:
         session = self.__dict__.get("_session")
         if session is None:
             return super()._backprop(X, y, sample_weight, *rest)  # type: ignore[misc]
@@ -261,6 +250,23 @@ _CONSTRAINTS = {
     "threads": [Interval(Integral, 1, None, closed="left"), None],
 }
 """Constraints of the parameters that scikit-learn's estimators do not have."""
+
+
+def _constructor(estimator: Any) -> Any:
+    """Return the ``__init__`` of a subclass of scikit-learn's estimator: the same parameters, backend and threads.
+
+    scikit-learn reads the parameters of an estimator, for `get_params` and `clone`, from its constructor's signature.
+    """
+
+    def __init__(self: Any, *args: Any, backend: str = "auto", threads: int | None = None, **parameters: Any) -> None:  # noqa: N807
+        estimator.__init__(self, *args, **parameters)
+        self.backend, self.threads = backend, threads
+
+    inherited = inspect.signature(estimator.__init__).parameters.values()
+    added = [p for p in inspect.signature(__init__).parameters.values() if p.kind == p.KEYWORD_ONLY]
+    constructor: Any = __init__
+    constructor.__signature__ = inspect.Signature([*inherited, *added])
+    return constructor
 
 
 class MLPClassifier(_EngineMixin, neural_network.MLPClassifier):  # type: ignore[misc]
@@ -297,62 +303,7 @@ class MLPClassifier(_EngineMixin, neural_network.MLPClassifier):  # type: ignore
 
     _parameter_constraints: dict[str, Any] = {**neural_network.MLPClassifier._parameter_constraints, **_CONSTRAINTS}  # noqa: RUF012
 
-    def __init__(
-        self,
-        hidden_layer_sizes: Any = (100,),
-        activation: str = "relu",
-        *,
-        solver: str = "adam",
-        alpha: float = 0.0001,
-        batch_size: int | str = "auto",
-        learning_rate: str = "constant",
-        learning_rate_init: float = 0.001,
-        power_t: float = 0.5,
-        max_iter: int = 200,
-        shuffle: bool = True,
-        random_state: Any = None,
-        tol: float = 1e-4,
-        verbose: bool = False,
-        warm_start: bool = False,
-        momentum: float = 0.9,
-        nesterovs_momentum: bool = True,
-        early_stopping: bool = False,
-        validation_fraction: float = 0.1,
-        beta_1: float = 0.9,
-        beta_2: float = 0.999,
-        epsilon: float = 1e-8,
-        n_iter_no_change: float = 10,
-        max_fun: int = 15000,
-        backend: str = "auto",
-        threads: int | None = None,
-    ) -> None:
-        super().__init__(
-            hidden_layer_sizes=hidden_layer_sizes,
-            activation=activation,
-            solver=solver,
-            alpha=alpha,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            learning_rate_init=learning_rate_init,
-            power_t=power_t,
-            max_iter=max_iter,
-            shuffle=shuffle,
-            random_state=random_state,
-            tol=tol,
-            verbose=verbose,
-            warm_start=warm_start,
-            momentum=momentum,
-            nesterovs_momentum=nesterovs_momentum,
-            early_stopping=early_stopping,
-            validation_fraction=validation_fraction,
-            beta_1=beta_1,
-            beta_2=beta_2,
-            epsilon=epsilon,
-            n_iter_no_change=n_iter_no_change,
-            max_fun=max_fun,
-        )
-        self.backend = backend
-        self.threads = threads
+    __init__ = _constructor(neural_network.MLPClassifier)
 
 
 class MLPRegressor(_EngineMixin, neural_network.MLPRegressor):  # type: ignore[misc]
@@ -389,61 +340,4 @@ class MLPRegressor(_EngineMixin, neural_network.MLPRegressor):  # type: ignore[m
 
     _parameter_constraints: dict[str, Any] = {**neural_network.MLPRegressor._parameter_constraints, **_CONSTRAINTS}  # noqa: RUF012
 
-    def __init__(
-        self,
-        loss: str = "squared_error",
-        hidden_layer_sizes: Any = (100,),
-        activation: str = "relu",
-        *,
-        solver: str = "adam",
-        alpha: float = 0.0001,
-        batch_size: int | str = "auto",
-        learning_rate: str = "constant",
-        learning_rate_init: float = 0.001,
-        power_t: float = 0.5,
-        max_iter: int = 200,
-        shuffle: bool = True,
-        random_state: Any = None,
-        tol: float = 1e-4,
-        verbose: bool = False,
-        warm_start: bool = False,
-        momentum: float = 0.9,
-        nesterovs_momentum: bool = True,
-        early_stopping: bool = False,
-        validation_fraction: float = 0.1,
-        beta_1: float = 0.9,
-        beta_2: float = 0.999,
-        epsilon: float = 1e-8,
-        n_iter_no_change: float = 10,
-        max_fun: int = 15000,
-        backend: str = "auto",
-        threads: int | None = None,
-    ) -> None:
-        super().__init__(
-            loss=loss,
-            hidden_layer_sizes=hidden_layer_sizes,
-            activation=activation,
-            solver=solver,
-            alpha=alpha,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            learning_rate_init=learning_rate_init,
-            power_t=power_t,
-            max_iter=max_iter,
-            shuffle=shuffle,
-            random_state=random_state,
-            tol=tol,
-            verbose=verbose,
-            warm_start=warm_start,
-            momentum=momentum,
-            nesterovs_momentum=nesterovs_momentum,
-            early_stopping=early_stopping,
-            validation_fraction=validation_fraction,
-            beta_1=beta_1,
-            beta_2=beta_2,
-            epsilon=epsilon,
-            n_iter_no_change=n_iter_no_change,
-            max_fun=max_fun,
-        )
-        self.backend = backend
-        self.threads = threads
+    __init__ = _constructor(neural_network.MLPRegressor)

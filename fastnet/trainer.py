@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from tqdm import tqdm
 
-from . import checks, dataset
+from . import checks
 from .dataset import Dataset
 from .fit_session import Callback, DivergenceWarning, FitSession, measure
 from .history import History
@@ -127,20 +127,13 @@ class Trainer:
         if not isinstance(shuffle, (bool, np.bool_)):
             raise TypeError(f"shuffle is {shuffle!r}; expected True or False")
         check_loss(loss, network.layer_sizes, network.activations)
-        if batch_size is not None:
-            batch_size = checks.integer("batch_size", batch_size, least=1, hint=", or None for the full batch")
+        self.batch_size = checks.count_or_none("batch_size", batch_size, " for the full batch")
         self.l2 = checks.number("l2", l2, least=0)
         self.clip_norm = None if clip_norm is None else checks.number("clip_norm", clip_norm, above=0)
         _check_dtype(network, optimizer)
-        self.network = network
-        self.loss = loss
-        self.optimizer = optimizer
-        self.batch_size = batch_size
-        self.shuffle = bool(shuffle)
+        self.network, self.loss, self.optimizer, self.shuffle = network, loss, optimizer, bool(shuffle)
         self.seed = checks.seed(seed)
-        if threads is not None:
-            threads = checks.integer("threads", threads, least=1, hint=", or None for all")
-        self.threads = threads
+        self.threads = checks.count_or_none("threads", threads, " for all")
         if backend in ("serial", "parallel"):
             threads_hint = ", threads=1" if backend == "serial" else ""
             raise ValueError(f'backend is {backend!r}, a former name; use backend="cpu"{threads_hint}')
@@ -150,7 +143,7 @@ class Trainer:
 
             device.require('backend="cuda"')
         self.history = History()
-        self._state = TrainingState(network, optimizer)
+        self._state = TrainingState(network, optimizer, self.l2, self.clip_norm)
         self._fitting = False
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -239,13 +232,22 @@ class Trainer:
         ends at the bits of a run that was not interrupted: the rest of the epoch is its first. With the numpy backend,
         an interruption in the middle of a step may leave that step half taken. Accuracies do not heed weights.
         """
-        data, validation = self._data(X, y, sample_weight, validation_data, validation_split)
+        data, validation = Dataset(self.network, self.loss, X, y, sample_weight), None
+        if validation_data is not None and validation_split is not None:
+            raise ValueError("validation_data and validation_split are both given; expected one of them")
+        if validation_data is not None:
+            if not isinstance(validation_data, (tuple, list)) or len(validation_data) not in (2, 3):
+                raise TypeError("validation_data must be a pair (X, y), or (X, y, sample_weight)")
+            X_held, y_held, *weights = validation_data
+            validation = Dataset(self.network, self.loss, X_held, y_held, *weights, prefix="validation ")
+        if validation_split is not None:
+            share = checks.number("validation_split", validation_split, above=0, below=1)
+            data, validation = data.split(share, self.seed)
         epochs = checks.integer("epochs", epochs, least=1)
-        if patience is not None:
-            patience = checks.integer("patience", patience, least=1, hint=", or None")
+        patience = checks.count_or_none("patience", patience)
         if not isinstance(callbacks, Iterable):
             raise TypeError(f"callbacks is {callbacks!r}; expected a list of functions of an epoch's row")
-        callbacks = tuple(callbacks)
+        callbacks = list(callbacks)
         for callback in callbacks:
             if not callable(callback):
                 raise TypeError(f"callbacks holds {callback!r}; expected functions of an epoch's row")
@@ -352,45 +354,17 @@ class Trainer:
 
     def _build(self, batch_rows: int, train: bool = False) -> Backend:
         """Build the backend: one that trains, or one that only evaluates."""
-        network, state = self.network, None
-        if train:
-            clip_norm = math.inf if self.clip_norm is None else self.clip_norm
-            state = self._state.optimizer_state(self.optimizer, self.l2, clip_norm)
         engine: Any = CPU
         if self.backend == "numpy":
             engine = NumpyEngine
         elif self.backend == "cuda":
             from .kernels.cuda.engine import CudaEngine as engine  # noqa: N813 - imports numba.cuda
-        backend = engine(
-            network.parameters,
-            network.layer_sizes,
-            network.activation_codes,
-            self.loss,
-            batch_rows,
-            state,
-            train and self.shuffle,
-            self._state.tuner,
-        )
+        network, state = self.network, self._state if train else None
+        layers = network.parameters, network.layer_sizes, network.activation_codes, self.loss
+        backend = engine(*layers, batch_rows, state, train and self.shuffle, self._state.tuner)
         if train:
             self._state.tuner = backend.tuner
-        built: Backend = backend
-        return built
-
-    def _data(
-        self,
-        X: ArrayLike,
-        y: ArrayLike,
-        sample_weight: ArrayLike | None,
-        validation_data: tuple[ArrayLike, ...] | None,
-        share: float | None,
-    ) -> tuple[Dataset, Dataset | None]:
-        """Everything that training and validation read, checked and converted."""
-        data = Dataset(self.network, self.loss, X, y, sample_weight)
-        if validation_data is not None and share is not None:
-            raise ValueError("validation_data and validation_split are both given; expected one of them")
-        if validation_data is not None:
-            return data, dataset.validation_dataset(self.network, self.loss, validation_data)
-        return (data, None) if share is None else data.split(dataset.check_share(share), self.seed)
+        return backend
 
 
 def _check_dtype(network: Network, optimizer: Optimizer) -> None:

@@ -1,9 +1,9 @@
 """TrainingState: what a Trainer carries from one call of `fit` to the next, besides the network and the history."""
 
+import math
 from typing import Any
 
 from .kernels.cpu.elementwise import all_finite
-from .kernels.engine.backend import new_progress, new_totals
 from .kernels.engine.optimizer_state import OptimizerState
 from .kernels.engine.plan import aligned_zeros
 from .kernels.specs.base import Array
@@ -11,8 +11,8 @@ from .network import Network
 from .optimizers import Optimizer
 
 
-class TrainingState:
-    """The optimizer's state vectors, where the epoch stands, and what the backend has learnt about its speed.
+class TrainingState(OptimizerState):
+    """How a Trainer updates its network, where the epoch stands, and what the backend has learnt about its speed.
 
     Attributes
     ----------
@@ -24,23 +24,18 @@ class TrainingState:
         Of the last backend.
     """
 
-    def __init__(self, network: Network, optimizer: Optimizer) -> None:
+    def __init__(self, network: Network, optimizer: Optimizer, l2: float, clip_norm: float | None) -> None:
         self.vectors = aligned_zeros(optimizer.spec.state_vectors, network.parameters.size, network.dtype)
-        self.progress, self.totals = new_progress(), new_totals()
+        longest = math.inf if clip_norm is None else clip_norm
+        super().__init__(optimizer.spec.code, self.vectors, optimizer.hyper, l2, longest)
         self.tuner: Any = None
 
     def __setstate__(self, attributes: dict[str, Any]) -> None:
         """Align the vectors of a copy as those of the original are."""
         self.__dict__.update(attributes)
         vectors = self.vectors
-        self.vectors = aligned_zeros(len(vectors), vectors.shape[1], vectors.dtype)
+        self.state = self.vectors = aligned_zeros(len(vectors), vectors.shape[1], vectors.dtype)
         self.vectors[...] = vectors
-
-    def optimizer_state(self, optimizer: Optimizer, l2: float, clip_norm: float) -> OptimizerState:
-        """Return what a backend updates: the arrays are this state's own."""
-        return OptimizerState(
-            optimizer.spec.code, self.vectors, optimizer.hyper, l2, clip_norm, self.progress, self.totals
-        )
 
     @property
     def step(self) -> Array:

@@ -14,8 +14,17 @@ from .kernels.specs.base import Array
 from .kernels.specs.losses import LOSSES
 
 
+def finite_matrix(name: str, X: ArrayLike, at: Array | None = None) -> Array:
+    """Return X as a matrix of finite floats with at least one row and one column; errors as of `check_inputs`."""
+    (X,) = validation.floats(**{name: X})
+    validation.matrix(name, X)
+    validation.nonempty(name, X)
+    validation.finite(name, X, at)
+    return X
+
+
 def check_inputs(
-    X: ArrayLike, layer_sizes: Sequence[int], dtype: Any, name: str = "X", row_numbers: Array | None = None
+    X: ArrayLike, layer_sizes: Sequence[int], dtype: Any, name: str = "X", at: Array | None = None
 ) -> Array:
     """Return X as a contiguous matrix (B, n_in) of the network's dtype.
 
@@ -26,7 +35,7 @@ def check_inputs(
     dtype : dtype
     name : str, default "X"
         Name of X in messages.
-    row_numbers : ndarray of int64, optional
+    at : ndarray of int64, optional
         Numbers of the rows in messages, where they are a selection.
 
     Raises
@@ -34,31 +43,22 @@ def check_inputs(
     TypeError, ValueError
         If X is not made of finite real numbers, or of another shape.
     """
-    (X,) = validation.floats(**{name: X})
-    validation.matrix(name, X)
+    X = finite_matrix(name, X, at)
     if X.shape[1] != layer_sizes[0]:
         raise ValueError(
             f"{name} has {X.shape[1]} columns; this network takes {layer_sizes[0]} (layer sizes {list(layer_sizes)})"
         )
-    return _converted(X, dtype, name, row_numbers)
+    return _converted(X, dtype, name)
 
 
-def check_targets(
-    y: ArrayLike,
-    rows: int,
-    layer_sizes: Sequence[int],
-    dtype: Any,
-    loss: str,
-    name: str = "y",
-    row_numbers: Array | None = None,
-) -> Array:
+def check_targets(y: ArrayLike, rows: int, network: Any, loss: str, name: str = "y", at: Array | None = None) -> Array:
     """Return y as training needs it: labels int64 (B,), or a matrix (B, n_out) of the network's dtype.
 
-    Parameters and errors as of `check_inputs`; ``rows`` is B, ``loss`` a key of `LOSSES`.
+    Parameters and errors as of `check_inputs`; ``rows`` is B, ``network`` a `Network`, ``loss`` a key of `LOSSES`.
     """
-    outputs, spec = layer_sizes[-1], LOSSES[loss]
+    outputs, spec = network.layer_sizes[-1], LOSSES[loss]
     if spec.takes_labels:
-        return validation.labels(name, y, rows, outputs, row_numbers)
+        return validation.labels(name, y, rows, outputs, at)
     (y,) = validation.floats(**{name: y})
     expected = f"({rows}, {outputs})" + (f" or ({rows},)" if outputs == 1 else "")
     if y.shape == (rows,) and outputs == 1:
@@ -66,9 +66,10 @@ def check_targets(
     if y.shape != (rows, outputs):
         labels = '; for class labels use loss="cross_entropy"' if y.shape == (rows,) else ""
         raise ValueError(f"{name} has shape {y.shape}; expected {expected}, one row for each of X{labels}")
-    converted = _converted(y, dtype, name, row_numbers)
+    validation.finite(name, y, at)
+    converted = _converted(y, network.dtype, name)
     if spec.unit_targets:
-        validation.unit_interval(name, converted, row_numbers)
+        validation.unit_interval(name, converted, at)
     return converted
 
 
@@ -89,11 +90,10 @@ def check_loss(loss: str, layer_sizes: Sequence[int], activations: Sequence[str]
         )
 
 
-def _converted(array: Array, dtype: Any, name: str, row_numbers: Array | None = None) -> Array:
-    validation.nonempty(name, array)
+def _converted(array: Array, dtype: Any, name: str) -> Array:
+    """Return finite numbers as a contiguous array of the dtype."""
     with np.errstate(over="ignore"):
         converted = np.ascontiguousarray(array, dtype)
-    validation.finite(name, array, row_numbers)
     if converted.dtype != array.dtype:
         try:
             validation.finite(name, converted)

@@ -3,9 +3,13 @@
 import argparse
 import math
 import os
+import signal
 import sys
+import threading
 import time
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -201,7 +205,10 @@ def _fit(trainer: Trainer, X: Array, y: Array, options: argparse.Namespace) -> i
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            trainer.fit(X, y, epochs=epochs, validation_split=VALIDATED, patience=options.patience)
+            with _heeded_interrupt() as stop:
+                trainer.fit(
+                    X, y, epochs=epochs, validation_split=VALIDATED, patience=options.patience, callbacks=[stop]
+                )
         except KeyboardInterrupt:
             print(f"fastnet train: interrupted after {trainer.history.epochs} whole epochs", file=sys.stderr)
             status = 130
@@ -210,6 +217,36 @@ def _fit(trainer: Trainer, X: Array, y: Array, options: argparse.Namespace) -> i
         if issubclass(warning.category, DivergenceWarning):
             status = 1
     return status
+
+
+@contextmanager
+def _heeded_interrupt() -> Iterator[Callable[[Any], None]]:
+    """Give a callback that raises KeyboardInterrupt where an earlier one was lost.
+
+    Python prints and drops exceptions that are raised in destructors and callbacks from C, of which compilation has
+    many; Ctrl-C there would do nothing.
+    """
+    came = False
+
+    def interrupt(number: int, frame: Any) -> None:
+        nonlocal came
+        came = True
+        signal.default_int_handler(number, frame)
+
+    def stop(row: Any) -> None:
+        if came:
+            raise KeyboardInterrupt
+
+    # A background job's SIGINT is ignored, and only the main thread may set a handler.
+    replaces = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    replaces = replaces and threading.current_thread() is threading.main_thread()
+    if replaces:
+        signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield stop
+    finally:
+        if replaces:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _baseline(y: Array, loss: str) -> float | None:

@@ -12,7 +12,7 @@ from numba import types
 
 from ..jit.call_by_address import by_address
 from ..jit.decorator import jit
-from ..specs.optimizers import OPTIMIZER_BY_CODE, OPTIMIZERS, UPDATES, UpdateSpec
+from ..specs.optimizers import OPTIMIZER_BY_CODE, OPTIMIZERS, UPDATES, UpdateSpec, flushed
 from .elementwise import named
 
 
@@ -37,7 +37,7 @@ def update_kernel(code: int) -> Any:
     """
     spec = OPTIMIZER_BY_CODE[code]
     vectors = spec.state_vectors
-    constants_of, rule = jit(scalar=True)(spec.constants), jit(scalar=True)(spec.rule)
+    constants_of, rule, store = (jit(scalar=True)(part) for part in (spec.constants, spec.rule, flushed))
 
     def kernel(parameters: Any, gradient: Any, state0: Any, state1: Any, hyper: Any, rate: float, step: int) -> None:
         constants = constants_of(hyper, rate, step)
@@ -47,9 +47,9 @@ def update_kernel(code: int) -> Any:
             s1 = state1[i] if vectors > 1 else g
             parameters[i], s0, s1 = rule(parameters[i], g, s0, s1, constants)
             if vectors > 0:
-                state0[i] = s0
+                state0[i] = store(s0)
             if vectors > 1:
-                state1[i] = s1
+                state1[i] = store(s1)
 
     return by_address(_signature)(jit(named(f"update_{spec.name}", kernel)))
 

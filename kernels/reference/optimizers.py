@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..specs.optimizers import OPTIMIZER_BY_CODE, UPDATES, UpdateSpec
+from ..specs.optimizers import LEAST_STATE, OPTIMIZER_BY_CODE, UPDATES, UpdateSpec
 from .activations import Array
 
 
@@ -90,13 +90,19 @@ def update(
     step : int
         Counts from 1.
     """
-    RULES[OPTIMIZER_BY_CODE[code].name](p, g, state, hyper, rate, step)
+    _apply(OPTIMIZER_BY_CODE[code].name, p, g, state, hyper, rate, step)
+
+
+def _apply(rule: str, p: Array, g: Array, state: Sequence[Array], *numbers: Any) -> None:
+    RULES[rule](p, g, state, *numbers)
+    for vector in state:
+        vector[np.abs(vector) < LEAST_STATE] = 0
 
 
 def _operation(spec: UpdateSpec) -> Callable[..., None]:
     def run(*arguments: Any) -> None:
         rule, *rest = spec.parse(arguments)
-        RULES[rule.name](*rest)
+        _apply(rule.name, *rest)
 
     return run
 

@@ -101,6 +101,7 @@ def test_task_can_be_given(tmp_path: Path) -> None:
         ({"line5": "53,nan,7"}, "line 5: column 'rooms' holds nan; expected a finite number"),
         ({"line5": "1e999,1,7"}, "line 5: column 'area' holds inf; expected a finite number"),
         ({"line5": "1_000,1,7"}, "line 5: column 'area' holds '1_000'; expected a number"),
+        ({"line5": "53\x1d,1,7"}, "line 5: column 'area' holds '53\\x1d'; expected a number"),  # str.strip() removes it
         ({"line5": '"1,5",1,7'}, "line 5: column 'area' holds '1,5'; expected a number: numbers have a decimal point"),
         ({"line5": "53,1"}, "line 5 has 2 fields; the header has 3"),
         ({"line5": "53,1,7,8"}, "line 5 has 4 fields; the header has 3"),

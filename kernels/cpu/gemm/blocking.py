@@ -28,8 +28,8 @@ L1 = 32 << 10
 """Bytes of a core's L1 data cache, of which the rules below use half: its other hardware thread may use the rest."""
 
 WIDE = NV * VECTOR > 64
-"""Whether a row of a micro-panel of B is several cache lines, as with AVX-512. B in place is then read almost as well as
-packed, and what stays in L1 is A's micro-panel. With AVX2 and NEON it is one line of 64 bytes, of another page every
+"""Whether a row of a micro-panel of B is several cache lines, as with AVX-512. B in place is then read almost as well
+as packed, and what stays in L1 is A's micro-panel. With AVX2 and NEON it is one line of 64 bytes, of another page every
 few rows: there both factors are packed, as in BLIS."""
 
 KC_BYTES = 4096
@@ -58,6 +58,9 @@ B_IN_PLACE_BYTES = L2 if WIDE else L1 // 2
 
 TALL = 512
 """Rows from which less of B is read in place."""
+
+SET_STRIDE = 2048
+"""Rows of A a multiple of this many bytes apart have all lines of a tile in one or two sets of L1."""
 
 PACK_A_COLUMNS = 128
 """With fewer columns, packing A does not pay."""
@@ -112,8 +115,8 @@ def choose_blocking(item: int, shape: Shape, a: Matrix, b: Matrix) -> Any:
     elif WIDE:
         pack_a = a_columns and (m * k * item > L2 or (a.column_stride % 4096 == 0 and n >= 512))
     else:
-        # Rows a power of two apart share a set of L1; a row of A.T is a new line, or page, for every k.
-        pack_a = (a_columns or a.row_stride % 2048 == 0) and n >= PACK_A_COLUMNS and m > MAX_ROWS
+        # A row of A.T is a new line, or page, for every k.
+        pack_a = (a_columns or a.row_stride % SET_STRIDE == 0) and n >= PACK_A_COLUMNS and m > MAX_ROWS
     # A block of B in place is one panel, which loop 2 finds in L2.
     nc = nr if m > 1 else 8 * nr
     if not b_in_place:

@@ -5,7 +5,7 @@ from typing import Any
 from llvmlite import ir
 
 from ...jit.decorator import jit
-from ...llvm.builder import VECTOR, VectorBuilder, emits, types
+from ...llvm.builder import LINE, VECTOR, VectorBuilder, emits, types
 from ...llvm.memory import copy_element, copy_vector, item_bytes
 from .microkernel import MR, NV
 from .operands import Matrix, Rows, rows_type
@@ -26,8 +26,12 @@ def _emit_copy(builder: ir.IRBuilder, dtype: Any, width: int, target: Rows, sour
 
     def copy(rows: list[ir.Value]) -> list[ir.Value]:
         to, at = rows
-        for p, q in zip(code.vectors_at(to, vectors), code.vectors_at(at, vectors), strict=True):
-            code.store(code.load(q), p)
+        places = code.vectors_at(at, vectors)
+        if vectors * VECTOR > LINE:  # few rows fit a block, so that they lie far apart and the CPU foresees no stream
+            for place in places:
+                code.prefetch(code.at(place, builder.mul(source.row_stride, intp(ROWS_AT_ONCE))))
+        for p, place in zip(code.vectors_at(to, vectors), places, strict=True):
+            code.store(code.load(place), p)
         return [code.at(to, target.row_stride), code.at(at, source.row_stride)]
 
     def copy_left(carried: list[ir.Value]) -> list[ir.Value]:

@@ -32,11 +32,11 @@ SERIAL_MAX_FLOPS = 1_500_000
 TASKS_PER_THREAD = 2
 """More than one, so that a thread that lost its core for a while holds up none of the others."""
 
-PACK_B_COST_ROWS = 3
+PACK_B_COST_ROWS = 3 if blocking.WIDE else 7
 """Copying a part of B costs as much as this many rows of the product."""
 
-PACK_A_COST_COLUMNS = 30
-"""Copying a part of A.T costs as much as this many columns: it is read across, 48 elements a row."""
+PACK_A_COST_COLUMNS = 30 if blocking.WIDE else 8
+"""Copying a part of A costs as much as this many columns; with AVX-512 only A.T is packed, and read across."""
 
 
 class Grid(NamedTuple):
@@ -70,8 +70,11 @@ def partition(dtype: Any, product: Any, tasks: int) -> Any:
     nr = NV * VECTOR // item
     heights, widths = -(-m // MR), -(-n // nr)
     a_columns = a.row_stride == item and a.column_stride != item
-    pack_a = PACK_A_COST_COLUMNS if a_columns and m * k * item > blocking.L2 else 0
-    pack_b = PACK_B_COST_ROWS if b.column_stride != item or n * k * item > blocking.L2 else 0
+    packs_a = a_columns and m * k * item > blocking.L2
+    if not blocking.WIDE:
+        packs_a = a_columns or a.row_stride % blocking.SET_STRIDE == 0
+    pack_a = PACK_A_COST_COLUMNS if packs_a else 0
+    pack_b = PACK_B_COST_ROWS if b.column_stride != item or n * k * item > blocking.B_IN_PLACE_BYTES else 0
     best, best_rows, best_columns = -1, 1, 1
     for rows in range(1, min(tasks, max(1, heights)) + 1):
         columns = max(1, min(tasks // rows, widths))

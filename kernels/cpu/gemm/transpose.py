@@ -239,7 +239,7 @@ def _emit_tile(height: int) -> Callable[..., None]:
                 for rows_, there in zip(operands, present, strict=True)
             ]
             left = builder.sub(columns, builder.mul(panel, intp(code.lanes)))
-            store_epilogue(code, sums, 1, left, Outputs(*shifted, alpha), numbers)
+            store_epilogue(code, sums, 1, left, Outputs(shifted[0], shifted[1], shifted[2], shifted[3], alpha), numbers)
 
         panels = builder.sdiv(builder.add(columns, intp(code.lanes - 1)), intp(code.lanes))
         over_panels(clear)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from fastnet import __version__
+from fastnet import __version__, fit_session
 from fastnet.cli import main as cli
 from fastnet.cli import textplot
 
@@ -173,6 +173,30 @@ def test_train_interrupted_shows_curves_and_exits_with_status_130() -> None:
     assert re.fullmatch(r"fastnet train: interrupted after \d+ whole epochs", said.splitlines()[-1])
     assert "Traceback" not in said
     assert "accuracy " in output or "interrupted after 0 " in said
+
+
+class _InterruptedDestructor:
+    """Gets Ctrl-C where Python drops the exception."""
+
+    def __del__(self) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_train_heeds_an_interrupt_that_python_dropped(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shuffle = fit_session.rng.shuffle
+
+    def interrupted(order: Any, seed: int, epoch: int) -> None:
+        shuffle(order, seed, epoch)
+        if epoch == 2:
+            _InterruptedDestructor()
+
+    monkeypatch.setattr(fit_session.rng, "shuffle", interrupted)
+    assert cli.main(["train", "--epochs", "1000"]) == 130
+    assert "interrupted after 3 whole epochs" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 # ------------------------------------------------------------------------------------------- text plot

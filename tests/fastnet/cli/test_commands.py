@@ -267,6 +267,9 @@ def test_train_interrupted_saves_the_last_whole_epoch(folder: Path) -> None:
         output, said = process.communicate(timeout=60)
     assert process.returncode == 130
     assert re.fullmatch(r"fastnet train: interrupted after \d+ whole epochs", said.splitlines()[-1])
-    assert output.endswith("model     m\n")
-    assert fastnet.load("m").loss == "mse"
-    assert sorted(os.listdir()) == ["houses.csv", "insects.csv", "m"]
+    if "after 0 " in said:  # a busy machine may not have compiled by then
+        assert sorted(os.listdir()) == ["houses.csv", "insects.csv"]
+    else:
+        assert output.endswith("model     m\n")
+        assert fastnet.load("m").loss == "mse"
+        assert sorted(os.listdir()) == ["houses.csv", "insects.csv", "m"]

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from fastnet.kernels.cpu.optimizers import update_kernel
-from fastnet.kernels.specs.optimizers import OPTIMIZERS
+from fastnet.kernels.reference.optimizers import update as reference_update
+from fastnet.kernels.specs.optimizers import LEAST_STATE, OPTIMIZERS
 
 CUTS = ([0, 1003], [0, 1, 500, 1003], [0, 17, 17, 80, 999, 1003])
 HYPER = {"momentum": 0.9, "beta1": 0.9, "beta2": 0.999, "alpha": 0.99, "epsilon": 1e-8, "weight_decay": 0.3}
@@ -40,3 +41,24 @@ def test_states_that_a_rule_lacks_are_left_alone(name: str) -> None:
     update_kernel(spec.code)(*given, hyper, 0.1, 7)
     changed = [not np.array_equal(a, b) for a, b in zip(given, before, strict=True)]
     assert changed == [True, False, spec.state_vectors > 0, spec.state_vectors > 1]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", [name for name, spec in OPTIMIZERS.items() if spec.state])
+def test_states_never_stay_among_denormal_numbers(name: str, dtype: str) -> None:
+    """They decay to 0, in compiled code as in NumPy; what is larger, and NaN, is kept."""
+    spec = OPTIMIZERS[name]
+    hyper = [HYPER[hyperparameter] for hyperparameter in spec.hyperparameters]
+    state = np.array([LEAST_STATE, LEAST_STATE * 4, 1e-45, 1.0, np.nan], dtype)
+    found = []
+    for update in (update_kernel(spec.code), reference_update):
+        p, g, *states = np.ones(5, dtype), np.zeros(5, dtype), state.copy(), state.copy()
+        if update is reference_update:
+            update(spec.code, p, g, states[: spec.state_vectors], hyper, 0.1, 7)
+        else:
+            update(p, g, *states, np.array(hyper), 0.1, 7)
+        found.append(np.array(states[: spec.state_vectors]))
+        assert (found[-1][:, [0, 2]] == 0).all()
+        assert (found[-1][:, [1, 3]] > LEAST_STATE).all()
+        assert np.isnan(found[-1][:, 4]).all()
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-6)
