@@ -44,7 +44,6 @@ class Predictor:
         self.layer_sizes, self.activations, self.dtype = layer_sizes, activations, parameters.dtype
         self._forward = forward_of(layer_sizes, activations, self.dtype, packed=True)
         self._values = self._forward.pack(parameters)
-        self._c_function: Any = None
 
     def __reduce__(self) -> tuple[Callable[..., Predictor], tuple[Any, ...]]:
         """As parameters: how they are packed depends on the machine."""
@@ -80,9 +79,9 @@ class Predictor:
         nothing for a row or a few, and returns ``rows``; or 0, where X holds NaN or infinity or memory is exhausted,
         and out is then of no use. It is valid as long as the predictor lives.
         """
-        if self._c_function is None:
-            self._c_function = self._forward.c_function(self._values)
-        return int(self._c_function.address)
+        if "_c_function" not in self.__dict__:  # of several threads, one sets it
+            self.__dict__.setdefault("_c_function", self._forward.c_function(self._values))
+        return int(self.__dict__["_c_function"].address)
 
     @property
     def nbytes(self) -> int:

@@ -109,7 +109,7 @@ def forward_rows(dtype: Any, forward: int, values: int, x: int, rows: int, out: 
     forward, values, x, out : int
         Addresses: of a record FORWARD, of what its layers' offsets count from, of inputs and outputs.
     rows : int
-        At least 1.
+        With 0 or fewer nothing happens.
     refused : int
         Address of an int64 that becomes 1 where the inputs hold NaN or infinity. Blocks from there on are not computed.
 
@@ -121,7 +121,7 @@ def forward_rows(dtype: Any, forward: int, values: int, x: int, rows: int, out: 
     optimize_for_size()
     net = record_at(FORWARD, forward)
     item = item_bytes(dtype)
-    block = min(rows, net.block_rows)
+    block = max(1, min(rows, net.block_rows))
     half = -(-block * net.width * item // LINE) * LINE
     nbytes = 2 * half + LINE
     scratch = stack_memory(STACK_BYTES)
@@ -221,8 +221,9 @@ class Forward:
         self, layer_sizes: tuple[int, ...], names: tuple[str, ...], dtype: Any, packed: bool, softmax: bool = False
     ) -> None:
         self.layer_sizes, self.dtype, self.n_out = layer_sizes, dtype, layer_sizes[-1]
-        self._flops_per_row = 2 * parameter_count(layer_sizes)
-        self._rows_per_call = -(-CALL_FLOPS // self._flops_per_row)
+        flops = 2 * parameter_count(layer_sizes)
+        self._rows_per_call = -(-CALL_FLOPS // flops)
+        self._serial_rows = min(self._rows_per_call, THREAD_FLOPS // flops)
         layers, size = _layer_table(layer_sizes, dtype.itemsize, packed)
         for layer, name in zip(layers, names, strict=True):
             code = ACTIVATIONS[name].code
@@ -232,7 +233,7 @@ class Forward:
         kernels = [kernel_address(gemm, dtype), kernel_address(forward_rows, dtype)]
         kernels.append(kernel_address(_softmax, dtype) if softmax else 0)
         rows = block_rows(layer_sizes, dtype)
-        sizes = (layer_sizes[0], self.n_out, size, max(layer_sizes[1:]), self._flops_per_row, rows, len(layers))
+        sizes = (layer_sizes[0], self.n_out, size, max(layer_sizes[1:]), flops, rows, len(layers))
         self.layers = layers
         self.record = np.array((*sizes, address_of(layers), POOL, *kernels), FORWARD)
         self.address = address_of(self.record)
@@ -255,8 +256,10 @@ class Forward:
             False where sizes do not fit, X is empty, holds NaN or infinity, or a kept ``out`` overlaps X or values.
             All arrays are C-contiguous and of the dtype: that is not checked.
         """
-        threads = num_threads() if len(X) * self._flops_per_row >= THREAD_FLOPS else 1
-        begin = 0
+        if len(X) <= self._serial_rows:
+            found: bool = _run(self.address, values, X, out, kept, 0, len(X), 1)
+            return found
+        begin, threads = 0, num_threads()
         while _run(self.address, values, X, out, kept, begin, begin + self._rows_per_call, threads):
             begin += self._rows_per_call
             if begin >= len(X):
@@ -310,7 +313,7 @@ class Forward:
 
     def c_function(self, values: Array) -> CFunction:
         """Return the forward pass for C: ``int64 f(x, rows, out)``, which returns rows, or 0 where it fails."""
-        return CFunction(forward_rows, self.dtype, (self.address, address_of(values)))
+        return CFunction(forward_rows, self.dtype, (self.address, address_of(values)), (self, values))
 
 
 class NumpyForward(Forward):

@@ -114,7 +114,8 @@ class CFunction:
     dtype : dtype
         float32 or float64.
     constants : tuple of int
-        What they point to must live as long as the function is called.
+    owners : object
+        What keeps the memory alive that the constants point to.
 
     Attributes
     ----------
@@ -122,7 +123,7 @@ class CFunction:
         Valid as long as this object lives. The function returns ``rows``, or 0 where the kernel refuses or raises.
     """
 
-    def __init__(self, function: Any, dtype: Any, constants: tuple[int, ...]) -> None:
+    def __init__(self, function: Any, dtype: Any, constants: tuple[int, ...], owners: Any) -> None:
         context, intp, pointer = cpu_target.target_context, ir.IntType(64), ir.PointerType()
         expected = _signatures[function.py_func](numba.from_dtype(dtype))
         module = ir.Module()
@@ -141,4 +142,5 @@ class CFunction:
         machine = llvm.Target.from_default_triple().create_target_machine()
         self._engine = llvm.create_mcjit_compiler(llvm.parse_assembly(str(module)), machine)
         self._engine.finalize_object()
+        self._owners = owners
         self.address = int(self._engine.get_function_address("f"))

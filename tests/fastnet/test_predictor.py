@@ -72,6 +72,7 @@ def test_bits_are_those_of_training(name: str, dtype: str) -> None:
 def test_bits_do_not_depend_on_threads(sizes: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     if num_threads() < 2:
         pytest.skip("one thread")
+    inference.forward_of.cache_clear()
     monkeypatch.setattr(inference, "THREAD_FLOPS", 1)
     net = network(sizes, hidden="tanh")
     net.loss = "cross_entropy"
@@ -81,6 +82,7 @@ def test_bits_do_not_depend_on_threads(sizes: tuple[int, ...], monkeypatch: pyte
             alone = net.predict(X), net.predict_proba(X), net.predictor()(X)
         for one, other in zip(alone, (net.predict(X), net.predict_proba(X), net.predictor()(X)), strict=True):
             assert (one == other).all()
+    inference.forward_of.cache_clear()
 
 
 @compiled
@@ -281,6 +283,9 @@ def test_address_is_a_c_function(dtype: str) -> None:
         assert (out == net.predict(X[:rows])).all()
     X[400, 2] = np.nan
     assert f(X, 500, out) == 0
+    out[:] = 7
+    assert f(X, 0, out) == 0
+    assert (out == 7).all()
     assert predictor.address == predictor.address
 
 
