@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import plots
+import predictions
 from sides import NETWORKS, TASKS, installed, versions
 
 from fastnet.kernels.cpu.threads.pool import num_threads
@@ -67,7 +68,8 @@ def run(quick: bool, rounds: int) -> Results:
         "benches": [digest(benchmark) for benchmark in found["benchmarks"]],
         "libraries": steps["libraries"],
         "rounds": steps["rounds"],
-        "steps": steps["results"],
+        "steps": [step for step in steps["results"] if step["task"] in TASKS],
+        "predictions": [step for step in steps["results"] if step["task"] in predictions.TASKS],
     }
 
 
@@ -75,7 +77,7 @@ def save(results: Results, file: Path) -> None:
     """Write results, one per line."""
     file.parent.mkdir(parents=True, exist_ok=True)
     parts = [json.dumps({key: value for key, value in results.items() if not isinstance(value, list)}, indent=1)[:-2]]
-    for name in ("libraries", "steps", "benches"):
+    for name in ("libraries", "steps", "predictions", "benches"):
         lines = ",\n".join(json.dumps(each) for each in results[name])
         parts.append(f' "{name}": [\n{lines}\n]')
     file.write_text(",\n".join(parts) + "\n}\n")
@@ -169,6 +171,17 @@ def step_tables(results: Results) -> str:
     return "\n".join(lines[1:])
 
 
+def prediction_table(results: Results) -> str:
+    """One prediction: microseconds, and the ratio to fastnet's time."""
+    libraries = predictions.LIBRARIES
+    lines = _head(["network, rows", "threads", *libraries])
+    for found in results.get("predictions", []):  # results of before have none
+        us, rows = found["us"], predictions.TASKS[found["task"]]
+        cells = [_against(us.get(library), us["fastnet"], library) for library in libraries]
+        lines.append(_row([f"{found['network']}, {rows}", str(found["threads"]), *cells]))
+    return "\n".join(lines)
+
+
 def _against(us: float | None, ours: float, library: str) -> str:
     if us is None:
         return "-"
@@ -234,13 +247,14 @@ def losses(results: Results) -> str:
             threads = f", {key[3]} threads" if key[3] > 1 else ""
             ratio = short(min(own.values()) / numpy)
             lines.append(f"- {key[0]} {key[1]}, {key[2]}{threads}: NumPy is {ratio} times as fast as {name}")
-    for step in results["steps"]:
+    for step in results["steps"] + results.get("predictions", []):
         for library, us in step["us"].items():
-            if library != "fastnet" and us < step["us"]["fastnet"]:
+            if library not in ("fastnet", "predictor") and us < step["us"]["fastnet"]:
                 threads = f"{step['threads']} thread{'s' * (step['threads'] > 1)}"
                 ratio = short(step["us"]["fastnet"] / us)
+                what = "a step of" if step["task"] in TASKS else "predictions of"
                 lines.append(
-                    f"- a step of {step['network']} ({step['task']}, {threads}): {library} is {ratio} times as fast"
+                    f"- {what} {step['network']} ({step['task']}, {threads}): {library} is {ratio} times as fast"
                 )
     return "\n".join(lines) if lines else "- nowhere in these tables"
 
@@ -255,6 +269,13 @@ def summary(results: Results) -> str:
             us = step["us"]
             cells = [_against(us.get(library), us["fastnet"], library) for library in libraries]
             lines.append(_row([f"{step['network']}, {NETWORKS[step['network']][1]}", *cells]))
+    if results.get("predictions"):
+        lines += ["", *_head(["prediction: network, rows", "fastnet", "predictor", "NumPy", "PyTorch", "ONNX Runtime"])]
+    for step in results.get("predictions", []):
+        if step["threads"] == 1 and predictions.TASKS[step["task"]] in (1, 200):
+            us = step["us"]
+            cells = [_against(us.get(library), us["fastnet"], library) for library in predictions.LIBRARIES]
+            lines.append(_row([f"{step['network']}, {predictions.TASKS[step['task']]}", *cells]))
     cpu = f"{of['cores']} cores of a shared {of['cpu']} with {of['vector_bytes']}-byte vectors"
     return "\n".join([*lines, "", f"Measured {of['date']} on {cpu}; medians. {of['versions']}."])
 
@@ -262,6 +283,7 @@ def summary(results: Results) -> str:
 TABLES = {
     "measured": measured_on,
     "steps": step_tables,
+    "predictions": prediction_table,
     "products": product_table,
     "elementwise": elementwise_table,
     "start": start_table,

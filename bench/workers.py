@@ -1,8 +1,8 @@
 """Processes that measure one library each, on so many threads and as many CPUs.
 
-Imports `sides`. In one process the libraries' thread pools fight: NumPy's last network took 2.7 times as long. So each
-has a process of its own, with all its threads bounded before it starts; they wait for each other, so one measures at a
-time. A process answers each line on its standard input with the seconds of a step.
+Imports `sides` and `predictions`. In one process the libraries' thread pools fight: NumPy's last network took 2.7 times
+as long. So each has a process of its own, with all its threads bounded before it starts; they wait for each other, so
+one measures at a time. A process answers each line on its standard input with the seconds of a step or a prediction.
 """
 
 import os
@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 
+import predictions
 from sides import MAKERS, NETWORKS, Epoch, epochs_of_a_call
 
 _BOUNDS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "NUMBA_NUM_THREADS")
@@ -21,7 +22,7 @@ class SideError(RuntimeError):
 
 
 def work(library: str, threads: int) -> None:
-    """Answer each line "network<TAB>task<TAB>seconds to measure" with the median seconds of a step."""
+    """Answer each line "network<TAB>task<TAB>seconds to measure" with the median seconds of a step or prediction."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-threads:])
     epochs: dict[str, Epoch] = {}
@@ -36,18 +37,22 @@ def work(library: str, threads: int) -> None:
 
 def measure(epochs: dict[str, Epoch], library: str, threads: int, name: str, task: str, least: float) -> float:
     """Median seconds of a step; the first time for a network, after two epochs that compile and settle."""
-    key = f"{name} {task}"
+    key, predicts = f"{name} {task}", task in predictions.TASKS
     if key not in epochs:
-        epochs[key] = MAKERS[library](name, task, threads)
+        epochs[key] = (
+            predictions.maker(library, name, task, threads) if predicts else MAKERS[library](name, task, threads)
+        )
         for _ in range(2 if least > 0 else 0):
             epochs[key]()
-    _, batch, rows = NETWORKS[name]
     times: list[float] = []
     begin = time.perf_counter()
     while not times or time.perf_counter() - begin < least:
         start = time.perf_counter()
         epochs[key]()
         times.append(time.perf_counter() - start)
+    if predicts:
+        return statistics.median(times) / predictions.calls_of_a_measurement(name, task)
+    _, batch, rows = NETWORKS[name]
     epochs_a_call = epochs_of_a_call(name) if library == "fastnet" else 1
     return statistics.median(times) / (rows / batch) / epochs_a_call
 

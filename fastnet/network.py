@@ -19,10 +19,12 @@ from .io import model, onnx, storage
 from .kernels.api import validation
 from .kernels.engine import rng
 from .kernels.engine.engine import CPU
+from .kernels.engine.inference import forward_of, scratch_bytes
 from .kernels.engine.plan import MICRO_BATCH_ROWS, aligned, layer_views, parameter_count
 from .kernels.specs.activations import ACTIVATIONS
 from .kernels.specs.base import Array
 from .kernels.specs.losses import LOSSES
+from .predictor import Predictor, predict
 from .preparation import Preparation
 from .validation import check_inputs, check_loss, check_targets
 
@@ -122,40 +124,50 @@ class Network:
 
     # ------------------------------------------------------------------------------------ prediction
 
-    def predict(self, X: ArrayLike) -> Array:
+    def predict(self, X: ArrayLike, out: Array | None = None) -> Array:
         """Raw outputs, whatever the loss.
+
+        A row's outputs do not depend on the rows that come with it, nor on threads, to the bit. Several Python threads
+        may predict with one network at once.
 
         Parameters
         ----------
         X : array_like, shape (B, n_in)
-            One sample a row.
+            One sample a row. A C-contiguous array of the network's dtype is read as it is.
+        out : ndarray, shape (B, n_out), optional
+            Array that receives the outputs: C-contiguous, of the network's dtype, without memory in common with X or
+            the parameters.
 
         Returns
         -------
         ndarray, shape (B, n_out)
+            ``out``, or a new array.
 
         Raises
         ------
         TypeError
-            If X is not made of real numbers.
+            If X is not made of real numbers, or ``out`` is not an array of the network's dtype.
         ValueError
-            If X is of the wrong shape, empty, or holds NaN or infinity.
+            If X is of the wrong shape, empty, or holds NaN or infinity, or ``out`` is of the wrong shape, read-only,
+            not contiguous, or overlaps what is read. ``out`` is then as it was.
         """
-        X = check_inputs(X, self.layer_sizes, self.dtype)
-        return self._engine(batch=min(len(X), MICRO_BATCH_ROWS)).predict(X)
+        forward = forward_of(tuple(self.layer_sizes), tuple(self.activations), self.dtype)
+        return predict(forward, self._parameters, X, out)
 
-    def predict_proba(self, X: ArrayLike) -> Array:
+    def predict_proba(self, X: ArrayLike, out: Array | None = None) -> Array:
         """Class probabilities: the softmax of the outputs, or after binary_cross_entropy their sigmoid.
 
         Parameters
         ----------
         X : array_like, shape (B, n_in)
             One sample a row.
+        out : ndarray, shape (B, n_out), optional
+            As `predict` takes it.
 
         Returns
         -------
         ndarray, shape (B, n_out)
-            After cross_entropy rows sum to 1.
+            ``out``, or a new array. After cross_entropy rows sum to 1.
 
         Raises
         ------
@@ -170,8 +182,21 @@ class Network:
                 f"this network {trained}, so its outputs are no probabilities; train it with "
                 'Trainer(net, loss="cross_entropy"), or set net.loss if its parameters were trained so elsewhere'
             )
-        X = check_inputs(X, self.layer_sizes, self.dtype)
-        return self._engine(self.loss, min(len(X), MICRO_BATCH_ROWS)).predict(X, probabilities=True)
+        check_loss(self.loss, self.layer_sizes, self.activations)  # so the last activation is identity
+        softmax = LOSSES[self.loss].probabilities == "softmax"
+        names = (*self.activations[:-1], "identity" if softmax else "sigmoid")
+        return predict(forward_of(tuple(self.layer_sizes), names, self.dtype, False, softmax), self._parameters, X, out)
+
+    def predictor(self) -> Predictor:
+        """Return a snapshot for prediction: weights copied and packed, so that no call has to.
+
+        Returns
+        -------
+        Predictor
+            ``predictor(X)`` gives what `predict` gives now, whatever becomes of this network;
+            ``predictor.address`` can be called from compiled code. It takes about the memory of the parameters.
+        """
+        return Predictor(tuple(self.layer_sizes), tuple(self.activations), self._parameters)
 
     def loss_and_gradient(self, X: ArrayLike, y: ArrayLike, loss: str = "mse") -> tuple[float, Array]:
         """The objective that training minimises, and its gradient, at the present parameters.
@@ -338,6 +363,8 @@ class Network:
         workspace = self._engine(batch=batch_size or MICRO_BATCH_ROWS, uses_order=True).nbytes
         batches = f"batches of {batch_size:,}" if batch_size else "full batches"
         lines.append(f"training in {batches} takes {_amount(workspace)} of workspace, gradient included")
+        row, many = (_amount(scratch_bytes(self.layer_sizes, self.dtype, rows)) for rows in (1, MICRO_BATCH_ROWS))
+        lines.append(f"predicting takes {row} of scratch for a row, {many} a thread for many, until it returns")
         return "\n".join(lines)
 
     def __repr__(self) -> str:

@@ -23,6 +23,7 @@ from .kernels.cpu.threads.pool import limit_threads
 from .kernels.engine import sklearn_conversions
 from .kernels.engine.backend import start_epoch
 from .kernels.engine.engine import CPU
+from .kernels.engine.inference import forward_through
 from .kernels.engine.numpy_engine import NumpyEngine
 from .kernels.engine.optimizer_state import OptimizerState
 from .kernels.engine.plan import aligned, aligned_zeros, parameter_count
@@ -35,6 +36,7 @@ try:
     from sklearn import neural_network
     from sklearn.neural_network._stochastic_optimizers import AdamOptimizer, SGDOptimizer
     from sklearn.utils._param_validation import Interval, StrOptions
+    from sklearn.utils.validation import validate_data
 except ImportError as error:
     raise ImportError(
         f'fastnet.sklearn needs scikit-learn 1.7 or newer: pip install "fastnet-jit[sklearn]" ({error})'
@@ -45,6 +47,9 @@ _ACTIVATIONS = {"identity": "identity", "logistic": "sigmoid", "tanh": "tanh", "
 
 _LOSSES = {"softmax": "cross_entropy", "logistic": "binary_cross_entropy", "identity": "mse"}
 """The loss of each output activation; poisson's, exp, has none here."""
+
+_OUTPUTS = {"softmax": "identity", "logistic": "sigmoid", "identity": "identity"}
+"""fastnet's name of each output activation; softmax comes after it."""
 
 _MIN_DENSITY = 0.05
 """Sparse data with a smaller share of nonzero elements are left to scikit-learn, whose products skip zeros."""
@@ -171,7 +176,23 @@ class _Session:
 
 
 class _EngineMixin:
-    """Trains scikit-learn's estimators on the engine."""
+    """Trains scikit-learn's estimators on the engine, and predicts as `Network` does."""
+
+    def _forward_pass_fast(self, X: Any, check_input: bool = True) -> Any:
+        """Return scikit-learn's outputs; by scikit-learn's code where arrays are not what the kernels take."""
+        me: Any = self
+        if check_input:
+            X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
+        dtype, last = me.coefs_[0].dtype, _OUTPUTS.get(me.out_activation_)
+        if not (last is None or issparse(X) or me.backend == "numpy" or np.result_type(X.dtype, dtype) != dtype):
+            rows, names = np.ascontiguousarray(X, dtype), [_ACTIVATIONS[me.activation]] * (me.n_layers_ - 2)
+            with limit_threads(me.threads):
+                outputs = forward_through(
+                    me.coefs_, me.intercepts_, (*names, last), rows, me.out_activation_ == "softmax"
+                )
+            if outputs is not None:
+                return outputs
+        return super()._forward_pass_fast(X, check_input=False)  # type: ignore[misc]
 
     def _can_engine(
         self: Any, X: Any, y: Any, sample_weight: Array | None, layer_units: list[int], incremental: bool

@@ -16,7 +16,6 @@ from ..cpu.threads.pool import POOL, num_threads
 from ..jit.call_by_address import kernel_address
 from ..jit.target import COMPILES
 from ..llvm.builder import VECTOR
-from ..registry import find
 from ..specs.activations import IDENTITY, RELU
 from ..specs.losses import LOSSES
 from ..specs.optimizers import OPTIMIZERS
@@ -26,10 +25,7 @@ from .numpy_engine import NumpyEngine
 from .optimizer_state import OptimizerState
 from .plan import (
     CONTEXT,
-    EVALUATE,
     MICRO_BATCH_ROWS,
-    PREDICT,
-    TRAIN,
     Plan,
     address_of,
     aligned,
@@ -158,7 +154,7 @@ class CpuEngine:
         context["task_rows"], context["scratch_size"], context["flops_per_row"] = task_rows, scratch_size, flops
         context["l2"], context["clip_norm"] = optimizer.l2, optimizer.clip_norm
         self._address = 0  # of the context of `_bound`
-        self._bound: tuple[Array | None, tuple[Array | None, ...]] = (None, (None,) * 6)
+        self._bound: tuple[Array | None, tuple[Array | None, ...]] = (None, (None,) * 5)
 
     def _link_kernels(self) -> None:
         """Write the addresses of the kernels that this network needs into the plan; compile them, the first time.
@@ -210,7 +206,7 @@ class CpuEngine:
     ) -> None:
         """Train from where the epoch stands to the last row of X; see `Backend.train`."""
         rates = _NO_RATE if rates is None else np.ascontiguousarray(rates, np.float64)
-        self._advance(self.plan, TRAIN, (X, y, weights, order, None, rates), first_row, epoch_rows)
+        self._advance(self.plan, True, (X, y, weights, order, rates), first_row, epoch_rows)
 
     def results(self) -> dict[str, float]:
         """Return the loss, and for classification the accuracy, of the epoch's rows so far."""
@@ -229,18 +225,8 @@ class CpuEngine:
         """Return the loss, and for classification the accuracy, over chunks of ``rows`` rows in all."""
         plan = self._evaluation_plan()
         for X, y, weights, first_row in chunks:
-            self._advance(plan, EVALUATE, (X, y, weights, None, None, _NO_RATE), first_row, rows)
+            self._advance(plan, False, (X, y, weights, None, _NO_RATE), first_row, rows)
         return results_of(plan.progress, plan.totals, self._loss, self._outputs)
-
-    def predict(self, X: Array, probabilities: bool = False) -> Array:
-        """Return outputs (B, n_out), or the probabilities that the loss makes of them."""
-        out = np.empty((len(X), self._outputs), X.dtype)
-        self._advance(self._evaluation_plan(), PREDICT, (X, None, None, None, out, _NO_RATE), 0, None)
-        if probabilities and self._loss.probabilities == "softmax":
-            find("softmax", "auto", out.size)(out, out)
-        elif probabilities:
-            find("sigmoid", "auto", out.size)(out.reshape(-1), out.reshape(-1))
-        return out
 
     def _evaluation_plan(self) -> Plan:
         """Return the plan with counters of its own, and micro-batches instead of batches."""
@@ -252,19 +238,19 @@ class CpuEngine:
         return plan
 
     def _advance(
-        self, plan: Plan, purpose: int, arrays: tuple[Array | None, ...], first_row: int, epoch_rows: int | None
+        self, plan: Plan, trains: bool, arrays: tuple[Array | None, ...], first_row: int, epoch_rows: int | None
     ) -> None:
         """Call the compiled loop until all rows are processed; between calls, a KeyboardInterrupt may come.
 
-        ``arrays``: X, targets, sample weights, order, out and learning rates.
+        ``arrays``: X, targets, sample weights, order and learning rates.
         """
         self._link_kernels()
         progress, context = plan.progress, plan.context
-        X, rates = arrays[0], arrays[5]
+        X, rates = arrays[0], arrays[-1]
         assert X is not None
         assert rates is not None
         stop = first_row + len(X)
-        context["purpose"] = purpose
+        context["trains"] = trains
         # Addresses are looked up again only for other arrays: this is a third of the time around the compiled call.
         owner, bound = self._bound
         self._bound = (None, bound)  # until all are written: Ctrl-C may come in between
@@ -282,11 +268,11 @@ class CpuEngine:
             context["stop_row"] = min(stop, before + self.tuner.rows)
             training_step.run(plan.parameters.dtype, address, self.tuner.threads, POOL)
             done = int(progress["done"])
-            if purpose == TRAIN:
+            if trains:
                 self.tuner.update(done - before, time.perf_counter() - start)
 
 
-_DATA = ("X", "targets", "sample_weights", "order", "out", "rates")
+_DATA = ("X", "targets", "sample_weights", "order", "rates")
 """Fields of the context that hold a call's data, in the order of `CpuEngine._advance`."""
 
 _NO_RATE = np.zeros(1)

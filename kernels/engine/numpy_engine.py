@@ -135,23 +135,13 @@ class NumpyEngine:
         for X, y, weights, first_row in chunks:
             for start in range(0, len(X), MICRO_BATCH_ROWS):
                 part = slice(start, start + MICRO_BATCH_ROWS)
-                outputs = self.predict(X[part])
                 first = first_row + start
-                w = np.ones(len(outputs)) if weights is None else weights[first : first + len(outputs)]
                 with np.errstate(all="ignore"):
+                    outputs = training_step.forward(self._network, self._activations, X[part])[2]
+                    w = np.ones(len(outputs)) if weights is None else weights[first : first + len(outputs)]
                     self._measure(y[part], outputs, w, progress, totals)
                 _count(progress, totals, first + len(outputs), True, 0)
         return results_of(progress, totals, self._loss, self._outputs)
-
-    def predict(self, X: Array, probabilities: bool = False) -> Array:
-        """Return outputs (B, n_out), or the probabilities that the loss makes of them."""
-        with np.errstate(all="ignore"):
-            outputs = training_step.forward(self._network, self._activations, X)[2]
-            if probabilities and self._loss.probabilities == "softmax":
-                outputs = losses.softmax(outputs)
-            elif probabilities:
-                outputs = activations.sigmoid(outputs)
-        return outputs.astype(X.dtype, copy=False)
 
     def loss_and_gradient(self, X: Array, y: Array) -> tuple[float, Array]:
         """Return the objective of one batch, which X and y are, and its gradient (P,), a copy."""

@@ -24,9 +24,6 @@ LINE = 64
 MICRO_BATCH_ROWS = 1024
 """Rows processed at a time, and the longest chain of one sum of the gradient."""
 
-TRAIN, EVALUATE, PREDICT = range(3)
-"""Purposes of a call of the compiled loop."""
-
 LAYER = record("n_in n_out activation weights biases packed output preactivation gradient first_neuron activate derive")
 """One row of the table of layers. Offsets are in elements.
 
@@ -115,7 +112,7 @@ CONTEXT = record(
     *(name for name in Plan._fields if name not in ("context", "state")),
     "state0 state1",
     "gemm loss_kernel correct_kernel update_kernel rows_task weights_task",
-    "purpose X targets sample_weights order out rates rate_count first_row stop_row epoch_rows",
+    "trains packs X targets sample_weights order rates rate_count first_row stop_row epoch_rows",
     "start rows inputs is_first is_last",
     floats="l2 clip_norm step_l2 rate gradient_scale",
 )
@@ -140,8 +137,8 @@ Addresses of kernels; correct_kernel is 0 where the loss counts no correct answe
 
 One call of the loop, and addresses of its data:
 
-- purpose: TRAIN, EVALUATE or PREDICT
-- X (rows, n_in); targets: labels or (rows, n_out); out (rows, n_out): predictions
+- trains: 1 to train, 0 to evaluate; packs: 1 where W^T is packed first, written by the loop
+- X (rows, n_in); targets: labels or (rows, n_out)
 - sample_weights: float64 (epoch_rows,), or 0; order: int64 (epoch_rows,), or 0
 - rates: float64 (rate_count,), learning rates
 - first_row: row of the epoch that X begins with

@@ -33,7 +33,7 @@ from ..llvm.memory import allocate, copy_bytes, item_bytes, optimize_for_size, r
 from ..specs.activations import IDENTITY, RELU
 from .backend import OBJECTIVE, PROGRESS, TOTALS
 from .context import CONTEXT_TYPE, FLOAT64, INT64, layer_at, matrix_at, sample_weight, task_bounds, vector_at
-from .plan import CONTEXT, MICRO_BATCH_ROWS, PREDICT, TRAIN
+from .plan import CONTEXT, MICRO_BATCH_ROWS
 from .weights_task import weights_task
 
 # ------------------------------------------------------------------------------------------- rows
@@ -59,8 +59,9 @@ def forward(dtype: Any, ctx: Any, x: int, row_begin: int, row_end: int, workspac
         a = Matrix(x + row_begin * n * item, n * item, np.intp(item), np.intp(0))
         panel = -(-n // lanes) * lanes * nr * item
         w = Matrix(ctx.packed_weights + layer.packed * item, np.intp(nr * item), np.intp(item), panel)
-        if k == 1:  # a single row of W is a column of W^T as it is
-            w = Matrix(ctx.parameters + layer.weights * item, np.intp(item), np.intp(item), np.intp(nr * item))
+        if k == 1 or ctx.packs == 0:  # a single row of W is a column of W^T as it is
+            column = n * item if k > 1 else np.intp(item)
+            w = Matrix(ctx.parameters + layer.weights * item, np.intp(item), column, nr * column)
         bias = Rows(ctx.parameters + layer.biases * item, np.intp(0))
         z = Rows(ctx.workspace + (layer.preactivation + row_begin * k) * item, k * item)
         epilogue = Epilogue(bias, z if code == RELU else NO_ROWS, NO_ROWS, dtype.type(1))
@@ -86,7 +87,7 @@ def loss(dtype: Any, ctx: Any, targets: int, row_begin: int, row_end: int, scrat
         matrix_at(dtype, targets, rows, k),
         matrix_at(dtype, ctx.workspace + last.output * item, rows, k),
         vector_at(dtype, ctx.row_weights, rows),
-        matrix_at(dtype, ctx.workspace + last.gradient * item, rows if ctx.purpose == TRAIN else 0, k),
+        matrix_at(dtype, ctx.workspace + last.gradient * item, rows if ctx.trains != 0 else 0, k),
         row_losses,
         vector_at(dtype, scratch, ctx.scratch_size),
     )
@@ -142,8 +143,7 @@ def rows_task(task: int, dtype: Any, ctx: Any) -> None:
     rows = ctx.rows
     row_begin, row_end = task_bounds(ctx, task)
     item = item_bytes(dtype)
-    n, last = layer_at(ctx, 0).n_in, layer_at(ctx, ctx.layer_count - 1)
-    k = last.n_out
+    n, k = layer_at(ctx, 0).n_in, layer_at(ctx, ctx.layer_count - 1).n_out
 
     # The micro-batch's inputs and targets: where they are, or gathered.
     x, targets = ctx.X, ctx.targets
@@ -168,16 +168,9 @@ def rows_task(task: int, dtype: Any, ctx: Any) -> None:
         scratch = allocate(ctx.scratch_size * item)
     workspace = Workspace(scratch, ctx.scratch_size * item)
     forward(dtype, ctx, x, row_begin, row_end, workspace)
-    if ctx.purpose == PREDICT:
-        outputs = matrix_at(dtype, ctx.workspace + last.output * item, rows, k)
-        result = matrix_at(dtype, ctx.out + (ctx.start - ctx.first_row) * k * item, rows, k)
-        for i in range(row_begin, row_end):
-            for j in range(k):
-                result[i, j] = outputs[i, j]
-    else:
-        loss(dtype, ctx, targets, row_begin, row_end, scratch, task)
-        if ctx.purpose == TRAIN:
-            backward(dtype, ctx, row_begin, row_end, workspace)
+    loss(dtype, ctx, targets, row_begin, row_end, scratch, task)
+    if ctx.trains != 0:
+        backward(dtype, ctx, row_begin, row_end, workspace)
     if ctx.scratch == 0:
         release(scratch)
 
@@ -186,6 +179,9 @@ def rows_task(task: int, dtype: Any, ctx: Any) -> None:
 
 PACK, ROWS, WEIGHTS, CLIPPED_UPDATE = range(4)
 """Parallel regions of `run`; the last one updates after the gradient's norm is known."""
+
+PACK_ROWS = 128
+"""Evaluations of fewer rows read W where it is: packing it would cost as much as 5 to 10 rows."""
 
 
 @jit(internal=True)
@@ -249,10 +245,11 @@ def run(dtype: Any, context: int, threads: int, pool: int) -> None:
     last_layer = layer_at(ctx, ctx.layer_count - 1)
     neurons = last_layer.first_neuron + last_layer.n_out
     rates = vector_at(FLOAT64, ctx.rates, max(1, ctx.rate_count))
-    batch, trains = ctx.batch_rows, ctx.purpose == TRAIN
+    batch, trains = ctx.batch_rows, ctx.trains != 0
     batch_begin = batch_end = progress.done
     ctx.rows, ctx.is_first, ctx.is_last, ctx.step_l2, ctx.rate, ctx.gradient_scale = 0, 1, 1, 0.0, 0.0, -1.0
-    stage, flops = PACK, 0
+    ctx.packs = 1 if trains or ctx.stop_row - progress.done >= PACK_ROWS else 0
+    stage, flops = PACK if ctx.packs != 0 else ROWS, 0
     # A loop over stages, so that each parallel region is compiled once.
     while stage != ROWS or progress.done < ctx.stop_row:
         if stage == ROWS:
@@ -267,12 +264,11 @@ def run(dtype: Any, context: int, threads: int, pool: int) -> None:
 
             tasks = -(-ctx.rows // ctx.task_rows)
             parallel_for(call_rows_task, tasks, threads, flops, pool, (dtype, ctx))
-            if ctx.purpose != PREDICT:
-                totals.partial_loss += tree_sum(vector_at(FLOAT64, ctx.row_losses, ctx.rows))
-                totals.partial_weight += weight
-                correct = vector_at(INT64, ctx.correct, tasks)
-                for task in range(tasks):
-                    progress.partial_correct += correct[task]
+            totals.partial_loss += tree_sum(vector_at(FLOAT64, ctx.row_losses, ctx.rows))
+            totals.partial_weight += weight
+            correct = vector_at(INT64, ctx.correct, tasks)
+            for task in range(tasks):
+                progress.partial_correct += correct[task]
         else:
             parallel_for(call_weights_task, ctx.weight_task_count, threads, flops, pool, (dtype, ctx))
 

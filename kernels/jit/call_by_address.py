@@ -12,6 +12,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import llvmlite.binding as llvm
 import numba
 from llvmlite import ir
 from numba import types
@@ -19,7 +20,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic as _intrinsic
 
 from .decorator import F
-from .numba_internals import code_address
+from .numba_internals import code_address, cpu_target
 
 _signatures: dict[Any, Callable[[Any], tuple[Any, ...]]] = {}
 
@@ -100,3 +101,46 @@ def call(typing_context: Any, function: Any, address: Any, dtype: Any, arguments
         return context.get_dummy_value()
 
     return types.void(function, types.intp, dtype, arguments), codegen
+
+
+class CFunction:
+    """A C function ``int64 f(const void *x, int64 rows, void *out)`` around a kernel and its first arguments.
+
+    Parameters
+    ----------
+    function : callable
+        A kernel that `by_address` has registered, ``(dtype, *constants, x, rows, out, refused)``. It sets the int64 at
+        the address ``refused`` to another number than 0 where it refuses its input.
+    dtype : dtype
+        float32 or float64.
+    constants : tuple of int
+    owners : object
+        What keeps the memory alive that the constants point to.
+
+    Attributes
+    ----------
+    address : int
+        Valid as long as this object lives. The function returns ``rows``, or 0 where the kernel refuses or raises.
+    """
+
+    def __init__(self, function: Any, dtype: Any, constants: tuple[int, ...], owners: Any) -> None:
+        context, intp, pointer = cpu_target.target_context, ir.IntType(64), ir.PointerType()
+        expected = _signatures[function.py_func](numba.from_dtype(dtype))
+        module = ir.Module()
+        defined = ir.Function(module, ir.FunctionType(intp, [pointer, intp, pointer]), "f")
+        builder = ir.IRBuilder(defined.append_basic_block())
+        refused = builder.alloca(intp)
+        builder.store(intp(0), refused)
+        x, rows, out = defined.args
+        addresses = [builder.ptrtoint(p, intp) for p in (x, out, refused)]
+        given = [context.get_dummy_value(), *map(intp, constants), addresses[0], rows, *addresses[1:]]
+        code = intp(kernel_address(function, dtype))
+        callee = FunctionPointer(builder, code, context.call_conv.get_function_type(types.none, expected))
+        status, _ = context.call_conv.call_function(builder, callee, types.none, expected, given)
+        failed = builder.or_(status.is_error, builder.icmp_signed("!=", builder.load(refused, typ=intp), intp(0)))
+        builder.ret(builder.select(failed, intp(0), rows))
+        machine = llvm.Target.from_default_triple().create_target_machine()
+        self._engine = llvm.create_mcjit_compiler(llvm.parse_assembly(str(module)), machine)
+        self._engine.finalize_object()
+        self._owners = owners
+        self.address = int(self._engine.get_function_address("f"))

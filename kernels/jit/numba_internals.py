@@ -7,7 +7,7 @@ Functions here wrap what can be wrapped; the table lists the rest as well. Docum
 ======================================  ============================  ================================================
 undocumented                            used for                      public way
 ======================================  ============================  ================================================
-``registry.cpu_target``                 `target_triple`               none: llvmlite names the host, not the CPU that
+``registry.cpu_target``                 `target_triple`, `CFunction`  none: llvmlite names the host, not the CPU that
                                                                       ``NUMBA_CPU_NAME`` asks for
 ``registry.CPUDispatcher``,             `decorator`: a kernel without  none: with ``no_cpython_wrapper`` a call from
 a dispatcher's ``__class__``            an entry from Python refuses  Python jumps to address 0
@@ -27,7 +27,7 @@ from typing import Any
 
 from numba.core.caching import FunctionCache as FunctionCache
 from numba.core.registry import CPUDispatcher as CPUDispatcher
-from numba.core.registry import cpu_target
+from numba.core.registry import cpu_target as cpu_target
 
 
 def target_triple() -> tuple[str, str, str]:

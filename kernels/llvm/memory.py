@@ -6,6 +6,7 @@ Addresses, strides and sizes are integers in bytes, of NumPy's intp. Nothing her
 from typing import Any
 
 from llvmlite import ir
+from numba.extending import intrinsic as _intrinsic
 from numba.np import arrayobj as _arrayobj
 
 from .builder import POINTER, VectorBuilder, cgutils, emits, intrinsic, set_optsize, types
@@ -95,6 +96,18 @@ def release(typing_context: Any, address: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(types.intp), codegen
+
+
+@_intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
+def stack_memory(typing_context: Any, nbytes: Any) -> Any:
+    """Address of ``nbytes`` bytes, a constant, on the stack of the function around, aligned to 64 bytes."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        memory = cgutils.alloca_once(builder, ir.ArrayType(ir.IntType(8), nbytes.literal_value))
+        memory.align = 64
+        return builder.ptrtoint(memory, context.get_value_type(types.intp))
+
+    return types.intp(nbytes), codegen
 
 
 # -------------------------------------------------------------------------------------------------- copies

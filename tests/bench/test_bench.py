@@ -10,6 +10,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+import predictions
 import pytest
 import report
 import sides
@@ -127,7 +128,14 @@ def results() -> dict[str, Any]:
         for threads in (1, 2)
     ]
     libraries = ["fastnet", "numpy", "torch", "jax"]
-    return {"about": ABOUT, "libraries": libraries, "rounds": 5, "steps": steps, "benches": bench_cases}
+    row = {
+        "network": "64-128-10",
+        "task": "predict 1",
+        "threads": 1,
+        "us": {"fastnet": 2.0, "numpy": 5.0, "torch": 1.0},
+    }
+    found = {"about": ABOUT, "libraries": libraries, "rounds": 5, "steps": steps, "benches": bench_cases}
+    return found | {"predictions": [row, row | {"task": "predict 16"}]}
 
 
 def test_tables_show_losses(results: dict[str, Any]) -> None:
@@ -137,7 +145,9 @@ def test_tables_show_losses(results: dict[str, Any]) -> None:
     )
     assert "| tanh | 16384 | 100 | 150 | 20.0 | 5.00 | 50% |" in report.elementwise_table(results)
     assert "| compile matmul | simd | 2.50 |" in report.start_table(results)
+    assert "| 64-128-10, 16 | 1 | 2.00 | - | 5.00 (2.50) | 1.00 (0.50) | - |" in report.prediction_table(results)
     lost = report.losses(results)
+    assert "- predictions of 64-128-10 (predict 1, 1 thread): torch is 2.00 times as fast" in lost
     assert "- matmul 128x128x128-nn, float32: NumPy is 1.33 times as fast as simd" in lost
     assert "- a step of 1-16-1 (sgd, mse, 2 threads): jax is 2.00 times as fast" in lost
     assert "64x64x64" not in lost
@@ -181,6 +191,8 @@ def test_documentation_tables_match_the_committed_results() -> None:
 def test_the_summary_names_the_machine(results: dict[str, Any]) -> None:
     summary = report.summary(results)
     assert "| 1-16-1, 16 | 2.00 | 20.0 (10.0) | - | 1.00 (0.50) |" in summary
+    assert "| 64-128-10, 1 | 2.00 | - | 5.00 (2.50) | 1.00 (0.50) | - |" in summary
+    assert "| 64-128-10, 16 |" not in summary, "README has the rest in docs/benchmarks.md"
     assert "Measured 2026-01-02 on 4 cores of a shared acme9 with 32-byte vectors" in summary
 
 
@@ -206,3 +218,13 @@ def test_sides_verify_fastnet_before_timing(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(sides, "numpy_epoch", lambda *arguments: lambda: 123.0)
     with pytest.raises(ArithmeticError, match=r"fastnet is wrong: loss .*NumPy's 123"):
         sides.fastnet_epoch(name, task, 1)
+
+
+def test_predictions_are_held_against_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
+    name, task = "64-128-10", "predict 16"
+    assert predictions.calls_of_a_measurement(name, task) > 10
+    for library in ("fastnet", "predictor"):
+        predictions.maker(library, name, task, 1)()
+    monkeypatch.setattr(predictions, "_MAKERS", {"fastnet": lambda net, threads: lambda X: X[:, :10]})
+    with pytest.raises(ArithmeticError, match="fastnet is wrong: it predicts"):
+        predictions.maker("fastnet", name, task, 1)

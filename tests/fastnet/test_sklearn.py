@@ -14,6 +14,7 @@ import pytest
 
 sk = pytest.importorskip("sklearn.neural_network")
 
+from scipy.sparse import csr_matrix
 from sklearn.base import clone
 from sklearn.datasets import load_diabetes, load_iris
 from sklearn.exceptions import ConvergenceWarning
@@ -164,6 +165,30 @@ def test_string_classes() -> None:
     assert_same(mine.fit(X, names), theirs.fit(X, names))
     assert (mine.predict(X) == theirs.predict(X)).all()
     assert mine.score(X, names) > 0.6
+
+
+@pytest.mark.parametrize("activation", ["logistic", "relu"])
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_predictions_equal_those_of_sklearn_and_come_from_the_kernels(
+    problem: str, activation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine, theirs, y = pair(problem, activation=activation)
+    mine.fit(X, y)
+    theirs.fit(X, y)
+    theirs.coefs_, theirs.intercepts_ = mine.coefs_, mine.intercepts_
+    found: list[Any] = []
+    forward = ours.forward_through
+    monkeypatch.setattr(ours, "forward_through", lambda *given: found.append(forward(*given)) or found[-1])
+    for rows in (X, X[:1], X.astype(np.float32), X[::-1], csr_matrix(X)):
+        found.clear()
+        outputs = mine._forward_pass_fast(rows)
+        np.testing.assert_allclose(outputs, theirs._forward_pass_fast(rows), rtol=1e-10, atol=1e-12)
+        assert len(found) == (0 if rows.__class__ is csr_matrix else 1)
+        assert all(outputs is each for each in found)
+    mine.coefs_[0] = mine.coefs_[0].astype(np.float32)  # the kernels know one dtype at a time
+    found.clear()
+    np.testing.assert_allclose(mine._forward_pass_fast(X), theirs._forward_pass_fast(X), rtol=1e-4, atol=1e-4)
+    assert found == [None] or found == []
 
 
 def test_float32_is_kept() -> None:
