@@ -31,11 +31,14 @@ ACTIVATIONS = {
     "leaky_relu": torch.nn.LeakyReLU,
     "gelu": torch.nn.GELU,
     "silu": torch.nn.SiLU,
+    "elu": torch.nn.ELU,
+    "softplus": torch.nn.Softplus,
+    "mish": torch.nn.Mish,
 }
 OPTIMIZERS = {
-    "sgd": (SGD(0.05), lambda p: torch.optim.SGD(p, 0.05)),
-    "momentum": (SGD(0.05, 0.9), lambda p: torch.optim.SGD(p, 0.05, momentum=0.9)),
-    "nesterov": (SGD(0.05, 0.9, nesterov=True), lambda p: torch.optim.SGD(p, 0.05, momentum=0.9, nesterov=True)),
+    "sgd": (SGD(0.02), lambda p: torch.optim.SGD(p, 0.02)),
+    "momentum": (SGD(0.02, 0.9), lambda p: torch.optim.SGD(p, 0.02, momentum=0.9)),
+    "nesterov": (SGD(0.02, 0.9, nesterov=True), lambda p: torch.optim.SGD(p, 0.02, momentum=0.9, nesterov=True)),
     "adam": (Adam(0.01), lambda p: torch.optim.Adam(p, 0.01)),
     "adamw": (AdamW(0.01, weight_decay=0.1), lambda p: torch.optim.AdamW(p, 0.01, weight_decay=0.1)),
     "rmsprop": (RMSprop(0.01), lambda p: torch.optim.RMSprop(p, 0.01)),

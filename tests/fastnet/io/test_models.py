@@ -70,7 +70,7 @@ def test_model_with_nonfinite_parameters_is_not_saved(tmp_path: Path) -> None:
 
 
 MODULES = {"identity": "Identity", "relu": "ReLU", "leaky_relu": "LeakyReLU", "tanh": "Tanh", "sigmoid": "Sigmoid"}
-MODULES |= {"gelu": "GELU", "silu": "SiLU"}
+MODULES |= {"gelu": "GELU", "silu": "SiLU", "elu": "ELU", "softplus": "Softplus", "mish": "Mish"}
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
