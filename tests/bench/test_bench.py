@@ -220,6 +220,7 @@ def test_sides_verify_fastnet_before_timing(monkeypatch: pytest.MonkeyPatch) -> 
         sides.fastnet_epoch(name, task, 1)
 
 
+@pytest.mark.exhaustive
 def test_predictions_are_held_against_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
     name, task = "64-128-10", "predict 16"
     assert predictions.calls_of_a_measurement(name, task) > 10
