@@ -103,7 +103,8 @@ def stack_memory(typing_context: Any, nbytes: Any) -> Any:
     """Address of ``nbytes`` bytes, a constant, on the stack of the function around, aligned to 64 bytes."""
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        memory = cgutils.alloca_once(builder, ir.ArrayType(ir.IntType(8), nbytes.literal_value))
+        with builder.goto_entry_block():  # Numba's alloca_once would store zeros, byte by byte
+            memory = builder.alloca(ir.ArrayType(ir.IntType(8), nbytes.literal_value))
         memory.align = 64
         return builder.ptrtoint(memory, context.get_value_type(types.intp))
 
