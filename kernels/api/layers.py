@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..registry import PARALLEL_MIN_WORK, find
+from ..registry import find
 from ..specs.activations import IDENTITY
 from ..specs.base import Array
 from . import validation
 from .activations import DERIVATIVES, FUNCTIONS
 
-_SERIAL = find("matmul", "auto")
 _ndarray, _empty = np.ndarray, np.empty
 _FLOAT32, _FLOAT64 = validation.FLOATS
 
@@ -60,7 +59,7 @@ def matmul(A: ArrayLike, B: ArrayLike, out: Array | None = None, variant: str = 
         raise ValueError(f"cannot multiply A {a_shape} by B {b_shape}; expected (M, K) and (K, N)")
     (m, k), n = a_shape, b_shape[1]
     flops = 2 * m * k * n
-    multiply = _SERIAL if variant == "auto" and flops < PARALLEL_MIN_WORK else find("matmul", variant, flops)
+    multiply = find("matmul", variant, flops)
     if out is None:
         C = _empty((m, n), dtype)
         multiply(A, B, C)
