@@ -13,6 +13,7 @@ import ctypes
 import os
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,6 +35,10 @@ POOL = int(state.ctypes.data)
 
 _cpu_masks = np.zeros((0, MASK_BYTES), np.uint8)
 """Row c: the CPUs that this process may use, without CPU c, as Linux's system calls take them."""
+
+START_AGAIN_AFTER_S = (0.001, 0.01, 0.1)
+"""Waits before a refused worker is tried again: a thread that is about to end, such as the announcer's timer after a
+compilation, still counts against a limit of processes."""
 
 _limit: ContextVar[int | None] = ContextVar("fastnet_threads", default=None)
 
@@ -132,11 +137,15 @@ def _start_until_refused(threads: int) -> RuntimeError | None:
     """Start workers for a total of ``threads`` threads; stop at the first that the system refuses, return its error."""
     for me in range(len(_workers) + 1, threads):
         state["workers"]["lock"][me] = _acquired_lock()
-        worker = threading.Thread(target=worker_loop, args=(POOL, me), name=f"fastnet-{me}", daemon=True)
-        try:
-            worker.start()
-        except RuntimeError as error:
-            return error
+        for wait_s in (*START_AGAIN_AFTER_S, None):
+            worker = threading.Thread(target=worker_loop, args=(POOL, me), name=f"fastnet-{me}", daemon=True)
+            try:
+                worker.start()
+                break
+            except RuntimeError as error:
+                if wait_s is None:
+                    return error
+                time.sleep(wait_s)
         _workers.append(worker)
     return None
 

@@ -509,6 +509,14 @@ count = len(os.listdir("/proc/self/task")) + 1
 resource.setrlimit(resource.RLIMIT_NPROC, (count, count))
 """
 
+THREAD_ABOUT_TO_END = """
+def occupy():
+    while len(os.listdir("/proc/self/task")) >= count:  # a thread that announced a compilation
+        time.sleep(0.001)
+    threading.Timer(0.05, int).start()
+pool._write_cpu_masks = occupy  # called just before the workers are started
+"""
+
 
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize("started", [0, 1, 2])
@@ -528,9 +536,10 @@ def _open_to_other_users() -> bool:
     sys.platform != "linux" or os.getuid() != 0 or not _open_to_other_users(),
     reason="needs a user who has no other processes",
 )
-def test_with_a_limit_of_processes() -> None:
-    """The system itself refuses to start threads; kernels are compiled meanwhile, which is announced by a thread."""
-    assert run(THREAD_LIMIT.format(limit=PROCESS_LIMIT, threads=2)) == "done"
+@pytest.mark.parametrize("before", ["", THREAD_ABOUT_TO_END])
+def test_with_a_limit_of_processes(before: str) -> None:
+    """The system itself refuses to start threads; a thread that is about to end takes up the last place meanwhile."""
+    assert run(THREAD_LIMIT.format(limit=PROCESS_LIMIT + before, threads=2)) == "done"
 
 
 @pytest.mark.exhaustive
