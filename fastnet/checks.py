@@ -6,8 +6,14 @@ Arrays are checked by `fastnet.kernels.api.validation`.
 import numbers
 import operator
 from collections.abc import Collection
+from contextlib import suppress
 from math import inf, isfinite
 from typing import Any
+
+import numpy as np
+
+from .kernels.api.validation import FLOATS
+from .kernels.specs.activations import ACTIVATIONS
 
 
 def number(
@@ -58,3 +64,33 @@ def choice(name: str, value: Any, known: Collection[str]) -> str:
     if not isinstance(value, str) or value not in known:
         raise ValueError(f"unknown {name} {value!r}; there are: {', '.join(known)}")
     return value
+
+
+def layer_sizes(sizes: Any) -> tuple[int, ...]:
+    """Return the layer sizes of a network as a tuple of at least two whole numbers above 0."""
+    if isinstance(sizes, (str, bytes)) or not hasattr(sizes, "__iter__"):
+        raise TypeError(f"sizes is {sizes!r}; expected a list such as [64, 128, 10]")
+    found = tuple(integer(f"sizes[{i}]", size, least=1) for i, size in enumerate(sizes))
+    if len(found) < 2:
+        raise ValueError(f"sizes is {list(found)}; expected at least inputs and outputs, such as [64, 10]")
+    return found
+
+
+def activations(hidden: Any, output: Any, hidden_layers: int) -> tuple[str, ...]:
+    """Return the name of each layer's activation."""
+    if not isinstance(hidden, (str, list, tuple)):
+        raise TypeError(f"hidden is {hidden!r}; expected the name of an activation, or a list with one for each layer")
+    names = [hidden] * hidden_layers if isinstance(hidden, str) else list(hidden)
+    if len(names) != hidden_layers:
+        raise ValueError(f"hidden names {len(names)} activations; expected {hidden_layers}, one for each hidden layer")
+    for name in [hidden] if isinstance(hidden, str) else names:
+        choice("hidden activation", name, ACTIVATIONS)
+    return (*names, choice("output activation", output, ACTIVATIONS))
+
+
+def dtype(value: Any) -> np.dtype[Any]:
+    """Return float32 or float64 as a dtype."""
+    with suppress(TypeError):
+        if value is not None and np.dtype(value) in FLOATS:  # np.dtype(None) is float64
+            return np.dtype(value)
+    raise ValueError(f"dtype is {value!r}; expected 'float32' or 'float64'")

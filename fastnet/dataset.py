@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 
 import numpy as np
@@ -9,13 +10,19 @@ from numpy.typing import ArrayLike
 
 from .kernels.api import validation
 from .kernels.engine import rng
-from .kernels.engine.plan import MICRO_BATCH_ROWS
+from .kernels.engine.plan import MICRO_BATCH_ROWS, owner
 from .kernels.specs.base import Array
 from .network import Network
 from .validation import check_inputs, check_targets
 
 PART_BYTES = 16 << 20
 """About how much of a memory map is read at a time."""
+
+_SAMPLE_ROWS = 256
+"""Rows by which the data's scale is judged."""
+
+_FAR = 100.0
+"""A mean above this, or a standard deviation above this or below its reciprocal, is far from unit scale."""
 
 Chunk = tuple[Array, Array, Array | None, Array | None, int]
 """X, y, the epoch's weights, the order to visit the rows in, and the epoch's row that X begins with."""
@@ -72,7 +79,9 @@ class Dataset:
             self.rows = len(X) if chosen is None else len(chosen)
             self._read(np.arange(1))  # what is wrong with all rows is wrong with the first
         else:
-            self._X, self._y = self._checked(X, y)
+            # Views of our own, of memory that stays: whatever a callback does to the caller's arrays, sizes hold.
+            self._X, self._y = (array.view() for array in self._checked(X, y))
+            self._held = weakref.ref(owner(self._X)), weakref.ref(owner(self._y))
             self.rows = len(self._X)
         self.weights = None if weights is None else _weights(weights, self.rows)
 
@@ -108,6 +117,21 @@ class Dataset:
             yield (*self._read(places), weights, None, start)
             start = end
 
+    def remarks(self) -> tuple[str, str]:
+        """Say what in the data keeps any network from learning, and what is far from the scale that training expects.
+
+        By up to 256 rows, evenly chosen. Either text may be empty.
+        """
+        places = np.linspace(0, self.rows - 1, min(self.rows, _SAMPLE_ROWS)).astype(np.int64)
+        X, y = self._read(places) if self.mapped else (self._X[places], self._y[places])
+        if (y == y[0]).all() and (self.mapped or (self._y == self._y[0]).all()):
+            one = y[0].tolist() if y.ndim == 1 or y.shape[1] > 1 else float(y[0, 0])
+            what = "belongs to the same class" if y.ndim == 1 else "has the same target"
+            return f"Every row {what}, {one}: there is nothing to learn but this constant.", ""
+        far = {name: text for name, columns in (("X", X), ("y", y)) if (text := _far_from_unit_scale(name, columns))}
+        scaled = " and ".join(f"({name} - {name}.mean(axis=0)) / {name}.std(axis=0)" for name in far)
+        return "", f"The data are far from unit scale ({'; '.join(far.values())}): train on {scaled}." if far else ""
+
     def split(self, share: float, seed: int) -> tuple[Dataset, Dataset]:
         """The rows that are kept and those that are held out, by `fastnet.data.split`'s rule."""
         kept, held = split_rows(self.rows, share, seed)
@@ -118,6 +142,17 @@ class Dataset:
         if self.mapped:
             return Dataset(self._network, self._loss, self._X, self._y, weights, chosen=rows)
         return Dataset(self._network, self._loss, self._X[rows], self._y[rows], weights)
+
+
+def _far_from_unit_scale(name: str, rows: Array) -> str:
+    """Describe the first column whose mean or standard deviation is far from 0 and 1; labels have none."""
+    columns = rows.T if rows.ndim == 2 else rows[:0]
+    for i, column in enumerate(columns):
+        mean, deviation = column.mean(dtype=np.float64), column.std(dtype=np.float64)
+        if max(abs(mean), deviation) > _FAR or 0 < deviation < 1 / _FAR:
+            where = f"column {i} of {name}" if len(columns) > 1 else name
+            return f"{where} has mean {mean:.3g} and standard deviation {deviation:.3g}"
+    return ""
 
 
 def split_rows(rows: int, share: float, seed: int) -> tuple[Array, Array]:

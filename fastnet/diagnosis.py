@@ -76,7 +76,12 @@ class _Curve:
         return -slope * (count - 1) / self.level(mean - slope * middle), count
 
 
-def diagnose(loss: Sequence[float], validation: Sequence[float], baseline: float | None = None) -> Diagnosis:
+def diagnose(
+    loss: Sequence[float],
+    validation: Sequence[float],
+    baseline: float | None = None,
+    remarks: tuple[str, str] = ("", ""),
+) -> Diagnosis:
     """Judge a run by its curves.
 
     Parameters
@@ -86,12 +91,15 @@ def diagnose(loss: Sequence[float], validation: Sequence[float], baseline: float
         one with a loss that is not finite are judged.
     baseline : float, optional
         The loss of always predicting the same; underfitting is measured against it, else against the first epoch.
+    remarks : tuple of str, optional
+        Sentences on the data: that all targets are the same; and that columns are unscaled, with what to do about it.
 
     Returns
     -------
     Diagnosis
         The first that holds:
 
+        - constant: all targets are the same;
         - diverged: the last epoch's loss is not finite, or the loss ends above twice its first value;
         - too short: fewer than 10 epochs;
         - overfitting: validation ends more than 5% above its lowest, while the loss has not risen since;
@@ -102,24 +110,28 @@ def diagnose(loss: Sequence[float], validation: Sequence[float], baseline: float
     epochs = len(loss)
     if not epochs:
         return Diagnosis("untrained", "No epoch has been trained yet.")
+    constant, unscaled = remarks
+    if constant:
+        return Diagnosis("constant", constant)
+    calmer = unscaled or _CALMER
     measured = [*validation, *[math.nan] * (epochs - len(validation))]
     lost = math.isnan(measured[-1]) and epochs > 1 and all(map(math.isfinite, measured[:-1]))
     if not math.isfinite(loss[-1]) or math.isinf(measured[-1]) or lost:
-        return Diagnosis("diverged", f"Diverged in epoch {epochs - 1}: the loss is no longer finite. {_CALMER}")
+        return Diagnosis("diverged", f"Diverged in epoch {epochs - 1}: the loss is no longer finite. {calmer}")
     first = max((t + 1 for t in range(epochs) if not math.isfinite(loss[t])), default=0)
     if epochs - first < MIN_EPOCHS:
         few = f"Only {epochs - first} epochs: too few to judge by."
         return Diagnosis("too short", f"{few} Train for at least {MIN_EPOCHS}.")
     train = _Curve(loss[first:])
     if train.end > BLOWN_UP * train.level(loss[first]):
-        words = f"Diverged: the loss has risen from {loss[first]:.3g} in epoch {first} to {train.end:.3g}. {_CALMER}"
+        words = f"Diverged: the loss has risen from {loss[first]:.3g} in epoch {first} to {train.end:.3g}. {calmer}"
         return Diagnosis("diverged", words)
     kept = [t for t in range(first, epochs) if math.isfinite(measured[t])]
     validated = len(kept) >= MIN_EPOCHS and kept[-1] == epochs - 1
     if not validated:
-        return _levelled("loss", train, range(first, epochs), train, baseline)
+        return _levelled("loss", train, range(first, epochs), (train, baseline, unscaled))
     curve = _Curve([measured[t] for t in kept])
-    return _overfitting(train, curve, kept, first) or _levelled("val_loss", curve, kept, train, baseline)
+    return _overfitting(train, curve, kept, first) or _levelled("val_loss", curve, kept, (train, baseline, unscaled))
 
 
 def _overfitting(train: _Curve, curve: _Curve, epochs: Sequence[int], first: int) -> Diagnosis | None:
@@ -138,7 +150,10 @@ def _overfitting(train: _Curve, curve: _Curve, epochs: Sequence[int], first: int
     return Diagnosis("overfitting", words)
 
 
-def _levelled(name: str, curve: _Curve, epochs: Sequence[int], train: _Curve, baseline: float | None) -> Diagnosis:
+def _levelled(
+    name: str, curve: _Curve, epochs: Sequence[int], of_training: tuple[_Curve, float | None, str]
+) -> Diagnosis:
+    train, baseline, unscaled = of_training
     fall, count = curve.fall()
     if fall > FALL:
         words = f"Still falling: {name} fell by {fall:.0%} over the last {count} epochs, to {curve.end:.3g}."
@@ -148,10 +163,8 @@ def _levelled(name: str, curve: _Curve, epochs: Sequence[int], train: _Curve, ba
         against = "its first epoch's" if baseline is None else "that of always predicting the same"
         share = 1 - train.end / start if start > 0 else 0.0
         where = f"{share:.0%} below {against}" if share > 0 else f"not below {against}"
-        words = (
-            f"Underfitting: loss has levelled off at {train.end:.3g}, {where} ({start:.3g}). Use a larger network, "
-            "inputs that say more, or another learning rate."
-        )
+        advice = unscaled or "Use a larger network, inputs that say more, or another learning rate."
+        words = f"Underfitting: loss has levelled off at {train.end:.3g}, {where} ({start:.3g}). {advice}"
         return Diagnosis("underfitting", words)
     reach = max(FALL * curve.level(curve.end), 3 * curve.error(1))
     # The first medians are over the same epochs, so the values themselves are compared there.

@@ -40,6 +40,7 @@ class History(Mapping[str, list[float]]):
     def __init__(self) -> None:
         self.epochs = 0
         self._curves: dict[str, list[float]] = {}
+        self._remarks = ("", "")
 
     def __getitem__(self, name: str) -> list[float]:
         if name not in self._curves:
@@ -82,6 +83,7 @@ class History(Mapping[str, list[float]]):
         str
             A sentence or two. The first that holds, epochs counted from 0:
 
+            - constant: in the last `fit` all rows had the same class or target;
             - diverged: the last loss is not finite, or the loss ends above twice its first value;
             - too few epochs to judge by: fewer than 10;
             - overfitting since epoch N: ``val_loss`` ends more than 5% above its lowest, and ``loss`` has not
@@ -89,13 +91,13 @@ class History(Mapping[str, list[float]]):
             - still falling: ``val_loss``, or ``loss`` where there was no validation, fell by more than 2% over
               the last third of the epochs;
             - underfitting: it no longer falls, and ``loss`` ends less than 10% below the baseline, or without
-              one below its first epoch;
+              one below its first epoch; where columns of X or y are far from unit scale, it says which;
             - converged since epoch N: none of these.
 
             Values are medians over a tenth of the epochs, and a difference counts only if it is also 4
             times as large as the curve's own noise explains.
         """
-        return diagnose(self._curves.get("loss", ()), self._curves.get("val_loss", ()), baseline).words
+        return diagnose(self._curves.get("loss", ()), self._curves.get("val_loss", ()), baseline, self._remarks).words
 
     def plot(self, ax: Any = None) -> Any:
         """Draw ``loss`` and ``val_loss``, with the best epoch marked (``pip install "fastnet-jit[plot]"``).
@@ -174,6 +176,10 @@ class History(Mapping[str, list[float]]):
             lines.append(",".join([str(epoch), *("" if math.isnan(value) else repr(value) for value in row)]))
         with replacing(path) as file:
             file.write("".join(f"{line}\n" for line in lines).encode())
+
+    def set_remarks(self, constant: str, unscaled: str) -> None:
+        """Keep what a diagnosis says of the data, as `diagnose` takes it."""
+        self._remarks = constant, unscaled
 
     def append(self, row: Mapping[str, float]) -> None:
         """Add one epoch, a mapping from names of curves to values."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextlib import suppress
 from itertools import pairwise
 from typing import Any
 
@@ -20,7 +19,7 @@ from .kernels.api import validation
 from .kernels.engine import rng
 from .kernels.engine.engine import CPU
 from .kernels.engine.inference import forward_of, scratch_bytes
-from .kernels.engine.plan import MICRO_BATCH_ROWS, aligned, layer_views, parameter_count
+from .kernels.engine.plan import MICRO_BATCH_ROWS, aligned, hold, layer_views, parameter_count
 from .kernels.specs.activations import ACTIVATIONS
 from .kernels.specs.base import Array
 from .kernels.specs.losses import LOSSES
@@ -86,24 +85,36 @@ class Network:
         dtype: DTypeLike = "float32",
         seed: int = 0,
     ) -> None:
-        self.layer_sizes = _sizes(sizes)
-        self.activations = _activations(hidden, output, len(self.layer_sizes) - 2)
-        self.dtype = _dtype(dtype)
+        self.layer_sizes = checks.layer_sizes(sizes)
+        self.activations = checks.activations(hidden, output, len(self.layer_sizes) - 2)
+        self.dtype = checks.dtype(dtype)
         self.seed = checks.seed(seed)
-        self.loss: str | None = None
+        self._loss: str | None = None
         self._preparation: Preparation | None = None
         self._parameters = aligned(parameter_count(self.layer_sizes), self.dtype)
+        hold(self._parameters)
         self._parameters[:] = 0
         for i, W in enumerate(self.weights):
             k, n = W.shape
             limit = math.sqrt(6 / (n if ACTIVATIONS[self.activations[i]].he_init else n + k))
             W[...] = rng.symmetric(self.seed, rng.WEIGHTS, i, W.shape, limit)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """What describes the parameters' memory stays as it is: compiled code relies on it."""
+        if name in ("layer_sizes", "activations", "dtype", "seed") and name in self.__dict__:
+            raise AttributeError(f"{name} cannot be changed; make another Network")
+        super().__setattr__(name, value)
+
     def __setstate__(self, attributes: dict[str, Any]) -> None:
         """Parameters of a copy are aligned as those of the original."""
         self.__dict__.update(attributes)
-        self._parameters = aligned(attributes["_parameters"].size, self.dtype)
-        self._parameters[:] = attributes["_parameters"]
+        given, size = attributes["_parameters"], parameter_count(self.layer_sizes)
+        if given.shape != (size,) or given.dtype != self.dtype:
+            arrived = f"{given.shape} parameters of {given.dtype}"
+            raise ValueError(f"a pickle holds {arrived}; expected ({size},) of {self.dtype} for {self.layer_sizes}")
+        self._parameters = aligned(size, self.dtype)
+        hold(self._parameters)
+        self._parameters[:] = given
 
     # ------------------------------------------------------------------------------------ parameters
 
@@ -111,6 +122,17 @@ class Network:
     def parameters(self) -> Array:
         """All parameters, one flat vector (P,)."""
         return self._parameters
+
+    @property
+    def loss(self) -> str | None:
+        """What the network was last trained with, or None."""
+        return self._loss
+
+    @loss.setter
+    def loss(self, value: str | None) -> None:
+        if value is not None:
+            check_loss(value, self.layer_sizes, self.activations)
+        self._loss = value
 
     @property
     def weights(self) -> tuple[Array, ...]:
@@ -182,7 +204,6 @@ class Network:
                 f"this network {trained}, so its outputs are no probabilities; train it with "
                 'Trainer(net, loss="cross_entropy"), or set net.loss if its parameters were trained so elsewhere'
             )
-        check_loss(self.loss, self.layer_sizes, self.activations)  # so the last activation is identity
         softmax = LOSSES[self.loss].probabilities == "softmax"
         names = (*self.activations[:-1], "identity" if softmax else "sigmoid")
         return predict(forward_of(tuple(self.layer_sizes), names, self.dtype, False, softmax), self._parameters, X, out)
@@ -226,14 +247,17 @@ class Network:
         y = check_targets(y, len(X), self, loss)
         return self._engine(loss, len(X)).loss_and_gradient(X, y)
 
-    def check_gradients(self, X: ArrayLike, y: ArrayLike, loss: str = "mse", count: int = 200, seed: int = 0) -> float:
+    def check_gradients(
+        self, X: ArrayLike, y: ArrayLike, loss: str | None = None, count: int = 200, seed: int = 0
+    ) -> float:
         """Hold the gradient against central differences of the objective, in float64.
 
         Parameters
         ----------
         X, y : array_like
             A batch, as `loss_and_gradient` takes it; a few rows are enough.
-        loss : str, default "mse"
+        loss : str, optional
+            By default the loss trained with, or mse.
         count : int, default 200
             How many parameters to try, chosen by the seed; all where there are no more.
         seed : int, default 0
@@ -253,6 +277,7 @@ class Network:
         count = checks.integer("count", count, least=1)
         twin = Network(self.layer_sizes, self.activations[:-1], self.activations[-1], "float64", self.seed)
         twin.parameters[:] = self._parameters
+        loss = loss or self.loss or "mse"
         _, gradient = twin.loss_and_gradient(X, y, loss)
         tried = rng.permutation(checks.seed(seed), rng.SPLIT, 1, len(gradient))[:count]
         worst = 0.0
@@ -413,30 +438,3 @@ def load(path: storage.Path) -> Network:
     with storage.naming_file(path):
         network: Network = model.network_of(Network, arrays, metadata)
     return network
-
-
-def _sizes(sizes: Any) -> tuple[int, ...]:
-    if isinstance(sizes, (str, bytes)) or not hasattr(sizes, "__iter__"):
-        raise TypeError(f"sizes is {sizes!r}; expected a list such as [64, 128, 10]")
-    found = tuple(checks.integer(f"sizes[{i}]", size, least=1) for i, size in enumerate(sizes))
-    if len(found) < 2:
-        raise ValueError(f"sizes is {list(found)}; expected at least inputs and outputs, such as [64, 10]")
-    return found
-
-
-def _activations(hidden: Any, output: Any, hidden_layers: int) -> tuple[str, ...]:
-    if not isinstance(hidden, (str, list, tuple)):
-        raise TypeError(f"hidden is {hidden!r}; expected the name of an activation, or a list with one for each layer")
-    names = [hidden] * hidden_layers if isinstance(hidden, str) else list(hidden)
-    if len(names) != hidden_layers:
-        raise ValueError(f"hidden names {len(names)} activations; expected {hidden_layers}, one for each hidden layer")
-    for name in [hidden] if isinstance(hidden, str) else names:
-        checks.choice("hidden activation", name, ACTIVATIONS)
-    return (*names, checks.choice("output activation", output, ACTIVATIONS))
-
-
-def _dtype(dtype: Any) -> np.dtype[Any]:
-    with suppress(TypeError):
-        if dtype is not None and np.dtype(dtype) in validation.FLOATS:  # np.dtype(None) is float64
-            return np.dtype(dtype)
-    raise ValueError(f"dtype is {dtype!r}; expected 'float32' or 'float64'")

@@ -22,6 +22,9 @@ _LIMITS: dict[str, dict[str, float]] = {
 }
 """The range of every hyperparameter that is a number, as arguments of `checks.number`."""
 
+_OPTIONAL = ("weight_decay",)
+"""Hyperparameters that an optimizer may lack, which then are 0: Adam has no weight_decay."""
+
 
 @dataclass(frozen=True)
 class _Checked:
@@ -154,10 +157,23 @@ class Optimizer(_Checked):
         """The kernels' record of the update rule."""
         return OPTIMIZERS[self.rule]
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        rule = OPTIMIZERS.get(getattr(self, "rule", "sgd"))
+        if rule is None:
+            raise ValueError(f"{type(self).__name__} rule is {self.rule!r}; there are: {', '.join(OPTIMIZERS)}")
+        wanted = self.spec.hyperparameters
+        missing = [name for name in wanted if not hasattr(self, name) and name not in _OPTIONAL]
+        if missing:
+            raise TypeError(
+                f"{type(self).__name__} has no field {', '.join(missing)}; its update rule {self.spec.name!r} takes "
+                f"{', '.join(wanted)}: give it a field of each of these names"
+            )
+
     @property
     def hyper(self) -> tuple[float, ...]:
         """The hyperparameters in the order of the rule's spec."""
-        return tuple(float(getattr(self, name, 0.0)) for name in self.spec.hyperparameters)  # Adam has no weight_decay
+        return tuple(float(getattr(self, name, 0.0)) for name in self.spec.hyperparameters)
 
     def rates(self, epoch: int, steps: int) -> Array:
         """Return the rate of each of an epoch's steps, or the one that they all have."""

@@ -16,10 +16,11 @@ from tqdm import tqdm
 
 from . import checks
 from .dataset import Dataset
+from .diagnosis import MIN_EPOCHS
 from .fit_session import Callback, DivergenceWarning, FitSession, measure
 from .history import History
 from .io import checkpoint, model, storage
-from .io.checkpoint import CheckpointWriter
+from .io.checkpoint import CheckpointWriter, check_optimizer
 from .kernels.api import validation
 from .kernels.cpu.threads.pool import limit_threads
 from .kernels.engine.backend import Backend, start_epoch
@@ -38,6 +39,9 @@ BACKENDS = ("numpy", "cpu", "cuda")
 
 _ENTERING = threading.Lock()
 """Held while a Trainer is marked as being in `fit`."""
+
+_IN_FIT: set[int] = set()
+"""Identities of the networks that are being trained."""
 
 
 def _bar(epochs: int, show: bool) -> Any:
@@ -217,7 +221,7 @@ class Trainer:
         OSError
             If the checkpoint cannot be written.
         RuntimeError
-            If this trainer is in `fit` already, in another thread or above a callback.
+            If this trainer, or another of the same network, is in `fit` already, in another thread or above a callback.
 
         Warns
         -----
@@ -251,19 +255,26 @@ class Trainer:
         for callback in callbacks:
             if not callable(callback):
                 raise TypeError(f"callbacks holds {callback!r}; expected functions of an epoch's row")
-        writer = None if checkpoint is None else CheckpointWriter(checkpoint)
+        writer = None
+        if checkpoint is not None:
+            check_optimizer(self.optimizer)
+            writer = CheckpointWriter(checkpoint)
         terminal = sys.stderr is not None and sys.stderr.isatty()  # None under pythonw
         entered = False
         try:
             with _ENTERING:
                 self._check_ready()
                 entered = self._fitting = True
+                _IN_FIT.add(id(self.network))
             with limit_threads(self.threads), _bar(epochs, terminal if progress is None else bool(progress)) as bar:
                 session = FitSession(self, self._state, data, validation, self._build)
                 session.run(epochs, patience, callbacks, bar, writer)
+            if self.history.epochs >= MIN_EPOCHS:
+                self.history.set_remarks(*data.remarks())
         finally:
             if entered:
                 self._fitting = False
+                _IN_FIT.discard(id(self.network))
         return self.history
 
     def evaluate(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> dict[str, float]:
@@ -347,6 +358,11 @@ class Trainer:
         if self._fitting:
             raise RuntimeError(
                 "this Trainer is already in fit, in another thread or above a callback; use one for each"
+            )
+        if id(self.network) in _IN_FIT:
+            raise RuntimeError(
+                "another Trainer is training this network, in another thread or above a callback; wait for it, or "
+                "train a copy.deepcopy of the network"
             )
         if not self.network.parameters.flags.writeable:
             raise ValueError("network.parameters is read-only; training changes it in place")

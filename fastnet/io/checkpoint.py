@@ -79,8 +79,27 @@ def _from_json(value: Any) -> Any:
     """Make the optimizer or schedule that `_to_json` described."""
     if not isinstance(value, dict):
         return value
+    if value["name"] not in _KNOWN:
+        raise ValueError(f"its optimizer is of class {str(value['name'])[:40]!r}; there are: {', '.join(_KNOWN)}")
     fields = {name: _from_json(part) for name, part in value.items() if name != "name"}
     return _KNOWN[value["name"]](**fields)
+
+
+def check_optimizer(optimizer: Any) -> None:
+    """Refuse an optimizer, or a schedule of it, that `Trainer.resume` could not make again.
+
+    Raises
+    ------
+    TypeError
+        If its class is not fastnet's.
+    """
+    for value in (optimizer, optimizer.learning_rate, getattr(optimizer.learning_rate, "then", None)):
+        if dataclasses.is_dataclass(value) and _KNOWN.get(type(value).__name__) is not type(value):
+            raise TypeError(
+                f"checkpoint is given, but {type(value).__name__} is a class of your own, which Trainer.resume could "
+                f"not make from a file; there are: {', '.join(_KNOWN)}. Train without checkpoint, and "
+                "keep the parameters by network.save"
+            )
 
 
 def settings(metadata: Mapping[str, str]) -> dict[str, Any]:

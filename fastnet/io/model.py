@@ -10,7 +10,6 @@ from typing import Any
 from ..kernels.api import validation
 from ..kernels.specs.base import Array
 from ..preparation import Preparation
-from ..validation import check_loss
 from . import storage
 
 
@@ -67,8 +66,6 @@ def network_of(network_class: Any, arrays: Mapping[str, Array], metadata: Mappin
             validation.finite(name, found)
     *hidden, output = activations
     net = network_class(sizes, hidden, output, dtype, seed)
-    if loss is not None:
-        check_loss(loss, net.layer_sizes, net.activations)
     net.loss = loss
     if "preparation" in metadata:
         net.preparation = Preparation.from_text(metadata["preparation"], net.layer_sizes[0], net.layer_sizes[-1])

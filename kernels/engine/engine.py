@@ -21,10 +21,13 @@ from ..specs.losses import LOSSES
 from ..specs.optimizers import OPTIMIZERS
 from . import training_step, weights_task
 from .backend import OBJECTIVE, Array, Chunk, new_progress, new_totals, results_of, start_epoch
+from .bounds import check_data, check_network
 from .numpy_engine import NumpyEngine
 from .optimizer_state import OptimizerState
 from .plan import (
     CONTEXT,
+    GROUP_ROWS,
+    LINE,
     MICRO_BATCH_ROWS,
     Plan,
     address_of,
@@ -105,9 +108,10 @@ class CpuEngine:
     ) -> None:
         dtype, spec = parameters.dtype, LOSSES[loss]
         optimizer = optimizer or OptimizerState.none(dtype)
+        check_network(parameters, layer_sizes, codes, optimizer)
         lanes = VECTOR // dtype.itemsize
         rows, neurons = micro_batch_rows(batch_rows), sum(layer_sizes[1:])
-        self._loss, self._outputs = spec, layer_sizes[-1]
+        self._loss, self._sizes, self._uses_order = spec, layer_sizes, uses_order
         layers, workspace = layer_table(layer_sizes, codes, rows, lanes, NV * lanes)
         flops = 6 * parameter_count(layer_sizes)  # 2 each for forward, dX and dW
         threads = num_threads() if rows * flops >= THREAD_FLOPS else 1
@@ -123,7 +127,7 @@ class CpuEngine:
         large = max(n * k for n, k in pairwise(layer_sizes)) * dtype.itemsize > blocking.L2
         shares = 1 if threads == 1 else threads * (1 if large else TASKS_PER_THREAD)
         task_rows = min(MAX_TASK_ROWS_LARGE_W if large else MAX_TASK_ROWS, -(-rows // shares))
-        scratch_size = _scratch_size(layer_sizes, weight_tasks, task_rows, rows, dtype.itemsize)
+        scratch_size = padded(_scratch_size(layer_sizes, weight_tasks, task_rows, rows, dtype.itemsize), LINE)
         self.plan = Plan(
             context=np.zeros((), CONTEXT),
             layers=layers,
@@ -131,6 +135,7 @@ class CpuEngine:
             hyper=optimizer.hyper,
             parameters=parameters,
             gradient=aligned(parameters.size, dtype),
+            gradient_sum=aligned(parameters.size if batch_rows > GROUP_ROWS else 0, dtype),
             state=optimizer.state,
             packed_weights=aligned(packed_weights_size(layer_sizes, lanes, NV * lanes), dtype),
             workspace=aligned(workspace, dtype),
@@ -143,7 +148,8 @@ class CpuEngine:
             progress=optimizer.progress,
             totals=optimizer.totals,
             objective=np.zeros((), OBJECTIVE),
-            scratch=aligned(scratch_size if threads == 1 else 0, dtype),  # otherwise each task allocates its own
+            scratch=aligned(threads * scratch_size, dtype),
+            scratch_taken=np.zeros((threads, LINE // 8), np.int64),
         )
         context, objective = self.plan.context, self.plan.objective
         objective["l2_per_batch"], objective["max_row_loss"] = optimizer.l2_per_batch, optimizer.max_row_loss
@@ -152,6 +158,7 @@ class CpuEngine:
         context["layer_count"], context["weight_task_count"] = len(layers), len(weight_tasks)
         context["gathered_inputs"], context["gathered_targets"] = inputs, targets
         context["task_rows"], context["scratch_size"], context["flops_per_row"] = task_rows, scratch_size, flops
+        context["scratch_slots"] = threads
         context["l2"], context["clip_norm"] = optimizer.l2, optimizer.clip_norm
         self._address = 0  # of the context of `_bound`
         self._bound: tuple[Array | None, tuple[Array | None, ...]] = (None, (None,) * 5)
@@ -210,7 +217,7 @@ class CpuEngine:
 
     def results(self) -> dict[str, float]:
         """Return the loss, and for classification the accuracy, of the epoch's rows so far."""
-        return results_of(self.plan.progress, self.plan.totals, self._loss, self._outputs)
+        return results_of(self.plan.progress, self.plan.totals, self._loss, self._sizes[-1])
 
     def loss_and_gradient(self, X: Array, y: Array) -> tuple[float, Array]:
         """Return the objective of one batch, which X and y are, and its gradient (P,), a copy."""
@@ -226,7 +233,7 @@ class CpuEngine:
         plan = self._evaluation_plan()
         for X, y, weights, first_row in chunks:
             self._advance(plan, False, (X, y, weights, None, _NO_RATE), first_row, rows)
-        return results_of(plan.progress, plan.totals, self._loss, self._outputs)
+        return results_of(plan.progress, plan.totals, self._loss, self._sizes[-1])
 
     def _evaluation_plan(self) -> Plan:
         """Return the plan with counters of its own, and micro-batches instead of batches."""
@@ -246,10 +253,20 @@ class CpuEngine:
         """
         self._link_kernels()
         progress, context = plan.progress, plan.context
-        X, rates = arrays[0], arrays[-1]
+        X, order, rates = arrays[0], arrays[-2], arrays[-1]
         assert X is not None
         assert rates is not None
-        stop = first_row + len(X)
+        if X.dtype != plan.parameters.dtype:
+            raise ValueError(f"X is of {X.dtype}; expected {plan.parameters.dtype}, as the parameters")
+        if order is not None and not self._uses_order:
+            raise ValueError("an order arrived; expected none, since this engine has no memory for gathered rows")
+        stop, dtype = first_row + len(X), plan.parameters.dtype
+        epoch_rows = len(X) if epoch_rows is None else epoch_rows
+        target: Any = ((), np.int64) if self._loss.takes_labels else ((self._sizes[-1],), dtype)
+        check_data(arrays, (self._sizes[0],), target, (first_row, int(progress["done"]), epoch_rows))
+        if trains and context["epoch_rows"] != epoch_rows:
+            self._reserve_scratch(epoch_rows)
+            plan = self.plan
         context["trains"] = trains
         # Addresses are looked up again only for other arrays: this is a third of the time around the compiled call.
         owner, bound = self._bound
@@ -261,15 +278,31 @@ class CpuEngine:
             self._address = address_of(context)
         self._bound = context, arrays
         context["rate_count"], context["first_row"] = len(rates), first_row
-        context["epoch_rows"] = len(X) if epoch_rows is None else epoch_rows
+        context["epoch_rows"] = epoch_rows
         address, done = self._address, int(progress["done"])
         while done < stop:
             before, start = done, time.perf_counter()
             context["stop_row"] = min(stop, before + self.tuner.rows)
-            training_step.run(plan.parameters.dtype, address, self.tuner.threads, POOL)
+            training_step.run(dtype, address, self.tuner.threads, POOL)
             done = int(progress["done"])
             if trains:
                 self.tuner.update(done - before, time.perf_counter() - start)
+
+    def _reserve_scratch(self, epoch_rows: int) -> None:
+        """Enlarge the scratch where the epoch's short micro-batches need more than full ones: `gemm` may then not fail.
+
+        It would fail when other weights of the step have changed.
+        """
+        context, dtype = self.plan.context, self.plan.parameters.dtype
+        batch = int(context["batch_rows"])
+        short = {min(batch, epoch_rows) % MICRO_BATCH_ROWS, epoch_rows % batch % MICRO_BATCH_ROWS} - {0}
+        if epoch_rows % batch >= MICRO_BATCH_ROWS:
+            short.add(MICRO_BATCH_ROWS)
+        arguments = self._sizes, self.plan.weight_tasks, int(context["task_rows"])
+        needed = padded(max((_scratch_size(*arguments, rows, dtype.itemsize) for rows in short), default=0), LINE)
+        if needed > context["scratch_size"]:
+            self.plan = self.plan._replace(scratch=aligned(int(context["scratch_slots"]) * needed, dtype))
+            context["scratch"], context["scratch_size"] = address_of(self.plan.scratch), needed
 
 
 _DATA = ("X", "targets", "sample_weights", "order", "rates")
@@ -281,7 +314,7 @@ _NO_RATE = np.zeros(1)
 def _scratch_size(layer_sizes: Sequence[int], weight_tasks: Array, task_rows: int, rows: int, item: int) -> int:
     """Return the elements of scratch that a task of rows, or of a layer's weights, needs for packing or for the loss.
 
-    For full micro-batches: where a shorter one needs more, `gemm` allocates it.
+    For micro-batches of ``rows`` rows: a shorter one may need more.
     """
     choose: Any = getattr(blocking.choose_blocking, "py_func", blocking.choose_blocking)
     loss_scratch: Any = getattr(losses.scratch_size, "py_func", losses.scratch_size)
@@ -290,10 +323,10 @@ def _scratch_size(layer_sizes: Sequence[int], weight_tasks: Array, task_rows: in
     for n, k in sizes:  # dX = dZ W; the forward product's W^T is packed
         dz, w = Matrix(0, k * item, item, 0), Matrix(0, n * item, item, panel)
         nbytes.append(choose(item, Shape(task_rows, n, k), dz, w).buffer_bytes)
-    for layer, begin, end in weight_tasks.tolist():  # dW = dZ^T X
+    for layer, height in {(layer, end - begin) for layer, begin, end in weight_tasks.tolist()}:  # dW = dZ^T X
         n, k = sizes[layer]
         dz, x = Matrix(0, item, k * item, 0), Matrix(0, n * item, item, panel)
-        nbytes.append(choose(item, Shape(end - begin, n, rows), dz, x).buffer_bytes)
+        nbytes.append(choose(item, Shape(height, n, rows), dz, x).buffer_bytes)
     return -(-max(nbytes) // item)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from ..reference import activations, losses, optimizers, training_step
 from ..specs.losses import LOSSES
 from .backend import OBJECTIVE, Array, Chunk, new_progress, new_totals, results_of, start_epoch
+from .bounds import check_network
 from .optimizer_state import OptimizerState
 from .plan import MICRO_BATCH_ROWS, layer_views, micro_batch_rows
 
@@ -36,20 +37,23 @@ class NumpyEngine:
     ) -> None:
         self.tuner = tuner
         self._parameters, self._batch_rows, self._loss = parameters, batch_rows, LOSSES[loss]
-        self._network = layer_views(parameters, layer_sizes)
         self._activations = [activations.ACTIVATIONS[code] for code in codes]
         self._outputs = layer_sizes[-1]
         self._optimizer = optimizer or OptimizerState.none(parameters.dtype)
+        check_network(parameters, layer_sizes, codes, self._optimizer)
         self._gradient = np.zeros_like(parameters)
+        self._sums = np.zeros(parameters.size)  # over micro-batches; float64, so that many of them lose nothing
+        self._network = layer_views(parameters, layer_sizes)
         self._gradients = layer_views(self._gradient, layer_sizes)
+        self._layer_sums = layer_views(self._sums, layer_sizes)
         self.objective = np.zeros((), OBJECTIVE)
         self.objective["l2_per_batch"] = self._optimizer.l2_per_batch
         self.objective["max_row_loss"] = self._optimizer.max_row_loss
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the gradient; NumPy allocates the rest as it goes."""
-        return self._gradient.nbytes
+        """Bytes of the gradient and its sums; NumPy allocates the rest as it goes."""
+        return self._gradient.nbytes + self._sums.nbytes
 
     def train(
         self,
@@ -72,7 +76,7 @@ class NumpyEngine:
                 start = int(progress["done"])
                 stop = min(start + micro_batch_rows(batch), end)
                 if start == begin:
-                    self._gradient[:] = 0
+                    self._sums[:] = 0
                     visited: Any = slice(begin, end) if order is None else order[begin:end]
                     totals["batch_weight"] = end - begin if weights is None else weights[visited].sum()
                 self._add_gradient(X, y, weights, order, (start, stop, first_row))
@@ -94,7 +98,7 @@ class NumpyEngine:
         row_weights = np.divide(w, batch_weight, out=np.zeros_like(w), where=w > 0)
         dL_dA = derivative * row_weights[:, None].astype(derivative.dtype)
         for (gradient_W, gradient_b), (dW, db) in zip(
-            self._gradients,
+            self._layer_sums,
             training_step.backward(self._network, self._activations, inputs, Zs, dL_dA),
             strict=True,
         ):
@@ -119,6 +123,7 @@ class NumpyEngine:
             objective["mean_loss"] += optimizer.totals["partial_loss"] * mean
             objective["penalty"] += shared / 2 * squares * mean
             l2 += shared / batch_weight
+        self._gradient[:] = self._sums
         for (gradient_W, _), (W, _) in zip(self._gradients, self._network, strict=True):
             gradient_W += l2 * W
         self._gradient[:] = training_step.clipped(self._gradient, optimizer.clip_norm)

@@ -9,6 +9,7 @@ summed over them, so that memory does not grow with the batch. The rule depends 
 depend on neither threads nor machine.
 """
 
+import weakref
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -23,6 +24,10 @@ LINE = 64
 
 MICRO_BATCH_ROWS = 1024
 """Rows processed at a time, and the longest chain of one sum of the gradient."""
+
+GROUP_ROWS = 128 * MICRO_BATCH_ROWS
+"""Rows of a group of micro-batches. A larger batch's gradient is a sum of its groups' sums, since a single chain of
+16 000 float32 micro-batches would be off by 1e-5."""
 
 LAYER = record("n_in n_out activation weights biases packed output preactivation gradient first_neuron activate derive")
 """One row of the table of layers. Offsets are in elements.
@@ -55,6 +60,8 @@ class Plan(NamedTuple):
     hyper : float64, shape (8,)
         The optimizer's hyper-parameters.
     parameters, gradient : shape (P,)
+    gradient_sum : shape (P,), of batches of more than GROUP_ROWS rows
+        Sum over groups of micro-batches.
     state : shape (vectors, P)
     packed_weights : vector
         W^T of every layer, in micro-panels of NR columns whose rows are padded to whole vectors; written by the step.
@@ -74,7 +81,10 @@ class Plan(NamedTuple):
     totals : TOTALS, shape ()
     objective : OBJECTIVE, shape ()
     scratch : vector
-        For packing and for the loss, where there is one thread; otherwise empty.
+        For packing and for the loss; a slot of scratch_size elements for each thread. Tasks allocate nothing: no lack
+        of memory may end a step when some weights have changed.
+    scratch_taken : int64, shape (slots, words of a cache line)
+        The first word is 1 while a task has the slot.
     """
 
     context: Array
@@ -83,6 +93,7 @@ class Plan(NamedTuple):
     hyper: Array
     parameters: Array
     gradient: Array
+    gradient_sum: Array
     state: Array
     packed_weights: Array
     workspace: Array
@@ -96,6 +107,7 @@ class Plan(NamedTuple):
     totals: Array
     objective: Array
     scratch: Array
+    scratch_taken: Array
 
     def bind_arrays(self) -> None:
         """Write the arrays' addresses into the context."""
@@ -108,12 +120,12 @@ class Plan(NamedTuple):
 
 CONTEXT = record(
     "takes_labels optimizer batch_rows layer_count weight_task_count gathered_inputs gathered_targets scratch_size",
-    "task_rows flops_per_row",
+    "scratch_slots task_rows flops_per_row",
     *(name for name in Plan._fields if name not in ("context", "state")),
     "state0 state1",
     "gemm loss_kernel correct_kernel update_kernel rows_task weights_task",
     "trains packs X targets sample_weights order rates rate_count first_row stop_row epoch_rows",
-    "start rows inputs is_first is_last",
+    "start rows inputs is_first is_last is_group_first is_group_last group",
     floats="l2 clip_norm step_l2 rate gradient_scale",
 )
 """Everything the compiled step knows: one argument instead of some hundred words.
@@ -125,7 +137,7 @@ The network and its training:
 - batch_rows: rows of a step
 - gathered_inputs, gathered_targets: offsets in `workspace` of a micro-batch's inputs and targets, where rows are
   gathered
-- scratch_size: elements of scratch that a task needs
+- scratch_size, scratch_slots: elements of scratch that a task needs, and number of slots
 - task_rows: rows that go through all layers together
 - flops_per_row: floating-point operations of a step, a row
 - l2: adds l2/2 times the sum of squared weights to the objective
@@ -150,6 +162,7 @@ The micro-batch at hand, written by the loop:
 - rows: its rows; 0 while weights are packed or a clipped step is finished
 - inputs: address of its inputs (rows, n_in)
 - is_first, is_last: whether it is its batch's first, and last
+- is_group_first, is_group_last, group: the same of its group of micro-batches, and the group's number in the batch
 - step_l2, rate: l2 and learning rate of this step
 - gradient_scale: by clipping; 1 for none, below 0 where weights are only packed
 """
@@ -172,6 +185,22 @@ def aligned_zeros(rows: int, size: int, dtype: Any) -> Array:
     found = aligned(rows * step, dtype).reshape(rows, step)
     found[:] = 0
     return found[:, :size]
+
+
+def owner(array: Array) -> Array:
+    """Return the array that owns an array's memory.
+
+    While it is weakly referenced, NumPy does not resize it in place: ``resize(..., refcheck=False)`` would otherwise
+    free what views and compiled code still read.
+    """
+    while isinstance(array.base, np.ndarray):
+        array = array.base
+    return array
+
+
+def hold(array: Array) -> None:
+    """Have NumPy refuse to resize an array's memory in place as long as it lives."""
+    weakref.finalize(owner(array), int).atexit = False
 
 
 def address_of(array: Array | None) -> int:

@@ -25,15 +25,16 @@ from ..cpu.gemm.gemm import gemm
 from ..cpu.gemm.microkernel import NV
 from ..cpu.gemm.operands import NO_ROWS, Epilogue, Matrix, Rows, Shape, Workspace
 from ..cpu.softmax import tree_sum
+from ..cpu.threads.atomics import atomic_swap
 from ..cpu.threads.parallel_for import parallel_for
-from ..jit.call_by_address import by_address, call
+from ..jit.call_by_address import by_address, call, succeeds
 from ..jit.decorator import jit
 from ..llvm.builder import VECTOR
-from ..llvm.memory import allocate, copy_bytes, item_bytes, optimize_for_size, record_at, release
+from ..llvm.memory import copy_bytes, item_bytes, optimize_for_size, record_at
 from ..specs.activations import IDENTITY, RELU
 from .backend import OBJECTIVE, PROGRESS, TOTALS
 from .context import CONTEXT_TYPE, FLOAT64, INT64, layer_at, matrix_at, sample_weight, task_bounds, vector_at
-from .plan import CONTEXT, MICRO_BATCH_ROWS
+from .plan import CONTEXT, GROUP_ROWS, LINE, MICRO_BATCH_ROWS
 from .weights_task import weights_task
 
 # ------------------------------------------------------------------------------------------- rows
@@ -135,10 +136,13 @@ def backward(dtype: Any, ctx: Any, row_begin: int, row_end: int, workspace: Any)
             call(gemm, ctx.gemm, dtype, (dtype, Shape(row_end - row_begin, n, k), dz, w, c, epilogue, workspace))
 
 
-@by_address(lambda real: (types.intp, types.DType(real), CONTEXT_TYPE))
+@by_address(lambda real: (types.intp, types.DType(real), CONTEXT_TYPE, types.intp))
 @jit(internal=True)
-def rows_task(task: int, dtype: Any, ctx: Any) -> None:
-    """Process one task's rows of the micro-batch in the context: gather, forward, loss, backward."""
+def rows_task(task: int, dtype: Any, ctx: Any, scratch: int) -> None:
+    """Process one task's rows of the micro-batch in the context: gather, forward, loss, backward.
+
+    ``scratch`` is the address of scratch_size elements.
+    """
     optimize_for_size()
     rows = ctx.rows
     row_begin, row_end = task_bounds(ctx, task)
@@ -163,16 +167,11 @@ def rows_task(task: int, dtype: Any, ctx: Any) -> None:
             gather(dtype, targets, chosen, gathered, k, bounds)
             targets = gathered
 
-    scratch = ctx.scratch
-    if scratch == 0:  # of several threads each needs its own
-        scratch = allocate(ctx.scratch_size * item)
     workspace = Workspace(scratch, ctx.scratch_size * item)
     forward(dtype, ctx, x, row_begin, row_end, workspace)
     loss(dtype, ctx, targets, row_begin, row_end, scratch, task)
     if ctx.trains != 0:
         backward(dtype, ctx, row_begin, row_end, workspace)
-    if ctx.scratch == 0:
-        release(scratch)
 
 
 # ------------------------------------------------------------------------------------------- the loop
@@ -185,15 +184,36 @@ PACK_ROWS = 128
 
 
 @jit(internal=True)
+def _take_slot(ctx: Any) -> int:
+    """Return the number of a slot of scratch that no other task has; there are as many as threads."""
+    slot = 0
+    while atomic_swap(ctx.scratch_taken + slot * LINE, 1) == 1:
+        slot = slot + 1 if slot + 1 < ctx.scratch_slots else 0
+    return slot
+
+
+@jit(internal=True)
+def _give_slot(ctx: Any, slot: int, done: bool) -> None:
+    """Give a slot back; then raise MemoryError where its task has raised."""
+    atomic_swap(ctx.scratch_taken + slot * LINE, 0)
+    if not done:
+        raise MemoryError("a task of the training step could not allocate memory")
+
+
+@jit(internal=True)
 def call_rows_task(task: int, dtype: Any, ctx: Any) -> None:
     """Call `rows_task` by its address: linked into `run`, it would be optimised a second time."""
-    call(rows_task, ctx.rows_task, dtype, (task, dtype, ctx))
+    slot = _take_slot(ctx)
+    scratch = ctx.scratch + slot * ctx.scratch_size * item_bytes(dtype)
+    _give_slot(ctx, slot, succeeds(rows_task, ctx.rows_task, dtype, (task, dtype, ctx, scratch)))
 
 
 @jit(internal=True)
 def call_weights_task(task: int, dtype: Any, ctx: Any) -> None:
     """Call `weights_task` by its address."""
-    call(weights_task, ctx.weights_task, dtype, (task, dtype, ctx))
+    slot = _take_slot(ctx)
+    scratch = ctx.scratch + slot * ctx.scratch_size * item_bytes(dtype)
+    _give_slot(ctx, slot, succeeds(weights_task, ctx.weights_task, dtype, (task, dtype, ctx, scratch)))
 
 
 @jit(inline=True)
@@ -235,7 +255,7 @@ def run(dtype: Any, context: int, threads: int, pool: int) -> None:
     Raises
     ------
     MemoryError
-        If a task could not allocate its scratch.
+        If a task could not allocate memory; in whole steps, where the scratch has been reserved (`CpuEngine`).
     """
     optimize_for_size()
     item = item_bytes(dtype)
@@ -247,6 +267,7 @@ def run(dtype: Any, context: int, threads: int, pool: int) -> None:
     rates = vector_at(FLOAT64, ctx.rates, max(1, ctx.rate_count))
     batch, trains = ctx.batch_rows, ctx.trains != 0
     batch_begin = batch_end = progress.done
+    ctx.is_group_first, ctx.is_group_last, ctx.group = 1, 1, 0
     ctx.rows, ctx.is_first, ctx.is_last, ctx.step_l2, ctx.rate, ctx.gradient_scale = 0, 1, 1, 0.0, 0.0, -1.0
     ctx.packs = 1 if trains or ctx.stop_row - progress.done >= PACK_ROWS else 0
     stage, flops = PACK if ctx.packs != 0 else ROWS, 0
@@ -259,6 +280,10 @@ def run(dtype: Any, context: int, threads: int, pool: int) -> None:
             ctx.rows = min(MICRO_BATCH_ROWS, batch_end - ctx.start)
             ctx.is_first = 1 if ctx.start == batch_begin else 0
             ctx.is_last = 1 if ctx.start + ctx.rows == batch_end else 0
+            before = ctx.start - batch_begin
+            ctx.is_group_first = 1 if before % GROUP_ROWS == 0 else 0
+            ctx.is_group_last = 1 if ctx.is_last != 0 or (before + ctx.rows) % GROUP_ROWS == 0 else 0
+            ctx.group = before // GROUP_ROWS
             flops = ctx.rows * ctx.flops_per_row
             weight = _weigh_rows(dtype, ctx, totals, batch_begin, batch_end)
 

@@ -26,14 +26,16 @@ from ..cpu.softmax import tree_sum
 from ..jit.call_by_address import by_address, call
 from ..jit.decorator import jit
 from ..llvm.builder import VECTOR
-from ..llvm.memory import allocate, copy_vector, item_bytes, optimize_for_size, record_at, release
+from ..llvm.memory import address_and_strides, copy_vector, item_bytes, optimize_for_size, record_at, stack_memory
 from ..specs.optimizers import OPTIMIZERS
 from .backend import PROGRESS
 from .context import CONTEXT_TYPE, FLOAT64, layer_at, vector_at
-from .plan import WEIGHT_TASK
+from .plan import GROUP_ROWS, WEIGHT_TASK
 
 _LANES = 32
 """Partial sums of squares that are added at once."""
+
+_LANES_BYTES, _PANEL_BYTES = _LANES * 8, NV * VECTOR
 
 _SGD, _NONE = OPTIMIZERS["sgd"].code, OPTIMIZERS["none"].code
 
@@ -102,9 +104,21 @@ def _pack(dtype: Any, w: int, packed: int, n: int, row_begin: int, row_end: int)
             transpose_panel(dtype, target, nr * item, w + j * n * item, n * item, min(lanes, row_end - j), n)
 
 
+@jit(internal=True)
+def _add_group(gradient: Any, sums: Any, first: bool) -> None:
+    """Add a group's gradient to the sum over groups, and leave the sum in both."""
+    for i in range(gradient.size):
+        if not first:
+            gradient[i] += sums[i]
+        sums[i] = gradient[i]
+
+
 @jit(inline=True)
-def _gradient(dtype: Any, ctx: Any, task: Any, fused: bool) -> None:
-    """dW = dZ^T X and db over the micro-batch, added to those of the batch's earlier ones; fused: W <- W - rate dW."""
+def _gradient(dtype: Any, ctx: Any, task: Any, fused: bool, scratch: int) -> None:
+    """dW = dZ^T X and db over the micro-batch, added to those of its group's earlier ones; fused: W <- W - rate dW.
+
+    Either is summed over the micro-batch from zero, then added: a chain over a whole batch would be off by its length.
+    """
     item = item_bytes(dtype)
     lanes = VECTOR // item
     layer = layer_at(ctx, task.layer)
@@ -116,30 +130,30 @@ def _gradient(dtype: Any, ctx: Any, task: Any, fused: bool) -> None:
     x = Matrix(inputs, n * item, np.intp(item), np.intp(NV * lanes * item))
     destination = ctx.parameters if fused else ctx.gradient
     c = Rows(destination + (layer.weights + task.row_begin * n) * item, n * item)
-    addend = c if fused or ctx.is_first == 0 else NO_ROWS
+    addend = c if fused or ctx.is_group_first == 0 else NO_ROWS
     alpha = dtype.type(-ctx.rate) if fused else dtype.type(1)
-    scratch = ctx.scratch
-    if scratch == 0:
-        scratch = allocate(ctx.scratch_size * item)
     workspace = Workspace(scratch, ctx.scratch_size * item)
     epilogue = Epilogue(addend, NO_ROWS, NO_ROWS, alpha)
     call(gemm, ctx.gemm, dtype, (dtype, Shape(height, n, ctx.rows), dz, x, c, epilogue, workspace))
-    if ctx.scratch == 0:
-        release(scratch)
-    db, j = ctx.gradient + (layer.biases + task.row_begin) * item, 0
+    db = vector_at(dtype, ctx.gradient + (layer.biases + task.row_begin) * item, height)
+    sums, j = vector_at(dtype, stack_memory(_PANEL_BYTES), NV * lanes), 0
     while j < height:
+        width = NV * lanes if height - j >= NV * lanes else min(lanes, height - j)
         columns = Rows(dz.address + j * item, dz.column_stride)
-        sum_rows(dtype, db + j * item, columns, ctx.rows, height - j, ctx.is_first)
-        j += NV * lanes if height - j >= NV * lanes else lanes
+        sum_rows(dtype, address_and_strides(sums)[0], columns, ctx.rows, height - j, 1)
+        for i in range(width):
+            db[j + i] = sums[i] if ctx.is_group_first != 0 else db[j + i] + sums[i]
+        j += width
 
 
-@by_address(lambda real: (types.intp, types.DType(real), CONTEXT_TYPE))
+@by_address(lambda real: (types.intp, types.DType(real), CONTEXT_TYPE, types.intp))
 @jit(internal=True)
-def weights_task(index: int, dtype: Any, ctx: Any) -> None:
+def weights_task(index: int, dtype: Any, ctx: Any, scratch: int) -> None:
     """Process a task's rows of W: dW and db over a micro-batch, and after a batch's last one the update and W^T.
 
     Without rows in the context it finishes a step that waited for the gradient's norm, with the gradient times
-    ``gradient_scale``, which may be NaN; or, where that is below 0, it only packs W^T.
+    ``gradient_scale``, which may be NaN; or, where that is below 0, it only packs W^T. ``scratch`` is the address of
+    scratch_size elements.
     """
     optimize_for_size()
     item = item_bytes(dtype)
@@ -153,16 +167,19 @@ def weights_task(index: int, dtype: Any, ctx: Any) -> None:
     fused = ctx.optimizer == _SGD and whole_batch and not clips and ctx.step_l2 == 0
 
     if ctx.rows > 0:
-        _gradient(dtype, ctx, task, fused)
-    if ctx.is_last == 0:
-        return
+        _gradient(dtype, ctx, task, fused, scratch)
     gradient = vector_at(dtype, ctx.gradient + w_start * item, height * n)
     biases = vector_at(dtype, ctx.gradient + b_start * item, height)
+    if ctx.rows > 0 and ctx.batch_rows > GROUP_ROWS and ctx.is_group_last != 0:
+        _add_group(gradient, vector_at(dtype, ctx.gradient_sum + w_start * item, height * n), ctx.group == 0)
+        _add_group(biases, vector_at(dtype, ctx.gradient_sum + b_start * item, height), ctx.group == 0)
+    if ctx.is_last == 0:
+        return
     first_neuron = layer.first_neuron + task.row_begin
     if ctx.rows > 0 and ctx.step_l2 != 0:
         weights = vector_at(dtype, ctx.parameters + w_start * item, height * n)
         squares = vector_at(FLOAT64, ctx.squared_weights + first_neuron * 8, height)
-        sums = np.empty(_LANES)
+        sums = vector_at(FLOAT64, stack_memory(_LANES_BYTES), _LANES)
         for j in range(0, height, lanes):  # tasks begin at multiples of the lanes
             end = min(j + lanes, height)
             squares[j] = _square_sum(weights[j * n : end * n], sums, gradient[j * n : end * n], dtype.type(ctx.step_l2))
@@ -170,7 +187,7 @@ def weights_task(index: int, dtype: Any, ctx: Any) -> None:
                 squares[i] = 0
     if ctx.rows > 0 and clips:
         norms = vector_at(FLOAT64, ctx.row_norms + first_neuron * 8, height)
-        sums = np.empty(_LANES)
+        sums = vector_at(FLOAT64, stack_memory(_LANES_BYTES), _LANES)
         for j in range(height):
             b_j = np.float64(biases[j])
             norms[j] = _square_sum(gradient[j * n : (j + 1) * n], sums, None, 0) + b_j * b_j

@@ -79,13 +79,8 @@ class FunctionPointer:
         self.get_reference = pointer.get_reference
 
 
-@_intrinsic  # type: ignore[untyped-decorator]
-def call(typing_context: Any, function: Any, address: Any, dtype: Any, arguments: Any) -> Any:
-    """Call ``function(*arguments)`` at the address that `kernel_address` returned for ``dtype``.
-
-    For compiled code. Arguments are converted to the types that ``function`` was registered with; its exceptions
-    propagate.
-    """
+def _calling(function: Any, dtype: Any, arguments: Any, propagates: bool) -> Any:
+    """Return a signature, and a generator of the call of a registered function at an address."""
     expected = _signatures[function.dispatcher.py_func](dtype.dtype)
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, values: Any) -> Any:
@@ -96,11 +91,29 @@ def call(typing_context: Any, function: Any, address: Any, dtype: Any, arguments
         ]
         callee = FunctionPointer(builder, values[1], context.call_conv.get_function_type(types.none, expected))
         status, _ = context.call_conv.call_function(builder, callee, types.none, expected, given)
+        if not propagates:
+            return status.is_ok
         with cgutils.if_unlikely(builder, status.is_error):
             context.call_conv.return_status_propagate(builder, status)
         return context.get_dummy_value()
 
-    return types.void(function, types.intp, dtype, arguments), codegen
+    return (types.void if propagates else types.boolean)(function, types.intp, dtype, arguments), codegen
+
+
+@_intrinsic  # type: ignore[untyped-decorator]
+def call(typing_context: Any, function: Any, address: Any, dtype: Any, arguments: Any) -> Any:
+    """Call ``function(*arguments)`` at the address that `kernel_address` returned for ``dtype``.
+
+    For compiled code. Arguments are converted to the types that ``function`` was registered with; its exceptions
+    propagate.
+    """
+    return _calling(function, dtype, arguments, True)
+
+
+@_intrinsic  # type: ignore[untyped-decorator]
+def succeeds(typing_context: Any, function: Any, address: Any, dtype: Any, arguments: Any) -> Any:
+    """As `call`, but return False where the function raised: for callers that have something to give back first."""
+    return _calling(function, dtype, arguments, False)
 
 
 class CFunction:
