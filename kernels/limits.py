@@ -5,7 +5,6 @@ other processes come and go, so they must be measured beside whatever is compare
 (docs/performance-notes/profiling.md).
 """
 
-import contextlib
 import functools
 import threading
 import time
@@ -110,9 +109,16 @@ def _best_round(work: Callable[[int], Any], threads: int, seconds: float) -> flo
                 stop = bool(ends[0] > end)
             wait()
 
+    errors: list[BaseException] = []
+
     def repeat_until_broken(thread: int) -> None:
-        with contextlib.suppress(threading.BrokenBarrierError):
+        try:
             repeat(thread)
+        except threading.BrokenBarrierError:
+            pass
+        except BaseException as error:  # or the caller would wait at the barrier for ever
+            errors.append(error)
+            barrier.abort()
 
     others = [threading.Thread(target=repeat_until_broken, args=(i,), daemon=True) for i in range(1, threads)]
     try:
@@ -121,6 +127,8 @@ def _best_round(work: Callable[[int], Any], threads: int, seconds: float) -> flo
         repeat(0)
     except BaseException:  # an interrupted caller must not leave the others waiting
         barrier.abort()
+        if errors:
+            raise errors[0] from None
         raise
     for other in others:
         other.join()

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fastnet.kernels import limits
 from fastnet.kernels.limits import bandwidth, cache_sizes, fma_peak
 
 pytestmark = pytest.mark.compiled
@@ -70,3 +71,15 @@ def test_failed_thread_start_leaves_no_thread_waiting(monkeypatch: pytest.Monkey
             return
         time.sleep(0.01)
     pytest.fail("a thread is still waiting")
+
+
+def test_error_of_a_thread_reaches_the_caller() -> None:
+    """Instead of leaving all others waiting at a barrier for ever."""
+
+    def work(thread: int) -> None:
+        if thread == 2:
+            raise ZeroDivisionError("in a worker")
+
+    for threads in (3, 5):
+        with pytest.raises(ZeroDivisionError, match="in a worker"):
+            limits._best_round(work, threads, 0.01)
