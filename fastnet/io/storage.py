@@ -1,7 +1,8 @@
 """Model files: arrays and text in safetensors files, which replace an older file as a whole or not at all.
 
 A file holds arrays by name and metadata, a mapping from text to text. The metadata of every file that fastnet writes
-hold "format", "format_version" and "kind" ("model" or "checkpoint"). Equal arrays and metadata give equal bytes.
+hold "format", "format_version", "kind" ("model" or "checkpoint") and "checksum", by which a file that a disk or a
+transfer has damaged is recognised; of files that lack it none is asked. Equal arrays and metadata give equal bytes.
 Reading a file never executes anything in it: no pickle is involved.
 """
 
@@ -10,6 +11,7 @@ import json
 import os
 import secrets
 import stat
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, BinaryIO
@@ -41,6 +43,17 @@ _SIGNATURES = {
 # ------------------------------------------------------------------------------------------ safetensors
 
 
+def _checksum(arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> str:
+    """Return a CRC-32 of names, dtypes, shapes, values and metadata."""
+    shapes = {name: (array.dtype.newbyteorder("<").str, array.shape) for name, array in arrays.items()}
+    text = {name: value for name, value in metadata.items() if name != "checksum"}
+    found = zlib.crc32(json.dumps([shapes, text], sort_keys=True).encode())
+    for name in sorted(arrays):
+        array = arrays[name]
+        found = zlib.crc32(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).reshape(-1).view(np.uint8), found)
+    return f"crc32:{found:08x}"
+
+
 def write(path: Path, arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> None:
     """Write arrays and metadata to a safetensors file, atomically.
 
@@ -53,7 +66,7 @@ def write(path: Path, arrays: Mapping[str, Array], metadata: Mapping[str, str]) 
     arrays : mapping of str to ndarray
         Of any shape, and of any dtype that safetensors and NumPy share.
     metadata : mapping of str to str
-        With ``"kind"``, a key of `KINDS`. ``"format"`` and ``"format_version"`` are added.
+        With ``"kind"``, a key of `KINDS`. ``"format"``, ``"format_version"`` and ``"checksum"`` are added.
 
     Raises
     ------
@@ -65,6 +78,7 @@ def write(path: Path, arrays: Mapping[str, Array], metadata: Mapping[str, str]) 
     text = {**metadata, "format": FORMAT, "format_version": FORMAT_VERSION}
     # safetensors takes the memory of an array as it lies for that of a contiguous one.
     contiguous = {name: np.asarray(array, array.dtype.newbyteorder("<"), "C") for name, array in arrays.items()}
+    text["checksum"] = _checksum(contiguous, text)
     encoded = safetensors.numpy.save(contiguous, text)
     end = 8 + int.from_bytes(encoded[:8], "little")
     # It writes the metadata in an arbitrary order.
@@ -95,8 +109,8 @@ def read(path: Path, kind: str) -> tuple[dict[str, Array], dict[str, str]]:
     OSError
         If the file cannot be opened.
     ValueError
-        If it is not a complete safetensors file of this kind and a known version. The message is one line that
-        names the file and says what is wrong with it.
+        If it is not a complete safetensors file of this kind and a known version, or damaged. The message is one line
+        that names the file and says what is wrong with it.
     """
     shown_path = display_path(path)
     with reading(path) as file:
@@ -113,6 +127,11 @@ def read(path: Path, kind: str) -> tuple[dict[str, Array], dict[str, str]]:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"{shown_path} is not a complete safetensors file ({reason}); it may be cut short") from None
     _check_kind(shown_path, metadata, kind)
+    if "checksum" in metadata and metadata["checksum"] != _checksum(arrays, metadata):
+        raise ValueError(
+            f"{shown_path} is damaged: its checksum does not fit what it holds; take another copy. If a program has "
+            'changed it on purpose, have it leave "checksum" out of the metadata'
+        )
     return arrays, metadata
 
 

@@ -204,22 +204,15 @@ def test_model_is_not_a_checkpoint(tmp_path: Path) -> None:
         fastnet.load(tmp_path / "run")
 
 
-def test_model_with_flipped_bits_is_rejected_or_loads(tmp_path: Path) -> None:
+def test_model_with_flipped_bits_is_rejected(tmp_path: Path) -> None:
     prepared().save(tmp_path / "m")
     content, random = (tmp_path / "m").read_bytes(), np.random.default_rng(1)
-    loaded = 0
     for _ in range(600):
         flipped = bytearray(content)
         flipped[random.integers(0, len(content))] ^= 1 << random.integers(0, 8)
         (tmp_path / "m").write_bytes(flipped)
-        try:
-            net = fastnet.load(tmp_path / "m")
-        except ValueError:
-            continue
-        loaded += 1
-        assert np.isfinite(net.parameters).all()
-        assert net.layer_sizes == (3, 5, 4, 2)
-    assert 0 < loaded < 600
+        with pytest.raises(ValueError, match="m "):
+            fastnet.load(tmp_path / "m")
 
 
 def test_model_preparation_must_fit_the_network() -> None:
