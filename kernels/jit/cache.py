@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import os
 import shutil
+import stat
 import sys
 import time
 import uuid
@@ -51,13 +52,31 @@ def _user_cache_root() -> Path:
     return Path(base) / "fastnet"
 
 
+def _refuse_shared(folder: Path) -> None:
+    """Raise PermissionError where another user could put files into a folder: Numba's are pickles, which run code."""
+    if os.name != "posix":
+        return
+    found, above = folder.stat(), folder.parent.stat()
+    reason = ""
+    if found.st_uid != os.getuid():
+        reason = f"belongs to user {found.st_uid}, not to user {os.getuid()}, whose process this is"
+    elif found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        reason = f"can be written by others (its mode is {stat.S_IMODE(found.st_mode):o})"
+    elif above.st_mode & stat.S_IWOTH and not above.st_mode & stat.S_ISVTX:
+        reason = f"can be replaced by others (the mode of {folder.parent} is {stat.S_IMODE(above.st_mode):o})"
+    if reason:
+        raise PermissionError(f"{folder} {reason}, and a compiled kernel put there would run as this user")
+
+
 def _open_cache() -> Path | None:
-    """Make the cache folder and check that it can be written; warn and return None where it cannot."""
+    """Make the cache folder and check that this user, and no other, can write it; otherwise warn and return None."""
     folder = None
     try:
         folder = _user_cache_root() / f"fastnet-{_source_hash(Path(__file__).parents[1])}"
         new = not folder.is_dir()
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        _refuse_shared(folder)
         # This also renews the folder's modification time, which _prune reads.
         probe = folder / f"probe.{uuid.uuid4().hex[:8]}"
         probe.touch()
@@ -66,8 +85,8 @@ def _open_cache() -> Path | None:
             _prune(folder)
     except (OSError, RuntimeError) as error:  # RuntimeError: no home folder
         warnings.warn(
-            f"fastnet cannot write its compile cache ({error}); each process will compile its kernels anew. "
-            "Set NUMBA_CACHE_DIR to a folder that can be written.",
+            f"fastnet cannot use its compile cache ({error}); each process will compile its kernels anew. "
+            "Set NUMBA_CACHE_DIR to a folder that you, and nobody else, can write.",
             RuntimeWarning,
             stacklevel=2,
         )

@@ -20,14 +20,56 @@ an overload's ``library``, ``fndesc``   `code_address`                ``numba.cf
 ``get_call_type``,                      ``cpu.threads.parallel_for``  ``numba.prange``: see
 ``get_compile_result``,                                               docs/performance-notes/threads.md
 ``call_internal_no_propagate``
+``np.arrayobj.populate_array``,         ``llvm.memory``               ``numba.carray``, which compiles two functions at
+``context.nrt``                                                       every use
 ======================================  ============================  ================================================
 """
 
 from typing import Any
 
+import numba
 from numba.core.caching import FunctionCache as FunctionCache
 from numba.core.registry import CPUDispatcher as CPUDispatcher
 from numba.core.registry import cpu_target as cpu_target
+from numba.np import arrayobj as arrayobj
+
+_REQUIRED = (
+    (cpu_target, "target_context typing_context"),
+    # Of the class, whose properties compute nothing yet.
+    (type(cpu_target.target_context), "codegen call_conv call_internal_no_propagate get_function add_linking_libs nrt"),
+    (cpu_target.target_context.call_conv, "get_function_type call_function return_status_propagate"),
+    (CPUDispatcher, "compile get_compile_result"),
+    (numba.types.Dispatcher, "get_call_type"),
+    (arrayobj, "populate_array"),
+)
+"""Objects and the attributes of theirs that the kernels cannot do without. The cache is not among them: where Numba
+organises its own otherwise, `decorator` warns, and each process compiles anew."""
+
+
+def check(required: tuple[tuple[Any, str], ...] = _REQUIRED) -> None:
+    """Look for what the kernels need, by name; run once, at import.
+
+    Raises
+    ------
+    ImportError
+        If this release of Numba lacks any of it; the message says what, and which releases are known to have it.
+    """
+    missing = [
+        f"{getattr(owner, '__name__', type(owner).__name__)}.{name}"
+        for owner, names in required
+        for name in names.split()
+        if not hasattr(owner, name)
+    ]
+    triple: Any = () if missing else cpu_target.target_context.codegen().magic_tuple()
+    if missing or len(triple) != 3:
+        raise ImportError(
+            f"fastnet relies on undocumented parts of Numba, of which Numba {numba.__version__} lacks "
+            f"{', '.join(missing) or 'a magic_tuple of three'}: install a newer fastnet, or the Numba that this one "
+            'was tested with: pip install "numba>=0.67,<0.69"'
+        )
+
+
+check()
 
 
 def target_triple() -> tuple[str, str, str]:

@@ -7,8 +7,8 @@ from typing import Any
 
 from llvmlite import ir
 from numba.extending import intrinsic as _intrinsic
-from numba.np import arrayobj as _arrayobj
 
+from ..jit.numba_internals import arrayobj as _arrayobj
 from .builder import POINTER, VectorBuilder, cgutils, emits, intrinsic, set_optsize, types
 
 arrayobj: Any = _arrayobj  # no types

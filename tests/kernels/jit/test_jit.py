@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import fastnet
-from fastnet.kernels.jit import decorator
+from fastnet.kernels.jit import decorator, numba_internals
 from fastnet.kernels.jit.decorator import jit
 
 PACKAGE = Path(fastnet.__file__).parent
@@ -135,6 +135,35 @@ def test_cache_of_user_functions_is_left_alone(tmp_path: Path) -> None:
     assert not any("fastnet-" in part for part in mine.relative_to(cache).parts)
 
 
+@pytest.mark.skipif(os.name != "posix", reason="owners and modes of POSIX")
+def test_cache_folder_that_others_can_write_is_not_used(tmp_path: Path) -> None:
+    """Its files are pickles: whoever can put one there runs code as this user."""
+    site, cache = install(tmp_path / "site"), tmp_path / "cache"
+    env = environment(site, cache)
+    code = "from fastnet.kernels.jit.cache import cache_folder; print(cache_folder)"
+    folder = Path(run(code, env).stdout.strip())
+    assert folder.stat().st_mode & 0o777 == 0o700
+    for mode in (0o720, 0o702, 0o777):
+        folder.chmod(mode)
+        result = run(code, env)
+        assert result.stdout == "None\n"
+        assert f"can be written by others (its mode is {mode:o})" in result.stderr
+    folder.chmod(0o755)
+    cache.chmod(0o777)
+    assert "can be replaced by others" in run(code, env).stderr
+    cache.chmod(0o1777)
+    assert run(code, env).stdout == f"{folder}\n"
+    if os.getuid() == 0:
+        os.chown(folder, 12345, -1)
+        assert "belongs to user 12345, not to user 0" in run(code, env).stderr
+
+
+def test_missing_parts_of_numba_are_named() -> None:
+    with pytest.raises(ImportError, match=r"of which Numba \S+ lacks CPUDispatcher\.gone: install a newer fastnet"):
+        numba_internals.check(((numba_internals.CPUDispatcher, "compile gone"),))
+    numba_internals.check()
+
+
 NOWHERE = "/dev/null/nowhere" if os.name == "posix" else "NUL\\nowhere"  # not writable, for root neither
 
 
@@ -143,7 +172,7 @@ def test_unwritable_cache_warns_once(tmp_path: Path) -> None:
     result = run(RELU_OF_MINUS_ONE, environment(site, NOWHERE))
     assert result.stdout == "0.0\n"
     assert result.stderr.count("RuntimeWarning") == 1
-    assert "cannot write its compile cache" in result.stderr
+    assert "cannot use its compile cache" in result.stderr
     assert "NUMBA_CACHE_DIR" in result.stderr
     assert not list(site.rglob("*.nbc"))
 
