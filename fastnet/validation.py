@@ -14,10 +14,10 @@ from .kernels.specs.base import Array
 from .kernels.specs.losses import LOSSES
 
 
-def finite_matrix(name: str, X: ArrayLike, at: Array | None = None) -> Array:
+def finite_matrix(name: str, X: ArrayLike, at: Array | None = None, columns: int | None = None) -> Array:
     """Return X as a matrix of finite floats with at least one row and one column; errors as of `check_inputs`."""
     (X,) = validation.floats(**{name: X})
-    validation.matrix(name, X)
+    validation.matrix(name, X, columns)
     validation.nonempty(name, X)
     validation.finite(name, X, at)
     return X
@@ -43,7 +43,7 @@ def check_inputs(
     TypeError, ValueError
         If X is not made of finite real numbers, or of another shape.
     """
-    X = finite_matrix(name, X, at)
+    X = finite_matrix(name, X, at, layer_sizes[0])
     if X.shape[1] != layer_sizes[0]:
         raise ValueError(
             f"{name} has {X.shape[1]} columns; this network takes {layer_sizes[0]} (layer sizes {list(layer_sizes)})"

@@ -32,7 +32,7 @@ def floats(**arrays: ArrayLike) -> list[Array]:
     for name, value in arrays.items():
         array = value if type(value) is np.ndarray else _as_array(name, value)
         if array.dtype not in FLOATS:
-            array = _to_float(name, array)
+            array = _to_float(name, array, value)
         found.append(array)
     if any(array.dtype != found[0].dtype for array in found):
         found = [array.astype(np.float64, copy=False) for array in found]
@@ -50,21 +50,58 @@ def _as_array(name: str, value: ArrayLike) -> Array:
         raise ValueError(f"{name} is not an array: its rows differ in length ({error})") from None
 
 
-def _to_float(name: str, array: Array) -> Array:
+def _to_float(name: str, array: Array, value: Any) -> Array:
     if array.dtype.kind in "iub":
         return array.astype(np.float64)
     if array.dtype.kind == "f" and array.dtype.itemsize <= 8:  # float16, or another byte order
         return array.astype(np.float64 if array.dtype.itemsize == 8 else np.float32)
-    raise TypeError(
+    raise TypeError(f"{_not_numbers(name, array, value)}")
+
+
+_PANDAS_ADVICE = (
+    (("category",), 'pandas.get_dummies({frame}, columns=["{column}"])', "{series}.cat.codes"),
+    (("datetime", "timedelta", "period"),) + ("({series} - {series}.min()).dt.total_seconds()",) * 2,
+    (("Int", "UInt", "Float", "boolean"),) + ('{series}.astype("float64"), with missing values filled in before',) * 2,
+    (("",),) + ("pandas.to_numeric({series})",) * 2,
+)
+"""Beginnings of names of pandas' dtypes, and what makes numbers of a column in a table and of a column alone."""
+
+
+def _not_numbers(name: str, array: Array, value: Any) -> str:
+    """Say which part of a value is not made of numbers, and what to write instead."""
+    if hasattr(value, "columns") and hasattr(value, "dtypes"):  # a table of pandas
+        for column, dtype in zip(value.columns, value.dtypes, strict=True):
+            if not (isinstance(dtype, np.dtype) and dtype.kind in "iubf"):
+                advice = next(a for starts, a, _ in _PANDAS_ADVICE if str(dtype).startswith(starts))
+                advice = advice.format(frame=name, column=column, series=f'{name}["{column}"]')
+                return f"{name} has a column {column!r} of dtype {dtype}; expected numbers: write {advice}"
+    if hasattr(value, "dtype") and hasattr(value, "index"):  # a single column
+        advice = next(a for starts, _, a in _PANDAS_ADVICE if str(value.dtype).startswith(starts))
+        return f"{name} has dtype {value.dtype}; expected numbers: write {advice.format(series=name)}"
+    if array.dtype.kind in "mM":
+        since = f"({name} - {name}.min())" if array.dtype.kind == "M" else name
+        return f'{name} has dtype {array.dtype}; expected numbers: write {since} / np.timedelta64(1, "s")'
+    for position, element in np.ndenumerate(array) if array.dtype.kind in "OUS" else ():
+        try:
+            float(element)
+        except (TypeError, ValueError):
+            where = "".join(f", {what} {i}" for what, i in zip(("row", "column"), position, strict=False))
+            what = f"{type(element).__name__} {str(element)!r:.40}"
+            return f"{name} holds {what}{where}; expected numbers: drop that column, or number its categories"
+    return (
         f"{name} has dtype {array.dtype}; expected numbers, at most float64: convert it first, "
         f'for example by np.asarray({name}, dtype="float64")'
     )
 
 
-def matrix(name: str, array: Array) -> None:
-    """Reject an array that is not two-dimensional."""
+def matrix(name: str, array: Array, columns: int | None = None) -> None:
+    """Reject an array that is not two-dimensional; ``columns`` are those it should have, where that is known."""
     if array.ndim != 2:
-        hint = f"; for one sample use {name}.reshape(1, -1)" if array.ndim == 1 else ""
+        hint = ""
+        if array.ndim == 1 and columns == 1:
+            hint = f"; for one input use {name}.reshape(-1, 1)"
+        elif array.ndim == 1 and columns in (None, array.size):
+            hint = f"; for one sample use {name}.reshape(1, -1)"
         raise ValueError(f"{name} has shape {array.shape}; expected two dimensions, one sample a row{hint}")
 
 
@@ -141,6 +178,8 @@ def labels(name: str, value: ArrayLike, rows: int, classes: int, at: Array | Non
     if wrong.size:
         row = int(wrong[0])
         hint = f"; if they count from 1, use {name} - 1" if whole.min() == 1 and whole.max() == classes else ""
+        if not hint and whole.min() >= 0 and (whole == array).all():
+            hint = f"; labels up to {whole.max()} need a network of {whole.max() + 1} outputs"
         raise ValueError(
             f"{name} holds {array[row]} in row {_number(row, at)}; expected whole class labels from 0 to "
             f"{classes - 1}, one for each output{hint}"
