@@ -343,7 +343,8 @@ class Network:
     def to_onnx(self, path: storage.Path) -> None:
         """Write the network as an ONNX model (``pip install "fastnet-jit[onnx]"``).
 
-        Its input ``X`` is a batch of rows (rows, n_in). What it returns depends on the loss trained with:
+        Its input ``X`` is a batch of rows (rows, n_in), of the network's dtype unless there is a `preparation`. What it
+        returns depends on the loss trained with:
         after cross_entropy ``label`` (rows,) and ``probabilities`` (rows, classes), after binary_cross_entropy
         ``probabilities``, else ``outputs``. With a `preparation` the model takes a table's columns as they are,
         as float64, and returns outputs in the target's units, or the classes' own labels.

@@ -78,8 +78,8 @@ def write(path: Path, arrays: Mapping[str, Array], metadata: Mapping[str, str]) 
     text = {**metadata, "format": FORMAT, "format_version": FORMAT_VERSION}
     # safetensors takes the memory of an array as it lies for that of a contiguous one.
     contiguous = {name: np.asarray(array, array.dtype.newbyteorder("<"), "C") for name, array in arrays.items()}
-    text["checksum"] = _checksum(contiguous, text)
     encoded = safetensors.numpy.save(contiguous, text)
+    text["checksum"] = _checksum(contiguous, text)
     end = 8 + int.from_bytes(encoded[:8], "little")
     # It writes the metadata in an arbitrary order.
     header = json.loads(encoded[8:end]) | {"__metadata__": dict(sorted(text.items()))}

@@ -87,7 +87,8 @@ def _not_numbers(name: str, array: Array, value: Any) -> str:
         except (TypeError, ValueError):
             where = "".join(f", {what} {i}" for what, i in zip(("row", "column"), position, strict=False))
             what = f"{type(element).__name__} {str(element)!r:.40}"
-            return f"{name} holds {what}{where}; expected numbers: drop that column, or number its categories"
+            holds = f"{name} has dtype {array.dtype} and holds {what}{where}"
+            return f"{holds}; expected numbers: drop that column, or number its categories"
     return (
         f"{name} has dtype {array.dtype}; expected numbers, at most float64: convert it first, "
         f'for example by np.asarray({name}, dtype="float64")'

@@ -111,10 +111,8 @@ def test_probabilities(loss: str, outputs: int, dtype: str) -> None:
     assert (out == found).all()
     for rows in (1, 2, 3, 17, 64, 65, 241):
         assert (net.predict_proba(X[:rows]) == found[:rows]).all(), rows
-    odd = network((20, 30, outputs), output="tanh")
-    odd.loss = loss
     with pytest.raises(ValueError, match=r'build it with output="identity"'):
-        odd.predict_proba(X)
+        network((20, 30, outputs), output="tanh").loss = loss
 
 
 # --------------------------------------------------------------------------------- weights and snapshots

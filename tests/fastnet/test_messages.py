@@ -1,0 +1,160 @@
+"""Messages say what arrived, what was expected and what to write; the diagnosis says what is wrong with the data."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fastnet import SGD, Adam, Network, Trainer
+from fastnet.kernels.api import validation
+
+
+class Column:
+    """What the messages use of a pandas Series."""
+
+    def __init__(self, dtype: str, values: list[Any]) -> None:
+        self.dtype, self.index, self._values = dtype, range(len(values)), values
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
+        return np.array(self._values, object)
+
+
+class Table:
+    """What the messages use of a pandas DataFrame."""
+
+    def __init__(self, *columns: tuple[str, Any]) -> None:
+        self.columns, self.dtypes = [name for name, _ in columns], [dtype for _, dtype in columns]
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
+        return np.full((3, len(self.columns)), None, object)
+
+
+FLOAT = np.dtype("float64")
+
+TABLES = [
+    (("a", "Int64"), 'a column \'a\' of dtype Int64; expected numbers: write X["a"].astype("float64"), with missing'),
+    (("b", "boolean"), 'X["b"].astype("float64")'),
+    (("colour", "category"), "a column 'colour' of dtype category.*pandas.get_dummies(X, columns=[\"colour\"])"),
+    (("when", "datetime64[ns, UTC]"), '(X["when"] - X["when"].min()).dt.total_seconds()'),
+    (("when", np.dtype("datetime64[ns]")), '(X["when"] - X["when"].min()).dt.total_seconds()'),
+    (
+        ("text", np.dtype("O")),
+        "a column 'text' of dtype object; expected numbers: write pandas.to_numeric(X[\"text\"])",
+    ),
+]
+
+
+@pytest.mark.parametrize(("column", "message"), TABLES)
+def test_columns_of_tables_are_named(column: tuple[str, Any], message: str) -> None:
+    pattern = re.escape(message).replace(r"\.\*", ".*")
+    with pytest.raises(TypeError, match=pattern):
+        Network([2, 1]).predict(Table(("x", FLOAT), column))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "advice"),
+    [("category", "y.cat.codes"), ("Float64", 'y.astype("float64")'), ("timedelta64[ns]", ".dt.total_seconds()")],
+)
+def test_single_columns_are_told_apart(dtype: str, advice: str) -> None:
+    y: Any = Column(dtype, [None, None])
+    with pytest.raises(TypeError, match=re.escape(f"y has dtype {dtype}; expected numbers: write ") + ".*"):
+        Network([2, 1]).loss_and_gradient(np.ones((2, 2)), y)
+    with pytest.raises(TypeError, match=re.escape(advice)):
+        Network([2, 1]).loss_and_gradient(np.ones((2, 2)), y)
+
+
+def test_pandas_own_types() -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"x": [1.0, 2.0], "n": pandas.array([1, None], "Int64")})
+    net = Network([2, 1])
+    with pytest.raises(TypeError, match=r"column 'n' of dtype Int64|object"):
+        net.predict(frame)
+    frame["n"] = frame["n"].fillna(0).astype("float64")
+    net.predict(frame)
+    frame["n"] = pandas.Categorical(["a", "b"])
+    with pytest.raises(TypeError, match=r"column 'n' of dtype category"):
+        net.predict(frame)
+    frame["n"] = pandas.to_datetime(["2024-01-01", "2024-01-02"])
+    with pytest.raises(TypeError, match=r"column 'n' of dtype datetime64"):
+        net.predict(frame)
+    frame["n"] = (frame["n"] - frame["n"].min()).dt.total_seconds()
+    net.predict(frame)
+
+
+def test_elements_that_are_not_numbers_are_named() -> None:
+    with pytest.raises(TypeError, match=r"X has dtype object and holds str 'red', row 1, column 0; expected numbers"):
+        validation.floats(X=np.array([[1, 2], ["red", 3]], object))
+    with pytest.raises(TypeError, match=r"X has dtype object.*np\.asarray\(X, dtype=\"float64\"\)"):
+        validation.floats(X=np.array([[1, 2], [3, 4]], object))
+    with pytest.raises(TypeError, match=re.escape('(X - X.min()) / np.timedelta64(1, "s")')):
+        validation.floats(X=np.array([["2024-01-01"]], "datetime64[D]"))
+
+
+def test_one_input_takes_rows_of_one() -> None:
+    with pytest.raises(ValueError, match=re.escape("for one input use X.reshape(-1, 1)")):
+        Network([1, 2]).predict(np.ones(60))
+    with pytest.raises(ValueError, match=re.escape("for one sample use X.reshape(1, -1)")):
+        Network([60, 2]).predict(np.ones(60))
+    with pytest.raises(ValueError, match=re.escape("one sample a row")) as error:
+        Network([3, 2]).predict(np.ones(60))
+    assert "reshape" not in str(error.value)
+
+
+def test_labels_beyond_the_outputs_say_how_many_are_needed() -> None:
+    ours = Trainer(Network([1, 2]), loss="cross_entropy")
+    with pytest.raises(ValueError, match="labels up to 2 need a network of 3 outputs"):
+        ours.fit(np.ones((6, 1)), [0, 1, 2, 0, 1, 2])
+    with pytest.raises(ValueError, match="if they count from 1, use y - 1"):
+        ours.fit(np.ones((4, 1)), [1, 2, 1, 2])
+
+
+def test_gradients_are_checked_for_the_loss_trained_with() -> None:
+    net = Network([2, 3], dtype="float64")
+    net.loss = "cross_entropy"
+    assert net.check_gradients([[1.0, 2.0], [3.0, 1.0]], [0, 2]) < 1e-6
+
+
+def test_checkpoint_of_an_unknown_optimizer_names_the_class(tmp_path: Path) -> None:
+    from fastnet.io import checkpoint
+
+    with pytest.raises(ValueError, match="optimizer is of class 'Mine'; there are: SGD, Adam"):
+        checkpoint.settings(
+            {
+                "trainer": '{"loss": "mse", "batch_size": 1, "shuffle": true, "seed": 0, "l2": 0, "clip_norm": null, '
+                '"backend": "cpu", "threads": null, "optimizer": {"name": "Mine"}}'
+            }
+        )
+
+
+# ------------------------------------------------------------------------------------- the diagnosis
+
+
+def diagnosis(X: Any, y: Any, loss: str = "mse", optimizer: Any = None, outputs: int = 1) -> str:
+    ours = Trainer(Network([X.shape[1], 8, outputs]), loss=loss, optimizer=optimizer or Adam())
+    ours.fit(X, y, 12)
+    return ours.history.diagnosis()
+
+
+def test_diagnosis_names_unscaled_data() -> None:
+    X = np.random.default_rng(0).standard_normal((300, 3))
+    y = X @ [1.0, 2.0, 3.0]
+    said = diagnosis(X, 1e6 + 1e4 * y)
+    assert said.startswith("Underfitting: loss has levelled off")
+    assert "The data are far from unit scale (y has mean 1e+06" in said
+    assert said.endswith("train on (y - y.mean(axis=0)) / y.std(axis=0).")
+    assert "column 1 of X has mean 5e+03" in diagnosis(X + np.array([0, 5000, 0]), y, optimizer=SGD(1e-12))
+    assert "unit scale" not in diagnosis(X, y, optimizer=SGD(1e-12))
+
+
+def test_diagnosis_names_a_constant_target() -> None:
+    X = np.random.default_rng(0).standard_normal((300, 3))
+    assert diagnosis(X, np.full(300, 7)).startswith("Every row has the same target, 7.0: there is nothing to learn")
+    said = diagnosis(X, np.ones(300, int), "cross_entropy", outputs=2)
+    assert said.startswith("Every row belongs to the same class, 1:")
+    rare = np.zeros(300, int)
+    rare[1] = 1  # not among the rows that are looked at first
+    assert "same class" not in diagnosis(X, rare, "cross_entropy", outputs=2)
+    wide = diagnosis(X, np.ones((300, 2)), outputs=2)
+    assert wide.startswith("Every row has the same target, [1.0, 1.0]")
