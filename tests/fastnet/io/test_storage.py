@@ -318,22 +318,23 @@ def test_storage_rejects_every_truncation(tmp_path: Path) -> None:
 
 
 def test_storage_flipped_bits_are_rejected(tmp_path: Path) -> None:
-    """In the header or in the data: a CRC-32 sees any three bits of a file so short."""
-    content = whole(tmp_path)
+    """In the header or in the data; only of a file in which the checksum's own name is damaged none is asked."""
+    content, expected = whole(tmp_path), arrays()
     random = np.random.default_rng(0)
-    path, said, expected = tmp_path / "flipped", set(), arrays()
+    path, said, loaded = tmp_path / "flipped", set(), 0
     for _ in range(1500):
         flipped = bytearray(content)
-        for _ in range(random.integers(1, 4)):
-            flipped[random.integers(0, len(content))] ^= 1 << random.integers(0, 8)
+        flipped[random.integers(0, len(content))] ^= 1 << random.integers(0, 8)
         path.write_bytes(flipped)
         try:
             found, metadata = storage.read(path, "model")
         except ValueError as refusal:
             said.add(str(refusal))
-        else:  # the bit was one of the checksum's name, and nothing else is asked
-            assert "checksum" not in metadata or flipped == content
+        else:
+            loaded += 1
+            assert "checksum" not in metadata
             assert all(np.array_equal(found[name], array, equal_nan=True) for name, array in expected.items())
+    assert loaded < 20
     assert any("is damaged: its checksum does not fit what it holds" in message for message in said)
     assert not any("\n" in message for message in said)
 

@@ -79,7 +79,7 @@ def test_dtypes_promote(left: str, right: str, result: str) -> None:
 
 @pytest.mark.parametrize("dtype", ["complex64", "longdouble", "U3", "object", "datetime64[s]"])
 def test_other_dtypes_are_rejected(dtype: str) -> None:
-    with pytest.raises(TypeError, match=r"^B has dtype .*; expected numbers, at most float64: convert it"):
+    with pytest.raises(TypeError, match=r"^B has dtype .*; expected numbers"):
         matmul(A, np.zeros((4, 3), dtype))
 
 
