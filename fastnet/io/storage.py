@@ -50,7 +50,8 @@ def _checksum(arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> str:
     found = zlib.crc32(json.dumps([shapes, text], sort_keys=True).encode())
     for name in sorted(arrays):
         array = arrays[name]
-        found = zlib.crc32(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).reshape(-1).view(np.uint8), found)
+        little_endian = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+        found = zlib.crc32(little_endian.reshape(-1).view(np.uint8).data, found)
     return f"crc32:{found:08x}"
 
 
