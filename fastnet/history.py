@@ -38,7 +38,7 @@ class History(Mapping[str, list[float]]):
     """
 
     def __init__(self) -> None:
-        self.epochs = 0
+        self._epochs = 0
         self._curves: dict[str, list[float]] = {}
         self._remarks = ("", "")
 
@@ -56,6 +56,11 @@ class History(Mapping[str, list[float]]):
     def __repr__(self) -> str:
         last = "".join(f", {name}={curve[-1]:.4g}" for name, curve in self._curves.items())
         return f"History(epochs={self.epochs}, best_epoch={self.best_epoch}{last})"
+
+    @property
+    def epochs(self) -> int:
+        """Epochs trained so far."""
+        return self._epochs
 
     @property
     def monitor(self) -> str:
@@ -188,10 +193,10 @@ class History(Mapping[str, list[float]]):
                 self._curves[name] = [math.nan] * self.epochs
         for name, curve in self._curves.items():
             curve.append(float(row.get(name, math.nan)))
-        self.epochs += 1
+        self._epochs += 1
 
     def truncate(self, epochs: int) -> None:
         """Remove all epochs from this one on."""
         for curve in self._curves.values():
             del curve[epochs:]
-        self.epochs = epochs
+        self._epochs = epochs

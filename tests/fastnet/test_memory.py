@@ -37,6 +37,11 @@ def test_what_describes_a_network_is_read_only(name: str) -> None:
     assert repr(getattr(net, name)) == repr(before)
 
 
+def test_epochs_of_a_history_are_read_only() -> None:
+    with pytest.raises(AttributeError):
+        Trainer(Network([4, 2])).history.epochs = -5  # type: ignore[misc]
+
+
 def test_loss_of_a_network_is_checked() -> None:
     net = Network([4, 3, 2])
     with pytest.raises(ValueError, match="unknown loss 'mean'"):
