@@ -78,7 +78,7 @@ def straight() -> bytes:
 
 def test_signals_at_random_moments(straight: bytes, tmp_path: Path) -> None:
     """Interrupted, killed and stopped, a run that is resumed again and again ends at the same bits."""
-    for number, rng in trials("runs through SIGINT, SIGKILL and SIGSTOP", 3, 0.1):
+    for number, rng in trials("runs through SIGINT, SIGKILL and SIGSTOP", 3, 0.08):
         path = tmp_path / f"run-{number}.safetensors"
         for _ in range(4):
             with start(TRAIN, path, EPOCHS) as process:
@@ -139,7 +139,7 @@ assert not wrong
 
 
 def test_forks_while_threads_train() -> None:
-    for number, _ in trials("processes that fork while they train", 2, 0.05):
+    for number, _ in trials("processes that fork while they train", 2, 0.04):
         finish(FORK, number, PYTHONWARNINGS="ignore")
 
 
@@ -163,7 +163,7 @@ if __name__ == "__main__":
 def test_networks_in_other_processes(tmp_path: Path) -> None:
     pytest.importorskip("joblib")
     (tmp_path / "main.py").write_text(SPAWN)
-    for number, _ in trials("pools of processes", 2, 0.05):
+    for number, _ in trials("pools of processes", 2, 0.04):
         backend = ("loky", "multiprocessing")[number % 2]
         command = [sys.executable, "-W", "ignore", str(tmp_path / "main.py"), backend]
         done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
@@ -195,7 +195,7 @@ assert ours.network.parameters.tobytes() == expected.network.parameters.tobytes(
 
 def test_lack_of_memory_at_random_moments() -> None:
     """Either it suffices, or MemoryError leaves whole steps, from which training goes on to the same bits."""
-    for _, rng in trials("processes short of memory", 3, 0.05):
+    for _, rng in trials("processes short of memory", 3, 0.04):
         finish(LIMITED, int(10 ** rng.uniform(3, 7)), MALLOC_MMAP_THRESHOLD_="65536")
 
 
@@ -255,7 +255,7 @@ def damage(rng: np.random.Generator, cache: Path) -> None:
 def test_first_runs_at_once_on_a_damaged_cache(tmp_path: Path) -> None:
     """Eight processes compile, load and save side by side, while files vanish and are cut short."""
     cache = tmp_path / "cache"
-    for _, rng in trials("eight first runs at once", 2, 0.09):
+    for _, rng in trials("eight first runs at once", 2, 0.08):
         running = [start(FIRST, NUMBA_CACHE_DIR=str(cache)) for _ in range(8)]
         time.sleep(rng.uniform(0, 3))
         if cache.exists():

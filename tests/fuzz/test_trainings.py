@@ -82,7 +82,7 @@ def trained(network: Any, training: Any, fit: Any, data: Any, **options: Any) ->
 @pytest.mark.compiled
 @pytest.mark.filterwarnings("ignore::fastnet.trainer.DivergenceWarning")
 def test_backends_agree_on_random_trainings() -> None:
-    for number, rng in trials("trainings on all backends", 60, 0.25):
+    for number, rng in trials("trainings on all backends", 60, 0.2):
         network, training, fit, data = setting(rng)
         network["dtype"] = "float64"
         one = trained(network, training, fit, data, backend="cpu", threads=1)
