@@ -111,10 +111,10 @@ def _macro_kernel(dtype: Any, block: Any, a: Any, b: Any, c: Any, epilogue: Any)
                 epilogue.alpha,
             )
             if b.panel_stride < 0:
-                width = nb - j  # a part of a vector is a tile of its own
-                if width > lanes:
-                    # Columns a page apart share one set of L1, which holds those of one vector.
-                    width = lanes if b.column_stride % 4096 == 0 else min(width // lanes, PANELS) * lanes
+                width = min(lanes, nb - j)
+                # Columns a page apart share one set of L1, which holds those of one vector.
+                if tile_rows == 1 and nb - j >= PANELS * lanes and b.column_stride % 4096 != 0:
+                    width = PANELS * lanes
                 columns = Rows(b.address + j * b.column_stride, b.column_stride)
                 tile = Tile(tile_rows, width, kb, 1)
                 gemm_bt_microkernel(
