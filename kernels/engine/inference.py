@@ -124,9 +124,9 @@ def forward_rows(dtype: Any, forward: int, values: int, x: int, rows: int, out: 
     block = max(1, min(rows, net.block_rows))
     half = -(-block * net.width * item // LINE) * LINE
     nbytes = 2 * half + LINE
-    scratch = stack_memory(STACK_BYTES)
+    scratch, allocated = stack_memory(STACK_BYTES), 0
     if nbytes > STACK_BYTES:
-        scratch = allocate(nbytes)
+        scratch = allocated = allocate(nbytes)
     for start in range(0, rows, block):
         m = min(block, rows - start)
         source, target = x + start * net.n_in * item, out + start * net.n_out * item
@@ -143,7 +143,7 @@ def forward_rows(dtype: Any, forward: int, values: int, x: int, rows: int, out: 
             z = Rows(target if last and layer.activate == 0 else free, k * item)
             bias = Rows(values + layer.biases, np.intp(0))
             epilogue = Epilogue(bias, z if layer.relu != 0 else NO_ROWS, NO_ROWS, dtype.type(1))
-            call(gemm, net.gemm, dtype, (dtype, Shape(m, k, n), a, w, z, epilogue, NO_WORKSPACE))
+            call(gemm, net.gemm, dtype, (dtype, Shape(m, k, n), a, w, z, epilogue, NO_WORKSPACE), allocated)
             if layer.activate != 0:  # into the memory of the layer's inputs, which nothing needs any more
                 source = target if last else other
                 vectors = vector_at(dtype, z.address, m * k), vector_at(dtype, source, m * k)
@@ -153,8 +153,7 @@ def forward_rows(dtype: Any, forward: int, values: int, x: int, rows: int, out: 
         if net.softmax != 0:
             outputs = matrix_at(dtype, target, m, net.n_out)
             call(_softmax, net.softmax, dtype, (outputs, outputs))
-    if nbytes > STACK_BYTES:
-        release(scratch)
+    release(allocated)
 
 
 @jit(internal=True)

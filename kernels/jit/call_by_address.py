@@ -80,11 +80,12 @@ class FunctionPointer:
 
 
 @_intrinsic  # type: ignore[untyped-decorator]
-def call(typing_context: Any, function: Any, address: Any, dtype: Any, arguments: Any) -> Any:
+def call(typing_context: Any, function: Any, address: Any, dtype: Any, arguments: Any, memory: Any = 0) -> Any:
     """Call ``function(*arguments)`` at the address that `kernel_address` returned for ``dtype``.
 
     For compiled code. Arguments are converted to the types that ``function`` was registered with; its exceptions
-    propagate.
+    propagate. ``memory``: what `llvm.memory.allocate` gave the caller, or 0; it is released where an exception leaves
+    the caller.
     """
     expected = _signatures[function.dispatcher.py_func](dtype.dtype)
 
@@ -97,10 +98,11 @@ def call(typing_context: Any, function: Any, address: Any, dtype: Any, arguments
         callee = FunctionPointer(builder, values[1], context.call_conv.get_function_type(types.none, expected))
         status, _ = context.call_conv.call_function(builder, callee, types.none, expected, given)
         with cgutils.if_unlikely(builder, status.is_error):
+            context.nrt.free(builder, builder.inttoptr(values[4], ir.PointerType()))
             context.call_conv.return_status_propagate(builder, status)
         return context.get_dummy_value()
 
-    return types.void(function, types.intp, dtype, arguments), codegen
+    return types.void(function, types.intp, dtype, arguments, types.intp), codegen
 
 
 class CFunction:

@@ -30,7 +30,7 @@ from numba import types
 from ...jit.call_by_address import by_address, call, kernel_address
 from ...jit.decorator import jit
 from ...llvm.builder import VECTOR
-from ...llvm.memory import address_and_strides, allocate, array_at, copy_element, item_bytes, keep_alive, release
+from ...llvm.memory import address_and_strides, allocate, copy_element, item_bytes, keep_alive, release
 from .blocking import A_BYTES, choose_blocking
 from .microkernel import MR, NV, SINGLE_ROW_VECTORS, microkernel
 from .operands import (
@@ -303,23 +303,21 @@ def matmul_product(A: Any, B: Any, C: Any) -> Any:
 
 
 @jit
-def multiply(A: Any, B: Any, C: Any, address: int) -> None:
-    """Compute `matmul` by the address of `gemm`."""
+def multiply(A: Any, B: Any, C: Any, address: int) -> bool:
+    """Compute `matmul` by the address of `gemm`; return False where neither rows nor columns of C are contiguous."""
     _, c_row, c_column = address_and_strides(C)
     m, n = C.shape
-    if (c_row != C.itemsize and m > 1) and (c_column != C.itemsize and n > 1):  # neither rows nor columns: by a copy
-        c = Rows(allocate(m * n * C.itemsize), n * C.itemsize)
-        gemm_bias_relu(C.dtype, address, plain_product(matrix_of(A), matrix_of(B), c, Shape(m, n, A.shape[1])))
-        values = array_at(C.dtype, c.address, (m * n,))
-        for p in range(m * n):  # element by element: an assignment to C[:, :] compiles for 3 s
-            C[p // n, p % n] = values[p]
-        release(c.address)
-    else:
-        gemm_bias_relu(C.dtype, address, matmul_product(A, B, C))
+    if (c_row != C.itemsize and m > 1) and (c_column != C.itemsize and n > 1):
+        return False
+    gemm_bias_relu(C.dtype, address, matmul_product(A, B, C))
     keep_alive(A)  # Numba frees an array after the last line that names it
     keep_alive(B)
+    return True
 
 
 def matmul(A: Any, B: Any, C: Any) -> None:
     """C (M, N) = A (M, K) B (K, N).  Any strides; C with neither rows nor columns contiguous goes through a copy."""
-    multiply(A, B, C, gemm_address(C.itemsize))
+    if not multiply(A, B, C, gemm_address(C.itemsize)):
+        product = np.empty(C.shape, C.dtype)
+        multiply(A, B, product, gemm_address(C.itemsize))
+        C[...] = product
