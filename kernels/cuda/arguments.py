@@ -8,7 +8,7 @@ from ..engine.backend import PROGRESS
 from ..specs.activations import IDENTITY
 from .device import SIMULATED
 
-VECTOR = 16
+VECTOR_BYTES = 16
 """Bytes that the fast kernel moves at a time where it can."""
 
 SIMULATED_LANES = 2
@@ -59,7 +59,7 @@ def gemm_args(sizes: Triple, a: Triple, b: Triple, c: tuple[int, int], dtype: An
     ``sizes``: (M, N, K). ``a``: offset, stride by M, stride by K; ``b``: by N and by K; ``c``: offset, stride of rows.
     ``rest``: other fields by name.
     """
-    lanes = SIMULATED_LANES if SIMULATED else VECTOR // np.dtype(dtype).itemsize
+    lanes = SIMULATED_LANES if SIMULATED else VECTOR_BYTES // np.dtype(dtype).itemsize
     return GemmArgs(*sizes, *a, _mode(*a, lanes), *b, _mode(*b, lanes), *c, **rest)
 
 

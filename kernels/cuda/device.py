@@ -99,7 +99,7 @@ def kernel(threads: int, blocks: int = 1) -> Callable[[Callable[..., Any]], Any]
     """
 
     def decorate(function: Callable[..., Any]) -> Any:
-        KERNELS[function.__name__] = (function, threads, blocks)
+        CUDA_KERNELS[function.__name__] = (function, threads, blocks)
         if not SIMULATED:
             return cuda.jit(max_registers=register_limit(threads, blocks), lto=False)(function)
         simulated = cuda.jit(function)
@@ -118,7 +118,7 @@ def _simulated_tuples(kind: Any, value: Any, **options: Any) -> tuple[Any, Any]:
     return kind, value
 
 
-KERNELS: dict[str, tuple[Callable[..., Any], int, int]] = {}
+CUDA_KERNELS: dict[str, tuple[Callable[..., Any], int, int]] = {}
 """Every kernel by name: its Python function, threads a block, and blocks that are to share an SM."""
 
 # -------------------------------------------------------------------------------------------- arrays

@@ -90,13 +90,13 @@ class CudaEngine:
         self.launch_mode = "resident" if flops <= RESIDENT_FLOPS else "stream" if SIMULATED else "graph"
         splits = (splits_for(self._dtype, k, n, batch_rows) for n, k in pairwise(layer_sizes))
         self._parts = 1 if self.launch_mode == "resident" else max(splits)
-        self._context = np.zeros(1, e.CONTEXT)
+        self._context = np.zeros(1, e.DEVICE_CONTEXT)
         self._lay_out(codes)
         self.tuner = Tuner(1, 1, explores=False)
         self.objective = np.zeros((), OBJECTIVE)
         self._copies: dict[str, tuple[Array | None, Any]] = {}  # arrays of data, and the device's copies
         self._graphs: dict[bool, Any] = {}  # of a step that trains, or measures
-        self._on_device: dict[str, Any] = {}  # the other arrays of a Step
+        self._on_device: dict[str, Any] = {}  # the other arrays of `StepArrays`
 
     def results(self) -> dict[str, float]:
         """Return the loss, and for classification the accuracy, of the epoch's rows so far."""
@@ -179,7 +179,7 @@ class CudaEngine:
             self._send(l2, flat[int(self._context[0]["l2"]) :])
         self._on_device = {
             "flat": flat,
-            "context": empty(1, e.CONTEXT),
+            "context": empty(1, e.DEVICE_CONTEXT),
             "progress": empty(1, DEVICE_PROGRESS),
             "totals": empty(1, np.float64),
             "gemms": cuda.to_device(np.array([*self._forwards, *self._backwards], GEMM_ARGS)),
@@ -234,7 +234,7 @@ class CudaEngine:
         optimizer, steps_before = self._optimizer, int(counters[0]["step"]) - start // batch
         table = rate_table(optimizer.code, optimizer.hyper, rates, batch_weights, used, steps_before)
         labelled = self._loss.takes_labels
-        step = e.Step(
+        step = e.StepArrays(
             **self._on_device,
             X=self._copy("X", X, self._dtype),
             targets=self._copy("targets", None if labelled else y, self._dtype),
@@ -259,7 +259,7 @@ class CudaEngine:
             cuda.synchronize()
             self._fetch(step, counters, batch_weights, trains)
 
-    def _note(self, step: e.Step, progress: Array, epoch_rows: int) -> None:
+    def _note(self, step: e.StepArrays, progress: Array, epoch_rows: int) -> None:
         """Send the context, where the epoch stands, parameters and state."""
         self._send(self._context, step.context)
         rows = min(self._batch, epoch_rows - int(progress["row"]))
@@ -270,7 +270,7 @@ class CudaEngine:
         self._send(self._host, step.flat)
         self._send(self._optimizer.state, step.flat[int(self._context[0]["state"]) :])
 
-    def _fetch(self, step: e.Step, counters: Counters, batch_weights: Array, trains: bool) -> None:
+    def _fetch(self, step: e.StepArrays, counters: Counters, batch_weights: Array, trains: bool) -> None:
         """Bring back where the epoch stands, and what was trained."""
         progress, totals = counters[0].copy(), counters[1].copy()
         ends = step.progress.copy_to_host()[0]
@@ -288,7 +288,7 @@ class CudaEngine:
 
     # ------------------------------------------------------------------------------------ steps
 
-    def _step(self, steps: int, step: e.Step, trains: bool) -> None:
+    def _step(self, steps: int, step: e.StepArrays, trains: bool) -> None:
         """Put so many steps on their way."""
         if self.launch_mode == "resident":
             e.resident[1, THREADS](step, steps)
@@ -306,7 +306,7 @@ class CudaEngine:
             else:
                 self._phases(step, trains)
 
-    def _captured(self, step: e.Step, trains: bool) -> Any:
+    def _captured(self, step: e.StepArrays, trains: bool) -> Any:
         """A step as a graph: its launches, put into a builder instead of a stream."""
         from cuda.core import Device
 
@@ -319,7 +319,7 @@ class CudaEngine:
         self._phases(step, trains, builder)
         return builder.end_building().complete()
 
-    def _phases(self, step: e.Step, trains: bool, stream: Any = 0) -> None:
+    def _phases(self, step: e.StepArrays, trains: bool, stream: Any = 0) -> None:
         """The launches of one step."""
         batch, wide, across = self._batch, blocks(self._count), -(-max(self._sizes[1:]) // THREADS)
 

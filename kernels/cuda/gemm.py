@@ -30,12 +30,12 @@ import numpy as np
 
 from ..specs.activations import IDENTITY, RELU
 from .activations import activate, slope
-from .arguments import ALONG_LONG, SIMULATED_LANES, VECTOR, VECTORS, GemmArgs
+from .arguments import ALONG_LONG, SIMULATED_LANES, VECTOR_BYTES, VECTORS, GemmArgs
 from .device import SIMULATED, cuda, device, kernel
 from .register_tile import loader, outer, row_of, storer
 
 
-class Tile(NamedTuple):
+class BlockTile(NamedTuple):
     """A block's tile of C (m, n), its steps k through the sum, a thread's tile (tm, tn), elements of 16 bytes."""
 
     m: int
@@ -51,13 +51,13 @@ class Tile(NamedTuple):
         return self.m // self.tm * (self.n // self.tn)
 
 
-TILES: dict[str, tuple[Tile, ...]] = {
-    "float32": (Tile(128, 128, 8, 8, 8, 4), Tile(64, 64, 16, 4, 4, 4), Tile(32, 32, 16, 4, 4, 4)),
-    "float64": (Tile(64, 64, 8, 4, 4, 2), Tile(32, 32, 8, 4, 4, 2)),
+TILES: dict[str, tuple[BlockTile, ...]] = {
+    "float32": (BlockTile(128, 128, 8, 8, 8, 4), BlockTile(64, 64, 16, 4, 4, 4), BlockTile(32, 32, 16, 4, 4, 4)),
+    "float64": (BlockTile(64, 64, 8, 4, 4, 2), BlockTile(32, 32, 8, 4, 4, 2)),
 }
 """Largest first. The largest is taken that still gives every SM a block; else the smallest."""
 
-SIMULATED_TILE = Tile(8, 8, 2, 4, 4, SIMULATED_LANES)
+SIMULATED_TILE = BlockTile(8, 8, 2, 4, 4, SIMULATED_LANES)
 """So small that inputs of some ten rows cross blocks."""
 
 SMS = 132
@@ -70,7 +70,7 @@ SIDE = 4 if SIMULATED else 16
 """Rows and columns of a block of the naive and the tiled variant."""
 
 
-def tile_for(dtype: Any, rows: int, columns: int, splits: int = 1) -> Tile:
+def tile_for(dtype: Any, rows: int, columns: int, splits: int = 1) -> BlockTile:
     """The tile for a product of this shape."""
     if SIMULATED:
         return SIMULATED_TILE
@@ -82,7 +82,7 @@ def tile_for(dtype: Any, rows: int, columns: int, splits: int = 1) -> Tile:
 
 
 @device
-def finish(args: Any, i: int, n: int, total: Any, a: Any, b: Any, c: Any, part: int) -> None:
+def store_epilogue(args: Any, i: int, n: int, total: Any, a: Any, b: Any, c: Any, part: int) -> None:
     """Store one element of C with its epilogue; ``args`` is a `GemmArgs` or a record GEMM_ARGS."""
     if args.bias >= 0:
         total += b[args.bias + n]
@@ -97,7 +97,7 @@ def finish(args: Any, i: int, n: int, total: Any, a: Any, b: Any, c: Any, part: 
 
 
 @device
-def _live(size: int, progress: Any) -> int:
+def size_or_batch_rows(size: int, progress: Any) -> int:
     """Return a size of `GemmArgs`: as it is, or the rows of the present batch."""
     return progress[0].batch_rows if size < 0 else size
 
@@ -110,15 +110,15 @@ def naive(args: Any, progress: Any, a: Any, b: Any, c: Any) -> None:
     """A thread an element."""
     n = cuda.blockIdx.x * SIDE + cuda.threadIdx.x % SIDE
     m = cuda.blockIdx.y * SIDE + cuda.threadIdx.x // SIDE
-    depth = _live(args.k, progress)
-    if m >= _live(args.m, progress) or n >= args.n:
+    depth = size_or_batch_rows(args.k, progress)
+    if m >= size_or_batch_rows(args.m, progress) or n >= args.n:
         return
     total = c.dtype.type(0)
     top = cuda.blockIdx.z * args.split
     for k in range(top, min(depth, top + args.split)):
         left = a[args.a + m * args.a_long + k * args.a_k]
         total += left * b[args.b + n * args.b_long + k * args.b_k]
-    finish(args, m, n, total, a, b, c, cuda.blockIdx.z)
+    store_epilogue(args, m, n, total, a, b, c, cuda.blockIdx.z)
 
 
 @cache
@@ -132,9 +132,9 @@ def tiled(dtype: Any) -> Any:
         right = cuda.shared.array(size, dtype)
         x, y = cuda.threadIdx.x % SIDE, cuda.threadIdx.x // SIDE
         n, m = cuda.blockIdx.x * SIDE + x, cuda.blockIdx.y * SIDE + y
-        rows, columns = _live(args.m, progress), args.n
+        rows, columns = size_or_batch_rows(args.m, progress), args.n
         top = cuda.blockIdx.z * args.split
-        bottom = min(_live(args.k, progress), top + args.split)
+        bottom = min(size_or_batch_rows(args.k, progress), top + args.split)
         total = real(0)
         for k in range(top, bottom, SIDE):
             left[y * SIDE + x] = real(0)
@@ -148,7 +148,7 @@ def tiled(dtype: Any) -> Any:
                 total += left[y * SIDE + i] * right[i * SIDE + x]
             cuda.syncthreads()
         if m < rows and n < columns:
-            finish(args, m, n, total, a, b, c, cuda.blockIdx.z)
+            store_epilogue(args, m, n, total, a, b, c, cuda.blockIdx.z)
 
     cuda_tiled.__name__ = f"cuda_{np.dtype(dtype).name}_tiled"
     return kernel(size)(cuda_tiled)
@@ -252,7 +252,7 @@ def _panel(size: int, depth: int, side: int, lanes: int, threads: int) -> tuple[
 
 
 @cache
-def fast(dtype: Any, tile: Tile) -> Any:
+def fast(dtype: Any, tile: BlockTile) -> Any:
     """Block, warp and thread tiles; see above."""
     real = np.dtype(dtype).type
     bm, bn, bk, tm, tn, lanes = tile
@@ -276,16 +276,16 @@ def fast(dtype: Any, tile: Tile) -> Any:
             left = cuda.shared.array(a_buffer, dtype)
             right = cuda.shared.array(b_buffer, dtype)
         else:
-            left = cuda.shared.array(a_buffer, dtype, VECTOR)
-            right = cuda.shared.array(b_buffer, dtype, VECTOR)
+            left = cuda.shared.array(a_buffer, dtype, VECTOR_BYTES)
+            right = cuda.shared.array(b_buffer, dtype, VECTOR_BYTES)
         t = cuda.threadIdx.x
         m0, n0 = cuda.blockIdx.y * bm, cuda.blockIdx.x * bn
-        rows, columns = _live(args.m, progress), args.n
+        rows, columns = size_or_batch_rows(args.m, progress), args.n
         if m0 >= rows or n0 >= columns:
             return
         part = cuda.blockIdx.z
         top = part * args.split
-        bottom = min(_live(args.k, progress), top + args.split)
+        bottom = min(size_or_batch_rows(args.k, progress), top + args.split)
 
         warp, lane = t // 32, t % 32
         y = warp // warps_across * high + lane // wide

@@ -25,7 +25,7 @@ import numpy as np
 from ..specs.losses import LOSSES
 from ..specs.optimizers import UPDATES
 from . import arguments, gemm, steps, training_step
-from .device import KERNELS, SIMULATED, cuda, register_limit
+from .device import CUDA_KERNELS, SIMULATED, cuda, register_limit
 from .rules import CONSTANTS
 
 SHARED_BYTES = {(8, 0): 164 << 10, (9, 0): 228 << 10}
@@ -89,15 +89,15 @@ def _types(function: Callable[..., Any], dtype: str) -> tuple[Any, ...]:
     real = types.float32 if dtype == "float32" else types.float64
     i, floats, doubles = types.int64, types.Array(real, 1, "C"), types.Array(types.float64, 1, "C")
     ints = types.Array(i, 1, "C")
-    records = {"context": training_step.CONTEXT, "biases": training_step.BIAS_SUM}
+    records = {"context": training_step.DEVICE_CONTEXT, "biases": training_step.BIAS_SUM}
     records |= {"gemms": arguments.GEMM_ARGS, "progress": arguments.DEVICE_PROGRESS}
     known = {name: types.Array(from_dtype(fields), 1, "C") for name, fields in records.items()}
     known |= dict.fromkeys(("code", "size", "rows", "k", "count", "part_rows", "vectors", "steps"), i)
     known |= dict.fromkeys(("labels", "order", "correct"), ints) | dict.fromkeys(("totals", "norms", "result"), doubles)
     known["args"] = types.NamedUniTuple(i, len(arguments.GemmArgs._fields), arguments.GemmArgs)
     known |= {"constants": types.UniTuple(real, CONSTANTS), "derives": types.boolean}
-    fields = [known.get(name, floats) for name in training_step.Step._fields]
-    known["step"] = types.NamedTuple(fields, training_step.Step)
+    fields = [known.get(name, floats) for name in training_step.StepArrays._fields]
+    known["step"] = types.NamedTuple(fields, training_step.StepArrays)
     return tuple(known.get(name, floats) for name in signature(function).parameters)
 
 
@@ -113,7 +113,7 @@ def _ptxas() -> str:
 
 
 def _compile(name: str, dtype: str, cc: tuple[int, int]) -> Report:
-    function, threads, blocks = KERNELS[name]
+    function, threads, blocks = CUDA_KERNELS[name]
     # A device function asks the present card for its architecture; offline there is none.
     card = SimpleNamespace(compute_capability=cc)
     with mock.patch("numba.cuda.dispatcher.get_current_device", return_value=card):
@@ -205,7 +205,7 @@ def report(operation: str, variant: str, dtype: str, cc: tuple[int, int] = (9, 0
 def all_reports(dtype: str, cc: tuple[int, int]) -> list[Report]:
     """Compile every kernel, the training step's included."""
     products = [name for variant in ("cuda_naive", "cuda_tiled", "cuda") for name in _product_kernels(variant, dtype)]
-    others = sorted(name for name in KERNELS if not name.startswith("cuda_") and name != "naive")
+    others = sorted(name for name in CUDA_KERNELS if not name.startswith("cuda_") and name != "naive")
     return [_compile(name, dtype, cc) for name in (*products, *others)]
 
 
@@ -214,7 +214,7 @@ def faults(found: Report) -> list[str]:
     shared, registers, blocks = found.shared_bytes, found.registers, found.blocks
     mixed = found.dtype == "float32" and found.double_operations and found.kernel not in ADDS_UP
     is_fast = re.search(r"\d+x\d+x\d+", found.kernel) is not None
-    unaligned = is_fast and found.shared_alignment % arguments.VECTOR
+    unaligned = is_fast and found.shared_alignment % arguments.VECTOR_BYTES
     few = is_fast and found.wide_loads < 4  # of A and of B, from global and from shared memory
     crowded = registers * found.threads * blocks > 65536
     large = shared > 48 << 10 or shared * blocks > SHARED_BYTES[found.cc]
@@ -224,7 +224,7 @@ def faults(found: Report) -> list[str]:
         (found.approximations, f"{found.approximations} instructions of fast math"),
         (crowded, f"{registers} registers do not fit {found.threads} threads x {blocks}"),
         (large, f"{shared} bytes of shared memory are too many"),
-        (unaligned, f"shared memory aligned to {found.shared_alignment} bytes, read by {arguments.VECTOR}"),
+        (unaligned, f"shared memory aligned to {found.shared_alignment} bytes, read by {arguments.VECTOR_BYTES}"),
         (few, f"{found.wide_loads} loads of 16 bytes; expected 4 or more"),
     )
     return [said for wrong, said in checks if wrong]

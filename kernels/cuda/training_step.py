@@ -25,12 +25,12 @@ import numpy as np
 from ..engine.backend import record
 from ..specs.activations import IDENTITY
 from .activations import slope
-from .device import KERNELS, cuda, device, kernel
-from .gemm import finish
+from .device import CUDA_KERNELS, cuda, device, kernel
+from .gemm import store_epilogue
 from .rules import CONSTANTS, RATES, update_element
 from .steps import THREADS, Row, block_sum, column_sum, row_gradient, row_loss, sum_of_parts
 
-CONTEXT = record(
+DEVICE_CONTEXT = record(
     "inputs outputs layers loss out_code optimizer batch ordered weighted trains clips first_row",
     "part_count vectors count gathered a_last z_last d_last losses parameters gradient parts state l2 scale",
     floats="clip_norm",
@@ -63,11 +63,11 @@ BIAS_SUM = record("dz neurons to")
 """The sum of a layer's db: offset of dZ, columns, offset of the first part's db."""
 
 
-class Step(NamedTuple):
+class StepArrays(NamedTuple):
     """The arrays of a step, as every phase gets them."""
 
     flat: Any  # the buffer of floats
-    context: Any  # a record CONTEXT
+    context: Any  # a record DEVICE_CONTEXT
     progress: Any  # a record DEVICE_PROGRESS
     totals: Any  # float64 (1,): the epoch's loss
     gemms: Any  # GEMM_ARGS of the products: forward, dZ from the last layer on, dW
@@ -86,7 +86,7 @@ class Step(NamedTuple):
 
 
 @kernel(THREADS)
-def epoch_gather(step: Step) -> None:
+def epoch_gather(step: StepArrays) -> None:
     """The batch's rows of X."""
     context, rows, n, start = step.context[0], step.progress[0].batch_rows, step.context[0].inputs, step.progress[0].row
     for e in range(cuda.grid(1), rows * n, cuda.gridsize(1)):
@@ -96,7 +96,7 @@ def epoch_gather(step: Step) -> None:
 
 
 @kernel(THREADS)
-def epoch_losses(step: Step) -> None:
+def epoch_losses(step: StepArrays) -> None:
     """Losses of the rows, dZ of the last layer."""
     flat, context, start, k = step.flat, step.context[0], step.progress[0].row, step.context[0].outputs
     one = flat.dtype.type(1)
@@ -119,7 +119,7 @@ def epoch_losses(step: Step) -> None:
 
 
 @kernel(THREADS)
-def epoch_sums(step: Step) -> None:
+def epoch_sums(step: StepArrays) -> None:
     """db of every layer: block row y sums one part of the rows."""
     context, part = step.context[0], cuda.blockIdx.y
     each = -(-context.batch // context.part_count)
@@ -132,7 +132,7 @@ def epoch_sums(step: Step) -> None:
 
 
 @device
-def _gradient(step: Step, i: int) -> Any:
+def _gradient_element(step: StepArrays, i: int) -> Any:
     """One element of the gradient: its parts in order, and l2's share."""
     context = step.context[0]
     total = sum_of_parts(step.flat, context.parts + i, context.part_count, context.count)
@@ -142,7 +142,7 @@ def _gradient(step: Step, i: int) -> Any:
 
 
 @kernel(THREADS)
-def epoch_update(step: Step) -> None:
+def epoch_update(step: StepArrays) -> None:
     """The optimizer's step."""
     flat, context, r = step.flat, step.context[0], step.rates
     at = step.progress[0].row // context.batch * RATES
@@ -150,24 +150,24 @@ def epoch_update(step: Step) -> None:
     p_at, s_at, t_at = context.parameters, context.state, context.state + context.count
     code, vectors = context.optimizer, context.vectors
     for i in range(cuda.grid(1), context.count, cuda.gridsize(1)):
-        g = flat[context.gradient + i] * flat[context.scale] if context.clips > 0 else _gradient(step, i)
+        g = flat[context.gradient + i] * flat[context.scale] if context.clips > 0 else _gradient_element(step, i)
         update_element(code, vectors, (flat, flat, flat), (p_at + i, s_at + i, t_at + i), g, c)
 
 
 @device
-def _squares(step: Step) -> float:
+def _squares(step: StepArrays) -> float:
     """The gradient, stored, and this block's share of its squared length."""
     shared = cuda.shared.array(THREADS, np.float64)
     total = 0.0
     for i in range(cuda.grid(1), step.context[0].count, cuda.gridsize(1)):
-        g = _gradient(step, i)
+        g = _gradient_element(step, i)
         step.flat[step.context[0].gradient + i] = g
         total += float(g) * float(g)
     return block_sum(shared, total)
 
 
 @device
-def _clip(step: Step, squares: float) -> None:
+def _clip(step: StepArrays, squares: float) -> None:
     """What the gradient is multiplied by; infinity and NaN must show."""
     if cuda.threadIdx.x == 0:
         norm, limit = sqrt(squares), step.context[0].clip_norm
@@ -175,7 +175,7 @@ def _clip(step: Step, squares: float) -> None:
 
 
 @kernel(THREADS)
-def epoch_squares(step: Step) -> None:
+def epoch_squares(step: StepArrays) -> None:
     """The gradient, and each block's share of its squared length."""
     total = _squares(step)
     if cuda.threadIdx.x == 0:
@@ -183,7 +183,7 @@ def epoch_squares(step: Step) -> None:
 
 
 @kernel(THREADS)
-def epoch_clip(step: Step) -> None:
+def epoch_clip(step: StepArrays) -> None:
     """The shares of the squared length, added up by one block, and the scale."""
     shared = cuda.shared.array(THREADS, np.float64)
     total = 0.0
@@ -193,7 +193,7 @@ def epoch_clip(step: Step) -> None:
 
 
 @kernel(THREADS)
-def epoch_close(step: Step) -> None:
+def epoch_close(step: StepArrays) -> None:
     """Add up the batch's losses, by one block, and move on."""
     context, progress = step.context[0], step.progress[0]
     rows = progress.batch_rows
@@ -215,12 +215,12 @@ def epoch_close(step: Step) -> None:
 # --------------------------------------------------------------------------------- one block, one launch
 
 _gather, _losses, _sums, _update, _close = (
-    device(KERNELS[f"epoch_{phase}"][0]) for phase in ("gather", "losses", "sums", "update", "close")
+    device(CUDA_KERNELS[f"epoch_{phase}"][0]) for phase in ("gather", "losses", "sums", "update", "close")
 )
 
 
 @device
-def _product(step: Step, args: Any) -> None:
+def _block_product(step: StepArrays, args: Any) -> None:
     """A product by one block, a thread an element."""
     rows, columns, flat = step.progress[0].batch_rows, args.n, step.flat
     height = rows if args.m < 0 else args.m
@@ -232,24 +232,24 @@ def _product(step: Step, args: Any) -> None:
         a, b = args.a + i * args.a_long, args.b + n * args.b_long
         for k in range(depth):
             total += flat[a + k * args.a_k] * flat[b + k * args.b_k]
-        finish(args, i, n, total, flat, flat, flat, 0)
+        store_epilogue(args, i, n, total, flat, flat, flat, 0)
 
 
 @kernel(THREADS)
-def resident(step: Step, steps: int) -> None:
+def resident(step: StepArrays, steps: int) -> None:
     """Run ``steps`` steps in one block; sums have one part."""
     layers = step.context[0].layers
     for _ in range(steps):
         _gather(step)
         cuda.syncthreads()
         for j in range(layers):
-            _product(step, step.gemms[j])
+            _block_product(step, step.gemms[j])
             cuda.syncthreads()
         _losses(step)
         cuda.syncthreads()
         if step.context[0].trains > 0:
             for j in range(layers, step.gemms.shape[0]):
-                _product(step, step.gemms[j])
+                _block_product(step, step.gemms[j])
                 cuda.syncthreads()
             _sums(step)
             cuda.syncthreads()

@@ -103,7 +103,7 @@ def _args(**changes: Any) -> Any:
     return made
 
 
-LAYER = Case((9, 4, 10), "crosses a tile", "relu")
+LAYER_CASE = Case((9, 4, 10), "crosses a tile", "relu")
 MUTANTS = [
     (
         "last step of the sum dropped",
@@ -112,9 +112,9 @@ MUTANTS = [
         {"sizes": lambda s: (*s[:2], s[2] - 2)},
     ),
     ("last row dropped", "matmul", Case((9, 4, 10), "crosses a tile", "nn"), {"sizes": lambda s: (s[0] - 1, *s[1:])}),
-    ("bias missing", "dense_forward", LAYER, {"bias": lambda rest: -1}),
-    ("activation missing", "dense_forward", LAYER, {"code": lambda rest: 0}),
-    ("Z not stored", "dense_forward", LAYER, {"z": lambda rest: -1}),
+    ("bias missing", "dense_forward", LAYER_CASE, {"bias": lambda rest: -1}),
+    ("activation missing", "dense_forward", LAYER_CASE, {"code": lambda rest: 0}),
+    ("Z not stored", "dense_forward", LAYER_CASE, {"z": lambda rest: -1}),
     (
         "parts too short",
         "dense_backward_batch",
