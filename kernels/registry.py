@@ -126,9 +126,16 @@ def from_host(variant: Variant) -> Callable[..., Any]:
 
 _PRODUCTS = ("matmul", "dense_forward", "dense_backward_batch")
 
+_CUDA_OPERATIONS = {
+    "cuda_naive": _PRODUCTS,
+    "cuda_tiled": _PRODUCTS,
+    "cuda": tuple(OP_SPECS),
+}
+"""The operations of every CUDA variant; `cuda.launch.GEMM_VARIANTS` holds the kernels of the same names."""
+
 CUDA_VARIANTS = tuple(
     Variant(operation, name, _on_device(operation, name), device="cuda")
-    for name, operations in (("cuda_naive", _PRODUCTS), ("cuda_tiled", _PRODUCTS), ("cuda", tuple(OP_SPECS)))
+    for name, operations in _CUDA_OPERATIONS.items()
     for operation in operations
 )
 """The table's last variants, whose arrays are on a CUDA device. Whether there is one is determined when a variant is

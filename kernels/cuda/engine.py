@@ -28,7 +28,7 @@ from ..specs.losses import LOSSES
 from . import training_step as e
 from .arguments import DEVICE_PROGRESS, GEMM_ARGS, GemmArgs, gemm_args
 from .device import SIMULATED, cuda, empty, quiet, require
-from .gemm import launch
+from .launch import launch
 from .rules import batch_weights_of, rate_table
 from .steps import THREADS, blocks, splits_for
 

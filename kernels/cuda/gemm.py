@@ -1,4 +1,4 @@
-"""Matrix products on the device: three variants.
+"""Matrix products on the device: the kernels of three variants, which `launch` chooses from.
 
 All three take the same arguments: a `GemmArgs`, and the flat arrays that its offsets refer to, so that a product of
 matrices in one buffer and a product of three arrays are the same kernel. `GemmArgs` lies in the constant bank, as
@@ -30,7 +30,7 @@ import numpy as np
 
 from ..specs.activations import IDENTITY, RELU
 from .activations import activate, slope
-from .arguments import ALONG_LONG, SIMULATED_LANES, VECTOR_BYTES, VECTORS, GemmArgs
+from .arguments import ALONG_LONG, VECTOR_BYTES, VECTORS
 from .device import SIMULATED, cuda, device, kernel
 from .register_tile import loader, outer, row_of, storer
 
@@ -51,31 +51,8 @@ class BlockTile(NamedTuple):
         return self.m // self.tm * (self.n // self.tn)
 
 
-TILES: dict[str, tuple[BlockTile, ...]] = {
-    "float32": (BlockTile(128, 128, 8, 8, 8, 4), BlockTile(64, 64, 16, 4, 4, 4), BlockTile(32, 32, 16, 4, 4, 4)),
-    "float64": (BlockTile(64, 64, 8, 4, 4, 2), BlockTile(32, 32, 8, 4, 4, 2)),
-}
-"""Largest first. The largest is taken that still gives every SM a block; else the smallest."""
-
-SIMULATED_TILE = BlockTile(8, 8, 2, 4, 4, SIMULATED_LANES)
-"""So small that inputs of some ten rows cross blocks."""
-
-SMS = 132
-"""Streaming multiprocessors of an H100: how many blocks a grid should have at least."""
-
-GRID_Y = 65535
-"""Blocks that a grid has at most in its second direction, by the CUDA C++ Programming Guide's table of limits."""
-
 SIDE = 4 if SIMULATED else 16
 """Rows and columns of a block of the naive and the tiled variant."""
-
-
-def tile_for(dtype: Any, rows: int, columns: int, splits: int = 1) -> BlockTile:
-    """The tile for a product of this shape."""
-    if SIMULATED:
-        return SIMULATED_TILE
-    tiles = TILES[np.dtype(dtype).name]
-    return next((t for t in tiles if -(-rows // t.m) * -(-columns // t.n) * splits >= SMS), tiles[-1])
 
 
 # ------------------------------------------------------------------------------------------ epilogue
@@ -354,24 +331,3 @@ def fast(dtype: Any, tile: BlockTile) -> Any:
 
     cuda_fast.__name__ = f"cuda_{np.dtype(dtype).name}_{bm}x{bn}x{bk}"
     return kernel(threads, 2 if threads >= 256 else 4)(cuda_fast)
-
-
-# -------------------------------------------------------------------------------------------- launches
-
-
-def launch(variant: str, args: GemmArgs, arrays: Any, splits: int = 1, batch: int = 0, stream: Any = 0) -> None:
-    """Launch one product. ``arrays``: progress, and those of A, B and C; ``batch``: what an M of -1 is at most."""
-    rows, columns = batch if args.m < 0 else args.m, args.n
-    if rows == 0 or columns == 0:
-        return
-    chosen, m, n, threads = naive, SIDE, SIDE, SIDE * SIDE
-    if variant == "cuda":
-        tile = tile_for(arrays[-1].dtype, rows, columns, splits)
-        chosen, m, n, threads = fast(arrays[-1].dtype, tile), tile.m, tile.n, tile.threads
-    elif variant == "cuda_tiled":
-        chosen = tiled(arrays[-1].dtype)
-    if rows > GRID_Y * m:
-        raise ValueError(
-            f'variant "{variant}" takes at most {GRID_Y * m} rows at a time, got {rows}; call it for parts'
-        )
-    chosen[(-(-columns // n), -(-rows // m), splits), threads, stream](args, *arrays)

@@ -24,12 +24,15 @@ import numpy as np
 
 from ..specs.losses import LOSSES
 from ..specs.optimizers import UPDATES
-from . import arguments, gemm, steps, training_step
+from . import arguments, steps, training_step
 from .device import CUDA_KERNELS, SIMULATED, cuda, register_limit
+from .launch import GEMM_VARIANTS, gemm_kernels
 from .rules import CONSTANTS
 
 SHARED_BYTES = {(8, 0): 164 << 10, (9, 0): 228 << 10}
 """Of an SM, by compute capability: the CUDA C++ Programming Guide's table."""
+
+DTYPES = ("float32", "float64")
 
 ADDS_UP = ("loss_kernel", "epoch_squares", "epoch_clip", "epoch_close", "resident")
 """Kernels that add up in float64 whatever the dtype."""
@@ -147,12 +150,8 @@ def _compile(name: str, dtype: str, cc: tuple[int, int]) -> Report:
 
 
 def _product_kernels(variant: str, dtype: str) -> tuple[str, ...]:
-    """Return the names of the kernels of a variant's products, which this makes."""
-    kind = np.dtype(dtype)
-    made = [gemm.naive if variant == "cuda_naive" else gemm.tiled(kind)]
-    if variant == "cuda":
-        made = [gemm.fast(kind, tile) for tile in gemm.TILES[dtype]]
-    return tuple(kernel.__name__ for kernel in made)
+    """Return the names of the kernels of a variant's products, which this enters in CUDA_KERNELS."""
+    return tuple(made.kernel.__name__ for made in gemm_kernels(variant, np.dtype(dtype)))
 
 
 def _kernels(operation: str, variant: str, dtype: str) -> tuple[str, ...]:
@@ -204,9 +203,9 @@ def report(operation: str, variant: str, dtype: str, cc: tuple[int, int] = (9, 0
 
 def all_reports(dtype: str, cc: tuple[int, int]) -> list[Report]:
     """Compile every kernel, the training step's included."""
-    products = [name for variant in ("cuda_naive", "cuda_tiled", "cuda") for name in _product_kernels(variant, dtype)]
-    others = sorted(name for name in CUDA_KERNELS if not name.startswith("cuda_") and name != "naive")
-    return [_compile(name, dtype, cc) for name in (*products, *others)]
+    products = {kind: [name for v in GEMM_VARIANTS for name in _product_kernels(v, kind)] for kind in DTYPES}
+    others = sorted(set(CUDA_KERNELS).difference(*products.values()))
+    return [_compile(name, dtype, cc) for name in (*products[dtype], *others)]
 
 
 def faults(found: Report) -> list[str]:
@@ -238,7 +237,7 @@ def main() -> int:
     bad = 0
     print(f"{'kernel':28} {'dtype':8} sm   threads regs shared spills wide f64")
     for cc in SHARED_BYTES:
-        for dtype in ("float32", "float64"):
+        for dtype in DTYPES:
             for r in all_reports(dtype, cc):
                 wrong = "; ".join(faults(r))
                 bad += bool(wrong)

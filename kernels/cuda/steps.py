@@ -19,7 +19,7 @@ from ..specs.optimizers import HYPER_SIZE, UPDATES, UpdateSpec
 from .activations import activate, derivative
 from .arguments import DEVICE_PROGRESS, gemm_args
 from .device import SIMULATED, cuda, device, empty, kernel
-from .gemm import SMS, TILES, launch
+from .launch import GEMM_VARIANTS, SMS, TILES, launch
 from .rules import constants, is_correct, loss_slope, loss_value, update_element
 
 THREADS = 8 if SIMULATED else 256
@@ -324,7 +324,7 @@ def update(operation: UpdateSpec, *arguments: Any) -> None:
 _PRODUCTS = (matmul, dense_forward, dense_backward_batch)
 
 VARIANTS: dict[tuple[str, str], Any] = {
-    **{(f.__name__, name): partial(f, name) for name in ("cuda_naive", "cuda_tiled", "cuda") for f in _PRODUCTS},
+    **{(f.__name__, name): partial(f, name) for name in GEMM_VARIANTS for f in _PRODUCTS},
     **{(name, "cuda"): partial(apply_activation, code, False) for code, name in enumerate(ACTIVATIONS)},
     **{(f"{name}_derivative", "cuda"): partial(apply_activation, code, True) for code, name in enumerate(ACTIVATIONS)},
     **{(name, "cuda"): partial(loss, spec.code, False) for name, spec in LOSSES.items()},
