@@ -104,9 +104,9 @@ def _on_device(operation: str, name: str) -> Callable[..., Any]:
     """Return a CUDA variant, over device arrays; `numba.cuda` is imported at its first call."""
 
     def run(*arguments: Any) -> None:
-        from .cuda import steps
+        from .cuda import variants
 
-        steps.VARIANTS[operation, name](*arguments)
+        variants.VARIANTS[operation, name](*arguments)
 
     return run
 

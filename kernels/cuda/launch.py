@@ -1,6 +1,6 @@
 """The list of the product variants: which kernels each has, which of them a product gets, and its launch.
 
-`GEMM_VARIANTS` is what `steps`, `ptx_report`, `bench/gpu.py` and the tests iterate over. The registry names the same
+`GEMM_VARIANTS` is what `variants`, `ptx_report`, `bench/gpu.py` and the tests iterate over. The registry names the same
 variants a second time, since it must not import `numba.cuda`; a test compares the two.
 """
 
@@ -24,7 +24,7 @@ SIMULATED_TILE = BlockTile(8, 8, 2, 4, 4, SIMULATED_LANES)
 """So small that inputs of some ten rows cross blocks."""
 
 SMS = 132
-"""Streaming multiprocessors of an H100: how many blocks a grid should have at least."""
+"""Streaming multiprocessors of an H100 SXM (NVIDIA H100 whitepaper): how many blocks a grid should have at least."""
 
 GRID_Y = 65535
 """Blocks that a grid has at most in its second direction, by the CUDA C++ Programming Guide's table of limits."""

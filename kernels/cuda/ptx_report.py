@@ -24,10 +24,11 @@ import numpy as np
 
 from ..specs.losses import LOSSES
 from ..specs.optimizers import UPDATES
-from . import arguments, steps, training_step
+from . import arguments, training_step
 from .device import CUDA_KERNELS, SIMULATED, cuda, register_limit
 from .launch import GEMM_VARIANTS, gemm_kernels
 from .rules import CONSTANTS
+from .variants import VARIANTS
 
 SHARED_BYTES = {(8, 0): 164 << 10, (9, 0): 228 << 10}
 """Of an SM, by compute capability: the CUDA C++ Programming Guide's table."""
@@ -85,7 +86,7 @@ class Report:
 
 
 def _types(function: Callable[..., Any], dtype: str) -> tuple[Any, ...]:
-    """Types of a kernel's arguments, by their names, which all kernels use for the same things."""
+    """Return the Numba types of a kernel's arguments, by their names, which all kernels use for the same things."""
     from numba.cuda import types
     from numba.cuda.np.numpy_support import from_dtype
 
@@ -105,7 +106,7 @@ def _types(function: Callable[..., Any], dtype: str) -> tuple[Any, ...]:
 
 
 def _ptxas() -> str:
-    """The toolkit's assembler: among the installed wheels, or on the path."""
+    """Return the path of the toolkit's assembler: among the installed wheels, or on the path."""
     wheels = importlib.util.find_spec("nvidia")
     folders = (wheels and wheels.submodule_search_locations) or ()
     files = (str(file) for folder in folders for file in Path(folder).glob("*/bin/ptxas*"))
@@ -116,6 +117,7 @@ def _ptxas() -> str:
 
 
 def _compile(name: str, dtype: str, cc: tuple[int, int]) -> Report:
+    """Compile a kernel of CUDA_KERNELS to PTX and assemble it; RuntimeError where ptxas refuses."""
     function, threads, blocks = CUDA_KERNELS[name]
     # A device function asks the present card for its architecture; offline there is none.
     card = SimpleNamespace(compute_capability=cc)
@@ -131,6 +133,7 @@ def _compile(name: str, dtype: str, cc: tuple[int, int]) -> Report:
         raise RuntimeError(f"ptxas refused {name} for sm_{cc[0]}{cc[1]}: {made.stderr.strip()}")
 
     def sum_of(pattern: str) -> int:
+        """Return the sum of the numbers that a pattern finds in what ptxas said."""
         return sum(map(int, re.findall(pattern, made.stderr)))
 
     return Report(
@@ -190,7 +193,7 @@ def report(operation: str, variant: str, dtype: str, cc: tuple[int, int] = (9, 0
     RuntimeError, FileNotFoundError
         If the compiler or ``ptxas`` is missing, or refuses.
     """
-    if (operation, variant) not in steps.VARIANTS:
+    if (operation, variant) not in VARIANTS:
         raise ValueError(f"there is no CUDA variant {variant!r} of {operation!r}")
     if SIMULATED:
         raise RuntimeError("the simulator compiles nothing; unset NUMBA_ENABLE_CUDASIM")
@@ -202,14 +205,32 @@ def report(operation: str, variant: str, dtype: str, cc: tuple[int, int] = (9, 0
 
 
 def all_reports(dtype: str, cc: tuple[int, int]) -> list[Report]:
-    """Compile every kernel, the training step's included."""
+    """Compile every kernel, the training step's included.
+
+    Parameters
+    ----------
+    dtype : str
+        "float32" or "float64".
+    cc : tuple of int
+        Compute capability, a key of SHARED_BYTES.
+
+    Returns
+    -------
+    list of Report
+        Those of the product variants first, then the others by name.
+
+    Raises
+    ------
+    RuntimeError, FileNotFoundError
+        If the compiler or ``ptxas`` is missing, or refuses.
+    """
     products = {kind: [name for v in GEMM_VARIANTS for name in _product_kernels(v, kind)] for kind in DTYPES}
     others = sorted(set(CUDA_KERNELS).difference(*products.values()))
     return [_compile(name, dtype, cc) for name in (*products[dtype], *others)]
 
 
 def faults(found: Report) -> list[str]:
-    """What is wrong with a kernel; nothing, if all is well."""
+    """Return what is wrong with a kernel, a phrase for each fault; nothing, if all is well."""
     shared, registers, blocks = found.shared_bytes, found.registers, found.blocks
     mixed = found.dtype == "float32" and found.double_operations and found.kernel not in ADDS_UP
     is_fast = re.search(r"\d+x\d+x\d+", found.kernel) is not None
@@ -230,7 +251,13 @@ def faults(found: Report) -> list[str]:
 
 
 def main() -> int:
-    """Compile everything for both architectures; 1 where a kernel is not as it should be."""
+    """Compile everything for both architectures, and print a line for each kernel.
+
+    Returns
+    -------
+    int
+        The exit status: 0; 1 where a kernel has `faults`; 2 in the simulator.
+    """
     if SIMULATED:
         print("the simulator compiles nothing; unset NUMBA_ENABLE_CUDASIM", file=sys.stderr)
         return 2

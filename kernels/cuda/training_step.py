@@ -64,7 +64,7 @@ BIAS_SUM = record("dz neurons to")
 
 
 class StepArrays(NamedTuple):
-    """The arrays of a step, as every phase gets them."""
+    """The arrays of a step, as every phase gets them; all on the device, contiguous vectors."""
 
     flat: Any  # the buffer of floats
     context: Any  # a record DEVICE_CONTEXT
@@ -87,7 +87,7 @@ class StepArrays(NamedTuple):
 
 @kernel(THREADS)
 def epoch_gather(step: StepArrays) -> None:
-    """The batch's rows of X."""
+    """Copy the batch's rows of X to ``gathered``, in the epoch's order; a thread an element, any grid."""
     context, rows, n, start = step.context[0], step.progress[0].batch_rows, step.context[0].inputs, step.progress[0].row
     for e in range(cuda.grid(1), rows * n, cuda.gridsize(1)):
         r = e // n
@@ -97,7 +97,10 @@ def epoch_gather(step: StepArrays) -> None:
 
 @kernel(THREADS)
 def epoch_losses(step: StepArrays) -> None:
-    """Losses of the rows, dZ of the last layer."""
+    """Store losses and correct answers of the batch's rows; where it trains, dZ of the last layer; a thread a row.
+
+    A row counts its sample weight in the loss; in dZ, that / the batch's weight.
+    """
     flat, context, start, k = step.flat, step.context[0], step.progress[0].row, step.context[0].outputs
     one = flat.dtype.type(1)
     inverse = step.rates[start // context.batch * RATES + CONSTANTS]
@@ -120,7 +123,7 @@ def epoch_losses(step: StepArrays) -> None:
 
 @kernel(THREADS)
 def epoch_sums(step: StepArrays) -> None:
-    """db of every layer: block row y sums one part of the rows."""
+    """Store db of every layer in its place in ``parts``: block row y sums part y of the rows, a thread a column."""
     context, part = step.context[0], cuda.blockIdx.y
     each = -(-context.batch // context.part_count)
     top, bottom = part * each, min(step.progress[0].batch_rows, (part + 1) * each)
@@ -133,7 +136,7 @@ def epoch_sums(step: StepArrays) -> None:
 
 @device
 def _gradient_element(step: StepArrays, i: int) -> Any:
-    """One element of the gradient: its parts in order, and l2's share."""
+    """Return one element of the gradient: its parts in order, and l2's share. One thread; no barrier."""
     context = step.context[0]
     total = sum_of_parts(step.flat, context.parts + i, context.part_count, context.count)
     if context.l2 >= 0:
@@ -143,7 +146,7 @@ def _gradient_element(step: StepArrays, i: int) -> Any:
 
 @kernel(THREADS)
 def epoch_update(step: StepArrays) -> None:
-    """The optimizer's step."""
+    """Take the optimizer's step, by `update_element`; a thread a parameter, any grid."""
     flat, context, r = step.flat, step.context[0], step.rates
     at = step.progress[0].row // context.batch * RATES
     c = r[at], r[at + 1], r[at + 2], r[at + 3], r[at + 4], r[at + 5], r[at + 6], r[at + 7]
@@ -156,7 +159,10 @@ def epoch_update(step: StepArrays) -> None:
 
 @device
 def _squares(step: StepArrays) -> float:
-    """The gradient, stored, and this block's share of its squared length."""
+    """Store the gradient, and return this block's share of its squared length, float64, to every thread.
+
+    All threads of a block call it: it has an array in shared memory and the barriers of `block_sum`.
+    """
     shared = cuda.shared.array(THREADS, np.float64)
     total = 0.0
     for i in range(cuda.grid(1), step.context[0].count, cuda.gridsize(1)):
@@ -168,7 +174,10 @@ def _squares(step: StepArrays) -> float:
 
 @device
 def _clip(step: StepArrays, squares: float) -> None:
-    """What the gradient is multiplied by; infinity and NaN must show."""
+    """Store what the gradient is multiplied by: 1, or clip_norm / its length; infinity and NaN in it become NaN.
+
+    All threads of one block may call it; thread 0 stores, and the caller has the barrier.
+    """
     if cuda.threadIdx.x == 0:
         norm, limit = sqrt(squares), step.context[0].clip_norm
         step.flat[step.context[0].scale] = 1.0 if norm <= limit else limit / norm
@@ -176,7 +185,7 @@ def _clip(step: StepArrays, squares: float) -> None:
 
 @kernel(THREADS)
 def epoch_squares(step: StepArrays) -> None:
-    """The gradient, and each block's share of its squared length."""
+    """Store the gradient, and each block's share of its squared length in ``norms``; any grid."""
     total = _squares(step)
     if cuda.threadIdx.x == 0:
         step.norms[cuda.blockIdx.x] = total
@@ -184,7 +193,7 @@ def epoch_squares(step: StepArrays) -> None:
 
 @kernel(THREADS)
 def epoch_clip(step: StepArrays) -> None:
-    """The shares of the squared length, added up by one block, and the scale."""
+    """Add up the shares of the squared length in one block, in a fixed order, and store the scale."""
     shared = cuda.shared.array(THREADS, np.float64)
     total = 0.0
     for i in range(cuda.threadIdx.x, step.norms.size, THREADS):
@@ -194,7 +203,7 @@ def epoch_clip(step: StepArrays) -> None:
 
 @kernel(THREADS)
 def epoch_close(step: StepArrays) -> None:
-    """Add up the batch's losses, by one block, and move on."""
+    """Add the batch's losses and correct answers to the epoch's, in one block, and move on to the next batch."""
     context, progress = step.context[0], step.progress[0]
     rows = progress.batch_rows
     shared = cuda.shared.array(THREADS, np.float64)
@@ -221,7 +230,14 @@ _gather, _losses, _sums, _update, _close = (
 
 @device
 def _block_product(step: StepArrays, args: Any) -> None:
-    """A product by one block, a thread an element."""
+    """C = A B with its epilogue, by the threads of one block, a thread an element; the sum in one part. No barrier.
+
+    Parameters
+    ----------
+    step : StepArrays
+        ``flat`` holds A, B and C.
+    args : record GEMM_ARGS
+    """
     rows, columns, flat = step.progress[0].batch_rows, args.n, step.flat
     height = rows if args.m < 0 else args.m
     depth = rows if args.k < 0 else args.k
@@ -237,7 +253,15 @@ def _block_product(step: StepArrays, args: Any) -> None:
 
 @kernel(THREADS)
 def resident(step: StepArrays, steps: int) -> None:
-    """Run ``steps`` steps in one block; sums have one part."""
+    """Run whole steps, one after the other, in one block, whose barriers divide the phases.
+
+    Parameters
+    ----------
+    step : StepArrays
+        With one part: ``part_count`` is 1.
+    steps : int
+        Not beyond the epoch's end.
+    """
     layers = step.context[0].layers
     for _ in range(steps):
         _gather(step)

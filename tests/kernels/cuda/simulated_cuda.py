@@ -18,7 +18,7 @@ from fastnet.kernels import matmul
 from fastnet.kernels import registry as variants
 from fastnet.kernels.cuda import arguments
 from fastnet.kernels.cuda import engine as cuda_engine
-from fastnet.kernels.cuda import steps as cuda_steps
+from fastnet.kernels.cuda import variants as cuda_variants
 from fastnet.kernels.cuda.device import SIMULATED, cuda
 from fastnet.kernels.cuda.launch import GEMM_VARIANTS, launch
 from fastnet.kernels.registry import CUDA_VARIANTS, OP_SPECS, Case, Variant
@@ -71,7 +71,7 @@ def test_variant_meets_its_contract(variant: Variant, case: Case) -> None:
 
 def test_every_operation_has_a_cuda_variant() -> None:
     assert {variant.operation for variant in CUDA_VARIANTS if variant.name == "cuda"} == set(OP_SPECS)
-    assert {(variant.operation, variant.name) for variant in CUDA_VARIANTS} == set(cuda_steps.VARIANTS)
+    assert {(variant.operation, variant.name) for variant in CUDA_VARIANTS} == set(cuda_variants.VARIANTS)
     assert set(variants.variants("matmul")[-len(GEMM_VARIANTS) :]) == set(GEMM_VARIANTS)
     assert all(variant.device == "cuda" for variant in CUDA_VARIANTS)
 
@@ -136,19 +136,22 @@ def test_wrong_kernels_are_rejected(
     name: str, operation: str, case: Case, changes: dict[str, Any], variant: Any
 ) -> None:
     variant = next(v for v in CUDA_VARIANTS if v.operation == operation and v.name == variant)
-    with mock.patch.object(cuda_steps, "gemm_args", _args(**changes)), pytest.raises(WrongKernelError, match=operation):
+    with (
+        mock.patch.object(cuda_variants, "gemm_args", _args(**changes)),
+        pytest.raises(WrongKernelError, match=operation),
+    ):
         check(variant, case, "float64")
 
 
 def test_a_lost_part_is_rejected() -> None:
     variant = next(v for v in CUDA_VARIANTS if v.operation == "dense_backward_batch" and v.name == "cuda")
-    reduce = cuda_steps.reduce_kernel
+    reduce = cuda_variants.reduce_kernel
 
     class Lossy:
         def __getitem__(self, grid: Any) -> Any:
             return lambda iter_chunks, count, *rest: reduce[grid](iter_chunks, count - 1, *rest)
 
-    with mock.patch.object(cuda_steps, "reduce_kernel", Lossy()), pytest.raises(WrongKernelError):
+    with mock.patch.object(cuda_variants, "reduce_kernel", Lossy()), pytest.raises(WrongKernelError):
         check(variant, Case((13, 5, 9), "parts", "relu"), "float64")
 
 
