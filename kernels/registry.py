@@ -151,6 +151,7 @@ _LOOKUP = {(variant.operation, variant.name): from_host(variant) for variant in 
 
 
 def _card_is_usable() -> bool:
+    """Start the driver, and return whether CUDA variants can run here."""
     from .cuda import device
 
     return not device.missing()
