@@ -9,8 +9,9 @@ The five loops are BLIS's::
             loop 1: columns by NR                  the micro-kernel: tiles of C stay in registers
 
 With AVX2 and NEON, A_BYTES are a block of A that stays in L2, and each micro-panel of B stays in L1 while the tiles
-below each other use it; packed B lies in L3. With AVX-512 it is the other way round: A_BYTES are one micro-panel, which
-stays in L1, and the block of B stays in L2; A needs no packing, because the micro-kernel broadcasts single elements.
+below each other use it; packed B lies in L3. With AVX-512 it is the other way round: A_BYTES are one micro-panel,
+which stays in L1, and the block of B stays in L2; the micro-kernel broadcasts single elements of A, which is therefore
+packed only where it is a large transpose, or has neither contiguous rows nor columns.
 
 **Same bits.** An element of C is one chain of FMAs for each block of KC, over ascending k from zero; the blocks are
 added in their order. KC depends on the dtype and the blocks on K alone. Where tiles, blocks and panels begin changes

@@ -109,11 +109,12 @@ def _for_all_rows(
 
     def rest(values: Values) -> Values:
         for row in rows_from(whole, left):
-            if exact:
-                exists = builder.zext(builder.icmp_signed("<", row[0], k), intp)
-                values = code.change_unless_zero(exists, values, lambda old, row=row: body(old, *row))
-            else:
-                values = body(values, *row)
+
+            def change(old: Values, row: tuple[ir.Value, Values] = row) -> Values:
+                return body(old, *row)
+
+            exists = builder.zext(builder.icmp_signed("<", row[0], k), intp)
+            values = code.change_unless_zero(exists, values, change) if exact else change(values)
         return values
 
     whole = builder.and_(k, intp(-step))
