@@ -44,6 +44,12 @@ B_BYTES = L2 // 4 if WIDE else 4 << 20
 B_BYTES_TALL = 3 * L2 // 4 if WIDE else B_BYTES
 """The same below a block of A of more than A_L3_BYTES, which is read again for every block of B."""
 
+B_BYTES_FEW_ROWS = B_BYTES if WIDE else L2 // 8
+"""The same below fewer rows of A than LARGE_BLOCK_ROWS, which read it so few times that it had better stay in L2."""
+
+LARGE_BLOCK_ROWS = 48
+"""Rows of A from which a block of B may lie in L3."""
+
 A_L3_BYTES = 4 * L2
 """Bytes of A that the L3 cache supplies as fast as they are needed."""
 
@@ -121,6 +127,8 @@ def choose_blocking(item: int, shape: Shape, a: Matrix, b: Matrix) -> Any:
     nc = nr if m > 1 else 8 * nr
     if not b_in_place:
         block_bytes = B_BYTES if m * kc * item <= A_L3_BYTES else B_BYTES_TALL
+        if m < LARGE_BLOCK_ROWS:
+            block_bytes = B_BYTES_FEW_ROWS
         blocks = max(1, -(-n * kc * item // block_bytes))
         nc = max(1, -(-n // (blocks * nr))) * nr
     mc = max(1, m)
