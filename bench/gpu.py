@@ -68,7 +68,7 @@ except ImportError:  # not installed: the checkout, with kernels/ where the whee
 from fastnet.kernels.cuda import device
 from fastnet.kernels.cuda import engine as cuda_engine
 from fastnet.kernels.cuda.arguments import DEVICE_PROGRESS, gemm_args
-from fastnet.kernels.cuda.gemm import launch
+from fastnet.kernels.cuda.launch import GEMM_VARIANTS, launch
 from fastnet.kernels.registry import CUDA_VARIANTS, OP_SPECS, Case
 from fastnet.kernels.verify import check
 from fastnet.network import Network
@@ -231,7 +231,7 @@ def time_products(tiny: bool) -> list[dict[str, Any]]:
         fused = gemm_args(sizes, left, right, (0, size), np.float32, bias=size * size, code=1)
         row: dict[str, Any] = {"size": size}
         repeats = 1 if tiny else 20 if size <= 2048 else 5
-        for variant in ("cuda_naive", "cuda_tiled", "cuda"):
+        for variant in GEMM_VARIANTS:
             if size > 2048 and variant != "cuda":
                 continue
             seconds = events(lambda: launch(variant, plain, (progress, a, b, c)), repeats)  # noqa: B023

@@ -1,12 +1,13 @@
-"""Writes the tables and plots of docs/benchmarks.md and README's table from one file of results.
+"""Writes a page of tables and plots for each machine measured, and README's tables, from one file of results a machine.
 
     python bench/report.py --run            # measure everything (about half an hour), then write tables and plots
     python bench/report.py --run --quick    # one dtype, smaller networks, one round (about five minutes)
-    python bench/report.py                  # tables and plots anew, of the results that are there
+    python bench/report.py                  # pages and plots anew, of the results that are there
 
 ``--run`` calls pytest on bench/ and bench/peers.py, each with the command that a user would type, and keeps their
-results in bench/results/results.json: medians, spreads, and the machine. All text between markers in both pages is
-generated from that file, losses included. Needs the extras ``bench`` and ``plot``, and ``peers`` for other libraries.
+results in bench/results/CPU/results.json: medians, spreads, and the machine. docs/benchmarks-CPU.md is
+bench/machine_page.md with the text between its markers generated from that file, losses included; README's tables are
+generated too. Needs the extras ``bench`` and ``plot``, and ``peers`` for other libraries.
 """
 
 import argparse
@@ -32,7 +33,8 @@ from fastnet.kernels.jit.target import target_cpu, vector_bytes
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 README = HERE.parent / "README.md"
-PAGE = HERE.parent / "docs" / "benchmarks.md"
+PAGES = HERE.parent / "docs"
+TEMPLATE = HERE / "machine_page.md"
 QUICK_NETWORKS = ("1-16-1", "13-64-64-1", "64-128-128-10")
 PRODUCTS = ("matmul", "dense_forward", "dense_backward_batch")
 
@@ -289,7 +291,7 @@ TABLES = {
     "start": start_table,
     "losses": losses,
 }
-"""The text between the markers of each name in docs/benchmarks.md."""
+"""The text between the markers of each name in a machine's page."""
 
 
 def between_markers(whole: str, name: str, text: str) -> str:
@@ -301,12 +303,24 @@ def between_markers(whole: str, name: str, text: str) -> str:
     return f"{before}{begin}\n{text}\n{end}{rest.split(end)[1]}"
 
 
-def written(whole: str, results: Results) -> str:
-    """Return docs/benchmarks.md with every table of these results."""
+def machines(folder: Path) -> dict[str, Results]:
+    """The results of each machine in a folder, those with the widest vectors first."""
+    found = {file.parent.name: json.loads(file.read_text()) for file in sorted(folder.glob("*/results.json"))}
+    return dict(sorted(found.items(), key=lambda machine: -int(machine[1]["about"]["vector_bytes"])))
+
+
+def page(cpu: str, results: Results) -> str:
+    """Return the page of a machine."""
     set_fractions_of_limit(results["benches"])
+    whole = TEMPLATE.read_text().replace("{cpu}", cpu)
     for name, table in TABLES.items():
         whole = between_markers(whole, name, table(results))
     return whole
+
+
+def summaries(found: dict[str, Results]) -> str:
+    """README's tables: a machine after the other."""
+    return "\n\n".join(summary(results) for results in found.values())
 
 
 def main() -> None:
@@ -314,19 +328,20 @@ def main() -> None:
     parser.add_argument("--run", action="store_true", help="measure first")
     parser.add_argument("--quick", action="store_true", help="with --run: less of everything")
     parser.add_argument("--rounds", type=int, help="with --run: of the libraries' steps (default: 5, or 1 if quick)")
-    parser.add_argument("--results", type=Path, default=RESULTS, metavar="FOLDER", help="results.json and plots")
-    parser.add_argument("--page", type=Path, default=PAGE, metavar="FILE", help="where the tables are")
+    parser.add_argument("--results", type=Path, default=RESULTS, metavar="FOLDER", help="a folder for each machine")
+    parser.add_argument("--pages", type=Path, default=PAGES, metavar="FOLDER", help="where the machines' pages are")
     parser.add_argument("--readme", type=Path, default=README, metavar="FILE", help="where the summary is")
     options = parser.parse_args()
     if options.quick and not options.run:
         parser.error("--quick goes with --run")
-    file = options.results / "results.json"
     if options.run:
-        save(run(options.quick, options.rounds or (1 if options.quick else 5)), file)
-    results = json.loads(file.read_text())
-    plots.draw_all(results, options.results)
-    options.page.write_text(written(options.page.read_text(), results))
-    options.readme.write_text(between_markers(options.readme.read_text(), "summary", summary(results)))
+        results = run(options.quick, options.rounds or (1 if options.quick else 5))
+        save(results, options.results / target_cpu() / "results.json")
+    found = machines(options.results)
+    for cpu, results in found.items():
+        (options.pages / f"benchmarks-{cpu}.md").write_text(page(cpu, results))
+        plots.draw_all(results, options.results / cpu)
+    options.readme.write_text(between_markers(options.readme.read_text(), "summary", summaries(found)))
 
 
 if __name__ == "__main__":

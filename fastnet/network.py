@@ -1,6 +1,6 @@
 """Network: layer sizes, one flat parameter vector and its views, predictions.
 
-Imports `fastnet.kernels`, and `storage`, `preparation` and `export` for its files. No arithmetic on arrays lives here.
+Imports `fastnet.kernels`, and `storage`, `preparation` and `onnx` for its files. Kernels compute.
 """
 
 from __future__ import annotations

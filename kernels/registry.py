@@ -104,9 +104,9 @@ def _on_device(operation: str, name: str) -> Callable[..., Any]:
     """Return a CUDA variant, over device arrays; `numba.cuda` is imported at its first call."""
 
     def run(*arguments: Any) -> None:
-        from .cuda import steps
+        from .cuda import variants
 
-        steps.VARIANTS[operation, name](*arguments)
+        variants.VARIANTS[operation, name](*arguments)
 
     return run
 
@@ -126,9 +126,16 @@ def from_host(variant: Variant) -> Callable[..., Any]:
 
 _PRODUCTS = ("matmul", "dense_forward", "dense_backward_batch")
 
+_CUDA_OPERATIONS = {
+    "cuda_naive": _PRODUCTS,
+    "cuda_tiled": _PRODUCTS,
+    "cuda": tuple(OP_SPECS),
+}
+"""The operations of every CUDA variant; `cuda.launch.GEMM_VARIANTS` holds the kernels of the same names."""
+
 CUDA_VARIANTS = tuple(
     Variant(operation, name, _on_device(operation, name), device="cuda")
-    for name, operations in (("cuda_naive", _PRODUCTS), ("cuda_tiled", _PRODUCTS), ("cuda", tuple(OP_SPECS)))
+    for name, operations in _CUDA_OPERATIONS.items()
     for operation in operations
 )
 """The table's last variants, whose arrays are on a CUDA device. Whether there is one is determined when a variant is
@@ -144,6 +151,7 @@ _LOOKUP = {(variant.operation, variant.name): from_host(variant) for variant in 
 
 
 def _card_is_usable() -> bool:
+    """Start the driver, and return whether CUDA variants can run here."""
     from .cuda import device
 
     return not device.missing()

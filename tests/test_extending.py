@@ -42,8 +42,9 @@ def insert(path: Path, text: str, before: str) -> None:
     path.write_text(source.replace(before, text + before))
 
 
-def run(copy: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(copy), "NUMBA_CACHE_DIR": str(copy / "cache")}
+def run(copy: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    paths = {"PYTHONPATH": str(copy), "NUMBA_CACHE_DIR": str(copy / "cache")}
+    environment = {**os.environ, **paths, **variables}
     command = [sys.executable, "-P", *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=copy, env=environment, timeout=600)
 
@@ -167,3 +168,43 @@ def test_added_wrong_variant_is_rejected(with_mine: Path) -> None:
     assert (result.returncode, result.stdout) == (1, "")
     assert "matmul, variant mine" in result.stderr
     assert "elements are wrong, first at (36, 0)" in result.stderr
+
+
+# ------------------------------------------------------------------------------------ a CUDA variant
+
+CUDA_TITLE = "A CUDA variant of matmul"
+
+
+@pytest.fixture
+def with_pair(copy: Path) -> Path:
+    (module,) = code(CUDA_TITLE)
+    in_launch, in_registry = re.findall(r'^    "cuda_pair": .*\n', section(CUDA_TITLE), re.M)
+    kernels = copy / "fastnet" / "kernels"
+    (kernels / "cuda" / "pair.py").write_text(module)
+    insert(kernels / "cuda" / "launch.py", in_launch, '    "cuda": _fast,\n')
+    insert(kernels / "cuda" / "launch.py", "from .pair import cuda_pair\n", "\nTILES: ")
+    insert(kernels / "registry.py", in_registry, '    "cuda": tuple(OP_SPECS),\n')
+    return copy
+
+
+def simulate(copy: Path) -> subprocess.CompletedProcess[str]:
+    """Run the page's check in the simulator."""
+    (program,) = re.findall(r"^NUMBA_ENABLE_CUDASIM=1 python -c '\n(.*?)'$", section(CUDA_TITLE), re.M | re.S)
+    return run(copy, "-c", program, NUMBA_ENABLE_CUDASIM="1")
+
+
+def test_added_cuda_variant_is_checked(with_pair: Path) -> None:
+    result = simulate(with_pair)
+    assert result.returncode == 0, result.stderr
+    shares = [line.split() for line in result.stdout.splitlines()]
+    assert [operation for operation, _ in shares] == ["matmul", "dense_forward", "dense_backward_batch"]
+    assert all(float(share) <= 1 / 3 for _, share in shares)
+
+
+def test_added_wrong_cuda_variant_is_rejected(with_pair: Path) -> None:
+    pair = with_pair / "fastnet" / "kernels" / "cuda" / "pair.py"
+    right = "if m + SIDE < rows:"
+    assert right in pair.read_text()
+    pair.write_text(pair.read_text().replace(right, "if m + SIDE < rows - 1:"))
+    result = simulate(with_pair)
+    assert "WrongKernelError: matmul, variant cuda_pair" in result.stderr

@@ -125,8 +125,9 @@ def finite(name: str, array: Array, at: Array | None = None) -> None:
     rows = max(1, _CHUNK_ELEMENTS * len(array) // array.size)
     for start in range(0, len(array), rows):
         chunk = array[start : start + rows]
-        if not np.isfinite(chunk).all():
-            position = tuple(int(i) for i in np.argwhere(~np.isfinite(chunk))[0])
+        is_finite = np.isfinite(chunk)  # once: another thread may write to the array
+        if not is_finite.all():
+            position = tuple(int(i) for i in np.argwhere(~is_finite)[0])
             what = "NaN" if np.isnan(chunk[position]) else "infinity"
             where = (_number(position[0] + start, at), *position[1:])
             location = f"row {where[0]}" + "".join(f", column {column}" for column in where[1:])

@@ -7,6 +7,7 @@ from .device import by_code, device
 
 
 def _slope(spec: ActivationSpec) -> Any:
+    """Return ``(a, z) -> f'(z)``: from the output a where the spec has such a formula, else from z."""
     of_a, of_z = spec.derivative_from_output, device(spec.derivative)
     if of_a is None:
         return lambda a, z: of_z(z)

@@ -8,7 +8,7 @@ from ..engine.backend import PROGRESS
 from ..specs.activations import IDENTITY
 from .device import SIMULATED
 
-VECTOR = 16
+VECTOR_BYTES = 16
 """Bytes that the fast kernel moves at a time where it can."""
 
 SIMULATED_LANES = 2
@@ -54,17 +54,35 @@ ALONG_LONG, VECTORS = 1, 2
 
 
 def gemm_args(sizes: Triple, a: Triple, b: Triple, c: tuple[int, int], dtype: Any, **rest: int) -> GemmArgs:
-    """Return the arguments of a product.
+    """Return the arguments of a product C = A B, and how the fast kernel may read A and B.
 
-    ``sizes``: (M, N, K). ``a``: offset, stride by M, stride by K; ``b``: by N and by K; ``c``: offset, stride of rows.
-    ``rest``: other fields by name.
+    Parameters
+    ----------
+    sizes : tuple of int
+        (M, N, K); an M or K of -1 is the rows of the batch that is present when the kernel runs.
+    a : tuple of int
+        Of A (M, K): offset of its first element, stride by M, stride by K, in elements.
+    b : tuple of int
+        Of B (K, N): offset, stride by N, stride by K.
+    c : tuple of int
+        Of C (M, N): offset, elements from a row to the next; a row is contiguous.
+    dtype : dtype
+        float32 or float64, of all arrays: 16 bytes are 4 or 2 elements.
+    **rest : int
+        Other fields of `GemmArgs` by name.
+
+    Returns
+    -------
+    GemmArgs
+        ``a_mode`` and ``b_mode`` have VECTORS where one stride is 1, and offset and other stride are whole vectors of
+        16 bytes. A factor that is contiguous along K then needs a ``split`` of whole vectors too.
     """
-    lanes = SIMULATED_LANES if SIMULATED else VECTOR // np.dtype(dtype).itemsize
+    lanes = SIMULATED_LANES if SIMULATED else VECTOR_BYTES // np.dtype(dtype).itemsize
     return GemmArgs(*sizes, *a, _mode(*a, lanes), *b, _mode(*b, lanes), *c, **rest)
 
 
 def _mode(at: int, by_long: int, by_k: int, lanes: int) -> int:
-    """How the fast kernel reads a factor."""
+    """Return the flags ALONG_LONG and VECTORS of a factor: its offset, its strides, elements of 16 bytes."""
     along_long = by_long == 1 and by_k != 1
     fits = (by_long == 1 or by_k == 1) and at % lanes == 0 and (by_k if along_long else by_long) % lanes == 0
     return ALONG_LONG * along_long + VECTORS * fits

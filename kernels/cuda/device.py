@@ -53,7 +53,18 @@ def missing() -> str:
 
 
 def require(asked: str = 'variant="cuda"') -> None:
-    """Refuse to go on without a device, saying what is missing."""
+    """Refuse to go on without a device.
+
+    Parameters
+    ----------
+    asked : str
+        What was asked for, as the user wrote it; the message begins with it.
+
+    Raises
+    ------
+    OSError
+        If `missing` says that something is.
+    """
     if missing():
         raise OSError(f"{asked} cannot run here: {missing()}; the CPU's can, such as auto")
 
@@ -62,14 +73,33 @@ def require(asked: str = 'variant="cuda"') -> None:
 
 
 def device(function: Callable[..., Any]) -> Any:
-    """Code that kernels call."""
+    """Compile a function that kernels call, without fast math, whatever flags the CPU uses.
+
+    Parameters
+    ----------
+    function : callable
+        Plain Python over scalars, device arrays and tuples.
+
+    Returns
+    -------
+    dispatcher
+        Callable from kernels and device functions only; in the simulator a Python function.
+    """
     return cuda.jit(device=True)(function)  # without fastmath, whatever flags the CPU uses
 
 
 def by_code(functions: dict[int, Callable[..., Any]]) -> Any:
     """Make ``(code, *arguments) -> functions[code](*arguments)``, where a code that is none of them gets the last.
 
-    A chain of comparisons, which NVVM inlines into its callers.
+    Parameters
+    ----------
+    functions : dict of int to callable
+        Plain functions of the same number of arguments, whose results have one type.
+
+    Returns
+    -------
+    dispatcher
+        A device function: a chain of comparisons, which NVVM inlines into its callers.
     """
     (_, last), *others = reversed(functions.items())
     last = device(last)
@@ -80,26 +110,44 @@ def by_code(functions: dict[int, Callable[..., Any]]) -> Any:
 
 
 def _choice(own: int, function: Any, others: Any) -> Any:
+    """Return a device function that calls ``function`` where its first argument is ``own``, else ``others``."""
+
     @device
     def choose(code: int, *arguments: Any) -> Any:
+        """Call one or the other."""
         return function(*arguments) if code == own else others(code, *arguments)
 
     return choose
 
 
 def register_limit(threads: int, blocks: int) -> int:
-    """Registers a thread may have, so that so many blocks of so many threads share an SM's 65536."""
+    """Return the registers a thread may have, so that ``blocks`` blocks of ``threads`` threads share an SM.
+
+    Source: the CUDA C++ Programming Guide's table of technical specifications: 65536 registers an SM, 255 a thread; and
+    Nsight Compute's occupancy calculator: a warp gets them by 256, so a thread by 8.
+    """
     return min(255, 65536 // (threads * blocks) // 8 * 8)
 
 
 def kernel(threads: int, blocks: int = 1) -> Callable[[Callable[..., Any]], Any]:
-    """Decorate a kernel that is launched with so many threads a block, of which so many blocks share an SM.
+    """Decorate a kernel, and enter it in CUDA_KERNELS under its name.
 
-    That bounds the registers that ptxas allots.
+    Parameters
+    ----------
+    threads : int
+        Threads of every block that it will be launched with.
+    blocks : int, default 1
+        Blocks that are to share an SM. Both bound the registers that ptxas allots: see `register_limit`.
+
+    Returns
+    -------
+    callable
+        Decorator, which returns Numba's dispatcher; it compiles at the first launch.
     """
 
     def decorate(function: Callable[..., Any]) -> Any:
-        KERNELS[function.__name__] = (function, threads, blocks)
+        """Enter the function in CUDA_KERNELS and return its dispatcher."""
+        CUDA_KERNELS[function.__name__] = (function, threads, blocks)
         if not SIMULATED:
             return cuda.jit(max_registers=register_limit(threads, blocks), lto=False)(function)
         simulated = cuda.jit(function)
@@ -118,7 +166,7 @@ def _simulated_tuples(kind: Any, value: Any, **options: Any) -> tuple[Any, Any]:
     return kind, value
 
 
-KERNELS: dict[str, tuple[Callable[..., Any], int, int]] = {}
+CUDA_KERNELS: dict[str, tuple[Callable[..., Any], int, int]] = {}
 """Every kernel by name: its Python function, threads a block, and blocks that are to share an SM."""
 
 # -------------------------------------------------------------------------------------------- arrays
@@ -126,7 +174,20 @@ KERNELS: dict[str, tuple[Callable[..., Any], int, int]] = {}
 
 @contextlib.contextmanager
 def _enough_memory(size: int, purpose: str) -> Iterator[None]:
-    """Where so many bytes do not fit the card, a MemoryError that says for what they were."""
+    """Turn the driver's error of too little memory into a MemoryError.
+
+    Parameters
+    ----------
+    size : int
+        Bytes that are allocated inside.
+    purpose : str
+        What for, and what to do instead; the message ends with it.
+
+    Raises
+    ------
+    MemoryError
+        If they do not fit the card. Other errors pass.
+    """
     try:
         yield
     except Exception as error:  # the driver's own class, which moves from version to version
@@ -136,7 +197,23 @@ def _enough_memory(size: int, purpose: str) -> Iterator[None]:
 
 
 def send(array: Array) -> Any:
-    """Copy an array to the device; its strides too where it is contiguous in either order."""
+    """Copy an array to the device.
+
+    Parameters
+    ----------
+    array : ndarray
+        Of any shape and dtype, not empty. Its strides are kept where it is contiguous in either order.
+
+    Returns
+    -------
+    device array
+        A copy, of rows in C order where the array was contiguous in neither.
+
+    Raises
+    ------
+    MemoryError
+        If it does not fit the card.
+    """
     if not (array.flags.c_contiguous or array.flags.f_contiguous):
         array = np.ascontiguousarray(array)
     with _enough_memory(array.nbytes, "this array; call the kernel for parts of it"):
@@ -144,13 +221,48 @@ def send(array: Array) -> Any:
 
 
 def empty(size: int, dtype: Any, purpose: str = "workspace; call the kernel for parts") -> Any:
-    """An uninitialised vector on the device; of no elements there is none, so at least one."""
+    """Allocate an uninitialised vector on the device.
+
+    Parameters
+    ----------
+    size : int
+        Elements; at least one is allocated, since CUDA rejects empty arrays.
+    dtype : dtype
+    purpose : str
+        Ends the message of the error.
+
+    Returns
+    -------
+    device array, shape (max(1, size),)
+
+    Raises
+    ------
+    MemoryError
+        If it does not fit the card.
+    """
     with _enough_memory(size * np.dtype(dtype).itemsize, purpose):
         return cuda.device_array(max(1, size), dtype)
 
 
 def on_host(function: Callable[..., None], results: tuple[int, ...], arguments: tuple[Any, ...]) -> None:
-    """Call a device variant with host arrays: what comes in is sent, and the results are fetched."""
+    """Call a device variant with host arrays: send the arguments, and fetch the results into the host's arrays.
+
+    Parameters
+    ----------
+    function : callable
+        A value of `variants.VARIANTS`.
+    results : tuple of int
+        Positions of the arguments that it fills; negative ones count from the end.
+    arguments : tuple
+        Arrays of any strides, and numbers. Empty arrays stay on the host.
+
+    Raises
+    ------
+    OSError
+        If there is no device.
+    MemoryError
+        If the arrays do not fit the card.
+    """
     require()
     with quiet():
         filled = {i % len(arguments) for i in results}  # row by row, as the kernels write

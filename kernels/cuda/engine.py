@@ -28,9 +28,10 @@ from ..specs.losses import LOSSES
 from . import training_step as e
 from .arguments import DEVICE_PROGRESS, GEMM_ARGS, GemmArgs, gemm_args
 from .device import SIMULATED, cuda, empty, quiet, require
-from .gemm import launch
+from .launch import launch
 from .rules import batch_weights_of, rate_table
-from .steps import THREADS, blocks, splits_for
+from .steps import THREADS
+from .variants import blocks, splits_for
 
 RESIDENT_FLOPS = 1_000_000
 """Steps of fewer floating-point operations are one block's work. An estimate, not a measurement: a graph's 13 launches
@@ -46,7 +47,13 @@ Counters = tuple[Array, Array]
 
 @jit
 def _settle(kept: tuple[Array, Array, Array, Array], new: tuple[Array, Array, Array, Array]) -> None:
-    """Write everything that came back, in one compiled call: no KeyboardInterrupt comes in between."""
+    """Write everything that came back, in one compiled call: no KeyboardInterrupt comes in between.
+
+    Parameters
+    ----------
+    kept, new : tuple of ndarray
+        Parameters (P,), state (vectors, P), PROGRESS (1,), TOTALS (1,): the host's arrays, and what they become.
+    """
     kept[0][:] = new[0]
     kept[1][:, :] = new[1]
     kept[2][:] = new[2]
@@ -60,12 +67,39 @@ def _assign(record: Any, **values: Any) -> None:
 
 
 class CudaEngine:
-    """Trains and evaluates a network at one batch size on a CUDA device; a `Backend`. Parameters as of `CpuEngine`.
+    """Trains and evaluates a network at one batch size on a CUDA device; a `Backend`.
+
+    Parameters
+    ----------
+    parameters : ndarray, shape (P,)
+        float32 or float64, on the host; sent before a call's first step, and written by `train` after its last.
+    layer_sizes : sequence of int
+        Inputs, hidden sizes, outputs.
+    codes : sequence of int
+        Code of an ActivationSpec for every layer.
+    loss : str, default "mse"
+        A key of `specs.losses.LOSSES`.
+    batch_rows : int, default MICRO_BATCH_ROWS
+        Rows of a step; all of them are on the device at once.
+    optimizer : OptimizerState, optional
+        Without it the engine evaluates only.
+    uses_order, tuner : optional
+        Accepted as by `CpuEngine`, and ignored.
 
     Attributes
     ----------
     launch_mode : str
         How steps run: "resident", one launch an epoch; "graph", one launch a step; "stream", a launch a phase.
+    tuner : Tuner
+        Chooses only how many rows the next launches train before Ctrl-C is let in.
+    objective : OBJECTIVE, shape ()
+
+    Raises
+    ------
+    OSError
+        If there is no device.
+    ValueError
+        If the optimizer has scikit-learn's l2 or a largest loss of a row.
     """
 
     def __init__(
@@ -90,25 +124,26 @@ class CudaEngine:
         self.launch_mode = "resident" if flops <= RESIDENT_FLOPS else "stream" if SIMULATED else "graph"
         splits = (splits_for(self._dtype, k, n, batch_rows) for n, k in pairwise(layer_sizes))
         self._parts = 1 if self.launch_mode == "resident" else max(splits)
-        self._context = np.zeros(1, e.CONTEXT)
+        self._context = np.zeros(1, e.DEVICE_CONTEXT)
         self._lay_out(codes)
         self.tuner = Tuner(1, 1, explores=False)
         self.objective = np.zeros((), OBJECTIVE)
         self._copies: dict[str, tuple[Array | None, Any]] = {}  # arrays of data, and the device's copies
         self._graphs: dict[bool, Any] = {}  # of a step that trains, or measures
-        self._on_device: dict[str, Any] = {}  # the other arrays of a Step
+        self._on_device: dict[str, Any] = {}  # the other arrays of `StepArrays`
 
     def results(self) -> dict[str, float]:
         """Return the loss, and for classification the accuracy, of the epoch's rows so far."""
         return results_of(self._optimizer.progress, self._optimizer.totals, self._loss, self._sizes[-1])
 
     def _lay_out(self, codes: Sequence[int]) -> None:
-        """Divide the buffer; fill in the context and the arguments of a step's products."""
+        """Divide the buffer; fill in the context and a step's products; ``codes``: of the layers' activations."""
         sizes, batch, count, dtype, context = self._sizes, self._batch, self._count, self._dtype, self._context[0]
         optimizer, trains = self._optimizer, self._trains
         self._size = 0
 
         def region(elements: int) -> int:
+            """Reserve so many elements, and return the offset of the first."""
             start, self._size = self._size, self._size + padded(elements, _ALIGNED)
             return start
 
@@ -152,11 +187,17 @@ class CudaEngine:
     # ------------------------------------------------------------------------------------ the bus
 
     def _send(self, array: Array, target: Any) -> None:
+        """Copy a host array, flattened, to the front of a device vector of its dtype."""
         if array.size:
             target[: array.size].copy_to_device(np.ascontiguousarray(array).reshape(-1))
 
     def _copy(self, name: str, array: Array | None, dtype: Any, changes: bool = False) -> Any:
-        """The device's copy of an array of data; sent again where it is another array than the last, or changes."""
+        """Return a vector on the device that begins with the elements of an array of data, as ``dtype``.
+
+        ``name``: the field of `StepArrays`, for each of which one copy is kept. It is sent again where the array is
+        another one than the last or ``changes``. None: an array that the steps will not read. MemoryError where it does
+        not fit.
+        """
         held, copy = self._copies.pop(name, (None, None))  # of which Ctrl-C may leave a part
         size = 0 if array is None else array.size
         if copy is None or copy.size < size:
@@ -168,7 +209,7 @@ class CudaEngine:
         return copy
 
     def _allocate(self) -> None:
-        """Everything on the device but the data, the first time."""
+        """Allocate and fill all that is on the device but the data, the first time. Raises MemoryError."""
         if self._on_device:
             return
         flat = empty(self._size, self._dtype, f"batches of {self._batch} rows; use a smaller batch_size")
@@ -179,7 +220,7 @@ class CudaEngine:
             self._send(l2, flat[int(self._context[0]["l2"]) :])
         self._on_device = {
             "flat": flat,
-            "context": empty(1, e.CONTEXT),
+            "context": empty(1, e.DEVICE_CONTEXT),
             "progress": empty(1, DEVICE_PROGRESS),
             "totals": empty(1, np.float64),
             "gemms": cuda.to_device(np.array([*self._forwards, *self._backwards], GEMM_ARGS)),
@@ -200,14 +241,57 @@ class CudaEngine:
         first_row: int = 0,
         epoch_rows: int | None = None,
     ) -> None:
-        """Train on from where the epoch stands to the last row of X; see `Backend.train`."""
+        """Train from where the epoch stands to the last row of X, and write parameters, state, progress and totals.
+
+        Parameters
+        ----------
+        X : ndarray, shape (rows, n_in)
+            Rows of the epoch from ``first_row`` on. The device keeps its copy for the next call with the same array.
+        y : ndarray, shape (rows,) or (rows, n_out)
+            Labels or targets of these rows, kept likewise.
+        weights : ndarray of float64, shape (epoch_rows,), optional
+            A sample weight for each row of the epoch, kept likewise.
+        order : ndarray of int64, shape (epoch_rows,), optional
+            The order in which to visit the rows; X and y then hold all of them.
+        rates : ndarray of float64, optional
+            The learning rate of each of the epoch's steps, or one for all; by default 0.
+        first_row, epoch_rows : int, optional
+            By default X is the whole epoch.
+
+        Raises
+        ------
+        ValueError
+            If X ends within a batch before the epoch does, since a batch is taken as one piece.
+        MemoryError
+            If the batch or the data do not fit the card.
+        KeyboardInterrupt
+            After whole steps, whose results are fetched first.
+        """
         assert self._trains, "this engine only measures"
         counters = self._optimizer.progress, self._optimizer.totals
         epoch_rows = len(X) if epoch_rows is None else epoch_rows
         self._run(counters, (X, y, weights, first_row), epoch_rows, order, np.zeros(1) if rates is None else rates)
 
     def evaluate(self, chunks: Iterable[Chunk], rows: int) -> dict[str, float]:
-        """Loss, and for classification accuracy, over parts (X, y, weights, first row) of so many rows in all."""
+        """Return the loss, and for classification the accuracy, with the host's present parameters; changes nothing.
+
+        Parameters
+        ----------
+        chunks : iterable of Chunk
+            Parts (X, y, weights, first row) of the rows, in order.
+        rows : int
+            Rows of all parts together.
+
+        Returns
+        -------
+        dict
+            "loss" and, where the loss counts correct answers, "accuracy".
+
+        Raises
+        ------
+        ValueError, MemoryError
+            As `train`.
+        """
         counters = new_progress(), new_totals()
         for chunk in chunks:
             self._run(counters, chunk, rows)
@@ -216,9 +300,10 @@ class CudaEngine:
     def _run(
         self, counters: Counters, chunk: Chunk, epoch_rows: int, order: Array | None = None, rates: Array | None = None
     ) -> None:
-        """Steps until X is done with; then, or where a KeyboardInterrupt comes, everything is fetched.
+        """Run steps until X is done with; then, or where a KeyboardInterrupt comes, fetch everything.
 
-        Without ``rates`` steps only measure.
+        ``counters``: PROGRESS and TOTALS, read for where the epoch stands and written at the end. ``order``, ``rates``:
+        as of `train`; without ``rates`` steps only evaluate. Raises what `train` does.
         """
         (X, y, weights, first_row), batch, trains = chunk, self._batch, rates is not None
         stop, start = first_row + len(X), int(counters[0]["row"])
@@ -234,7 +319,7 @@ class CudaEngine:
         optimizer, steps_before = self._optimizer, int(counters[0]["step"]) - start // batch
         table = rate_table(optimizer.code, optimizer.hyper, rates, batch_weights, used, steps_before)
         labelled = self._loss.takes_labels
-        step = e.Step(
+        step = e.StepArrays(
             **self._on_device,
             X=self._copy("X", X, self._dtype),
             targets=self._copy("targets", None if labelled else y, self._dtype),
@@ -259,8 +344,8 @@ class CudaEngine:
             cuda.synchronize()
             self._fetch(step, counters, batch_weights, trains)
 
-    def _note(self, step: e.Step, progress: Array, epoch_rows: int) -> None:
-        """Send the context, where the epoch stands, parameters and state."""
+    def _note(self, step: e.StepArrays, progress: Array, epoch_rows: int) -> None:
+        """Send the context, where the epoch stands (a PROGRESS, of ``epoch_rows`` rows), parameters and state."""
         self._send(self._context, step.context)
         rows = min(self._batch, epoch_rows - int(progress["row"]))
         stands = np.array([(*progress.item(), rows)], DEVICE_PROGRESS)
@@ -270,8 +355,11 @@ class CudaEngine:
         self._send(self._host, step.flat)
         self._send(self._optimizer.state, step.flat[int(self._context[0]["state"]) :])
 
-    def _fetch(self, step: e.Step, counters: Counters, batch_weights: Array, trains: bool) -> None:
-        """Bring back where the epoch stands, and what was trained."""
+    def _fetch(self, step: e.StepArrays, counters: Counters, batch_weights: Array, trains: bool) -> None:
+        """Bring back where the epoch stands into ``counters``, and, where steps trained, parameters and state.
+
+        ``batch_weights``: float64 (batches,), of the epoch's batches; those of whole steps are added to TOTALS.
+        """
         progress, totals = counters[0].copy(), counters[1].copy()
         ends = step.progress.copy_to_host()[0]
         done = slice(int(progress["row"]) // self._batch, -(-int(ends["row"]) // self._batch))
@@ -288,8 +376,8 @@ class CudaEngine:
 
     # ------------------------------------------------------------------------------------ steps
 
-    def _step(self, steps: int, step: e.Step, trains: bool) -> None:
-        """Put so many steps on their way."""
+    def _step(self, steps: int, step: e.StepArrays, trains: bool) -> None:
+        """Launch so many steps, without waiting for them; ``trains``: whether they train, or only evaluate."""
         if self.launch_mode == "resident":
             e.resident[1, THREADS](step, steps)
             return
@@ -306,8 +394,8 @@ class CudaEngine:
             else:
                 self._phases(step, trains)
 
-    def _captured(self, step: e.Step, trains: bool) -> Any:
-        """A step as a graph: its launches, put into a builder instead of a stream."""
+    def _captured(self, step: e.StepArrays, trains: bool) -> Any:
+        """Return a step as an executable graph: its launches, put into a builder instead of a stream."""
         from cuda.core import Device
 
         cuda.synchronize()
@@ -319,11 +407,12 @@ class CudaEngine:
         self._phases(step, trains, builder)
         return builder.end_building().complete()
 
-    def _phases(self, step: e.Step, trains: bool, stream: Any = 0) -> None:
-        """The launches of one step."""
+    def _phases(self, step: e.StepArrays, trains: bool, stream: Any = 0) -> None:
+        """Launch the phases of one step, in order; ``stream``: a stream, or the builder of a graph."""
         batch, wide, across = self._batch, blocks(self._count), -(-max(self._sizes[1:]) // THREADS)
 
         def products(gemms: list[GemmArgs]) -> None:
+            """Launch products one after the other; those that sum over rows in parts."""
             for args in gemms:
                 arrays = step.progress, step.flat, step.flat, step.flat
                 launch("cuda", args, arrays, self._parts if args.k < 0 else 1, batch, stream)

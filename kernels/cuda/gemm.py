@@ -1,4 +1,4 @@
-"""Matrix products on the device: three variants.
+"""Matrix products on the device: the kernels of three variants, which `launch` chooses from.
 
 All three take the same arguments: a `GemmArgs`, and the flat arrays that its offsets refer to, so that a product of
 matrices in one buffer and a product of three arrays are the same kernel. `GemmArgs` lies in the constant bank, as
@@ -30,12 +30,12 @@ import numpy as np
 
 from ..specs.activations import IDENTITY, RELU
 from .activations import activate, slope
-from .arguments import ALONG_LONG, SIMULATED_LANES, VECTOR, VECTORS, GemmArgs
+from .arguments import ALONG_LONG, VECTOR_BYTES, VECTORS
 from .device import SIMULATED, cuda, device, kernel
 from .register_tile import loader, outer, row_of, storer
 
 
-class Tile(NamedTuple):
+class BlockTile(NamedTuple):
     """A block's tile of C (m, n), its steps k through the sum, a thread's tile (tm, tn), elements of 16 bytes."""
 
     m: int
@@ -51,39 +51,32 @@ class Tile(NamedTuple):
         return self.m // self.tm * (self.n // self.tn)
 
 
-TILES: dict[str, tuple[Tile, ...]] = {
-    "float32": (Tile(128, 128, 8, 8, 8, 4), Tile(64, 64, 16, 4, 4, 4), Tile(32, 32, 16, 4, 4, 4)),
-    "float64": (Tile(64, 64, 8, 4, 4, 2), Tile(32, 32, 8, 4, 4, 2)),
-}
-"""Largest first. The largest is taken that still gives every SM a block; else the smallest."""
-
-SIMULATED_TILE = Tile(8, 8, 2, 4, 4, SIMULATED_LANES)
-"""So small that inputs of some ten rows cross blocks."""
-
-SMS = 132
-"""Streaming multiprocessors of an H100: how many blocks a grid should have at least."""
-
-GRID_Y = 65535
-"""Blocks that a grid has at most in its second direction, by the CUDA C++ Programming Guide's table of limits."""
-
 SIDE = 4 if SIMULATED else 16
 """Rows and columns of a block of the naive and the tiled variant."""
-
-
-def tile_for(dtype: Any, rows: int, columns: int, splits: int = 1) -> Tile:
-    """The tile for a product of this shape."""
-    if SIMULATED:
-        return SIMULATED_TILE
-    tiles = TILES[np.dtype(dtype).name]
-    return next((t for t in tiles if -(-rows // t.m) * -(-columns // t.n) * splits >= SMS), tiles[-1])
 
 
 # ------------------------------------------------------------------------------------------ epilogue
 
 
 @device
-def finish(args: Any, i: int, n: int, total: Any, a: Any, b: Any, c: Any, part: int) -> None:
-    """Store one element of C with its epilogue; ``args`` is a `GemmArgs` or a record GEMM_ARGS."""
+def store_epilogue(args: Any, i: int, n: int, total: Any, a: Any, b: Any, c: Any, part: int) -> None:
+    """Store one element of C with its epilogue: bias, Z, gate, activation.
+
+    Called by the thread that holds the element, in registers; it neither synchronises nor uses shared memory.
+
+    Parameters
+    ----------
+    args : GemmArgs or record GEMM_ARGS
+        Offsets of C and of what the epilogue reads and writes; negative: absent.
+    i, n : int
+        Row and column of C.
+    total : float32 or float64
+        The element of A B, or one part's share of it.
+    a, b, c : vectors of the same dtype
+        The arrays of A, B and C: the gate's A and Z are in the first, the bias in the second, Z in the third.
+    part : int
+        Which part ``total`` is: it is stored ``part * args.split_step`` elements behind C.
+    """
     if args.bias >= 0:
         total += b[args.bias + n]
     place = i * args.c_row + n
@@ -97,8 +90,8 @@ def finish(args: Any, i: int, n: int, total: Any, a: Any, b: Any, c: Any, part: 
 
 
 @device
-def _live(size: int, progress: Any) -> int:
-    """Return a size of `GemmArgs`: as it is, or the rows of the present batch."""
+def size_or_batch_rows(size: int, progress: Any) -> int:
+    """Return a size of `GemmArgs`: as it is, or, where it is negative, the rows of the present batch."""
     return progress[0].batch_rows if size < 0 else size
 
 
@@ -107,34 +100,62 @@ def _live(size: int, progress: Any) -> int:
 
 @kernel(SIDE * SIDE)
 def naive(args: Any, progress: Any, a: Any, b: Any, c: Any) -> None:
-    """A thread an element."""
+    """C = A B, a thread an element. What every kernel of a product is given, and must do.
+
+    Launched with SIDE * SIDE threads a block, over a grid of (columns, rows, parts) that covers C at least; threads
+    beyond its edges return. Block z adds the terms of the sum from ``z * args.split`` on, at most ``args.split`` of
+    them, and stores every element of C as part z, by `store_epilogue`. No shared memory, no barrier.
+
+    Parameters
+    ----------
+    args : GemmArgs
+        Sizes, and offsets and strides of any size, in elements; an M or K of -1 is the rows of the present batch.
+    progress : vector of one DEVICE_PROGRESS
+        Holds the rows of the present batch; read only where a size is -1.
+    a, b, c : vectors of float32 or float64
+        What the offsets refer to; they may be one buffer.
+    """
     n = cuda.blockIdx.x * SIDE + cuda.threadIdx.x % SIDE
     m = cuda.blockIdx.y * SIDE + cuda.threadIdx.x // SIDE
-    depth = _live(args.k, progress)
-    if m >= _live(args.m, progress) or n >= args.n:
+    depth = size_or_batch_rows(args.k, progress)
+    if m >= size_or_batch_rows(args.m, progress) or n >= args.n:
         return
     total = c.dtype.type(0)
     top = cuda.blockIdx.z * args.split
     for k in range(top, min(depth, top + args.split)):
         left = a[args.a + m * args.a_long + k * args.a_k]
         total += left * b[args.b + n * args.b_long + k * args.b_k]
-    finish(args, m, n, total, a, b, c, cuda.blockIdx.z)
+    store_epilogue(args, m, n, total, a, b, c, cuda.blockIdx.z)
 
 
 @cache
 def tiled(dtype: Any) -> Any:
-    """A block shares tiles of SIDE x SIDE in shared memory."""
+    """Make the kernel whose blocks share tiles of SIDE x SIDE of A and B in shared memory.
+
+    Source: CUDA C++ Programming Guide, "Shared Memory": its matrix multiplication.
+
+    Parameters
+    ----------
+    dtype : dtype
+        float32 or float64.
+
+    Returns
+    -------
+    dispatcher
+        A kernel of SIDE * SIDE threads a block, with the parameters of `naive`.
+    """
     size = SIDE * SIDE
     real = np.dtype(dtype).type
 
     def cuda_tiled(args: Any, progress: Any, a: Any, b: Any, c: Any) -> None:
+        """C = A B, as `naive`. Two barriers a tile, which all threads of a block reach, also those beyond C's edges."""
         left = cuda.shared.array(size, dtype)  # on lines of their own: the simulator tells arrays apart by lines
         right = cuda.shared.array(size, dtype)
         x, y = cuda.threadIdx.x % SIDE, cuda.threadIdx.x // SIDE
         n, m = cuda.blockIdx.x * SIDE + x, cuda.blockIdx.y * SIDE + y
-        rows, columns = _live(args.m, progress), args.n
+        rows, columns = size_or_batch_rows(args.m, progress), args.n
         top = cuda.blockIdx.z * args.split
-        bottom = min(_live(args.k, progress), top + args.split)
+        bottom = min(size_or_batch_rows(args.k, progress), top + args.split)
         total = real(0)
         for k in range(top, bottom, SIDE):
             left[y * SIDE + x] = real(0)
@@ -148,7 +169,7 @@ def tiled(dtype: Any) -> Any:
                 total += left[y * SIDE + i] * right[i * SIDE + x]
             cuda.syncthreads()
         if m < rows and n < columns:
-            finish(args, m, n, total, a, b, c, cuda.blockIdx.z)
+            store_epilogue(args, m, n, total, a, b, c, cuda.blockIdx.z)
 
     cuda_tiled.__name__ = f"cuda_{np.dtype(dtype).name}_tiled"
     return kernel(size)(cuda_tiled)
@@ -156,13 +177,14 @@ def tiled(dtype: Any) -> Any:
 
 @device
 def _piece2(flat: Any, at: int, step: int, left: int) -> Any:
-    """Two elements, those beyond the edge 0."""
+    """Return two elements, ``step`` apart, as a tuple; those from the ``left``-th on are 0 and not read."""
     zero = flat.dtype.type(0)
     return flat[at] if left > 0 else zero, flat[at + step] if left > 1 else zero
 
 
 @device
 def _piece4(flat: Any, at: int, step: int, left: int) -> Any:
+    """Return four elements as `_piece2` does two."""
     return _piece2(flat, at, step, left) + _piece2(flat, at + 2 * step, step, left - 2)
 
 
@@ -181,11 +203,30 @@ class _Moved(NamedTuple):
 
 
 def _panel(size: int, depth: int, side: int, lanes: int, threads: int) -> tuple[Any, ...]:
-    """How a block takes a panel (depth, size) of a factor from memory into registers, and from there to shared memory.
+    """Say how a block moves a panel (depth, size) of a factor into registers, and from there into shared memory.
 
     The panel lies in shared memory with k as its slow index, whatever its layout was, so that rows of it are
     contiguous, ``stride`` elements apart. A thread's ``side`` elements of a row come in one or two pieces of 16 bytes,
-    size / pieces apart. Returns start, take, put, row and stride.
+    size / pieces apart.
+
+    Parameters
+    ----------
+    size, depth : int
+        Rows of A or columns of B, and terms of the sum, in a panel.
+    side : int
+        Elements of a row that a thread multiplies: the height or width of its tile.
+    lanes : int
+        Elements of 16 bytes.
+    threads : int
+        Threads of the block: each moves one or two pieces of every panel.
+
+    Returns
+    -------
+    start, take, put, row : device functions
+        As below; ``row(shared, at)`` gives a thread's ``side`` elements of a row, a tuple in registers. All threads of
+        a block call them. None synchronises: the kernel has a barrier between ``put`` and ``row``.
+    stride : int
+        Elements from a row of the panel to the next in shared memory.
     """
     load, store = loader(lanes), storer(lanes)
     piece = _piece4 if lanes == 4 else _piece2
@@ -197,7 +238,22 @@ def _panel(size: int, depth: int, side: int, lanes: int, threads: int) -> tuple[
 
     @device
     def start(factor: Any, begin: int, end: int, top: int, t: int) -> Any:
-        """Where a thread's first piece is in memory, and a `_Moved`; ``factor``: offset, strides and mode."""
+        """Say where thread ``t`` begins, for all panels of a product; nothing is read.
+
+        Parameters
+        ----------
+        factor : tuple of int
+            Offset, strides by M or N and by K, and mode, as in `GemmArgs`.
+        begin, end : int
+            First row of A, or column of B, of the block; and how many the matrix has.
+        top : int
+            First term of the block's part of the sum.
+
+        Returns
+        -------
+        at, moved : int, _Moved
+            Where its first piece is, to which the caller adds ``depth`` strides by K a panel; and how it goes on.
+        """
         at, by_long, by_k, mode = factor
         if mode & ALONG_LONG:
             i, k, far, deep = np.int32(t % across * lanes), np.int32(t // across), np.int32(0), np.int32(next_k)
@@ -209,7 +265,19 @@ def _panel(size: int, depth: int, side: int, lanes: int, threads: int) -> tuple[
 
     @device
     def take_piece(flat: Any, at: int, moved: Any, left_long: int, left_k: int) -> Any:
-        """A piece, with so many rows or columns and terms left until the edges."""
+        """Load one piece from global memory: ``lanes`` elements in registers, 0 for what is beyond the matrix.
+
+        Parameters
+        ----------
+        flat : vector of float32 or float64
+            The factor's array.
+        at : int
+            The piece's first element; a multiple of ``lanes`` where the mode has VECTORS.
+        moved : _Moved
+            Strides and mode.
+        left_long, left_k : int
+            Rows or columns, and terms, from the first element until the edges; below 1: nothing is read.
+        """
         step, left = moved.by_k, left_k if left_long > 0 else 0
         if moved.mode & ALONG_LONG:
             step, left = moved.by_long, left_long if left_k > 0 else 0
@@ -219,7 +287,7 @@ def _panel(size: int, depth: int, side: int, lanes: int, threads: int) -> tuple[
 
     @device
     def take(flat: Any, at: int, moved: Any, k: int) -> Any:
-        """Both pieces, with k terms of the sum left from the panel's first on."""
+        """Load a thread's pieces of the panel, with k terms of the sum left from its first on; as `take_piece`."""
         left, left_k = moved.left, k - moved.k
         first = take_piece(flat, at, moved, left, left_k)
         second = first
@@ -230,6 +298,7 @@ def _panel(size: int, depth: int, side: int, lanes: int, threads: int) -> tuple[
 
     @device
     def put_piece(shared: Any, at: int, mode: int, values: Any) -> None:
+        """Store a piece in a panel, with its elements along M or N contiguous: as it is, or transposed."""
         if mode & ALONG_LONG:
             store(shared, at, values)
         else:  # a transposition
@@ -238,7 +307,7 @@ def _panel(size: int, depth: int, side: int, lanes: int, threads: int) -> tuple[
 
     @device
     def put(shared: Any, at: int, moved: Any, pieces: Any) -> None:
-        """Store what `take` returned in the panel that begins at ``at``."""
+        """Store what `take` returned in the panel in shared memory that begins at ``at``; whole, edges included."""
         put_piece(shared, at + moved.spot, moved.mode, pieces[0])
         if two:
             put_piece(shared, at + moved.spot + moved.next_spot, moved.mode, pieces[1])
@@ -252,8 +321,23 @@ def _panel(size: int, depth: int, side: int, lanes: int, threads: int) -> tuple[
 
 
 @cache
-def fast(dtype: Any, tile: Tile) -> Any:
-    """Block, warp and thread tiles; see above."""
+def fast(dtype: Any, tile: BlockTile) -> Any:
+    """Make the kernel of variant ``cuda``, with block, warp and thread tiles; see the module's docstring.
+
+    Source: NVIDIA, "CUTLASS: Fast Linear Algebra in CUDA C++" (2017), for the hierarchy of tiles.
+
+    Parameters
+    ----------
+    dtype : dtype
+        float32 or float64.
+    tile : BlockTile
+        ``tile.threads`` threads a block, at least one warp outside the simulator.
+
+    Returns
+    -------
+    dispatcher
+        A kernel with the parameters of `naive`, whose block computes a tile of C.
+    """
     real = np.dtype(dtype).type
     bm, bn, bk, tm, tn, lanes = tile
     threads = tile.threads
@@ -272,20 +356,24 @@ def fast(dtype: Any, tile: Tile) -> Any:
     zeros = (real(0),) * count
 
     def cuda_fast(args: Any, progress: Any, a: Any, b: Any, c: Any) -> None:
+        """C = A B, as `naive`. Sums and the next tile are in registers, two tiles of A and of B in shared memory.
+
+        One barrier for every bk terms, which all threads of a block reach: a block beyond C's edges returns as a whole.
+        """
         if SIMULATED:  # which knows no alignment; elsewhere this branch is not compiled
             left = cuda.shared.array(a_buffer, dtype)
             right = cuda.shared.array(b_buffer, dtype)
         else:
-            left = cuda.shared.array(a_buffer, dtype, VECTOR)
-            right = cuda.shared.array(b_buffer, dtype, VECTOR)
+            left = cuda.shared.array(a_buffer, dtype, VECTOR_BYTES)
+            right = cuda.shared.array(b_buffer, dtype, VECTOR_BYTES)
         t = cuda.threadIdx.x
         m0, n0 = cuda.blockIdx.y * bm, cuda.blockIdx.x * bn
-        rows, columns = _live(args.m, progress), args.n
+        rows, columns = size_or_batch_rows(args.m, progress), args.n
         if m0 >= rows or n0 >= columns:
             return
         part = cuda.blockIdx.z
         top = part * args.split
-        bottom = min(_live(args.k, progress), top + args.split)
+        bottom = min(size_or_batch_rows(args.k, progress), top + args.split)
 
         warp, lane = t // 32, t % 32
         y = warp // warps_across * high + lane // wide
@@ -354,24 +442,3 @@ def fast(dtype: Any, tile: Tile) -> Any:
 
     cuda_fast.__name__ = f"cuda_{np.dtype(dtype).name}_{bm}x{bn}x{bk}"
     return kernel(threads, 2 if threads >= 256 else 4)(cuda_fast)
-
-
-# -------------------------------------------------------------------------------------------- launches
-
-
-def launch(variant: str, args: GemmArgs, arrays: Any, splits: int = 1, batch: int = 0, stream: Any = 0) -> None:
-    """Launch one product. ``arrays``: progress, and those of A, B and C; ``batch``: what an M of -1 is at most."""
-    rows, columns = batch if args.m < 0 else args.m, args.n
-    if rows == 0 or columns == 0:
-        return
-    chosen, m, n, threads = naive, SIDE, SIDE, SIDE * SIDE
-    if variant == "cuda":
-        tile = tile_for(arrays[-1].dtype, rows, columns, splits)
-        chosen, m, n, threads = fast(arrays[-1].dtype, tile), tile.m, tile.n, tile.threads
-    elif variant == "cuda_tiled":
-        chosen = tiled(arrays[-1].dtype)
-    if rows > GRID_Y * m:
-        raise ValueError(
-            f'variant "{variant}" takes at most {GRID_Y * m} rows at a time, got {rows}; call it for parts'
-        )
-    chosen[(-(-columns // n), -(-rows // m), splits), threads, stream](args, *arrays)

@@ -24,12 +24,16 @@ import numpy as np
 
 from ..specs.losses import LOSSES
 from ..specs.optimizers import UPDATES
-from . import arguments, gemm, steps, training_step
-from .device import KERNELS, SIMULATED, cuda, register_limit
+from . import arguments, training_step
+from .device import CUDA_KERNELS, SIMULATED, cuda, register_limit
+from .launch import GEMM_VARIANTS, gemm_kernels
 from .rules import CONSTANTS
+from .variants import VARIANTS
 
 SHARED_BYTES = {(8, 0): 164 << 10, (9, 0): 228 << 10}
 """Of an SM, by compute capability: the CUDA C++ Programming Guide's table."""
+
+DTYPES = ("float32", "float64")
 
 ADDS_UP = ("loss_kernel", "epoch_squares", "epoch_clip", "epoch_close", "resident")
 """Kernels that add up in float64 whatever the dtype."""
@@ -82,27 +86,27 @@ class Report:
 
 
 def _types(function: Callable[..., Any], dtype: str) -> tuple[Any, ...]:
-    """Types of a kernel's arguments, by their names, which all kernels use for the same things."""
+    """Return the Numba types of a kernel's arguments, by their names, which all kernels use for the same things."""
     from numba.cuda import types
     from numba.cuda.np.numpy_support import from_dtype
 
     real = types.float32 if dtype == "float32" else types.float64
     i, floats, doubles = types.int64, types.Array(real, 1, "C"), types.Array(types.float64, 1, "C")
     ints = types.Array(i, 1, "C")
-    records = {"context": training_step.CONTEXT, "biases": training_step.BIAS_SUM}
+    records = {"context": training_step.DEVICE_CONTEXT, "biases": training_step.BIAS_SUM}
     records |= {"gemms": arguments.GEMM_ARGS, "progress": arguments.DEVICE_PROGRESS}
     known = {name: types.Array(from_dtype(fields), 1, "C") for name, fields in records.items()}
     known |= dict.fromkeys(("code", "size", "rows", "k", "count", "part_rows", "vectors", "steps"), i)
     known |= dict.fromkeys(("labels", "order", "correct"), ints) | dict.fromkeys(("totals", "norms", "result"), doubles)
     known["args"] = types.NamedUniTuple(i, len(arguments.GemmArgs._fields), arguments.GemmArgs)
     known |= {"constants": types.UniTuple(real, CONSTANTS), "derives": types.boolean}
-    fields = [known.get(name, floats) for name in training_step.Step._fields]
-    known["step"] = types.NamedTuple(fields, training_step.Step)
+    fields = [known.get(name, floats) for name in training_step.StepArrays._fields]
+    known["step"] = types.NamedTuple(fields, training_step.StepArrays)
     return tuple(known.get(name, floats) for name in signature(function).parameters)
 
 
 def _ptxas() -> str:
-    """The toolkit's assembler: among the installed wheels, or on the path."""
+    """Return the path of the toolkit's assembler: among the installed wheels, or on the path."""
     wheels = importlib.util.find_spec("nvidia")
     folders = (wheels and wheels.submodule_search_locations) or ()
     files = (str(file) for folder in folders for file in Path(folder).glob("*/bin/ptxas*"))
@@ -113,7 +117,8 @@ def _ptxas() -> str:
 
 
 def _compile(name: str, dtype: str, cc: tuple[int, int]) -> Report:
-    function, threads, blocks = KERNELS[name]
+    """Compile a kernel of CUDA_KERNELS to PTX and assemble it; RuntimeError where ptxas refuses."""
+    function, threads, blocks = CUDA_KERNELS[name]
     # A device function asks the present card for its architecture; offline there is none.
     card = SimpleNamespace(compute_capability=cc)
     with mock.patch("numba.cuda.dispatcher.get_current_device", return_value=card):
@@ -128,6 +133,7 @@ def _compile(name: str, dtype: str, cc: tuple[int, int]) -> Report:
         raise RuntimeError(f"ptxas refused {name} for sm_{cc[0]}{cc[1]}: {made.stderr.strip()}")
 
     def sum_of(pattern: str) -> int:
+        """Return the sum of the numbers that a pattern finds in what ptxas said."""
         return sum(map(int, re.findall(pattern, made.stderr)))
 
     return Report(
@@ -147,12 +153,8 @@ def _compile(name: str, dtype: str, cc: tuple[int, int]) -> Report:
 
 
 def _product_kernels(variant: str, dtype: str) -> tuple[str, ...]:
-    """Return the names of the kernels of a variant's products, which this makes."""
-    kind = np.dtype(dtype)
-    made = [gemm.naive if variant == "cuda_naive" else gemm.tiled(kind)]
-    if variant == "cuda":
-        made = [gemm.fast(kind, tile) for tile in gemm.TILES[dtype]]
-    return tuple(kernel.__name__ for kernel in made)
+    """Return the names of the kernels of a variant's products, which this enters in CUDA_KERNELS."""
+    return tuple(made.kernel.__name__ for made in gemm_kernels(variant, np.dtype(dtype)))
 
 
 def _kernels(operation: str, variant: str, dtype: str) -> tuple[str, ...]:
@@ -191,7 +193,7 @@ def report(operation: str, variant: str, dtype: str, cc: tuple[int, int] = (9, 0
     RuntimeError, FileNotFoundError
         If the compiler or ``ptxas`` is missing, or refuses.
     """
-    if (operation, variant) not in steps.VARIANTS:
+    if (operation, variant) not in VARIANTS:
         raise ValueError(f"there is no CUDA variant {variant!r} of {operation!r}")
     if SIMULATED:
         raise RuntimeError("the simulator compiles nothing; unset NUMBA_ENABLE_CUDASIM")
@@ -203,18 +205,36 @@ def report(operation: str, variant: str, dtype: str, cc: tuple[int, int] = (9, 0
 
 
 def all_reports(dtype: str, cc: tuple[int, int]) -> list[Report]:
-    """Compile every kernel, the training step's included."""
-    products = [name for variant in ("cuda_naive", "cuda_tiled", "cuda") for name in _product_kernels(variant, dtype)]
-    others = sorted(name for name in KERNELS if not name.startswith("cuda_") and name != "naive")
-    return [_compile(name, dtype, cc) for name in (*products, *others)]
+    """Compile every kernel, the training step's included.
+
+    Parameters
+    ----------
+    dtype : str
+        "float32" or "float64".
+    cc : tuple of int
+        Compute capability, a key of SHARED_BYTES.
+
+    Returns
+    -------
+    list of Report
+        Those of the product variants first, then the others by name.
+
+    Raises
+    ------
+    RuntimeError, FileNotFoundError
+        If the compiler or ``ptxas`` is missing, or refuses.
+    """
+    products = {kind: [name for v in GEMM_VARIANTS for name in _product_kernels(v, kind)] for kind in DTYPES}
+    others = sorted(set(CUDA_KERNELS).difference(*products.values()))
+    return [_compile(name, dtype, cc) for name in (*products[dtype], *others)]
 
 
 def faults(found: Report) -> list[str]:
-    """What is wrong with a kernel; nothing, if all is well."""
+    """Return what is wrong with a kernel, a phrase for each fault; nothing, if all is well."""
     shared, registers, blocks = found.shared_bytes, found.registers, found.blocks
     mixed = found.dtype == "float32" and found.double_operations and found.kernel not in ADDS_UP
     is_fast = re.search(r"\d+x\d+x\d+", found.kernel) is not None
-    unaligned = is_fast and found.shared_alignment % arguments.VECTOR
+    unaligned = is_fast and found.shared_alignment % arguments.VECTOR_BYTES
     few = is_fast and found.wide_loads < 4  # of A and of B, from global and from shared memory
     crowded = registers * found.threads * blocks > 65536
     large = shared > 48 << 10 or shared * blocks > SHARED_BYTES[found.cc]
@@ -224,21 +244,27 @@ def faults(found: Report) -> list[str]:
         (found.approximations, f"{found.approximations} instructions of fast math"),
         (crowded, f"{registers} registers do not fit {found.threads} threads x {blocks}"),
         (large, f"{shared} bytes of shared memory are too many"),
-        (unaligned, f"shared memory aligned to {found.shared_alignment} bytes, read by {arguments.VECTOR}"),
+        (unaligned, f"shared memory aligned to {found.shared_alignment} bytes, read by {arguments.VECTOR_BYTES}"),
         (few, f"{found.wide_loads} loads of 16 bytes; expected 4 or more"),
     )
     return [said for wrong, said in checks if wrong]
 
 
 def main() -> int:
-    """Compile everything for both architectures; 1 where a kernel is not as it should be."""
+    """Compile everything for both architectures, and print a line for each kernel.
+
+    Returns
+    -------
+    int
+        The exit status: 0; 1 where a kernel has `faults`; 2 in the simulator.
+    """
     if SIMULATED:
         print("the simulator compiles nothing; unset NUMBA_ENABLE_CUDASIM", file=sys.stderr)
         return 2
     bad = 0
     print(f"{'kernel':28} {'dtype':8} sm   threads regs shared spills wide f64")
     for cc in SHARED_BYTES:
-        for dtype in ("float32", "float64"):
+        for dtype in DTYPES:
             for r in all_reports(dtype, cc):
                 wrong = "; ".join(faults(r))
                 bad += bool(wrong)

@@ -15,6 +15,7 @@ if SIMULATED:
         """Return ``(flat, at) -> tuple`` that loads so many elements from a multiple of that."""
 
         def load(flat: Any, at: int) -> Any:
+            """Return ``width`` elements from ``at`` on; AssertionError where a card would report a misaligned one."""
             assert at % width == 0, "not aligned"
             return tuple(flat[at + i] for i in range(width))
 
@@ -24,6 +25,7 @@ if SIMULATED:
         """Return ``(flat, at, values) -> None`` that stores so many elements at a multiple of that."""
 
         def store(flat: Any, at: int, values: Any) -> None:
+            """Store ``width`` values from ``at`` on; AssertionError where a card would report a misaligned one."""
             assert at % width == 0, "not aligned"
             for i in range(width):
                 flat[at + i] = values[i]
@@ -31,12 +33,12 @@ if SIMULATED:
         return store
 
     def outer(tile: Any, a: Any, b: Any) -> Any:
-        """tile + a b^T, row by row."""
+        """Return tile + a b^T, row by row: a tuple of len(a) len(b) elements."""
         width = len(b)
         return tuple(tile[i * width + j] + a[i] * b[j] for i in range(len(a)) for j in range(width))
 
     def row_of(tile: Any, i: int, width: int) -> Any:
-        """Elements i width to (i + 1) width."""
+        """Return elements i width to (i + 1) width of a tuple."""
         return tile[i * width : (i + 1) * width]
 
 else:
@@ -45,7 +47,7 @@ else:
     from numba.cuda.extending import intrinsic
 
     def _address(context: Any, builder: Any, array_type: Any, array: Any, at: Any, width: int) -> Any:
-        """Pointer to so many elements of a one-dimensional array, as one vector."""
+        """Emit the pointer to ``width`` elements of a one-dimensional array, as one vector."""
         value = context.make_array(array_type)(context, builder, array)
         element = context.get_data_type(array_type.dtype)
         pointer = builder.gep(value.data, [at])
@@ -55,7 +57,10 @@ else:
         """Return ``(flat, at) -> tuple`` that loads so many elements, 16 bytes, from a multiple of that."""
 
         def load(typingctx: Any, flat: Any, at: Any) -> Any:
+            """Type the load: a tuple of ``width`` elements of the array's dtype."""
+
             def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+                """Emit one vector load, and its elements as the tuple's."""
                 place = _address(context, builder, flat, arguments[0], arguments[1], width)
                 vector = builder.load(place, align=width * flat.dtype.bitwidth // 8)
                 out = ir.Constant(context.get_value_type(signature.return_type), ir.Undefined)
@@ -72,7 +77,10 @@ else:
         """Return ``(flat, at, values) -> None`` that stores so many elements, 16 bytes, at a multiple of that."""
 
         def store(typingctx: Any, flat: Any, at: Any, values: Any) -> Any:
+            """Type the store, which returns nothing."""
+
             def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+                """Emit the tuple's elements as one vector, and its store."""
                 place = _address(context, builder, flat, arguments[0], arguments[1], width)
                 vector = ir.Constant(place.type.pointee, ir.Undefined)
                 for i in range(width):
@@ -86,9 +94,10 @@ else:
         return intrinsic(store)
 
     def _outer(typingctx: Any, tile: Any, a: Any, b: Any) -> Any:
-        """tile + a b^T, row by row, each element one FMA."""
+        """Type tile + a b^T, row by row: a tuple as long as ``tile``."""
 
         def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            """Emit one FMA for each element."""
             into, left, right = arguments
             for i in range(a.count):
                 for j in range(b.count):
@@ -100,7 +109,7 @@ else:
         return tile(tile, a, b), codegen
 
     def _row_of(typingctx: Any, tile: Any, i: Any, width: Any) -> Any:
-        """Elements i width to (i + 1) width, for an i that is known when it runs: by selection, never by address."""
+        """Type elements i width to (i + 1) width, for an i that is known when it runs and a literal ``width``."""
         if not isinstance(width, types.IntegerLiteral):
             return None
         i = types.int64
@@ -108,6 +117,7 @@ else:
         out = types.UniTuple(tile.dtype, columns)
 
         def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            """Emit each element by selection among the rows, never by address, which would put the tile in memory."""
             row = ir.Constant(context.get_value_type(out), ir.Undefined)
             for j in range(columns):
                 found = builder.extract_value(arguments[0], j)

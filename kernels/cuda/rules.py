@@ -31,9 +31,25 @@ _updated = by_code({rule.code: rule.rule for rule in OPTIMIZER_BY_CODE})
 
 @device
 def update_element(code: int, vectors: int, arrays: Any, places: Any, g: Any, c: Any) -> None:
-    """Update one parameter and its state in place; of ``vectors`` state vectors the rule has, s is the first.
+    """Update one parameter and its state in place, and flush the state's denormals.
 
-    ``arrays``, ``places``: those of p, s and t, and where in them the element is; ``c``: the step's constants.
+    Called by one thread for an element; it neither synchronises nor uses shared memory.
+
+    Parameters
+    ----------
+    code : int
+        Of the OptimizerSpec.
+    vectors : int
+        State vectors that the rule has, 0 to 2.
+    arrays : tuple of vectors
+        (p, s, t): parameters, first and second state vector, float32 or float64. Of the state only ``vectors`` are
+        read and written, so the others may be anything of the dtype.
+    places : tuple of int
+        Where in each of these the element is.
+    g : float
+        Its gradient, of the same dtype.
+    c : tuple of float
+        The step's CONSTANTS numbers, of the same dtype; see `constants`.
     """
     (p, s, t), (p_at, s_at, t_at) = arrays, places
     zero = g - g
@@ -47,7 +63,23 @@ def update_element(code: int, vectors: int, arrays: Any, places: Any, g: Any, c:
 
 
 def constants(rule: OptimizerSpec, hyper: Any, rate: float, step: int) -> tuple[float, ...]:
-    """Return the CONSTANTS numbers that a step's updates share, in float64; step counts from 1."""
+    """Return the numbers that a step's updates share, in float64.
+
+    Parameters
+    ----------
+    rule : OptimizerSpec
+    hyper : sequence of float
+        HYPER_SIZE hyperparameters, in the order of the spec.
+    rate : float
+        Learning rate of the step.
+    step : int
+        Number of the step in all epochs, from 1.
+
+    Returns
+    -------
+    tuple of float, length CONSTANTS
+        Those of the rule, then zeros.
+    """
     found = rule.constants(hyper, rate, step)
     return (*found, *(0.0,) * (CONSTANTS - len(found)))
 
@@ -55,7 +87,27 @@ def constants(rule: OptimizerSpec, hyper: Any, rate: float, step: int) -> tuple[
 def rate_table(
     code: int, hyper: Any, rates: Any, batch_weights: Any, steps: range, steps_before: int
 ) -> np.ndarray[Any, Any]:
-    """Return an epoch's table of rates (batches, RATES), with the constants of ``steps``; the others' are 0."""
+    """Return an epoch's table of rates, which steps read on the device.
+
+    Parameters
+    ----------
+    code : int
+        Of the OptimizerSpec.
+    hyper : ndarray of float64, shape (HYPER_SIZE,)
+    rates : ndarray of float64, shape (steps,), or None
+        Learning rate of each step of the epoch; steps beyond the last have its rate. Not read without ``steps``.
+    batch_weights : ndarray of float64, shape (batches,)
+        Sum of the sample weights of each batch of the epoch.
+    steps : range
+        The batches that will be trained on: only their constants are computed, the others' are 0.
+    steps_before : int
+        Steps taken in all epochs before this one's first.
+
+    Returns
+    -------
+    ndarray of float64, shape (batches, RATES)
+        `constants` of the step, then 1 / the batch's weight, 0 for a weight of 0.
+    """
     table = np.zeros((len(batch_weights), RATES))
     np.divide(1, batch_weights, out=table[:, CONSTANTS], where=batch_weights > 0)
     rule, values = OPTIMIZER_BY_CODE[code], hyper.tolist()
@@ -66,7 +118,21 @@ def rate_table(
 
 
 def batch_weights_of(weights: Any, order: Any, rows: int, batch: int) -> np.ndarray[Any, Any]:
-    """The weight of every batch of an epoch: its rows, where rows have none."""
+    """Return the weight of every batch of an epoch.
+
+    Parameters
+    ----------
+    weights : ndarray of float64, shape (rows,), or None
+        Sample weights; None: each row counts 1.
+    order : ndarray of int64, shape (rows,), or None
+        The order in which rows are visited.
+    rows, batch : int
+        Rows of the epoch and of a batch; the last may have fewer.
+
+    Returns
+    -------
+    ndarray of float64, shape (batches,)
+    """
     starts = np.arange(0, rows, batch)
     if weights is None:
         return np.minimum(batch, rows - starts).astype(np.float64)

@@ -1,26 +1,25 @@
-"""What a training step does besides its products, on the device: losses, sums, updates; and the table's CUDA variants.
+"""What a training step does besides its products, on the device: losses, sums, updates.
 
 Elementwise work is written once, as a function of one element or row that kernels call: those here, of one operation
-each, and those of `training_step`. The formulas are the specs'.
+each, which `variants` launches, and those of `training_step`. The formulas are the specs'.
+
+Vectors are contiguous, on the device, float32 or float64, all of a call the same unless stated; matrices lie in them
+row by row. Elementwise kernels accept any grid of blocks of THREADS threads: each thread takes every so many elements.
+Device functions are called by one thread for itself and neither synchronise nor use shared memory, except `block_sum`.
 
 Sums over rows are float64, each thread's in order and then a tree over the threads of one block: the bits do not
 depend on who is first. No atomics anywhere.
 """
 
-from functools import cache, partial
 from math import exp, log
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..specs.activations import ACTIVATIONS
-from ..specs.losses import CROSS_ENTROPY, LOSS_BY_CODE, LOSSES
-from ..specs.optimizers import HYPER_SIZE, UPDATES, UpdateSpec
+from ..specs.losses import CROSS_ENTROPY
 from .activations import activate, derivative
-from .arguments import DEVICE_PROGRESS, gemm_args
-from .device import SIMULATED, cuda, device, empty, kernel
-from .gemm import SMS, TILES, launch
-from .rules import constants, is_correct, loss_slope, loss_value, update_element
+from .device import SIMULATED, cuda, device, kernel
+from .rules import is_correct, loss_slope, loss_value, update_element
 
 THREADS = 8 if SIMULATED else 256
 """Of a block of elementwise work; a power of two, for the trees."""
@@ -29,7 +28,24 @@ THREADS = 8 if SIMULATED else 256
 
 
 class Row(NamedTuple):
-    """One row of a batch: its outputs begin at ``at``; ``y``: its place among labels, its targets begin at y k."""
+    """One row of a batch, as the losses get it: values in registers, and the arrays that they refer to.
+
+    Attributes
+    ----------
+    code : int
+        Of the LossSpec.
+    labels : vector of int64
+        Read by a loss of labels, at ``y``.
+    targets : vector
+        Read by the others, from ``y k`` on.
+    y : int
+        The row's place among labels or targets.
+    outputs : vector
+        Holds the row's outputs from ``at`` on.
+    at : int
+    k : int
+        Outputs of a row.
+    """
 
     code: int  # of the loss
     labels: Any
@@ -42,7 +58,16 @@ class Row(NamedTuple):
 
 @device
 def row_exponentials(outputs: Any, at: int, k: int) -> Any:
-    """A row's largest output, NaN counting as largest; where the first of it stands; the sum of exp(z - largest)."""
+    """Return a row's largest output, NaN counting as largest; where it is first; the sum of exp(z - largest).
+
+    Parameters
+    ----------
+    outputs : vector
+    at : int
+        The row's first element.
+    k : int
+        Elements of the row, at least 1.
+    """
     top, where = outputs[at], 0
     for j in range(1, k):
         z = outputs[at + j]
@@ -56,7 +81,12 @@ def row_exponentials(outputs: Any, at: int, k: int) -> Any:
 
 @device
 def row_loss(row: Row) -> Any:
-    """Loss of a row, summed over its outputs, and how many answers are right."""
+    """Return the loss of a row, summed over its outputs and of their dtype, and how many answers are right.
+
+    Parameters
+    ----------
+    row : Row
+    """
     outputs, at, k = row.outputs, row.at, row.k
     total, right = outputs.dtype.type(0), 0
     if row.code == CROSS_ENTROPY:
@@ -75,7 +105,17 @@ def row_loss(row: Row) -> Any:
 
 @device
 def row_gradient(row: Row, share: Any, d: Any, to: int) -> None:
-    """The derivative of a row's loss with respect to its outputs, times what the row counts."""
+    """Store the derivative of a row's loss with respect to its outputs, times what the row counts.
+
+    Parameters
+    ----------
+    row : Row
+    share : float
+        What the row counts, of the dtype of outputs.
+    d : vector
+        Written, k elements from ``to`` on.
+    to : int
+    """
     outputs, at, k = row.outputs, row.at, row.k
     zero, one = outputs.dtype.type(0), outputs.dtype.type(1)
     if row.code == CROSS_ENTROPY:
@@ -91,9 +131,21 @@ def row_gradient(row: Row, share: Any, d: Any, to: int) -> None:
 
 @device
 def block_sum(shared: Any, value: Any) -> Any:
-    """Sum over a block's threads, by a tree, in float64; every thread gets it.
+    """Sum over a block's threads, by a tree, in float64.
 
-    ``shared``: THREADS elements, the caller's, since a function with an array in shared memory can be linked only once.
+    Called by all THREADS threads of a block together: it has barriers, the last one after the sum has been read.
+
+    Parameters
+    ----------
+    shared : array of float64 in shared memory, shape (THREADS,)
+        Overwritten. The caller's, since a function with an array in shared memory can be linked only once.
+    value : float
+        The thread's term.
+
+    Returns
+    -------
+    float64
+        The sum, the same for every thread.
     """
     t = cuda.threadIdx.x
     shared[t] = value
@@ -111,7 +163,24 @@ def block_sum(shared: Any, value: Any) -> Any:
 
 @device
 def column_sum(d: Any, at: int, k: int, top: int, bottom: int) -> Any:
-    """Sum of rows top to bottom of a column of d (rows, k), whose first element is at ``at``."""
+    """Sum rows of one column of a matrix d (rows, k), in order.
+
+    Parameters
+    ----------
+    d : vector
+        Holds the matrix.
+    at : int
+        The column's element in row 0.
+    k : int
+        Columns, from an element to the one below.
+    top, bottom : int
+        First row, and the one behind the last; none, and the sum is 0, where top >= bottom.
+
+    Returns
+    -------
+    float
+        Of d's dtype.
+    """
     total = d.dtype.type(0)
     for r in range(top, bottom):
         total += d[at + r * k]
@@ -120,7 +189,16 @@ def column_sum(d: Any, at: int, k: int, top: int, bottom: int) -> Any:
 
 @device
 def sum_of_parts(parts: Any, at: int, count: int, step: int) -> Any:
-    """Sum of an element's parts, in order."""
+    """Return the sum of an element's parts, in order, in the dtype of ``parts``.
+
+    Parameters
+    ----------
+    parts : vector
+    at, step : int
+        The first part, and elements from a part to the next.
+    count : int
+        Parts, at least 1.
+    """
     total = parts[at]
     for s in range(1, count):
         total += parts[at + s * step]
@@ -132,21 +210,57 @@ def sum_of_parts(parts: Any, at: int, count: int, step: int) -> Any:
 
 @kernel(THREADS)
 def activation_kernel(code: int, derives: bool, z: Any, out: Any, size: int) -> None:
-    """out = activation(z), or its derivative there."""
+    """out = activation(z), or its derivative there; elementwise.
+
+    Parameters
+    ----------
+    code : int
+        Of the ActivationSpec.
+    derives : bool
+        Whether to compute the derivative.
+    z, out : vectors of ``size`` elements
+        They may be the same.
+    size : int
+    """
     for i in range(cuda.grid(1), size, cuda.gridsize(1)):
         out[i] = derivative(code, z[i]) if derives else activate(code, z[i])
 
 
 @kernel(THREADS)
 def gate_kernel(code: int, z: Any, d: Any, out: Any, size: int) -> None:
-    """out = d * activation'(z)."""
+    """out = d * activation'(z); elementwise.
+
+    Parameters
+    ----------
+    code : int
+        Of the ActivationSpec.
+    z, d, out : vectors of ``size`` elements
+        out may be either of the others.
+    size : int
+    """
     for i in range(cuda.grid(1), size, cuda.gridsize(1)):
         out[i] = d[i] * derivative(code, z[i])
 
 
 @kernel(THREADS)
 def loss_kernel(code: int, labels: Any, targets: Any, outputs: Any, rows: int, k: int, count: int, result: Any) -> None:
-    """result = sum of all rows' losses / count; with a count below 0, right answers / -count. One block."""
+    """Store the reported loss of a batch, or the share of right answers. One block; the sum is float64 (`block_sum`).
+
+    Parameters
+    ----------
+    code : int
+        Of the LossSpec.
+    labels : vector of int64, shape (rows,)
+        Read by a loss of labels only.
+    targets : vector, shape (rows * k,)
+        Read by the other losses only.
+    outputs : vector, shape (rows * k,)
+    rows, k : int
+    count : int
+        result = sum of all rows' losses / count; where it is negative, right answers / -count. Not 0.
+    result : vector of float64, shape (1,)
+        Written by thread 0.
+    """
     shared = cuda.shared.array(THREADS, np.float64)
     total, right = 0.0, 0
     for r in range(cuda.threadIdx.x, rows, THREADS):
@@ -160,7 +274,17 @@ def loss_kernel(code: int, labels: Any, targets: Any, outputs: Any, rows: int, k
 
 @kernel(THREADS)
 def loss_gradient_kernel(code: int, labels: Any, targets: Any, outputs: Any, rows: int, k: int, out: Any) -> None:
-    """The derivative of the mean over rows, a thread a row."""
+    """Store the derivative of the mean over rows of the loss, a thread a row.
+
+    Parameters
+    ----------
+    code : int
+        Of the LossSpec.
+    labels, targets, outputs, rows, k
+        As of `loss_kernel`.
+    out : vector, shape (rows * k,)
+        Written.
+    """
     share = outputs.dtype.type(1) / outputs.dtype.type(rows)
     for r in range(cuda.grid(1), rows, cuda.gridsize(1)):
         row_gradient(Row(code, labels, targets, r, outputs, r * k, k), share, out, r * k)
@@ -168,7 +292,14 @@ def loss_gradient_kernel(code: int, labels: Any, targets: Any, outputs: Any, row
 
 @kernel(THREADS)
 def softmax_kernel(outputs: Any, out: Any, rows: int, k: int) -> None:
-    """exp(z - top) / sum, a thread a row."""
+    """out = exp(z - top) / sum, a thread a row.
+
+    Parameters
+    ----------
+    outputs, out : vectors, shape (rows * k,)
+        They must differ.
+    rows, k : int
+    """
     for r in range(cuda.grid(1), rows, cuda.gridsize(1)):
         top, _, total = row_exponentials(outputs, r * k, k)
         for j in range(k):
@@ -177,7 +308,19 @@ def softmax_kernel(outputs: Any, out: Any, rows: int, k: int) -> None:
 
 @kernel(THREADS)
 def sums_kernel(d: Any, rows: int, k: int, out: Any, part_rows: int) -> None:
-    """Sums over the rows of d (rows, k): block row y adds its part and stores it in row y of out."""
+    """Sums over the rows of a matrix, in parts: a thread a column, block row y a part.
+
+    Parameters
+    ----------
+    d : vector, shape (rows * k,)
+        The matrix (rows, k).
+    rows, k : int
+    out : vector, shape (parts * k,)
+        Written: row y has the sums of rows ``y * part_rows`` on. The grid has ``parts`` block rows, and as many columns
+        of blocks as k needs.
+    part_rows : int
+        Rows of a part; the last may have fewer.
+    """
     j, part = cuda.grid(2)[0], cuda.blockIdx.y
     if j < k:
         out[part * k + j] = column_sum(d, j, k, part * part_rows, min(rows, (part + 1) * part_rows))
@@ -185,152 +328,38 @@ def sums_kernel(d: Any, rows: int, k: int, out: Any, part_rows: int) -> None:
 
 @kernel(THREADS)
 def reduce_kernel(parts: Any, count: int, size: int, out: Any) -> None:
-    """out = the sum of the parts, in order."""
+    """out = the sum of the parts, in order; elementwise.
+
+    Parameters
+    ----------
+    parts : vector, shape (count * size,)
+    count : int
+        Parts, at least 1.
+    size : int
+    out : vector, shape (size,)
+        Written.
+    """
     for i in range(cuda.grid(1), size, cuda.gridsize(1)):
         out[i] = sum_of_parts(parts, i, count, size)
 
 
 @kernel(THREADS)
 def update_kernel(code: int, vectors: int, p: Any, g: Any, s: Any, t: Any, size: int, constants: Any) -> None:
-    """One step of an update rule with ``vectors`` state vectors; the others of s and t are left alone."""
+    """One step of an update rule; elementwise, by `update_element`.
+
+    Parameters
+    ----------
+    code : int
+        Of the OptimizerSpec.
+    vectors : int
+        State vectors of the rule, 0 to 2.
+    p, g : vectors, shape (size,)
+        Parameters, updated in place; gradient.
+    s, t : vectors, shape (size,)
+        First and second state vector, updated in place; what the rule lacks is left alone and may be any vector.
+    size : int
+    constants : tuple of float, length CONSTANTS
+        As of `rules.constants`, of the vectors' dtype.
+    """
     for i in range(cuda.grid(1), size, cuda.gridsize(1)):
         update_element(code, vectors, (p, s, t), (i, i, i), g[i], constants)
-
-
-# ---------------------------------------------------------------------- the table's variants, on device arrays
-
-
-def blocks(size: int) -> int:
-    """Blocks for so many elements: enough to fill a card, no more than that."""
-    return max(1, min(-(-size // THREADS), 2 if SIMULATED else 8 * SMS))
-
-
-def _flat(array: Any) -> tuple[Any, int, int]:
-    """An array as a vector, and its strides in elements; of an empty array one element: CUDA rejects empty ones."""
-    if array.size == 0:
-        return empty(1, array.dtype), 1, 1
-    item = array.dtype.itemsize
-    strides = tuple(step // item for step in array.strides)
-    if array.ndim == 1:
-        return array, strides[0], 1
-    vector = array if array.flags["C_CONTIGUOUS"] else array.T
-    return vector.reshape(array.size), *strides
-
-
-@cache
-def _no_progress() -> Any:
-    """What products of fixed sizes get, and never read."""
-    return cuda.to_device(np.zeros(1, DEVICE_PROGRESS))
-
-
-def _product(variant: str, sizes: tuple[int, int, int], a: Any, b: Any, c: Any, splits: int = 1, **rest: int) -> None:
-    """C = A B, with ``rest`` of its `GemmArgs`. ``a``, ``b``: A and B as vectors, strides by M or N, and by K."""
-    (a, *a_strides), (b, *b_strides) = a, b
-    args = gemm_args(sizes, (0, *a_strides), (0, *b_strides), (0, sizes[1]), c.dtype, **rest)
-    launch(variant, args, (_no_progress(), a, b, c), splits)
-
-
-def matmul(variant: str, A: Any, B: Any, out: Any) -> None:
-    """C = A B."""
-    b, b_k, b_column = _flat(B)
-    _product(variant, (A.shape[0], B.shape[1], A.shape[1]), _flat(A), (b, b_column, b_k), _flat(out)[0])
-
-
-def dense_forward(variant: str, X: Any, W: Any, b: Any, activation: int, A: Any, Z: Any) -> None:
-    """A = activation(X W^T + b). W and b share a buffer, as they do in a network, and so do A and Z."""
-    (rows, n), k = X.shape, W.shape[0]
-    if rows * k == 0:
-        return
-    weights, results = empty(k * n + k, X.dtype), empty(2 * rows * k, X.dtype)
-    if n:
-        weights[: k * n].copy_to_device(_flat(W)[0])
-    weights[k * n : k * n + k].copy_to_device(b)
-    rest = {"bias": k * n, "code": int(activation), "z": rows * k}
-    _product(variant, (rows, k, n), (_flat(X)[0], n, 1), (weights, n, 1), results, **rest)
-    _flat(A)[0].copy_to_device(results[: rows * k])
-    _flat(Z)[0].copy_to_device(results[rows * k : 2 * rows * k])
-
-
-def splits_for(dtype: Any, rows: int, columns: int, depth: int) -> int:
-    """Parts of a long sum: enough that the grid fills the card, of at least 64 terms; a function of sizes alone."""
-    if SIMULATED:
-        return max(1, min(3, depth // 4))
-    smallest = TILES[np.dtype(dtype).name][-1]
-    tiles = -(-rows // smallest.m) * -(-columns // smallest.n)
-    return max(1, min(32, SMS // max(1, tiles), depth // 64))
-
-
-def dense_backward_batch(
-    variant: str, X: Any, Z: Any, dL_dA: Any, W: Any, activation: int, dW: Any, db: Any, dX: Any
-) -> None:
-    """dZ = dL_dA * activation'(Z);  dW = dZ^T X, by split-K;  db = sum of dZ's rows;  dX = dZ W, where wanted."""
-    (rows, n), k, dtype = X.shape, W.shape[0], X.dtype
-    dz = empty(rows * k, dtype)
-    if rows * k:
-        gate_kernel[blocks(rows * k), THREADS](int(activation), _flat(Z)[0], _flat(dL_dA)[0], dz, rows * k)
-    splits = splits_for(dtype, k, n, rows)
-    part = -(-rows // splits)
-    if k * n:
-        parts, rest = empty(splits * k * n, dtype), {"split": max(1, part), "split_step": k * n}
-        _product(variant, (k, n, rows), (dz, 1, k), (_flat(X)[0], 1, n), parts, splits, **rest)
-        reduce_kernel[blocks(k * n), THREADS](parts, splits, k * n, _flat(dW)[0])
-    if k:
-        parts = empty(splits * k, dtype)
-        sums_kernel[(-(-k // THREADS), splits), THREADS](dz, rows, k, parts, part)
-        reduce_kernel[blocks(k), THREADS](parts, splits, k, db)
-    if dX.size:
-        _product(variant, (rows, n, k), (dz, k, 1), (_flat(W)[0], 1, n), _flat(dX)[0])
-
-
-def apply_activation(code: int, derives: bool, Z: Any, out: Any) -> None:
-    """An activation, or its derivative, of a vector."""
-    if Z.size:
-        activation_kernel[blocks(Z.size), THREADS](code, derives, Z, out, Z.size)
-
-
-def _rows(code: int, truth: Any, outputs: Any) -> tuple[Any, ...]:
-    """What the kernels of losses are given first, up to ``k``."""
-    labelled = code == CROSS_ENTROPY
-    labels, targets = (truth, empty(1, outputs.dtype)) if labelled else (empty(1, np.int64), _flat(truth)[0])
-    return code, labels, targets, _flat(outputs)[0], *outputs.shape
-
-
-def loss(code: int, counts: bool, truth: Any, outputs: Any, out: Any) -> None:
-    """A loss, as it is reported; or the share of right answers."""
-    rows, k = outputs.shape
-    count = -rows if counts else rows * k if LOSS_BY_CODE[code].mean_over_outputs else rows
-    loss_kernel[1, THREADS](*_rows(code, truth, outputs), count, out)
-
-
-def loss_gradient(code: int, truth: Any, outputs: Any, out: Any) -> None:
-    """The derivative of a loss."""
-    loss_gradient_kernel[blocks(len(outputs)), THREADS](*_rows(code, truth, outputs), _flat(out)[0])
-
-
-def softmax(outputs: Any, out: Any) -> None:
-    """Softmax of every row."""
-    softmax_kernel[blocks(len(outputs)), THREADS](_flat(outputs)[0], _flat(out)[0], *outputs.shape)
-
-
-def update(operation: UpdateSpec, *arguments: Any) -> None:
-    """A step of an optimizer, in place."""
-    spec, p, g, state, hyper, rate, step = operation.parse(arguments)
-    shared = tuple(map(p.dtype.type, constants(spec, (*hyper, *np.zeros(HYPER_SIZE - len(hyper))), rate, step)))
-    first, second, *_ = (*state, g, g)  # what a rule lacks, the kernel leaves alone
-    if p.size:
-        update_kernel[blocks(p.size), THREADS](spec.code, spec.state_vectors, p, g, first, second, p.size, shared)
-
-
-_PRODUCTS = (matmul, dense_forward, dense_backward_batch)
-
-VARIANTS: dict[tuple[str, str], Any] = {
-    **{(f.__name__, name): partial(f, name) for name in ("cuda_naive", "cuda_tiled", "cuda") for f in _PRODUCTS},
-    **{(name, "cuda"): partial(apply_activation, code, False) for code, name in enumerate(ACTIVATIONS)},
-    **{(f"{name}_derivative", "cuda"): partial(apply_activation, code, True) for code, name in enumerate(ACTIVATIONS)},
-    **{(name, "cuda"): partial(loss, spec.code, False) for name, spec in LOSSES.items()},
-    **{(f"{name}_derivative", "cuda"): partial(loss_gradient, spec.code) for name, spec in LOSSES.items()},
-    ("accuracy", "cuda"): partial(loss, CROSS_ENTROPY, True),
-    ("softmax", "cuda"): softmax,
-    **{(name, "cuda"): partial(update, spec) for name, spec in UPDATES.items()},
-}
-"""The function of every CUDA variant, by operation and name, over device arrays."""

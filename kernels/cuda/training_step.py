@@ -25,12 +25,12 @@ import numpy as np
 from ..engine.backend import record
 from ..specs.activations import IDENTITY
 from .activations import slope
-from .device import KERNELS, cuda, device, kernel
-from .gemm import finish
+from .device import CUDA_KERNELS, cuda, device, kernel
+from .gemm import store_epilogue
 from .rules import CONSTANTS, RATES, update_element
 from .steps import THREADS, Row, block_sum, column_sum, row_gradient, row_loss, sum_of_parts
 
-CONTEXT = record(
+DEVICE_CONTEXT = record(
     "inputs outputs layers loss out_code optimizer batch ordered weighted trains clips first_row",
     "part_count vectors count gathered a_last z_last d_last losses parameters gradient parts state l2 scale",
     floats="clip_norm",
@@ -63,11 +63,11 @@ BIAS_SUM = record("dz neurons to")
 """The sum of a layer's db: offset of dZ, columns, offset of the first part's db."""
 
 
-class Step(NamedTuple):
-    """The arrays of a step, as every phase gets them."""
+class StepArrays(NamedTuple):
+    """The arrays of a step, as every phase gets them; all on the device, contiguous vectors."""
 
     flat: Any  # the buffer of floats
-    context: Any  # a record CONTEXT
+    context: Any  # a record DEVICE_CONTEXT
     progress: Any  # a record DEVICE_PROGRESS
     totals: Any  # float64 (1,): the epoch's loss
     gemms: Any  # GEMM_ARGS of the products: forward, dZ from the last layer on, dW
@@ -86,8 +86,8 @@ class Step(NamedTuple):
 
 
 @kernel(THREADS)
-def epoch_gather(step: Step) -> None:
-    """The batch's rows of X."""
+def epoch_gather(step: StepArrays) -> None:
+    """Copy the batch's rows of X to ``gathered``, in the epoch's order; a thread an element, any grid."""
     context, rows, n, start = step.context[0], step.progress[0].batch_rows, step.context[0].inputs, step.progress[0].row
     for e in range(cuda.grid(1), rows * n, cuda.gridsize(1)):
         r = e // n
@@ -96,8 +96,11 @@ def epoch_gather(step: Step) -> None:
 
 
 @kernel(THREADS)
-def epoch_losses(step: Step) -> None:
-    """Losses of the rows, dZ of the last layer."""
+def epoch_losses(step: StepArrays) -> None:
+    """Store losses and correct answers of the batch's rows; where it trains, dZ of the last layer; a thread a row.
+
+    A row counts its sample weight in the loss; in dZ, that / the batch's weight.
+    """
     flat, context, start, k = step.flat, step.context[0], step.progress[0].row, step.context[0].outputs
     one = flat.dtype.type(1)
     inverse = step.rates[start // context.batch * RATES + CONSTANTS]
@@ -119,8 +122,8 @@ def epoch_losses(step: Step) -> None:
 
 
 @kernel(THREADS)
-def epoch_sums(step: Step) -> None:
-    """db of every layer: block row y sums one part of the rows."""
+def epoch_sums(step: StepArrays) -> None:
+    """Store db of every layer in its place in ``parts``: block row y sums part y of the rows, a thread a column."""
     context, part = step.context[0], cuda.blockIdx.y
     each = -(-context.batch // context.part_count)
     top, bottom = part * each, min(step.progress[0].batch_rows, (part + 1) * each)
@@ -132,8 +135,8 @@ def epoch_sums(step: Step) -> None:
 
 
 @device
-def _gradient(step: Step, i: int) -> Any:
-    """One element of the gradient: its parts in order, and l2's share."""
+def _gradient_element(step: StepArrays, i: int) -> Any:
+    """Return one element of the gradient: its parts in order, and l2's share. One thread; no barrier."""
     context = step.context[0]
     total = sum_of_parts(step.flat, context.parts + i, context.part_count, context.count)
     if context.l2 >= 0:
@@ -142,49 +145,55 @@ def _gradient(step: Step, i: int) -> Any:
 
 
 @kernel(THREADS)
-def epoch_update(step: Step) -> None:
-    """The optimizer's step."""
+def epoch_update(step: StepArrays) -> None:
+    """Take the optimizer's step, by `update_element`; a thread a parameter, any grid."""
     flat, context, r = step.flat, step.context[0], step.rates
     at = step.progress[0].row // context.batch * RATES
     c = r[at], r[at + 1], r[at + 2], r[at + 3], r[at + 4], r[at + 5], r[at + 6], r[at + 7]
     p_at, s_at, t_at = context.parameters, context.state, context.state + context.count
     code, vectors = context.optimizer, context.vectors
     for i in range(cuda.grid(1), context.count, cuda.gridsize(1)):
-        g = flat[context.gradient + i] * flat[context.scale] if context.clips > 0 else _gradient(step, i)
+        g = flat[context.gradient + i] * flat[context.scale] if context.clips > 0 else _gradient_element(step, i)
         update_element(code, vectors, (flat, flat, flat), (p_at + i, s_at + i, t_at + i), g, c)
 
 
 @device
-def _squares(step: Step) -> float:
-    """The gradient, stored, and this block's share of its squared length."""
+def _squares(step: StepArrays) -> float:
+    """Store the gradient, and return this block's share of its squared length, float64, to every thread.
+
+    All threads of a block call it: it has an array in shared memory and the barriers of `block_sum`.
+    """
     shared = cuda.shared.array(THREADS, np.float64)
     total = 0.0
     for i in range(cuda.grid(1), step.context[0].count, cuda.gridsize(1)):
-        g = _gradient(step, i)
+        g = _gradient_element(step, i)
         step.flat[step.context[0].gradient + i] = g
         total += float(g) * float(g)
     return block_sum(shared, total)
 
 
 @device
-def _clip(step: Step, squares: float) -> None:
-    """What the gradient is multiplied by; infinity and NaN must show."""
+def _clip(step: StepArrays, squares: float) -> None:
+    """Store what the gradient is multiplied by: 1, or clip_norm / its length; infinity and NaN in it become NaN.
+
+    All threads of one block may call it; thread 0 stores, and the caller has the barrier.
+    """
     if cuda.threadIdx.x == 0:
         norm, limit = sqrt(squares), step.context[0].clip_norm
         step.flat[step.context[0].scale] = 1.0 if norm <= limit else limit / norm
 
 
 @kernel(THREADS)
-def epoch_squares(step: Step) -> None:
-    """The gradient, and each block's share of its squared length."""
+def epoch_squares(step: StepArrays) -> None:
+    """Store the gradient, and each block's share of its squared length in ``norms``; any grid."""
     total = _squares(step)
     if cuda.threadIdx.x == 0:
         step.norms[cuda.blockIdx.x] = total
 
 
 @kernel(THREADS)
-def epoch_clip(step: Step) -> None:
-    """The shares of the squared length, added up by one block, and the scale."""
+def epoch_clip(step: StepArrays) -> None:
+    """Add up the shares of the squared length in one block, in a fixed order, and store the scale."""
     shared = cuda.shared.array(THREADS, np.float64)
     total = 0.0
     for i in range(cuda.threadIdx.x, step.norms.size, THREADS):
@@ -193,8 +202,8 @@ def epoch_clip(step: Step) -> None:
 
 
 @kernel(THREADS)
-def epoch_close(step: Step) -> None:
-    """Add up the batch's losses, by one block, and move on."""
+def epoch_close(step: StepArrays) -> None:
+    """Add the batch's losses and correct answers to the epoch's, in one block, and move on to the next batch."""
     context, progress = step.context[0], step.progress[0]
     rows = progress.batch_rows
     shared = cuda.shared.array(THREADS, np.float64)
@@ -215,13 +224,20 @@ def epoch_close(step: Step) -> None:
 # --------------------------------------------------------------------------------- one block, one launch
 
 _gather, _losses, _sums, _update, _close = (
-    device(KERNELS[f"epoch_{phase}"][0]) for phase in ("gather", "losses", "sums", "update", "close")
+    device(CUDA_KERNELS[f"epoch_{phase}"][0]) for phase in ("gather", "losses", "sums", "update", "close")
 )
 
 
 @device
-def _product(step: Step, args: Any) -> None:
-    """A product by one block, a thread an element."""
+def _block_product(step: StepArrays, args: Any) -> None:
+    """C = A B with its epilogue, by the threads of one block, a thread an element; the sum in one part. No barrier.
+
+    Parameters
+    ----------
+    step : StepArrays
+        ``flat`` holds A, B and C.
+    args : record GEMM_ARGS
+    """
     rows, columns, flat = step.progress[0].batch_rows, args.n, step.flat
     height = rows if args.m < 0 else args.m
     depth = rows if args.k < 0 else args.k
@@ -232,24 +248,32 @@ def _product(step: Step, args: Any) -> None:
         a, b = args.a + i * args.a_long, args.b + n * args.b_long
         for k in range(depth):
             total += flat[a + k * args.a_k] * flat[b + k * args.b_k]
-        finish(args, i, n, total, flat, flat, flat, 0)
+        store_epilogue(args, i, n, total, flat, flat, flat, 0)
 
 
 @kernel(THREADS)
-def resident(step: Step, steps: int) -> None:
-    """Run ``steps`` steps in one block; sums have one part."""
+def resident(step: StepArrays, steps: int) -> None:
+    """Run whole steps, one after the other, in one block, whose barriers divide the phases.
+
+    Parameters
+    ----------
+    step : StepArrays
+        With one part: ``part_count`` is 1.
+    steps : int
+        Not beyond the epoch's end.
+    """
     layers = step.context[0].layers
     for _ in range(steps):
         _gather(step)
         cuda.syncthreads()
         for j in range(layers):
-            _product(step, step.gemms[j])
+            _block_product(step, step.gemms[j])
             cuda.syncthreads()
         _losses(step)
         cuda.syncthreads()
         if step.context[0].trains > 0:
             for j in range(layers, step.gemms.shape[0]):
-                _product(step, step.gemms[j])
+                _block_product(step, step.gemms[j])
                 cuda.syncthreads()
             _sums(step)
             cuda.syncthreads()

@@ -1,6 +1,6 @@
 """Prediction: one compiled call through all layers, with neither gradient nor set-up.
 
-`forward_rows` computes a block of rows after the other, all layers of a block before the next block, so that what lies
+`predict_rows` computes a block of rows after the other, all layers of a block before the next block, so that what lies
 between two layers stays in cache. Its scratch lies on its own stack for a row or a few, and is allocated for the call
 otherwise; so nothing outlives a call, and any number of threads may predict with one network.
 
@@ -56,6 +56,9 @@ BLOCK_ROWS = 40 * MR
 BLOCK_ROWS_LARGE_W = 160 * MR
 """The same where a W is larger than L2: copying it into micro-panels for every block costs as much as 5 to 10 rows."""
 
+SCRATCH_BYTES = 1 << 24
+"""Scratch of a thread at most, where a layer is so wide that fewer rows have to do: a million outputs take two."""
+
 THREAD_FLOPS = 3_000_000
 """Calls of fewer floating-point operations stay on one thread."""
 
@@ -68,7 +71,7 @@ TASKS_PER_THREAD = 2
 STACK_BYTES = 1 << 14
 """Scratch up to this size lies on the stack: a row of layers of up to 2000 float32."""
 
-LAYER = record("n_in n_out weights biases row_stride column_stride panel_stride relu activate")
+FORWARD_LAYER = record("n_in n_out weights biases row_stride column_stride panel_stride relu activate")
 """One layer of a `Forward`; offsets and strides are in bytes.
 
 - weights, biases: offsets of W and b in the values
@@ -78,18 +81,18 @@ LAYER = record("n_in n_out weights biases row_stride column_stride panel_stride 
 """
 
 FORWARD = record(
-    "n_in n_out value_count width flops_per_row block_rows layer_count layers pool gemm forward_rows softmax"
+    "n_in n_out value_count width flops_per_row block_rows layer_count layers pool gemm predict_rows softmax"
 )
 """What the compiled functions know of a network.
 
 - value_count: elements that the layers read
 - width: outputs of the widest layer
 - block_rows: rows that go through all layers together
-- layers: address of LAYER (layer_count,); pool: `threads.pool.POOL`
-- gemm, forward_rows, softmax: addresses of kernels; softmax is 0 where outputs are returned as they are
+- layers: address of FORWARD_LAYER (layer_count,); pool: `threads.pool.POOL`
+- gemm, predict_rows, softmax: addresses of kernels; softmax is 0 where outputs are returned as they are
 """
 
-_LAYER_BYTES = LAYER.itemsize
+_LAYER_BYTES = FORWARD_LAYER.itemsize
 
 NO_VALUES = {item: np.empty(0, f"f{item}") for item in (4, 8)}
 """What layers that say themselves where their arrays are count from."""
@@ -99,7 +102,7 @@ by_address(lambda real: (types.Array(real, 2, "C"),) * 2)(_softmax)
 
 @by_address(lambda real: (types.DType(real), *[types.intp] * 6))
 @jit(internal=True)
-def forward_rows(dtype: Any, forward: int, values: int, x: int, rows: int, out: int, refused: int) -> None:
+def predict_rows(dtype: Any, forward: int, values: int, x: int, rows: int, out: int, refused: int) -> None:
     """Compute outputs (rows, n_out) from inputs (rows, n_in).
 
     Parameters
@@ -124,9 +127,9 @@ def forward_rows(dtype: Any, forward: int, values: int, x: int, rows: int, out: 
     block = max(1, min(rows, net.block_rows))
     half = -(-block * net.width * item // LINE) * LINE
     nbytes = 2 * half + LINE
-    scratch = stack_memory(STACK_BYTES)
+    scratch, allocated = stack_memory(STACK_BYTES), 0
     if nbytes > STACK_BYTES:
-        scratch = allocate(nbytes)
+        scratch = allocated = allocate(nbytes)
     for start in range(0, rows, block):
         m = min(block, rows - start)
         source, target = x + start * net.n_in * item, out + start * net.n_out * item
@@ -136,14 +139,14 @@ def forward_rows(dtype: Any, forward: int, values: int, x: int, rows: int, out: 
         free = -(-scratch // LINE) * LINE
         other = free + half
         for i in range(net.layer_count):
-            layer = record_at(LAYER, net.layers + i * _LAYER_BYTES)
+            layer = record_at(FORWARD_LAYER, net.layers + i * _LAYER_BYTES)
             n, k, last = layer.n_in, layer.n_out, i == net.layer_count - 1
             a = Matrix(source, n * item, np.intp(item), np.intp(0))
             w = Matrix(values + layer.weights, layer.row_stride, layer.column_stride, layer.panel_stride)
             z = Rows(target if last and layer.activate == 0 else free, k * item)
             bias = Rows(values + layer.biases, np.intp(0))
             epilogue = Epilogue(bias, z if layer.relu != 0 else NO_ROWS, NO_ROWS, dtype.type(1))
-            call(gemm, net.gemm, dtype, (dtype, Shape(m, k, n), a, w, z, epilogue, NO_WORKSPACE))
+            call(gemm, net.gemm, dtype, (dtype, Shape(m, k, n), a, w, z, epilogue, NO_WORKSPACE), allocated)
             if layer.activate != 0:  # into the memory of the layer's inputs, which nothing needs any more
                 source = target if last else other
                 vectors = vector_at(dtype, z.address, m * k), vector_at(dtype, source, m * k)
@@ -153,8 +156,7 @@ def forward_rows(dtype: Any, forward: int, values: int, x: int, rows: int, out: 
         if net.softmax != 0:
             outputs = matrix_at(dtype, target, m, net.n_out)
             call(_softmax, net.softmax, dtype, (outputs, outputs))
-    if nbytes > STACK_BYTES:
-        release(scratch)
+    release(allocated)
 
 
 @jit(internal=True)
@@ -164,7 +166,7 @@ def _task(task: int, dtype: Any, addresses: Any, first: int, stop: int, tasks: i
     net, item = record_at(FORWARD, forward), item_bytes(dtype)
     begin, end = first + (stop - first) * task // tasks, first + (stop - first) * (task + 1) // tasks
     x, out = x + begin * net.n_in * item, out + begin * net.n_out * item
-    call(forward_rows, net.forward_rows, dtype, (dtype, forward, values, x, end - begin, out, refused))
+    call(predict_rows, net.predict_rows, dtype, (dtype, forward, values, x, end - begin, out, refused))
 
 
 @jit(inline=True)
@@ -230,7 +232,7 @@ class Forward:
             layer["relu"] = code == RELU
             if code not in (IDENTITY, RELU):
                 layer["activate"] = activations.activation_address(code, dtype)
-        kernels = [kernel_address(gemm, dtype), kernel_address(forward_rows, dtype)]
+        kernels = [kernel_address(gemm, dtype), kernel_address(predict_rows, dtype)]
         kernels.append(kernel_address(_softmax, dtype) if softmax else 0)
         rows = block_rows(layer_sizes, dtype)
         sizes = (layer_sizes[0], self.n_out, size, max(layer_sizes[1:]), flops, rows, len(layers))
@@ -313,7 +315,7 @@ class Forward:
 
     def c_function(self, values: Array) -> CFunction:
         """Return the forward pass for C: ``int64 f(x, rows, out)``, which returns rows, or 0 where it fails."""
-        return CFunction(forward_rows, self.dtype, (self.address, address_of(values)), (self, values))
+        return CFunction(predict_rows, self.dtype, (self.address, address_of(values)), (self, values))
 
 
 class NumpyForward(Forward):
@@ -355,7 +357,8 @@ class NumpyForward(Forward):
 def block_rows(layer_sizes: Sequence[int], dtype: Any) -> int:
     """Return how many rows go through all layers together."""
     large = max(n * k for n, k in pairwise(layer_sizes)) * dtype.itemsize > L2
-    return BLOCK_ROWS_LARGE_W if large else BLOCK_ROWS
+    affordable = SCRATCH_BYTES // (2 * max(layer_sizes[1:]) * dtype.itemsize)
+    return max(1, min(BLOCK_ROWS_LARGE_W if large else BLOCK_ROWS, affordable))
 
 
 def scratch_bytes(layer_sizes: Sequence[int], dtype: Any, rows: int) -> int:
@@ -376,7 +379,7 @@ def _layer_table(layer_sizes: tuple[int, ...], item: int, packed: bool) -> tuple
         start += size + k
         if packed:
             start = padded(start, LINE // item)
-    return np.array(rows, LAYER), start
+    return np.array(rows, FORWARD_LAYER), start
 
 
 def forward_through(

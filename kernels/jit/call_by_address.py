@@ -94,18 +94,21 @@ def _calling(function: Any, dtype: Any, arguments: Any, propagates: bool) -> Any
         if not propagates:
             return status.is_ok
         with cgutils.if_unlikely(builder, status.is_error):
+            context.nrt.free(builder, builder.inttoptr(values[4], ir.PointerType()))
             context.call_conv.return_status_propagate(builder, status)
         return context.get_dummy_value()
 
-    return (types.void if propagates else types.boolean)(function, types.intp, dtype, arguments), codegen
+    returned, *memory = (types.void, types.intp) if propagates else (types.boolean,)
+    return returned(function, types.intp, dtype, arguments, *memory), codegen
 
 
 @_intrinsic  # type: ignore[untyped-decorator]
-def call(typing_context: Any, function: Any, address: Any, dtype: Any, arguments: Any) -> Any:
+def call(typing_context: Any, function: Any, address: Any, dtype: Any, arguments: Any, memory: Any = 0) -> Any:
     """Call ``function(*arguments)`` at the address that `kernel_address` returned for ``dtype``.
 
     For compiled code. Arguments are converted to the types that ``function`` was registered with; its exceptions
-    propagate.
+    propagate. ``memory``: what `llvm.memory.allocate` gave the caller, or 0; it is released where an exception leaves
+    the caller.
     """
     return _calling(function, dtype, arguments, True)
 

@@ -5,6 +5,8 @@ import ctypes
 import os
 import pickle
 import resource
+import subprocess
+import sys
 import threading
 from typing import Any
 
@@ -13,6 +15,7 @@ import numpy as np
 import pytest
 
 from fastnet import Network
+from fastnet.kernels import matmul
 from fastnet.kernels.cpu.threads.pool import limit_threads, num_threads
 from fastnet.kernels.engine import inference
 from fastnet.kernels.reference import activations as reference
@@ -265,6 +268,47 @@ def test_no_byte_is_left_behind(rows: int) -> None:
 
     before = peak(1000)
     assert peak(30_000) - before <= 256, "KiB"  # 8 bytes a call would be 700
+
+
+OUT_OF_MEMORY = """
+import resource
+import numpy as np
+from fastnet import Network
+from fastnet.kernels import matmul
+
+def size():
+    return int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+
+def check(call):
+    call()
+    before, failures = size(), 0
+    for spare in range(0, 16 << 20, 1 << 18):
+        resource.setrlimit(resource.RLIMIT_AS, (size() + spare, -1))
+        try:
+            call()
+        except MemoryError:
+            failures += 1
+        resource.setrlimit(resource.RLIMIT_AS, (-1, -1))
+    assert failures > 1 and size() - before < 1 << 20, (failures, size() - before)
+
+net, X, out = Network([300, 1500, 20]), np.ones((400, 300), np.float32), np.empty((400, 20), np.float32)
+A, C = np.ones((600, 600), np.float32), np.empty((1200, 1200), np.float32)
+check(lambda: net.predict(X, out))
+check(lambda: matmul(A, A, C[::2, ::2], "simd"))
+"""
+
+
+@compiled
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the address space, and reads its size")
+def test_exhausted_memory_raises_and_leaves_nothing_behind() -> None:
+    wide = np.zeros((4, 4), np.float32)
+    network((3, 4, 2)).predict(wide[:, :3].copy(), wide[:, :2].copy())
+    matmul(wide, wide, wide.repeat(2, 0).repeat(2, 1)[::2, ::2], "simd")  # now cached: compiling would free much memory
+    environment = {**os.environ, "NUMBA_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536"}
+    run = subprocess.run(
+        [sys.executable, "-c", OUT_OF_MEMORY], env=environment, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, (run.returncode, run.stderr[-2000:])
 
 
 # --------------------------------------------------------------------------------- compiled code and C

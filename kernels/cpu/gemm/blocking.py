@@ -44,6 +44,12 @@ B_BYTES = L2 // 4 if WIDE else 4 << 20
 B_BYTES_TALL = 3 * L2 // 4 if WIDE else B_BYTES
 """The same below a block of A of more than A_L3_BYTES, which is read again for every block of B."""
 
+B_BYTES_FEW_ROWS = B_BYTES if WIDE else L2 // 8
+"""The same below fewer rows of A than LARGE_BLOCK_ROWS, which read it so few times that it had better stay in L2."""
+
+LARGE_BLOCK_ROWS = 48
+"""Rows of A from which a block of B may lie in L3."""
+
 A_L3_BYTES = 4 * L2
 """Bytes of A that the L3 cache supplies as fast as they are needed."""
 
@@ -54,9 +60,9 @@ FEW_ROWS = 64 if WIDE else 24
 """With fewer rows, packing B does not pay: a copy costs as much as some 3 rows."""
 
 B_IN_PLACE_BYTES = L2 if WIDE else L1 // 2
-"""Bytes of a B that is read in place whatever A's rows; half of it from TALL rows on."""
+"""Bytes of a B that is read in place whatever A's rows; half of it from MANY_ROWS on."""
 
-TALL = 512
+MANY_ROWS = 512
 """Rows from which less of B is read in place."""
 
 SET_STRIDE = 2048
@@ -108,7 +114,7 @@ def choose_blocking(item: int, shape: Shape, a: Matrix, b: Matrix) -> Any:
     transposes_b = m <= MAX_ROWS and a_rows and b.row_stride == item and b.column_stride != item
     # In place, rows of B a page apart share a set of L1 and of L2, and every tile of C reads them again.
     few_rows = FEW_ROWS // 2 if not WIDE and b.row_stride % 4096 == 0 else FEW_ROWS
-    small = m < few_rows or kc * n * item <= (B_IN_PLACE_BYTES if m < TALL else B_IN_PLACE_BYTES // 2)
+    small = m < few_rows or kc * n * item <= (B_IN_PLACE_BYTES if m < MANY_ROWS else B_IN_PLACE_BYTES // 2)
     b_in_place = in_panels or transposes_b or (b.column_stride == item and small)
     if not a_rows and not a_columns:
         pack_a = m > 1  # the micro-kernel knows no such A
@@ -121,6 +127,8 @@ def choose_blocking(item: int, shape: Shape, a: Matrix, b: Matrix) -> Any:
     nc = nr if m > 1 else 8 * nr
     if not b_in_place:
         block_bytes = B_BYTES if m * kc * item <= A_L3_BYTES else B_BYTES_TALL
+        if m < LARGE_BLOCK_ROWS:
+            block_bytes = B_BYTES_FEW_ROWS
         blocks = max(1, -(-n * kc * item // block_bytes))
         nc = max(1, -(-n // (blocks * nr))) * nr
     mc = max(1, m)

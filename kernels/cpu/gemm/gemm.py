@@ -9,8 +9,9 @@ The five loops are BLIS's::
             loop 1: columns by NR                  the micro-kernel: tiles of C stay in registers
 
 With AVX2 and NEON, A_BYTES are a block of A that stays in L2, and each micro-panel of B stays in L1 while the tiles
-below each other use it; packed B lies in L3. With AVX-512 it is the other way round: A_BYTES are one micro-panel, which
-stays in L1, and the block of B stays in L2; A needs no packing, because the micro-kernel broadcasts single elements.
+below each other use it; packed B lies in L3. With AVX-512 it is the other way round: A_BYTES are one micro-panel,
+which stays in L1, and the block of B stays in L2; the micro-kernel broadcasts single elements of A, which is therefore
+packed only where it is a large transpose, or has neither contiguous rows nor columns.
 
 **Same bits.** An element of C is one chain of FMAs for each block of KC, over ascending k from zero; the blocks are
 added in their order. KC depends on the dtype and the blocks on K alone. Where tiles, blocks and panels begin changes
@@ -30,7 +31,7 @@ from numba import types
 from ...jit.call_by_address import by_address, call, kernel_address
 from ...jit.decorator import jit
 from ...llvm.builder import VECTOR
-from ...llvm.memory import address_and_strides, allocate, array_at, copy_element, item_bytes, keep_alive, release
+from ...llvm.memory import address_and_strides, allocate, copy_element, item_bytes, keep_alive, release
 from .blocking import A_BYTES, choose_blocking
 from .microkernel import MR, NV, SINGLE_ROW_VECTORS, microkernel
 from .operands import (
@@ -111,10 +112,10 @@ def _macro_kernel(dtype: Any, block: Any, a: Any, b: Any, c: Any, epilogue: Any)
                 epilogue.alpha,
             )
             if b.panel_stride < 0:
-                width = nb - j  # a part of a vector is a tile of its own
-                if width > lanes:
-                    # Columns a page apart share one set of L1, which holds those of one vector.
-                    width = lanes if b.column_stride % 4096 == 0 else min(width // lanes, PANELS) * lanes
+                width = min(lanes, nb - j)
+                # Columns a page apart share one set of L1, which holds those of one vector.
+                if tile_rows == 1 and nb - j >= PANELS * lanes and b.column_stride % 4096 != 0:
+                    width = PANELS * lanes
                 columns = Rows(b.address + j * b.column_stride, b.column_stride)
                 tile = Tile(tile_rows, width, kb, 1)
                 gemm_bt_microkernel(
@@ -303,23 +304,21 @@ def matmul_product(A: Any, B: Any, C: Any) -> Any:
 
 
 @jit
-def multiply(A: Any, B: Any, C: Any, address: int) -> None:
-    """Compute `matmul` by the address of `gemm`."""
+def multiply(A: Any, B: Any, C: Any, address: int) -> bool:
+    """Compute `matmul` by the address of `gemm`; return False where neither rows nor columns of C are contiguous."""
     _, c_row, c_column = address_and_strides(C)
     m, n = C.shape
-    if (c_row != C.itemsize and m > 1) and (c_column != C.itemsize and n > 1):  # neither rows nor columns: by a copy
-        c = Rows(allocate(m * n * C.itemsize), n * C.itemsize)
-        gemm_bias_relu(C.dtype, address, plain_product(matrix_of(A), matrix_of(B), c, Shape(m, n, A.shape[1])))
-        values = array_at(C.dtype, c.address, (m * n,))
-        for p in range(m * n):  # element by element: an assignment to C[:, :] compiles for 3 s
-            C[p // n, p % n] = values[p]
-        release(c.address)
-    else:
-        gemm_bias_relu(C.dtype, address, matmul_product(A, B, C))
+    if (c_row != C.itemsize and m > 1) and (c_column != C.itemsize and n > 1):
+        return False
+    gemm_bias_relu(C.dtype, address, matmul_product(A, B, C))
     keep_alive(A)  # Numba frees an array after the last line that names it
     keep_alive(B)
+    return True
 
 
 def matmul(A: Any, B: Any, C: Any) -> None:
     """C (M, N) = A (M, K) B (K, N).  Any strides; C with neither rows nor columns contiguous goes through a copy."""
-    multiply(A, B, C, gemm_address(C.itemsize))
+    if not multiply(A, B, C, gemm_address(C.itemsize)):
+        product = np.empty(C.shape, C.dtype)
+        multiply(A, B, product, gemm_address(C.itemsize))
+        C[...] = product

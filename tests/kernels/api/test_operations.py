@@ -125,6 +125,18 @@ def test_out_may_overlap_an_input(variant: str, rng: np.random.Generator) -> Non
     np.testing.assert_allclose(matmul(both, both.T, out=both, variant=variant), square @ square.T)
 
 
+@pytest.mark.parametrize("variant", variants("matmul"))
+def test_out_may_overlap_an_input_that_is_another_view_of_a_buffer(variant: str, rng: np.random.Generator) -> None:
+    """NumPy names as the base of a view's view not the buffer, but the first view."""
+    square = rng.standard_normal((4, 4))
+    for make in (np.frombuffer, lambda buffer: np.ndarray(16, buffer=buffer)):
+        buffer = bytearray(square.tobytes())
+        left, out = (make(buffer).reshape(4, 4)[:] for _ in range(2))
+        np.testing.assert_allclose(matmul(left, square, out=out, variant=variant), square @ square)
+        buffer[:] = square.tobytes()
+        np.testing.assert_allclose(matmul(square, left.T, out=out, variant=variant), square @ square.T)
+
+
 def test_out_may_be_a_memmap_but_not_a_masked_array(tmp_path: Path) -> None:
     out = np.memmap(tmp_path / "out", dtype="float64", mode="w+", shape=(5, 3))
     assert matmul(A, B, out=out) is out

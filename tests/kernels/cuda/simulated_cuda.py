@@ -4,6 +4,8 @@ The simulator is the one inside Numba: it is deprecated there, but needs nothing
 some 70 MB. Tiles shrink to 8 x 8 x 2 with two elements a load, blocks to 8 threads.
 """
 
+from collections.abc import Iterator
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -16,12 +18,15 @@ from fastnet.kernels import matmul
 from fastnet.kernels import registry as variants
 from fastnet.kernels.cuda import arguments
 from fastnet.kernels.cuda import engine as cuda_engine
-from fastnet.kernels.cuda import gemm as cuda_products
-from fastnet.kernels.cuda import steps as cuda_steps
+from fastnet.kernels.cuda import variants as cuda_variants
 from fastnet.kernels.cuda.device import SIMULATED, cuda
+from fastnet.kernels.cuda.launch import GEMM_VARIANTS, launch
 from fastnet.kernels.registry import CUDA_VARIANTS, OP_SPECS, Case, Variant
+from fastnet.kernels.specs.activations import ACTIVATIONS
 from fastnet.kernels.specs.losses import LOSSES
+from fastnet.kernels.specs.optimizers import OPTIMIZERS
 from fastnet.kernels.verify import WrongKernelError, check
+from fastnet.optimizers import OPTIMIZER_CLASSES
 
 assert SIMULATED, "run by test_cuda.py"
 
@@ -35,22 +40,21 @@ PRODUCTS = (
     (17, 7, 9),  # odd everywhere: no load of 16 bytes is aligned
 )
 LAYOUTS = ("nn", "tn", "nt", "tt", "ss")
-NAMES = ("identity", "relu", "tanh", "sigmoid", "leaky_relu", "gelu", "silu")
+SIMPLE = ("cuda_naive", "cuda_tiled")
+"""Variants without vectors and double buffers, for which one size and one activation are enough."""
 
 
 def _cases(variant: Variant) -> list[Case]:
-    sizes = PRODUCTS if variant.name == "cuda" else PRODUCTS[-2:-1]
+    sizes = PRODUCTS[-2:-1] if variant.name in SIMPLE else PRODUCTS
     if variant.operation == "matmul":
         return [Case(dims, "see PRODUCTS", layout) for dims in sizes for layout in LAYOUTS]
-    if variant.name != "cuda":
-        return [Case(dims, "see PRODUCTS", "relu") for dims in sizes]
-    if variant.operation == "dense_forward":
-        chosen = [Case(dims, "see PRODUCTS", "relu") for dims in sizes]
-        return chosen + [Case((9, 4, 10), "every activation", name) for name in NAMES]
-    if variant.operation == "dense_backward_batch":
-        chosen = [Case(dims, "see PRODUCTS", "relu") for dims in sizes]
-        chosen += [Case((13, 5, 9), "a sum in three parts", name) for name in ("gelu", "tanh", "relu-first")]
+    chosen = [Case(dims, "see PRODUCTS", "relu") for dims in sizes]
+    if variant.name in SIMPLE:
         return chosen
+    if variant.operation == "dense_forward":
+        return chosen + [Case((9, 4, 10), "every activation", name) for name in ACTIVATIONS]
+    if variant.operation == "dense_backward_batch":
+        return chosen + [Case((13, 5, 9), "a sum in three parts", name) for name in ("gelu", "tanh", "relu-first")]
     cases = OP_SPECS[variant.operation].cases
     return [case for case in cases if np.prod(case.dims) <= 700]
 
@@ -67,7 +71,7 @@ def test_variant_meets_its_contract(variant: Variant, case: Case) -> None:
 
 def test_every_operation_has_a_cuda_variant() -> None:
     assert {variant.operation for variant in CUDA_VARIANTS if variant.name == "cuda"} == set(OP_SPECS)
-    assert variants.variants("matmul")[-3:] == ("cuda_naive", "cuda_tiled", "cuda")
+    assert set(variants.variants("matmul")[-len(GEMM_VARIANTS) :]) == set(GEMM_VARIANTS)
     assert all(variant.device == "cuda" for variant in CUDA_VARIANTS)
 
 
@@ -103,7 +107,7 @@ def _args(**changes: Any) -> Any:
     return made
 
 
-LAYER = Case((9, 4, 10), "crosses a tile", "relu")
+LAYER_CASE = Case((9, 4, 10), "crosses a tile", "relu")
 MUTANTS = [
     (
         "last step of the sum dropped",
@@ -112,9 +116,9 @@ MUTANTS = [
         {"sizes": lambda s: (*s[:2], s[2] - 2)},
     ),
     ("last row dropped", "matmul", Case((9, 4, 10), "crosses a tile", "nn"), {"sizes": lambda s: (s[0] - 1, *s[1:])}),
-    ("bias missing", "dense_forward", LAYER, {"bias": lambda rest: -1}),
-    ("activation missing", "dense_forward", LAYER, {"code": lambda rest: 0}),
-    ("Z not stored", "dense_forward", LAYER, {"z": lambda rest: -1}),
+    ("bias missing", "dense_forward", LAYER_CASE, {"bias": lambda rest: -1}),
+    ("activation missing", "dense_forward", LAYER_CASE, {"code": lambda rest: 0}),
+    ("Z not stored", "dense_forward", LAYER_CASE, {"z": lambda rest: -1}),
     (
         "parts too short",
         "dense_backward_batch",
@@ -125,25 +129,29 @@ MUTANTS = [
 ]
 
 
-@pytest.mark.parametrize("variant", ["cuda_tiled", "cuda"])
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # "parts in one place" adds up memory that nothing was stored in
+@pytest.mark.parametrize("variant", GEMM_VARIANTS)
 @pytest.mark.parametrize(("name", "operation", "case", "changes"), MUTANTS, ids=[mutant[0] for mutant in MUTANTS])
 def test_wrong_kernels_are_rejected(
     name: str, operation: str, case: Case, changes: dict[str, Any], variant: Any
 ) -> None:
     variant = next(v for v in CUDA_VARIANTS if v.operation == operation and v.name == variant)
-    with mock.patch.object(cuda_steps, "gemm_args", _args(**changes)), pytest.raises(WrongKernelError, match=operation):
+    with (
+        mock.patch.object(cuda_variants, "gemm_args", _args(**changes)),
+        pytest.raises(WrongKernelError, match=operation),
+    ):
         check(variant, case, "float64")
 
 
 def test_a_lost_part_is_rejected() -> None:
     variant = next(v for v in CUDA_VARIANTS if v.operation == "dense_backward_batch" and v.name == "cuda")
-    reduce = cuda_steps.reduce_kernel
+    reduce = cuda_variants.reduce_kernel
 
     class Lossy:
         def __getitem__(self, grid: Any) -> Any:
             return lambda iter_chunks, count, *rest: reduce[grid](iter_chunks, count - 1, *rest)
 
-    with mock.patch.object(cuda_steps, "reduce_kernel", Lossy()), pytest.raises(WrongKernelError):
+    with mock.patch.object(cuda_variants, "reduce_kernel", Lossy()), pytest.raises(WrongKernelError):
         check(variant, Case((13, 5, 9), "parts", "relu"), "float64")
 
 
@@ -173,13 +181,16 @@ X = np.random.default_rng(0).standard_normal((ROWS, SIZES[0]))
 
 
 def _targets(loss: str) -> Any:
-    if loss == "cross_entropy":
+    if LOSSES[loss].takes_labels:
         return np.arange(ROWS) % SIZES[-1]
     values = np.sin(np.arange(float(ROWS * SIZES[-1]))).reshape(ROWS, -1)
-    return (values > 0).astype(float) if loss == "binary_cross_entropy" else values
+    return (values > 0).astype(float) if LOSSES[loss].unit_targets else values
 
 
-RUNS: list[tuple[str, Any, str, bool, dict[str, Any]]] = [
+Run = tuple[str, Any, str, bool, dict[str, Any]]
+"""Loss, optimizer, hidden activation, whether one block runs the epoch, and other options."""
+
+CHOSEN: list[Run] = [
     ("mse", SGD(0.05), "relu", False, {}),
     ("mae", SGD(0.05, momentum=0.9), "tanh", True, {"l2": 0.1}),
     ("huber", SGD(WarmUp(2, 0.05), momentum=0.9, nesterov=True), "gelu", False, {"clip_norm": 0.1}),
@@ -189,6 +200,22 @@ RUNS: list[tuple[str, Any, str, bool, dict[str, Any]]] = [
     ("huber", AdamW(0.01), "identity", True, {"clip_norm": 0.5}),
     ("log_cosh", RMSprop(0.01), "mish", False, {}),
 ]
+
+
+def _not_chosen() -> Iterator[Run]:
+    """Yield runs with every loss, optimizer and activation that CHOSEN lacks."""
+    losses, optimizers, activations = ({run[i] for run in CHOSEN} for i in range(3))
+    classes = {type(optimizer) for optimizer in optimizers}
+    missing = (
+        [name for name in LOSSES if name not in losses],
+        [kind for kind in OPTIMIZER_CLASSES.values() if kind not in classes],
+        [name for name in ACTIVATIONS if name not in activations],
+    )
+    for i, (loss, optimizer, hidden) in enumerate(zip_longest(*missing)):
+        yield loss or "mse", (optimizer or SGD)(learning_rate=0.01), hidden or "tanh", i % 2 == 1, {}
+
+
+RUNS = [*CHOSEN, *_not_chosen()]
 
 
 def _trainer(backend: str, loss: str, optimizer: Any, hidden: str, **options: Any) -> Trainer:
@@ -218,9 +245,12 @@ def test_ten_steps_as_on_the_cpu(
     assert ours._state.progress == truth._state.progress
 
 
-def test_all_losses_and_optimizers_are_run() -> None:
+def test_every_loss_optimizer_and_activation_is_run() -> None:
     assert {run[0] for run in RUNS} == set(LOSSES)
-    assert {type(run[1]) for run in RUNS} == {SGD, Adam, AdamW, RMSprop}
+    assert {type(run[1]) for run in RUNS} == set(OPTIMIZER_CLASSES.values())
+    assert {run[1].spec.name for run in RUNS} | {"none"} == set(OPTIMIZERS)
+    assert {run[2] for run in RUNS} == set(ACTIVATIONS)
+    assert {run[3] for run in RUNS} == {False, True}
 
 
 def test_a_wrong_step_is_noticed() -> None:
@@ -332,4 +362,10 @@ def test_an_array_that_does_not_fit_is_refused() -> None:
 def test_more_rows_than_a_grid_has_are_refused() -> None:
     args = _right_args((4 * 65535 + 1, 1, 1), (0, 1, 1), (0, 1, 1), (0, 1), np.float64)
     with pytest.raises(ValueError, match=r'variant "cuda_naive" takes at most 262140 rows at a time, got 262141'):
-        cuda_products.launch("cuda_naive", args, ())
+        launch("cuda_naive", args, [np.empty(1)] * 4)
+
+
+def test_an_unknown_variant_is_refused() -> None:
+    args = _right_args((1, 1, 1), (0, 1, 1), (0, 1, 1), (0, 1), np.float64)
+    with pytest.raises(ValueError, match=f"unknown variant 'cuda_fast' .*; there are: {', '.join(GEMM_VARIANTS)}$"):
+        launch("cuda_fast", args, [np.empty(1)] * 4)

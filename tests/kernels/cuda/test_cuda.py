@@ -124,6 +124,14 @@ def test_auto_is_never_cuda() -> None:
     assert {variant.operation for variant in CUDA_VARIANTS} == set(OP_SPECS)
 
 
+def test_the_registry_names_the_variants_that_cuda_has() -> None:
+    from fastnet.kernels.cuda.launch import GEMM_VARIANTS
+    from fastnet.kernels.cuda.variants import VARIANTS
+
+    assert {(variant.operation, variant.name) for variant in CUDA_VARIANTS} == set(VARIANTS)
+    assert {variant.name for variant in CUDA_VARIANTS if variant.operation == "matmul"} == set(GEMM_VARIANTS)
+
+
 def test_importing_fastnet_does_not_import_cuda() -> None:
     code = "import fastnet, fastnet.kernels, sys; print('fastnet.kernels.cuda' in sys.modules)"
     assert run("-c", code).stdout.strip() == "False"

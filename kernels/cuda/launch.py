@@ -1,0 +1,126 @@
+"""The list of the product variants: which kernels each has, which of them a product gets, and its launch.
+
+`GEMM_VARIANTS` is what `variants`, `ptx_report`, `bench/gpu.py` and the tests iterate over. The registry names the same
+variants a second time, since it must not import `numba.cuda`; a test compares the two.
+"""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .arguments import SIMULATED_LANES, GemmArgs
+from .device import SIMULATED
+from .gemm import SIDE, BlockTile, fast, naive, tiled
+
+TILES: dict[str, tuple[BlockTile, ...]] = {
+    "float32": (BlockTile(128, 128, 8, 8, 8, 4), BlockTile(64, 64, 16, 4, 4, 4), BlockTile(32, 32, 16, 4, 4, 4)),
+    "float64": (BlockTile(64, 64, 8, 4, 4, 2), BlockTile(32, 32, 8, 4, 4, 2)),
+}
+"""Largest first. `launch` takes the largest that still gives every SM a block; else the smallest."""
+
+SIMULATED_TILE = BlockTile(8, 8, 2, 4, 4, SIMULATED_LANES)
+"""So small that inputs of some ten rows cross blocks."""
+
+SMS = 132
+"""Streaming multiprocessors of an H100 SXM (NVIDIA H100 whitepaper): how many blocks a grid should have at least."""
+
+GRID_Y = 65535
+"""Blocks that a grid has at most in its second direction, by the CUDA C++ Programming Guide's table of limits."""
+
+
+class GemmKernel(NamedTuple):
+    """A kernel of a product for one dtype, and what its launch needs to know.
+
+    Attributes
+    ----------
+    kernel : dispatcher
+        What `device.kernel` returns; called with ``(args, progress, a, b, c)``, as `gemm.naive` documents.
+    m, n : int
+        Rows and columns of C that a block computes.
+    threads : int
+        Threads of a block.
+    """
+
+    kernel: Any
+    m: int
+    n: int
+    threads: int
+
+
+def _fast(dtype: Any) -> tuple[GemmKernel, ...]:
+    """Return the kernels of variant ``cuda``, one for each tile, the largest tile first."""
+    tiles = (SIMULATED_TILE,) if SIMULATED else TILES[np.dtype(dtype).name]
+    return tuple(GemmKernel(fast(dtype, tile), tile.m, tile.n, tile.threads) for tile in tiles)
+
+
+GEMM_VARIANTS: dict[str, Callable[[Any], tuple[GemmKernel, ...]]] = {
+    "cuda_naive": lambda dtype: (GemmKernel(naive, SIDE, SIDE, SIDE * SIDE),),
+    "cuda_tiled": lambda dtype: (GemmKernel(tiled(dtype), SIDE, SIDE, SIDE * SIDE),),
+    "cuda": _fast,
+}
+"""``dtype -> kernels`` of every product variant by name, the kernel with the largest tile first."""
+
+
+@cache
+def gemm_kernels(variant: str, dtype: Any) -> tuple[GemmKernel, ...]:
+    """Return the kernels that a variant's products are chosen from.
+
+    Parameters
+    ----------
+    variant : str
+        A key of `GEMM_VARIANTS`.
+    dtype : dtype
+        float32 or float64.
+
+    Returns
+    -------
+    tuple of GemmKernel
+        The largest tile first. Nothing is compiled before a kernel's first launch.
+
+    Raises
+    ------
+    ValueError
+        If there is no such variant.
+    """
+    if variant not in GEMM_VARIANTS:
+        raise ValueError(f"unknown variant {variant!r} of a product on CUDA; there are: {', '.join(GEMM_VARIANTS)}")
+    return GEMM_VARIANTS[variant](dtype)
+
+
+def launch(variant: str, args: GemmArgs, arrays: Any, splits: int = 1, batch: int = 0, stream: Any = 0) -> None:
+    """Launch one product with the largest tile that still gives every SM a block; else with the smallest.
+
+    Parameters
+    ----------
+    variant : str
+        A key of `GEMM_VARIANTS`.
+    args : GemmArgs
+        Sizes, offsets and strides. Without rows or columns nothing is launched.
+    arrays : tuple of device arrays
+        ``(progress, a, b, c)``: a vector of one DEVICE_PROGRESS, which is read where M or K of ``args`` is -1, and the
+        vectors that its offsets of A, B and C refer to, all of c's dtype. They may be one buffer.
+    splits : int, default 1
+        Parts of the sum over K, each stored in a place of its own; ``args.split`` terms each.
+    batch : int, default 0
+        Rows for which the grid is large enough, where M of ``args`` is -1.
+    stream : stream or graph builder, default 0
+        Where the launch goes. The call does not wait for the kernel.
+
+    Raises
+    ------
+    ValueError
+        If there is no such variant, or a grid cannot have that many rows.
+    """
+    kernels = gemm_kernels(variant, arrays[-1].dtype)
+    rows, columns = batch if args.m < 0 else args.m, args.n
+    if rows == 0 or columns == 0:
+        return
+    fills = (each for each in kernels if -(-rows // each.m) * -(-columns // each.n) * splits >= SMS)
+    kernel, m, n, threads = next(fills, kernels[-1])
+    if rows > GRID_Y * m:
+        raise ValueError(
+            f'variant "{variant}" takes at most {GRID_Y * m} rows at a time, got {rows}; call it for parts'
+        )
+    kernel[(-(-columns // n), -(-rows // m), splits), threads, stream](args, *arrays)
