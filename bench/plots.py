@@ -20,7 +20,8 @@ SIDES = {
     "fastnet": (COLOURS[0], "o"),
     "simd": (COLOURS[0], "o"),
     "parallel": (COLOURS[0], "o"),
-    "serial": (COLOURS[0], "o"),
+    "cpu": (COLOURS[0], "o"),
+    "serial": (COLOURS[0], "o"),  # results of before the backends cpu and cuda
     "reference": (COLOURS[1], "s"),
     "numpy": (COLOURS[1], "s"),
     "blocked": (COLOURS[2], "^"),

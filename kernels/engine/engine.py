@@ -58,7 +58,8 @@ WEIGHT_TASK_BYTES = blocking.L2 // 2
 """Bytes of weights in a task at most: what has just been changed is transposed while it is in L2."""
 
 WEIGHT_TASK_ROWS = 128
-"""Neurons of a task at least, on one thread: fewer than `blocking.FEW_ROWS` would each read all of X as it lies."""
+"""Neurons of a task at least, on one thread: fewer than `blocking.FEW_ROWS`, at most 64, would each read all of X as it
+lies."""
 
 MAX_TASK_ROWS = 128
 """Rows that go through all layers together: few enough to stay in L2, enough to pay for reading W."""

@@ -5,8 +5,8 @@ shape and depth. Parameters, gradient and each state vector of the optimizer are
 row-major, without padding.
 
 **Micro-batches.** A batch of more than MICRO_BATCH_ROWS rows is processed in micro-batches of that many, the gradient
-summed over them, so that memory does not grow with the batch. The rule depends on the batch size alone, so the bits
-depend on neither threads nor machine.
+summed over them, so that memory does not grow with the batch. The rule depends on the batch size alone: where a
+batch is cut depends on neither threads nor machine (between CPUs bits still differ: see `gemm`).
 """
 
 import weakref

@@ -3,6 +3,9 @@
 Numba invalidates a cached function by the time stamp of its own file only: after an edit of a helper in another file,
 or an upgrade of the package, a cached caller would still run the old code. Here the cache lies in a folder named after
 a hash of all kernel sources, those of sub-packages included, so that any change starts a new folder.
+
+Within the folder Numba's key is the signature, the CPU and its features. What compiled code takes from the system
+besides, the size of L2, is not part of it: machines that share a folder share it, which costs speed at most.
 """
 
 import contextlib

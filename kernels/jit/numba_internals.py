@@ -19,6 +19,7 @@ an overload's ``library``, ``fndesc``   `code_address`                ``numba.cf
 ``context.call_conv``                   `call_by_address`             ``types.FunctionType``: experimental
 ``get_call_type``,                      ``cpu.threads.parallel_for``  ``numba.prange``: see
 ``get_compile_result``,                                               docs/performance-notes/threads.md
+``resolve_value_type``,
 ``call_internal_no_propagate``
 ``np.arrayobj.populate_array``,         ``llvm.memory``               ``numba.carray``, which compiles two functions at
 ``context.nrt``                                                       every use

@@ -2,7 +2,7 @@
 
 A rule is elementwise over the parameters and given by two plain Python functions, which use nothing but `math`:
 
-- ``constants(hyper, rate, step)`` computes once a step, in float64, what is the same for all elements;
+- ``constants(hyper, rate, step)`` computes in float64, once a call of a kernel, what is the same for all elements;
 - ``rule(p, g, s0, s1, constants)`` gives the new ``(p, s0, s1)`` of one element. It casts the constants to p's type,
   which LLVM does once, before the loop. A state that the rule lacks is returned as it came.
 

@@ -62,6 +62,7 @@ def error_bound(magnitudes: Any, k: int, eps: float) -> Any:
     return 8 * eps * np.sqrt(k) * magnitudes + 1e-300
 
 
+@pytest.mark.exhaustive
 @pytest.mark.compiled
 def test_products_in_every_layout() -> None:
     for number, rng in trials("products in odd layouts", 80, 0.1):

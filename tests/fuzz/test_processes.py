@@ -76,6 +76,7 @@ def straight() -> bytes:
     return ours.network.parameters.tobytes()
 
 
+@pytest.mark.exhaustive
 def test_signals_at_random_moments(straight: bytes, tmp_path: Path) -> None:
     """Interrupted, killed and stopped, a run that is resumed again and again ends at the same bits."""
     for number, rng in trials("runs through SIGINT, SIGKILL and SIGSTOP", 3, 0.08):

@@ -79,6 +79,7 @@ def trained(network: Any, training: Any, fit: Any, data: Any, **options: Any) ->
     return ours
 
 
+@pytest.mark.exhaustive
 @pytest.mark.compiled
 @pytest.mark.filterwarnings("ignore::fastnet.trainer.DivergenceWarning")
 def test_backends_agree_on_random_trainings() -> None:

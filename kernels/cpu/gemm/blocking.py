@@ -111,6 +111,7 @@ def choose_blocking(item: int, shape: Shape, a: Matrix, b: Matrix) -> Any:
         k_blocks = -(-k // (KC_BYTES // item))
         kc = -(-k // k_blocks)
     a_rows, a_columns = a.column_stride == item, a.row_stride == item and a.column_stride != item
+    # A row of A that is not contiguous has all of B packed, even if it is the only one.
     transposes_b = m <= MAX_ROWS and a_rows and b.row_stride == item and b.column_stride != item
     # In place, rows of B a page apart share a set of L1 and of L2, and every tile of C reads them again.
     few_rows = FEW_ROWS // 2 if not WIDE and b.row_stride % 4096 == 0 else FEW_ROWS

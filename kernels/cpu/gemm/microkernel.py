@@ -25,8 +25,8 @@ contiguous vectors, and nothing beyond ``columns`` is read or written.
 Order of the sums: an element of C is one chain of FMAs over ascending k that starts at zero. It depends neither on the
 tile's height or width nor on where in the tile the element lies.
 
-The last columns: tiles are 4, 2 and 1 vectors wide (a tile of a single row 16), and only those of one vector are
-masked; 3 vectors are a tile of 2 and one of 1. Figures: docs/performance-notes/gemm.md.
+The last columns: tiles are NV, ... and 1 vectors wide (WIDTHS; one of a single row SINGLE_ROW_VECTORS), and only those
+of one vector are masked; 3 vectors are a tile of 2 and one of 1. Figures: docs/performance-notes/gemm.md.
 """
 
 from collections.abc import Callable

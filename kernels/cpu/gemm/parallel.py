@@ -64,7 +64,10 @@ class Team(NamedTuple):
 
 @jit(internal=True)
 def partition(dtype: Any, product: Any, tasks: int) -> Any:
-    """Return the `Grid` of at most ``tasks`` tasks whose largest task costs least: its tiles and what it packs."""
+    """Return the `Grid` of at most ``tasks`` tasks whose largest task costs least: its tiles and what it packs.
+
+    What is packed is an estimate by the main rules of `choose_blocking`, which decides for each task.
+    """
     (m, n, k), a, b = product.shape, product.a, product.b
     item = item_bytes(dtype)
     nr = NV * VECTOR // item
