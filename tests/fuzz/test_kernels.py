@@ -99,6 +99,7 @@ def test_products_in_every_layout() -> None:
             assert not changed(outer, view, value), f"{trial}: an input was changed"
 
 
+@pytest.mark.exhaustive
 @pytest.mark.compiled
 def test_every_operation_at_random_sizes() -> None:
     """By the check that all variants pass in the other tests at chosen sizes."""
