@@ -63,8 +63,8 @@ def copy_tile_rows(builder: ir.IRBuilder, dtype: Any, target: Rows, source: Rows
 def pack_b(dtype: Any, kb: int, nb: int, b: Matrix, target: int) -> None:
     """Copy a block of B, kb x nb, into micro-panels of NR columns, the rows of a panel one after the other.
 
-    The last panel is filled up to whole vectors, unless neither rows nor columns are contiguous. B.T is transposed in
-    squares; a panel has space for whole ones, so that what they write beyond the last k does no harm.
+    The last panel is filled up to whole vectors, unless neither rows nor columns are contiguous. B.T is transposed
+    some rows at a time; a panel has space for whole vectors of rows, so that zeros behind the last k do no harm.
     """
     item = item_bytes(dtype)
     lanes = VECTOR // item
@@ -132,7 +132,7 @@ def pack_a(dtype: Any, rows: int, tiles: int, kb: int, readable_rows: int, a: Ma
         tile_rows = height + (t < taller)
         source, to = a.address + i * a.row_stride, target + t * a.panel_stride
         if a.column_stride == item:
-            # The last vector of rows first: the elements that its squares write too many belong to the first one.
+            # The last vector of rows first: the elements that are written too many belong to the first one.
             for q in range((tile_rows - 1) // lanes * lanes, -1, -lanes):
                 columns = min(lanes, tile_rows - q)
                 transpose_panel(

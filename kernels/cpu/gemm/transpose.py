@@ -1,12 +1,12 @@
-"""B.T: a matrix whose columns are contiguous, transposed in registers, a square of lanes x lanes elements at a time.
+"""B.T: a matrix whose columns are contiguous, transposed in registers, 16 bytes of each column at a time.
 
 The micro-kernel needs rows of B. Where columns lie in memory instead, as those of W^T do in X W^T, `transpose_panel`
 transposes them once, into a micro-panel, if there are many rows of A; for the few rows of one tile
 `gemm_bt_microkernel` multiplies what it has just transposed, without storing it: the same products, in the same order.
 
-A square is read in parts of 16 bytes, one from each column, that are joined into a vector; then the 16-byte blocks are
-transposed, all those of a vector at once, in steps that exchange neighbouring lanes. Reading whole vectors instead
-takes two steps more, and the shuffles are what takes the time (docs/performance-notes/gemm.md).
+What is read of each column is joined into vectors; then their 16-byte blocks are transposed, all those of a vector at
+once, in steps that exchange neighbouring lanes. Reading whole vectors instead takes more steps, and the shuffles are
+what takes the time (docs/performance-notes/gemm.md).
 """
 
 from collections.abc import Callable
