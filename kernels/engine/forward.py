@@ -33,7 +33,7 @@ BLOCK_ROWS = 40 * MR
 """Rows that go through all layers together: few enough for what lies between layers to stay in L2."""
 
 BLOCK_ROWS_LARGE_W = 160 * MR
-"""The same where a W is larger than L2: copying it into micro-panels for every block costs as much as 5 to 10 rows."""
+"""The same where a W is larger than L2: every block reads all of it again."""
 
 SCRATCH_BYTES = 1 << 24
 """Scratch of a thread at most, where a layer is so wide that fewer rows have to do: a million outputs take two."""
@@ -43,6 +43,9 @@ THREAD_FLOPS = 3_000_000
 
 CALL_FLOPS = 10**10
 """Work after which a call returns to Python for a moment, so that Ctrl-C arrives: some 0.1 to 0.5 s."""
+
+PACK_ONCE_BYTES = L2 // 2
+"""Parameters of fewer bytes are packed anew for every block: that takes less than waiting for other threads."""
 
 NO_VALUES = {item: np.empty(0, f"f{item}") for item in (4, 8)}
 """What layers that say themselves where their arrays are count from."""
@@ -109,8 +112,8 @@ class Forward:
             found: bool = run(self.address, values, X, out, kept, 0, len(X), 1)
             return found
         begin, threads = 0, num_threads()
-        if self._reads_parameters and (threads > 1 or len(X) > self._block_rows):
-            # Every block of every task would pack the weights anew.
+        many = threads > 1 or len(X) > self._block_rows
+        if many and self._reads_parameters and values.nbytes >= PACK_ONCE_BYTES:
             packed = None if kept and np.may_share_memory(out, values) else self.pack(values, threads)
             return packed is not None and self.packed()(packed, X, out, kept)
         while run(self.address, values, X, out, kept, begin, begin + self._rows_per_call, threads):
