@@ -24,7 +24,7 @@ from fastnet.kernels.specs.activations import ACTIVATIONS
 from fastnet.predictor import Predictor
 
 NAMES = tuple(ACTIVATIONS)
-SHAPES = [(64, 128, 10), (37, 5, 3), (1500, 33, 1), (3, 1), (1, 1, 1), (5, 2100, 4), (5, 70, 41, 17)]
+SHAPES = [(64, 128, 10), (37, 5, 3), (1500, 33, 1), (3, 1), (1, 1, 1), (5, 2100, 4), (5, 70, 41, 17), (300, 250, 1)]
 compiled = pytest.mark.compiled
 
 
