@@ -1,13 +1,13 @@
 """The command ``fastnet info``: the CPU that kernels are compiled for, the compile cache, versions, peak figures."""
 
 import argparse
-import os
 import platform
 from importlib import metadata
 from typing import Any
 
 from .. import __version__
 from ..kernels.cpu.threads.pool import num_threads
+from ..kernels.cpu.threads.usable import usable
 from ..kernels.jit import cache, target
 from .profile import measure
 
@@ -36,14 +36,14 @@ def info(options: argparse.Namespace) -> int:
 
 def _facts() -> list[tuple[str, str]]:
     features = sorted(target.target_features() & {"sse2", "avx", "avx2", "fma", "avx512f", "neon", "sve"})
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     folder, width = cache.cache_folder, target.vector_bytes()
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if folder else 0
     return [
         ("fastnet", __version__),
         ("python", f"{platform.python_version()} ({platform.python_implementation()}), {platform.platform()}"),
         *((name, metadata.version(name)) for name in ("numpy", "numba", "llvmlite")),
-        ("cpu", f"{target.target_cpu()} ({platform.machine()}), {cores} usable cores"),
+        ("cpu", f"{target.target_cpu()} ({platform.machine()})"),
+        ("threads", f"{num_threads()}: {usable()}"),
         ("features", " ".join(features) or "none that the kernels make use of"),
         ("vector width", f"{width} bytes: {width // 4} float32, {width // 8} float64"),
         ("compile cache", f"{folder} ({size / 2**20:.1f} MiB)" if folder else "none: no folder is writable"),

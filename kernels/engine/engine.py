@@ -284,7 +284,8 @@ class CpuEngine:
         while done < stop:
             before, start = done, time.perf_counter()
             context["stop_row"] = min(stop, before + self.tuner.rows)
-            training_step.run(dtype, address, self.tuner.threads, POOL)
+            threads = self.tuner.threads
+            training_step.run(dtype, address, min(threads, num_threads()) if threads > 1 else 1, POOL)
             done = int(progress["done"])
             if trains:
                 self.tuner.update(done - before, time.perf_counter() - start)
