@@ -76,7 +76,7 @@ def test_tuner_finds_the_best_of_many_threads(threads: int, best: int) -> None:
     """Speed grows in proportion up to ``best`` threads, and falls beyond."""
     tuner, spent, on_best = Tuner(1000, threads, explores=True), 0.0, 0.0
     while spent < 30:
-        gain = min(tuner.threads, best) * min(1.0, (best / tuner.threads) ** 2)
+        gain = min(tuner.threads, best) * min(1.0, best / tuner.threads)
         took = tuner.rows / (ONE * gain)
         spent, on_best = spent + took, on_best + took * (tuner.threads == best)
         tuner.update(tuner.rows, took)

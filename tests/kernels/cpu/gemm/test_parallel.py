@@ -513,7 +513,7 @@ resource.setrlimit(resource.RLIMIT_NPROC, (count, count))
 """
 
 THREAD_ABOUT_TO_END = """
-def occupy():
+def occupy(cpus):
     while len(os.listdir("/proc/self/task")) >= count:  # a thread that announced a compilation
         time.sleep(0.001)
     threading.Timer(0.05, int).start()
