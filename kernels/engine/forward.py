@@ -19,12 +19,14 @@ from ..cpu.gemm.microkernel import MR, NV
 from ..cpu.softmax import softmax as _softmax
 from ..cpu.threads.pool import POOL, num_threads
 from ..jit.call_by_address import CFunction, kernel_address
+from ..jit.side_by_side import Kernel
 from ..jit.target import COMPILES
 from ..llvm.builder import VECTOR
 from ..reference import activations as reference_activations
 from ..reference import losses as reference_losses
 from ..reference import training_step
 from ..specs.activations import ACTIVATIONS, IDENTITY, RELU
+from . import inference as _inference
 from .backend import Array
 from .inference import FORWARD, FORWARD_LAYER, pack, predict_rows, run
 from .plan import LINE, address_of, aligned, layer_views, padded, parameter_count
@@ -49,6 +51,9 @@ PACK_ONCE_BYTES = L2 // 2
 
 NO_VALUES = {item: np.empty(0, f"f{item}") for item in (4, 8)}
 """What layers that say themselves where their arrays are count from."""
+
+PREDICTION_KERNELS = (Kernel(_inference.__name__, "predict_rows"), Kernel(_inference.__name__, "_softmax"))
+"""The kernels that prediction takes besides `gemm` and the activations."""
 
 
 class Forward:

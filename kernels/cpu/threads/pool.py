@@ -128,7 +128,7 @@ def _start_workers() -> int:
         if wanted > 1 and not _workers:
             kernels: tuple[Any, ...] = (worker_loop, wake)  # `wake` for the end of the process, too late to compile it
             for kernel in kernels:
-                kernel.compile(types.void(types.intp, types.intp))
+                kernel.compile((types.intp, types.intp))  # as their callers in compiled code do: one cache entry
             atexit.register(_stop_workers)
         if _usable is None or found.cpus != _usable.cpus:
             _write_cpu_masks(found.cpus)
