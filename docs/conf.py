@@ -24,6 +24,7 @@ extensions = [
 exclude_patterns = ["_build", "**.ipynb_checkpoints"]
 highlight_language = "none"
 default_role = "py:obj"
+smartquotes = False  # they would make a dash of the two hyphens of an option
 
 myst_enable_extensions = ["attrs_inline", "deflist"]
 myst_heading_anchors = 4
@@ -32,6 +33,7 @@ nb_execution_mode = "force"
 nb_execution_raise_on_error = True
 nb_execution_timeout = 300
 nb_merge_streams = True
+nb_output_stderr = "remove"  # the progress bar
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # docstrings name types and shapes

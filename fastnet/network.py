@@ -41,9 +41,9 @@ class Network:
         Activation of the last layer.
     dtype : {"float32", "float64"}, default "float32"
         Of the parameters and of everything computed; inputs are converted to it.
-    seed : int, default 0
-        Initial weights are a function of seed, sizes and activations alone: uniform, of He's scale
-        (limit sqrt(6 / inputs)) before relu and its smooth kin, and of Glorot's (limit
+    seed : int or None, default 0
+        None draws one, which the attribute then holds. Initial weights are a function of seed, sizes and activations
+        alone: uniform, of He's scale (limit sqrt(6 / inputs)) before relu and its smooth kin, and of Glorot's (limit
         sqrt(6 / (inputs + outputs))) before identity, tanh and sigmoid; biases zero.
 
     Attributes
@@ -82,7 +82,7 @@ class Network:
         hidden: str | Sequence[str] = "relu",
         output: str = "identity",
         dtype: DTypeLike = "float32",
-        seed: int = 0,
+        seed: int | None = 0,
     ) -> None:
         self.layer_sizes = checks.layer_sizes(sizes)
         self.activations = checks.activations(hidden, output, len(self.layer_sizes) - 2)
@@ -359,7 +359,7 @@ class Network:
         storage.write(path, arrays, {**metadata, "kind": "model"})
 
     def to_onnx(self, path: storage.Path) -> None:
-        """Write the network as an ONNX model (``pip install "fastnet-jit[onnx]"``).
+        """Write the network as an ONNX model (needs the package onnx).
 
         Its input ``X`` is a batch of rows (rows, n_in), of the network's dtype unless there is a `preparation`. What it
         returns depends on the loss trained with:
