@@ -6,9 +6,13 @@ Nothing here asserts a time: the rule decides on numbers made up for it, the tab
 import math
 import random
 import statistics
+import subprocess
+import sys
+import types
 from pathlib import Path
 from typing import Any
 
+import groups
 import predictions
 import pytest
 import report
@@ -233,3 +237,27 @@ def test_predictions_are_held_against_numpy(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(predictions, "_MAKERS", {"fastnet": lambda net, threads: lambda X: X[:, :10]})
     with pytest.raises(ArithmeticError, match="fastnet is wrong: it predicts"):
         predictions.maker("fastnet", name, task, 1)
+
+
+# ---------------------------------------------------------------------------------------------- groups
+
+
+def test_table_of_a_group_fits_120_columns() -> None:
+    stats = types.SimpleNamespace(median=0.0123456, iqr=0.001, rounds=20000)
+    about = {"gflops": 1234.5678, "fraction_of_limit": 1.31, "error": 0.26}
+    benches = [({"variant": name, **about}, stats) for name in ("reference", "cuda_tiled")]
+    lines = [*groups.table_of(benches).splitlines(), *groups.LEGEND.splitlines()]
+    assert max(map(len, lines)) <= 120
+    assert lines[0].split() == ["time", "us", "iqr", "rounds", "ratio", "GFLOP/s", "of", "limit", "error"]
+    assert lines[2].split() == ["cuda_tiled", "1.235e+04", "8%", "20000", "1.00", "1.23e+03", "131%", "0.260"]
+
+
+@pytest.mark.exhaustive
+def test_the_reference_is_in_every_group_that_k_chooses() -> None:
+    chosen = "matmul and simd and 64x64x64 and float32"
+    command = [sys.executable, "-m", "pytest", str(BENCH), "--benchmark-enable", "--collect-only", "-q", "-k", chosen]
+    found = subprocess.run(command, capture_output=True, text=True, check=True, cwd=BENCH.parent).stdout
+    names = [line.partition("[")[2].split("-")[1] for line in found.splitlines() if "test_kernel[" in line]
+    assert names
+    assert names[::2] == ["reference"] * (len(names) // 2)
+    assert set(names[1::2]) == {"simd"}
