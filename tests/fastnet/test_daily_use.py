@@ -7,7 +7,8 @@ import types
 import numpy as np
 import pytest
 
-from fastnet import Network, Trainer
+from fastnet import SGD, Network, Trainer
+from fastnet.kernels.reference.losses import softmax
 
 
 def test_evaluate_measures_regressions_in_their_units() -> None:
@@ -55,3 +56,27 @@ def test_bar_is_shown_in_notebooks(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     monkeypatch.setitem(sys.modules, "IPython", types.SimpleNamespace(get_ipython=lambda: shell))
     Trainer(Network([2, 1])).fit(np.ones((4, 2)), np.ones(4), epochs=2)
     assert "2/2" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------------------ soft labels
+
+
+@pytest.mark.parametrize("backend", ["numpy", "cpu"])
+def test_rows_weighted_with_probabilities_are_soft_labels(backend: str) -> None:
+    rng = np.random.default_rng(0)
+    X, P = rng.normal(size=(50, 3)), rng.dirichlet(np.ones(4), 50)
+    P[:10] = np.eye(4)[0]  # weights of 0 too
+    net = Network([3, 4], dtype="float64", seed=1)
+    W = net.weights[0].copy()
+    Z = X @ W.T
+    data = np.repeat(X, 4, axis=0), np.tile(np.arange(4), 50)
+    trainer = Trainer(net, "cross_entropy", SGD(0.1), batch_size=None, shuffle=False, backend=backend)
+    assert trainer.evaluate(*data, P.ravel())["loss"] == pytest.approx(-np.mean(np.sum(P * np.log(softmax(Z)), axis=1)))
+    trainer.fit(*data, epochs=1, sample_weight=P.ravel())
+    np.testing.assert_allclose(net.weights[0], W - 0.1 * (softmax(Z) - P).T @ X / 50, rtol=1e-12)
+
+
+def test_message_about_soft_labels_says_what_to_do() -> None:
+    trainer = Trainer(Network([2, 2]), "cross_entropy")
+    with pytest.raises(ValueError, match="once for every class, with the probabilities as sample_weight"):
+        trainer.fit(np.ones((2, 2)), [[0.9, 0.1], [0.2, 0.8]])
