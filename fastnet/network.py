@@ -17,7 +17,7 @@ from .io import model, onnx, storage
 from .kernels.api import validation
 from .kernels.engine import rng
 from .kernels.engine.engine import CPU
-from .kernels.engine.inference import forward_of
+from .kernels.engine.forward import forward_of
 from .kernels.engine.plan import MICRO_BATCH_ROWS, aligned, hold, layer_views, parameter_count
 from .kernels.specs.activations import ACTIVATIONS
 from .kernels.specs.base import Array

@@ -23,7 +23,7 @@ from .kernels.cpu.threads.pool import limit_threads
 from .kernels.engine import sklearn_conversions
 from .kernels.engine.backend import start_epoch
 from .kernels.engine.engine import CPU
-from .kernels.engine.inference import forward_through
+from .kernels.engine.forward import forward_through
 from .kernels.engine.numpy_engine import NumpyEngine
 from .kernels.engine.optimizer_state import OptimizerState
 from .kernels.engine.plan import aligned, aligned_zeros, parameter_count

@@ -3,7 +3,7 @@
 from itertools import pairwise
 from typing import Any
 
-from .kernels.engine.inference import scratch_bytes
+from .kernels.engine.forward import scratch_bytes
 from .kernels.engine.plan import MICRO_BATCH_ROWS
 
 

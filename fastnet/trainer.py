@@ -27,7 +27,7 @@ from .kernels.engine.plan import MICRO_BATCH_ROWS
 from .network import Network
 from .optimizers import SGD, Optimizer, Schedule
 from .progress import progress_bar
-from .scores import regression_scores
+from .regression import regression_scores
 from .training_state import TrainingState
 from .validation import check_loss
 

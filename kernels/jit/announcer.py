@@ -4,6 +4,7 @@ import contextlib
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from numba.core import event
@@ -75,6 +76,16 @@ _announcer = _Announcer()
 def listen() -> None:
     """Measure and announce compilations from now on."""
     event.register("numba:compile", _announcer)
+
+
+@contextlib.contextmanager
+def waiting_counts() -> Iterator[None]:
+    """Count the time of a block as compilation: other processes compile meanwhile."""
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        _announcer.spent_s += time.perf_counter() - start
 
 
 def compile_seconds() -> float:

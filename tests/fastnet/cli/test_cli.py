@@ -8,6 +8,7 @@ import sys
 import time
 from contextlib import ExitStack
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -236,3 +237,29 @@ def test_textplot_is_not_squeezed_by_an_outlying_value() -> None:
     assert len({line.index("*") for line in lines[:12]}) == 12, "the curve uses the whole height"
     assert lines[-1].endswith("* loss   ^ up to 1e+06")
     assert lines[-2].split() == ["1", "31", "60", "epoch"]
+
+
+@pytest.mark.exhaustive
+@pytest.mark.compiled
+def test_info_compiles_what_training_and_predicting_take(tmp_path: Path) -> None:
+    """Afterwards nothing that `fastnet train` runs is left to compile.
+
+    In one process: two that save the same function at the same time may lose one's entry.
+    """
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "cache"), "FASTNET_COMPILE_PROCESSES": "1"}
+    train = ["train", "--epochs", "2", "--out", str(tmp_path / "model.safetensors")]
+    outputs = []
+    for arguments in (["info", "--compile", "--losses", "cross_entropy", "--optimizers", "adam"], train):
+        command = [sys.executable, "-m", "fastnet", *arguments]
+        outputs.append(
+            subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=300)
+        )
+    assert "compile cache" in outputs[0].stdout
+    assert "compiling kernels" in outputs[0].stderr
+    assert "compiling" not in outputs[1].stderr + outputs[1].stdout
+
+
+def test_info_refuses_names_that_it_does_not_know(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["info", "--compile", "--losses", "mse,hinge"])
+    assert "'mse,hinge' is not a list of names from mse, mae" in capsys.readouterr().err
