@@ -110,7 +110,7 @@ def _leave_callers_cpu(pool: int) -> None:
 
 
 @jit
-def wake(pool: int, me: int) -> None:
+def wake(pool: int, me: Any) -> None:
     """Wake worker ``me`` if it sleeps.
 
     Parameters
