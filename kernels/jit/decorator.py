@@ -19,7 +19,7 @@ import numba
 
 from .announcer import listen
 from .cache import KernelCache, cache_folder, warn_once
-from .numba_internals import CPUDispatcher, set_cache
+from .numba_internals import CPUDispatcher, NullCache
 from .target import COMPILES
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -60,31 +60,49 @@ def jit(
     return _compile_lazily(function, False, False, False)
 
 
-class _InternalDispatcher(CPUDispatcher):  # type: ignore[misc]
+_CACHE_DIR_LOCK = threading.RLock()
+
+
+def _new_cache(function: Callable[..., Any]) -> Any:
+    """Return the cache of a function; one that keeps nothing where Numba organises its own otherwise."""
+    # CACHE_DIR is one setting for the whole process. It is changed for this line only, so that users' own
+    # cache=True functions stay where the users put them; under a lock, since threads compile kernels at first use.
+    with _CACHE_DIR_LOCK:
+        before, numba.config.CACHE_DIR = numba.config.CACHE_DIR, str(cache_folder)
+        try:
+            return NullCache() if cache_folder is None else KernelCache(function)
+        except Exception as error:  # a later Numba: slower starts, but correct
+            warn_once(f"fastnet does not cache its compiled kernels: {error}")
+            return NullCache()
+        finally:
+            numba.config.CACHE_DIR = before
+
+
+class _KernelDispatcher(CPUDispatcher):  # type: ignore[misc]
+    """Dispatcher whose cache is opened when it first compiles: for all kernels at import that takes 0.1 s."""
+
+    @property
+    def _cache(self) -> Any:
+        if "_kernel_cache" not in self.__dict__:
+            self.__dict__["_kernel_cache"] = _new_cache(self.py_func)
+        return self.__dict__["_kernel_cache"]
+
+    @_cache.setter
+    def _cache(self, cache: Any) -> None:
+        """Ignore the cache that Numba makes."""
+
+
+class _InternalDispatcher(_KernelDispatcher):
     """Dispatcher of a kernel without an entry from Python: without this check, such a call would end the process."""
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
         raise TypeError(f"{self.py_func.__qualname__} has no entry from Python; only compiled code can call it")
 
 
-_CACHE_DIR_LOCK = threading.RLock()
-
-
 def _compile_lazily(function: F, inline: bool, internal: bool, scalar: bool) -> F:
     entries = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True} if internal or scalar else {}
     flags = {"inline": "always" if inline else "never", "forceinline": scalar, **entries, **_FLAGS}
     dispatcher: Any = numba.njit(**flags)(function)
-    if entries and COMPILES:
-        dispatcher.__class__ = _InternalDispatcher
-    if cache_folder is not None and COMPILES:
-        # CACHE_DIR is one setting for the whole process. It is changed for this line only, so that users' own
-        # cache=True functions stay where the users put them; under a lock, since threads make kernels at first use.
-        with _CACHE_DIR_LOCK:
-            before, numba.config.CACHE_DIR = numba.config.CACHE_DIR, str(cache_folder)
-            try:
-                set_cache(dispatcher, KernelCache(function))
-            except Exception as error:  # a later Numba may organise its cache otherwise: slower starts, but correct
-                warn_once(f"fastnet does not cache its compiled kernels: {error}")
-            finally:
-                numba.config.CACHE_DIR = before
+    if COMPILES:
+        dispatcher.__class__ = _InternalDispatcher if entries else _KernelDispatcher
     return dispatcher

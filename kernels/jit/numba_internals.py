@@ -30,6 +30,7 @@ from typing import Any
 
 import numba
 from numba.core.caching import FunctionCache as FunctionCache
+from numba.core.caching import NullCache as NullCache
 from numba.core.registry import CPUDispatcher as CPUDispatcher
 from numba.core.registry import cpu_target as cpu_target
 from numba.np import arrayobj as arrayobj
@@ -87,8 +88,3 @@ def code_address(dispatcher: Any, signature: tuple[Any, ...]) -> int:
     dispatcher.compile(signature)
     result = dispatcher.overloads[signature]
     return int(result.library.get_pointer_to_function(result.fndesc.llvm_func_name))
-
-
-def set_cache(dispatcher: Any, cache: FunctionCache) -> None:
-    """Have a dispatcher load and save its compiled functions through a cache."""
-    dispatcher._cache = cache
