@@ -61,6 +61,9 @@ WEIGHT_TASK_ROWS = 128
 """Neurons of a task at least, on one thread: fewer than `blocking.FEW_ROWS`, at most 64, would each read all of X as it
 lies."""
 
+MIN_TASK_ROWS = 4
+"""Rows that go through all layers together at least: fewer leave the FMA units waiting. Fewer threads work instead."""
+
 MAX_TASK_ROWS = 128
 """Rows that go through all layers together: few enough to stay in L2, enough to pay for reading W."""
 
@@ -127,7 +130,8 @@ class CpuEngine:
         weight_tasks = partition_weights(layer_sizes, tasks, WEIGHT_TASK_ROWS if threads == 1 else lanes)
         large = max(n * k for n, k in pairwise(layer_sizes)) * dtype.itemsize > blocking.L2
         shares = 1 if threads == 1 else threads * (1 if large else TASKS_PER_THREAD)
-        task_rows = min(MAX_TASK_ROWS_LARGE_W if large else MAX_TASK_ROWS, -(-rows // shares))
+        task_rows = max(MIN_TASK_ROWS, -(-rows // shares))
+        task_rows = min(MAX_TASK_ROWS_LARGE_W if large else MAX_TASK_ROWS, task_rows)
         scratch_size = padded(_scratch_size(layer_sizes, weight_tasks, task_rows, rows, dtype.itemsize), LINE)
         self.plan = Plan(
             context=np.zeros((), CONTEXT),

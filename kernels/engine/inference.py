@@ -40,6 +40,9 @@ from .context import INT64, matrix_at, vector_at
 from .plan import LINE
 from .weights_task import pack_weights
 
+MIN_TASK_ROWS = 4
+"""Rows of a task at least: fewer leave the FMA units waiting."""
+
 TASKS_PER_THREAD = 2
 """More than one, so that a thread that lost its core for a while holds up none of the others."""
 
@@ -166,7 +169,8 @@ def run(forward: int, values: Any, X: Any, out: Any, kept: bool, begin: int, end
     refused[0] = 0
     tasks = 1
     if threads > 1:
-        tasks = max(-(-(end - begin) // net.block_rows), min(end - begin, threads * TASKS_PER_THREAD))
+        thin = max(1, (end - begin) // MIN_TASK_ROWS)
+        tasks = max(-(-(end - begin) // net.block_rows), min(thin, threads * TASKS_PER_THREAD))
     x, y = address_and_strides(X)[0], address_and_strides(out)[0]
     addresses = forward, address_and_strides(values)[0], x, y, address_and_strides(refused)[0]
     flops = (end - begin) * net.flops_per_row
