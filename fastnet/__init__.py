@@ -5,7 +5,7 @@ from .network import Network, load
 from .optimizers import SGD, Adam, AdamW, CosineDecay, RMSprop, StepDecay, WarmUp
 from .trainer import Trainer
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "SGD",
