@@ -127,10 +127,11 @@ def _parse_csv(path: storage.Path, options: dict[str, Any]) -> Any:
             samples[separator] = pandas.read_csv(path, sep=separator, **{**options, **sample, "na_values": []})
     if not samples:  # ragged by all of them; the error says where
         return pandas.read_csv(path, **options)
-    separator = max(samples, key=lambda tried: int(samples[tried].count().sum()) if tried != r"\s+" else 0)
-    sample = samples[separator]
-    if sample.shape[1] == 1 and samples.get(r"\s+", sample).count().sum() > sample.count().sum():
-        separator, sample = r"\s+", samples[r"\s+"]
+    # By a wrong separator the rows are shorter than the header. Spaces are one only where no other character is.
+    whole = {tried: sample for tried, sample in samples.items() if sample.iloc[1:, -1].ne("").any()} or samples
+    widths = {tried: sample.shape[1] for tried, sample in whole.items()}
+    separator = max(widths, key=lambda tried: (tried != r"\s+" and widths[tried] > 1, widths[tried]))
+    sample = whole[separator]
     if sample.shape[1] > _MAX_COLUMNS:
         raise ValueError(
             f"it has {sample.shape[1]:,} columns; a CSV may have {_MAX_COLUMNS:,}: use an NPZ or Parquet file"

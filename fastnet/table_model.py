@@ -30,7 +30,7 @@ except ImportError as error:
 _FORMAT = "fastnet table 1"
 _TYPES = {
     "builtins": {"dict", "list", "tuple", "str", "int", "float", "bool", "NoneType", "slice"},
-    "numpy": {"ndarray", "dtype", "float32"},
+    "numpy": {"ndarray", "dtype", "float32", "float64", "int64"},
     "sklearn.compose._column_transformer": {"ColumnTransformer"},
     "sklearn.impute._base": {"SimpleImputer", "MissingIndicator"},
     "sklearn.pipeline": {"Pipeline"},

@@ -1,6 +1,8 @@
 """The command ``fastnet predict``: apply a model file to a table."""
 
 import argparse
+import csv
+import io
 import json
 import math
 import os
@@ -112,8 +114,6 @@ def _described(outputs: Array, classes: list[Any] | None, has_probabilities: boo
 
 def _as_csv(result: dict[str, Any]) -> str:
     """Return predictions as CSV: numbers with the seven digits that a network computes with."""
-    import pandas
-
     target, found = result["target"], result["predictions"]
     columns: dict[str, Any] = {result["id"]: result["ids"]} if "id" in result else {}
     if "classes" in result:
@@ -125,8 +125,10 @@ def _as_csv(result: dict[str, Any]) -> str:
         columns |= {f"{target}_{i + 1}": column for i, column in enumerate(np.array(found, np.float32).T)}
     else:
         columns[target] = np.array(found, np.float32)
-    shown = {name: numbers(column) if isinstance(column, np.ndarray) else column for name, column in columns.items()}
-    return str(pandas.DataFrame(shown).to_csv(index=False, lineterminator="\n"))
+    shown = [numbers(column) if isinstance(column, np.ndarray) else column for column in columns.values()]
+    file = io.StringIO()
+    csv.writer(file, lineterminator="\n").writerows([[*columns], *zip(*shown, strict=True)])
+    return file.getvalue()
 
 
 def numbers(values: Array) -> list[str]:

@@ -74,9 +74,9 @@ def said(found: Data, members: list[Member], parts: list[tuple[Array, Array]], h
             auc = table["this model"].get("auc", 0.0)
             ranks = f"; its probabilities still rank rows (AUC {auc:.3f})" if auc > 0.6 else ": do not rely on it"
             lines.append(f"warning   this model is no better than the {name}{ranks}")
-        else:
-            how = {"ahead": "behind", "even": "as good as this model, within the noise", "behind": "ahead"}[verdict]
-            lines.append(f"beside    {name} is {how}")
+        elif name.startswith("Hist"):
+            how = {"ahead": "less good", "even": "as good, within the noise", "behind": "better"}[verdict]
+            lines.append(f"beside    {name}, fitted on the same rows, is {how}")
     if found.classes and len(found.classes) <= 10:
         labels = [str(name)[:12] for name in found.classes]
         body = [[label, *map(str, row)] for label, row in zip(labels, held_out["confusion"], strict=True)]
