@@ -49,7 +49,7 @@ def predict(options: argparse.Namespace) -> int:
     with storage.reading(options.model) as file:
         is_archive = file.read(4) == b"PK\x03\x04"
     result = _of_table(options) if is_archive else _of_network(options)
-    text = to_json(result) + "\n" if options.json else _as_csv(result)
+    text = to_json(result) + "\n" if options.json else as_csv(result)
     if options.out is None:
         print(text, end="")
     else:
@@ -112,7 +112,7 @@ def _described(outputs: Array, classes: list[Any] | None, has_probabilities: boo
     return found | {"probabilities" if has_probabilities else "outputs": outputs.tolist()}
 
 
-def _as_csv(result: dict[str, Any]) -> str:
+def as_csv(result: dict[str, Any]) -> str:
     """Return predictions as CSV: numbers with the seven digits that a network computes with."""
     target, found = result["target"], result["predictions"]
     columns: dict[str, Any] = {result["id"]: result["ids"]} if "id" in result else {}

@@ -190,7 +190,7 @@ def _digits() -> Data:
 
 def _table(options: argparse.Namespace) -> Data:
     """Read a table, and recognise its columns and its target."""
-    from .. import table
+    from .. import table, table_model  # noqa: F401 - what is missing for the model's file is said before training
 
     shown = storage.display_path(options.file)
     if options.target is None and shown.lower().endswith(".npz"):
