@@ -125,11 +125,10 @@ def page(found: list[tuple[str, dict[str, list[tuple[float, float]]]]], seeds: i
     """Return the page: scores, differences that are losses, times."""
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("fastnet-jit", "scikit-learn", "pandas"))
     lines = ["# Real tables", "", "Written by `python bench/tables.py --write`, whose docstring says how it measures."]
-    said = f"Scores are means over {seeds} seeds, each with a fifth of the rows held out: accuracy, or R^2 for numbers; the best"
     lines += [
-        f"{said} of",
-        "a row is bold. In brackets the seconds to fit on one thread, which are rough: other work ran on the",
+        f"Scores are means over {seeds} seeds, each with a fifth of the rows held out: accuracy, or R^2 for numbers;"
     ]
+    lines += ["the best of a row is bold. In brackets the seconds to fit on one thread, rough: other work ran on the"]
     lines += [f"machine, a shared {cpu.target_cpu()}, at the same time. {versions}.", ""]
     lines += [f"| table: target | rows | kind | {' | '.join(SIDES)} |", "|---|---|---|" + "---|" * len(SIDES)]
     behind = dict.fromkeys(SIDES[2:], 0)

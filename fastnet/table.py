@@ -119,18 +119,31 @@ def _read_csv(path: storage.Path, head: bytes) -> Any:
     raise ValueError("its text is neither UTF-8 nor Windows-1252; save it as UTF-8")
 
 
+def _has_names(frame: Any) -> bool:
+    """Whether rows of a CSV are one cell longer than its header: by names, as R writes, or a separator at the end."""
+    return not isinstance(frame.index, pandas.RangeIndex)
+
+
 def _parse_csv(path: storage.Path, options: dict[str, Any]) -> Any:
-    samples: dict[str, Any] = {}
+    samples, ragged = dict[str, Any](), list[str]()
     for separator in _SEPARATORS:
-        with suppress(pandas.errors.ParserError):  # ragged, by this separator
-            sample = {"nrows": 100, "header": None, "index_col": False, "dtype": str, "keep_default_na": False}
-            samples[separator] = pandas.read_csv(path, sep=separator, **{**options, **sample, "na_values": []})
-    if not samples:  # ragged by all of them; the error says where
-        return pandas.read_csv(path, **options)
+        try:
+            sampled = {"nrows": 100, "dtype": str, "keep_default_na": False, "na_values": []}
+            sample = pandas.read_csv(path, sep=separator, **{**options, **sampled})
+        except pandas.errors.ParserError:
+            ragged.append(separator)
+        else:
+            samples |= (
+                {separator: sample} if sample.index.nlevels == 1 else {}
+            )  # rows are at most one longer, by a name
     # By a wrong separator the rows are shorter than the header. Spaces are one only where no other character is.
-    whole = {tried: sample for tried, sample in samples.items() if sample.iloc[1:, -1].ne("").any()} or samples
+    reach = {tried: sample.iloc[:, -1].ne("").any() or _has_names(sample) for tried, sample in samples.items()}
+    whole = {tried: sample for tried, sample in samples.items() if reach[tried]} or samples
     widths = {tried: sample.shape[1] for tried, sample in whole.items()}
-    separator = max(widths, key=lambda tried: (tried != r"\s+" and widths[tried] > 1, widths[tried]))
+    separator = max(widths, key=lambda tried: (tried != r"\s+" and widths[tried] > 1, widths[tried]), default=",")
+    for tried in ragged if widths.get(separator, 1) == 1 else ():
+        if pandas.read_csv(path, sep=tried, nrows=0, **options).shape[1] > 1:
+            return pandas.read_csv(path, sep=tried, **options)  # raises an error that names the line
     sample = whole[separator]
     if sample.shape[1] > _MAX_COLUMNS:
         raise ValueError(
@@ -142,7 +155,7 @@ def _parse_csv(path: storage.Path, options: dict[str, Any]) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # dates of several formats, lengths that differ
         frame = pandas.read_csv(path, **options)
-        if not isinstance(frame.index, pandas.RangeIndex) and frame.iloc[:, -1].isna().all():
+        if _has_names(frame) and frame.iloc[:, -1].isna().all():
             frame = pandas.read_csv(path, index_col=False, **options)  # rows end with a separator
     if all(re.fullmatch(r"[+-]?\d*[.,]?\d+(\.\d+)?", str(name)) for name in frame.columns):
         raise ValueError(f"its first line must name the columns, and here it holds numbers: {listed(frame.columns)}")
@@ -217,7 +230,7 @@ def dates_of(column: Any, form: str) -> Any:
 def _date_format(values: Any) -> str:
     """Return the format of most of these texts, or "" where they are no dates."""
     first = str(values.iloc[0])
-    for day_first in (False, True):
+    for day_first in (True, False) if "." in first else (False, True):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             form = pandas.tseries.api.guess_datetime_format(first, dayfirst=day_first)
@@ -268,6 +281,7 @@ class Columns:
                 counts = as_text(values.dropna()).value_counts()
                 rare = f", {int((counts < least).sum())} in fewer than {least} rows taken together"
                 about.append(f"{len(counts):,} values" + rare * bool((counts < least).any()))
+            about += [kind[5:]] * kind.startswith("date ")
             gaps = int((numbers(values) if kind == "number" else values).isna().sum())
             about += [f"{gaps:,} gaps"] * (gaps > 0)
             by_kind[kind.split()[0]].append(f"{name} ({'; '.join(about)})" if about else name)
@@ -285,7 +299,7 @@ class Columns:
             if kind.startswith("date"):
                 dates = dates_of(frame[name], kind[5:])
                 parts[f"{name} (days)"] = (dates - pandas.Timestamp(_EPOCH)) / pandas.Timedelta(days=1)
-                for part in ("month", "day", "dayofweek", "hour"):
+                for part in ("month", "day", "day_of_week", "hour"):
                     parts[f"{name} ({part})"] = getattr(dates.dt, part).astype("float64")
             else:
                 parts[name] = numbers(frame[name]) if kind == "number" else as_text(frame[name])
@@ -397,7 +411,7 @@ def target_of(column: Any, task: str | None = None) -> tuple[Any, Array, list[An
         raise ValueError(f"target {name!r} is known in {len(values)} rows; expected at least {_MIN_ROWS}")
     distinct = values.nunique()
     if distinct == 1:
-        raise ValueError(f"target {name!r} holds {values.iloc[0]} in every row; there is nothing to learn")
+        raise ValueError(f"target {name!r} holds {text_of(values.iloc[0])} in every row; there is nothing to learn")
     whole = kind == "number" and bool((values % 1 == 0).all())
     few = distinct <= MAX_INTEGER_CLASSES and len(values) >= 2 * distinct
     if task == "regression" or (task is None and kind == "number" and not (whole and few)):

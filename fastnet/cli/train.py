@@ -80,8 +80,8 @@ def add_parser(subparsers: Any) -> None:
     add("--epochs", epochs, type=arguments.integer, metavar="N")
     patience = f"stop after N epochs without a better val_loss (default: {FILE_PATIENCE}; the digits: never)"
     add("--patience", patience, type=arguments.integer, metavar="N")
-    batch = "rows per step, or full (default: 32; 128 from 10,000 rows on)"
-    add("--batch-size", batch, type=arguments.batch_size, metavar="N", dest="batch_size", default=argparse.SUPPRESS)
+    batch = "rows per step, full, or auto: 32, from 10,000 rows on 128"
+    add("--batch-size", batch, type=arguments.batch_size, default="auto", metavar="N")
     rates = ", ".join(f"{rate:g} for {name}" for name, rate in RATES.items())
     add("--lr", f"learning rate (default: {rates})", type=arguments.positive, metavar="RATE")
     add("--schedule", "of the learning rate over the epochs", choices=list(SCHEDULES), default="constant")
@@ -112,7 +112,8 @@ def train(options: argparse.Namespace) -> int:
             f"{loss} is a loss for classes, but this is regression; --task classification takes the target for classes"
         )
     rows = len(found.y)
-    options.batch_size = getattr(options, "batch_size", 32 if rows < 10_000 else 128)
+    if options.batch_size == 0:
+        options.batch_size = 32 if rows < 10_000 else 128
     options.epochs = options.epochs or (DIGITS_EPOCHS if options.file is None else FILE_EPOCHS)
     options.patience = options.patience or (options.epochs if options.file is None else FILE_PATIENCE)
     parts = _parts(found, options)
@@ -207,9 +208,8 @@ def _table(options: argparse.Namespace) -> Data:
     frame = frame[known].drop(columns=options.target)
     columns = table.Columns.of(frame, [*options.drop, *ids], options.category)
     if not columns.kinds:
-        raise ValueError(
-            f"{shown} has no column to predict {options.target!r} from; left out: {columns.left_out_text()}"
-        )
+        reasons = ", ".join(f"{name} ({why})" for name, why in columns.left_out.items())
+        raise ValueError(f"{shown} has no column to predict {options.target!r} from; left out: {reasons}")
     lines = [f"data      {shown}: {len(known):,} rows, {frame.shape[1] + 1:,} columns", *columns.lines(frame)]
     if not known.all():
         lines.append(f"gaps      {int((~known).sum()):,} rows are left out, whose {options.target!r} is not known")
