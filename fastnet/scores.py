@@ -87,7 +87,7 @@ def scores(y: Array, outputs: Array) -> dict[str, float]:
 def confusion(y: Array, outputs: Array) -> list[list[int]]:
     """Return how often each class (a row) was taken for each (a column)."""
     every = range(outputs.shape[1])
-    return metrics.confusion_matrix(y, outputs.argmax(axis=1), labels=every).tolist()  # type: ignore[no-any-return]
+    return metrics.confusion_matrix(y, outputs.argmax(axis=1), labels=every).tolist()
 
 
 def boosting(text: list[str], classification: bool, seed: int = 0) -> Any:
@@ -114,14 +114,15 @@ def baseline_outputs(train: tuple[Any, Array], features: Any, text: list[str], c
     """
     X, y = train
     if not classes:
-        found = {MEAN: np.full(len(features), y.mean())}
-        return found | {BOOSTING: boosting(text, classification=False).fit(X, y).predict(features)}
+        return {MEAN: np.full(len(features), y.mean())} | {
+            BOOSTING: boosting(text, classification=False).fit(X, y).predict(features)
+        }
     shares = np.bincount(y, minlength=classes) / len(y)
     found = {MOST_FREQUENT: np.tile(shares, (len(features), 1))}
     if (shares > 0).sum() > 1:
         model, outputs = boosting(text, classification=True).fit(X, y), np.zeros((len(features), classes))
         outputs[:, model.classes_] = model.predict_proba(features)
-        found[BOOSTING] = outputs
+        found |= {BOOSTING: outputs}
     return found
 
 

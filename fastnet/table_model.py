@@ -99,7 +99,7 @@ class TableModel:
     def outputs_of(self, features: Any, members: Sequence[int] | None = None) -> Array:
         """Return the mean outputs of some members, by number, or of all, for a frame of `Columns.features`."""
         chosen = self.members if members is None else [self.members[i] for i in members]
-        total = 0.0
+        total: Any = 0.0
         for transformer, network in chosen:
             X = transformer.transform(features)
             values = network.predict_proba(X) if self.has_probabilities else network.predict(X)
@@ -190,7 +190,7 @@ class TableModel:
         """
         states = [(transformer, model.state_of(network)) for transformer, network in self.members]
         members = [[transformer, dict(arrays), dict(metadata)] for transformer, (arrays, metadata) in states]
-        content = {
+        content: dict[str, Any] = {
             "format": _FORMAT,
             "kinds": self.columns.kinds,
             "left_out": self.columns.left_out,

@@ -91,8 +91,7 @@ class Member:
 
     def diagnosis(self) -> str:
         """Describe how training went."""
-        curves = (self.history.get(name, ()) for name in ("loss", "val_loss"))
-        return diagnose(*curves, self.baseline).words
+        return diagnose(self.history.get("loss", ()), self.history.get("val_loss", ()), self.baseline).words
 
 
 def fit(members: Sequence[Member], epochs: int, patience: int, checkpoint: str | None = None) -> int:

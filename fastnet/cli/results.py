@@ -32,10 +32,10 @@ def held_out(found: Data, members: list[Member], model: Any, parts: list[tuple[A
     y = found.y[at] if found.classes else found.y[at] * found.scaling[1] + found.scaling[0]
     outputs = {name: np.concatenate(out) for name, out in collected.items() if len(out) == len(rows)}
     result = {"rows": len(at), "scores": {name: scores.scores(y, out) for name, out in outputs.items()}}
-    ours = outputs.pop("this model")
-    result["verdict"] = {name: scores.compare(y, ours, out, found.balanced) for name, out in outputs.items()}
+    mine = outputs.pop("this model")
+    result["verdict"] = {name: scores.compare(y, mine, out, found.balanced) for name, out in outputs.items()}
     if found.classes:
-        result["confusion"] = scores.confusion(y, ours)
+        result["confusion"] = scores.confusion(y, mine)
     return result
 
 

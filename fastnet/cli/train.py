@@ -280,10 +280,10 @@ def _member(found: Data, rows: Array, place: tuple[int, int], loss: str, options
     run = {"seed": seed, "backend": options.backend, "l2": options.l2}
     threads = options.threads if (options.cv or options.ensemble) == 1 else 1
     trainer = Trainer(net, loss, OPTIMIZERS[options.optimizer](rate), options.batch_size, threads=threads, **run)
-    sets = [
+    own, validation = (
         (X, y[part], None if weights is None else weights[part]) for X, part in zip(inputs, (train, held), strict=True)
-    ]
-    return Member(trainer, *sets, _baseline(sets[0][1], sets[0][2], loss), fold, transformer)
+    )
+    return Member(trainer, own, validation, _baseline(own[1], own[2], loss), fold, transformer)
 
 
 def _baseline(y: Array, weights: Array | None, loss: str) -> float | None:
