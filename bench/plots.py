@@ -11,6 +11,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from sides import NETWORKS
 
 from fastnet.profiling.roofline import COLOURS, Point, draw
 
@@ -30,10 +31,13 @@ SIDES = {
     "torch": (COLOURS[3], "D"),
     "torch.compile": (COLOURS[4], "v"),
     "jax": (COLOURS[5], "P"),
+    "predictor": (COLOURS[5], "P"),
+    "onnxruntime": (COLOURS[4], "v"),
 }
 """Colour and mark of each side."""
 
 SHOWN = {"reference": "NumPy", "numpy": "NumPy", "sklearn": "scikit-learn", "torch": "PyTorch", "jax": "JAX"}
+SHOWN |= {"onnxruntime": "ONNX Runtime", "predictor": "fastnet's predictor"}
 PRODUCTS = ("matmul", "dense_forward", "dense_backward_batch")
 UPDATES = ("sgd_update", "adam_update")
 
@@ -41,6 +45,8 @@ UPDATES = ("sgd_update", "adam_update")
 def draw_all(results: Results, folder: Path) -> None:
     """Write every plot."""
     for name, plot in PLOTS.items():
+        if plot is predictions_against_peers and not results.get("predictions"):  # results of before have none
+            continue
         figure = Figure(layout="constrained")
         plot(figure, results)
         of = results["about"]
@@ -104,7 +110,9 @@ def gflops_against_size(figure: Figure, results: Results) -> None:
         _name_ends(ax, ends, top)
         ax.set_xscale("log")
         _numbers(ax.xaxis, [float(size) for size in sizes])
-        ax.set(xlim=(sizes[0] / 1.1, sizes[-1] * 2.1), ylim=(0, top), xlabel="M = K = N")
+        ax.set(xlim=(sizes[0] / 1.1, sizes[-1] * 2.1), ylim=(0, top))
+        slow = " (loops, blocked: not measured above 256)" if count == 1 else ""
+        ax.set_xlabel(f"M = K = N{slow}")
         ax.set(title=f"matmul, float32, {count} thread{'s' * (count > 1)}", ylabel="GFLOP/s")
         _plain(ax)
 
@@ -139,61 +147,81 @@ def roofline(figure: Figure, results: Results) -> None:
     ax.legend(frameon=False, fontsize=8.5, loc="lower right")
 
 
-def steps_against_peers(figure: Figure, results: Results) -> None:
-    """A step's time as a multiple of fastnet's; a row a network, a panel a number of threads, plain SGD."""
-    steps = [step for step in results["steps"] if step["task"] == "sgd, mse"]
-    counts = sorted({step["threads"] for step in steps})
-    networks = list(dict.fromkeys(step["network"] for step in steps))
-    figure.set_size_inches(9.6, 1.4 + 0.55 * len(networks))
-    axes = figure.subplots(1, len(counts), squeeze=False, sharey=True)[0]
-    for ax, count in zip(axes, counts, strict=True):
-        for row, network in enumerate(networks):
-            us = next(step["us"] for step in steps if (step["network"], step["threads"]) == (network, count))
+def _against_peers(axes: Any, found: dict[int, list[tuple[str, dict[str, float]]]], what: str, title: str) -> None:
+    """Draw times as multiples of fastnet's: a panel for each number of threads, a row for each name."""
+    ratios = [value / us["fastnet"] for rows in found.values() for _, us in rows for value in us.values()]
+    for ax, (count, rows) in zip(axes, found.items(), strict=True):
+        for row, (_, us) in enumerate(rows):
             ax.axhline(row, color="0.92", linewidth=0.8, zorder=0)
-            for library, value in us.items():
+            for place, (library, value) in enumerate(us.items()):
                 colour, mark = SIDES[library]
-                ax.plot(value / us["fastnet"], row, color=colour, marker=mark, markersize=7, linestyle="none",
-                        markeredgecolor="white", markeredgewidth=0.5,
+                ax.plot(value / us["fastnet"], row + 0.1 * (place - (len(us) - 1) / 2), color=colour, marker=mark,
+                        markersize=6.5, linestyle="none", markeredgecolor="white", markeredgewidth=0.5,
                         label=SHOWN.get(library, library) if row == 0 else None)  # fmt: skip
         ax.axvline(1, color=SIDES["fastnet"][0], linewidth=1, zorder=0)
-        ax.set(xscale="log", title=f"{count} thread{'s' * (count > 1)}", ylim=(len(networks) - 0.4, -0.6))
-        ax.set_xlabel("time of a step, times fastnet's (right of the line: slower)")
-        ratios = [value / step["us"]["fastnet"] for step in steps for value in step["us"].values()]
-        _numbers(ax.xaxis, [tick for tick in (0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500) if tick < 1.5 * max(ratios)])
+        ax.set(xscale="log", title=f"{title}, {count} thread{'s' * (count > 1)}", ylim=(len(rows) - 0.4, -0.6))
+        ax.set_xlabel(f"time of {what}, times fastnet's (right of the line: slower)")
+        ticks = (0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500) if max(ratios) > 20 else (0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5, 10)
+        _numbers(ax.xaxis, [tick for tick in ticks if 0.9 * min(ratios) < tick < 1.5 * max(ratios)])
         ax.spines[["top", "right", "left"]].set_visible(False)
         ax.tick_params(axis="y", length=0)
-        ax.set_yticks(range(len(networks)), networks)
+        ax.set_yticks(range(len(rows)), [name for name, _ in rows])
     axes[0].get_figure().legend(
         *axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=6, frameon=False, fontsize=8.5
     )
 
 
+def steps_against_peers(figure: Figure, results: Results) -> None:
+    """A step's time as a multiple of fastnet's; a row a network, a panel a number of threads, plain SGD."""
+    found: dict[int, list[tuple[str, dict[str, float]]]] = {}
+    for step in results["steps"]:
+        if step["task"] == "sgd, mse":
+            name = f"{step['network']}, batch {NETWORKS[step['network']][1]}"
+            found.setdefault(step["threads"], []).append((name, step["us"]))
+    figure.set_size_inches(10.4, 1.9 + 0.6 * max(map(len, found.values())))
+    _against_peers(
+        figure.subplots(1, len(found), squeeze=False, sharey=True)[0],
+        found,
+        "a step",
+        "mean squared error, SGD, float32",
+    )
+
+
+def predictions_against_peers(figure: Figure, results: Results) -> None:
+    """A prediction's time as a multiple of fastnet's; a row for each network and number of rows."""
+    found: dict[int, list[tuple[str, dict[str, float]]]] = {}
+    for each in results["predictions"]:
+        rows = int(each["task"].split()[1])
+        us = {library: us for library, us in each["us"].items() if us is not None}
+        found.setdefault(each["threads"], []).append((f"{each['network']}, {rows} row{'s' * (rows > 1)}", us))
+    figure.set_size_inches(10.4, 1.9 + 0.5 * max(map(len, found.values())))
+    _against_peers(
+        figure.subplots(1, len(found), squeeze=False, sharey=True)[0], found, "a call", "Prediction, ReLU, float32"
+    )
+
+
 def time_against_rows(figure: Figure, results: Results) -> None:
-    """An epoch's time against its rows, NumPy and fastnet, by number of threads."""
-    figure.set_size_inches(6.4, 4.2)
+    """A row's time in an epoch against the epoch's rows, NumPy and fastnet, by number of threads."""
+    figure.set_size_inches(6.8, 4.2)
     found = [b for b in results["benches"] if b.get("operation") == "epoch" and b["case"] == "784-256-128-10"]
     found = [b for b in found if b["optimizer"] == "SGD"]
     ax = figure.subplots()
     ends = []
     for backend, threads in dict.fromkeys((b["variant"], b["threads"]) for b in found):
         line = sorted({b["rows"]: b["us"] for b in found if (b["variant"], b["threads"]) == (backend, threads)}.items())
+        line = [(rows, us / rows) for rows, us in line]
         colour, mark = SIDES[backend]
         style = "-" if threads == 1 else "--"
-        ax.plot(*zip(*[(rows, us / 1000) for rows, us in line], strict=True), color=colour, marker=mark,
-                markersize=4.5, linewidth=1.5, linestyle=style)  # fmt: skip
+        ax.plot(*zip(*line, strict=True), color=colour, marker=mark, markersize=4.5, linewidth=1.5, linestyle=style)
         who = "NumPy" if backend == "numpy" else "fastnet"
-        ends.append((f"{who}, {threads} thread{'s' * (threads > 1)}", line[-1][0], line[-1][1] / 1000, colour))
-    last = max(end[1] for end in ends)
-    heights: list[float] = []
-    for name, x, y, colour in sorted(ends, key=lambda end: end[2]):
-        heights.append(max(y, heights[-1] * 1.3) if heights else y)
-        ax.annotate(name, (x, heights[-1]), xytext=(7, 0), textcoords="offset points", va="center", fontsize=8.5,
-                    color=colour)  # fmt: skip
+        ends.append((f"{who}, {threads} thread{'s' * (threads > 1)}", *line[-1], colour))
+    top = 1.12 * max(b["us"] / b["rows"] for b in found)
+    _name_ends(ax, ends, top)
     rows = sorted({b["rows"] for b in found})
-    ax.set(xscale="log", yscale="log", xlim=(rows[0] / 1.15, last * 3.4), xlabel="rows", ylabel="milliseconds an epoch")
+    ax.set(xscale="log", xlim=(rows[0] / 1.15, rows[-1] * 3.4), ylim=(0, top))
+    ax.set(xlabel="rows of an epoch: one call of fit, its set-up included", ylabel="microseconds a row")
     _numbers(ax.xaxis, [float(value) for value in rows])
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    ax.set(title="An epoch of 784-256-128-10, batch 128, float32, plain SGD")
+    ax.set_title("An epoch of 784-256-128-10: mean squared error, plain SGD, float32, batch 128", fontsize=10)
     _plain(ax)
 
 
@@ -202,5 +230,6 @@ PLOTS: dict[str, Callable[[Figure, Results], None]] = {
     "roofline": roofline,
     "steps_against_peers": steps_against_peers,
     "time_against_rows": time_against_rows,
+    "predictions_against_peers": predictions_against_peers,
 }
 """Each is a PNG file of its name."""

@@ -181,6 +181,9 @@ def prediction_table(results: Results) -> str:
         us, rows = found["us"], predictions.TASKS[found["task"]]
         cells = [_against(us.get(library), us["fastnet"], library) for library in libraries]
         lines.append(_row([f"{found['network']}, {rows}", str(found["threads"]), *cells]))
+    if results.get("predictions"):
+        path = f"../bench/results/{results['about']['cpu']}/predictions_against_peers.png"
+        lines += ["", f"![Time of a prediction as a multiple of fastnet's]({path})"]
     return "\n".join(lines)
 
 

@@ -5,6 +5,7 @@ Arrays are checked by `fastnet.kernels.api.validation`.
 
 import numbers
 import operator
+import secrets
 from collections.abc import Collection
 from contextlib import suppress
 from math import inf, isfinite
@@ -52,7 +53,9 @@ def count_or_none(name: str, value: Any, meaning: str = "") -> int | None:
 
 
 def seed(value: Any) -> int:
-    """Return a seed: a whole number from 0 to 2^64 - 1."""
+    """Return a seed: a whole number from 0 to 2^64 - 1; None draws one."""
+    if value is None:
+        return secrets.randbits(32)
     whole = integer("seed", value, least=0)
     if whole >= 2**64:
         raise ValueError(f"seed is {value!r}; expected at most 2**64 - 1")

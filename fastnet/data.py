@@ -33,7 +33,7 @@ def digits() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         return stored["pixels"] / np.float32(16), stored["labels"].astype(np.int64)
 
 
-def split(X: ArrayLike, y: ArrayLike, share: float = 0.2, seed: int = 0) -> tuple[Array, Array, Array, Array]:
+def split(X: ArrayLike, y: ArrayLike, share: float = 0.2, seed: int | None = 0) -> tuple[Array, Array, Array, Array]:
     """Hold out a random share of the rows.
 
     Parameters
@@ -42,8 +42,8 @@ def split(X: ArrayLike, y: ArrayLike, share: float = 0.2, seed: int = 0) -> tupl
         With the same number of rows.
     share : float, default 0.2
         Share of the rows to hold out, 0 < share < 1; at least one row.
-    seed : int, default 0
-        Determines, with the number of rows, which are held out.
+    seed : int or None, default 0
+        Determines, with the number of rows, which are held out. None draws one.
 
     Returns
     -------

@@ -117,14 +117,14 @@ def diagnose(
     measured = [*validation, *[math.nan] * (epochs - len(validation))]
     lost = math.isnan(measured[-1]) and epochs > 1 and all(map(math.isfinite, measured[:-1]))
     if not math.isfinite(loss[-1]) or math.isinf(measured[-1]) or lost:
-        return Diagnosis("diverged", f"Diverged in epoch {epochs - 1}: the loss is no longer finite. {calmer}")
+        return Diagnosis("diverged", f"Diverged in epoch {epochs}: the loss is no longer finite. {calmer}")
     first = max((t + 1 for t in range(epochs) if not math.isfinite(loss[t])), default=0)
     if epochs - first < MIN_EPOCHS:
-        few = f"Only {epochs - first} epochs: too few to judge by."
+        few = f"Only {epochs - first} epoch{'s' * (epochs - first > 1)}: too few to judge by."
         return Diagnosis("too short", f"{few} Train for at least {MIN_EPOCHS}.")
     train = _Curve(loss[first:])
     if train.end > BLOWN_UP * train.level(loss[first]):
-        words = f"Diverged: the loss has risen from {loss[first]:.3g} in epoch {first} to {train.end:.3g}. {calmer}"
+        words = f"Diverged: the loss has risen from {loss[first]:.3g} in epoch {first + 1} to {train.end:.3g}. {calmer}"
         return Diagnosis("diverged", words)
     kept = [t for t in range(first, epochs) if math.isfinite(measured[t])]
     validated = len(kept) >= MIN_EPOCHS and kept[-1] == epochs - 1
@@ -145,9 +145,9 @@ def _overfitting(train: _Curve, curve: _Curve, epochs: Sequence[int], first: int
     best = min(range(len(epochs)), key=curve.values.__getitem__)  # the smoothed lowest may be some epochs from it
     low = curve.values[best]
     words = (
-        f"Overfitting since epoch {epochs[best]}: val_loss has risen by {(curve.end - low) / curve.level(low):.0%} "
-        f"from there, from {low:.3g} to {curve.end:.3g}, while loss has not. Stop there (patience "
-        "does), or use more data, l2 or a smaller network."
+        f"Overfitting since epoch {epochs[best] + 1}: val_loss has risen by {(curve.end - low) / curve.level(low):.0%} "
+        f"since, from {low:.3g} to {curve.end:.3g}, while loss has not. Stop there (patience does), or use more data, "
+        "l2 or a smaller network."
     )
     return Diagnosis("overfitting", words)
 
@@ -173,5 +173,5 @@ def _levelled(
     near = [*curve.values[: curve.width], *curve.smooth[curve.width :]]
     away = [t for t, value in enumerate(near) if abs(value - curve.end) > reach]
     since = epochs[min(away[-1] + 1, len(epochs) - 1)] if away else epochs[0]
-    words = f"Converged: {name} has stayed near {curve.end:.3g} since epoch {since}. More epochs will hardly help."
+    words = f"Converged: {name} has stayed near {curve.end:.3g} since epoch {since + 1}. More epochs will hardly help."
     return Diagnosis("converged", words)

@@ -15,6 +15,7 @@ from .kernels.engine import rng
 from .kernels.engine.backend import Backend, discard_partial_step, start_epoch
 from .kernels.engine.plan import MICRO_BATCH_ROWS
 from .kernels.specs.base import Array
+from .progress import update_bar
 from .training_state import TrainingState
 
 Callback = Callable[[dict[str, float]], Any]
@@ -120,7 +121,7 @@ class FitSession:
                 if not finite:
                     restores = True
                     warnings.warn(
-                        f"training diverged in epoch {epoch}: a loss or a parameter is no longer finite. The "
+                        f"training diverged in epoch {epoch + 1}: a loss or a parameter is no longer finite. The "
                         "network holds the best finite parameters of this call; scale the data, or go on with a "
                         "new Trainer of a lower learning rate",
                         DivergenceWarning,
@@ -129,8 +130,7 @@ class FitSession:
                     return
                 network.loss = trainer.loss  # callbacks may ask for probabilities
                 if bar is not None:
-                    bar.set_postfix({name: f"{value:.4g}" for name, value in row.items()}, refresh=False)
-                    bar.update()
+                    update_bar(bar, row)
                 wants_stop = [callback({"epoch": epoch, **row}) for callback in callbacks]
                 if writer is not None:
                     writer.write_if_due(*state_dict(trainer, state, best.arrays))

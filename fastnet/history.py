@@ -10,12 +10,13 @@ from .io.storage import Path, replacing
 _LOG_FROM = 20.0  # if max / min exceeds this, the scale is logarithmic
 
 
-class History(Mapping[str, list[float]]):
-    """Curves of training, a mapping from names to lists with one value per epoch.
+class History(dict[str, list[float]]):
+    """Curves of training, a mapping from names to lists with one value per epoch, which only training changes.
 
     ``history["loss"]`` is a list of floats; so are ``"val_loss"`` where there was validation data, and
     ``"accuracy"`` and ``"val_accuracy"`` for classification. An epoch in which a curve was not measured
-    holds NaN, so that all curves are as long as ``epochs``.
+    holds NaN, so that all curves are as long as ``epochs``. ``pandas.DataFrame(history)`` has a column for each curve
+    and a row for each epoch. In sentences and plots the first epoch is 1; indices count from 0.
 
     Attributes
     ----------
@@ -34,27 +35,41 @@ class History(Mapping[str, list[float]]):
     >>> history.best_epoch
     20
     >>> history.diagnosis()[:28]
-    'Overfitting since epoch 20: '
+    'Overfitting since epoch 21: '
     """
 
     def __init__(self) -> None:
+        super().__init__()
         self._epochs = 0
-        self._curves: dict[str, list[float]] = {}
         self._remarks = ("", "")
+        self._title = ""
 
     def __getitem__(self, name: str) -> list[float]:
-        if name not in self._curves:
-            raise KeyError(f"no curve {name!r}; there are: {', '.join(self._curves) or 'none yet'}")
-        return list(self._curves[name])
+        if name not in self:
+            raise KeyError(f"no curve {name!r}; there are: {', '.join(self) or 'none yet'}")
+        return list(super().__getitem__(name))
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._curves)
+    def __iter__(self) -> Iterator[str]:  # without this, dict(history) would hold this history's own lists
+        return super().__iter__()
 
-    def __len__(self) -> int:
-        return len(self._curves)
+    # Copies of the lists, as above.
+    values, items, get = Mapping.values, Mapping.items, Mapping.get  # type: ignore[assignment]
+
+    def _refuse(self, *arguments: Any, **named: Any) -> Any:
+        raise TypeError("a History is changed by training alone; dict(history) is a copy that you may change")
+
+    __setitem__ = __delitem__ = __ior__ = update = setdefault = pop = popitem = clear = _refuse
+
+    def __reduce__(self) -> Any:
+        return History, (), {**vars(self), "curves": dict(self)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name, curve in state.pop("curves").items():
+            super().__setitem__(name, curve)
+        vars(self).update(state)
 
     def __repr__(self) -> str:
-        last = "".join(f", {name}={curve[-1]:.4g}" for name, curve in self._curves.items())
+        last = "".join(f", {name}={curve[-1]:.4g}" for name, curve in self.items())
         return f"History(epochs={self.epochs}, best_epoch={self.best_epoch}{last})"
 
     @property
@@ -65,12 +80,12 @@ class History(Mapping[str, list[float]]):
     @property
     def monitor(self) -> str:
         """The curve that determines the best epoch: ``"val_loss"`` where there was validation, else ``"loss"``."""
-        return "val_loss" if "val_loss" in self._curves else "loss"
+        return "val_loss" if "val_loss" in self else "loss"
 
     @property
     def best_epoch(self) -> int | None:
         """See the class."""
-        curve = self._curves.get(self.monitor, ())
+        curve = self.get(self.monitor, ())
         finite = [(value, epoch) for epoch, value in enumerate(curve) if math.isfinite(value)]
         return min(finite)[1] if finite else None
 
@@ -86,7 +101,7 @@ class History(Mapping[str, list[float]]):
         Returns
         -------
         str
-            A sentence or two. The first that holds, epochs counted from 0:
+            A sentence or two. The first that holds, epochs counted from 1:
 
             - constant: in the last `fit` all rows had the same class or target;
             - diverged: the last loss is not finite, or the loss ends above twice its first value;
@@ -102,10 +117,10 @@ class History(Mapping[str, list[float]]):
             Values are medians over a tenth of the epochs, and a difference counts only if it is also 4
             times as large as the curve's own noise explains.
         """
-        return diagnose(self._curves.get("loss", ()), self._curves.get("val_loss", ()), baseline, self._remarks).words
+        return diagnose(self.get("loss", ()), self.get("val_loss", ()), baseline, self._remarks).words
 
     def plot(self, ax: Any = None) -> Any:
-        """Draw ``loss`` and ``val_loss``, with the best epoch marked (``pip install "fastnet-jit[plot]"``).
+        """Draw ``loss`` and ``val_loss``, with the best epoch marked and the settings as title (needs matplotlib).
 
         The scale is logarithmic where the largest value is more than 20 times the smallest.
 
@@ -128,8 +143,8 @@ class History(Mapping[str, list[float]]):
         try:
             from matplotlib.ticker import MaxNLocator
         except ImportError:
-            raise ImportError('plots need the package matplotlib: pip install "fastnet-jit[plot]"') from None
-        drawn = {name: self._curves[name] for name in ("loss", "val_loss") if name in self._curves}
+            raise ImportError("plots need the package matplotlib: pip install matplotlib") from None
+        drawn = {name: self[name] for name in ("loss", "val_loss") if name in self}
         values = [value for curve in drawn.values() for value in curve if math.isfinite(value)]
         if not values:
             raise ValueError("there is nothing to plot: no epoch has a finite loss")
@@ -141,20 +156,23 @@ class History(Mapping[str, list[float]]):
             finite = [value if math.isfinite(value) else math.nan for value in curve]
             mark = "o" if self.epochs < 12 else None
             label = {"loss": "loss (training)", "val_loss": "val_loss (validation)"}[name]
-            ax.plot(range(self.epochs), finite, color=colour, label=label, marker=mark, markersize=3, linewidth=1.6)
+            ax.plot(
+                range(1, self.epochs + 1), finite, color=colour, label=label, marker=mark, markersize=3, linewidth=1.6
+            )
         best = self.best_epoch
         if best is not None:
-            value = self._curves[self.monitor][best]
-            ax.axvline(best, color="0.6", linewidth=0.8, linestyle=":", zorder=0)
-            label = f"best: epoch {best}, {self.monitor} {value:.4g}"
-            ax.plot([best], [value], "o", color="black", markersize=6, markerfacecolor="none", label=label)
+            value = self[self.monitor][best]
+            ax.axvline(best + 1, color="0.6", linewidth=0.8, linestyle=":", zorder=0)
+            label = f"best: epoch {best + 1}, {self.monitor} {value:.4g}"
+            ax.plot([best + 1], [value], "o", color="black", markersize=6, markerfacecolor="none", label=label)
         if min(values) > 0 and max(values) > _LOG_FROM * min(values):
             ax.set_yscale("log")
         elif min(values) >= 0:
             ax.set_ylim(bottom=0)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10], min_n_ticks=1))
         if self.epochs == 1:
-            ax.set_xlim(-0.5, 0.5)
+            ax.set_xlim(0.5, 1.5)
+        ax.set_title(self._title, fontsize=10, loc="left")
         ax.set_xlabel("epoch")
         ax.set_ylabel("loss" + (" (log scale)" if ax.get_yscale() == "log" else ""))
         ax.grid(alpha=0.25)
@@ -175,9 +193,8 @@ class History(Mapping[str, list[float]]):
         OSError
             If the file cannot be written.
         """
-        lines = [",".join(["epoch", *self._curves])]
-        for epoch in range(self.epochs):
-            row = [curve[epoch] for curve in self._curves.values()]
+        lines = [",".join(["epoch", *self])]
+        for epoch, row in enumerate(zip(*self.values(), strict=True)):
             lines.append(",".join([str(epoch), *("" if math.isnan(value) else repr(value) for value in row)]))
         with replacing(path) as file:
             file.write("".join(f"{line}\n" for line in lines).encode())
@@ -186,17 +203,21 @@ class History(Mapping[str, list[float]]):
         """Keep what a diagnosis says of the data, as `diagnose` takes it."""
         self._remarks = constant, unscaled
 
+    def set_title(self, title: str) -> None:
+        """Set the title of plots."""
+        self._title = title
+
     def append(self, row: Mapping[str, float]) -> None:
         """Add one epoch, a mapping from names of curves to values."""
         for name in row:
-            if name not in self._curves:  # setdefault would make a list as long as the history at every epoch
-                self._curves[name] = [math.nan] * self.epochs
-        for name, curve in self._curves.items():
+            if name not in self:
+                super().__setitem__(name, [math.nan] * self.epochs)
+        for name, curve in super().items():
             curve.append(float(row.get(name, math.nan)))
         self._epochs += 1
 
     def truncate(self, epochs: int) -> None:
         """Remove all epochs from this one on."""
-        for curve in self._curves.values():
+        for curve in super().values():
             del curve[epochs:]
         self._epochs = epochs

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -18,13 +17,13 @@ from .io import model, onnx, storage
 from .kernels.api import validation
 from .kernels.engine import rng
 from .kernels.engine.engine import CPU
-from .kernels.engine.inference import forward_of, scratch_bytes
+from .kernels.engine.forward import forward_of
 from .kernels.engine.plan import MICRO_BATCH_ROWS, aligned, hold, layer_views, parameter_count
 from .kernels.specs.activations import ACTIVATIONS
 from .kernels.specs.base import Array
-from .kernels.specs.losses import LOSSES
 from .predictor import Predictor, predict
-from .validation import check_inputs, check_loss, check_targets
+from .summary import summary
+from .validation import check_inputs, check_loss, check_targets, takes_softmax
 
 
 class Network:
@@ -41,9 +40,9 @@ class Network:
         Activation of the last layer.
     dtype : {"float32", "float64"}, default "float32"
         Of the parameters and of everything computed; inputs are converted to it.
-    seed : int, default 0
-        Initial weights are a function of seed, sizes and activations alone: uniform, of He's scale
-        (limit sqrt(6 / inputs)) before relu and its smooth kin, and of Glorot's (limit
+    seed : int or None, default 0
+        None draws one, which the attribute then holds. Initial weights are a function of seed, sizes and activations
+        alone: uniform, of He's scale (limit sqrt(6 / inputs)) before relu and its smooth kin, and of Glorot's (limit
         sqrt(6 / (inputs + outputs))) before identity, tanh and sigmoid; biases zero.
 
     Attributes
@@ -79,7 +78,7 @@ class Network:
         hidden: str | Sequence[str] = "relu",
         output: str = "identity",
         dtype: DTypeLike = "float32",
-        seed: int = 0,
+        seed: int | None = 0,
     ) -> None:
         self.layer_sizes = checks.layer_sizes(sizes)
         self.activations = checks.activations(hidden, output, len(self.layer_sizes) - 2)
@@ -193,15 +192,34 @@ class Network:
         TypeError, ValueError
             As `predict`.
         """
-        if self.loss is None or not LOSSES[self.loss].probabilities:
-            trained = f"was trained with {self.loss}" if self.loss else "has not been trained"
-            raise RuntimeError(
-                f"this network {trained}, so its outputs are no probabilities; train it with "
-                'Trainer(net, loss="cross_entropy"), or set net.loss if its parameters were trained so elsewhere'
-            )
-        softmax = LOSSES[self.loss].probabilities == "softmax"
+        softmax = takes_softmax(self.loss)
         names = (*self.activations[:-1], "identity" if softmax else "sigmoid")
         return predict(forward_of(tuple(self.layer_sizes), names, self.dtype, False, softmax), self._parameters, X, out)
+
+    def predict_labels(self, X: ArrayLike) -> Array:
+        """Decisions: class labels, or after binary_cross_entropy a 0 or 1 for each output.
+
+        Parameters
+        ----------
+        X : array_like, shape (B, n_in)
+            One sample a row.
+
+        Returns
+        -------
+        ndarray of int64, shape (B,) or (B, n_out)
+            After cross_entropy the output that is largest, the first of equals. After binary_cross_entropy 1 where the
+            probability is above 0.5; (B,) for a single output.
+
+        Raises
+        ------
+        RuntimeError, TypeError, ValueError
+            As `predict_proba`.
+        """
+        softmax = takes_softmax(self.loss)
+        outputs = self.predict(X)
+        if softmax:
+            return np.argmax(outputs, axis=1)
+        return (outputs > 0).astype(np.int64).reshape(-1 if outputs.shape[1] == 1 else outputs.shape)
 
     def predictor(self) -> Predictor:
         """Return a snapshot for prediction: weights copied and packed, so that no call has to.
@@ -320,7 +338,7 @@ class Network:
         storage.write(path, arrays, {**metadata, "kind": "model"})
 
     def to_onnx(self, path: storage.Path) -> None:
-        """Write the network as an ONNX model (``pip install "fastnet-jit[onnx]"``).
+        """Write the network as an ONNX model (needs the package onnx).
 
         Its input ``X`` is a batch of rows (rows, n_in), of the network's dtype. What it returns depends on the loss
         trained with: after cross_entropy ``label`` (rows,) and ``probabilities`` (rows, classes), after
@@ -359,16 +377,7 @@ class Network:
         str
         """
         batch_size = checks.count_or_none("batch_size", batch_size, " for the full batch")
-        lines = [f"{'layer':<8}{'inputs':>8}{'outputs':>9}  {'activation':<12}{'parameters':>12}"]
-        for i, ((n, k), activation) in enumerate(zip(pairwise(self.layer_sizes), self.activations, strict=True)):
-            lines.append(f"{f'dense {i + 1}':<8}{n:>8}{k:>9}  {activation:<12}{(n + 1) * k:>12,}")
-        lines.append(f"total {self._parameters.size:,} parameters, {self.dtype}, {_amount(self._parameters.nbytes)}")
-        workspace = self._engine(batch=batch_size or MICRO_BATCH_ROWS, uses_order=True).nbytes
-        batches = f"batches of {batch_size:,}" if batch_size else "full batches"
-        lines.append(f"training in {batches} takes {_amount(workspace)} of workspace, gradient included")
-        row, many = (_amount(scratch_bytes(self.layer_sizes, self.dtype, rows)) for rows in (1, MICRO_BATCH_ROWS))
-        lines.append(f"predicting takes {row} of scratch for a row, {many} a thread for many, until it returns")
-        return "\n".join(lines)
+        return summary(self, batch_size, self._engine(batch=batch_size or MICRO_BATCH_ROWS, uses_order=True).nbytes)
 
     def __repr__(self) -> str:
         *hidden, output = self.activations
@@ -376,10 +385,6 @@ class Network:
             f"Network({list(self.layer_sizes)}, hidden={hidden}, output={output!r}, "
             f"dtype={self.dtype.name!r}, seed={self.seed})"
         )
-
-
-def _amount(size: int) -> str:
-    return f"{size / 2**20:.1f} MiB" if size >= 2**20 else f"{size / 1024:.1f} KiB"
 
 
 def load(path: storage.Path) -> Network:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .kernels.engine.inference import Forward, forward_of
+from .kernels.engine.forward import Forward, forward_of
 from .kernels.specs.base import Array
 from .validation import check_inputs
 
@@ -42,8 +42,11 @@ class Predictor:
 
     def __init__(self, layer_sizes: tuple[int, ...], activations: tuple[str, ...], parameters: Array) -> None:
         self.layer_sizes, self.activations, self.dtype = layer_sizes, activations, parameters.dtype
-        self._forward = forward_of(layer_sizes, activations, self.dtype, packed=True)
-        self._values = self._forward.pack(parameters)
+        forward = forward_of(layer_sizes, activations, self.dtype)
+        values = forward.pack(parameters)
+        if values is None:
+            raise ValueError(f"{parameters.size} parameters do not fit layer sizes {list(layer_sizes)}")
+        self._forward, self._values = forward.packed(), values
 
     def __reduce__(self) -> tuple[Callable[..., Predictor], tuple[Any, ...]]:
         """As parameters: how they are packed depends on the machine."""

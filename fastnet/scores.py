@@ -19,7 +19,7 @@ try:
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import OrdinalEncoder
 except ImportError as error:
-    raise ImportError(f'scores of tables need scikit-learn: pip install "fastnet-jit[table]" ({error})') from error
+    raise ImportError(f"scores of tables need scikit-learn: pip install pandas scikit-learn skops ({error})") from error
 
 BOOSTING = "HistGradientBoosting"
 MEAN, MOST_FREQUENT = "mean of the target", "most frequent class"

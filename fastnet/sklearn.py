@@ -1,6 +1,6 @@
 """scikit-learn's MLPClassifier and MLPRegressor, trained by the compiled training step.
 
-It needs scikit-learn (``pip install "fastnet-jit[sklearn]"``).
+It needs scikit-learn 1.7 or newer.
 
 Validation, labels, initial weights, shuffling, early stopping, schedules, warnings and messages are scikit-learn's own
 code, unchanged. Its loop passes batches to `_backprop` and gradients to an optimizer. Here the loop is told that all
@@ -23,7 +23,7 @@ from .kernels.cpu.threads.pool import limit_threads
 from .kernels.engine import sklearn_conversions
 from .kernels.engine.backend import start_epoch
 from .kernels.engine.engine import CPU
-from .kernels.engine.inference import forward_through
+from .kernels.engine.forward import forward_through
 from .kernels.engine.numpy_engine import NumpyEngine
 from .kernels.engine.optimizer_state import OptimizerState
 from .kernels.engine.plan import aligned, aligned_zeros, parameter_count
@@ -39,7 +39,7 @@ try:
     from sklearn.utils.validation import validate_data
 except ImportError as error:
     raise ImportError(
-        f'fastnet.sklearn needs scikit-learn 1.7 or newer: pip install "fastnet-jit[sklearn]" ({error})'
+        f'fastnet.sklearn needs scikit-learn 1.7 or newer: pip install "scikit-learn>=1.7,<1.10" ({error})'
     ) from error
 
 _ACTIVATIONS = {"identity": "identity", "logistic": "sigmoid", "tanh": "tanh", "relu": "relu"}
@@ -88,7 +88,7 @@ class _Session:
         if X.shape[0] != self._rows:
             raise RuntimeError(
                 f"this version of scikit-learn trains on {X.shape[0]} rows where {self._rows} were expected; use one "
-                'that "fastnet-jit[sklearn]" allows'
+                "that fastnet was tested with"
             )
         dtype, optimizer = self._flat.dtype, estimator._optimizer
         self._X = np.ascontiguousarray(X.toarray() if issparse(X) else X, dtype)

@@ -1,6 +1,6 @@
 """Tables: files read by pandas, and the kinds of their columns, which scikit-learn turns into inputs of a network.
 
-It needs pandas and scikit-learn (``pip install "fastnet-jit[table]"``).
+It needs pandas and scikit-learn (``pip install pandas scikit-learn skops``).
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ try:
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import OneHotEncoder, StandardScaler
 except ImportError as error:
-    raise ImportError(f'tables need pandas and scikit-learn: pip install "fastnet-jit[table]" ({error})') from error
+    raise ImportError(
+        f"tables need pandas and scikit-learn: pip install pandas scikit-learn skops ({error})"
+    ) from error
 
 _ENCODINGS = ("utf-8-sig", "cp1252")
 _SEPARATORS = (",", ";", "\t", "|", r"\s+")

@@ -1,6 +1,6 @@
 """Models of tables: they predict a column of a DataFrame from others, found by their names.
 
-It needs pandas, scikit-learn and skops (``pip install "fastnet-jit[table]"``).
+It needs pandas, scikit-learn and skops (``pip install pandas scikit-learn skops``).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ try:
     import skops.io
     from sklearn.compose import ColumnTransformer
 except ImportError as error:
-    raise ImportError(f'models of tables need skops: pip install "fastnet-jit[table]" ({error})') from error
+    raise ImportError(f"models of tables need skops: pip install pandas scikit-learn skops ({error})") from error
 
 _FORMAT = "fastnet table 1"
 _TYPES = {

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import sys
 import threading
 from collections.abc import Iterable
-from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from tqdm import tqdm
 
 from . import checks
 from .dataset import Dataset
@@ -29,6 +26,8 @@ from .kernels.engine.numpy_engine import NumpyEngine
 from .kernels.engine.plan import MICRO_BATCH_ROWS
 from .network import Network
 from .optimizers import SGD, Optimizer, Schedule
+from .progress import progress_bar
+from .regression import regression_scores
 from .training_state import TrainingState
 from .validation import check_loss
 
@@ -42,11 +41,6 @@ _ENTERING = threading.Lock()
 
 _IN_FIT: set[int] = set()
 """Identities of the networks that are being trained."""
-
-
-def _bar(epochs: int, show: bool) -> Any:
-    """Return a progress bar as a context, or None as one: even a disabled bar costs 40 us."""
-    return tqdm(total=epochs, unit="epoch", file=sys.stderr, dynamic_ncols=True) if show else nullcontext()
 
 
 class Trainer:
@@ -68,8 +62,8 @@ class Trainer:
         Rows a step: 1 is stochastic gradient descent, None the full batch. The last batch may be short.
     shuffle : bool, default True
         Visit the rows in another order each epoch, a function of seed and epoch. False is the plain loop.
-    seed : int, default 0
-        Of the shuffling and of ``validation_split``.
+    seed : int or None, default 0
+        Of the shuffling and of ``validation_split``. None draws one, which the attribute then holds.
     l2 : float, default 0.0
         Adds l2/2 times the sum of all squared weights, biases excepted, to what is minimised (not to what is reported).
     clip_norm : float, optional
@@ -118,7 +112,7 @@ class Trainer:
         batch_size: int | None = 32,
         *,
         shuffle: bool = True,
-        seed: int = 0,
+        seed: int | None = 0,
         l2: float = 0.0,
         clip_norm: float | None = None,
         backend: str = "auto",
@@ -147,6 +141,10 @@ class Trainer:
 
             device.require('backend="cuda"')
         self.history = History()
+        batch = f"batch size {self.batch_size}" if self.batch_size else "full batch"
+        self.history.set_title(
+            f"{'-'.join(map(str, network.layer_sizes))}: {loss}, {optimizer}, {network.dtype}, {batch}"
+        )
         self._state = TrainingState(network, optimizer, self.l2, self.clip_norm)
         self._fitting = False
 
@@ -201,7 +199,7 @@ class Trainer:
             Each is called after every epoch with its row, a dict such as ``{"epoch": 3, "loss": 0.1}``; if
             one returns true, training stops.
         progress : bool, optional
-            A bar on standard error; by default only where that is a terminal.
+            A bar on standard error; by default only where that is a terminal, and in notebooks.
         checkpoint : str or path-like, optional
             A file for `resume`, replaced as a whole after the first epoch, then after each (where writing takes long,
             so rarely that it takes a twentieth of the time), and when `fit` ends, for whatever reason.
@@ -259,14 +257,13 @@ class Trainer:
         if checkpoint is not None:
             check_optimizer(self.optimizer)
             writer = CheckpointWriter(checkpoint)
-        terminal = sys.stderr is not None and sys.stderr.isatty()  # None under pythonw
         entered = False
         try:
             with _ENTERING:
                 self._check_ready()
                 entered = self._fitting = True
                 _IN_FIT.add(id(self.network))
-            with limit_threads(self.threads), _bar(epochs, terminal if progress is None else bool(progress)) as bar:
+            with limit_threads(self.threads), progress_bar(epochs, progress) as bar:
                 session = FitSession(self, self._state, data, validation, self._build)
                 session.run(epochs, patience, callbacks, bar, writer)
             if self.history.epochs >= MIN_EPOCHS:
@@ -278,7 +275,7 @@ class Trainer:
         return self.history
 
     def evaluate(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> dict[str, float]:
-        """Loss, and for classification accuracy, at the present parameters.
+        """Loss, and accuracy or, of a loss of numbers, RMSE and R^2, at the present parameters.
 
         Parameters
         ----------
@@ -288,7 +285,9 @@ class Trainer:
         Returns
         -------
         dict
-            ``{"loss": ...}`` or ``{"loss": ..., "accuracy": ...}``.
+            ``{"loss": ..., "accuracy": ...}`` of either cross-entropy, else ``{"loss": ..., "rmse": ..., "r2": ...}``,
+            the root mean squared error in the target's units; R^2 as scikit-learn's ``r2_score``, NaN where a target
+            is the same in all rows.
 
         Raises
         ------
@@ -297,7 +296,8 @@ class Trainer:
         """
         data = Dataset(self.network, self.loss, X, y, sample_weight)
         with limit_threads(self.threads):
-            return measure(self._build(min(data.rows, MICRO_BATCH_ROWS)), data)
+            found = measure(self._build(min(data.rows, MICRO_BATCH_ROWS)), data)
+            return found if "accuracy" in found else found | regression_scores(self.network, data)
 
     @classmethod
     def resume(

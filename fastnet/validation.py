@@ -90,6 +90,17 @@ def check_loss(loss: str, layer_sizes: Sequence[int], activations: Sequence[str]
         )
 
 
+def takes_softmax(loss: str | None) -> bool:
+    """Whether outputs after a loss are logits of a softmax, not of sigmoids; RuntimeError where they are neither."""
+    if loss is None or not LOSSES[loss].probabilities:
+        trained = f"was trained with {loss}" if loss else "has not been trained"
+        raise RuntimeError(
+            f"this network {trained}, so its outputs are no probabilities; train it with "
+            'Trainer(net, loss="cross_entropy"), or set net.loss if its parameters were trained so elsewhere'
+        )
+    return LOSSES[loss].probabilities == "softmax"
+
+
 def _converted(array: Array, dtype: Any, name: str) -> Array:
     """Return finite numbers as a contiguous array of the dtype."""
     with np.errstate(over="ignore"):

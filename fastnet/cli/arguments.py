@@ -1,7 +1,7 @@
 """The argument parser of the command line, and the types of its arguments."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TypeVar
 
 from .. import checks
@@ -72,3 +72,15 @@ hidden_sizes = _type("a list of sizes such as 64,64, or none", lambda text: [] i
 layer_sizes = _type(
     "a list of at least two sizes, inputs and outputs, such as 784,256,128,10", lambda text: _counts(text, least=2)
 )
+
+
+def names_of(known: Sequence[str]) -> Callable[[str], list[str]]:
+    """Make the type of a list of known names, separated by commas."""
+
+    def parse(text: str) -> list[str]:
+        names = text.split(",")
+        if not set(names) <= set(known):
+            raise ValueError(text)
+        return names
+
+    return _type(f"a list of names from {', '.join(known)}", parse)

@@ -20,7 +20,7 @@ def new_figure(path: str) -> Any:
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise ImportError('--plot needs the package matplotlib: pip install "fastnet-jit[plot]"') from None
+        raise ImportError("--plot needs the package matplotlib: pip install matplotlib") from None
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     types = figure.canvas.get_supported_filetypes()
     if _suffix(path) not in types:

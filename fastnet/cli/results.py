@@ -44,7 +44,7 @@ def fitted(members: list[Member], kept: list[tuple[int | None, float]]) -> list[
     first = members[0].history
 
     def named(epoch: int | None) -> str:
-        return "that before training" if epoch is None else f"epoch {epoch}"
+        return "that before training" if epoch is None else f"epoch {epoch + 1}"
 
     if len(members) == 1:
         epoch, value = kept[0]

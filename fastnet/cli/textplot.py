@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 
 _MARKS = "*o+x"
 _LOG_FROM = 20.0  # if max / min exceeds this, the scale is logarithmic
+_SQUEEZED = 0.4
+"""Outlying values are left off the scale if the others would share less than this part of the height."""
 
 
 def curves(named: Mapping[str, Sequence[float]], width: int = 64, height: int = 12) -> str:
@@ -20,14 +22,14 @@ def curves(named: Mapping[str, Sequence[float]], width: int = 64, height: int = 
     Returns
     -------
     str
-        Lines of ASCII text with the smallest and largest value and the first and last epoch.
+        Lines of ASCII text. A few values far above all others are drawn as ``^`` in the first line.
     """
-    values = [value for curve in named.values() for value in curve if math.isfinite(value)]
+    values = sorted(value for curve in named.values() for value in curve if math.isfinite(value))
     if not values:
         return "(nothing to draw: no value is finite)"
-    low, high = min(values), max(values)
-    logarithmic = low > 0 and high > _LOG_FROM * low
-    scale = math.log if logarithmic else float
+    high, outlying = _scale_end(values, len(named))
+    low = values[0]
+    scale, inverse = (math.log, math.exp) if _is_logarithmic(low, high) else (float, float)
     span = (scale(high) - scale(low)) or 1.0
     epochs = max(len(curve) for curve in named.values())
     columns = min(width, max(2, epochs))
@@ -37,15 +39,50 @@ def curves(named: Mapping[str, Sequence[float]], width: int = 64, height: int = 
             epoch = round(column * (epochs - 1) / (columns - 1))
             value = curve[epoch] if epoch < len(curve) else math.nan
             if math.isfinite(value):
-                grid[round((scale(high) - scale(value)) / span * (height - 1))][column] = mark
-    labels = {0: f"{high:.3g}", height - 1: f"{low:.3g}"}
+                row = round((scale(high) - scale(min(value, high))) / span * (height - 1))
+                grid[row][column] = mark if value <= high else "^"
+    ticks = {round(i * (height - 1) / 3) for i in range(4)} if low < high else {0}
+    labels = {row: f"{inverse(scale(high) - span * row / (height - 1)):.3g}" for row in ticks}
     margin = max(map(len, labels.values()))
-    lines = [f"{labels.get(i, ''):>{margin}} |{''.join(row).rstrip()}" for i, row in enumerate(grid)]
+    lines = [
+        f"{labels.get(i, ''):>{margin}} {'+' if i in labels else '|'}{''.join(row).rstrip()}"
+        for i, row in enumerate(grid)
+    ]
     lines.append(f"{'':>{margin}} +{'-' * columns}")
-    lines.append(f"{'':>{margin}}  {'0':<{columns - len(str(epochs - 1))}}{epochs - 1}  epoch")
+    lines.append(f"{'':>{margin}}  {_epoch_ticks(epochs, columns)}  epoch")
     legend = "   ".join(f"{mark} {name}" for mark, name in zip(_MARKS, named, strict=False))
-    lines.append(f"{'':>{margin}}  {legend}{'   (log scale)' if logarithmic else ''}")
+    legend += "   (log scale)" if scale is math.log else ""
+    lines.append(f"{'':>{margin}}  {legend}{f'   ^ up to {values[-1]:.3g}' if outlying else ''}")
     return "\n".join(lines)
+
+
+def _is_logarithmic(low: float, high: float) -> bool:
+    return low > 0 and high > _LOG_FROM * low
+
+
+def _scale_end(values: Sequence[float], curves: int) -> tuple[float, bool]:
+    """Return the largest of sorted values that the scale shows, and whether a few are above it.
+
+    These are at most one in 50, or one for each curve.
+    """
+    low, end = values[0], values[-1]
+    scale = math.log if _is_logarithmic(low, end) else float
+    for count in range(1, max(curves, len(values) // 50) + 1 if len(values) > 3 * curves else 1):
+        rest = values[-1 - count]
+        if low < rest and scale(rest) - scale(low) < _SQUEEZED * (scale(end) - scale(low)):
+            return rest, True
+    return end, False
+
+
+def _epoch_ticks(epochs: int, columns: int) -> str:
+    """Return the numbers of the first, the middle and the last epoch under their columns."""
+    last = str(epochs)
+    middle = str(1 + round(columns // 2 * (epochs - 1) / max(1, columns - 1)))
+    text = f"{'1':<{columns - len(last)}}{last}" if epochs > 1 else "1"
+    if columns >= 12:
+        place = columns // 2
+        text = text[:place] + middle + text[place + len(middle) :]
+    return text
 
 
 def table(alignments: str, rows: Sequence[Sequence[str]]) -> str:

@@ -52,7 +52,7 @@ def add_parser(subparsers: Any) -> None:
         "dates; gaps are filled in and marked; ids and constants are left out. Text is classified, and so are whole "
         "numbers with at most 20 different values, each found twice on average; other numbers are regressed. A fifth "
         "of the rows is held out, and of the rest a tenth to a quarter chooses the epoch that is kept. A model of a "
-        'table needs pandas, scikit-learn and skops: pip install "fastnet-jit[table]".',
+        "table needs pandas, scikit-learn and skops: pip install pandas scikit-learn skops.",
     )
     parser.set_defaults(run=train)
     add = parser.option

@@ -51,7 +51,7 @@ def to_onnx(path: Path, layers: Sequence[Layer], dtype: np.dtype[Any], loss: str
         import onnx
         import onnx.checker
     except ImportError:
-        raise ImportError('ONNX export needs the package onnx: pip install "fastnet-jit[onnx]"') from None
+        raise ImportError("ONNX export needs the package onnx: pip install onnx") from None
     size = sum(W.nbytes + b.nbytes for W, b, _ in layers)
     if size > _MAX_WEIGHT_BYTES:
         raise ValueError(f"this network takes {size / 2**30:.1f} GiB; an ONNX file holds less than 2 GiB")

@@ -42,12 +42,12 @@ def draw(ax: Any, points: Sequence[Point], gflops: float, gbps: Mapping[str, flo
         Of the plot.
     """
     left = min([point.intensity for point in points] + [0.1]) / 2
-    right = max([point.intensity for point in points] + [10 * gflops / min(gbps.values())]) * 2
+    right = max([point.intensity for point in points] + [10 * gflops / min(gbps.values())]) * 3
     bottom = min([point.gflops for point in points] + [gflops / 100]) / 2
-    for i, (level, rate) in enumerate(sorted(gbps.items(), key=lambda pair: -pair[1])):
+    for level, rate in gbps.items():
         knee = gflops / rate
         ax.plot([left, knee, right], [left * rate, gflops, gflops], color="0.55", linewidth=1, zorder=1)
-        start = max(left, bottom / rate) * 1.3 * 1.5**i
+        start = max(left, bottom / rate, 0.28 * knee)  # near the knee, where no kernel comes
         label = f"{level} {rate:.0f} GB/s"
         ax.annotate(label, (start, start * rate), (0, 2), textcoords="offset points", **_SLANTED)
     ax.text(gflops / max(gbps.values()), gflops * 1.06, f"FMA peak {gflops:.0f} GFLOP/s", color="0.35", fontsize=8)

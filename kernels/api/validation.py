@@ -215,7 +215,8 @@ def _from_one_hot(name: str, array: Array, at: Array | None) -> NDArray[np.int64
     if wrong.size:
         row = int(wrong[0])
         raise ValueError(
-            f"{name} is not one-hot in row {_number(row, at)}: {array[row]}; expected a single 1 among zeros"
+            f"{name} is not one-hot in row {_number(row, at)}: {array[row]}; expected a single 1 among zeros. For "
+            "soft labels give each row once for every class, with the probabilities as sample_weight"
         )
     return hot.argmax(axis=1).astype(np.int64)
 

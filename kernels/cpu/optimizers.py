@@ -45,7 +45,8 @@ def update_kernel(code: int) -> Any:
             g = gradient[i]
             s0 = state0[i] if vectors > 0 else g
             s1 = state1[i] if vectors > 1 else g
-            parameters[i], s0, s1 = rule(parameters[i], g, s0, s1, constants)
+            p, s0, s1 = rule(parameters[i], g, s0, s1, constants)
+            parameters[i] = store(p)
             if vectors > 0:
                 state0[i] = store(s0)
             if vectors > 1:

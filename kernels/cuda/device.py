@@ -2,7 +2,7 @@
 
 Only modules of `kernels.cuda` import this one, and they are imported at the first call of a CUDA variant, so that
 importing fastnet costs no more for them. The package numba-cuda provides `numba.cuda` (the module
-inside Numba is deprecated and serves the simulator only); ``pip install "fastnet-jit[cuda12]"`` or ``[cuda13]`` brings
+inside Numba is deprecated and serves the simulator only); the extra ``cuda12`` or ``cuda13`` brings
 it.
 
 Flags. Fast math stays off: it flushes denormals and approximates division. FMA contraction is on by default. The
@@ -41,7 +41,9 @@ def missing() -> str:
     if SIMULATED:
         return ""
     if importlib.util.find_spec("numba_cuda") is None:
-        return 'numba-cuda is not installed: pip install "fastnet-jit[cuda12]", or [cuda13] for a driver of CUDA 13'
+        return (
+            'numba-cuda is not installed: pip install "numba-cuda[cu12]>=0.30,<0.31", or [cu13] for a driver of CUDA 13'
+        )
     try:
         cuda.current_context()
     except Exception as error:  # whatever the driver says

@@ -1,6 +1,6 @@
 """What the CUDA kernels become, without a card: compiled to PTX, assembled by ``ptxas``, and looked at.
 
-``pip install "fastnet-jit[cuda12]"`` brings numba-cuda's compiler and the toolkit's ``ptxas``.
+The extra ``cuda12`` brings numba-cuda's compiler and the toolkit's ``ptxas``.
 ``python -m fastnet.kernels.cuda.ptx_report`` compiles every kernel for sm_80 and sm_90, prints a line for each, and
 fails where one spills, computes in float64 what is float32, approximates (fast math), needs more registers or
 shared memory than its launch can have, or reads memory by less than 16 bytes at a time where it should not.
@@ -112,7 +112,7 @@ def _ptxas() -> str:
     files = (str(file) for folder in folders for file in Path(folder).glob("*/bin/ptxas*"))
     found = next(files, None) or shutil.which("ptxas")
     if found is None:
-        raise FileNotFoundError('ptxas is not installed: pip install "fastnet-jit[cuda12]"')
+        raise FileNotFoundError('ptxas is not installed: pip install "numba-cuda[cu12]>=0.30,<0.31"')
     return found
 
 
@@ -199,7 +199,7 @@ def report(operation: str, variant: str, dtype: str, cc: tuple[int, int] = (9, 0
         raise RuntimeError("the simulator compiles nothing; unset NUMBA_ENABLE_CUDASIM")
     if importlib.util.find_spec("numba_cuda") is None:
         raise RuntimeError(
-            'compiling for a card needs numba-cuda: pip install "fastnet-jit[cuda12]"; no card is needed'
+            'compiling for a card needs numba-cuda: pip install "numba-cuda[cu12]>=0.30,<0.31"; no card is needed'
         )
     return tuple(_compile(name, dtype, cc) for name in _kernels(operation, variant, dtype))
 

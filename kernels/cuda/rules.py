@@ -31,7 +31,7 @@ _updated = by_code({rule.code: rule.rule for rule in OPTIMIZER_BY_CODE})
 
 @device
 def update_element(code: int, vectors: int, arrays: Any, places: Any, g: Any, c: Any) -> None:
-    """Update one parameter and its state in place, and flush the state's denormals.
+    """Update one parameter and its state in place, and flush denormals.
 
     Called by one thread for an element; it neither synchronises nor uses shared memory.
 
@@ -55,7 +55,8 @@ def update_element(code: int, vectors: int, arrays: Any, places: Any, g: Any, c:
     zero = g - g
     first = s[s_at] if vectors > 0 else zero
     second = t[t_at] if vectors > 1 else zero
-    p[p_at], first, second = _updated(code, p[p_at], g, first, second, c)
+    value, first, second = _updated(code, p[p_at], g, first, second, c)
+    p[p_at] = _flushed(value)
     if vectors > 0:
         s[s_at] = _flushed(first)
     if vectors > 1:

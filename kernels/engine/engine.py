@@ -13,11 +13,11 @@ from ..cpu.gemm.gemm import gemm
 from ..cpu.gemm.microkernel import NV
 from ..cpu.gemm.operands import Matrix, Shape
 from ..cpu.threads.pool import POOL, num_threads
-from ..jit.call_by_address import kernel_address
+from ..jit.side_by_side import Kernel, compile_side_by_side
 from ..jit.target import COMPILES
 from ..llvm.builder import VECTOR
 from ..specs.activations import IDENTITY, RELU
-from ..specs.losses import LOSSES
+from ..specs.losses import LOSSES, LossSpec
 from ..specs.optimizers import OPTIMIZERS
 from . import training_step, weights_task
 from .backend import OBJECTIVE, Array, Chunk, new_progress, new_totals, results_of, start_epoch
@@ -60,6 +60,9 @@ WEIGHT_TASK_BYTES = blocking.L2 // 2
 WEIGHT_TASK_ROWS = 128
 """Neurons of a task at least, on one thread: fewer than `blocking.FEW_ROWS`, at most 64, would each read all of X as it
 lies."""
+
+MIN_TASK_ROWS = 4
+"""Rows that go through all layers together at least: fewer leave the FMA units waiting. Fewer threads work instead."""
 
 MAX_TASK_ROWS = 128
 """Rows that go through all layers together: few enough to stay in L2, enough to pay for reading W."""
@@ -127,7 +130,8 @@ class CpuEngine:
         weight_tasks = partition_weights(layer_sizes, tasks, WEIGHT_TASK_ROWS if threads == 1 else lanes)
         large = max(n * k for n, k in pairwise(layer_sizes)) * dtype.itemsize > blocking.L2
         shares = 1 if threads == 1 else threads * (1 if large else TASKS_PER_THREAD)
-        task_rows = min(MAX_TASK_ROWS_LARGE_W if large else MAX_TASK_ROWS, -(-rows // shares))
+        task_rows = max(MIN_TASK_ROWS, -(-rows // shares))
+        task_rows = min(MAX_TASK_ROWS_LARGE_W if large else MAX_TASK_ROWS, task_rows)
         scratch_size = padded(_scratch_size(layer_sizes, weight_tasks, task_rows, rows, dtype.itemsize), LINE)
         self.plan = Plan(
             context=np.zeros((), CONTEXT),
@@ -173,22 +177,17 @@ class CpuEngine:
         if context["gemm"] != 0:
             return
         self.plan.bind_arrays()
-        context["rows_task"] = kernel_address(training_step.rows_task, dtype)
-        context["weights_task"] = kernel_address(weights_task.weights_task, dtype)
-        context["loss_kernel"] = kernel_address(losses.loss_kernel(self._loss.code), dtype)
-        if self._loss.counts_correct:
-            context["correct_kernel"] = kernel_address(losses.correct_kernel(self._loss.code), dtype)
-        activation_codes = layers["activation"].tolist()
-        for layer, code in zip(layers, activation_codes, strict=True):
-            if code not in (IDENTITY, RELU):  # the product applies these two itself
-                layer["activate"] = kernel_address(activations.activation_kernel(code), dtype)
-                layer["derive"] = kernel_address(activations.times_derivative_kernel(code), dtype)
-        if activation_codes[-1] == RELU:
-            layers[-1]["derive"] = kernel_address(activations.times_derivative_kernel(RELU), dtype)
-        if context["optimizer"] != OPTIMIZERS["none"].code:
-            context["update_kernel"] = kernel_address(optimizers.update_kernel(int(context["optimizer"])), dtype)
+        kernels = training_kernels(self._loss, int(context["optimizer"]), layers["activation"].tolist())
+        compile_side_by_side(list(kernels.values()), dtype)
+        for layer, code in zip(layers, layers["activation"].tolist(), strict=True):
+            for field, prefix in (("activate", "activation"), ("derive", "derivative")):
+                if (kernel := kernels.get(f"{prefix} {code}")) is not None:
+                    layer[field] = kernel.address(dtype)
+        for field in ("rows_task", "weights_task", "loss_kernel", "correct_kernel", "update_kernel"):
+            if field in kernels:
+                context[field] = kernels[field].address(dtype)
         # Last: it says that all are there. Ctrl-C while others are compiled would leave addresses of 0 behind.
-        context["gemm"] = kernel_address(gemm, dtype)
+        context["gemm"] = kernels["gemm"].address(dtype)
 
     @property
     def nbytes(self) -> int:
@@ -284,7 +283,8 @@ class CpuEngine:
         while done < stop:
             before, start = done, time.perf_counter()
             context["stop_row"] = min(stop, before + self.tuner.rows)
-            training_step.run(dtype, address, self.tuner.threads, POOL)
+            threads = self.tuner.threads
+            training_step.run(dtype, address, min(threads, num_threads()) if threads > 1 else 1, POOL)
             done = int(progress["done"])
             if trains:
                 self.tuner.update(done - before, time.perf_counter() - start)
@@ -304,6 +304,28 @@ class CpuEngine:
         if needed > context["scratch_size"]:
             self.plan = self.plan._replace(scratch=aligned(int(context["scratch_slots"]) * needed, dtype))
             context["scratch"], context["scratch_size"] = address_of(self.plan.scratch), needed
+
+
+def training_kernels(loss: LossSpec, optimizer: int, activations_of_layers: Sequence[int]) -> dict[str, Kernel]:
+    """Return the kernels that training a network takes, by field of CONTEXT or by activation, and the loop ``run``."""
+    found = {
+        "gemm": Kernel(gemm.__module__, "gemm"),
+        "weights_task": Kernel(weights_task.__name__, "weights_task"),
+        "rows_task": Kernel(training_step.__name__, "rows_task"),
+        "run": Kernel(training_step.__name__, "run"),
+        "loss_kernel": Kernel(losses.__name__, "loss_kernel", loss.code),
+    }
+    if loss.counts_correct:
+        found["correct_kernel"] = Kernel(losses.__name__, "correct_kernel", loss.code)
+    if optimizer != OPTIMIZERS["none"].code:
+        found["update_kernel"] = Kernel(optimizers.__name__, "update_kernel", optimizer)
+    for code in activations_of_layers:
+        if code not in (IDENTITY, RELU):  # the product applies these two itself
+            found[f"activation {code}"] = Kernel(activations.__name__, "activation_kernel", code)
+            found[f"derivative {code}"] = Kernel(activations.__name__, "times_derivative_kernel", code)
+    if activations_of_layers[-1] == RELU:
+        found[f"derivative {RELU}"] = Kernel(activations.__name__, "times_derivative_kernel", RELU)
+    return found
 
 
 _DATA = ("X", "targets", "sample_weights", "order", "rates")

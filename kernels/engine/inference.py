@@ -4,16 +4,10 @@
 between two layers stays in cache. Its scratch lies on its own stack for a row or a few, and is allocated for the call
 otherwise; so nothing outlives a call, and any number of threads may predict with one network.
 
-What depends on sizes and activations alone, `Forward`, is built once and kept. Parameters are read where they are, or
-from a copy in micro-panels that `Forward.pack` makes. Every product is `gemm`'s, whose elements do not depend on the
-rows computed with them: so a row's bits depend neither on its batch, nor on threads, nor on whether weights are packed,
-and equal those that training computes.
+Every product is `gemm`'s, whose elements do not depend on the rows computed with them: so a row's bits depend neither
+on its batch, nor on threads, nor on whether weights are packed, and equal those that training computes.
 """
 
-import copy
-import functools
-from collections.abc import Iterator, Sequence
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -21,20 +15,19 @@ from numba import types
 
 from ..cpu import activations
 from ..cpu.elementwise import all_finite
-from ..cpu.gemm.blocking import L2
 from ..cpu.gemm.gemm import NO_WORKSPACE, gemm
-from ..cpu.gemm.microkernel import MR, NV
+from ..cpu.gemm.microkernel import NV
 from ..cpu.gemm.operands import NO_ROWS, Epilogue, Matrix, Rows, Shape
+from ..cpu.gemm.parallel import chunk_bounds
 from ..cpu.softmax import softmax as _softmax
 from ..cpu.threads.parallel_for import parallel_for
-from ..cpu.threads.pool import POOL, num_threads
-from ..jit.call_by_address import CFunction, by_address, call, kernel_address
+from ..jit.call_by_address import by_address, call
 from ..jit.decorator import jit
-from ..jit.target import COMPILES
 from ..llvm.builder import VECTOR
 from ..llvm.memory import (
     address_and_strides,
     allocate,
+    copy_bytes,
     item_bytes,
     keep_alive,
     optimize_for_size,
@@ -42,31 +35,19 @@ from ..llvm.memory import (
     release,
     stack_memory,
 )
-from ..reference import activations as reference_activations
-from ..reference import losses as reference_losses
-from ..reference import training_step
-from ..specs.activations import ACTIVATIONS, IDENTITY, RELU
-from .backend import Array, record
+from .backend import record
 from .context import INT64, matrix_at, vector_at
-from .plan import LINE, address_of, aligned, layer_views, padded, parameter_count
+from .plan import LINE
+from .weights_task import pack_weights
 
-BLOCK_ROWS = 40 * MR
-"""Rows that go through all layers together: few enough for what lies between layers to stay in L2."""
-
-BLOCK_ROWS_LARGE_W = 160 * MR
-"""The same where a W is larger than L2: copying it into micro-panels for every block costs as much as 5 to 10 rows."""
-
-SCRATCH_BYTES = 1 << 24
-"""Scratch of a thread at most, where a layer is so wide that fewer rows have to do: a million outputs take two."""
-
-THREAD_FLOPS = 3_000_000
-"""Calls of fewer floating-point operations stay on one thread."""
-
-CALL_FLOPS = 10**10
-"""Work after which a call returns to Python for a moment, so that Ctrl-C arrives: some 0.1 to 0.5 s."""
+MIN_TASK_ROWS = 4
+"""Rows of a task at least: fewer leave the FMA units waiting."""
 
 TASKS_PER_THREAD = 2
 """More than one, so that a thread that lost its core for a while holds up none of the others."""
+
+PACK_FLOPS = 10
+"""Floating-point operations that take as long as packing a weight."""
 
 STACK_BYTES = 1 << 14
 """Scratch up to this size lies on the stack: a row of layers of up to 2000 float32."""
@@ -93,9 +74,6 @@ FORWARD = record(
 """
 
 _LAYER_BYTES = FORWARD_LAYER.itemsize
-
-NO_VALUES = {item: np.empty(0, f"f{item}") for item in (4, 8)}
-"""What layers that say themselves where their arrays are count from."""
 
 by_address(lambda real: (types.Array(real, 2, "C"),) * 2)(_softmax)
 
@@ -177,8 +155,8 @@ def _overlap(a: Any, b: Any) -> bool:
 
 
 @jit
-def _run(forward: int, values: Any, X: Any, out: Any, kept: bool, begin: int, end: int, threads: int) -> bool:
-    """Compute rows from ``begin`` to ``end``, at most the last, as `Forward.__call__` does; look at all arrays."""
+def run(forward: int, values: Any, X: Any, out: Any, kept: bool, begin: int, end: int, threads: int) -> bool:
+    """Compute rows from ``begin`` to ``end``, at most the last, as `forward.Forward` does; look at all arrays."""
     net = record_at(FORWARD, forward)
     rows = X.shape[0]
     fits = X.shape == (rows, net.n_in) and out.shape == (rows, net.n_out) and values.size == net.value_count
@@ -191,7 +169,8 @@ def _run(forward: int, values: Any, X: Any, out: Any, kept: bool, begin: int, en
     refused[0] = 0
     tasks = 1
     if threads > 1:
-        tasks = max(-(-(end - begin) // net.block_rows), min(end - begin, threads * TASKS_PER_THREAD))
+        thin = max(1, (end - begin) // MIN_TASK_ROWS)
+        tasks = max(-(-(end - begin) // net.block_rows), min(thin, threads * TASKS_PER_THREAD))
     x, y = address_and_strides(X)[0], address_and_strides(out)[0]
     addresses = forward, address_and_strides(values)[0], x, y, address_and_strides(refused)[0]
     flops = (end - begin) * net.flops_per_row
@@ -202,215 +181,32 @@ def _run(forward: int, values: Any, X: Any, out: Any, kept: bool, begin: int, en
     return refused[0] == 0
 
 
-class Forward:
-    """The forward pass of networks of given sizes and activations.
+@jit(internal=True)
+def _pack_task(task: int, dtype: Any, forward: int, source: int, packed_forward: int, target: int, tasks: int) -> None:
+    """Copy one task's share of the parameters at ``source`` to ``target``, every W in micro-panels."""
+    net, packed = record_at(FORWARD, forward), record_at(FORWARD, packed_forward)
+    item = item_bytes(dtype)
+    for i in range(net.layer_count):
+        layer = record_at(FORWARD_LAYER, net.layers + i * _LAYER_BYTES)
+        into = record_at(FORWARD_LAYER, packed.layers + i * _LAYER_BYTES)
+        n, k = layer.n_in, layer.n_out
+        begin, end = chunk_bounds(k, NV * VECTOR // item, task, tasks)
+        copy_bytes(target + into.biases + begin * item, source + layer.biases + begin * item, (end - begin) * item)
+        if k > 1:
+            pack_weights(dtype, source + layer.weights, target + into.weights, n, begin, end)
+        elif begin < end:
+            copy_bytes(target + into.weights, source + layer.weights, n * item)
 
-    Parameters
-    ----------
-    layer_sizes : tuple of int
-        Inputs, hidden sizes, outputs.
-    names : tuple of str
-        Every layer's activation.
-    dtype : dtype
-        float32 or float64.
-    packed : bool
-        Whether values are what `pack` returns, otherwise parameters (P,).
-    softmax : bool, default False
-        Whether outputs go through softmax.
-    """
 
-    def __init__(
-        self, layer_sizes: tuple[int, ...], names: tuple[str, ...], dtype: Any, packed: bool, softmax: bool = False
-    ) -> None:
-        self.layer_sizes, self.dtype, self.n_out = layer_sizes, dtype, layer_sizes[-1]
-        flops = 2 * parameter_count(layer_sizes)
-        self._rows_per_call = -(-CALL_FLOPS // flops)
-        self._serial_rows = min(self._rows_per_call, THREAD_FLOPS // flops)
-        layers, size = _layer_table(layer_sizes, dtype.itemsize, packed)
-        for layer, name in zip(layers, names, strict=True):
-            code = ACTIVATIONS[name].code
-            layer["relu"] = code == RELU
-            if code not in (IDENTITY, RELU):
-                layer["activate"] = activations.activation_address(code, dtype)
-        kernels = [kernel_address(gemm, dtype), kernel_address(predict_rows, dtype)]
-        kernels.append(kernel_address(_softmax, dtype) if softmax else 0)
-        rows = block_rows(layer_sizes, dtype)
-        sizes = (layer_sizes[0], self.n_out, size, max(layer_sizes[1:]), flops, rows, len(layers))
-        self.layers = layers
-        self.record = np.array((*sizes, address_of(layers), POOL, *kernels), FORWARD)
-        self.address = address_of(self.record)
-
-    def __call__(self, values: Array, X: Array, out: Array, kept: bool) -> bool:
-        """Compute outputs.
-
-        Parameters
-        ----------
-        values : ndarray
-            Parameters, or what `pack` has made of them.
-        X : ndarray, shape (B, n_in)
-        out : ndarray, shape (B, n_out)
-        kept : bool
-            Whether ``out`` must stay as it is where this returns False.
-
-        Returns
-        -------
-        bool
-            False where sizes do not fit, X is empty, holds NaN or infinity, or a kept ``out`` overlaps X or values.
-            All arrays are C-contiguous and of the dtype: that is not checked.
-        """
-        if len(X) <= self._serial_rows:
-            found: bool = _run(self.address, values, X, out, kept, 0, len(X), 1)
-            return found
-        begin, threads = 0, num_threads()
-        while _run(self.address, values, X, out, kept, begin, begin + self._rows_per_call, threads):
-            begin += self._rows_per_call
-            if begin >= len(X):
-                return True
-            kept = False  # all has been looked at
+@jit
+def pack(forward: int, packed_forward: int, parameters: Any, packed: Any, threads: int) -> bool:
+    """Copy parameters (P,) to what the other forward pass reads; return False where the sizes do not fit."""
+    net, other = record_at(FORWARD, forward), record_at(FORWARD, packed_forward)
+    if parameters.size != net.value_count or packed.size != other.value_count:
         return False
-
-    def _parts(self, values: Array) -> Iterator[tuple[Array, Array]]:
-        """Yield views of each layer's W (k, n) and b (k,) in packed values; those of W as micro-panels."""
-        nr = NV * VECTOR // self.dtype.itemsize
-        for n, k, weights, biases, row, _, panel, *_ in self.layers.tolist():
-            start, end = weights // self.dtype.itemsize, biases // self.dtype.itemsize
-            W = values[start:end][: k * n].reshape(k, n)
-            if k > 1:
-                W = values[start:end].reshape(-1, panel // row, nr)[:, :n].transpose(0, 2, 1)
-            yield W, values[end : end + k]
-
-    def pack(self, parameters: Array) -> Array:
-        """Return a copy of parameters (P,) as packed values."""
-        values = aligned(int(self.record["value_count"]), self.dtype)
-        values[:] = 0
-        for (W, b), (panels, biases) in zip(
-            layer_views(parameters, self.layer_sizes), self._parts(values), strict=True
-        ):
-            biases[:] = b
-            full = np.zeros((panels.size // W.shape[1], W.shape[1]), self.dtype)
-            full[: len(W)] = W
-            panels[...] = full.reshape(panels.shape)
-        return values
-
-    def unpack(self, values: Array) -> Array:
-        """Return the parameters (P,) of packed values."""
-        parts = zip(self._parts(values), pairwise(self.layer_sizes), strict=True)
-        return np.concatenate([x for (W, b), (n, k) in parts for x in (W.reshape(-1, n)[:k].ravel(), b)])
-
-    def reading(self, weights: Sequence[Array], biases: Sequence[Array]) -> "Forward":
-        """Return a copy that reads each layer's W^T (n, k), of any strides, and contiguous b (k,) from arrays.
-
-        Its values are `NO_VALUES`. The caller keeps the arrays alive.
-        """
-        found, base = copy.copy(self), address_of(NO_VALUES[self.dtype.itemsize])
-        found.layers, found.record = self.layers.copy(), self.record.copy()
-        strides = np.array([W.strides for W in weights])
-        found.layers["weights"] = [address_of(W) - base for W in weights]
-        found.layers["biases"] = [address_of(b) - base for b in biases]
-        found.layers["row_stride"], found.layers["column_stride"] = strides.T
-        found.layers["panel_stride"] = NV * VECTOR // self.dtype.itemsize * strides[:, 1]
-        found.record["value_count"], found.record["layers"] = 0, address_of(found.layers)
-        found.address = address_of(found.record)
-        return found
-
-    def c_function(self, values: Array) -> CFunction:
-        """Return the forward pass for C: ``int64 f(x, rows, out)``, which returns rows, or 0 where it fails."""
-        return CFunction(predict_rows, self.dtype, (self.address, address_of(values)), (self, values))
-
-
-class NumpyForward(Forward):
-    """The same by the equations of `reference`, without compilation (NUMBA_DISABLE_JIT=1)."""
-
-    def __init__(
-        self, layer_sizes: tuple[int, ...], names: tuple[str, ...], dtype: Any, packed: bool, softmax: bool = False
-    ) -> None:
-        self.layer_sizes, self.dtype, self.n_out, self._softmax = layer_sizes, dtype, layer_sizes[-1], softmax
-        self._activations = [reference_activations.ACTIVATIONS[ACTIVATIONS[name].code] for name in names]
-
-    def __call__(self, values: Array, X: Array, out: Array, kept: bool) -> bool:
-        """Compute outputs, as `Forward` does."""
-        shapes = (len(X), self.layer_sizes[0]), (len(X), self.n_out), (parameter_count(self.layer_sizes),)
-        if len(X) == 0 or (X.shape, out.shape, values.shape) != shapes or not np.isfinite(X).all():
-            return False
-        if kept and (np.may_share_memory(out, X) or np.may_share_memory(out, values)):
-            return False
-        with np.errstate(all="ignore"):
-            network = layer_views(values, self.layer_sizes)
-            out[...] = training_step.forward(network, self._activations, X)[2]
-            if self._softmax:
-                out[...] = reference_losses.softmax(out)
-        return True
-
-    def pack(self, parameters: Array) -> Array:
-        """Return a copy of parameters (P,)."""
-        return parameters.copy()
-
-    def unpack(self, values: Array) -> Array:
-        """Return the parameters (P,)."""
-        return values
-
-    def c_function(self, values: Array) -> CFunction:
-        """Refused: there is no compiled code."""
-        raise RuntimeError("a predictor has no address where compilation is switched off (NUMBA_DISABLE_JIT=1)")
-
-
-def block_rows(layer_sizes: Sequence[int], dtype: Any) -> int:
-    """Return how many rows go through all layers together."""
-    large = max(n * k for n, k in pairwise(layer_sizes)) * dtype.itemsize > L2
-    affordable = SCRATCH_BYTES // (2 * max(layer_sizes[1:]) * dtype.itemsize)
-    return max(1, min(BLOCK_ROWS_LARGE_W if large else BLOCK_ROWS, affordable))
-
-
-def scratch_bytes(layer_sizes: Sequence[int], dtype: Any, rows: int) -> int:
-    """Return the bytes of scratch that a thread takes for some rows, those that `gemm` packs not counted."""
-    return 2 * min(rows, block_rows(layer_sizes, dtype)) * max(layer_sizes[1:]) * int(dtype.itemsize)
-
-
-def _layer_table(layer_sizes: tuple[int, ...], item: int, packed: bool) -> tuple[Array, int]:
-    """Return the table of layers, and how many elements its values have."""
-    lanes = VECTOR // item
-    nr, start, rows = NV * lanes, 0, []
-    for n, k in pairwise(layer_sizes):
-        size, strides = n * k, (item, n * item, nr * n * item)
-        if packed and k > 1:  # a single row of W is a column of W^T as it is
-            size = padded(n, lanes) * padded(k, nr)
-            strides = (nr * item, item, padded(n, lanes) * nr * item)
-        rows.append((n, k, start * item, (start + size) * item, *strides, 0, 0))
-        start += size + k
-        if packed:
-            start = padded(start, LINE // item)
-    return np.array(rows, FORWARD_LAYER), start
-
-
-def forward_through(
-    weights: Sequence[Array], biases: Sequence[Array], names: Sequence[str], X: Array, softmax: bool
-) -> Array | None:
-    """Return the outputs of layers given by their W^T (n, k) and b (k,), or None where the kernels do not apply.
-
-    Parameters
-    ----------
-    weights, biases : sequence of ndarray
-    names : sequence of str
-        Every layer's activation.
-    X : ndarray, shape (B, n_in)
-        C-contiguous.
-    softmax : bool
-        Whether outputs go through softmax.
-    """
-    sizes, dtype = (X.shape[1], *(b.size for b in biases)), X.dtype
-    shapes = [*pairwise(sizes), *((k,) for k in sizes[1:])]
-    arrays = [*weights, *biases]
-    fits = [(x.shape, x.dtype) for x in arrays] == [(shape, dtype) for shape in shapes]
-    if not COMPILES or not fits or not all(b.flags.c_contiguous for b in biases):
-        return None
-    out = np.empty((len(X), sizes[-1]), dtype)
-    forward = forward_of(sizes, tuple(names), dtype, False, softmax).reading(weights, biases)
-    return out if forward(NO_VALUES[dtype.itemsize], X, out, False) else None
-
-
-@functools.lru_cache(256)
-def forward_of(
-    layer_sizes: tuple[int, ...], names: tuple[str, ...], dtype: Any, packed: bool = False, softmax: bool = False
-) -> Forward:
-    """Return the `Forward` of these sizes and activations; networks that are alike share it."""
-    return (Forward if COMPILES else NumpyForward)(layer_sizes, names, dtype, packed, softmax)
+    source, target = address_and_strides(parameters)[0], address_and_strides(packed)[0]
+    addresses = parameters.dtype, forward, source, packed_forward, target, threads
+    parallel_for(_pack_task, threads, threads, PACK_FLOPS * parameters.size, net.pool, addresses)
+    keep_alive(parameters)
+    keep_alive(packed)
+    return True

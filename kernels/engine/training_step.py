@@ -239,6 +239,7 @@ def _weigh_rows(dtype: Any, ctx: Any, totals: Any, batch_begin: int, batch_end: 
     return total
 
 
+@by_address(lambda real: (types.DType(real), types.intp, types.intp, types.intp))
 @jit
 def run(dtype: Any, context: int, threads: int, pool: int) -> None:
     """Process micro-batches from ``progress.done`` to the context's ``stop_row``.

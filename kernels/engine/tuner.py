@@ -2,8 +2,9 @@
 
 A call returns after about CALL_S, so that Ctrl-C works in long epochs. Whether threads pay off depends on the size of a
 step and on what else runs on the other cores (docs/performance-notes/engine.md), so the tuner measures: TRIAL_S on all
-threads, then the same on one. It keeps the faster and tries the other again from time to time, which is the only way to
-notice that cores have become free or busy. Results depend neither on the threads nor on where calls end.
+threads, then the same on half of them, and so on while that is faster. It keeps the fastest and tries its neighbours
+among 1, 2, 4, ..., all again from time to time, which is the only way to notice that cores have become free or busy.
+Results depend neither on the threads nor on where calls end.
 """
 
 CALL_S = 0.2
@@ -30,7 +31,7 @@ class Tuner:
     threads : int
         Number of threads available.
     explores : bool
-        Whether one thread is tried too; otherwise calls always run on all threads.
+        Whether fewer threads are tried too; otherwise calls always run on all threads.
 
     Attributes
     ----------
@@ -40,7 +41,8 @@ class Tuner:
 
     def __init__(self, rows: int, threads: int, explores: bool) -> None:
         self.rows, self.threads = rows, threads
-        self._all = threads
+        self._counts = sorted({threads, *(1 << i for i in range(threads.bit_length()) if 1 << i <= threads)})
+        self._at, self._direction = len(self._counts) - 1, -1  # the place of what is kept; where to look next
         self._explores = explores and threads > 1
         self._first, self._trial, self._run = True, False, RUN_S
         self._rates: dict[int, float] = {}  # rows per second by number of threads
@@ -49,7 +51,7 @@ class Tuner:
 
     def is_compatible(self, other: "Tuner") -> bool:
         """Whether the state of one tuner is valid for the other: same threads, same exploration."""
-        return (self._all, self._explores) == (other._all, other._explores)
+        return (self._counts, self._explores) == (other._counts, other._explores)
 
     def update(self, rows: int, seconds: float) -> None:
         """Record a call: the rows it processed and the seconds it took."""
@@ -72,13 +74,17 @@ class Tuner:
         """End a trial, or a run between two trials, and choose the threads of what follows."""
         self._rates[self.threads] = self._rows / self._seconds
         self._rows, self._seconds = 0.0, 0.0
-        other = self._all if self.threads == 1 else 1
-        if not self._trial:
-            self._trial, self._left, self.threads = True, TRIAL_S, other
+        if self._trial:
+            kept = self._counts[self._at]
+            if self._rates[self.threads] > BETTER * self._rates[kept]:
+                self._at, self._run = self._at + self._direction, RUN_S
+                if 0 <= self._at + self._direction < len(self._counts):  # on in the same direction
+                    self.threads, self._left = self._counts[self._at + self._direction], TRIAL_S
+                    return
+            self._direction = -self._direction
+            self.threads, self._trial, self._left = self._counts[self._at], False, self._run
+            self._run = min(2 * self._run, LONGEST_RUN_S)
             return
-        if self._rates[self.threads] > BETTER * self._rates[other]:
-            self._run = RUN_S
-        else:
-            self.threads = other
-        self._trial, self._left = False, self._run
-        self._run = min(2 * self._run, LONGEST_RUN_S)
+        if not 0 <= self._at + self._direction < len(self._counts):
+            self._direction = -self._direction
+        self.threads, self._trial, self._left = self._counts[self._at + self._direction], True, TRIAL_S

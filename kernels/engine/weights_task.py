@@ -90,7 +90,7 @@ def _update(dtype: Any, ctx: Any, start: int, size: int) -> None:
 
 
 @jit(internal=True)
-def _pack(dtype: Any, w: int, packed: int, n: int, row_begin: int, row_end: int) -> None:
+def pack_weights(dtype: Any, w: int, packed: int, n: int, row_begin: int, row_end: int) -> None:
     """Transpose rows of the W (k, n) at w into the micro-panels at ``packed``; row_begin is a multiple of the lanes."""
     item = item_bytes(dtype)
     lanes = VECTOR // item
@@ -203,4 +203,4 @@ def weights_task(index: int, dtype: Any, ctx: Any, scratch: int) -> None:
         _update(dtype, ctx, b_start, height)
     if layer.n_out > 1:
         w, packed = ctx.parameters + layer.weights * item, ctx.packed_weights + layer.packed * item
-        _pack(dtype, w, packed, n, task.row_begin, task.row_end)
+        pack_weights(dtype, w, packed, n, task.row_begin, task.row_end)

@@ -4,6 +4,7 @@ import contextlib
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from numba.core import event
@@ -13,6 +14,9 @@ from .target import target_cpu
 
 ANNOUNCE_AFTER_S = 1.0
 """Seconds of compilation in a process after which it is announced."""
+
+LATER_RUNS_S = 5.0
+"""The same where the cache holds kernels already: what is compiled then is a few that no run has used yet."""
 
 
 class _Announcer(event.Listener):  # type: ignore[misc]
@@ -24,6 +28,7 @@ class _Announcer(event.Listener):  # type: ignore[misc]
     def __init__(self) -> None:
         self.spent_s = 0.0
         self._said = False
+        self._is_first_run = cache_folder is None or next(cache_folder.rglob("*.nbi"), None) is None
         self._depth = 0
         self._start = 0.0
         self._timer: threading.Timer | None = None
@@ -40,7 +45,8 @@ class _Announcer(event.Listener):  # type: ignore[misc]
         if self._depth == 1:  # the outermost kernel; those it calls are compiled meanwhile
             self._start = time.perf_counter()
             if not self._said:
-                timer = threading.Timer(max(0.0, ANNOUNCE_AFTER_S - self.spent_s), self._say)
+                after = ANNOUNCE_AFTER_S if self._is_first_run else LATER_RUNS_S
+                timer = threading.Timer(max(0.0, after - self.spent_s), self._say)
                 timer.daemon = True
                 with contextlib.suppress(RuntimeError):  # no more threads may be started: compile without announcing
                     timer.start()
@@ -60,7 +66,8 @@ class _Announcer(event.Listener):  # type: ignore[misc]
         if not self._said:
             self._said = True
             kept = "kept for later runs" if cache_folder is not None else "not kept: no cache folder can be written"
-            print(f"fastnet: compiling kernels for {target_cpu()} ({kept}) ...", file=sys.stderr, flush=True)
+            usual = "; a first training takes 8 to 20 s" if self._is_first_run else ""
+            print(f"fastnet: compiling kernels for {target_cpu()} ({kept}{usual}) ...", file=sys.stderr, flush=True)
 
 
 _announcer = _Announcer()
@@ -69,6 +76,16 @@ _announcer = _Announcer()
 def listen() -> None:
     """Measure and announce compilations from now on."""
     event.register("numba:compile", _announcer)
+
+
+@contextlib.contextmanager
+def waiting_counts() -> Iterator[None]:
+    """Count the time of a block as compilation: other processes compile meanwhile."""
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        _announcer.spent_s += time.perf_counter() - start
 
 
 def compile_seconds() -> float:

@@ -23,7 +23,7 @@ from typing import Any
 
 import numba
 
-from .numba_internals import FunctionCache
+from .numba_internals import FunctionCache, cpu_target
 
 _STALE_DAYS = 30
 
@@ -158,6 +158,13 @@ class KernelCache(FunctionCache):  # type: ignore[misc]
         """
         return sig, codegen.magic_tuple()
 
+    def holds(self, sig: Any) -> bool:
+        """Return whether the index names a compiled function of this signature for the CPU compiled for."""
+        try:
+            return self._index_key(sig, cpu_target.target_context.codegen()) in self._cache_file._load_index()
+        except Exception:  # as in `load_overload`
+            return False
+
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """Load a compiled function; return None where there is none that can be read."""
         try:
@@ -173,3 +180,9 @@ class KernelCache(FunctionCache):  # type: ignore[misc]
             super().save_overload(sig, data)
         except Exception as error:
             warn_once(f"fastnet could not save a compiled kernel: {error}")
+
+
+def is_compiled(dispatcher: Any, signature: tuple[Any, ...]) -> bool:
+    """Return whether a dispatcher has a function of a signature, in this process or in its cache."""
+    cache = getattr(dispatcher, "_cache", None)
+    return signature in dispatcher.overloads or (isinstance(cache, KernelCache) and cache.holds(signature))

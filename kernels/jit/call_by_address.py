@@ -19,6 +19,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic as _intrinsic
 
+from .cache import is_compiled
 from .decorator import F
 from .numba_internals import code_address, cpu_target
 
@@ -64,6 +65,12 @@ def kernel_address(function: Callable[..., Any], dtype: Any) -> int:
     """
     dispatcher: Any = function
     return code_address(dispatcher, _signatures[dispatcher.py_func](numba.from_dtype(dtype)))
+
+
+def is_cached(function: Callable[..., Any], dtype: Any) -> bool:
+    """Return whether `kernel_address` has nothing to compile: the kernel is loaded, or in the cache."""
+    dispatcher: Any = function
+    return is_compiled(dispatcher, _signatures[dispatcher.py_func](numba.from_dtype(dtype)))
 
 
 class FunctionPointer:

@@ -2,6 +2,7 @@
 
 import platform
 
+import llvmlite.binding as llvm
 import numba
 
 from .numba_internals import target_triple
@@ -16,6 +17,12 @@ IS_ARM = platform.machine().lower() in ("arm64", "aarch64")
 def target_cpu() -> str:
     """Return LLVM's name of the CPU compiled for, such as "znver4"."""
     return target_triple()[1]
+
+
+def is_host() -> bool:
+    """Return whether this machine is the CPU compiled for, or at least has all its features, so that code can run."""
+    found: bool = target_features() <= {name for name, has in llvm.get_host_cpu_features().items() if has}
+    return found
 
 
 def target_features() -> frozenset[str]:

@@ -95,7 +95,7 @@ def update(
 
 def _apply(rule: str, p: Array, g: Array, state: Sequence[Array], *numbers: Any) -> None:
     RULES[rule](p, g, state, *numbers)
-    for vector in state:
+    for vector in (p, *state) if rule != "none" else ():
         vector[np.abs(vector) < LEAST_STATE] = 0
 
 

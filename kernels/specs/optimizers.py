@@ -6,7 +6,7 @@ A rule is elementwise over the parameters and given by two plain Python function
 - ``rule(p, g, s0, s1, constants)`` gives the new ``(p, s0, s1)`` of one element. It casts the constants to p's type,
   which LLVM does once, before the loop. A state that the rule lacks is returned as it came.
 
-The CPU compiles both, CUDA as device functions. What is stored of a state is `flushed`.
+The CPU compiles both, CUDA as device functions. What is stored, parameters and states, is `flushed`.
 """
 
 import math
@@ -55,7 +55,7 @@ HYPER_SIZE = 8
 
 LEAST_STATE = 2.0**-126
 """The smallest normal float32. Without gradients a state decays to denormal numbers, on which CPUs compute a hundred
-times slower, and stays there."""
+times slower, and stays there; so does a weight under l2 or weight decay."""
 
 
 def flushed(x: Any) -> Any:

@@ -6,9 +6,13 @@ Nothing here asserts a time: the rule decides on numbers made up for it, the tab
 import math
 import random
 import statistics
+import subprocess
+import sys
+import types
 from pathlib import Path
 from typing import Any
 
+import groups
 import predictions
 import pytest
 import report
@@ -204,11 +208,12 @@ def test_plots_are_drawn_and_small(results: dict[str, Any], tmp_path: Path) -> N
     plots.draw_all(results, tmp_path)
     drawn = {path.name: path.stat().st_size for path in tmp_path.iterdir()}
     assert set(drawn) == {f"{name}.png" for name in plots.PLOTS}
-    for cpu in report.machines(report.RESULTS):
-        assert set(drawn) == {path.name for path in (report.RESULTS / cpu).glob("*.png")}
+    for cpu, measured in report.machines(report.RESULTS).items():
+        known = {path.name for path in (report.RESULTS / cpu).glob("*.png")}
+        assert known == set(drawn) - ({"predictions_against_peers.png"} if not measured.get("predictions") else set())
+        page = (report.PAGES / f"benchmarks-{cpu}.md").read_text()
+        assert all(f"bench/results/{cpu}/{name}" in page for name in known)
     assert all(5_000 < size < 100_000 for size in drawn.values())
-    page = report.TEMPLATE.read_text()
-    assert all(f"bench/results/{{cpu}}/{name}" in page for name in drawn)
 
 
 # ----------------------------------------------------------------------------------------------- sides
@@ -233,3 +238,27 @@ def test_predictions_are_held_against_numpy(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(predictions, "_MAKERS", {"fastnet": lambda net, threads: lambda X: X[:, :10]})
     with pytest.raises(ArithmeticError, match="fastnet is wrong: it predicts"):
         predictions.maker("fastnet", name, task, 1)
+
+
+# ---------------------------------------------------------------------------------------------- groups
+
+
+def test_table_of_a_group_fits_120_columns() -> None:
+    stats = types.SimpleNamespace(median=0.0123456, iqr=0.001, rounds=20000)
+    about = {"gflops": 1234.5678, "fraction_of_limit": 1.31, "error": 0.26}
+    benches = [({"variant": name, **about}, stats) for name in ("reference", "cuda_tiled")]
+    lines = [*groups.table_of(benches).splitlines(), *groups.LEGEND.splitlines()]
+    assert max(map(len, lines)) <= 120
+    assert lines[0].split() == ["time", "us", "iqr", "rounds", "ratio", "GFLOP/s", "of", "limit", "error"]
+    assert lines[2].split() == ["cuda_tiled", "1.235e+04", "8%", "20000", "1.00", "1.23e+03", "131%", "0.260"]
+
+
+@pytest.mark.exhaustive
+def test_the_reference_is_in_every_group_that_k_chooses() -> None:
+    chosen = "matmul and simd and 64x64x64 and float32"
+    command = [sys.executable, "-m", "pytest", str(BENCH), "--benchmark-enable", "--collect-only", "-q", "-k", chosen]
+    found = subprocess.run(command, capture_output=True, text=True, check=True, cwd=BENCH.parent).stdout
+    names = [line.partition("[")[2].split("-")[1] for line in found.splitlines() if "test_kernel[" in line]
+    assert names
+    assert names[::2] == ["reference"] * (len(names) // 2)
+    assert set(names[1::2]) == {"simd"}

@@ -91,7 +91,7 @@ def test_diagnosis_reports_epoch_and_amount() -> None:
     assert "l2" in words
     # From 0.5 to 1.09; medians over ten epochs, at the end and at the lowest, make it 0.54 to 1.05.
     assert 90 < float(words.split("risen by ")[1].split("%")[0]) < 112
-    assert "since epoch 30" in diagnose([1 - 0.02 * t if t < 30 else 0.4 for t in range(90)], []).words
+    assert "since epoch 31" in diagnose([1 - 0.02 * t if t < 30 else 0.4 for t in range(90)], []).words
 
 
 def test_diagnosis_of_losses_rising_together_is_not_overfitting() -> None:
@@ -103,11 +103,12 @@ def test_diagnosis_of_losses_rising_together_is_not_overfitting() -> None:
     [
         ([], [], "No epoch has been trained yet"),
         ([1.0, 0.5], [], "Only 2 epochs: too few to judge by. Train for at least 10"),
-        ([1.0, INF], [], "Diverged in epoch 1: the loss is no longer finite. Lower the learning rate"),
-        ([NAN], [NAN], "Diverged in epoch 0"),
-        ([1.0, 0.9], [1.0, NAN], "Diverged in epoch 1"),
-        ([1.0, 0.9], [1.0, INF], "Diverged in epoch 1"),
+        ([1.0, INF], [], "Diverged in epoch 2: the loss is no longer finite. Lower the learning rate"),
+        ([NAN], [NAN], "Diverged in epoch 1"),
+        ([1.0, 0.9], [1.0, NAN], "Diverged in epoch 2"),
+        ([1.0, 0.9], [1.0, INF], "Diverged in epoch 2"),
         ([1.0, INF, 0.9, 0.8, 0.7], [], "Only 3 epochs"),
+        ([1.0], [], "Only 1 epoch: too few"),
         ([0.0] * 10, [], "Underfitting: loss has levelled off at 0, not below"),
     ],
 )

@@ -1,6 +1,9 @@
 """History: a mapping of curves, and the best epoch; CSV and plot."""
 
+import copy
+import json
 import math
+import pickle
 import sys
 from pathlib import Path
 from typing import Any
@@ -86,11 +89,11 @@ def drawn(history: History) -> Any:
 def test_plot_shows_the_curves_and_the_best_epoch() -> None:
     ax = drawn(filled(*({"loss": 3 - t, "val_loss": [2.5, 1.5, 2.0][t]} for t in range(3))))
     labels = [text.get_text() for text in ax.get_legend().get_texts()]
-    assert labels == ["loss (training)", "val_loss (validation)", "best: epoch 1, val_loss 1.5"]
+    assert labels == ["loss (training)", "val_loss (validation)", "best: epoch 2, val_loss 1.5"]
     by_label = {line.get_label(): line for line in ax.lines}
     assert list(by_label["loss (training)"].get_ydata()) == [3, 2, 1]
-    assert list(by_label["val_loss (validation)"].get_xdata()) == [0, 1, 2]
-    assert list(by_label[labels[2]].get_xdata()) == [1]
+    assert list(by_label["val_loss (validation)"].get_xdata()) == [1, 2, 3]
+    assert list(by_label[labels[2]].get_xdata()) == [2]
     assert ax.get_yscale() == "linear"
     assert ax.get_ylim()[0] == 0
 
@@ -120,5 +123,31 @@ def test_plot_makes_a_figure_of_its_own_and_never_shows_it(monkeypatch: pytest.M
 
 def test_plot_reports_a_missing_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.ticker", None)
-    with pytest.raises(ImportError, match=r'pip install "fastnet-jit\[plot\]"'):
+    with pytest.raises(ImportError, match="pip install matplotlib"):
         filled({"loss": 1}).plot()
+
+
+# ------------------------------------------------------------------------------------------ as a mapping
+
+
+def test_pandas_makes_a_column_of_each_curve() -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(filled({"loss": 2, "accuracy": 0.5}, {"loss": 1, "accuracy": 0.75}))
+    assert list(frame.columns) == ["loss", "accuracy"]
+    assert frame["loss"].tolist() == [2.0, 1.0]
+
+
+def test_only_training_changes_a_history() -> None:
+    history = filled({"loss": 2}, {"loss": 1})
+    for copied in (dict(history), {**history}, history.copy(), json.loads(json.dumps(history))):
+        copied["loss"].append(0)
+    for curves in (history.values(), [history.get("loss"), *(curve for _, curve in history.items())]):
+        for curve in curves:
+            curve.append(0)
+    assert history["loss"] == [2.0, 1.0]
+    for change in (lambda: history.update(loss=[1]), history.clear, lambda: history.pop("loss")):
+        with pytest.raises(TypeError, match="changed by training alone"):
+            change()
+    for twin in (copy.deepcopy(history), pickle.loads(pickle.dumps(history))):
+        twin.append({"loss": 0})
+        assert (twin["loss"], twin.epochs, history.epochs) == ([2.0, 1.0, 0.0], 3, 2)

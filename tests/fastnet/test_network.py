@@ -231,3 +231,22 @@ def test_inputs_of_any_form_stay_unchanged() -> None:
     ):
         assert (net.predict(form) == expected).all()
     assert (np.arange(12.0).reshape(4, 3) == X).all()
+
+
+# ------------------------------------------------------------------------------------------------- labels
+
+
+def test_predict_labels_are_decisions() -> None:
+    net = Network([2, 3], dtype="float64")
+    net.weights[0][...], net.loss = [[1, 0], [0, 1], [1, 0]], "cross_entropy"
+    labels = net.predict_labels([[2.0, 1.0], [1.0, 3.0]])
+    assert labels.tolist() == [0, 1], "the first of equals"
+    assert labels.dtype == np.int64
+    net.loss = "binary_cross_entropy"
+    assert net.predict_labels([[2.0, -1.0], [-1.0, 0.0]]).tolist() == [[1, 0, 1], [0, 0, 0]]
+    one = Network([2, 1])
+    one.loss = "binary_cross_entropy"
+    assert one.predict_labels([[0.0, 0.0], [1.0, 1.0]]).shape == (2,)
+    one.loss = "mse"
+    with pytest.raises(RuntimeError, match="was trained with mse, so its outputs are no probabilities"):
+        one.predict_labels([[0.0, 0.0]])

@@ -17,14 +17,14 @@ import pytest
 from fastnet import Network
 from fastnet.kernels import matmul
 from fastnet.kernels.cpu.threads.pool import limit_threads, num_threads
-from fastnet.kernels.engine import inference
+from fastnet.kernels.engine import forward as forward_pass
 from fastnet.kernels.reference import activations as reference
 from fastnet.kernels.reference import losses
 from fastnet.kernels.specs.activations import ACTIVATIONS
 from fastnet.predictor import Predictor
 
 NAMES = tuple(ACTIVATIONS)
-SHAPES = [(64, 128, 10), (37, 5, 3), (1500, 33, 1), (3, 1), (1, 1, 1), (5, 2100, 4), (5, 70, 41, 17)]
+SHAPES = [(64, 128, 10), (37, 5, 3), (1500, 33, 1), (3, 1), (1, 1, 1), (5, 2100, 4), (5, 70, 41, 17), (300, 250, 1)]
 compiled = pytest.mark.compiled
 
 
@@ -75,8 +75,8 @@ def test_bits_are_those_of_training(name: str, dtype: str) -> None:
 def test_bits_do_not_depend_on_threads(sizes: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     if num_threads() < 2:
         pytest.skip("one thread")
-    inference.forward_of.cache_clear()
-    monkeypatch.setattr(inference, "THREAD_FLOPS", 1)
+    forward_pass.forward_of.cache_clear()
+    monkeypatch.setattr(forward_pass, "THREAD_FLOPS", 1)
     net = network(sizes, hidden="tanh")
     net.loss = "cross_entropy"
     for rows in (1, 2, 5, 333, 5000):
@@ -85,7 +85,7 @@ def test_bits_do_not_depend_on_threads(sizes: tuple[int, ...], monkeypatch: pyte
             alone = net.predict(X), net.predict_proba(X), net.predictor()(X)
         for one, other in zip(alone, (net.predict(X), net.predict_proba(X), net.predictor()(X)), strict=True):
             assert (one == other).all()
-    inference.forward_of.cache_clear()
+    forward_pass.forward_of.cache_clear()
 
 
 @compiled
@@ -93,8 +93,8 @@ def test_work_is_divided_into_calls_between_which_ctrl_c_arrives(monkeypatch: py
     net = network((7, 11, 3))
     X, out = inputs(1000, net), np.full((1000, 3), np.nan, np.float32)
     expected = net.predict(X)
-    monkeypatch.setattr(inference, "CALL_FLOPS", 60_000)
-    forward = inference.Forward(net.layer_sizes, net.activations, net.dtype, False)
+    monkeypatch.setattr(forward_pass, "CALL_FLOPS", 60_000)
+    forward = forward_pass.Forward(net.layer_sizes, net.activations, net.dtype, False)
     assert forward(net.parameters, X, out, True)
     assert (out == expected).all()
 
@@ -354,7 +354,7 @@ def test_address_is_called_from_compiled_loops() -> None:
     np.testing.assert_allclose(simulate(start.copy(), 50), expected, rtol=1e-4)
 
 
-@pytest.mark.skipif(inference.COMPILES, reason="compiled")
+@pytest.mark.skipif(forward_pass.COMPILES, reason="compiled")
 def test_no_address_without_compilation() -> None:
     with pytest.raises(RuntimeError, match="NUMBA_DISABLE_JIT"):
         _ = network((3, 2)).predictor().address

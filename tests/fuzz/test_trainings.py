@@ -146,7 +146,7 @@ def test_predictions_of_random_networks(tmp_path: Path) -> None:
         row = int(rng.integers(len(X)))
         assert (net.predict(X[row : row + 1]) == found[row]).all(), number
         with warnings.catch_warnings(action="ignore"):
-            from fastnet.kernels.engine.inference import NumpyForward
+            from fastnet.kernels.engine.forward import NumpyForward
 
             forward = NumpyForward(net.layer_sizes, net.activations, net.dtype, False)
             expected = np.empty_like(found)

@@ -24,6 +24,10 @@ def _l2_bytes() -> int:
 
 L2 = _l2_bytes()
 
+TURNED_ROWS, TURNED_BYTES = 32, L2 // 4
+"""Rows of A up to which, where they fill micro-panels, they are transposed instead of the columns of a B.T of at least
+so many bytes."""
+
 L1 = 32 << 10
 """Bytes of a core's L1 data cache, of which the rules below use half: its other hardware thread may use the rest."""
 
@@ -97,6 +101,18 @@ class Blocking(NamedTuple):
     b_block_bytes: int
     buffer_bytes: int
     transposes_b: bool
+
+
+@jit(scalar=True)
+def turns_product(item: int, shape: Shape, a: Matrix, b: Matrix) -> bool:
+    """Whether C.T = B.T A.T is computed, the same products in the same order, and C.T then transposed.
+
+    Where A is small and B a large B.T, the rows of A are transposed instead of the columns of B.
+    """
+    nr = NV * VECTOR // item
+    pays = not WIDE and 0 < shape.m <= TURNED_ROWS and shape.m % nr == 0 and shape.n * shape.k * item >= TURNED_BYTES
+    transposes = b.row_stride == item and b.column_stride != item and b.panel_stride == nr * b.column_stride
+    return pays and transposes and a.column_stride == item and shape.n > shape.m
 
 
 @jit(scalar=True)

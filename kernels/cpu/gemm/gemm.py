@@ -32,7 +32,7 @@ from ...jit.call_by_address import by_address, call, kernel_address
 from ...jit.decorator import jit
 from ...llvm.builder import VECTOR
 from ...llvm.memory import address_and_strides, allocate, copy_element, item_bytes, keep_alive, release
-from .blocking import A_BYTES, choose_blocking
+from .blocking import A_BYTES, choose_blocking, turns_product
 from .microkernel import MR, NV, SINGLE_ROW_VECTORS, microkernel
 from .operands import (
     NO_ROWS,
@@ -51,7 +51,7 @@ from .operands import (
     workspace_type,
 )
 from .packing import pack_a, pack_b
-from .transpose import PANELS, gemm_bt_microkernel
+from .transpose import PANELS, gemm_bt_microkernel, transpose_panel
 
 NO_WORKSPACE = Workspace(0, 0)
 """`gemm` then allocates what it needs."""
@@ -144,6 +144,20 @@ def _is_contiguous_column(item: int, a: Any, b: Any, c: Any, epilogue: Any) -> b
     return factors and c.row_stride == item and others and (mask.address == 0 or mask.row_stride == item)
 
 
+@jit(internal=True)
+def _transpose(dtype: Any, target: Any, source: int, rows: int, columns: int) -> None:
+    """Copy a matrix without gaps to the rows of its transpose; ``columns`` fill whole vectors."""
+    item = item_bytes(dtype)
+    lanes = VECTOR // item
+    whole = rows // lanes * lanes
+    for i in range(0, whole, lanes):
+        panel = source + i * columns * item
+        transpose_panel(dtype, target.address + i * item, target.row_stride, panel, columns * item, lanes, columns)
+    for i in range(whole, rows):
+        for j in range(columns):
+            copy_element(dtype, target.address + j * target.row_stride + i * item, source + (i * columns + j) * item)
+
+
 @by_address(
     lambda real: (
         types.DType(real),
@@ -188,24 +202,36 @@ def gemm(dtype: Any, shape: Any, a: Any, b: Any, c: Any, epilogue: Any, workspac
     nr = NV * lanes
     # A single column of C is computed as a row of C.T = B.T A.T, the same products in the same order: in tiles only one
     # lane in a vector would count.
-    if shape.n == 1 and shape.m > MR and _is_contiguous_column(item, a, b, c, epilogue):
-        if epilogue.addend.address != 0 and epilogue.addend.row_stride == 0:
-            for i in range(shape.m):
-                copy_element(dtype, c.address + i * item, epilogue.addend.address)
-            epilogue = Epilogue(c, epilogue.relu, epilogue.mask, epilogue.alpha)
+    is_column = shape.n == 1 and shape.m > MR and _is_contiguous_column(item, a, b, c, epilogue)
+    turns = turns_product(item, shape, a, b) and epilogue.mask.address == 0 and epilogue.addend.row_stride == 0
+    if is_column or turns:
         a, b = (
-            Matrix(b.address, np.intp(0), np.intp(item), np.intp(0)),
+            Matrix(b.address, b.column_stride, np.intp(item), np.intp(0)),
             Matrix(a.address, a.column_stride, a.row_stride, nr * a.row_stride),
         )
         shape = Shape(shape.n, shape.m, shape.k)
     m, n, k = shape.m, shape.n, shape.k
     blocking = choose_blocking(item, shape, a, b)
     kc, mc, nc = blocking.kc, blocking.mc, blocking.nc
+    wanted, wanted_relu, addend = c, epilogue.relu, epilogue.addend
+    turned_bytes = m * n * item if turns else 0  # of C.T, and of the same for ReLU; whole vectors
+    has_both = wanted_relu.address != 0 and wanted_relu.address != wanted.address
+    needed = blocking.buffer_bytes + turned_bytes * (1 + has_both) + VECTOR * turns
     buffer = workspace.address
-    if blocking.buffer_bytes > workspace.nbytes:
-        buffer = allocate(blocking.buffer_bytes)
-    b_packed = -(-buffer // VECTOR) * VECTOR
+    if needed > workspace.nbytes:
+        buffer = allocate(needed)
+    start = -(-buffer // VECTOR) * VECTOR
+    b_packed = start + turned_bytes * (1 + has_both)
     a_packed = b_packed + blocking.b_block_bytes
+    if turns:
+        c = Rows(start, n * item)
+        relu = Rows(start + turned_bytes * has_both, n * item) if wanted_relu.address != 0 else wanted_relu
+        epilogue = Epilogue(epilogue.addend, relu, epilogue.mask, epilogue.alpha)
+    if addend.address != 0 and addend.row_stride == 0 and (turns or is_column):
+        for i in range(m):
+            for j in range(n):
+                copy_element(dtype, c.address + (i * n + j) * item, addend.address + i * turns * item)
+        epilogue = Epilogue(c, epilogue.relu, epilogue.mask, epilogue.alpha)
 
     for s in range(blocking.k_blocks):  # loop 5
         kb = min(kc, k - s * kc)
@@ -241,7 +267,11 @@ def gemm(dtype: Any, shape: Any, a: Any, b: Any, c: Any, epilogue: Any, workspac
                 _macro_kernel(dtype, Shape(rows, nb, kb), a_block, b_block, c_block, block_epilogue)
                 i += mc
             j += nc
-    if blocking.buffer_bytes > workspace.nbytes:
+    if turns:
+        _transpose(dtype, wanted_relu if wanted.address == wanted_relu.address else wanted, c.address, m, n)
+        if has_both:
+            _transpose(dtype, wanted_relu, epilogue.relu.address, m, n)
+    if needed > workspace.nbytes:
         release(buffer)
 
 

@@ -110,7 +110,7 @@ def _leave_callers_cpu(pool: int) -> None:
 
 
 @jit
-def wake(pool: int, me: int) -> None:
+def wake(pool: int, me: Any) -> None:
     """Wake worker ``me`` if it sleeps.
 
     Parameters
@@ -184,7 +184,7 @@ def _run_job(function: int, environment: int, threads: int, flops: int, pool: in
     atomic_swap(pool + _CPU, current_cpu())
     atomic_swap(pool + _WIDTH, threads)
     if waking:
-        wake(pool, 1)
+        wake(pool, np.intp(1))  # a literal would be compiled apart
     invoke(function, environment)
     atomic_swap(pool + _WIDTH, 0)
     waited = 0

@@ -1,7 +1,8 @@
 """The pool of worker threads: how many threads a call may use, and the start and end of the workers.
 
 `num_threads` returns how many threads a call may use now, and starts the workers at its first call; `limit_threads`
-bounds that number for a block of Python. `parallel_for` makes use of the workers.
+bounds that number for a block of Python. `parallel_for` makes use of the workers. When the CPUs that the process may
+use change, by its affinity or a quota, the number and the workers' affinity follow within CHECK_S (`usable`).
 
 Workers are daemon threads of Python that run one compiled function, `worker_loop`, without the GIL, until the process
 ends. A child forked after they have started computes serially, since threads are not forked. Numba's own threads and
@@ -9,7 +10,9 @@ their number stay untouched.
 """
 
 import atexit
+import contextlib
 import ctypes
+import math
 import os
 import sys
 import threading
@@ -20,12 +23,13 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-import numba
 import numpy as np
 from numba import types
 
+from ...jit.target import COMPILES
 from .atomics import MASK_BYTES
-from .parallel_for import MAX_THREADS, POOL_RECORD, wake, worker_loop
+from .parallel_for import POOL_RECORD, wake, worker_loop
+from .usable import Usable, usable
 
 state = np.zeros((), POOL_RECORD)
 """What the threads share; of interest to tests."""
@@ -33,8 +37,12 @@ state = np.zeros((), POOL_RECORD)
 POOL = int(state.ctypes.data)
 """Address of the shared record, an argument of `parallel_for`: compiled code would treat a global as a constant."""
 
-_cpu_masks = np.zeros((0, MASK_BYTES), np.uint8)
-"""Row c: the CPUs that this process may use, without CPU c, as Linux's system calls take them."""
+_cpu_masks = [np.zeros((0, MASK_BYTES), np.uint8)]
+"""Row c: the CPUs that this process may use, without CPU c, as Linux's system calls take them. The last is in use; a
+worker may still read an earlier one."""
+
+CHECK_S = 1.0
+"""Seconds between two looks at the CPUs that this process may use."""
 
 START_AGAIN_AFTER_S = (0.001, 0.01, 0.1)
 """Waits before a refused worker is tried again: a thread that is about to end, such as the announcer's timer after a
@@ -44,6 +52,12 @@ _limit: ContextVar[int | None] = ContextVar("fastnet_threads", default=None)
 
 _thread_count = 0
 """Threads that may be used, the caller's own included; 0 before the workers have been started."""
+
+_usable: Usable | None = None
+"""What bounded their number at the last look."""
+
+_next_look = 0.0
+"""When to look again, by time.monotonic(); infinity where the number is final."""
 
 _workers: list[threading.Thread] = []
 _starting = threading.Lock()
@@ -82,8 +96,8 @@ def limit_threads(threads: int | None) -> Iterator[None]:
 def num_threads() -> int:
     """Return how many threads a call may use now, the caller's own included.
 
-    That is the number of CPUs that this process may use, at most ``NUMBA_NUM_THREADS`` and the bound of
-    `limit_threads`. The first call without a bound of 1 starts the workers.
+    That is what `usable` finds worth it, at most the bound of `limit_threads`. The first call without a bound of 1
+    starts the workers; a later one looks again at what may be used, at most once in CHECK_S.
 
     Warns
     -----
@@ -93,36 +107,35 @@ def num_threads() -> int:
     limit = _limit.get()
     if limit == 1:
         return 1
-    count = _thread_count or _start_workers()
+    count = _thread_count
+    if not count or time.monotonic() >= _next_look:
+        count = _start_workers()
     return count if limit is None or limit > count else limit
-
-
-def _usable_threads() -> int:
-    """Count the threads worth starting: more than CPUs are slower than fewer (docs/performance-notes/threads.md)."""
-    if numba.config.DISABLE_JIT:
-        return 1
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(numba.config.NUMBA_NUM_THREADS, cpus, MAX_THREADS))
 
 
 # ------------------------------------------------------------------------------------------ the workers
 
 
 def _start_workers() -> int:
-    """Start the workers, unless another thread has done so, and return the number of threads that may be used."""
-    global _thread_count
-    wanted, refused = _usable_threads(), None
+    """Start the workers that are worth it and not there yet, and return the number of threads that may be used."""
+    global _thread_count, _usable, _next_look
+    refused, wanted = None, 1
     with _starting:
-        if _thread_count:
+        if _thread_count and time.monotonic() < _next_look:
             return _thread_count
-        if wanted > 1:
+        found = usable()
+        wanted = found.threads if COMPILES else 1
+        if wanted > 1 and not _workers:
             kernels: tuple[Any, ...] = (worker_loop, wake)  # `wake` for the end of the process, too late to compile it
             for kernel in kernels:
-                kernel.compile(types.void(types.intp, types.intp))
-            _write_cpu_masks()
+                kernel.compile((types.intp, types.intp))  # as their callers in compiled code do: one cache entry
             atexit.register(_stop_workers)
+        if _usable is None or found.cpus != _usable.cpus:
+            _write_cpu_masks(found.cpus)
+        if _usable is None or found != _usable:  # not again and again, where the system refuses threads
             refused = _start_until_refused(wanted)
-        _thread_count = 1 + len(_workers)
+        _usable, _next_look = found, time.monotonic() + CHECK_S
+        _thread_count = min(wanted, 1 + len(_workers))
     if refused is not None:
         warnings.warn(
             f"fastnet uses {_thread_count} of {wanted} threads, since the system starts no more ({refused}); "
@@ -150,19 +163,20 @@ def _start_until_refused(threads: int) -> RuntimeError | None:
     return None
 
 
-def _write_cpu_masks() -> None:
-    """Prepare the CPU masks by which workers leave the caller's CPU."""
-    global _cpu_masks
-    if sys.platform != "linux":
+def _write_cpu_masks(cpus: tuple[int, ...]) -> None:
+    """Prepare the CPU masks by which workers leave the caller's CPU; move workers to the CPUs that are allowed."""
+    if sys.platform != "linux" or cpus[-1] >= MASK_BYTES * 8:
         return
-    allowed = sorted(os.sched_getaffinity(0))
-    if allowed[-1] >= MASK_BYTES * 8:
-        return
-    bits = np.zeros((allowed[-1] + 1, MASK_BYTES * 8), np.uint8)
-    bits[:, allowed] = 1
-    np.fill_diagonal(bits, 0)
-    _cpu_masks = np.packbits(bits, axis=1, bitorder="little")
-    state["masks"], state["mask_rows"] = _cpu_masks.ctypes.data, len(_cpu_masks)
+    rows = max(len(_cpu_masks[-1]), cpus[-1] + 1)  # never fewer: a worker compares with the number of rows first
+    bits = np.zeros((rows, MASK_BYTES * 8), np.uint8)
+    bits[:, list(cpus)] = 1
+    if len(cpus) > 1:
+        np.fill_diagonal(bits, 0)
+    _cpu_masks.append(np.packbits(bits, axis=1, bitorder="little"))
+    state["masks"], state["mask_rows"] = _cpu_masks[-1].ctypes.data, rows
+    for worker in _workers:
+        with contextlib.suppress(OSError):
+            os.sched_setaffinity(worker.native_id or 0, cpus)
 
 
 def _acquired_lock() -> int:
@@ -180,8 +194,8 @@ def _acquired_lock() -> int:
 
 def _stop_workers() -> None:
     """End the workers before the interpreter ends, which they would outlive."""
-    global _thread_count
-    _thread_count = 1
+    global _thread_count, _next_look
+    _thread_count, _next_look = 1, math.inf
     state["stop"] = 1
     for me in range(1, len(_workers) + 1):
         wake(POOL, me)
@@ -192,9 +206,9 @@ def _stop_workers() -> None:
 
 def _in_forked_child() -> None:
     """Compute serially if workers had been started: they were not forked."""
-    global _thread_count, _starting
+    global _thread_count, _next_look, _starting
     if _thread_count:
-        _thread_count = 1
+        _thread_count, _next_look = 1, math.inf
         state.fill(0)  # jobs that were running in the parent
     _workers.clear()
     _starting = threading.Lock()

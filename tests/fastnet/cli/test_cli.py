@@ -8,6 +8,7 @@ import sys
 import time
 from contextlib import ExitStack
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -107,7 +108,7 @@ def test_train_usage_errors_exit_with_status_2(
 def test_train_divergence_exits_with_status_1(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["train", "--optimizer", "sgd", "--lr", "1e30", "--epochs", "3"]) == 1
     captured = capsys.readouterr()
-    assert errors(captured.err).startswith("fastnet train: training diverged in epoch 0")
+    assert errors(captured.err).startswith("fastnet train: training diverged in epoch 1")
     assert errors(captured.err).count("\n") == 1
     assert "best      none" in captured.out
 
@@ -204,19 +205,19 @@ def test_train_heeds_an_interrupt_that_python_dropped(
 
 def test_textplot_is_to_scale() -> None:
     plot = textplot.curves({"loss": [3, 2, 1], "val_loss": [3, 3, 2]}, width=3, height=3)
-    assert plot.splitlines() == ["3 |oo", "  | *o", "1 |  *", "  +---", "   0 2  epoch", "   * loss   o val_loss"]
+    assert plot.splitlines() == ["3 +oo", "2 + *o", "1 +  *", "  +---", "   1 3  epoch", "   * loss   o val_loss"]
 
 
 def test_textplot_logarithmic_scale_and_gaps() -> None:
     plot = textplot.curves({"loss": [100, float("nan"), 1]}, width=3, height=3)
-    assert plot.splitlines()[:3] == ["100 |*", "    |", "  1 |  *"]
+    assert plot.splitlines()[:3] == ["100 +*", " 10 +", "  1 +  *"]
     assert "(log scale)" in plot
     assert textplot.curves({"loss": [float("nan")]}) == "(nothing to draw: no value is finite)"
 
 
 def test_textplot_aligns_curves_of_different_lengths() -> None:
     plot = textplot.curves({"loss": [4, 3, 2, 1], "val_loss": [4, 3], "none": []}, width=4, height=4)
-    assert plot.splitlines()[:4] == ["4 |o", "  | o", "  |  *", "1 |   *"]
+    assert plot.splitlines()[:4] == ["4 +o", "3 + o", "2 +  *", "1 +   *"]
 
 
 @pytest.mark.parametrize("curve", [[1.0], [0.0, 0.0], [-1.0, -5.0], [5.0] * 1000])
@@ -225,3 +226,40 @@ def test_textplot_draws_any_curve(curve: list[float]) -> None:
     assert len(lines) == 8
     assert any("*" in line for line in lines[:5])
     assert all(len(line) <= 20 + 20 for line in lines)
+
+
+def test_textplot_is_not_squeezed_by_an_outlying_value() -> None:
+    curve = [1.0 - 0.01 * t for t in range(60)]
+    curve[30] = 1e6
+    lines = textplot.curves({"loss": curve}).splitlines()
+    assert "^" in lines[0]
+    assert lines[0].lstrip().startswith("1 +"), "the scale ends at the largest of the others"
+    assert len({line.index("*") for line in lines[:12]}) == 12, "the curve uses the whole height"
+    assert lines[-1].endswith("* loss   ^ up to 1e+06")
+    assert lines[-2].split() == ["1", "31", "60", "epoch"]
+
+
+@pytest.mark.exhaustive
+@pytest.mark.compiled
+def test_info_compiles_what_training_and_predicting_take(tmp_path: Path) -> None:
+    """Afterwards nothing that `fastnet train` runs is left to compile.
+
+    In one process: two that save the same function at the same time may lose one's entry.
+    """
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "cache"), "FASTNET_COMPILE_PROCESSES": "1"}
+    train = ["train", "--epochs", "2", "--out", str(tmp_path / "model.safetensors")]
+    outputs = []
+    for arguments in (["info", "--compile", "--losses", "cross_entropy", "--optimizers", "adam"], train):
+        command = [sys.executable, "-m", "fastnet", *arguments]
+        outputs.append(
+            subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=300)
+        )
+    assert "compile cache" in outputs[0].stdout
+    assert "compiling kernels" in outputs[0].stderr
+    assert "compiling" not in outputs[1].stderr + outputs[1].stdout
+
+
+def test_info_refuses_names_that_it_does_not_know(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["info", "--compile", "--losses", "mse,hinge"])
+    assert "'mse,hinge' is not a list of names from mse, mae" in capsys.readouterr().err

@@ -102,7 +102,7 @@ def test_onnx_reports_what_cannot_be_exported(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(ValueError, match="an ONNX file holds less than 2 GiB"):
         net.to_onnx(tmp_path / "m.onnx")
     monkeypatch.setitem(sys.modules, "onnx", None)
-    with pytest.raises(ImportError, match=r'pip install "fastnet-jit\[onnx\]"'):
+    with pytest.raises(ImportError, match="pip install onnx"):
         net.to_onnx(tmp_path / "m.onnx")
     net.parameters[0] = np.inf
     with pytest.raises(ValueError, match="infinity"):

@@ -44,6 +44,26 @@ def test_states_that_a_rule_lacks_are_left_alone(name: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", list(OPTIMIZERS)[1:])
+def test_parameters_never_stay_among_denormal_numbers(name: str, dtype: str) -> None:
+    """Weights that l2 or decay shrinks become 0, in compiled code as in NumPy; what is larger, and NaN, is kept."""
+    spec = OPTIMIZERS[name]
+    hyper = [HYPER[hyperparameter] for hyperparameter in spec.hyperparameters]
+    for update in (update_kernel(spec.code), reference_update):
+        p, g = np.array([LEAST_STATE / 4, -LEAST_STATE / 4, 1.0, np.nan], dtype), np.zeros(4, dtype)
+        states = [np.ones(4, dtype) if "square" in spec.state else g.copy() for _ in range(2)]
+        if spec.state_vectors == 2:
+            states[0][:] = 0
+        if update is reference_update:
+            update(spec.code, p, g, states[: spec.state_vectors], hyper, 0.1, 7)
+        else:
+            update(p, g, *states, np.array(hyper), 0.1, 7)
+        assert (p[:2] == 0).all(), update
+        assert 0.5 < p[2] <= 1
+        assert np.isnan(p[3])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", [name for name, spec in OPTIMIZERS.items() if spec.state])
 def test_states_never_stay_among_denormal_numbers(name: str, dtype: str) -> None:
     """They decay to 0, in compiled code as in NumPy; what is larger, and NaN, is kept."""

@@ -69,3 +69,15 @@ def test_tuner_state_is_reused_only_when_compatible() -> None:
     assert Tuner(1, 2, explores=True).is_compatible(Tuner(9, 2, explores=True))
     assert not Tuner(1, 2, explores=True).is_compatible(Tuner(1, 1, explores=True))
     assert not Tuner(1, 2, explores=True).is_compatible(Tuner(1, 2, explores=False))
+
+
+@pytest.mark.parametrize(("threads", "best"), [(64, 64), (64, 8), (64, 1), (48, 48), (48, 32), (3, 2), (3, 1)])
+def test_tuner_finds_the_best_of_many_threads(threads: int, best: int) -> None:
+    """Speed grows in proportion up to ``best`` threads, and falls beyond."""
+    tuner, spent, on_best = Tuner(1000, threads, explores=True), 0.0, 0.0
+    while spent < 30:
+        gain = min(tuner.threads, best) * min(1.0, best / tuner.threads)
+        took = tuner.rows / (ONE * gain)
+        spent, on_best = spent + took, on_best + took * (tuner.threads == best)
+        tuner.update(tuner.rows, took)
+    assert on_best > 0.95 * spent

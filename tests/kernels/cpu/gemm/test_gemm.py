@@ -153,6 +153,42 @@ def test_bits_do_not_depend_on_the_division_of_c(dtype: Any) -> None:
         assert np.array_equal(parts, whole), (a, b)
 
 
+@pytest.mark.skipif(blocking.WIDE, reason="AVX-512 transposes the columns of B")
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_turned_products_have_the_bits_of_single_rows(dtype: Any) -> None:
+    """Few rows times a large B.T are computed as C.T, bias and ReLU included, and write nothing beside C."""
+    rng, item = np.random.default_rng(5), np.dtype(dtype).itemsize
+    rows = range(NV * VECTOR // item, blocking.TURNED_ROWS + 1, NV * VECTOR // item)
+    for n in (blocking.TURNED_BYTES // item // 200 + 1, blocking.KC_BYTES // item + 500):
+        W, b = rng.standard_normal((203, n)).astype(dtype), rng.standard_normal(203).astype(dtype)
+        X = rng.standard_normal((rows[-1], n)).astype(dtype)
+        single = np.concatenate([dense_of(X[i : i + 1], W, b)[1] for i in range(len(X))])
+        products = np.concatenate([product(X[i : i + 1], W.T) for i in range(len(X))])
+        for m in rows:
+            A, Z = dense_of(X[:m], W, b)
+            np.testing.assert_array_equal(Z, single[:m])
+            np.testing.assert_array_equal(A, np.maximum(single[:m], 0))
+            guarded = np.full((m + 2, 203 + 5), 7, dtype)
+            simd.matmul(X[:m], W.T, guarded[1:-1, 2:-3])
+            np.testing.assert_array_equal(guarded[1:-1, 2:-3], products[:m])
+            guarded[1:-1, 2:-3] = 7
+            assert (guarded == 7).all()
+
+
+def product(A: Any, B: Any) -> Any:
+    """A B by `simd`."""
+    C = np.full((len(A), B.shape[1]), np.nan, A.dtype)
+    simd.matmul(A, B, C)
+    return C
+
+
+def dense_of(X: Any, W: Any, b: Any) -> tuple[Any, Any]:
+    """Return A and Z of a layer with ReLU."""
+    A, Z = (np.full((len(X), len(W)), np.nan, X.dtype) for _ in range(2))
+    dense.dense_forward(X, W, b, RELU, A, Z)
+    return A, Z
+
+
 def test_bits_do_not_depend_on_alignment_or_layout() -> None:
     rng = np.random.default_rng(4)
     A, B = rng.standard_normal((50, 1100)).astype(np.float32), rng.standard_normal((1100, 70)).astype(np.float32)

@@ -3,6 +3,7 @@
 Whatever could kill or hang a process runs in a process of its own, with a time limit.
 """
 
+import math
 import os
 import subprocess
 import sys
@@ -178,6 +179,7 @@ def test_small_products_run_on_one_thread(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_limit_threads_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool, "_thread_count", 4)
+    monkeypatch.setattr(pool, "_next_look", math.inf)
     assert num_threads() == 4
     for asked, given in ((1, 1), (2, 2), (3, 3), (7, 4), (None, 4), (np.int64(2), 2)):
         with limit_threads(asked):
@@ -198,6 +200,7 @@ def test_limit_threads_checks_its_argument(wrong: Any, error: type[Exception]) -
 
 def test_limit_threads_is_per_python_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool, "_thread_count", 4)
+    monkeypatch.setattr(pool, "_next_look", math.inf)
     with limit_threads(2), ThreadPoolExecutor(1) as executor:
         assert executor.submit(num_threads).result() == 4
 
@@ -510,7 +513,7 @@ resource.setrlimit(resource.RLIMIT_NPROC, (count, count))
 """
 
 THREAD_ABOUT_TO_END = """
-def occupy():
+def occupy(cpus):
     while len(os.listdir("/proc/self/task")) >= count:  # a thread that announced a compilation
         time.sleep(0.001)
     threading.Timer(0.05, int).start()

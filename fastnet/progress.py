@@ -1,0 +1,35 @@
+"""The progress bar of `Trainer.fit`, in terminals and notebooks."""
+
+import sys
+import warnings
+from contextlib import nullcontext
+from typing import Any
+
+_FORMAT = "{percentage:3.0f}%|{bar:12}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
+"""Less than 80 columns with four digits of two losses, and up to 10 000 epochs."""
+
+
+def _in_notebook() -> bool:
+    shell = sys.modules.get("IPython")
+    return shell is not None and "IPKernelApp" in getattr(shell.get_ipython(), "config", ())
+
+
+def progress_bar(epochs: int, show: bool | None) -> Any:
+    """Return a bar as a context, or None as one: even a disabled bar costs 40 us.
+
+    ``show=None`` shows it where somebody sees it move: on a terminal, and in a notebook.
+    """
+    terminal = sys.stderr is not None and sys.stderr.isatty()  # None under pythonw
+    if not (terminal or _in_notebook() if show is None else show):
+        return nullcontext()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # where ipywidgets is missing the bar is text
+        from tqdm.auto import tqdm
+    return tqdm(total=epochs, unit="epoch", file=sys.stderr, bar_format=_FORMAT)
+
+
+def update_bar(bar: Any, row: dict[str, float]) -> None:
+    """Move on by an epoch, and show its losses, or its loss and accuracy."""
+    names = [name for name in ("loss", "val_loss", "accuracy") if name in row][:2]
+    bar.set_postfix({name: f"{row[name]:.4g}" for name in names}, refresh=False)
+    bar.update()

@@ -1,0 +1,136 @@
+"""Compiles several kernels at once, in other processes: Numba compiles under one lock, which rules threads out.
+
+At a first run nothing is in the compile cache, and a training step needs some 20 s of compilation. Its kernels are
+called by address, so each is compiled by itself: helper processes compile some of them into the cache while this
+process compiles the others and then loads theirs. Where a helper fails, or none can be started, this process compiles
+what is missing, as it would alone; helpers never decide what runs, only how soon.
+"""
+
+import contextlib
+import gc
+import importlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+
+from .announcer import waiting_counts
+from .cache import cache_folder
+from .call_by_address import is_cached, kernel_address
+from .target import COMPILES
+
+MAX_PROCESSES = 4
+"""Processes that compile at once, this one included: no more than four kernels take long."""
+
+START_S = 1.2
+"""Seconds until a helper has started and imported what it needs."""
+
+SECONDS = {"gemm": 5.5, "weights_task": 3.7, "run": 2.2, "rows_task": 2.0, "loss_kernel": 1.9}
+"""Seconds that kernels take to compile, about, by name: for an even division. Others take OTHER_S."""
+
+OTHER_S = 0.5
+
+_COMMAND = "import json, signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); task = json.loads(sys.argv[1]); "
+_COMMAND += "sys.path[:] = task['path']; from fastnet.kernels.jit import side_by_side; side_by_side.help_out(task)"
+
+
+class Kernel(NamedTuple):
+    """A kernel that `by_address` has registered, named so that another process finds it.
+
+    Attributes
+    ----------
+    module, name : str
+        Of the kernel, or of the function that makes it from ``code``.
+    code : int
+        From 0 on; -1 where there is none.
+    """
+
+    module: str
+    name: str
+    code: int = -1
+
+    def function(self) -> Any:
+        """Return the kernel."""
+        found: Any = getattr(importlib.import_module(self.module), self.name)
+        return found if self.code < 0 else found(self.code)
+
+    def address(self, dtype: Any) -> int:
+        """Compile the kernel for a dtype, or load it, and return its address, as `kernel_address` does."""
+        return kernel_address(self.function(), dtype)
+
+
+def processes() -> int:
+    """Return how many processes may compile at once: one a CPU, at most MAX_PROCESSES or FASTNET_COMPILE_PROCESSES."""
+    if not COMPILES or cache_folder is None or not sys.executable:
+        return 1
+    asked = os.environ.get("FASTNET_COMPILE_PROCESSES", "")
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return int(asked) if asked.isdecimal() and asked != "0" else min(cpus, MAX_PROCESSES)
+
+
+def compile_side_by_side(kernels: Sequence[Kernel], dtype: Any) -> None:
+    """Compile kernels that are not in the cache, some of them in other processes.
+
+    Parameters
+    ----------
+    kernels : sequence of Kernel
+    dtype : dtype
+        float32 or float64.
+    """
+    # The first one speaks for all, since a start with a full cache must not look for each.
+    if not kernels or is_cached(kernels[0].function(), dtype):
+        return
+    missing = [kernel for kernel in kernels if not is_cached(kernel.function(), dtype)]
+    mine, *others = _divided(missing, processes())
+    helpers = [helper for share in others if share and (helper := _start(share, dtype)) is not None]
+    try:
+        for kernel in mine:
+            kernel.address(dtype)
+        with waiting_counts():
+            for helper in helpers:
+                helper.wait()
+    finally:
+        for helper in helpers:
+            with contextlib.suppress(OSError):
+                helper.kill()
+            helper.wait()
+
+
+def _divided(kernels: Sequence[Kernel], count: int) -> list[list[Kernel]]:
+    """Divide kernels among this process and ``count - 1`` helpers: the longest first, each to who is free first."""
+    shares: list[list[Kernel]] = [[] for _ in range(count)]
+    ends = [0.0] + [START_S] * (count - 1)
+    for kernel in sorted(kernels, key=lambda kernel: -SECONDS.get(kernel.name, OTHER_S)):
+        first = min(range(count), key=lambda i: ends[i])
+        shares[first].append(kernel)
+        ends[first] += SECONDS.get(kernel.name, OTHER_S)
+    return shares
+
+
+def _start(kernels: Sequence[Kernel], dtype: Any) -> "subprocess.Popen[bytes] | None":
+    """Start a process that compiles kernels into the cache; return None where the system refuses."""
+    assert cache_folder is not None
+    task = {"path": sys.path, "dtype": np.dtype(dtype).name, "kernels": kernels, "parent": os.getpid()}
+    names = {"NUMBA_CPU_NAME": numba.config.CPU_NAME, "NUMBA_CPU_FEATURES": numba.config.CPU_FEATURES}
+    target = {name: value for name, value in names.items() if value is not None}
+    environment = {**os.environ, **target, "NUMBA_CACHE_DIR": str(cache_folder.parent)}
+    silent = subprocess.DEVNULL
+    command = [sys.executable, "-c", _COMMAND, json.dumps(task)]
+    try:
+        return subprocess.Popen(command, stdin=silent, stdout=silent, stderr=silent, env=environment)
+    except (OSError, ValueError, TypeError):  # limits of processes or memory; a path that is no text
+        return None
+
+
+def help_out(task: dict[str, Any]) -> None:
+    """Compile the kernels of a task, in a helper process, as long as the process that started it lives."""
+    gc.disable()  # a tenth of the time
+    for fields in task["kernels"]:
+        if hasattr(os, "getppid") and os.getppid() != task["parent"]:
+            return
+        Kernel(*fields).address(np.dtype(task["dtype"]))

@@ -1,0 +1,124 @@
+"""Kernels compiled by helper processes: the same results, and no dependence on the helpers."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fastnet.kernels.jit import side_by_side
+from fastnet.kernels.jit.side_by_side import Kernel
+
+pytestmark = pytest.mark.compiled
+
+FIT = """
+import sys
+import numpy as np
+from numba.core import event
+import fastnet
+from fastnet.kernels.jit import side_by_side
+{setup}
+compiled = []
+class Listener(event.Listener):
+    def on_start(self, occurrence):
+        compiled.append(occurrence.data["dispatcher"].py_func.__name__)
+    def on_end(self, occurrence):
+        pass
+event.register("numba:compile", Listener())
+X = np.random.default_rng(0).standard_normal((40, 3))
+network = fastnet.Network([3, 4, 1])
+fastnet.Trainer(network, batch_size=8).fit(X, X[:, :1], epochs=2, progress=False)
+print(network.parameters.tobytes().hex(), len({{"gemm", "weights_task", "run", "rows_task"}} & set(compiled)))
+"""
+
+
+def fit(cache: Path, setup: str = "", **environment: str) -> list[str]:
+    """Train in a process of its own with an empty cache; return the parameters, and how many kernels it compiled."""
+    result = subprocess.run(
+        [sys.executable, "-c", FIT.format(setup=setup)],
+        env={**os.environ, "NUMBA_CACHE_DIR": str(cache), "FASTNET_COMPILE_PROCESSES": "2", **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stderr
+    assert [line for line in result.stderr.splitlines() if "compiling kernels" not in line] == []
+    return result.stdout.split()
+
+
+@pytest.mark.exhaustive
+def test_helpers_compile_what_this_process_then_loads(tmp_path: Path) -> None:
+    alone = fit(tmp_path / "alone", FASTNET_COMPILE_PROCESSES="1")
+    together = fit(tmp_path / "together")
+    assert alone[1] == "4"
+    assert together == [alone[0], "2"]
+    assert fit(tmp_path / "together") == [alone[0], "0"]
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize(
+    "setup",
+    [
+        "sys.executable = '/nonexistent/python'",
+        "side_by_side._COMMAND = 'raise SystemExit(1)'",
+        "side_by_side._COMMAND = 'import os; os.kill(os.getpid(), 9)'",
+    ],
+)
+def test_without_helpers_it_compiles_alone(tmp_path: Path, setup: str) -> None:
+    assert fit(tmp_path, setup)[1] == "4"
+
+
+def test_kernels_are_divided_by_their_seconds() -> None:
+    names = ["gemm", "weights_task", "run", "rows_task", "loss_kernel", "update_kernel", "correct_kernel"]
+    kernels = [Kernel("m", name) for name in names]
+    assert side_by_side._divided(kernels, 1) == [kernels]
+    for count in (2, 3, 4, 9):
+        shares = side_by_side._divided(kernels, count)
+        assert shares[0][0].name == "gemm"
+        assert sorted(kernel for share in shares for kernel in share) == sorted(kernels)
+    _, others = side_by_side._divided(kernels, 2)
+    assert [kernel.name for kernel in others][:1] == ["weights_task"]
+
+
+@pytest.mark.parametrize(("asked", "count"), [("1", 1), ("3", 3), ("", 2), ("nonsense", 2), ("0", 2), ("-1", 2)])
+def test_processes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, asked: str, count: int) -> None:
+    monkeypatch.setattr(side_by_side, "cache_folder", tmp_path)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1}, raising=False)
+    monkeypatch.setenv("FASTNET_COMPILE_PROCESSES", asked)
+    assert side_by_side.processes() == count
+    monkeypatch.setattr(side_by_side, "cache_folder", None)
+    assert side_by_side.processes() == 1
+
+
+class Interrupted:
+    """A kernel that takes long, and during whose compilation Ctrl-C arrives."""
+
+    name = "gemm"
+
+    def function(self) -> Any:
+        """Nothing that the test calls."""
+        return None
+
+    def address(self, dtype: Any) -> int:
+        """Stop."""
+        raise KeyboardInterrupt
+
+
+def test_ctrl_c_ends_the_helpers(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(kernels: Any, dtype: Any) -> subprocess.Popen[bytes]:
+        started.append(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"]))
+        return started[-1]
+
+    monkeypatch.setattr(side_by_side, "is_cached", lambda function, dtype: False)
+    monkeypatch.setattr(side_by_side, "processes", lambda: 2)
+    monkeypatch.setattr(side_by_side, "_start", start)
+    kernels: list[Any] = [Interrupted(), Interrupted()]
+    with pytest.raises(KeyboardInterrupt):
+        side_by_side.compile_side_by_side(kernels, np.dtype("float32"))
+    assert len(started) == 1
+    assert started[0].poll() is not None
