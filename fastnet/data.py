@@ -1,4 +1,4 @@
-"""Data: the bundled digits, splits, and a user's own tables (`read`, `Preparation`)."""
+"""Data: the bundled digits, and splits."""
 
 from __future__ import annotations
 
@@ -10,10 +10,8 @@ from numpy.typing import ArrayLike, NDArray
 from . import checks
 from .dataset import split_rows
 from .kernels.specs.base import Array
-from .preparation import Preparation
-from .tables import Table, read
 
-__all__ = ["Preparation", "Table", "digits", "read", "split"]
+__all__ = ["digits", "split"]
 
 
 def digits() -> tuple[NDArray[np.float32], NDArray[np.int64]]:

@@ -142,10 +142,12 @@ def _overfitting(train: _Curve, curve: _Curve, epochs: Sequence[int], first: int
     rose = rise > RISE * curve.level(low) and rise > 1.5 * ERRORS * error
     if not rose or lowest >= len(epochs) - curve.width or train.end > since + ERRORS * train.error(train.width):
         return None
+    best = min(range(len(epochs)), key=curve.values.__getitem__)  # the smoothed lowest may be some epochs from it
+    low = curve.values[best]
     words = (
-        f"Overfitting since epoch {epochs[lowest] + 1}: val_loss has risen by {rise / curve.level(low):.0%} since, "
-        f"from {low:.3g} to {curve.end:.3g}, while loss has not. Stop there (patience does), or use more data, l2 "
-        "or a smaller network."
+        f"Overfitting since epoch {epochs[best] + 1}: val_loss has risen by {(curve.end - low) / curve.level(low):.0%} "
+        f"since, from {low:.3g} to {curve.end:.3g}, while loss has not. Stop there (patience does), or use more data, "
+        "l2 or a smaller network."
     )
     return Diagnosis("overfitting", words)
 

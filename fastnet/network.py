@@ -1,6 +1,6 @@
 """Network: layer sizes, one flat parameter vector and its views, predictions.
 
-Imports `fastnet.kernels`, and `storage`, `preparation` and `onnx` for its files. Kernels compute.
+Imports `fastnet.kernels`, and `storage`, `model` and `onnx` for its files. Kernels compute.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from .kernels.engine.plan import MICRO_BATCH_ROWS, aligned, hold, layer_views, p
 from .kernels.specs.activations import ACTIVATIONS
 from .kernels.specs.base import Array
 from .predictor import Predictor, predict
-from .preparation import Preparation
 from .summary import summary
 from .validation import check_inputs, check_loss, check_targets, takes_softmax
 
@@ -57,9 +56,6 @@ class Network:
         One a layer.
     loss : str or None
         What the network was last trained with; `predict_proba` needs it.
-    preparation : fastnet.data.Preparation or None
-        How a table's columns become inputs, and outputs its target, where `fastnet train` made the network.
-        Kept in files; applied by `fastnet predict` and `to_onnx`, not by `predict`.
 
     Raises
     ------
@@ -89,7 +85,6 @@ class Network:
         self.dtype = checks.dtype(dtype)
         self.seed = checks.seed(seed)
         self._loss: str | None = None
-        self._preparation: Preparation | None = None
         self._parameters = aligned(parameter_count(self.layer_sizes), self.dtype)
         hold(self._parameters)
         self._parameters[:] = 0
@@ -320,22 +315,6 @@ class Network:
         codes = self.activation_codes
         return CPU(self._parameters, self.layer_sizes, codes, loss or "mse", batch, None, uses_order)
 
-    @property
-    def preparation(self) -> Preparation | None:
-        """How a table's columns become inputs, and outputs its target; or None."""
-        return self._preparation
-
-    @preparation.setter
-    def preparation(self, value: Preparation | None) -> None:
-        if value is not None and not isinstance(value, Preparation):
-            raise TypeError(f"preparation is {value!r}; expected a fastnet.data.Preparation, or None")
-        if value is not None and value.shift.size != self.layer_sizes[0]:
-            raise ValueError(
-                f"preparation is of {value.shift.size} columns; this network takes {self.layer_sizes[0]} "
-                f"(layer sizes {list(self.layer_sizes)})"
-            )
-        self._preparation = value
-
     # ----------------------------------------------------------------------------------------- files
 
     def save(self, path: storage.Path) -> None:
@@ -361,11 +340,9 @@ class Network:
     def to_onnx(self, path: storage.Path) -> None:
         """Write the network as an ONNX model (needs the package onnx).
 
-        Its input ``X`` is a batch of rows (rows, n_in), of the network's dtype unless there is a `preparation`. What it
-        returns depends on the loss trained with:
-        after cross_entropy ``label`` (rows,) and ``probabilities`` (rows, classes), after binary_cross_entropy
-        ``probabilities``, else ``outputs``. With a `preparation` the model takes a table's columns as they are,
-        as float64, and returns outputs in the target's units, or the classes' own labels.
+        Its input ``X`` is a batch of rows (rows, n_in), of the network's dtype. What it returns depends on the loss
+        trained with: after cross_entropy ``label`` (rows,) and ``probabilities`` (rows, classes), after
+        binary_cross_entropy ``probabilities``, else ``outputs``.
 
         Parameters
         ----------
@@ -383,7 +360,7 @@ class Network:
         """
         validation.finite("network.parameters", self._parameters)
         layers = list(zip(self.weights, self.biases, self.activations, strict=True))
-        onnx.to_onnx(path, layers, self.dtype, self.loss, self.preparation)
+        onnx.to_onnx(path, layers, self.dtype, self.loss)
 
     # --------------------------------------------------------------------------------------- summary
 
@@ -420,7 +397,7 @@ def load(path: storage.Path) -> Network:
     Returns
     -------
     Network
-        With its loss, so that `predict_proba` works, and its preparation.
+        With its loss, so that `predict_proba` works.
 
     Raises
     ------

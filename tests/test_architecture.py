@@ -152,9 +152,13 @@ def test_training_reaches_the_kernels_through_the_engine() -> None:
         assert cpu <= {"fastnet.kernels.cpu.threads.pool"}, name
 
 
-def test_scikit_learn_is_imported_in_one_module() -> None:
-    found = {name for name in PATHS if {other.split(".")[0] for other in imported(name)} & {"sklearn", "scipy"}}
-    assert found == {"fastnet.sklearn"}
+def test_scikit_learn_and_pandas_are_imported_by_these_modules_only() -> None:
+    found = {
+        name
+        for name in PATHS
+        if {other.split(".")[0] for other in imported(name)} & {"sklearn", "scipy", "pandas", "skops"}
+    }
+    assert found == {"fastnet.sklearn", "fastnet.table", "fastnet.table_model", "fastnet.scores"}
 
 
 def test_numba_cuda_is_imported_by_the_cuda_package_only() -> None:

@@ -61,8 +61,12 @@ def _counts(text: str, least: int = 1) -> list[int]:
 
 integer = _type("a whole number of at least 1", _count)
 seed = _type("a whole number from 0 to 2**64 - 1", lambda text: checks.seed(int(text)))
+not_negative = _type("a number of at least 0", lambda text: checks.number("number", float(text), least=0))
 positive = _type("a number above 0", lambda text: checks.number("number", float(text), above=0))
-batch_size = _type("a whole number of at least 1, or full", lambda text: None if text == "full" else _count(text))
+_BATCHES = {"full": None, "auto": 0}
+batch_size = _type(
+    "a whole number of at least 1, or full", lambda text: _BATCHES[text] if text in _BATCHES else _count(text)
+)
 integers = _type("a list of whole numbers of at least 1, such as 64,64", _counts)
 hidden_sizes = _type("a list of sizes such as 64,64, or none", lambda text: [] if text == "none" else _counts(text))
 layer_sizes = _type(

@@ -6,16 +6,15 @@ import io
 import json
 import math
 import os
-from collections.abc import Sequence
+import sys
 from typing import Any
 
 import numpy as np
 
-from .. import tables
 from ..io import storage
 from ..kernels.specs.base import Array
 from ..kernels.specs.losses import LOSSES
-from ..network import Network, load
+from ..network import load
 
 
 def add_parser(subparsers: Any) -> None:
@@ -23,13 +22,15 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "predict",
         help="apply a model to a new file",
-        description="Predict every row of a CSV or NPZ file. Columns are found by name; the target may be among them "
-        "and is ignored, other columns that the model was not trained on are refused. The result is a CSV: for "
-        "regression the target, for classification the class and the probability of each.",
+        description="Predict every row of a table. Columns are found by name; the target may be among them, and "
+        "the predictions are then scored, on standard error; other columns are ignored. The result is a CSV: for "
+        "regression the target, for classification the class and the probability of each. A network that Network.save "
+        "wrote takes all columns, in order. It needs pip install pandas scikit-learn skops.",
     )
     parser.set_defaults(run=predict)
     parser.option("model", "a file that fastnet train --out, or Network.save, wrote", metavar="MODEL")
-    parser.option("file", "a .csv or .npz file", metavar="FILE")
+    parser.option("file", "a table, of any form that fastnet train takes", metavar="FILE")
+    parser.option("--id", "copy this column (default: that of fastnet train --id)", metavar="COLUMN")
     parser.option("--out", "write to this file, not to standard output", metavar="PREDICTIONS")
     parser.option("--json", "print JSON", action="store_true")
 
@@ -41,91 +42,98 @@ def check_output(path: str, *inputs: str) -> None:
         raise ValueError(f"{storage.display_path(path)} is an input of this command; write to another file")
 
 
-def gives_probabilities(loss: str | None) -> bool:
-    """Whether a network trained with this loss predicts class probabilities."""
-    return loss is not None and bool(LOSSES[loss].probabilities)
-
-
-def predictions(net: Network, X: Array) -> tuple[Array, Array | None]:
-    """Predict rows given in the units of a table.
-
-    Returns
-    -------
-    values : ndarray, shape (rows, outputs)
-        In the target's units; probabilities where the loss gives them.
-    labels : ndarray, shape (rows,), or None
-        Number of the class, for classification.
-    """
-    preparation = net.preparation
-    inputs = preparation.inputs(X) if preparation else X
-    classes = preparation.classes if preparation else None
-    if not gives_probabilities(net.loss):
-        outputs = net.predict(inputs)
-        if classes is not None:
-            return outputs, outputs.argmax(axis=1)
-        return preparation.restore(outputs) if preparation else outputs, None
-    values = net.predict_proba(inputs)
-    if classes is None and LOSSES[str(net.loss)].probabilities == "sigmoid":  # independent, of no class
-        return values, None
-    if values.shape[1] == 1:
-        values = np.hstack([1 - values, values])
-    return values, values.argmax(axis=1)
-
-
 def predict(options: argparse.Namespace) -> int:
     """Apply a model to a file, write the predictions, and return the exit status."""
     if options.out is not None:
         check_output(options.out, options.model, options.file)
-    net = load(options.model)
-    X = tables.read_inputs(options.file, net.preparation, net.layer_sizes[0])
-    text = _as_json(net, X) if options.json else _as_csv(net, X)
+    with storage.reading(options.model) as file:
+        is_archive = file.read(4) == b"PK\x03\x04"
+    result = _of_table(options) if is_archive else _of_network(options)
+    text = to_json(result) + "\n" if options.json else as_csv(result)
     if options.out is None:
         print(text, end="")
     else:
-        with storage.replacing(options.out) as file:
-            file.write(text.encode())
+        with storage.replacing(options.out) as out:
+            out.write(text.encode())
     return 0
 
 
-def _as_csv(net: Network, X: Array) -> str:
-    values, labels = predictions(net, X)
-    target, classes = _target(net), _classes(net)
-    rows = [numbers(row) for row in values.astype(net.dtype)]  # as many digits as this dtype has
-    if labels is None:
-        heads = [target] if values.shape[1] == 1 else [f"{target}_{i + 1}" for i in range(values.shape[1])]
+def _of_table(options: argparse.Namespace) -> dict[str, Any]:
+    """Predict by a model of a table."""
+    from .. import scores, table, table_model
+
+    model, shown = table_model.load(options.model), storage.display_path(options.file)
+    frame = table.read(options.file, model.target)
+    name = model.id if options.id is None and model.id in frame.columns else options.id
+    if name is not None:
+        table.check_columns([name], list(frame.columns), shown)
+    with table.one_line(shown, "cannot be predicted"):
+        outputs = model.outputs(frame)
+    result = {"target": model.target} | ({} if name is None else {"id": name, "ids": frame[name].tolist()})
+    result |= _described(outputs, model.classes, model.has_probabilities)
+    notes = model.notes(frame)
+    if model.target in frame.columns:
+        known, truth = model.truth(frame[model.target])
+        if known.any():
+            result["scores"] = scores.scores(truth, outputs[known])
+            said = ", ".join(f"{key} {value:.4g}" for key, value in result["scores"].items())
+            notes.append(f"{said} on the {len(truth):,} rows whose {model.target!r} is known")
+    for note in notes:
+        print(f"fastnet predict: {note}", file=sys.stderr)
+    return result
+
+
+def _of_network(options: argparse.Namespace) -> dict[str, Any]:
+    """Predict by a network, which takes all columns in order."""
+    net, shown = load(options.model), storage.display_path(options.file)
+    from .. import table
+
+    frame = table.read(options.file, "")
+    if options.id is not None:
+        table.check_columns([options.id], list(frame.columns), shown)
+    features = frame.drop(columns=[] if options.id is None else options.id)
+    wrong = [name for name in features.columns if table.numbers(features[name]).isna().any()]
+    if wrong:
+        raise ValueError(f"{shown}: columns {table.listed(wrong)} hold gaps or text; a network takes numbers only")
+    if features.shape[1] != net.layer_sizes[0]:
+        raise ValueError(f"{shown} has {features.shape[1]} columns of features; this model takes {net.layer_sizes[0]}")
+    X = features.apply(table.numbers).to_numpy()
+    function = LOSSES[net.loss].probabilities if net.loss else None
+    classes = list(range(net.layer_sizes[-1])) if function == "softmax" else None
+    ids = {} if options.id is None else {"id": options.id, "ids": frame[options.id].tolist()}
+    outputs = net.predict_proba(X) if function else net.predict(X)
+    return {"target": "prediction", **ids, **_described(outputs, classes, function == "softmax")}
+
+
+def _described(outputs: Array, classes: list[Any] | None, has_probabilities: bool) -> dict[str, Any]:
+    if classes is None:
+        return {"predictions": (outputs[:, 0] if outputs.shape[1:] == (1,) else outputs).tolist()}
+    found = {"classes": classes, "predictions": [classes[label] for label in outputs.argmax(axis=1)]}
+    return found | {"probabilities" if has_probabilities else "outputs": outputs.tolist()}
+
+
+def as_csv(result: dict[str, Any]) -> str:
+    """Return predictions as CSV: numbers with the seven digits that a network computes with."""
+    target, found = result["target"], result["predictions"]
+    columns: dict[str, Any] = {result["id"]: result["ids"]} if "id" in result else {}
+    if "classes" in result:
+        columns[target] = found
+        name = "probability" if "probabilities" in result else "output"
+        values = np.array(result["probabilities" if "probabilities" in result else "outputs"], np.float32)
+        columns |= {f"{name}_{label}": values[:, i] for i, label in enumerate(result["classes"])}
+    elif found and isinstance(found[0], list):
+        columns |= {f"{target}_{i + 1}": column for i, column in enumerate(np.array(found, np.float32).T)}
     else:
-        name = "probability" if gives_probabilities(net.loss) else "output"
-        heads = [target, *[f"{name}_{label}" for label in classes]]
-        rows = [[classes[label], *row] for label, row in zip(labels, rows, strict=True)]
+        columns[target] = np.array(found, np.float32)
+    shown = [numbers(column) if isinstance(column, np.ndarray) else column for column in columns.values()]
     file = io.StringIO()
-    csv.writer(file, lineterminator="\n").writerows([heads, *rows])
+    csv.writer(file, lineterminator="\n").writerows([[*columns], *zip(*shown, strict=True)])
     return file.getvalue()
 
 
-def _as_json(net: Network, X: Array) -> str:
-    values, labels = predictions(net, X)
-    classes = _classes(net)
-    result: dict[str, Any] = {"target": _target(net)}
-    if labels is None:
-        result["predictions"] = (values[:, 0] if values.shape[1] == 1 else values).tolist()
-    else:
-        result |= {"classes": classes, "predictions": [classes[label] for label in labels]}
-        result["probabilities" if gives_probabilities(net.loss) else "outputs"] = values.tolist()
-    return to_json(result) + "\n"
-
-
-def _target(net: Network) -> str:
-    return net.preparation.target if net.preparation else "prediction"
-
-
-def _classes(net: Network) -> Sequence[Any]:
-    kept = net.preparation.classes if net.preparation else None
-    return list(range(net.layer_sizes[-1])) if kept is None else list(kept)
-
-
-def numbers(row: Array) -> list[str]:
+def numbers(values: Array) -> list[str]:
     """Return the shortest decimal of each number that its dtype reads back: 1325968.8, not 1.3259688e+06."""
-    return [repr(float(str(value))) for value in row]
+    return [repr(float(str(value))) for value in values]
 
 
 def to_json(value: Any) -> str:
@@ -136,6 +144,8 @@ def to_json(value: Any) -> str:
 def _finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _finite(part) for name, part in value.items()}
-    if isinstance(value, (list, tuple, range)):
+    if isinstance(value, (list, tuple)):
         return [_finite(part) for part in value]
+    if isinstance(value, np.generic):
+        value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value

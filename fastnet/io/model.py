@@ -9,7 +9,6 @@ from typing import Any
 
 from ..kernels.api import validation
 from ..kernels.specs.base import Array
-from ..preparation import Preparation
 from . import storage
 
 
@@ -28,8 +27,6 @@ def state_of(network: Any) -> tuple[dict[str, Array], dict[str, str]]:
         "seed": str(network.seed),
         "loss": network.loss or "",
     }
-    if network.preparation is not None:
-        metadata["preparation"] = network.preparation.to_text()
     return arrays, metadata
 
 
@@ -50,6 +47,12 @@ def network_of(network_class: Any, arrays: Mapping[str, Array], metadata: Mappin
     KeyError, TypeError, ValueError
         If anything is missing, does not fit, or is not finite; see `storage.naming_file`.
     """
+    if "preparation" in metadata:
+        raise ValueError(
+            "it holds a table's scaling, of a fastnet before tables were read by pandas; train again with fastnet "
+            "train FILE --target COLUMN --out MODEL, or save it by safetensors without the metadata's 'preparation' "
+            "and 'checksum', and give the network (X - input_shift) / input_scale, which stand in 'preparation'"
+        )
     sizes, activations, seed = (storage.parse(metadata, name) for name in ("layer_sizes", "activations", "seed"))
     if not isinstance(sizes, list) or len(sizes) < 2 or not all(type(size) is int and size > 0 for size in sizes):
         raise ValueError(f"layer sizes are {str(sizes)[:80]}; expected at least two whole numbers above 0")
@@ -67,8 +70,6 @@ def network_of(network_class: Any, arrays: Mapping[str, Array], metadata: Mappin
     *hidden, output = activations
     net = network_class(sizes, hidden, output, dtype, seed)
     net.loss = loss
-    if "preparation" in metadata:
-        net.preparation = Preparation.from_text(metadata["preparation"], net.layer_sizes[0], net.layer_sizes[-1])
     for i, (W, b) in enumerate(zip(net.weights, net.biases, strict=True)):
         W[...], b[...] = arrays[f"layers.{i}.weight"], arrays[f"layers.{i}.bias"]
     return net

@@ -1,4 +1,4 @@
-"""Export to ONNX: the layers as a graph, preceded by a table's scaling and followed by its units or classes."""
+"""Export to ONNX: the layers as a graph, and the function that makes probabilities of their outputs."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,7 +8,6 @@ import numpy as np
 from ..kernels.specs.activations import ACTIVATIONS
 from ..kernels.specs.base import Array
 from ..kernels.specs.losses import LOSSES
-from ..preparation import Preparation
 from .storage import Path, replacing
 
 _OPSET, _IR_VERSION = 17, 8  # of 2022, which all runtimes in use read
@@ -27,13 +26,11 @@ class _Graph:
         self.constants: dict[str, Any] = {}
 
     def constant(self, value: Any, name: str = "") -> str:
-        """Add a constant and return its name; unnamed values get the network's dtype."""
-        array = np.asarray(value) if name else np.asarray(value, self.dtype)
+        """Add a constant of the network's dtype and return its name."""
+        array = np.asarray(value, self.dtype, "C")
         name = name or f"constant_{len(self.constants)}"
-        strings = array.dtype.kind == "U"
-        data = [text.encode() for text in array.tolist()] if strings else np.ascontiguousarray(array).tobytes()
-        kind = self.onnx.TensorProto.STRING if strings else self.onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
-        self.constants[name] = self.onnx.helper.make_tensor(name, kind, array.shape, data, raw=not strings)
+        kind = self.onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
+        self.constants[name] = self.onnx.helper.make_tensor(name, kind, array.shape, array.tobytes(), raw=True)
         return name
 
     def add(self, operator: str, *inputs: str, output: str = "", **attributes: Any) -> str:
@@ -48,9 +45,7 @@ class _Graph:
         return self.add("Cast", self.add("Erf", single), to=self.onnx.helper.np_dtype_to_tensor_dtype(self.dtype))
 
 
-def to_onnx(
-    path: Path, layers: Sequence[Layer], dtype: np.dtype[Any], loss: str | None, preparation: Preparation | None
-) -> None:
+def to_onnx(path: Path, layers: Sequence[Layer], dtype: np.dtype[Any], loss: str | None) -> None:
     """Write layers as an ONNX model; see `Network.to_onnx`."""
     try:
         import onnx
@@ -61,57 +56,33 @@ def to_onnx(
     if size > _MAX_WEIGHT_BYTES:
         raise ValueError(f"this network takes {size / 2**30:.1f} GiB; an ONNX file holds less than 2 GiB")
     graph = _Graph(onnx, dtype)
-    taken, outputs = _build(graph, layers, loss, preparation)
+    outputs = _build(graph, layers, loss)
     info = onnx.helper.make_tensor_value_info
-    inputs, found = [info("X", taken, ["rows", layers[0][0].shape[1]])], [info(*output) for output in outputs]
+    inputs, found = (
+        [info("X", onnx.helper.np_dtype_to_tensor_dtype(dtype), ["rows", layers[0][0].shape[1]])],
+        [info(*output) for output in outputs],
+    )
     body = onnx.helper.make_graph(graph.nodes, "fastnet", inputs, found, list(graph.constants.values()))
     opsets = [onnx.helper.make_opsetid("", _OPSET)]
     model = onnx.helper.make_model(body, producer_name="fastnet", opset_imports=opsets, ir_version=_IR_VERSION)
-    if preparation is not None:
-        onnx.helper.set_model_props(model, {"preparation": preparation.to_text()})
     onnx.checker.check_model(model)
     with replacing(path) as file:
         file.write(model.SerializeToString())
 
 
-def _build(
-    graph: _Graph, layers: Sequence[Layer], loss: str | None, preparation: Preparation | None
-) -> tuple[int, list[tuple[str, int, list[Any]]]]:
-    """Add all nodes; return the type of X, and the name, type and shape of every output."""
-    types, to_type = graph.onnx.TensorProto, graph.onnx.helper.np_dtype_to_tensor_dtype
-    own = to_type(graph.dtype)
+def _build(graph: _Graph, layers: Sequence[Layer], loss: str | None) -> list[tuple[str, int, list[Any]]]:
+    """Add all nodes; return the name, type and shape of every output."""
+    own = graph.onnx.helper.np_dtype_to_tensor_dtype(graph.dtype)
     A = "X"
-    if preparation is not None:
-        # In float64: a year, or a time in seconds, would lose its relevant digits if rounded before it is shifted.
-        shifted = graph.add("Sub", A, graph.constant(preparation.shift, "shift"))
-        A = graph.add("Cast", graph.add("Div", shifted, graph.constant(preparation.scale, "scale")), to=own)
     for i, (W, b, activation) in enumerate(layers):
         weight, bias = graph.constant(W, f"layers.{i}.weight"), graph.constant(b, f"layers.{i}.bias")
         A = ACTIVATIONS[activation].onnx(graph, graph.add("Gemm", A, weight, bias, transB=1))
-    width = len(layers[-1][1])
-    taken = types.DOUBLE if preparation is not None else own
-    classes = preparation.classes if preparation is not None else None
-
     function = LOSSES[loss].probabilities if loss is not None else None
-    if not function and classes is None:
-        if preparation is not None:
-            scale = graph.constant(np.float64(preparation.target_scale), "target_scale")
-            shift = graph.constant(np.float64(preparation.target_shift), "target_shift")
-            A = graph.add("Add", graph.add("Mul", graph.add("Cast", A, to=types.DOUBLE), scale), shift)
-        graph.add("Identity", A, output="outputs")
-        return taken, [("outputs", taken, ["rows", width])]
-
     name = "probabilities" if function else "outputs"
     P = graph.add(function.capitalize(), A) if function else A  # ONNX's Softmax, over the last axis, or Sigmoid
-    if classes is not None and width == 1:  # one probability, of the second class
-        P, width = graph.add("Concat", graph.add("Sub", graph.constant(1), P), P, axis=1), 2
-    P = graph.add("Identity", P, output=name)
-    probabilities = (name, own, ["rows", width])
-    if function == "sigmoid" and classes is None:  # independent probabilities, of no class
-        return taken, [probabilities]
-    label = graph.add("ArgMax", P, axis=1, keepdims=0)
-    labels = np.arange(width) if classes is None else np.array(classes)  # int64, or text
-    if classes is not None:
-        label = graph.add("Gather", graph.constant(labels, "classes"), label)
-    graph.add("Identity", label, output="label")
-    return taken, [("label", types.STRING if labels.dtype.kind == "U" else types.INT64, ["rows"]), probabilities]
+    graph.add("Identity", P, output=name)
+    outputs = [(name, own, ["rows", len(layers[-1][1])])]
+    if function == "softmax":
+        graph.add("ArgMax", name, axis=1, keepdims=0, output="label")
+        outputs.insert(0, ("label", graph.onnx.TensorProto.INT64, ["rows"]))
+    return outputs

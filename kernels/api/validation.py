@@ -55,6 +55,9 @@ def _to_float(name: str, array: Array, value: Any) -> Array:
         return array.astype(np.float64)
     if array.dtype.kind == "f" and array.dtype.itemsize <= 8:  # float16, or another byte order
         return array.astype(np.float64 if array.dtype.itemsize == 8 else np.float32)
+    dtypes = np.ravel(getattr(value, "dtypes", ()))
+    if len(dtypes) and all(map(_is_number, dtypes)):  # pandas' columns of several kinds, or with its own gaps
+        return value.to_numpy(dtype="float64", na_value=np.nan)
     raise TypeError(f"{_not_numbers(name, array, value)}")
 
 
@@ -62,17 +65,29 @@ _PANDAS_ADVICE = (
     (("category",), 'pandas.get_dummies({frame}, columns=["{column}"])', "{series}.cat.codes"),
     (("datetime", "timedelta", "period"),) + ("({series} - {series}.min()).dt.total_seconds()",) * 2,
     (("Int", "UInt", "Float", "boolean"),) + ('{series}.astype("float64"), with missing values filled in before',) * 2,
-    (("",),) + ("pandas.to_numeric({series})",) * 2,
+    (
+        ("",),
+        'pandas.to_numeric({series}), or for names pandas.get_dummies({frame}, columns=["{column}"])',
+        "pandas.to_numeric({series}), or for classes np.unique({series}, return_inverse=True)[1]",
+    ),
 )
 """Beginnings of names of pandas' dtypes, and what makes numbers of a column in a table and of a column alone."""
+
+
+def _is_number(dtype: Any) -> bool:
+    """Whether a dtype of NumPy, pandas or polars is of numbers or booleans."""
+    kind = getattr(dtype, "kind", None)
+    return kind in ("i", "u", "b", "f") if kind else bool(getattr(dtype, "is_numeric", bool)())
 
 
 def _not_numbers(name: str, array: Array, value: Any) -> str:
     """Say which part of a value is not made of numbers, and what to write instead."""
     if hasattr(value, "columns") and hasattr(value, "dtypes"):  # a table of pandas
         for column, dtype in zip(value.columns, value.dtypes, strict=True):
-            if not (isinstance(dtype, np.dtype) and dtype.kind in "iubf"):
+            if not _is_number(dtype):
                 advice = next(a for starts, a, _ in _PANDAS_ADVICE if str(dtype).startswith(starts))
+                if hasattr(value, "to_dummies"):  # polars
+                    advice = '{frame}.to_dummies("{column}")'
                 advice = advice.format(frame=name, column=column, series=f'{name}["{column}"]')
                 return f"{name} has a column {column!r} of dtype {dtype}; expected numbers: write {advice}"
     if hasattr(value, "dtype") and hasattr(value, "index"):  # a single column
@@ -88,7 +103,8 @@ def _not_numbers(name: str, array: Array, value: Any) -> str:
             where = "".join(f", {what} {i}" for what, i in zip(("row", "column"), position, strict=False))
             what = f"{type(element).__name__} {str(element)!r:.40}"
             holds = f"{name} has dtype {array.dtype} and holds {what}{where}"
-            return f"{holds}; expected numbers: drop that column, or number its categories"
+            by = f" by np.unique({name}, return_inverse=True)[1]" if array.ndim == 1 else ""
+            return f"{holds}; expected numbers: drop that column, or number its categories{by}"
     return (
         f"{name} has dtype {array.dtype}; expected numbers, at most float64: convert it first, "
         f'for example by np.asarray({name}, dtype="float64")'
@@ -167,6 +183,8 @@ def labels(name: str, value: ArrayLike, rows: int, classes: int, at: Array | Non
         )
     if array.shape == (rows, classes):
         return _from_one_hot(name, array, at)
+    if array.shape == (rows, 1) and hasattr(value, "columns"):
+        array = array[:, 0]
     if array.shape != (rows,):
         hint = f"; use {name}.ravel()" if array.shape == (rows, 1) else ""
         raise ValueError(
@@ -180,7 +198,9 @@ def labels(name: str, value: ArrayLike, rows: int, classes: int, at: Array | Non
     if wrong.size:
         row = int(wrong[0])
         hint = f"; if they count from 1, use {name} - 1" if whole.min() == 1 and whole.max() == classes else ""
-        if not hint and whole.min() >= 0 and (whole == array).all():
+        if not hint and (whole == array).all() and len(np.unique(whole)) <= classes:
+            hint = f"; number them by np.unique({name}, return_inverse=True)[1]"
+        elif not hint and whole.min() >= 0 and (whole == array).all():
             hint = f"; labels up to {whole.max()} need a network of {whole.max() + 1} outputs"
         raise ValueError(
             f"{name} holds {array[row]} in row {_number(row, at)}; expected whole class labels from 0 to "

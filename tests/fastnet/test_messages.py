@@ -69,10 +69,14 @@ def test_pandas_own_types() -> None:
     pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame({"x": [1.0, 2.0], "n": pandas.array([1, None], "Int64")})
     net = Network([2, 1])
-    with pytest.raises(TypeError, match=r"column 'n' of dtype Int64|object"):
+    with pytest.raises(ValueError, match="X holds NaN at row 1, column 1"):
         net.predict(frame)
-    frame["n"] = frame["n"].fillna(0).astype("float64")
-    net.predict(frame)
+    for column in (pandas.array([1, 0], "Int64"), [True, False], pandas.array([True, False], "boolean")):
+        frame["n"] = column
+        assert (net.predict(frame) == net.predict([[1.0, 1.0], [2.0, 0.0]])).all()
+    frame["n"] = ["a", "b"]
+    with pytest.raises(TypeError, match=r"for names pandas\.get_dummies\(X, columns=\[\"n\"\]\)"):
+        net.predict(frame)
     frame["n"] = pandas.Categorical(["a", "b"])
     with pytest.raises(TypeError, match=r"column 'n' of dtype category"):
         net.predict(frame)
@@ -81,6 +85,25 @@ def test_pandas_own_types() -> None:
         net.predict(frame)
     frame["n"] = (frame["n"] - frame["n"].min()).dt.total_seconds()
     net.predict(frame)
+
+
+def test_frames_and_labels_of_other_kinds() -> None:
+    pandas, polars = pytest.importorskip("pandas"), pytest.importorskip("polars")
+    frame = polars.DataFrame({"a": [1.0, 2.0, 3.0], "b": [1, 2, 3]})
+    net = Network([2, 3], seed=1)
+    assert (net.predict(frame) == net.predict(frame.to_numpy())).all()
+    with pytest.raises(TypeError, match=re.escape("column 'b' of dtype String; expected numbers: write X.to_dummies(")):
+        net.predict(frame.with_columns(b=polars.lit("x")))
+    net.loss_and_gradient(frame, pandas.DataFrame({"y": [0, 1, 2]}), "cross_entropy")
+    net.loss_and_gradient(frame, polars.Series([True, False, True]), "cross_entropy")
+    names = re.escape("np.unique(y, return_inverse=True)[1]")
+    for y in (["a", "b", "c"], pandas.Series(["a", "b", "c"]), polars.Series(["a", "b", "c"]), [2, 4, 6]):
+        with pytest.raises((TypeError, ValueError), match=names):
+            net.loss_and_gradient(frame, y, "cross_entropy")
+    with pytest.raises(TypeError, match=names):
+        Network([2, 1]).loss_and_gradient(frame, ["a", "b", "c"])
+    with pytest.raises(TypeError, match=names):
+        Network([2, 1]).loss_and_gradient(frame, pandas.Series(["a", "b", "c"]))
 
 
 def test_elements_that_are_not_numbers_are_named() -> None:

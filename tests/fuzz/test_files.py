@@ -10,8 +10,7 @@ import pytest
 from fuzz import trials
 
 import fastnet
-import fastnet.data
-from fastnet import Adam, Network, Trainer
+from fastnet import Adam, Network, Trainer, table
 from fastnet.io import storage
 
 JSON = [
@@ -93,7 +92,6 @@ def sound(network: Network) -> None:
 def test_hostile_models(tmp_path: Path) -> None:
     net = Network([3, 5, 2], hidden="tanh")
     net.loss = "cross_entropy"
-    net.preparation = fastnet.data.Preparation.of(np.random.default_rng(0).random((9, 3)), classes=["a", "b"])
     path = tmp_path / "model.safetensors"
     net.save(path)
     content, refused, loaded = path.read_bytes(), 0, 0
@@ -169,12 +167,18 @@ def test_hostile_tables(tmp_path: Path) -> None:
             text = bytes(rng.integers(0, 256, int(rng.integers(0, 200)), np.uint8))
         path.write_bytes(text)
         try:
-            table = fastnet.data.read(path)
+            frame = table.read(path)
+            table.check_columns(["c0"], list(frame.columns), str(path))
+            with table.one_line(path):
+                known, y, _, _ = table.target_of(frame["c0"])
+                features = frame[known].drop(columns="c0")
+                columns = table.Columns.of(features)
+                inputs = columns.transformer(columns.features(features)).transform(columns.features(features))
         except (ValueError, OSError) as error:
             refusal_is_one_line(error, "table.csv")
         else:
-            assert np.isfinite(table.X).all()
-            assert len(table.X) == len(table.y) >= 1
+            assert np.isfinite(inputs).all()
+            assert len(inputs) == len(y) >= 1
 
 
 def test_random_bytes_are_refused(tmp_path: Path) -> None:

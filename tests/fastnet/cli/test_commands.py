@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas
 import pytest
 
 import fastnet
+from fastnet import table_model
 from fastnet.cli import main as cli
-from fastnet.cli import train as commands
-from fastnet.data import Preparation
+from fastnet.cli import predict as commands
 from fastnet.kernels.specs.losses import LOSSES
 
 QUICK = ["--hidden", "8", "--backend", "numpy", "--lr", "0.02"]
@@ -50,46 +51,52 @@ def rows_of(text: str) -> list[list[str]]:
 
 def test_regression_from_file_to_predictions(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("matplotlib")
-    arguments = ["--target", "price", "--epochs", "60", "--out", "m.safetensors", "--plot", "curve.png"]
+    arguments = ["--target", "price", "--epochs", "60", "--out", "m.skops", "--plot", "curve.png"]
     output = run(capsys, "train", "houses.csv", *arguments, *QUICK)
-    assert "data      houses.csv: 200 rows, 40 of them held out, 2 features\n" in output
-    assert "task      regression of 'price': its values are numbers with fractions\n" in output
+    assert "data      houses.csv: 200 rows, 3 columns\nnumber    area, rooms\n" in output
+    assert "task      regression of 'price': numbers with fractions\n" in output
+    assert "rows      120 to train on, 40 choose the best epoch, 40 held out\n" in output
     assert re.search(r"^training  mse, Adam", output, re.M)
-    found = re.search(r"^error     RMSE ([\de.+]+), R\^2 ([\d.]+) on the 40 held-out rows", output, re.M)
+    found = re.search(r"^this model +([\de.+]+) +[\de.+]+ +([\d.]+)$", output, re.M)
     assert found
     assert float(found[2]) > 0.9
     assert 1e3 < float(found[1]) < 1e5, "in the units of the file"
+    assert re.search(r"^mean of the target .*\nHistGradientBoosting ", output, re.M)
+    assert re.search(r"^best      epoch \d+ of 60 is kept: val_loss [\d.]+$", output, re.M)
     assert re.search(r"^diagnosis [A-Z].*\.$", output, re.M)
-    assert output.endswith("model     m.safetensors\nplot      curve.png\n")
+    assert output.endswith("model     m.skops\nplot      curve.png\n")
     assert (folder / "curve.png").read_bytes().startswith(b"\x89PNG")
 
     (folder / "new.csv").write_text("rooms,area\n3,100\n3,200\n")
-    low, high = (float(row[0]) for row in rows_of(run(capsys, "predict", "m.safetensors", "new.csv"))[1:])
+    low, high = (float(row[0]) for row in rows_of(run(capsys, "predict", "m.skops", "new.csv"))[1:])
     assert abs(low - 1_345_000) < 1e5
     assert abs(high - 1_645_000) < 1e5
-    assert json.loads(run(capsys, "predict", "m.safetensors", "new.csv", "--json")) == {
+    assert json.loads(run(capsys, "predict", "m.skops", "new.csv", "--json")) == {
         "target": "price",
         "predictions": [pytest.approx(low), pytest.approx(high)],
     }
-    assert run(capsys, "predict", "m.safetensors", "new.csv", "--out", "p.csv") == ""
+    assert run(capsys, "predict", "m.skops", "new.csv", "--out", "p.csv") == ""
     assert (folder / "p.csv").read_text() == f"price\n{low}\n{high}\n"
-    net = fastnet.load("m.safetensors")
-    kept = net.preparation
-    assert kept is not None
-    assert kept.restore(net.predict(kept.inputs([[100, 3]])))[0, 0] == pytest.approx(low)
+    frame = pandas.DataFrame({"other": "x", "rooms": [3], "area": [100.0]})
+    assert table_model.load("m.skops").predict(frame) == pytest.approx([low])
+    polars = pytest.importorskip("polars")
+    assert table_model.load("m.skops").predict(polars.from_pandas(frame)) == pytest.approx([low])
 
 
 def test_classification_from_file_to_predictions(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = run(capsys, "train", "insects.csv", "--target", "kind", "--epochs", "60", "--out", "m", *QUICK)
-    assert "2 features, separated by semicolons\n" in output
-    assert "task      classification of 'kind': its values are text: ant, bee, cicada\n" in output
-    found = re.search(
-        r"^accuracy  ([\d.]+)% of the 40 held-out rows; always predicting .* class, ([\d.]+)%$", output, re.M
-    )
+    assert "task      classification of 'kind': text, 3 different: ant (" in output
+    found = re.search(r"^this model +([\d.]+) .*\nmost frequent class +([\d.]+) ", output, re.M)
     assert found
-    assert float(found[1]) > 90 > float(found[2])
+    assert float(found[1]) > 0.9 > float(found[2])
+    assert re.search(r"^true . predicted  ant  bee  cicada\nant +\d+ +\d+ +\d+$", output, re.M)
 
-    rows = rows_of(run(capsys, "predict", "m", "insects.csv"))
+    assert cli.main(["predict", "m", "insects.csv"]) == 0
+    captured = capsys.readouterr()
+    assert re.fullmatch(
+        r"fastnet predict: accuracy (1|0\.9.*),.* on the 200 rows whose 'kind' is known\n", captured.err
+    )
+    rows = rows_of(captured.out)
     assert rows[0] == ["kind", "probability_ant", "probability_bee", "probability_cicada"]
     truth = [line.split(";")[2] for line in (folder / "insects.csv").read_text().splitlines()[1:]]
     assert np.mean([row[0] == kind for row, kind in zip(rows[1:], truth, strict=True)]) > 0.9
@@ -98,6 +105,102 @@ def test_classification_from_file_to_predictions(folder: Path, capsys: pytest.Ca
     assert told["classes"] == ["ant", "bee", "cicada"]
     assert told["predictions"] == [row[0] for row in rows[1:]]
     assert np.array(told["probabilities"]).shape == (200, 3)
+    assert told["scores"]["accuracy"] > 0.9
+
+
+PEOPLE = ["--target", "rich", "--id", "person", "--drop", "noise", "--category", "zone", "--epochs", "30", *QUICK]
+
+
+@pytest.fixture
+def people(folder: Path) -> pandas.DataFrame:
+    """A table as people have them: text, gaps, dates, booleans, an id, a constant."""
+    random = np.random.default_rng(0)
+    age, rows = random.normal(40, 10, 300), 300
+    frame = pandas.DataFrame({"person": [f"p{i}" for i in range(rows)], "age": age.round(1), "noise": age * 2})
+    frame["town"] = random.choice(["Rome", "Oslo, N", "Bern"], rows)
+    frame.loc[7, "town"] = "Ulm"
+    frame["zone"] = random.integers(1, 4, rows)
+    frame["since"] = pandas.date_range("2020-01-01", periods=rows).strftime("%d.%m.%Y")
+    frame["member"], frame["planet"] = random.random(rows) > 0.5, "earth"
+    frame["rich"] = np.where(age + 10 * frame["member"] > 45, "yes", "no")
+    frame.loc[::9, "age"], frame.loc[::11, "town"], frame.loc[3, "rich"] = np.nan, None, None
+    frame.to_csv("people.csv.gz", sep="\t")
+    frame.to_parquet("people.parquet")
+    return frame
+
+
+def test_table_with_text_and_gaps(people: pandas.DataFrame, capsys: pytest.CaptureFixture[str]) -> None:
+    output = run(capsys, "train", "people.csv.gz", *PEOPLE, "--class-weight", "balanced", "--out", "m")
+    for line in (
+        r"number    age \(\d+ gaps\)",
+        r"boolean   member",
+        r"category  town \(4 values, 1 in fewer than 2 rows taken together; \d+ gaps\), zone \(3 values\)",
+        r"date      since \(%d.%m.%Y\)",
+        r"left out  Unnamed: 0 \(an id: every row has another\), person \(as requested\), noise \(as requested\), .*",
+        r"gaps      1 rows are left out, whose 'rich' is not known",
+        r"task      classification of 'rich': text, 2 different: no \(\d+%\), yes \(\d+%\)",
+    ):
+        assert re.search(f"^{line}$", output, re.M), line
+    assert "planet (constant)" in output
+    assert cli.main(["predict", "m", "people.parquet"]) == 0
+    captured = capsys.readouterr()
+    assert "on the 299 rows whose 'rich' is known" in captured.err
+    rows = rows_of(captured.out)
+    assert rows[0] == ["person", "rich", "probability_no", "probability_yes"]
+    assert [row[0] for row in rows[1:]] == people["person"].tolist()
+    assert float(re.findall(r"accuracy ([\d.]+)", captured.err)[0]) > 0.8
+    people.drop(columns=["rich", "person"]).assign(town="Nice", more=1).to_feather("new.feather")
+    assert cli.main(["predict", "m", "new.feather"]) == 0
+    assert capsys.readouterr().err.splitlines() == [
+        "fastnet predict: ignored, since the model was not trained on them: 'more'",
+        "fastnet predict: 300 rows hold values of 'town' that are new, such as 'Nice'",
+    ]
+
+
+def test_folds_and_ensembles_are_fitted_side_by_side(
+    people: pandas.DataFrame, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = [json.loads(run(capsys, "train", "people.parquet", *PEOPLE, "--cv", "3", "--ensemble", "2", "--json"))]
+    told += [json.loads(run(capsys, "train", "people.parquet", *PEOPLE, "--cv", "3", "--ensemble", "2", "--json"))]
+    for one in told:
+        one["seconds"] = 0
+    assert told[0] == told[1]
+    assert [network["fold"] for network in told[0]["networks"]] == [0, 0, 1, 1, 2, 2]
+    assert told[0]["held_out"]["rows"] == 299, "each row once"
+    assert told[0]["held_out"]["scores"]["this model"]["auc"] > 0.8
+    output = run(capsys, "train", "people.parquet", *PEOPLE, "--ensemble", "2", "--out", "m")
+    assert re.search(r"^networks  2, side by side, each on one thread; the model is their mean$", output, re.M)
+    assert re.search(r"^1 +0 +\d+ +epoch \d+ +[\d.]+$", output, re.M)
+    assert len(table_model.load("m").members) == 2
+
+
+def test_checkpoint_is_resumed_from_its_best_epoch(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [
+        "houses.csv",
+        "--target",
+        "price",
+        *QUICK,
+        "--checkpoint",
+        "run",
+        "--schedule",
+        "cosine",
+        "--l2",
+        "1e-4",
+    ]
+    run(capsys, "train", *arguments, "--epochs", "4")
+    output = run(capsys, "train", *arguments, "--epochs", "6")
+    assert "resumed   from epoch 4 of run\n" in output
+    assert " of 6 is kept" in output
+    assert cli.main(["train", *arguments, "--seed", "1"]) == 1
+    assert "run is the checkpoint of another network: its seed is 0, not 1; remove it" in capsys.readouterr().err
+
+
+def test_model_no_better_than_the_trivial_one_is_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    random = np.random.default_rng(0)
+    np.savez("t.npz", X=random.normal(size=(300, 3)), y=(random.random(300) < 0.07).astype(int))
+    output = run(capsys, "train", "t.npz", "--epochs", "20", *QUICK)
+    assert "note      classes are imbalanced: '1' is " in output
+    assert "warning   this model is no better than the most frequent class" in output
 
 
 @pytest.mark.parametrize("loss", sorted(LOSSES))
@@ -107,7 +210,7 @@ def test_train_classes(loss: str, classes: int, folder: Path, capsys: pytest.Cap
     y = np.digitize(X[:, 0], [0] if classes == 2 else [-0.5, 0.5]) + 4
     np.savez("t.npz", X=100 * X, y=y)
     told = json.loads(run(capsys, "train", "t.npz", "--loss", loss, "--epochs", "80", "--out", "m", "--json", *QUICK))
-    assert told["held_out"]["accuracy"] > 0.8
+    assert told["held_out"]["scores"]["this model"]["accuracy"] > 0.8
     assert told["classes"] == [4, 5, 6][:classes]
     rows = rows_of(run(capsys, "predict", "m", "t.npz"))
     assert len(rows[0]) == 1 + classes
@@ -118,15 +221,17 @@ def test_train_classes(loss: str, classes: int, folder: Path, capsys: pytest.Cap
 def test_train_numbers(loss: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--target", "price", "--loss", loss, "--json", "--epochs", "60", *QUICK]
     told = json.loads(run(capsys, "train", "houses.csv", *arguments))
-    assert told["held_out"]["r2"] > 0.8
-    assert not list(folder.glob("*.safetensors")), "written only when asked for"
+    assert told["held_out"]["scores"]["this model"]["r2"] > 0.8
+    assert not list(folder.glob("m*")), "written only when asked for"
 
 
 def test_train_json_is_the_whole_output(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     told = json.loads(run(capsys, "train", "houses.csv", "--target", "price", "--epochs", "6", "--json", *QUICK))
     assert (told["task"], told["target"], told["epochs"], told["classes"]) == ("regression", "price", 6, None)
     assert len(told["history"]["loss"]) == len(told["history"]["val_loss"]) == 6
-    assert {"rmse", "mae", "r2"} == {*told["held_out"]}
+    assert {"rmse", "mae", "r2"} == {*told["held_out"]["scores"]["this model"]}
+    assert {*told["held_out"]["verdict"]} == {"mean of the target", "HistGradientBoosting"}
+    assert told["columns"] == {"area": "number", "rooms": "number"}
     assert told["diagnosis"]
     told = json.loads(run(capsys, "train", "--epochs", "2", "--json", *QUICK))
     assert told["file"] is None
@@ -144,13 +249,21 @@ def test_train_patience_keeps_the_best_model(folder: Path, capsys: pytest.Captur
         (("houses.csv",), "houses.csv: which column is to be predicted? Name it by --target; there are: 'area',"),
         (("no.csv", "--target", "y"), "cannot read no.csv: no such file or directory"),
         (("houses.csv", "--target", "cost"), "houses.csv has no column 'cost'"),
-        (("insects.csv", "--target", "wing"), "insects.csv, line 2: column 'kind' holds '"),
+        (("houses.csv", "--target", "Price"), "has no column 'Price'; did you mean 'price'?; there are: 'area'"),
+        (("houses.csv", "--target", "price", "--drop", "a,rom"), "has no columns 'a', 'rom'; did you mean 'rooms'?"),
+        (
+            ("houses.csv", "--target", "price", "--drop", "area,rooms"),
+            "has no column to predict 'price' from; left out",
+        ),
         (("houses.csv", "--target", "price", "--out", "no/m"), "cannot write no/m: there is no folder"),
         (("houses.csv", "--target", "price", "--out", "."), "cannot write .: it is a folder; name a file in it"),
         (("houses.csv", "--target", "price", "--out", "./houses.csv"), "houses.csv is an input of this command"),
         (("houses.csv", "--target", "price", "--plot", "houses.csv"), "houses.csv is an input of this command"),
         (("houses.csv", "--target", "price", "--plot", "a.xyz"), "--plot a.xyz: unknown image type"),
-        (("houses.csv", "--target", "price", "--plot", "a.png", "--out", "a.png"), "--out and --plot name the same"),
+        (
+            ("houses.csv", "--target", "price", "--plot", "a.png", "--out", "a.png"),
+            "--out, --plot and --checkpoint name the same",
+        ),
         (("houses.csv", "--target", "price", "--loss", "cross_entropy"), "cross_entropy is a loss for classes"),
         (("houses.csv", "--target", "price", "--task", "classification", "--hidden", "9" * 13), "Unable to allocate"),
     ],
@@ -182,10 +295,10 @@ def test_predict_errors_are_one_line(folder: Path, capsys: pytest.CaptureFixture
     run(capsys, "train", "houses.csv", "--target", "price", "--epochs", "1", "--out", "m", *QUICK)
     for arguments, message in [
         (("no", "houses.csv"), "cannot read no: no such file"),
-        (("houses.csv", "houses.csv"), "houses.csv is not a safetensors file"),
+        (("houses.csv", "houses.csv"), "houses.csv is not a safetensors file; expected a file"),
         (
             ("m", "insects.csv"),
-            "insects.csv lacks columns that this model takes: 'area', 'rooms'; it has instead 'wing'",
+            "insects.csv cannot be predicted: the table has no columns 'area', 'rooms'; there are: 'wing'",
         ),
         (("m", "houses.csv", "--out", "houses.csv"), "houses.csv is an input of this command; write to another file"),
         (("m", "houses.csv", "--out", "m"), "m is an input of this command; write to another file"),
@@ -212,14 +325,15 @@ def test_predict_with_a_network_saved_by_the_library(folder: Path, capsys: pytes
     assert [int(row[0]) for row in rows[1:]] == net.predict(np.eye(2)).argmax(axis=1).tolist()
 
 
-def test_predict_quotes_labels_where_csv_requires_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    net = fastnet.Network([2, 2])
-    net.loss = "cross_entropy"
-    net.preparation = Preparation(np.zeros(2), np.ones(2), ("a", "b"), "kind", classes=('x, "y"', "naïve"))
-    net.save("m")
-    (folder / "n.csv").write_text("a,b\n1,2\n")
-    first = run(capsys, "predict", "m", "n.csv").splitlines()[0]
-    assert first == 'kind,"probability_x, ""y""",probability_naïve'
+def test_predict_quotes_labels_where_csv_requires_it() -> None:
+    result = {
+        "target": "kind",
+        "classes": ['x, "y"', "naïve"],
+        "predictions": ["naïve"],
+        "probabilities": [[0.25, 0.75]],
+    }
+    said = commands.as_csv(result)
+    assert said == 'kind,"probability_x, ""y""",probability_naïve\nnaïve,0.25,0.75\n'
 
 
 def test_train_missing_package_is_one_line(
@@ -229,6 +343,20 @@ def test_train_missing_package_is_one_line(
     assert cli.main(["train", "houses.csv", "--target", "price", "--plot", "a.png"]) == 1
     expected = "fastnet train: --plot needs the package matplotlib: pip install matplotlib\n"
     assert capsys.readouterr().err == expected
+
+
+@pytest.mark.parametrize("package", ["pandas", "skops"])
+def test_missing_extra_is_one_line(
+    package: str, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("fastnet.table", "fastnet.table_model"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+        monkeypatch.delattr(fastnet, name.removeprefix("fastnet."), raising=False)
+    monkeypatch.setitem(sys.modules, package, None)
+    assert cli.main(["train", "houses.csv", "--target", "price", "--epochs", "1", "--out", "m", *QUICK]) == 1
+    said = capsys.readouterr().err
+    assert "pip install pandas scikit-learn skops" in said
+    assert said.count("\n") == 1
 
 
 def test_train_json_contains_no_nan() -> None:
@@ -248,12 +376,13 @@ def test_train_saves_the_model_despite_a_closed_pipe(folder: Path) -> None:
         assert process.wait(timeout=120) == 0
         assert process.stderr is not None
         assert process.stderr.read() == b""
-    assert fastnet.load("m").preparation is not None
+    assert table_model.load("m").target == "price"
 
 
 @pytest.mark.skipif(os.name != "posix", reason="Ctrl-C is sent differently there")
-def test_train_interrupted_saves_the_last_whole_epoch(folder: Path) -> None:
-    command: list[Any] = [*TRAIN, "--epochs", "1000000", "--out", "m"]
+@pytest.mark.parametrize(("number", "said"), [("SIGINT", "interrupted"), ("SIGTERM", "stopped by SIGTERM")])
+def test_train_interrupted_saves_the_best_epoch(number: str, said: str, folder: Path) -> None:
+    command: list[Any] = [*TRAIN, "--epochs", "1000000", "--patience", "1000000", "--out", "m"]
     pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     heeding = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # which a shell's background jobs ignore
     with subprocess.Popen(command, preexec_fn=heeding, **pipes) as process, ExitStack() as stack:
@@ -263,13 +392,15 @@ def test_train_interrupted_saves_the_last_whole_epoch(folder: Path) -> None:
             if line.startswith("total"):
                 break
         time.sleep(1.0)
-        process.send_signal(signal.SIGINT)
-        output, said = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert re.fullmatch(r"fastnet train: interrupted after \d+ whole epochs", said.splitlines()[-1])
-    if "after 0 " in said:  # a busy machine may not have compiled by then
+        process.send_signal(getattr(signal, number))
+        output, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + getattr(signal, number)
+    pattern = rf"fastnet train: {said} after \d+ whole epochs; (nothing|the best of them) is kept"
+    assert re.fullmatch(pattern, errors.splitlines()[-1])
+    if "after 0 " in errors:  # a busy machine may not have compiled by then
         assert sorted(os.listdir()) == ["houses.csv", "insects.csv"]
     else:
         assert output.endswith("model     m\n")
-        assert fastnet.load("m").loss == "mse"
+        assert " is kept: val_loss " in output
+        assert table_model.load("m").members[0][1].loss == "mse"
         assert sorted(os.listdir()) == ["houses.csv", "insects.csv", "m"]

@@ -1,6 +1,5 @@
 """Model files: a network comes back to the bit, PyTorch reads its weights, and a hostile file is an error."""
 
-import json
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ import safetensors.numpy
 
 import fastnet
 from fastnet import Network
-from fastnet.data import Preparation
 from fastnet.io import storage
 from fastnet.kernels.reference import activations as reference
 
@@ -28,9 +26,6 @@ def network(**options: Any) -> Network:
 def prepared() -> Network:
     net = network()
     net.loss = "cross_entropy"
-    net.preparation = Preparation.of(
-        X * [1, 1e9, 0] + 0.1, features=["a", 'b "ü"', "c\n"], target="t", classes=["no", "yes"]
-    )
     return net
 
 
@@ -42,7 +37,7 @@ def test_model_round_trip_is_bit_identical(dtype: str, tmp_path: Path) -> None:
     assert repr(other) == repr(net)
     assert (other.parameters == net.parameters).all()
     assert (other.predict(X) == net.predict(X)).all()
-    assert other.loss is other.preparation is None
+    assert other.loss is None
     other.parameters[:] = 0
     assert (fastnet.load(tmp_path / "m.safetensors").parameters == net.parameters).all()
 
@@ -52,13 +47,7 @@ def test_model_keeps_everything_needed_to_predict(tmp_path: Path) -> None:
     net.save(str(tmp_path / "m"))
     other = fastnet.load(str(tmp_path / "m"))
     assert (other.predict_proba(X) == net.predict_proba(X)).all()
-    assert net.preparation is not None
-    assert other.preparation is not None
-    for name in ("shift", "scale"):
-        assert (getattr(other.preparation, name) == getattr(net.preparation, name)).all()
-    for name in ("features", "target", "target_shift", "target_scale", "classes"):
-        assert getattr(other.preparation, name) == getattr(net.preparation, name)
-    assert other.preparation.scale[2] == 1, "a constant column"
+    assert other.loss == net.loss
 
 
 def test_model_with_nonfinite_parameters_is_not_saved(tmp_path: Path) -> None:
@@ -123,12 +112,6 @@ def changed(tmp_path: Path, metadata: dict[str, Any], arrays: dict[str, Any] | N
     return tmp_path / "m"
 
 
-def preparation(**changes: Any) -> dict[str, str]:
-    kept = prepared().preparation
-    assert kept is not None
-    return {"preparation": json.dumps({**json.loads(kept.to_text()), **changes})}
-
-
 @pytest.mark.parametrize(
     ("metadata", "message"),
     [
@@ -154,24 +137,7 @@ def preparation(**changes: Any) -> dict[str, str]:
         ({"seed": "x"}, "is not as fastnet writes it"),
         ({"seed": "-1"}, "seed is -1"),
         ({"loss": "evil"}, "unknown loss 'evil'"),
-        ({"preparation": "{}"}, "its preparation is not as fastnet writes it"),
-        ({"preparation": "[" * 100_000}, "its preparation is not as fastnet writes it"),
-        (preparation(input_shift=[1, 2]), "its scaling is not of the network's 3 inputs"),
-        (preparation(input_shift=[[1], [2], [3]]), "its scaling is not of"),
-        (preparation(input_shift="abc"), "its preparation is not as"),
-        (preparation(input_scale=[1, 0, 1]), "a scale that is not above 0"),
-        (preparation(input_scale=[1, float("inf"), 1]), "not finite"),
-        (preparation(input_scale=[1, float("nan"), 1]), "not finite"),
-        (preparation(target_shift=float("nan")), "not finite"),
-        (preparation(features=["a", "a", "b"]), "not 3 different names"),
-        (preparation(features=[1, 2, 3]), "not 3 different names"),
-        (preparation(features="abc"), "not 3 different names"),
-        (preparation(classes=["a"]), "its classes are not different labels for 2 outputs"),
-        (preparation(classes=["a", 1]), "its classes are not"),
-        (preparation(classes=["a", "a"]), "its classes are not"),
-        (preparation(classes=[1, 2**70]), "its classes are not"),
-        (preparation(classes={"a": 1}), "its classes are not"),
-        (preparation(target=None), "its target has no name"),
+        ({"preparation": "{}"}, "train again with fastnet train FILE --target COLUMN"),
     ],
 )
 def test_model_rejects_hostile_metadata(metadata: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -219,12 +185,3 @@ def test_model_with_flipped_bits_is_rejected(tmp_path: Path) -> None:
         else:  # the bit was one of the checksum's name
             assert (net.parameters == prepared().parameters).all()
     assert refused > 580
-
-
-def test_model_preparation_must_fit_the_network() -> None:
-    net = Network([3, 2])
-    with pytest.raises(TypeError, match=r"preparation is 'scale'; expected a fastnet\.data\.Preparation"):
-        net.preparation = "scale"  # type: ignore[assignment]
-    with pytest.raises(ValueError, match="preparation is of 2 columns; this network takes 3"):
-        net.preparation = fastnet.data.Preparation.of(np.eye(2))
-    assert net.preparation is None

@@ -8,7 +8,6 @@ import pytest
 from fastnet.kernels.engine.engine import CpuEngine
 from fastnet.kernels.engine.numpy_engine import NumpyEngine
 from fastnet.kernels.engine.plan import GROUP_ROWS, MICRO_BATCH_ROWS
-from fastnet.preparation import Preparation
 
 TOLERANCE = 1e-6
 """Of the largest element."""
@@ -61,11 +60,3 @@ def test_weighted_sums_of_16_million_rows() -> None:
     engine.train(X, np.zeros((rows, 1), "f4"), weights)
     assert error(engine.plan.totals["weight"], 0.1 * rows) < 1e-9
     assert error(engine.results()["loss"], np.mean(np.square(X + np.float32(0.25)), dtype="f8")) < TOLERANCE
-
-
-@pytest.mark.exhaustive
-def test_column_statistics_of_16_million_rows() -> None:
-    column = np.random.default_rng(0).random((1 << 24, 1), dtype="f4") + np.float32(1000)
-    found = Preparation.of(column)
-    assert error(found.shift, column.astype("f8").mean()) < TOLERANCE
-    assert error(found.scale, column.astype("f8").std()) < TOLERANCE

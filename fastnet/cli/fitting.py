@@ -1,0 +1,158 @@
+"""Fits the networks of ``fastnet train``: one in turn with a progress bar, several side by side, until a signal."""
+
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..diagnosis import diagnose
+from ..history import History
+from ..kernels.cpu.threads.pool import num_threads
+from ..kernels.specs.base import Array
+from ..trainer import DivergenceWarning, Trainer
+
+
+@dataclass
+class Data:
+    """What is learnt: features, targets, and for a table how its columns are read."""
+
+    X: Any
+    y: Array
+    classes: list[Any] | None
+    target: str
+    lines: list[str]
+    columns: Any = None
+    scaling: tuple[float, float] = (0.0, 1.0)
+    facts: dict[str, Any] = field(default_factory=dict)
+    balanced: bool = False
+
+    @property
+    def task(self) -> str:
+        """The task."""
+        return "regression" if self.classes is None else "classification"
+
+
+@dataclass
+class Member:
+    """A network to fit, with its data, and how it went.
+
+    Attributes
+    ----------
+    trainer : Trainer
+    data, validation : tuple (X, y, weights)
+        Weights may be None.
+    baseline : float or None
+        The loss of always predicting the same.
+    fold : int
+        Which rows are held out from it.
+    transformer : ColumnTransformer or None
+        What made X of a table.
+    """
+
+    trainer: Trainer
+    data: tuple[Any, ...]
+    validation: tuple[Any, ...]
+    baseline: float | None
+    fold: int = 0
+    transformer: Any = None
+
+    @property
+    def history(self) -> History:
+        """The curves."""
+        return self.trainer.history
+
+    @property
+    def rows(self) -> int:
+        """How many rows it is fitted on."""
+        return len(self.data[1])
+
+    def fit(self, epochs: int, patience: int, stop: Callable[[Any], None], checkpoint: str | None, bar: bool) -> None:
+        """Train until ``history`` has this many epochs; the best epoch is kept, whatever ends it."""
+        X, y, weights = self.data
+        rest: dict[str, Any] = {"sample_weight": weights, "patience": patience, "callbacks": [stop]}
+        if epochs > self.history.epochs:
+            rest |= {"checkpoint": checkpoint, "progress": None if bar else False, "validation_data": self._validation}
+            self.trainer.fit(X, y, epochs - self.history.epochs, **rest)
+
+    @property
+    def _validation(self) -> tuple[Any, ...]:
+        return self.validation if self.validation[2] is not None else self.validation[:2]
+
+    def kept(self) -> tuple[int | None, float]:
+        """Return the epoch whose parameters the network holds, None for those at the start, and its ``val_loss``."""
+        value = self.trainer.evaluate(*self.validation)["loss"]
+        best = self.history.best_epoch
+        return (best if best is not None and self.history["val_loss"][best] <= value * (1 + 1e-6) else None), value
+
+    def diagnosis(self) -> str:
+        """Describe how training went."""
+        return diagnose(self.history.get("loss", ()), self.history.get("val_loss", ()), self.baseline).words
+
+
+def fit(members: Sequence[Member], epochs: int, patience: int, checkpoint: str | None = None) -> int:
+    """Fit all; report what went wrong, a line each, and return the exit status.
+
+    Ctrl-C and SIGTERM end the fits with the best epoch so far; the status is then 128 and the signal's number.
+    """
+    status = 0
+    with warnings.catch_warnings(record=True) as caught, _heeded_signals() as (stop, came):
+        warnings.simplefilter("always")
+        try:
+            if len(members) == 1:
+                members[0].fit(epochs, patience, stop, checkpoint, True)
+            else:
+                with ThreadPoolExecutor(min(len(members), num_threads())) as pool:
+                    fits = [pool.submit(member.fit, epochs, patience, stop, None, False) for member in members]
+                    try:
+                        for each in fits:
+                            each.result()
+                    except BaseException:
+                        pool.shutdown(wait=False, cancel_futures=True)
+                        raise
+        except KeyboardInterrupt:
+            status = 128 + (came[0] if came else signal.SIGINT)
+    for warning in caught:
+        print(f"fastnet train: {warning.message}", file=sys.stderr)
+        if issubclass(warning.category, DivergenceWarning):
+            status = 1
+    if status > 1:
+        said = "interrupted" if status == 130 else "stopped by SIGTERM"
+        done = min(member.history.epochs for member in members)
+        kept = "; the best of them is kept" if done else "; nothing is kept"
+        print(f"fastnet train: {said} after {done} whole epochs{kept}", file=sys.stderr)
+    return status
+
+
+@contextmanager
+def _heeded_signals() -> Iterator[tuple[Callable[[Any], None], list[int]]]:
+    """Give a callback that raises KeyboardInterrupt once a signal came, and the list of those that did.
+
+    Python prints and drops exceptions that are raised in destructors and callbacks from C, of which compilation has
+    many, and a signal interrupts the main thread only: without the callback it would do nothing then.
+    """
+    came: list[int] = []
+
+    def interrupt(number: int, frame: Any) -> None:
+        came.append(number)
+        raise KeyboardInterrupt
+
+    def stop(row: Any) -> None:
+        if came:
+            raise KeyboardInterrupt
+
+    # A background job's SIGINT is ignored, and only the main thread may set a handler.
+    defaults = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    in_main = threading.current_thread() is threading.main_thread()
+    replaced = {number: old for number, old in defaults.items() if in_main and signal.getsignal(number) is old}
+    for number in replaced:
+        signal.signal(number, interrupt)
+    try:
+        yield stop, came
+    finally:
+        for number, old in replaced.items():
+            signal.signal(number, old)

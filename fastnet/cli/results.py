@@ -1,0 +1,105 @@
+"""What ``fastnet train`` reports of the networks it has fitted: curves, scores beside two other models, JSON."""
+
+import argparse
+from typing import Any
+
+import numpy as np
+
+from ..kernels.specs.base import Array
+from . import textplot
+from .fitting import Data, Member
+
+
+def held_out(found: Data, members: list[Member], model: Any, parts: list[tuple[Array, Array]]) -> dict[str, Any]:
+    """Predict each held-out row by the networks that have not seen it, and by the baselines; score all."""
+    from .. import scores
+
+    collected: dict[str, list[Array]] = {}
+    rows = []
+    for fold, (train, held) in enumerate(parts):
+        ours = [i for i, member in enumerate(members) if member.fold == fold]
+        if ours:
+            rows.append(held)
+            features = found.X.iloc[held]
+            each = {"this model": model.outputs_of(features, ours)}
+            fitted = found.X.iloc[train], found.y[train]
+            others = scores.baseline_outputs(fitted, features, found.columns.text, len(found.classes or ()))
+            shift, scale = found.scaling
+            each |= {name: out if found.classes else out * scale + shift for name, out in others.items()}
+            for name, out in each.items():
+                collected.setdefault(name, []).append(out)
+    at = np.concatenate(rows)
+    y = found.y[at] if found.classes else found.y[at] * found.scaling[1] + found.scaling[0]
+    outputs = {name: np.concatenate(out) for name, out in collected.items() if len(out) == len(rows)}
+    result = {"rows": len(at), "scores": {name: scores.scores(y, out) for name, out in outputs.items()}}
+    mine = outputs.pop("this model")
+    result["verdict"] = {name: scores.compare(y, mine, out, found.balanced) for name, out in outputs.items()}
+    if found.classes:
+        result["confusion"] = scores.confusion(y, mine)
+    return result
+
+
+def fitted(members: list[Member], kept: list[tuple[int | None, float]]) -> list[str]:
+    """Draw the curves of one network, or list several; say which epoch is kept, and how it went."""
+    first = members[0].history
+
+    def named(epoch: int | None) -> str:
+        return "that before training" if epoch is None else f"epoch {epoch + 1}"
+
+    if len(members) == 1:
+        epoch, value = kept[0]
+        best = f"best      {named(epoch)} of {first.epochs} is kept: val_loss {value:.4g}"
+        if first.best_epoch is None:
+            best = "best      none: no epoch has a finite loss"
+        curves = {name: first[name] for name in ("loss", "val_loss") if name in first}
+        return [textplot.curves(curves), "", best, f"diagnosis {members[0].diagnosis()}"]
+    cells = [["network", "fold", "epochs", "kept", "val_loss"]]
+    for i, (member, (epoch, value)) in enumerate(zip(members, kept, strict=True)):
+        cells.append([str(i), str(member.fold), str(member.history.epochs), named(epoch), f"{value:.4g}"])
+    return [textplot.table("<>>>>", cells), "", f"diagnosis {members[0].diagnosis()} (network 0)"]
+
+
+def said(found: Data, members: list[Member], parts: list[tuple[Array, Array]], held_out: dict[str, Any]) -> list[str]:
+    """Say how well the held-out rows are predicted."""
+    if not held_out:
+        held = parts[0][1]
+        accuracy = float(np.mean(members[0].trainer.network.predict(found.X[held]).argmax(axis=1) == found.y[held]))
+        return [f"accuracy  {accuracy:.2%} of the {len(held)} held-out images"]
+    table, names = held_out["scores"], list(held_out["scores"]["this model"])
+    cells = [[f"{held_out['rows']:,} held-out rows", *names]]
+    cells += [[name, *(f"{row[key]:.4g}" for key in names)] for name, row in table.items()]
+    lines = ["", textplot.table("<" + ">" * len(names), cells)]
+    for name, verdict in held_out["verdict"].items():
+        if verdict != "ahead" and not name.startswith("Hist"):
+            auc = table["this model"].get("auc", 0.0)
+            ranks = f"; its probabilities still rank rows (AUC {auc:.3f})" if auc > 0.6 else ": do not rely on it"
+            lines.append(f"warning   this model is no better than the {name}{ranks}")
+        elif name.startswith("Hist"):
+            how = {"ahead": "less good", "even": "as good, within the noise", "behind": "better"}[verdict]
+            lines.append(f"beside    {name}, fitted on the same rows, is {how}")
+    if found.classes and len(found.classes) <= 10:
+        labels = [str(name)[:12] for name in found.classes]
+        body = [[label, *map(str, row)] for label, row in zip(labels, held_out["confusion"], strict=True)]
+        lines += ["", textplot.table("<" + ">" * len(labels), [["true \\ predicted", *labels], *body])]
+    return [*lines, ""]
+
+
+def facts(
+    found: Data,
+    members: list[Member],
+    kept: list[tuple[int | None, float]],
+    held_out: dict[str, Any],
+    options: argparse.Namespace,
+) -> dict[str, Any]:
+    """Return the results for --json."""
+    first = members[0]
+    result = {"file": options.file, "task": found.task, "target": found.target, "classes": found.classes, **found.facts}
+    result |= {"rows": first.rows, "validation_rows": len(first.validation[1]), "seed": options.seed}
+    result |= {"layer_sizes": first.trainer.network.layer_sizes, "optimizer": str(first.trainer.optimizer)}
+    result |= {"epochs": first.history.epochs, "best_epoch": kept[0][0], "diagnosis": first.diagnosis()}
+    result |= {"backend": first.trainer.backend, "held_out": held_out, "history": dict(first.history)}
+    networks = [
+        {"fold": m.fold, "epochs": m.history.epochs, "best_epoch": k, "val_loss": v}
+        for m, (k, v) in zip(members, kept, strict=True)
+    ]
+    return result | {"networks": networks}

@@ -1,0 +1,252 @@
+"""Models of tables: they predict a column of a DataFrame from others, found by their names.
+
+It needs pandas, scikit-learn and skops (``pip install pandas scikit-learn skops``).
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+
+from .io import model, storage
+from .kernels.specs.base import Array
+from .kernels.specs.losses import LOSSES
+from .network import Network
+from .table import Columns, as_text, check_columns, dates_of, listed, numbers, one_line, text_of
+
+try:
+    import pandas
+    import skops.io
+    from sklearn.compose import ColumnTransformer
+except ImportError as error:
+    raise ImportError(f"models of tables need skops: pip install pandas scikit-learn skops ({error})") from error
+
+_FORMAT = "fastnet table 1"
+_TYPES = {
+    "builtins": {"dict", "list", "tuple", "str", "int", "float", "bool", "NoneType", "slice"},
+    "numpy": {"ndarray", "dtype", "float32", "float64", "int64"},
+    "sklearn.compose._column_transformer": {"ColumnTransformer"},
+    "sklearn.impute._base": {"SimpleImputer", "MissingIndicator"},
+    "sklearn.pipeline": {"Pipeline"},
+    "sklearn.preprocessing._data": {"StandardScaler"},
+    "sklearn.preprocessing._encoders": {"OneHotEncoder"},
+}
+"""The types that a model file may hold: far fewer than skops would trust."""
+
+
+@dataclass
+class TableModel:
+    """A model of a table: it predicts a column of a DataFrame from others, found by their names.
+
+    `fastnet train FILE --target COLUMN --out MODEL` makes one, and `load` reads it.
+
+    Attributes
+    ----------
+    columns : Columns
+        The columns taken.
+    target : str
+        The column predicted.
+    classes : list or None
+        For classification, the class of each label 0, 1, ...
+    scaling : tuple of float
+        For regression, what is added to outputs that were multiplied by the second.
+    members : list of (ColumnTransformer, Network)
+        Predictions are the mean of theirs.
+    id : str or None
+        The column that names a row, which `fastnet predict` copies.
+    """
+
+    columns: Columns
+    target: str
+    classes: list[Any] | None
+    scaling: tuple[float, float]
+    members: list[tuple[Any, Network]]
+    id: str | None = None
+
+    @property
+    def has_probabilities(self) -> bool:
+        """Whether the loss that was minimised makes outputs probabilities."""
+        loss = self.members[0][1].loss
+        return self.classes is not None and loss is not None and bool(LOSSES[loss].probabilities)
+
+    def outputs(self, frame: Any) -> Array:
+        """Return the mean of the members' outputs.
+
+        Parameters
+        ----------
+        frame : pandas.DataFrame or polars.DataFrame
+            With the columns that the model takes, in any order, and any others.
+
+        Returns
+        -------
+        ndarray of float64
+            For classification (rows, classes), rows that sum to 1 where there are probabilities; for regression
+            (rows,), in the target's units.
+
+        Raises
+        ------
+        ValueError
+            If columns are missing, or one that held numbers or dates holds hardly any.
+        """
+        return self.outputs_of(self.columns.features(self.checked(frame)))
+
+    def outputs_of(self, features: Any, members: Sequence[int] | None = None) -> Array:
+        """Return the mean outputs of some members, by number, or of all, for a frame of `Columns.features`."""
+        chosen = self.members if members is None else [self.members[i] for i in members]
+        total: Any = 0.0
+        for transformer, network in chosen:
+            X = transformer.transform(features)
+            values = network.predict_proba(X) if self.has_probabilities else network.predict(X)
+            total = total + values.astype(np.float64) / len(chosen)
+        found = np.asarray(total)
+        if self.classes is None:
+            return np.asarray(found[:, 0] * self.scaling[1] + self.scaling[0])
+        return found / found.sum(axis=1, keepdims=True) if self.has_probabilities else found
+
+    def checked(self, frame: Any) -> Any:
+        """Return the columns that are taken; see `outputs`."""
+        frame = frame.to_pandas() if hasattr(frame, "to_pandas") else frame
+        if not isinstance(frame, pandas.DataFrame):
+            raise TypeError(f"frame is a {type(frame).__name__}; expected a pandas or polars DataFrame")
+        if not len(frame):
+            raise ValueError("the table has no rows of data")
+        check_columns(self.columns.kinds, list(frame.columns), "the table")
+        for name, kind in self.columns.kinds.items():
+            values = frame[name].dropna()
+            if kind == "number" or kind.startswith("date"):
+                found = numbers(values) if kind == "number" else dates_of(values, kind[5:])
+                if len(values) and found.isna().mean() > 0.5:
+                    raise ValueError(
+                        f"column {name!r} holds {str(values.iloc[0])[:40]!r}; the model was trained on "
+                        f"{kind.split()[0]}s there"
+                    )
+        return frame[[*self.columns.kinds]]
+
+    def notes(self, frame: Any) -> list[str]:
+        """Say what of a table is ignored or new: columns, and values of categories that were not trained on."""
+        known = {*self.columns.kinds, *self.columns.left_out, self.target, self.id}
+        others = [name for name in frame.columns if name not in known]
+        found = [f"ignored, since the model was not trained on them: {listed(others)}"] if others else []
+        features = self.columns.features(frame[[*self.columns.kinds]])
+        encoder = {name: fitted for name, fitted, _ in self.members[0][0].transformers_}.get("categories")
+        for name, values in zip(self.columns.text, encoder.categories_ if encoder else (), strict=True):
+            new = features[name][~features[name].isin(values)]
+            if len(new):
+                found.append(f"{len(new):,} rows hold values of {name!r} that are new, such as {new.iloc[0]!r}")
+        return found
+
+    def truth(self, column: Any) -> tuple[Array, Array]:
+        """Return which rows of a target's column are known, and their labels or numbers, as `scores` takes them."""
+        if self.classes is None:
+            values = numbers(column)
+            return values.notna().to_numpy(), values.dropna().to_numpy()
+        names = {text_of(label): number for number, label in enumerate(self.classes)}
+        labels = as_text(column).map(names)
+        return labels.notna().to_numpy(), labels.dropna().to_numpy(np.int64)
+
+    def predict(self, frame: Any) -> Array:
+        """Predict the target.
+
+        Parameters
+        ----------
+        frame : pandas.DataFrame or polars.DataFrame
+            As `outputs` takes it.
+
+        Returns
+        -------
+        ndarray, shape (rows,)
+            Classes, or numbers in the target's units.
+        """
+        found = self.outputs(frame)
+        return found if self.classes is None else np.array(self.classes)[found.argmax(axis=1)]
+
+    def predict_proba(self, frame: Any) -> Array:
+        """Return the probability of each class, in the order of ``classes``: (rows, classes).
+
+        Raises
+        ------
+        RuntimeError
+            If the model is a regression, or minimised a loss that makes no probabilities.
+        """
+        if not self.has_probabilities:
+            raise RuntimeError(
+                "this model gives no probabilities: it predicts numbers, or was trained with another loss"
+            )
+        return self.outputs(frame)
+
+    def save(self, path: storage.Path) -> None:
+        """Write the model to a file of skops, all or nothing, which `load` reads.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be written; what was there is untouched.
+        """
+        states = [(transformer, model.state_of(network)) for transformer, network in self.members]
+        members = [[transformer, dict(arrays), dict(metadata)] for transformer, (arrays, metadata) in states]
+        content: dict[str, Any] = {
+            "format": _FORMAT,
+            "kinds": self.columns.kinds,
+            "left_out": self.columns.left_out,
+            "target": self.target,
+        }
+        content |= {"classes": self.classes, "scaling": [*self.scaling], "members": members, "id": self.id}
+        with storage.replacing(path) as file:
+            file.write(skops.io.dumps(content))
+
+
+def load(path: storage.Path) -> TableModel:
+    """Read a model that `fastnet train FILE --out` or `TableModel.save` wrote.
+
+    Nothing in the file is executed: it is no pickle, and types other than those that `save` writes are refused.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be read.
+    ValueError
+        If it is not a whole file of this kind; the message is one line.
+    """
+    with storage.reading(path) as file:
+        data = file.read()
+    with one_line(path, "is not a model of a table"):
+        with zipfile.ZipFile(BytesIO(data)) as archive:
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                raise ValueError("it is compressed, which this fastnet never writes")
+            unknown = sorted(_types(json.loads(archive.read("schema.json"))))
+        if unknown:
+            raise ValueError(f"it holds {listed(unknown)}, which such a file never does; it is not opened")
+        content = skops.io.loads(data, trusted=["numpy.dtype"])
+        if content["format"] != _FORMAT:
+            raise ValueError(f"its format is {str(content['format'])[:40]!r}; this fastnet reads {_FORMAT!r}")
+        members = [(part[0], model.network_of(Network, part[1], part[2])) for part in content["members"]]
+        shift, scale = map(float, content["scaling"])
+        found = TableModel(
+            Columns(dict(content["kinds"]), dict(content["left_out"])),
+            str(content["target"]),
+            content["classes"],
+            (shift, scale),
+            members,
+            content["id"],
+        )
+        width = 1 if found.classes is None else len(found.classes)
+        if not members or any(type(t) is not ColumnTransformer or n.layer_sizes[-1] != width for t, n in members):
+            raise ValueError("its parts do not fit each other")
+    return found
+
+
+def _types(node: Any) -> set[str]:
+    """Return the types in skops' description of a file that are not in `_TYPES`."""
+    if isinstance(node, list):
+        return {name for part in node for name in _types(part)}
+    if not isinstance(node, dict):
+        return set()
+    module, name = node.get("__module__"), node.get("__class__")
+    known = name is None or name in _TYPES.get(str(module), ())
+    return {found for part in node.values() for found in _types(part)} | (set() if known else {f"{module}.{name}"})

@@ -1,0 +1,333 @@
+"""Tables: what pandas reads, what their columns are taken for, models of them, and hostile and broken files."""
+
+import gzip
+import io
+import json
+import re
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas
+import pytest
+import skops.io
+from sklearn.preprocessing import FunctionTransformer
+
+import fastnet
+from fastnet import Network, scores, table, table_model
+from fastnet.table import Columns
+from fastnet.table_model import TableModel
+
+HOUSES = [f"{50 + i},{i % 4},{1000.5 * i}" for i in range(12)]
+
+
+def written(tmp_path: Path, *lines: str, end: str = "\n", encoding: str = "utf-8", name: str = "t.csv") -> Path:
+    (tmp_path / name).write_bytes("".join(line + end for line in lines).encode(encoding))
+    return tmp_path / name
+
+
+# ----------------------------------------------------------------------------------------------- reading
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+def test_separators_quotes_encodings_and_blanks(separator: str, encoding: str, end: str, tmp_path: Path) -> None:
+    text = ['"b, ""c"""', "ö", ""]
+    rows = [f'"{i}"{separator} {i}.5e1 {separator}{text[i % 3]}' for i in range(10)]
+    header = separator.join(["one", '"two, or so"', " three "])
+    frame = table.read(written(tmp_path, header, *rows[:5], "", *rows[5:], "", end=end, encoding=encoding))
+    assert list(frame.columns) == ["one", "two, or so", "three"]
+    assert frame["one"].tolist() == list(range(10))
+    assert frame["two, or so"].tolist() == [i * 10 + 5 if i else 5 for i in range(10)]
+    assert frame["three"].tolist()[:2] == ['b, "c"', "ö"]
+    assert frame["three"].isna().sum() == 3
+
+
+def test_other_forms(tmp_path: Path) -> None:
+    expected = [[1.5, "a b"], [2.5, "c"]]
+    for lines in (
+        ["x  y", '1.5  "a b"', "2.5  c"],
+        ["x;y", "1,5;a b", "2,5;c"],
+        ["x y", '"r1" 1.5 "a b"', '"r2" 2.5 "c"'],  # R's row names
+        ["x,y", "1.5,a b,", "2.5,c,"],  # rows that end with a separator
+        ["x,y", "1.5,a b", "2.5,c", "?,NA"],
+    ):
+        frame = table.read(written(tmp_path, *lines))
+        assert frame.iloc[:2].values.tolist() == expected, lines
+    assert frame.iloc[2].isna().all()
+    content = (tmp_path / "t.csv").read_bytes()
+    (tmp_path / "t.csv.gz").write_bytes(gzip.compress(content))
+    assert table.read(tmp_path / "t.csv.gz").equals(frame)
+    X = np.arange(24, dtype="float32").reshape(12, 2)
+    np.savez(tmp_path / "t.npz", X=X, kind=np.array(["b", "a"] * 6).reshape(12, 1), other=np.ones(3))
+    frame = table.read(tmp_path / "t.npz", "kind")
+    assert list(frame.columns) == ["X0", "X1", "kind"]
+    assert frame["kind"].tolist() == ["b", "a"] * 6
+
+
+def learnt(path: Path, target: str) -> None:
+    frame = table.read(path, target)
+    with table.one_line(path):
+        table.check_columns([target], list(frame.columns), str(path))
+        table.target_of(frame[target])
+
+
+def refused(path: Path, message: str, target: str = "y") -> None:
+    with pytest.raises((ValueError, OSError), match=message) as caught:
+        learnt(path, target)
+    assert "\n" not in str(caught.value)
+    assert path.name in str(caught.value)
+
+
+def test_broken_files_are_one_line(tmp_path: Path) -> None:
+    def csv(content: bytes, message: str) -> None:
+        (tmp_path / "t.csv").write_bytes(content)
+        refused(tmp_path / "t.csv", message)
+
+    body = b"".join(b"%d,%d\n" % (i, i % 2) for i in range(12))
+    csv(b"", "t.csv is empty$")
+    csv(b"\n \n", "cannot be read")
+    csv(b"x,y\n", "'y' is known in 0 rows; expected at least 10")
+    csv(b"x,y\n" + body + b"1,2,3,4\n", "Expected 2 fields in line 14, saw 4")
+    csv(b"x,y\n" + body + b'"1,2\n', "EOF inside string")
+    csv(b"\x89PNG\r\n\x1a\n\0\0", "holds bytes that are not text")
+    csv(b"x,y\n" + body + b"\x81,1\n", "neither UTF-8 nor Windows-1252")
+    csv(body, "its first line must name the columns, and here it holds numbers: '0'")
+    csv(b"x,z\n" + body, "has no column 'y'; there are: 'x', 'z'")
+    csv(b"x,y\n" + b"1,2\n" * 12, "target 'y' holds 2 in every row; there is nothing to learn")
+    csv(b"x,y\n" + b"".join(b"1,n%d\n" % i for i in range(1500)), "is it a name")
+    csv(b"x,y\n" + b"".join(b"1,2020-01-%02d\n" % i for i in range(1, 29)), "target 'y' holds dates; predict a number")
+    csv(",".join(f"c{i}" for i in range(70_000)).encode() + b",y\n", "70,001 columns; a CSV may have 65,536")
+    for name in ("t.csv.gz", "t.parquet", "t.feather", "t.npz", "t.csv.zip", "t.csv.xz"):
+        (tmp_path / name).write_bytes(body)
+        refused(tmp_path / name, "cannot be read")
+    refused(tmp_path / "no.csv", "cannot read .*no.csv: no such file")
+    (tmp_path / "d.csv").mkdir()
+    refused(tmp_path / "d.csv", "it is a folder")
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"A": np.ones(3)}, "has no array 'X'; there are: 'A'"),
+        ({"X": np.ones((12, 2))}, "has no column 'y'; there are: 'X0', 'X1'"),
+        ({"X": np.ones((12, 2)), "y": np.ones(11)}, r"y has shape \(11,\) and dtype float64; expected \(12,\)"),
+        ({"X": np.ones((12, 2)), "y": np.ones((12, 2))}, r"y has shape \(12, 2\)"),
+        ({"X": np.ones(12), "y": np.ones(12)}, "X has shape"),
+        ({"X": np.ones((12, 2)), "y": np.ones(12, complex)}, "dtype complex128; expected"),
+        ({"X": np.array([[None]] * 12), "y": np.ones(12)}, "allow_pickle=False"),
+        ({"X": np.ones((0, 2)), "y": np.ones(0)}, "at least one"),
+    ],
+)
+def test_bad_npz_is_refused(arrays: dict[str, Any], message: str, tmp_path: Path) -> None:
+    np.savez(tmp_path / "t.npz", **arrays)
+    refused(tmp_path / "t.npz", message)
+
+
+def test_changed_bytes_are_read_or_refused(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    frame = pandas.DataFrame({"x": range(30), "y": ["a", "b", None] * 10})
+    frame.to_csv(tmp_path / "t.csv.gz"), frame.to_parquet(tmp_path / "t.parquet")
+    np.savez(tmp_path / "t.npz", X=frame[["x"]], y=np.arange(30) % 3)
+    for path in list(tmp_path.iterdir()):
+        content = path.read_bytes()
+        for _ in range(60):
+            changed = bytearray(content)
+            changed[random.integers(0, len(content))] = random.integers(0, 256)
+            path.write_bytes(changed[: random.choice([len(content), random.integers(1, len(content))])])
+            try:
+                table.read(path)
+            except (ValueError, OSError) as error:
+                said = str(error)
+                assert "\n" not in said, path
+                assert path.name in said
+
+
+# ------------------------------------------------------------------------------------------------- kinds
+
+
+def test_kinds_of_columns() -> None:
+    rows, random = 200, np.random.default_rng(0)
+    dates = pandas.date_range("2021-03-01", periods=rows, freq="h")
+    frame = pandas.DataFrame(
+        {
+            "number": random.normal(size=rows),
+            "money": [f"${i % 90},{i:03}.50" for i in range(rows)],
+            "mostly": [*map(str, range(199)), "n.n."],
+            "truth": ["True", "false"] * 100,
+            "town": random.choice(["A", "B"], rows),
+            "day": dates.strftime("%Y/%m/%d"),
+            "day first": dates.strftime("%d.%m.%Y"),
+            "time": dates,
+            "zoned": dates.tz_localize("Europe/Rome"),
+            "categorical": pandas.Categorical(["u", "v"] * 100),
+            "year": np.arange(1900, 2100),
+            "nullable": pandas.array([1, None] * 100, "Int64"),
+            "PassengerId": random.permutation(rows) + 9,
+            "row": np.arange(1, rows + 1),
+            "name": [f"n{i}" for i in range(rows)],
+            "essay": [f"essay {i // 1.5}" for i in range(rows)],
+            "constant": 7,
+            "empty": None,
+            "gap or not": [1.0, None] * 100,
+            "wait": pandas.to_timedelta(np.arange(rows), "s"),
+        }
+    )
+    found = Columns.of(frame)
+    assert {name: kind.split()[0] for name, kind in found.kinds.items()} == {
+        **dict.fromkeys(["number", "money", "mostly", "year", "nullable", "gap or not"], "number"),
+        **dict.fromkeys(["truth"], "boolean"),
+        **dict.fromkeys(["town", "categorical"], "category"),
+        **dict.fromkeys(["day", "day first", "time", "zoned"], "date"),
+    }
+    assert found.left_out == {
+        "PassengerId": "an id: every row has another",
+        "row": "an id: every row has another",
+        "name": "an id: every row has another",
+        "essay": found.left_out["essay"],
+        "constant": "constant",
+        "empty": "empty",
+        "wait": "a duration; give it as a number",
+    }
+    features = found.features(frame)
+    assert features["money"][3] == 3003.5
+    assert features["mostly"].isna().sum() == 1
+    assert (features["day (month)"] == features["day first (month)"]).all()
+    assert (features["time (days)"].diff()[1:] > 0.04).all()
+    inputs = found.transformer(features).transform(features)
+    assert np.isfinite(inputs).all()
+    assert (Columns.of(frame, category=["year"], drop=["town"]).kinds)["year"] == "category"
+
+
+@pytest.mark.parametrize(
+    ("values", "classes"),
+    [
+        (["no", "yes"] * 6, ["no", "yes"]),
+        ([True, False] * 6, ["False", "True"]),
+        ([1.0, 0.0, 1.0, None] * 4, [0, 1]),
+        ([-1, 7] * 6, [-1, 7]),
+        ([i % 7 for i in range(12)], None),  # each found fewer than twice on average
+        ([0.5, 1.5] * 6, None),
+        ([i % 20 for i in range(40)], list(range(20))),
+        ([i % 21 for i in range(42)], None),
+        (["1", "2", "3a"] * 4, ["1", "2", "3a"]),
+        (["1", "2", "NA"] * 5, ["1", "2", "NA"]),  # as a frame; a CSV's NA is a gap
+    ],
+)
+def test_task_is_recognised(values: list[Any], classes: Any) -> None:
+    known, y, found, reason = table.target_of(pandas.Series(values, name="y"))
+    assert found == classes
+    assert reason
+    assert len(y) == known.sum()
+    assert y.dtype == (np.int64 if classes else np.float64)
+
+
+def test_task_can_be_given() -> None:
+    column = pandas.Series([0.5, 1.5] * 6, name="y")
+    assert table.target_of(column, "classification")[2] == [0.5, 1.5]
+    assert table.target_of(pandas.Series([0, 1] * 6), "regression")[2] is None
+    with pytest.raises(ValueError, match="target 'y' holds 'a'; expected numbers, for regression"):
+        table.target_of(pandas.Series(["a", "b"] * 6, name="y"), "regression")
+
+
+def test_splits_keep_the_shares_of_classes() -> None:
+    y = np.repeat([0, 1, 2, 3], [80, 15, 4, 1])
+    kept, held = scores.split(y, 0.25, 0)
+    assert np.bincount(y[held])[:2].tolist() in ([20, 4], [21, 4], [20, 3])
+    assert sorted([*kept, *held]) == list(range(100))
+    parts = scores.folds(y, 5, 0)
+    assert sorted(np.concatenate([inside for _, inside in parts])) == list(range(100))
+    assert all(np.bincount(y[inside], minlength=2)[1] == 3 for _, inside in parts)
+
+
+# ------------------------------------------------------------------------------------------------ models
+
+
+def model() -> tuple[TableModel, Any]:
+    frame = pandas.DataFrame(
+        {"x": np.arange(40.0), "town": ["A", "B", None, "A"] * 10, "on": ["2020-01-05"] * 39 + [None]}
+    )
+    columns = Columns({"x": "number", "town": "category", "on": "date %Y-%m-%d"})
+    features = columns.features(frame)
+    transformer = columns.transformer(features)
+    net = Network([transformer.transform(features).shape[1], 4, 2])
+    net.loss = "cross_entropy"
+    return TableModel(columns, "y", ["no", "yes"], (0.0, 1.0), [(transformer, net)], "id"), frame
+
+
+def test_model_round_trip(tmp_path: Path) -> None:
+    ours, frame = model()
+    ours.save(tmp_path / "m")
+    other = table_model.load(tmp_path / "m")
+    assert (other.predict_proba(frame) == ours.predict_proba(frame)).all()
+    assert (other.predict(frame[["on", "town", "x"]]) == ours.predict(frame)).all()
+    assert (other.columns, other.target, other.classes, other.id) == (ours.columns, "y", ["no", "yes"], "id")
+    with pytest.raises(ValueError, match=r"a ZIP archive.*and models of tables, which fastnet\.table_model\.load"):
+        fastnet.load(tmp_path / "m")
+
+
+def test_frames_that_do_not_fit_are_refused() -> None:
+    ours, frame = model()
+    with pytest.raises(ValueError, match="the table has no columns 'x', 'on'; did you mean 'xs'"):
+        ours.predict(frame.rename(columns={"x": "xs", "on": "when"}))
+    with pytest.raises(ValueError, match="column 'x' holds 'much'; the model was trained on numbers there"):
+        ours.predict(frame.assign(x="much"))
+    with pytest.raises(ValueError, match="no rows of data"):
+        ours.predict(frame.iloc[:0])
+    with pytest.raises(TypeError, match="frame is a list; expected a pandas or polars DataFrame"):
+        ours.predict([[1, 2]])
+    assert (ours.predict(frame.assign(town="new")) == ours.predict(frame.assign(town="newer"))).all()
+    ours.members[0][1].loss = "mse"
+    with pytest.raises(RuntimeError, match="gives no probabilities"):
+        ours.predict_proba(frame)
+
+
+def test_hostile_models_are_one_line(tmp_path: Path) -> None:
+    ours, _ = model()
+    path = tmp_path / "m"
+    ours.save(path)
+    content, random, sound = path.read_bytes(), np.random.default_rng(0), 0
+    for _ in range(400):
+        changed = bytearray(content)
+        changed[random.integers(0, len(content))] = random.integers(0, 256)
+        path.write_bytes(changed[: random.choice([len(content), random.integers(1, len(content))])])
+        try:
+            other = table_model.load(path)
+        except ValueError as error:
+            said = str(error)
+            assert said.startswith(str(path))
+            assert "\n" not in said
+        else:
+            sound += 1
+            assert isinstance(other.members[0][1], Network)
+    assert sound < 300
+
+
+def test_foreign_types_are_refused(tmp_path: Path) -> None:
+    ours, _ = model()
+    ours.save(tmp_path / "m")
+
+    def refused(message: str) -> None:
+        with pytest.raises(ValueError, match=message) as caught:
+            table_model.load(tmp_path / "m")
+        assert "\n" not in str(caught.value)
+
+    (tmp_path / "m").write_bytes(skops.io.dumps({"members": FunctionTransformer(np.exp)}))
+    refused(r"it holds 'numpy\.exp', 'sklearn\.preprocessing\._function_transfor', which such a file never does")
+    (tmp_path / "m").write_bytes(skops.io.dumps({"format": "another"}))
+    refused("its format is 'another'; this fastnet reads")
+    (tmp_path / "m").write_bytes(skops.io.dumps([1]))
+    refused("is not a model of a table")
+    ours.classes = ["one"]
+    ours.save(tmp_path / "m")
+    refused("its parts do not fit each other")
+    ours.save(tmp_path / "m")
+    file = io.BytesIO()
+    with zipfile.ZipFile(tmp_path / "m") as stored, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in stored.namelist():
+            archive.writestr(name, stored.read(name))
+        assert re.search("ColumnTransformer", json.dumps(json.loads(stored.read("schema.json"))))
+    (tmp_path / "m").write_bytes(file.getvalue())
+    refused("it is compressed, which this fastnet never writes")
