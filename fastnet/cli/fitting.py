@@ -124,7 +124,7 @@ def fit(members: Sequence[Member], epochs: int, patience: int, checkpoint: str |
         said = "interrupted" if status == 130 else "stopped by SIGTERM"
         done = min(member.history.epochs for member in members)
         kept = "; the best of them is kept" if done else "; nothing is kept"
-        print(f"fastnet train: {said} after {done} whole epochs{kept}", file=sys.stderr)
+        print(f"fastnet train: {said} after {done} whole epoch{'s' * (done != 1)}{kept}", file=sys.stderr)
     return status
 
 
