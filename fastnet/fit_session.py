@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Callable
-from typing import Any
+import sys
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from typing import Any, NamedTuple
 
 import numpy as np
+from tqdm import tqdm
 
+from . import checks
 from .dataset import Dataset
+from .diagnosis import MIN_EPOCHS
 from .io.checkpoint import CheckpointWriter, state_dict
 from .kernels.engine import rng
 from .kernels.engine.backend import Backend, discard_partial_step, start_epoch
@@ -23,6 +27,34 @@ BackendBuilder = Callable[[int, bool], Backend]
 
 class DivergenceWarning(RuntimeWarning):
     """The loss or a parameter stopped being finite, and training ended."""
+
+
+class FitOptions(NamedTuple):
+    """How long a call of `fit` trains, and what it calls after each epoch."""
+
+    epochs: int
+    patience: int | None
+    callbacks: list[Callback]
+
+    @classmethod
+    def checked(cls, epochs: Any, patience: Any, callbacks: Any) -> FitOptions:
+        """Return the options that `Trainer.fit` was given, or raise TypeError or ValueError."""
+        epochs = checks.integer("epochs", epochs, least=1)
+        patience = checks.count_or_none("patience", patience)
+        if not isinstance(callbacks, Iterable):
+            raise TypeError(f"callbacks is {callbacks!r}; expected a list of functions of an epoch's row")
+        callbacks = list(callbacks)
+        for callback in callbacks:
+            if not callable(callback):
+                raise TypeError(f"callbacks holds {callback!r}; expected functions of an epoch's row")
+        return cls(epochs, patience, callbacks)
+
+
+def progress_bar(epochs: int, progress: bool | None) -> Any:
+    """Return a progress bar as a context, or None as one: even a disabled bar costs 40 us."""
+    terminal = sys.stderr is not None and sys.stderr.isatty()  # None under pythonw
+    show = terminal if progress is None else bool(progress)
+    return tqdm(total=epochs, unit="epoch", file=sys.stderr, dynamic_ncols=True) if show else nullcontext()
 
 
 def measure(backend: Backend, data: Dataset) -> dict[str, float]:
@@ -95,10 +127,13 @@ class FitSession:
     def _evaluator(self, data: Dataset) -> Backend:
         return self._build(min(data.rows, MICRO_BATCH_ROWS), False)
 
-    def run(
-        self, epochs: int, patience: int | None, callbacks: list[Callback], bar: Any, writer: CheckpointWriter | None
-    ) -> None:
-        """Train for ``epochs`` epochs, or until patience, a callback, divergence or an interruption ends it."""
+    def run(self, options: FitOptions, bar: Any, writer: CheckpointWriter | None) -> str:
+        """Train until the epochs are over, or patience, a callback, divergence or an interruption ends it.
+
+        Return the words of a `DivergenceWarning`, or "".
+        """
+        epochs, patience, callbacks = options
+        warning = ""
         trainer, state, best = self._trainer, self._state, self._best
         network, history = trainer.network, trainer.history
         validates = self._validation is not None
@@ -119,14 +154,12 @@ class FitSession:
                     best.update(row[monitor], of_snapshot=not validates)
                 if not finite:
                     restores = True
-                    warnings.warn(
+                    warning = (
                         f"training diverged in epoch {epoch}: a loss or a parameter is no longer finite. The "
                         "network holds the best finite parameters of this call; scale the data, or go on with a "
-                        "new Trainer of a lower learning rate",
-                        DivergenceWarning,
-                        stacklevel=3,
+                        "new Trainer of a lower learning rate"
                     )
-                    return
+                    break
                 network.loss = trainer.loss  # callbacks may ask for probabilities
                 if bar is not None:
                     bar.set_postfix({name: f"{value:.4g}" for name, value in row.items()}, refresh=False)
@@ -136,7 +169,7 @@ class FitSession:
                     writer.write_if_due(*state_dict(trainer, state, best.arrays))
                 if any(wants_stop) or (patience is not None and best.age >= patience):
                     break
-            if patience is not None and not validates:
+            if patience is not None and not validates and not warning:
                 # The last epoch's parameters have started no epoch, so no loss was measured at them yet.
                 best.update(measure(self._evaluator(self._data), self._data)["loss"], of_snapshot=False)
         finally:  # Ctrl-C included, which may come anywhere
@@ -149,6 +182,9 @@ class FitSession:
                 start_epoch(state.progress, state.totals, history.epochs)
             if writer is not None:
                 writer.write(*state_dict(trainer, state, best.arrays))
+        if history.epochs >= MIN_EPOCHS:
+            history.set_remarks(*self._data.remarks())
+        return warning
 
     def _validated(self) -> dict[str, float]:
         """Return the measures of the validation data, if there are any."""

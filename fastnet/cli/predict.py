@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from .. import tables
+from ..ensemble import load
 from ..io import storage
 from ..kernels.specs.base import Array
 from ..kernels.specs.losses import LOSSES
-from ..network import Network, load
+from ..network import Network
 
 
 def add_parser(subparsers: Any) -> None:
@@ -77,6 +78,10 @@ def predict(options: argparse.Namespace) -> int:
     if options.out is not None:
         check_output(options.out, options.model, options.file)
     net = load(options.model)
+    if not isinstance(net, Network):
+        raise ValueError(
+            f"{storage.display_path(options.model)} holds an ensemble; predict with fastnet.load in Python"
+        )
     X = tables.read_inputs(options.file, net.preparation, net.layer_sizes[0])
     text = _as_json(net, X) if options.json else _as_csv(net, X)
     if options.out is None:

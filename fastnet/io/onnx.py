@@ -49,21 +49,25 @@ class _Graph:
 
 
 def to_onnx(
-    path: Path, layers: Sequence[Layer], dtype: np.dtype[Any], loss: str | None, preparation: Preparation | None
+    path: Path,
+    members: Sequence[Sequence[Layer]],
+    dtype: np.dtype[Any],
+    loss: str | None,
+    preparation: Preparation | None,
 ) -> None:
-    """Write layers as an ONNX model; see `Network.to_onnx`."""
+    """Write the layers of a network, or of several and their mean, as an ONNX model; see `Network.to_onnx`."""
     try:
         import onnx
         import onnx.checker
     except ImportError:
         raise ImportError('ONNX export needs the package onnx: pip install "fastnet-jit[onnx]"') from None
-    size = sum(W.nbytes + b.nbytes for W, b, _ in layers)
+    size = sum(W.nbytes + b.nbytes for layers in members for W, b, _ in layers)
     if size > _MAX_WEIGHT_BYTES:
-        raise ValueError(f"this network takes {size / 2**30:.1f} GiB; an ONNX file holds less than 2 GiB")
+        raise ValueError(f"this model takes {size / 2**30:.1f} GiB; an ONNX file holds less than 2 GiB")
     graph = _Graph(onnx, dtype)
-    taken, outputs = _build(graph, layers, loss, preparation)
+    taken, outputs = _build(graph, members, loss, preparation)
     info = onnx.helper.make_tensor_value_info
-    inputs, found = [info("X", taken, ["rows", layers[0][0].shape[1]])], [info(*output) for output in outputs]
+    inputs, found = [info("X", taken, ["rows", members[0][0][0].shape[1]])], [info(*output) for output in outputs]
     body = onnx.helper.make_graph(graph.nodes, "fastnet", inputs, found, list(graph.constants.values()))
     opsets = [onnx.helper.make_opsetid("", _OPSET)]
     model = onnx.helper.make_model(body, producer_name="fastnet", opset_imports=opsets, ir_version=_IR_VERSION)
@@ -75,7 +79,7 @@ def to_onnx(
 
 
 def _build(
-    graph: _Graph, layers: Sequence[Layer], loss: str | None, preparation: Preparation | None
+    graph: _Graph, members: Sequence[Sequence[Layer]], loss: str | None, preparation: Preparation | None
 ) -> tuple[int, list[tuple[str, int, list[Any]]]]:
     """Add all nodes; return the type of X, and the name, type and shape of every output."""
     types, to_type = graph.onnx.TensorProto, graph.onnx.helper.np_dtype_to_tensor_dtype
@@ -85,14 +89,20 @@ def _build(
         # In float64: a year, or a time in seconds, would lose its relevant digits if rounded before it is shifted.
         shifted = graph.add("Sub", A, graph.constant(preparation.shift, "shift"))
         A = graph.add("Cast", graph.add("Div", shifted, graph.constant(preparation.scale, "scale")), to=own)
-    for i, (W, b, activation) in enumerate(layers):
-        weight, bias = graph.constant(W, f"layers.{i}.weight"), graph.constant(b, f"layers.{i}.bias")
-        A = ACTIVATIONS[activation].onnx(graph, graph.add("Gemm", A, weight, bias, transB=1))
-    width = len(layers[-1][1])
+    function = LOSSES[loss].probabilities if loss is not None else None
+    results = []
+    for m, layers in enumerate(members):
+        result, prefix = A, f"members.{m}.layers" if len(members) > 1 else "layers"
+        for i, (W, b, activation) in enumerate(layers):
+            operands = graph.constant(W, f"{prefix}.{i}.weight"), graph.constant(b, f"{prefix}.{i}.bias")
+            result = ACTIVATIONS[activation].onnx(graph, graph.add("Gemm", result, *operands, transB=1))
+        # ONNX's Softmax, over the last axis, or Sigmoid
+        results.append(graph.add(function.capitalize(), result) if function else result)
+    A, width = results[0], len(members[0][-1][1])
+    if len(members) > 1:  # onnxruntime's Mean knows no float64
+        A = graph.add("Div", graph.add("Sum", *results), graph.constant(len(members)))
     taken = types.DOUBLE if preparation is not None else own
     classes = preparation.classes if preparation is not None else None
-
-    function = LOSSES[loss].probabilities if loss is not None else None
     if not function and classes is None:
         if preparation is not None:
             scale = graph.constant(np.float64(preparation.target_scale), "target_scale")
@@ -102,7 +112,7 @@ def _build(
         return taken, [("outputs", taken, ["rows", width])]
 
     name = "probabilities" if function else "outputs"
-    P = graph.add(function.capitalize(), A) if function else A  # ONNX's Softmax, over the last axis, or Sigmoid
+    P = A
     if classes is not None and width == 1:  # one probability, of the second class
         P, width = graph.add("Concat", graph.add("Sub", graph.constant(1), P), P, axis=1), 2
     P = graph.add("Identity", P, output=name)

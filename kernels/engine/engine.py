@@ -20,7 +20,7 @@ from ..specs.activations import IDENTITY, RELU
 from ..specs.losses import LOSSES
 from ..specs.optimizers import OPTIMIZERS
 from . import training_step, weights_task
-from .backend import OBJECTIVE, Array, Chunk, new_progress, new_totals, results_of, start_epoch
+from .backend import OBJECTIVE, Array, Chunk, check_interrupt, new_progress, new_totals, results_of, start_epoch
 from .bounds import check_data, check_network
 from .numpy_engine import NumpyEngine
 from .optimizer_state import OptimizerState
@@ -261,8 +261,8 @@ class CpuEngine:
             raise ValueError(f"X is of {X.dtype}; expected {plan.parameters.dtype}, as the parameters")
         if order is not None and not self._uses_order:
             raise ValueError("an order arrived; expected none, since this engine has no memory for gathered rows")
-        stop, dtype = first_row + len(X), plan.parameters.dtype
         epoch_rows = len(X) if epoch_rows is None else epoch_rows
+        stop, dtype = first_row + (len(X) if order is None else epoch_rows), plan.parameters.dtype
         target: Any = ((), np.int64) if self._loss.takes_labels else ((self._sizes[-1],), dtype)
         check_data(arrays, (self._sizes[0],), target, (first_row, int(progress["done"]), epoch_rows))
         if trains and context["epoch_rows"] != epoch_rows:
@@ -286,6 +286,7 @@ class CpuEngine:
             context["stop_row"] = min(stop, before + self.tuner.rows)
             training_step.run(dtype, address, self.tuner.threads, POOL)
             done = int(progress["done"])
+            check_interrupt()
             if trains:
                 self.tuner.update(done - before, time.perf_counter() - start)
 
