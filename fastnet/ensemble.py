@@ -125,7 +125,7 @@ class Ensemble:
         TypeError, ValueError
             As `Network.predict`.
         """
-        outputs = self._outputs(X, self._probabilities() is not None)
+        outputs = self._outputs(X, self._probabilities() != "")
         return outputs.std(axis=0, dtype=np.float64).astype(outputs.dtype)
 
     def _outputs(self, X: ArrayLike, probabilities: bool) -> Array:
@@ -137,9 +137,9 @@ class Ensemble:
             (network.predict_proba if probabilities else network.predict)(X, out)
         return found
 
-    def _probabilities(self) -> str | None:
-        """Return the function that makes probabilities of all networks' outputs, or None."""
-        functions = [LOSSES[network.loss].probabilities if network.loss else None for network in self._networks]
+    def _probabilities(self) -> str:
+        """Return the function that makes probabilities of all networks' outputs, or ""."""
+        functions = [LOSSES[network.loss].probabilities if network.loss else "" for network in self._networks]
         for i, function in enumerate(functions):
             if function != functions[0]:
                 raise RuntimeError(
