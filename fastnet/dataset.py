@@ -129,6 +129,15 @@ class Dataset:
             yield (*self._read(places), weights, None, start)
             start = end
 
+    def at_once(self, shuffled: bool) -> tuple[Array, Array, Array | None, Array | None] | None:
+        """Return X, y, weights and the rows of them to visit, or None for all; None if they are read in parts."""
+        if self.mapped:
+            return None
+        if self._chosen is None or shuffled:
+            return self._X, self._y, self._weights, self._chosen
+        X, y, weights, _, _ = next(self.iter_chunks(MICRO_BATCH_ROWS))
+        return (X, y, weights, None) if len(X) == self.rows else None
+
     def remarks(self) -> tuple[str, str]:
         """Say what in the data keeps any network from learning, and what is far from the scale that training expects.
 

@@ -227,16 +227,24 @@ class CpuEngine:
         self.train(X, y)
         return float(totals["loss"] / totals["weight"]), self.plan.gradient.copy()
 
+    def loss_divisor(self) -> int:
+        """Return by what a row's loss, summed over outputs, is divided when it is reported."""
+        return self._sizes[-1] if self._loss.mean_over_outputs else 1
+
+    def answers(self, rows: int) -> int:
+        """Return how many answers rows have that are correct or not; 0 where the loss counts none."""
+        return 0 if not self._loss.counts_correct else rows * (1 if self._loss.takes_labels else self._sizes[-1])
+
     # ---------------------------------------------------------------------------------- evaluation
 
     def evaluate(self, chunks: Iterable[Chunk], rows: int) -> dict[str, float]:
         """Return the loss, and for classification the accuracy, over chunks of ``rows`` rows in all."""
-        plan = self._evaluation_plan()
+        plan = self.evaluation_plan()
         for X, y, weights, first_row in chunks:
             self._advance(plan, False, (X, y, weights, None, _NO_RATE), first_row, rows)
         return results_of(plan.progress, plan.totals, self._loss, self._sizes[-1])
 
-    def _evaluation_plan(self) -> Plan:
+    def evaluation_plan(self) -> Plan:
         """Return the plan with counters of its own, and micro-batches instead of batches."""
         self._link_kernels()
         counters = {"progress": new_progress(), "totals": new_totals(), "objective": self.plan.objective.copy()}
@@ -249,6 +257,25 @@ class CpuEngine:
         self, plan: Plan, trains: bool, arrays: tuple[Array | None, ...], first_row: int, epoch_rows: int | None
     ) -> None:
         """Call the compiled loop until all rows are processed; between calls, a KeyboardInterrupt may come.
+
+        Arguments as of `bind`.
+        """
+        address = self.bind(plan, trains, arrays, first_row, epoch_rows)
+        progress, context = plan.progress, plan.context
+        done, stop = int(progress["done"]), int(context["stop_row"])
+        while done < stop:
+            before, start = done, time.perf_counter()
+            context["stop_row"] = min(stop, before + self.tuner.rows)
+            training_step.run(plan.parameters.dtype, address, self.tuner.threads, POOL)
+            done = int(progress["done"])
+            check_interrupt()
+            if trains:
+                self.tuner.update(done - before, time.perf_counter() - start)
+
+    def bind(
+        self, plan: Plan, trains: bool, arrays: tuple[Array | None, ...], first_row: int, epoch_rows: int | None
+    ) -> int:
+        """Write into a plan's context what the compiled loop is to do, up to the last row; return its address.
 
         ``arrays``: X, targets, sample weights, order and learning rates.
         """
@@ -267,7 +294,6 @@ class CpuEngine:
         check_data(arrays, (self._sizes[0],), target, (first_row, int(progress["done"]), epoch_rows))
         if trains and context["epoch_rows"] != epoch_rows:
             self._reserve_scratch(epoch_rows)
-            plan = self.plan
         context["trains"] = trains
         # Addresses are looked up again only for other arrays: this is a third of the time around the compiled call.
         owner, bound = self._bound
@@ -279,16 +305,8 @@ class CpuEngine:
             self._address = address_of(context)
         self._bound = context, arrays
         context["rate_count"], context["first_row"] = len(rates), first_row
-        context["epoch_rows"] = epoch_rows
-        address, done = self._address, int(progress["done"])
-        while done < stop:
-            before, start = done, time.perf_counter()
-            context["stop_row"] = min(stop, before + self.tuner.rows)
-            training_step.run(dtype, address, self.tuner.threads, POOL)
-            done = int(progress["done"])
-            check_interrupt()
-            if trains:
-                self.tuner.update(done - before, time.perf_counter() - start)
+        context["epoch_rows"], context["stop_row"] = epoch_rows, stop
+        return self._address
 
     def _reserve_scratch(self, epoch_rows: int) -> None:
         """Enlarge the scratch where the epoch's short micro-batches need more than full ones: `gemm` may then not fail.
