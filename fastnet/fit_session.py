@@ -152,8 +152,9 @@ class FitSession:
                 best.update(measure(self._evaluator(self._data), self._data)["loss"], of_snapshot=False)
         finally:  # Ctrl-C included, which may come anywhere
             history.truncate(history.epochs)
-            for row in [] if loop is None else loop.results(history.epochs):
-                history.append(row)
+            if loop is not None:  # epochs that a call completed before it was interrupted
+                for row in loop.results(history.epochs):
+                    history.append(row)
             discard_partial_step(state.progress, state.totals)
             if state.progress["step"] > 0:
                 network.loss = trainer.loss

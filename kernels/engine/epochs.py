@@ -5,6 +5,7 @@
 
 import math
 import time
+from collections.abc import Iterator
 from math import isfinite
 from typing import Any
 
@@ -244,7 +245,8 @@ class EpochLoop:
     @property
     def epochs_of_a_call(self) -> int:
         """Epochs that take about as long as one compiled call should; 0 or 1 where this loop gains nothing."""
-        return min(MAX_EPOCHS, int(self._engine.tuner.rows) // self._rows)
+        rows = self._rows + int(self.record["validation_rows"])
+        return min(MAX_EPOCHS, int(self._engine.tuner.rows) // rows)
 
     def train(self, rates: Array, seed: int, epoch: int, patience: int | None) -> None:
         """Train an epoch for each row of rates, float64 (epochs, 1) or (epochs, steps), from number ``epoch`` on."""
@@ -266,13 +268,11 @@ class EpochLoop:
         """Whether all numbers were finite after the last call."""
         return bool(self.record["finite"])
 
-    def results(self, epoch: int) -> list[dict[str, float]]:
-        """Return what the last call found in the epochs from number ``epoch`` on."""
+    def results(self, epoch: int) -> Iterator[dict[str, float]]:
+        """Yield what the last call found in the epochs from number ``epoch`` on."""
         done = int(self.record["done"])
-        rows = []
-        for loss, correct, held_loss, held_correct in self._results[
-            epoch - int(self.record["epoch"]) + done : done
-        ].tolist():
+        for found in self._results[epoch - int(self.record["epoch"]) + done : done]:
+            loss, correct, held_loss, held_correct = found.tolist()
             row = {"loss": loss}
             if self._answers[0]:
                 row["accuracy"] = int(correct) / self._answers[0]
@@ -280,5 +280,4 @@ class EpochLoop:
                 row["val_loss"] = held_loss
                 if self._answers[1]:
                     row["val_accuracy"] = int(held_correct) / self._answers[1]
-            rows.append(row)
-        return rows
+            yield row
