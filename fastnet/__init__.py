@@ -1,7 +1,9 @@
 """fastnet: dense networks, trained by batch and mini-batch gradient descent with compiled kernels."""
 
+from .ensemble import Ensemble, load
 from .history import History
-from .network import Network, load
+from .many import fit_many
+from .network import Network
 from .optimizers import SGD, Adam, AdamW, CosineDecay, RMSprop, StepDecay, WarmUp
 from .trainer import Trainer
 
@@ -12,11 +14,13 @@ __all__ = [
     "Adam",
     "AdamW",
     "CosineDecay",
+    "Ensemble",
     "History",
     "Network",
     "RMSprop",
     "StepDecay",
     "Trainer",
     "WarmUp",
+    "fit_many",
     "load",
 ]

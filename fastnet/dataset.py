@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import weakref
 from collections.abc import Iterator
 
@@ -43,12 +44,11 @@ class Dataset:
     weights : array_like, shape (n,), optional
     prefix : str, default ""
         Of the names in messages.
-    chosen : ndarray of int64, optional
-        The rows to use of a memory map.
 
     Attributes
     ----------
     rows : int
+        Those that `select` has chosen, or all.
     mapped : bool
         Whether it is read part by part.
     """
@@ -62,9 +62,9 @@ class Dataset:
         weights: ArrayLike | None = None,
         *,
         prefix: str = "",
-        chosen: Array | None = None,
     ) -> None:
-        self._network, self._loss, self._chosen = network, loss, chosen
+        self._network, self._loss = network, loss
+        self._chosen: Array | None = None
         self._names = f"{prefix}X", f"{prefix}y"
         self.mapped = isinstance(X, np.memmap)
         if isinstance(X, np.memmap):
@@ -76,19 +76,27 @@ class Dataset:
                 raise ValueError(
                     f"{self._names[1]} has shape {self._y.shape}; expected {len(X)} rows, one for each of X"
                 )
-            self.rows = len(X) if chosen is None else len(chosen)
+            self.rows = len(X)
             self._read(np.arange(1))  # what is wrong with all rows is wrong with the first
         else:
             # Views of our own, of memory that stays: whatever a callback does to the caller's arrays, sizes hold.
             self._X, self._y = (array.view() for array in self._checked(X, y))
             self._held = weakref.ref(owner(self._X)), weakref.ref(owner(self._y))
             self.rows = len(self._X)
-        self.weights = None if weights is None else _weights(weights, self.rows)
+        self._weights = None if weights is None else _checked_weights(weights, self.rows)
+
+    @classmethod
+    def of_validation(cls, network: Network, loss: str, data: tuple[ArrayLike, ...]) -> Dataset:
+        """Return the data of a pair (X, y), or (X, y, sample_weight), for validation."""
+        if not isinstance(data, (tuple, list)) or len(data) not in (2, 3):
+            raise TypeError("validation_data must be a pair (X, y), or (X, y, sample_weight)")
+        X, y, *weights = data
+        return cls(network, loss, X, y, *weights, prefix="validation ")
 
     def _read(self, places: Array) -> tuple[Array, Array]:
-        """Rows of a memory map, converted and checked."""
-        chosen = places if self._chosen is None else self._chosen[places]
-        return self._checked(np.asarray(self._X[chosen]), np.asarray(self._y[chosen]), chosen)
+        """Rows of X and y; those of a memory map are converted and checked."""
+        X, y = np.asarray(self._X[places]), np.asarray(self._y[places])
+        return self._checked(X, y, places) if self.mapped else (X, y)
 
     def _checked(self, X: ArrayLike, y: ArrayLike, at: Array | None = None) -> tuple[Array, Array]:
         """Inputs and targets as training needs them."""
@@ -98,13 +106,17 @@ class Dataset:
     def iter_chunks(self, batch: int, order: Array | None = None, first_row: int = 0) -> Iterator[Chunk]:
         """Iterate over an epoch in chunks that end where a step or a micro-batch ends, from ``first_row`` on.
 
-        A memory map's chunks come in order; arrays are one chunk, with the order in which to visit its rows.
+        Arrays are one chunk, with the order in which to visit its rows. The chunks of a memory map come in that order;
+        so do those of selected rows that are not shuffled.
         """
-        if not self.mapped:
-            yield self._X, self._y, self.weights, order, 0
+        shuffled = order is not None
+        if self._chosen is not None:
+            order = self._chosen if order is None else self._chosen[order]
+        if not self.mapped and (shuffled or order is None):
+            yield self._X, self._y, self._weights, order, 0
             return
         row_bytes = max(1, self._X.nbytes // len(self._X) + self._network.dtype.itemsize * self._X.shape[1])
-        weights = self.weights if self.weights is None or order is None else self.weights[order]
+        weights = self._weights if self._weights is None or order is None else self._weights[order]
         step = max(MICRO_BATCH_ROWS, PART_BYTES // row_bytes)
         start = first_row
         while start < self.rows:
@@ -117,14 +129,24 @@ class Dataset:
             yield (*self._read(places), weights, None, start)
             start = end
 
+    def at_once(self, shuffled: bool) -> tuple[Array, Array, Array | None, Array | None] | None:
+        """Return X, y, weights and the rows of them to visit, or None for all; None if they are read in parts."""
+        if self.mapped:
+            return None
+        if self._chosen is None or shuffled:
+            return self._X, self._y, self._weights, self._chosen
+        X, y, weights, _, _ = next(self.iter_chunks(MICRO_BATCH_ROWS))
+        return (X, y, weights, None) if len(X) == self.rows else None
+
     def remarks(self) -> tuple[str, str]:
         """Say what in the data keeps any network from learning, and what is far from the scale that training expects.
 
         By up to 256 rows, evenly chosen. Either text may be empty.
         """
         places = np.linspace(0, self.rows - 1, min(self.rows, _SAMPLE_ROWS)).astype(np.int64)
-        X, y = self._read(places) if self.mapped else (self._X[places], self._y[places])
-        if (y == y[0]).all() and (self.mapped or (self._y == self._y[0]).all()):
+        chosen = slice(None) if self._chosen is None else self._chosen
+        X, y = self._read(places if self._chosen is None else self._chosen[places])
+        if (y == y[0]).all() and (self.mapped or (self._y[chosen] == y[0]).all()):
             one = y[0].tolist() if y.ndim == 1 or y.shape[1] > 1 else float(y[0, 0])
             what = "belongs to the same class" if y.ndim == 1 else "has the same target"
             return f"Every row {what}, {one}: there is nothing to learn but this constant.", ""
@@ -135,13 +157,21 @@ class Dataset:
     def split(self, share: float, seed: int) -> tuple[Dataset, Dataset]:
         """The rows that are kept and those that are held out, by `fastnet.data.split`'s rule."""
         kept, held = split_rows(self.rows, share, seed)
-        return self._at(kept), self._at(held)
+        if self.mapped or self._chosen is not None:
+            return self.select(kept), self.select(held)
+        weights = (None, None) if self._weights is None else (self._weights[kept], self._weights[held])
+        parts = zip((kept, held), weights, strict=True)
+        first, second = (Dataset(self._network, self._loss, self._X[at], self._y[at], w) for at, w in parts)
+        return first, second
 
-    def _at(self, rows: Array) -> Dataset:
-        weights = None if self.weights is None else self.weights[rows]
-        if self.mapped:
-            return Dataset(self._network, self._loss, self._X, self._y, weights, chosen=rows)
-        return Dataset(self._network, self._loss, self._X[rows], self._y[rows], weights)
+    def select(self, rows: Array) -> Dataset:
+        """Return some of the rows, int64 from 0 on, each as often as it is named, without copying them."""
+        selected = copy.copy(self)
+        selected._chosen = rows if self._chosen is None else self._chosen[rows]
+        selected.rows = len(rows)
+        if self._weights is not None and not self._weights[selected._chosen].any():
+            raise ValueError("sample_weight is 0 in every selected row; expected at least one above 0")
+        return selected
 
 
 def _far_from_unit_scale(name: str, rows: Array) -> str:
@@ -164,7 +194,7 @@ def split_rows(rows: int, share: float, seed: int) -> tuple[Array, Array]:
     return np.sort(order[held_out:]), np.sort(order[:held_out])
 
 
-def _weights(value: ArrayLike, rows: int) -> Array:
+def _checked_weights(value: ArrayLike, rows: int) -> Array:
     """Sample weights as float64."""
     (weights,) = validation.floats(sample_weight=value)
     if weights.shape != (rows,):

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from . import checks
 from .dataset import Dataset
+from .diagnosis import MIN_EPOCHS
 from .io.checkpoint import CheckpointWriter, state_dict
 from .kernels.engine import rng
 from .kernels.engine.backend import Backend, discard_partial_step, start_epoch
+from .kernels.engine.engine import CpuEngine
+from .kernels.engine.epochs import BestState, EpochLoop
 from .kernels.engine.plan import MICRO_BATCH_ROWS
-from .kernels.specs.base import Array
 from .progress import update_bar
 from .training_state import TrainingState
 
@@ -26,45 +28,31 @@ class DivergenceWarning(RuntimeWarning):
     """The loss or a parameter stopped being finite, and training ended."""
 
 
+class FitOptions(NamedTuple):
+    """How long a call of `fit` trains, and what it calls after each epoch."""
+
+    epochs: int
+    patience: int | None
+    callbacks: list[Callback]
+
+    @classmethod
+    def checked(cls, epochs: Any, patience: Any, callbacks: Any) -> FitOptions:
+        """Return the options that `Trainer.fit` was given, or raise TypeError or ValueError."""
+        epochs = checks.integer("epochs", epochs, least=1)
+        patience = checks.count_or_none("patience", patience)
+        if not isinstance(callbacks, Iterable):
+            raise TypeError(f"callbacks is {callbacks!r}; expected a list of functions of an epoch's row")
+        callbacks = list(callbacks)
+        for callback in callbacks:
+            if not callable(callback):
+                raise TypeError(f"callbacks holds {callback!r}; expected functions of an epoch's row")
+        return cls(epochs, patience, callbacks)
+
+
 def measure(backend: Backend, data: Dataset) -> dict[str, float]:
     """Return the loss, and for classification the accuracy, over all rows."""
     chunks = ((X, y, weights, first_row) for X, y, weights, _, first_row in data.iter_chunks(MICRO_BATCH_ROWS))
     return backend.evaluate(chunks, data.rows)
-
-
-class BestState:
-    """The best state so far, as ``arrays``, and how many epochs ago it was.
-
-    The loss of an epoch was measured before its updates, so it belongs to the parameters at the epoch's start: a
-    snapshot of those is kept until it is known, and the two copies exchange roles if it was the best. A validation
-    loss belongs to the epoch's end, and nothing is copied unless it is the best.
-    """
-
-    def __init__(self, *arrays: Array) -> None:
-        self._now = arrays
-        self.arrays = tuple(array.copy() for array in arrays)
-        self._snapshot = tuple(array.copy() for array in arrays)
-        self.value = math.inf
-        self.age = 0
-
-    def snapshot(self) -> None:
-        """Keep the present state, in case it turns out to be the best."""
-        for kept, array in zip(self._snapshot, self._now, strict=True):
-            kept[...] = array
-
-    def update(self, value: float, of_snapshot: bool) -> None:
-        """Take account of a loss: that of the snapshot, or of the present state."""
-        self.age += 1
-        if value < self.value:
-            if not of_snapshot:
-                self.snapshot()
-            self.arrays, self._snapshot = self._snapshot, self.arrays
-            self.value, self.age = value, 0
-
-    def restore(self) -> None:
-        """Make the best state the present one."""
-        for kept, array in zip(self.arrays, self._now, strict=True):
-            array[...] = kept
 
 
 class FitSession:
@@ -96,10 +84,13 @@ class FitSession:
     def _evaluator(self, data: Dataset) -> Backend:
         return self._build(min(data.rows, MICRO_BATCH_ROWS), False)
 
-    def run(
-        self, epochs: int, patience: int | None, callbacks: list[Callback], bar: Any, writer: CheckpointWriter | None
-    ) -> None:
-        """Train for ``epochs`` epochs, or until patience, a callback, divergence or an interruption ends it."""
+    def run(self, options: FitOptions, bar: Any, writer: CheckpointWriter | None) -> str:
+        """Train until the epochs are over, or patience, a callback, divergence or an interruption ends it.
+
+        Return the words of a `DivergenceWarning`, or "".
+        """
+        epochs, patience, callbacks = options
+        warning = ""
         trainer, state, best = self._trainer, self._state, self._best
         network, history = trainer.network, trainer.history
         validates = self._validation is not None
@@ -107,40 +98,53 @@ class FitSession:
         if validates:
             best.update(self._validated()[monitor], of_snapshot=False)
         restores = patience is not None
+        loop = None if callbacks or writer is not None or epochs == 1 else self._epoch_loop()
+        end = history.epochs + epochs
         try:
-            for _ in range(epochs):
-                if not validates:
-                    best.snapshot()
+            while history.epochs < end:
                 epoch = history.epochs
-                self._train_epoch(epoch)
-                row = self._backend.results() | self._validated()
-                history.append(row)
-                finite = all(map(math.isfinite, row.values())) and state.is_finite(network)
-                if finite or not validates:
-                    best.update(row[monitor], of_snapshot=not validates)
+                count = 1 if loop is None else min(end - epoch, loop.epochs_of_a_call)
+                if loop is not None and count > 1 and self._starts(epoch):
+                    rates = [
+                        trainer.optimizer.rates(epoch + i, -(-self._data.rows // self._batch)) for i in range(count)
+                    ]
+                    loop.train(np.array(rates), trainer.seed, epoch, patience)
+                    for row in loop.results(epoch):
+                        history.append(row)
+                    finite = loop.is_finite
+                else:
+                    if not validates:
+                        best.snapshot()
+                    self._train_epoch(epoch)
+                    row = self._backend.results() | self._validated()
+                    history.append(row)
+                    finite = all(map(math.isfinite, row.values())) and state.is_finite(network)
+                    if finite or not validates:
+                        best.update(row[monitor], of_snapshot=not validates)
                 if not finite:
                     restores = True
-                    warnings.warn(
-                        f"training diverged in epoch {epoch + 1}: a loss or a parameter is no longer finite. The "
-                        "network holds the best finite parameters of this call; scale the data, or go on with a "
-                        "new Trainer of a lower learning rate",
-                        DivergenceWarning,
-                        stacklevel=3,
+                    warning = (
+                        f"training diverged in epoch {history.epochs}: a loss or a parameter is no longer finite. "
+                        "The network holds the best finite parameters of this call; scale the data, or go on with a "
+                        "new Trainer of a lower learning rate"
                     )
-                    return
+                    break
                 network.loss = trainer.loss  # callbacks may ask for probabilities
                 if bar is not None:
-                    update_bar(bar, row)
+                    update_bar(bar, row, history.epochs - epoch)
                 wants_stop = [callback({"epoch": epoch, **row}) for callback in callbacks]
                 if writer is not None:
                     writer.write_if_due(*state_dict(trainer, state, best.arrays))
                 if any(wants_stop) or (patience is not None and best.age >= patience):
                     break
-            if patience is not None and not validates:
+            if patience is not None and not validates and not warning:
                 # The last epoch's parameters have started no epoch, so no loss was measured at them yet.
                 best.update(measure(self._evaluator(self._data), self._data)["loss"], of_snapshot=False)
         finally:  # Ctrl-C included, which may come anywhere
             history.truncate(history.epochs)
+            if loop is not None:  # epochs that a call completed before it was interrupted
+                for row in loop.results(history.epochs):
+                    history.append(row)
             discard_partial_step(state.progress, state.totals)
             if state.progress["step"] > 0:
                 network.loss = trainer.loss
@@ -149,6 +153,9 @@ class FitSession:
                 start_epoch(state.progress, state.totals, history.epochs)
             if writer is not None:
                 writer.write(*state_dict(trainer, state, best.arrays))
+        if history.epochs >= MIN_EPOCHS:
+            history.set_remarks(*self._data.remarks())
+        return warning
 
     def _validated(self) -> dict[str, float]:
         """Return the measures of the validation data, if there are any."""
@@ -156,11 +163,26 @@ class FitSession:
             return {}
         return {f"val_{name}": value for name, value in measure(self._validator, self._validation).items()}
 
+    def _epoch_loop(self) -> EpochLoop | None:
+        """Return what trains several epochs in one call, where the backend does and all data are in memory."""
+        data = self._data.at_once(self._order is not None)
+        held = None if self._validation is None else self._validation.at_once(False)
+        missing = data is None or (self._validation is not None and held is None)
+        if data is None or missing or not isinstance(self._backend, CpuEngine):
+            return None
+        return EpochLoop(self._backend, data, self._order, self._best, self._validator, held and held[:3])
+
+    def _starts(self, epoch: int) -> bool:
+        """Start an epoch, and return whether it is a whole one, not the rest of an interrupted one."""
+        state, rows = self._state, self._data.rows
+        if not state.can_continue(epoch, rows, self._batch):
+            start_epoch(state.progress, state.totals, epoch, rows)
+        return int(state.progress["row"]) == 0
+
     def _train_epoch(self, epoch: int) -> None:
         """Train the history's next epoch; the rest of it, where it was interrupted."""
         trainer, state, rows, batch, order = self._trainer, self._state, self._data.rows, self._batch, self._order
-        if not state.can_continue(epoch, rows, batch):
-            start_epoch(state.progress, state.totals, epoch, rows)
+        self._starts(epoch)
         if order is not None:
             rng.shuffle(order, trainer.seed, epoch)
         rates = trainer.optimizer.rates(epoch, -(-rows // batch))

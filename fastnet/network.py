@@ -360,7 +360,7 @@ class Network:
         """
         validation.finite("network.parameters", self._parameters)
         layers = list(zip(self.weights, self.biases, self.activations, strict=True))
-        onnx.to_onnx(path, layers, self.dtype, self.loss)
+        onnx.to_onnx(path, [layers], self.dtype, self.loss)
 
     # --------------------------------------------------------------------------------------- summary
 
@@ -385,39 +385,3 @@ class Network:
             f"Network({list(self.layer_sizes)}, hidden={hidden}, output={output!r}, "
             f"dtype={self.dtype.name!r}, seed={self.seed})"
         )
-
-
-def load(path: storage.Path) -> Network:
-    """Read a network that `Network.save` wrote.
-
-    Parameters
-    ----------
-    path : str or path-like
-
-    Returns
-    -------
-    Network
-        With its loss, so that `predict_proba` works.
-
-    Raises
-    ------
-    OSError
-        If the file cannot be read.
-    ValueError
-        If it is not a whole model file of a version this fastnet knows, its arrays do not fit its layers, or a
-        weight is NaN or infinite. Nothing in a file is ever executed.
-
-    Examples
-    --------
-    >>> import pathlib, tempfile
-    >>> import fastnet
-    >>> path = pathlib.Path(tempfile.mkdtemp(), "model.safetensors")
-    >>> net = fastnet.Network([2, 3, 1])
-    >>> net.save(path)
-    >>> bool((fastnet.load(path).parameters == net.parameters).all())
-    True
-    """
-    arrays, metadata = storage.read(path, "model")
-    with storage.naming_file(path):
-        network: Network = model.network_of(Network, arrays, metadata)
-    return network

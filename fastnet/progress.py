@@ -28,8 +28,8 @@ def progress_bar(epochs: int, show: bool | None) -> Any:
     return tqdm(total=epochs, unit="epoch", file=sys.stderr, bar_format=_FORMAT)
 
 
-def update_bar(bar: Any, row: dict[str, float]) -> None:
-    """Move on by an epoch, and show its losses, or its loss and accuracy."""
+def update_bar(bar: Any, row: dict[str, float], epochs: int = 1) -> None:
+    """Move on by some epochs, and show the last one's losses, or its loss and accuracy."""
     names = [name for name in ("loss", "val_loss", "accuracy") if name in row][:2]
     bar.set_postfix({name: f"{row[name]:.4g}" for name in names}, refresh=False)
-    bar.update()
+    bar.update(epochs)

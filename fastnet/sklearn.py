@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import threading
 from itertools import pairwise
 from numbers import Integral
 from typing import Any
@@ -32,6 +33,7 @@ from .kernels.specs.base import Array
 from .kernels.specs.optimizers import OPTIMIZERS
 
 try:
+    from joblib.parallel import get_active_backend
     from scipy.sparse import issparse
     from sklearn import neural_network
     from sklearn.neural_network._stochastic_optimizers import AdamOptimizer, SGDOptimizer
@@ -175,6 +177,18 @@ class _Session:
             optimizer.velocities = sklearn_conversions.copies(self._transposed(velocity), -self._rate / self._scale)
 
 
+def _max_threads(estimator: Any) -> int | None:
+    """Return the bound of an estimator's threads: its own, or 1 in a thread of joblib's, beside which others train.
+
+    joblib bounds the threads of its processes itself, by NUMBA_NUM_THREADS.
+    """
+    given: int | None = estimator.threads
+    if given is None and threading.current_thread() is not threading.main_thread():
+        backend, _ = get_active_backend()  # loky, the default, is never that of a thread in which joblib runs a task
+        return None if type(backend).__name__ == "LokyBackend" else 1
+    return given
+
+
 class _EngineMixin:
     """Trains scikit-learn's estimators on the engine, and predicts as `Network` does."""
 
@@ -186,7 +200,7 @@ class _EngineMixin:
         dtype, last = me.coefs_[0].dtype, _OUTPUTS.get(me.out_activation_)
         if not (last is None or issparse(X) or me.backend == "numpy" or np.result_type(X.dtype, dtype) != dtype):
             rows, names = np.ascontiguousarray(X, dtype), [_ACTIVATIONS[me.activation]] * (me.n_layers_ - 2)
-            with limit_threads(me.threads):
+            with limit_threads(_max_threads(me)):
                 outputs = forward_through(
                     me.coefs_, me.intercepts_, (*names, last), rows, me.out_activation_ == "softmax"
                 )
@@ -227,7 +241,7 @@ class _EngineMixin:
         if self.early_stopping:  # as train_test_split rounds
             rows -= math.ceil(self.validation_fraction * rows)
         session = _Session(self, rows)
-        with limit_threads(self.threads):
+        with limit_threads(_max_threads(self)):
             try:
                 self._session = session
                 self.batch_size, self.shuffle = session.batch_size, False
@@ -284,7 +298,8 @@ class MLPClassifier(_EngineMixin, neural_network.MLPClassifier):  # type: ignore
     backend : {"auto", "numpy", "cpu"}, default "auto"
         numpy runs the reference equations, cpu the compiled kernels; auto is cpu.
     threads : int or None, default None
-        Upper bound of cpu's threads, which do not change a bit; more than available is no error, None means all.
+        Upper bound of cpu's threads, which do not change a bit; more than available is no error. None means all, but
+        one in a thread in which joblib's backends threading and dask run a task.
 
     Notes
     -----
@@ -321,7 +336,8 @@ class MLPRegressor(_EngineMixin, neural_network.MLPRegressor):  # type: ignore[m
     backend : {"auto", "numpy", "cpu"}, default "auto"
         numpy runs the reference equations, cpu the compiled kernels; auto is cpu.
     threads : int or None, default None
-        Upper bound of cpu's threads, which do not change a bit; more than available is no error, None means all.
+        Upper bound of cpu's threads, which do not change a bit; more than available is no error. None means all, but
+        one in a thread in which joblib's backends threading and dask run a task.
 
     Notes
     -----

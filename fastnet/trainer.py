@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import math
 import threading
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -13,11 +15,10 @@ from numpy.typing import ArrayLike
 
 from . import checks
 from .dataset import Dataset
-from .diagnosis import MIN_EPOCHS
-from .fit_session import Callback, DivergenceWarning, FitSession, measure
+from .fit_session import Callback, DivergenceWarning, FitOptions, FitSession, measure
 from .history import History
 from .io import checkpoint, model, storage
-from .io.checkpoint import CheckpointWriter, check_optimizer
+from .io.checkpoint import CheckpointWriter
 from .kernels.api import validation
 from .kernels.cpu.threads.pool import limit_threads
 from .kernels.engine.backend import Backend, start_epoch
@@ -41,6 +42,37 @@ _ENTERING = threading.Lock()
 
 _IN_FIT: set[int] = set()
 """Identities of the networks that are being trained."""
+
+
+@contextmanager
+def in_fit(trainers: Sequence[Trainer]) -> Iterator[None]:
+    """Mark trainers as being in `fit` within a block: all, or none if one of them cannot be trained now."""
+    marked: list[Trainer] = []
+    try:
+        with _ENTERING:
+            for i, trainer in enumerate(trainers):
+                try:
+                    trainer._check_ready()
+                except Exception as error:
+                    if len(trainers) > 1:
+                        error.add_note(f"(raised for trainers[{i}])")
+                    raise
+            marked = list(trainers)
+            for trainer in trainers:
+                trainer._fitting = True
+                _IN_FIT.add(id(trainer.network))
+        yield
+    finally:
+        for trainer in marked:
+            trainer._fitting = False
+            _IN_FIT.discard(id(trainer.network))
+
+
+def fit_prepared(
+    trainer: Trainer, data: Dataset, validation: Dataset | None, options: FitOptions, writer: CheckpointWriter | None
+) -> str:
+    """Run a `fit` whose arguments `fit_many` has checked; return the words of a `DivergenceWarning`, or ""."""
+    return FitSession(trainer, trainer._state, data, validation, trainer._build).run(options, None, writer)
 
 
 class Trainer:
@@ -238,40 +270,17 @@ class Trainer:
         if validation_data is not None and validation_split is not None:
             raise ValueError("validation_data and validation_split are both given; expected one of them")
         if validation_data is not None:
-            if not isinstance(validation_data, (tuple, list)) or len(validation_data) not in (2, 3):
-                raise TypeError("validation_data must be a pair (X, y), or (X, y, sample_weight)")
-            X_held, y_held, *weights = validation_data
-            validation = Dataset(self.network, self.loss, X_held, y_held, *weights, prefix="validation ")
+            validation = Dataset.of_validation(self.network, self.loss, validation_data)
         if validation_split is not None:
             share = checks.number("validation_split", validation_split, above=0, below=1)
             data, validation = data.split(share, self.seed)
-        epochs = checks.integer("epochs", epochs, least=1)
-        patience = checks.count_or_none("patience", patience)
-        if not isinstance(callbacks, Iterable):
-            raise TypeError(f"callbacks is {callbacks!r}; expected a list of functions of an epoch's row")
-        callbacks = list(callbacks)
-        for callback in callbacks:
-            if not callable(callback):
-                raise TypeError(f"callbacks holds {callback!r}; expected functions of an epoch's row")
-        writer = None
-        if checkpoint is not None:
-            check_optimizer(self.optimizer)
-            writer = CheckpointWriter(checkpoint)
-        entered = False
-        try:
-            with _ENTERING:
-                self._check_ready()
-                entered = self._fitting = True
-                _IN_FIT.add(id(self.network))
-            with limit_threads(self.threads), progress_bar(epochs, progress) as bar:
-                session = FitSession(self, self._state, data, validation, self._build)
-                session.run(epochs, patience, callbacks, bar, writer)
-            if self.history.epochs >= MIN_EPOCHS:
-                self.history.set_remarks(*data.remarks())
-        finally:
-            if entered:
-                self._fitting = False
-                _IN_FIT.discard(id(self.network))
+        options = FitOptions.checked(epochs, patience, callbacks)
+        writer = None if checkpoint is None else CheckpointWriter(checkpoint, self.optimizer)
+        with in_fit([self]), limit_threads(self.threads), progress_bar(options.epochs, progress) as bar:
+            session = FitSession(self, self._state, data, validation, self._build)
+            warning = session.run(options, bar, writer)
+        if warning:
+            warnings.warn(warning, DivergenceWarning, stacklevel=2)
         return self.history
 
     def evaluate(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> dict[str, float]:

@@ -242,12 +242,14 @@ def test_public_names() -> None:
         "Adam",
         "AdamW",
         "CosineDecay",
+        "Ensemble",
         "History",
         "Network",
         "RMSprop",
         "StepDecay",
         "Trainer",
         "WarmUp",
+        "fit_many",
         "load",
     }
     assert all(hasattr(fastnet, name) for name in fastnet.__all__)

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from ..ensemble import Ensemble, load
 from ..io import storage
 from ..kernels.specs.base import Array
 from ..kernels.specs.losses import LOSSES
-from ..network import load
 
 
 def add_parser(subparsers: Any) -> None:
@@ -84,8 +84,9 @@ def _of_table(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _of_network(options: argparse.Namespace) -> dict[str, Any]:
-    """Predict by a network, which takes all columns in order."""
+    """Predict by a network or an ensemble, which take all columns in order."""
     net, shown = load(options.model), storage.display_path(options.file)
+    first = net.networks[0] if isinstance(net, Ensemble) else net
     from .. import table
 
     frame = table.read(options.file, "")
@@ -95,11 +96,13 @@ def _of_network(options: argparse.Namespace) -> dict[str, Any]:
     wrong = [name for name in features.columns if table.numbers(features[name]).isna().any()]
     if wrong:
         raise ValueError(f"{shown}: columns {table.listed(wrong)} hold gaps or text; a network takes numbers only")
-    if features.shape[1] != net.layer_sizes[0]:
-        raise ValueError(f"{shown} has {features.shape[1]} columns of features; this model takes {net.layer_sizes[0]}")
+    if features.shape[1] != first.layer_sizes[0]:
+        raise ValueError(
+            f"{shown} has {features.shape[1]} columns of features; this model takes {first.layer_sizes[0]}"
+        )
     X = features.apply(table.numbers).to_numpy()
-    function = LOSSES[net.loss].probabilities if net.loss else None
-    classes = list(range(net.layer_sizes[-1])) if function == "softmax" else None
+    function = LOSSES[first.loss].probabilities if first.loss else None
+    classes = list(range(first.layer_sizes[-1])) if function == "softmax" else None
     ids = {} if options.id is None else {"id": options.id, "ids": frame[options.id].tolist()}
     outputs = net.predict_proba(X) if function else net.predict(X)
     return {"target": "prediction", **ids, **_described(outputs, classes, function == "softmax")}

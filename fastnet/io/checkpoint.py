@@ -33,9 +33,12 @@ class CheckpointWriter:
     ----------
     path : str or path-like
         Replaced as a whole each time.
+    optimizer : Optimizer
+        The trainer's; `check_optimizer` may refuse it.
     """
 
-    def __init__(self, path: storage.Path) -> None:
+    def __init__(self, path: storage.Path, optimizer: Any) -> None:
+        check_optimizer(optimizer)
         storage.check_target(path)
         self._path = path
         self._due = 0.0

@@ -45,21 +45,21 @@ class _Graph:
         return self.add("Cast", self.add("Erf", single), to=self.onnx.helper.np_dtype_to_tensor_dtype(self.dtype))
 
 
-def to_onnx(path: Path, layers: Sequence[Layer], dtype: np.dtype[Any], loss: str | None) -> None:
-    """Write layers as an ONNX model; see `Network.to_onnx`."""
+def to_onnx(path: Path, members: Sequence[Sequence[Layer]], dtype: np.dtype[Any], loss: str | None) -> None:
+    """Write the layers of a network, or of several and their mean, as an ONNX model; see `Network.to_onnx`."""
     try:
         import onnx
         import onnx.checker
     except ImportError:
         raise ImportError("ONNX export needs the package onnx: pip install onnx") from None
-    size = sum(W.nbytes + b.nbytes for W, b, _ in layers)
+    size = sum(W.nbytes + b.nbytes for layers in members for W, b, _ in layers)
     if size > _MAX_WEIGHT_BYTES:
-        raise ValueError(f"this network takes {size / 2**30:.1f} GiB; an ONNX file holds less than 2 GiB")
+        raise ValueError(f"this model takes {size / 2**30:.1f} GiB; an ONNX file holds less than 2 GiB")
     graph = _Graph(onnx, dtype)
-    outputs = _build(graph, layers, loss)
+    outputs = _build(graph, members, loss)
     info = onnx.helper.make_tensor_value_info
     inputs, found = (
-        [info("X", onnx.helper.np_dtype_to_tensor_dtype(dtype), ["rows", layers[0][0].shape[1]])],
+        [info("X", onnx.helper.np_dtype_to_tensor_dtype(dtype), ["rows", members[0][0][0].shape[1]])],
         [info(*output) for output in outputs],
     )
     body = onnx.helper.make_graph(graph.nodes, "fastnet", inputs, found, list(graph.constants.values()))
@@ -70,18 +70,24 @@ def to_onnx(path: Path, layers: Sequence[Layer], dtype: np.dtype[Any], loss: str
         file.write(model.SerializeToString())
 
 
-def _build(graph: _Graph, layers: Sequence[Layer], loss: str | None) -> list[tuple[str, int, list[Any]]]:
+def _build(graph: _Graph, members: Sequence[Sequence[Layer]], loss: str | None) -> list[tuple[str, int, list[Any]]]:
     """Add all nodes; return the name, type and shape of every output."""
     own = graph.onnx.helper.np_dtype_to_tensor_dtype(graph.dtype)
-    A = "X"
-    for i, (W, b, activation) in enumerate(layers):
-        weight, bias = graph.constant(W, f"layers.{i}.weight"), graph.constant(b, f"layers.{i}.bias")
-        A = ACTIVATIONS[activation].onnx(graph, graph.add("Gemm", A, weight, bias, transB=1))
     function = LOSSES[loss].probabilities if loss is not None else None
+    results = []
+    for m, layers in enumerate(members):
+        result, prefix = "X", f"members.{m}.layers" if len(members) > 1 else "layers"
+        for i, (W, b, activation) in enumerate(layers):
+            operands = graph.constant(W, f"{prefix}.{i}.weight"), graph.constant(b, f"{prefix}.{i}.bias")
+            result = ACTIVATIONS[activation].onnx(graph, graph.add("Gemm", result, *operands, transB=1))
+        # ONNX's Softmax, over the last axis, or Sigmoid
+        results.append(graph.add(function.capitalize(), result) if function else result)
+    mean = results[0]
+    if len(members) > 1:  # onnxruntime's Mean knows no float64
+        mean = graph.add("Div", graph.add("Sum", *results), graph.constant(len(members)))
     name = "probabilities" if function else "outputs"
-    P = graph.add(function.capitalize(), A) if function else A  # ONNX's Softmax, over the last axis, or Sigmoid
-    graph.add("Identity", P, output=name)
-    outputs = [(name, own, ["rows", len(layers[-1][1])])]
+    graph.add("Identity", mean, output=name)
+    outputs = [(name, own, ["rows", len(members[0][-1][1])])]
     if function == "softmax":
         graph.add("ArgMax", name, axis=1, keepdims=0, output="label")
         outputs.insert(0, ("label", graph.onnx.TensorProto.INT64, ["rows"]))

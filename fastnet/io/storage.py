@@ -1,7 +1,7 @@
 """Model files: arrays and text in safetensors files, which replace an older file as a whole or not at all.
 
 A file holds arrays by name and metadata, a mapping from text to text. The metadata of every file that fastnet writes
-hold "format", "format_version", "kind" ("model" or "checkpoint") and "checksum", by which a file that a disk or a
+hold "format", "format_version", "kind" (a key of `KINDS`) and "checksum", by which a file that a disk or a
 transfer has damaged is recognised; of files that lack it none is asked. Equal arrays and metadata give equal bytes.
 Reading a file never executes anything in it: no pickle is involved.
 """
@@ -27,7 +27,11 @@ FORMAT = "fastnet"
 FORMAT_VERSION = "1"
 """Changed whenever an older fastnet would misread a newer file."""
 
-KINDS = {"model": "fastnet.load(path)", "checkpoint": "fastnet.Trainer.resume(path)"}
+KINDS = {
+    "model": "fastnet.load(path)",
+    "ensemble": "fastnet.load(path)",
+    "checkpoint": "fastnet.Trainer.resume(path)",
+}
 """The kinds of files, and the function that reads each."""
 
 _SIGNATURES = {
@@ -91,14 +95,14 @@ def write(path: Path, arrays: Mapping[str, Array], metadata: Mapping[str, str]) 
         file.writelines((len(start).to_bytes(8, "little"), start, memoryview(encoded)[end:]))
 
 
-def read(path: Path, kind: str) -> tuple[dict[str, Array], dict[str, str]]:
+def read(path: Path, *kinds: str) -> tuple[dict[str, Array], dict[str, str]]:
     """Read a file that `write` wrote.
 
     Parameters
     ----------
     path : str or path-like
-    kind : str
-        "model" or "checkpoint": the kind that the file must be of.
+    *kinds : str
+        Keys of `KINDS`, of which the file must be one.
 
     Returns
     -------
@@ -111,7 +115,7 @@ def read(path: Path, kind: str) -> tuple[dict[str, Array], dict[str, str]]:
     OSError
         If the file cannot be opened.
     ValueError
-        If it is not a complete safetensors file of this kind and a known version, or damaged. The message is one line
+        If it is not a complete safetensors file of these kinds and a known version, or damaged. The message is one line
         that names the file and says what is wrong with it.
     """
     shown_path = display_path(path)
@@ -128,7 +132,7 @@ def read(path: Path, kind: str) -> tuple[dict[str, Array], dict[str, str]]:
     except (safetensors.SafetensorError, AttributeError, OverflowError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"{shown_path} is not a complete safetensors file ({reason}); it may be cut short") from None
-    _check_kind(shown_path, metadata, kind)
+    _check_kind(shown_path, metadata, kinds)
     if "checksum" in metadata and metadata["checksum"] != _checksum(arrays, metadata):
         raise ValueError(
             f"{shown_path} is damaged: its checksum does not fit what it holds; take another copy. If a program has "
@@ -137,7 +141,7 @@ def read(path: Path, kind: str) -> tuple[dict[str, Array], dict[str, str]]:
     return arrays, metadata
 
 
-def _check_kind(shown_path: str, metadata: Mapping[str, str], kind: str) -> None:
+def _check_kind(shown_path: str, metadata: Mapping[str, str], kinds: tuple[str, ...]) -> None:
     if metadata.get("format") != FORMAT:
         raise ValueError(
             f"{shown_path} is a safetensors file, but fastnet did not write it: its metadata has no format={FORMAT!r}; "
@@ -148,9 +152,10 @@ def _check_kind(shown_path: str, metadata: Mapping[str, str], kind: str) -> None
         raise ValueError(
             f"{shown_path} has format version {version[:40]!r}; this fastnet reads {FORMAT_VERSION}: use a newer one"
         )
-    if found != kind:
+    if found not in kinds:
+        what = f"a{'n' * (found == 'ensemble')} {found[:40] or 'thing without a kind'}"
         use = f"; use {KINDS[found]}" if found in KINDS else ""
-        raise ValueError(f"{shown_path} holds a {found[:40] or 'thing without a kind'}; expected a {kind}{use}")
+        raise ValueError(f"{shown_path} holds {what}; expected a {' or '.join(kinds)}{use}")
 
 
 @contextmanager

@@ -3,7 +3,10 @@
 A backend trains and evaluates one network at one batch size. None of them inherits from another.
 """
 
-from collections.abc import Iterable
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Protocol
 
 import numpy as np
@@ -84,9 +87,9 @@ class Backend(Protocol):
         y : ndarray, shape (rows,) or (rows, n_out)
             Labels or targets of these rows.
         weights : ndarray of float64, shape (epoch_rows,), optional
-            A sample weight for each row of the epoch, whichever part of it X is.
+            A sample weight for each row of the epoch, whichever part of it X is; with an order, for each row of X.
         order : ndarray of int64, shape (epoch_rows,), optional
-            The order in which to visit the rows; X and y then hold all of them.
+            The rows of X and y to visit, in this order, each from 0 to len(X) - 1. cuda takes a permutation only.
         rates : ndarray of float64, optional
             The learning rate of each of the epoch's steps, or one for all.
         first_row, epoch_rows : int, optional
@@ -98,6 +101,26 @@ class Backend(Protocol):
 
     def evaluate(self, chunks: Iterable[Chunk], rows: int) -> dict[str, float]:
         """Return the loss, and for classification the accuracy, over chunks of ``rows`` rows in all."""
+
+
+_interrupt: ContextVar[threading.Event | None] = ContextVar("fastnet_interrupt", default=None)
+
+
+@contextmanager
+def interruptible(event: threading.Event) -> Iterator[None]:
+    """Let an event end what backends do in this thread within a block, as Ctrl-C does in the main thread."""
+    token = _interrupt.set(event)
+    try:
+        yield
+    finally:
+        _interrupt.reset(token)
+
+
+def check_interrupt() -> None:
+    """Raise KeyboardInterrupt if the event of `interruptible` is set; backends call this between compiled calls."""
+    event = _interrupt.get()
+    if event is not None and event.is_set():
+        raise KeyboardInterrupt
 
 
 def new_progress() -> Array:

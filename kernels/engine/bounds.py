@@ -85,14 +85,15 @@ def check_data(
     first, done, epoch = rows
     check_array("X", X, (len(X), *row), X.dtype)
     check_array("y", y, (len(X), *target[0]), target[1])
+    held = len(X) if order is None else epoch  # with an order X may hold rows that the epoch does not visit
     if weights is not None:
-        check_array("sample_weight", weights, (epoch,), np.float64)
+        check_array("sample_weight", weights, (epoch if order is None else len(X),), np.float64)
     if order is not None:
-        check_array("the order of the rows", order, (len(X),), np.int64)
+        check_array("the order of the rows", order, (epoch,), np.int64)
     assert rates is not None
     check_array("the learning rates", rates, (max(1, rates.size),), np.float64)
-    if not 0 <= first <= done <= first + len(X) <= epoch or (order is not None and len(X) != epoch):
+    if not 0 <= first <= done <= first + held <= epoch:
         raise ValueError(
-            f"X holds rows {first} to {first + len(X)} of an epoch of {epoch} that stands at row {done}; expected the "
+            f"X holds rows {first} to {first + held} of an epoch of {epoch} that stands at row {done}; expected the "
             "row where training stands among them"
         )

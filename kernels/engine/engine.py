@@ -20,7 +20,7 @@ from ..specs.activations import IDENTITY, RELU
 from ..specs.losses import LOSSES, LossSpec
 from ..specs.optimizers import OPTIMIZERS
 from . import training_step, weights_task
-from .backend import OBJECTIVE, Array, Chunk, new_progress, new_totals, results_of, start_epoch
+from .backend import OBJECTIVE, Array, Chunk, check_interrupt, new_progress, new_totals, results_of, start_epoch
 from .bounds import check_data, check_network
 from .numpy_engine import NumpyEngine
 from .optimizer_state import OptimizerState
@@ -226,16 +226,24 @@ class CpuEngine:
         self.train(X, y)
         return float(totals["loss"] / totals["weight"]), self.plan.gradient.copy()
 
+    def loss_divisor(self) -> int:
+        """Return by what a row's loss, summed over outputs, is divided when it is reported."""
+        return self._sizes[-1] if self._loss.mean_over_outputs else 1
+
+    def answers(self, rows: int) -> int:
+        """Return how many answers rows have that are correct or not; 0 where the loss counts none."""
+        return 0 if not self._loss.counts_correct else rows * (1 if self._loss.takes_labels else self._sizes[-1])
+
     # ---------------------------------------------------------------------------------- evaluation
 
     def evaluate(self, chunks: Iterable[Chunk], rows: int) -> dict[str, float]:
         """Return the loss, and for classification the accuracy, over chunks of ``rows`` rows in all."""
-        plan = self._evaluation_plan()
+        plan = self.evaluation_plan()
         for X, y, weights, first_row in chunks:
             self._advance(plan, False, (X, y, weights, None, _NO_RATE), first_row, rows)
         return results_of(plan.progress, plan.totals, self._loss, self._sizes[-1])
 
-    def _evaluation_plan(self) -> Plan:
+    def evaluation_plan(self) -> Plan:
         """Return the plan with counters of its own, and micro-batches instead of batches."""
         self._link_kernels()
         counters = {"progress": new_progress(), "totals": new_totals(), "objective": self.plan.objective.copy()}
@@ -249,6 +257,31 @@ class CpuEngine:
     ) -> None:
         """Call the compiled loop until all rows are processed; between calls, a KeyboardInterrupt may come.
 
+        Arguments as of `bind`.
+        """
+        address = self.bind(plan, trains, arrays, first_row, epoch_rows)
+        progress, context = plan.progress, plan.context
+        done, stop = int(progress["done"]), int(context["stop_row"])
+        while done < stop:
+            before, start = done, time.perf_counter()
+            context["stop_row"] = min(stop, before + self.tuner.rows)
+            training_step.run(plan.parameters.dtype, address, self.threads, POOL)
+            done = int(progress["done"])
+            check_interrupt()
+            if trains:
+                self.tuner.update(done - before, time.perf_counter() - start)
+
+    @property
+    def threads(self) -> int:
+        """Threads of the next call: the tuner's choice, if the process may still use that many."""
+        threads = self.tuner.threads
+        return min(threads, num_threads()) if threads > 1 else 1
+
+    def bind(
+        self, plan: Plan, trains: bool, arrays: tuple[Array | None, ...], first_row: int, epoch_rows: int | None
+    ) -> int:
+        """Write into a plan's context what the compiled loop is to do, up to the last row; return its address.
+
         ``arrays``: X, targets, sample weights, order and learning rates.
         """
         self._link_kernels()
@@ -260,13 +293,12 @@ class CpuEngine:
             raise ValueError(f"X is of {X.dtype}; expected {plan.parameters.dtype}, as the parameters")
         if order is not None and not self._uses_order:
             raise ValueError("an order arrived; expected none, since this engine has no memory for gathered rows")
-        stop, dtype = first_row + len(X), plan.parameters.dtype
         epoch_rows = len(X) if epoch_rows is None else epoch_rows
+        stop, dtype = first_row + (len(X) if order is None else epoch_rows), plan.parameters.dtype
         target: Any = ((), np.int64) if self._loss.takes_labels else ((self._sizes[-1],), dtype)
         check_data(arrays, (self._sizes[0],), target, (first_row, int(progress["done"]), epoch_rows))
         if trains and context["epoch_rows"] != epoch_rows:
             self._reserve_scratch(epoch_rows)
-            plan = self.plan
         context["trains"] = trains
         # Addresses are looked up again only for other arrays: this is a third of the time around the compiled call.
         owner, bound = self._bound
@@ -278,16 +310,8 @@ class CpuEngine:
             self._address = address_of(context)
         self._bound = context, arrays
         context["rate_count"], context["first_row"] = len(rates), first_row
-        context["epoch_rows"] = epoch_rows
-        address, done = self._address, int(progress["done"])
-        while done < stop:
-            before, start = done, time.perf_counter()
-            context["stop_row"] = min(stop, before + self.tuner.rows)
-            threads = self.tuner.threads
-            training_step.run(dtype, address, min(threads, num_threads()) if threads > 1 else 1, POOL)
-            done = int(progress["done"])
-            if trains:
-                self.tuner.update(done - before, time.perf_counter() - start)
+        context["epoch_rows"], context["stop_row"] = epoch_rows, stop
+        return self._address
 
     def _reserve_scratch(self, epoch_rows: int) -> None:
         """Enlarge the scratch where the epoch's short micro-batches need more than full ones: `gemm` may then not fail.

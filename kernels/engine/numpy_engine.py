@@ -7,7 +7,7 @@ import numpy as np
 
 from ..reference import activations, losses, optimizers, training_step
 from ..specs.losses import LOSSES
-from .backend import OBJECTIVE, Array, Chunk, new_progress, new_totals, results_of, start_epoch
+from .backend import OBJECTIVE, Array, Chunk, check_interrupt, new_progress, new_totals, results_of, start_epoch
 from .bounds import check_network
 from .optimizer_state import OptimizerState
 from .plan import MICRO_BATCH_ROWS, layer_views, micro_batch_rows
@@ -69,8 +69,9 @@ class NumpyEngine:
         progress, totals, batch = self._optimizer.progress, self._optimizer.totals, self._batch_rows
         epoch_rows = len(X) if epoch_rows is None else epoch_rows
         rates = np.zeros(1) if rates is None else rates
+        last = first_row + len(X) if order is None else epoch_rows
         with np.errstate(all="ignore"):  # a loss of inf or NaN tells enough
-            while progress["done"] < first_row + len(X):
+            while progress["done"] < last:
                 begin = int(progress["done"]) // batch * batch
                 end = min(begin + batch, epoch_rows)
                 start = int(progress["done"])
@@ -83,6 +84,7 @@ class NumpyEngine:
                 if stop == end:
                     self._update(float(rates[min(begin // batch, len(rates) - 1)]), end - begin)
                 _count(progress, totals, stop, stop == end, 1)
+                check_interrupt()
 
     def _add_gradient(
         self, X: Array, y: Array, weights: Array | None, order: Array | None, rows: tuple[int, int, int]

@@ -56,7 +56,7 @@ def _mix(z: Any) -> Any:
 
 
 @jit
-def _shuffle(order: Any, seed: Any, index: Any) -> None:
+def shuffle_rows(order: Any, seed: Any, index: Any) -> None:
     """Fill order, int64 (n,); seed and index are uint64."""
     key = _mix(_mix(seed + _GOLDEN) + index * _GOLDEN)
     for i in range(order.size):
@@ -70,4 +70,4 @@ def _shuffle(order: Any, seed: Any, index: Any) -> None:
 def shuffle(order: NDArray[np.int64], seed: int, epoch: int) -> None:
     """Fill ``order``, int64 (n,), with 0..n-1 in an order that depends on seed and epoch: Fisher and Yates' shuffle."""
     with np.errstate(over="ignore"):  # in plain Python; compiled integers wrap around silently
-        _shuffle(order, np.uint64(seed), np.uint64(epoch))
+        shuffle_rows(order, np.uint64(seed), np.uint64(epoch))

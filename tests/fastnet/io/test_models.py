@@ -166,7 +166,9 @@ def test_model_rejects_hostile_arrays(arrays: dict[str, Any], message: str, tmp_
 
 def test_model_is_not_a_checkpoint(tmp_path: Path) -> None:
     storage.write(tmp_path / "run", {}, {"kind": "checkpoint"})
-    with pytest.raises(ValueError, match=r"holds a checkpoint; expected a model; use fastnet.Trainer.resume\(path\)"):
+    with pytest.raises(
+        ValueError, match=r"holds a checkpoint; expected a model or ensemble; use fastnet.Trainer.resume\(path\)"
+    ):
         fastnet.load(tmp_path / "run")
 
 

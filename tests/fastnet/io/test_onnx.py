@@ -57,7 +57,7 @@ def test_every_operator_computes_the_activation(name: str, dtype: str, tmp_path:
     """A single layer whose weight is 1, against the reference, tails included."""
     Z = np.concatenate([np.linspace(-6, 6, 101), [-700.0, -90.0, 90.0, 700.0]]).astype(dtype)
     layer = (np.ones((1, 1), dtype), np.zeros(1, dtype), name)
-    export.to_onnx(tmp_path / "m.onnx", [layer], np.dtype(dtype), "mse")
+    export.to_onnx(tmp_path / "m.onnx", [[layer]], np.dtype(dtype), "mse")
     found = run(tmp_path / "m.onnx", Z.reshape(-1, 1))["outputs"][:, 0]
     expected = getattr(reference, name)(Z.astype(np.float64))
     assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()

@@ -1,0 +1,265 @@
+"""Ensemble: networks that predict by the mean of their outputs; and `load`, which reads it or one network."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from .io import model, onnx, storage
+from .kernels.api import validation
+from .kernels.specs.base import Array
+from .kernels.specs.losses import LOSSES
+from .network import Network
+from .validation import check_inputs
+
+
+class Ensemble:
+    """Networks of the same inputs, outputs and dtype, which predict by the mean of their outputs.
+
+    Parameters
+    ----------
+    networks : iterable of Network
+        Hidden layers may differ. They are not copied: an ensemble predicts by what they are when it is asked.
+
+    Attributes
+    ----------
+    networks : tuple of Network
+
+    Raises
+    ------
+    TypeError
+        If something else than a Network is among them.
+    ValueError
+        If there is none, or they differ in inputs, outputs or dtype.
+
+    Examples
+    --------
+    >>> from fastnet import Ensemble, Network
+    >>> ensemble = Ensemble(Network([2, 3, 1], seed=i) for i in range(5))
+    >>> ensemble.predict([[0.5, 1.0]]).shape, ensemble.spread([[0.5, 1.0]]).shape
+    ((1, 1), (1, 1))
+    """
+
+    def __init__(self, networks: Iterable[Network]) -> None:
+        if isinstance(networks, Network) or not isinstance(networks, Iterable):
+            raise TypeError(f"networks is {networks!r}; expected a list of Networks")
+        self._networks = tuple(networks)
+        if not self._networks:
+            raise ValueError("networks is empty; expected at least one Network")
+        for i, network in enumerate(self._networks):
+            if not isinstance(network, Network):
+                raise TypeError(f"networks[{i}] is a {type(network).__name__}; expected a fastnet.Network")
+            mine, first = _interface(network), _interface(self._networks[0])
+            if mine != first:
+                raise ValueError(f"networks[{i}] has {mine}; expected {first}, as networks[0] has")
+
+    @property
+    def networks(self) -> tuple[Network, ...]:
+        """The networks."""
+        return self._networks
+
+    def predict(self, X: ArrayLike) -> Array:
+        """Return the mean of the networks' raw outputs.
+
+        Parameters
+        ----------
+        X : array_like, shape (B, n_in)
+            One sample a row.
+
+        Returns
+        -------
+        ndarray, shape (B, n_out)
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `Network.predict`.
+        """
+        return _mean(self._outputs(X, False))
+
+    def predict_proba(self, X: ArrayLike) -> Array:
+        """Return the mean of the networks' class probabilities.
+
+        Parameters
+        ----------
+        X : array_like, shape (B, n_in)
+            One sample a row.
+
+        Returns
+        -------
+        ndarray, shape (B, n_out)
+            After cross_entropy rows sum to 1.
+
+        Raises
+        ------
+        RuntimeError
+            If a network was not trained with a cross-entropy, or networks with both kinds are mixed.
+        TypeError, ValueError
+            As `Network.predict`.
+        """
+        self._probabilities()
+        return _mean(self._outputs(X, True))
+
+    def spread(self, X: ArrayLike) -> Array:
+        """Return how far the networks disagree: the standard deviation over them, of each output.
+
+        Of probabilities where they were trained with a cross-entropy, else of raw outputs; 0 for one network.
+
+        Parameters
+        ----------
+        X : array_like, shape (B, n_in)
+            One sample a row.
+
+        Returns
+        -------
+        ndarray, shape (B, n_out)
+
+        Raises
+        ------
+        RuntimeError
+            If some networks give probabilities and others do not, or of another kind.
+        TypeError, ValueError
+            As `Network.predict`.
+        """
+        outputs = self._outputs(X, self._probabilities() != "")
+        return outputs.std(axis=0, dtype=np.float64).astype(outputs.dtype)
+
+    def _outputs(self, X: ArrayLike, probabilities: bool) -> Array:
+        """Return all networks' outputs (networks, B, n_out)."""
+        first = self._networks[0]
+        X = check_inputs(X, first.layer_sizes, first.dtype)  # once, not for each
+        found = np.empty((len(self._networks), len(X), first.layer_sizes[-1]), first.dtype)
+        for network, out in zip(self._networks, found, strict=True):
+            (network.predict_proba if probabilities else network.predict)(X, out)
+        return found
+
+    def _probabilities(self) -> str:
+        """Return the function that makes probabilities of all networks' outputs, or ""."""
+        functions = [LOSSES[network.loss].probabilities if network.loss else "" for network in self._networks]
+        for i, function in enumerate(functions):
+            if function != functions[0]:
+                raise RuntimeError(
+                    f"networks[0] has the loss {self._networks[0].loss!r}, networks[{i}] {self._networks[i].loss!r}: "
+                    "they have no probabilities in common; expected networks trained with the same loss"
+                )
+        return functions[0]
+
+    def save(self, path: storage.Path) -> None:
+        """Write all networks to one safetensors file, all or nothing; `fastnet.load` reads it.
+
+        Parameters
+        ----------
+        path : str or path-like
+            An existing file is replaced. Weights are called ``members.0.layers.0.weight`` and so on.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be written; what was there is untouched.
+        ValueError
+            If a parameter is NaN or infinite.
+        """
+        self._check_finite()
+        arrays: dict[str, Array] = {}
+        members = []
+        for i, network in enumerate(self._networks):
+            own, metadata = model.state_of(network)
+            arrays |= {f"members.{i}.{name}": array for name, array in own.items()}
+            members.append(metadata)
+        storage.write(path, arrays, {"kind": "ensemble", "members": json.dumps(members)})
+
+    def to_onnx(self, path: storage.Path) -> None:
+        """Write an ONNX model of all networks and their mean, with the outputs that `Network.to_onnx` describes.
+
+        Parameters
+        ----------
+        path : str or path-like
+            An existing file is replaced, all or nothing.
+
+        Raises
+        ------
+        ImportError
+            If the package onnx is not installed.
+        OSError
+            If the file cannot be written.
+        RuntimeError
+            As `spread`.
+        ValueError
+            If a parameter is NaN or infinite, or the model is larger than ONNX's 2 GiB.
+        """
+        self._check_finite()
+        self._probabilities()
+        members = [[*zip(net.weights, net.biases, net.activations, strict=True)] for net in self._networks]
+        first = self._networks[0]
+        onnx.to_onnx(path, members, first.dtype, first.loss)
+
+    def _check_finite(self) -> None:
+        for i, network in enumerate(self._networks):
+            validation.finite(f"networks[{i}].parameters", network.parameters)
+
+    def __repr__(self) -> str:
+        return f"Ensemble([{', '.join(map(repr, self._networks))}])"
+
+
+def _interface(network: Network) -> str:
+    return f"{network.layer_sizes[0]} inputs, {network.layer_sizes[-1]} outputs and dtype {network.dtype}"
+
+
+def _mean(outputs: Array) -> Array:
+    """Return the mean over networks, added up in float64."""
+    return np.asarray(outputs.mean(axis=0, dtype=np.float64), outputs.dtype)
+
+
+def load(path: storage.Path) -> Any:
+    """Read what `Network.save` or `Ensemble.save` wrote.
+
+    Parameters
+    ----------
+    path : str or path-like
+
+    Returns
+    -------
+    Network or Ensemble
+        With its loss, so that `predict_proba` works.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be read.
+    ValueError
+        If it is not a whole model file of a version this fastnet knows, its arrays do not fit its layers, or a
+        weight is NaN or infinite. Nothing in a file is ever executed.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> import fastnet
+    >>> path = pathlib.Path(tempfile.mkdtemp(), "model.safetensors")
+    >>> net = fastnet.Network([2, 3, 1])
+    >>> net.save(path)
+    >>> bool((fastnet.load(path).parameters == net.parameters).all())
+    True
+    """
+    arrays, metadata = storage.read(path, "model", "ensemble")
+    with storage.naming_file(path):
+        if metadata["kind"] == "model":
+            return model.network_of(Network, arrays, metadata)
+        members = storage.parse(metadata, "members")
+        if not isinstance(members, list) or not all(map(_is_metadata, members)):
+            raise ValueError("its 'members' are not as fastnet writes them")
+        return Ensemble(
+            model.network_of(Network, _part(arrays, f"members.{i}."), member) for i, member in enumerate(members)
+        )
+
+
+def _is_metadata(member: Any) -> bool:
+    return isinstance(member, dict) and all(isinstance(text, str) for text in member.values())
+
+
+def _part(arrays: dict[str, Array], prefix: str) -> dict[str, Array]:
+    """Return the arrays of one member, by their names in a model file."""
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
