@@ -5,8 +5,8 @@ importing fastnet costs no more for them. The package numba-cuda provides `numba
 inside Numba is deprecated and serves the simulator only); ``pip install "fastnet-jit[cuda12]"`` or ``[cuda13]`` brings
 it.
 
-Flags. Fast math stays off: it flushes denormals and approximates division. FMA contraction is on by default. The
-CPU's flags are in `_jit`; nothing is shared, since there is neither a cache key nor a vector width to agree on.
+Flags. Fast math stays off: it flushes denormals and approximates division. FMA contraction is on by default. Link-time
+optimization is off, so that the PTX that `ptx_report` reads is what the linker assembles at a launch.
 
 The simulator (``NUMBA_ENABLE_CUDASIM=1``) runs every kernel as Python, one thread of the operating system for a CUDA
 thread: right answers for tiny inputs.
@@ -147,12 +147,14 @@ def kernel(threads: int, blocks: int = 1) -> Callable[[Callable[..., Any]], Any]
 
     def decorate(function: Callable[..., Any]) -> Any:
         """Enter the function in CUDA_KERNELS and return its dispatcher."""
-        CUDA_KERNELS[function.__name__] = (function, threads, blocks)
-        if not SIMULATED:
-            return cuda.jit(max_registers=register_limit(threads, blocks), lto=False)(function)
-        simulated = cuda.jit(function)
-        simulated.extensions.append(SimpleNamespace(prepare_args=_simulated_tuples))
-        return simulated
+        if SIMULATED:
+            made = cuda.jit(function)
+            made.extensions.append(SimpleNamespace(prepare_args=_simulated_tuples))
+        else:
+            # In one call: numba-cuda 0.30.4 forgets the lto of ``cuda.jit(lto=False)(function)``, and links with it.
+            made = cuda.jit(function, max_registers=register_limit(threads, blocks), lto=False)
+        CUDA_KERNELS[function.__name__] = (function, made, threads, blocks)
+        return made
 
     return decorate
 
@@ -166,8 +168,8 @@ def _simulated_tuples(kind: Any, value: Any, **options: Any) -> tuple[Any, Any]:
     return kind, value
 
 
-CUDA_KERNELS: dict[str, tuple[Callable[..., Any], int, int]] = {}
-"""Every kernel by name: its Python function, threads a block, and blocks that are to share an SM."""
+CUDA_KERNELS: dict[str, tuple[Callable[..., Any], Any, int, int]] = {}
+"""Every kernel by name: its Python function, its dispatcher, threads a block, blocks that are to share an SM."""
 
 # -------------------------------------------------------------------------------------------- arrays
 
