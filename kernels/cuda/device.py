@@ -14,6 +14,7 @@ thread: right answers for tiny inputs.
 
 import contextlib
 import functools
+import importlib.metadata
 import importlib.util
 import os
 import warnings
@@ -23,6 +24,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ..jit.cache import SafeCache, enable_cache
 
 try:
     from numba import cuda as cuda  # the other CUDA modules import it from here
@@ -153,10 +156,30 @@ def kernel(threads: int, blocks: int = 1) -> Callable[[Callable[..., Any]], Any]
         else:
             # In one call: numba-cuda 0.30.4 forgets the lto of ``cuda.jit(lto=False)(function)``, and links with it.
             made = cuda.jit(function, max_registers=register_limit(threads, blocks), lto=False)
+            function.__qualname__ = function.__name__  # of which a factory gives each kernel one; it names the file
+            enable_cache(made, function, _cuda_cache())
         CUDA_KERNELS[function.__name__] = (function, made, threads, blocks)
         return made
 
     return decorate
+
+
+@functools.cache
+def _cuda_cache() -> Any:
+    """Return the class of a CUDA kernel's cache: numba-cuda's, with the safety of the CPU's.
+
+    It keeps PTX and machine code, under the signature and the card's compute capability, so a card is asked for when a
+    kernel is loaded or saved, at its first launch.
+    """
+
+    class CudaCache(SafeCache, cuda.dispatcher.CUDACache):  # type: ignore[misc]
+        """The cache of a kernel for CUDA."""
+
+        def _index_key(self, sig: Any, codegen: Any) -> Any:
+            """Identify a kernel by signature, toolkit, compute capability, and the release that compiled it."""
+            return *super()._index_key(sig, codegen), importlib.metadata.version("numba-cuda")
+
+    return CudaCache
 
 
 def _simulated_tuples(kind: Any, value: Any, **options: Any) -> tuple[Any, Any]:

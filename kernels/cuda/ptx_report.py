@@ -38,7 +38,7 @@ ADDS_UP = ("loss_kernel", "epoch_squares", "epoch_clip", "epoch_close", "residen
 """Kernels that add up in float64 whatever the dtype."""
 
 APPROXIMATE = re.compile(r"\b(?:div\.full|(?:div|tanh|sin|cos|lg2|sqrt|rsqrt)\.approx)[\w.]*|__nv_fast_\w+")
-"""What only fast math emits, in PTX and in the LLVM IR that it is made from. ``ex2.approx`` and ``rcp.approx`` may stand
+"""What only fast math emits, in PTX and in the LLVM IR that it is made from. ``ex2.approx`` and ``rcp.approx`` may be
 in PTX, since libdevice's accurate functions use them: a fast exp is known by IR's call of ``__nv_fast_expf``."""
 
 

@@ -11,15 +11,14 @@ Flags, and why:
   gives contiguous and strided arrays different bits.
 """
 
-import threading
 from collections.abc import Callable
 from typing import Any, TypeVar, overload
 
 import numba
 
 from .announcer import listen
-from .cache import KernelCache, cache_folder, warn_once
-from .numba_internals import CPUDispatcher, set_cache
+from .cache import enable_cache
+from .numba_internals import CPUDispatcher
 from .target import COMPILES
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -67,24 +66,12 @@ class _InternalDispatcher(CPUDispatcher):  # type: ignore[misc]
         raise TypeError(f"{self.py_func.__qualname__} has no entry from Python; only compiled code can call it")
 
 
-_CACHE_DIR_LOCK = threading.RLock()
-
-
 def _compile_lazily(function: F, inline: bool, internal: bool, scalar: bool) -> F:
     entries = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True} if internal or scalar else {}
     flags = {"inline": "always" if inline else "never", "forceinline": scalar, **entries, **_FLAGS}
     dispatcher: Any = numba.njit(**flags)(function)
     if entries and COMPILES:
         dispatcher.__class__ = _InternalDispatcher
-    if cache_folder is not None and COMPILES:
-        # CACHE_DIR is one setting for the whole process. It is changed for this line only, so that users' own
-        # cache=True functions stay where the users put them; under a lock, since threads make kernels at first use.
-        with _CACHE_DIR_LOCK:
-            before, numba.config.CACHE_DIR = numba.config.CACHE_DIR, str(cache_folder)
-            try:
-                set_cache(dispatcher, KernelCache(function))
-            except Exception as error:  # a later Numba may organise its cache otherwise: slower starts, but correct
-                warn_once(f"fastnet does not cache its compiled kernels: {error}")
-            finally:
-                numba.config.CACHE_DIR = before
+    if COMPILES:
+        enable_cache(dispatcher, function)
     return dispatcher

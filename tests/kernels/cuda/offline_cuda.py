@@ -5,6 +5,10 @@
 """
 
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numba
@@ -65,3 +69,52 @@ def test_every_kernel_of_the_table_is_compiled_without_lto() -> None:
     for name, (_, dispatcher, _, _) in CUDA_KERNELS.items():
         assert dispatcher.targetoptions["lto"] is False, name
         assert dispatcher.targetoptions["fastmath"] is False, name
+
+
+_CACHED = """
+import numpy as np, sys
+from unittest import mock
+from numba.cuda import dispatcher
+from fastnet.kernels.cuda import ptx_report
+from fastnet.kernels.cuda.device import CUDA_KERNELS
+from fastnet.kernels.cuda.launch import gemm_kernels
+
+def bind(self):
+    self.library.get_cubin()  # as on a card, but that it is not loaded
+
+compiles, sizes = dispatcher.compile_cuda, []
+def counted(*arguments, **options):
+    sizes.append(1)
+    return compiles(*arguments, **options)
+
+tiled = [gemm_kernels("cuda_tiled", np.dtype(kind))[0].kernel for kind in ptx_report.DTYPES]
+names = ["reduce_kernel", *(kernel.__name__ for kernel in tiled)]
+with (
+    ptx_report.card_of((9, 0)),
+    mock.patch.object(dispatcher._Kernel, "bind", bind),
+    mock.patch.object(dispatcher, "compile_cuda", counted),
+):
+    for name in names:
+        function, made, *_ = CUDA_KERNELS[name]
+        dtype = "float64" if "float64" in name else "float32"
+        kernel = made.compile(ptx_report._types(function, dtype))
+        print(name, hash(kernel.library.get_cubin().code))
+print(len(sizes), "compiled", file=sys.stderr)
+"""
+
+
+def test_kernels_are_cached_in_the_package_folder(tmp_path: Path) -> None:
+    """A second process compiles nothing, and loads the machine code of the first, by name, dtype and architecture."""
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "PYTHONHASHSEED": "0"}
+    first, second = (
+        subprocess.run([sys.executable, "-c", _CACHED], env=environment, capture_output=True, text=True)
+        for _ in range(2)
+    )
+    assert first.returncode == 0, first.stderr
+    assert second.stdout == first.stdout
+    assert len(set(first.stdout.split())) == 6
+    assert not first.stderr.endswith("\n0 compiled\n")
+    assert second.stderr.strip() == "0 compiled"
+    (folder,) = tmp_path.iterdir()
+    assert folder.name.startswith("fastnet-")
+    assert len(list(folder.rglob("*cuda_float32_tiled*.nbc"))) == 1
