@@ -97,7 +97,7 @@ def _types(function: Callable[..., Any], dtype: str) -> tuple[Any, ...]:
     real = types.float32 if dtype == "float32" else types.float64
     i, floats, doubles = types.int64, types.Array(real, 1, "C"), types.Array(types.float64, 1, "C")
     ints = types.Array(i, 1, "C")
-    records = {"context": training_step.DEVICE_CONTEXT, "biases": training_step.BIAS_SUM}
+    records = {"context": training_step.DEVICE_CONTEXT, "sums": training_step.LAYER_SUMS}
     records |= {"gemms": arguments.GEMM_ARGS, "progress": arguments.DEVICE_PROGRESS}
     known = {name: types.Array(from_dtype(fields), 1, "C") for name, fields in records.items()}
     known |= dict.fromkeys(("code", "size", "rows", "k", "count", "part_rows", "vectors", "steps"), i)
