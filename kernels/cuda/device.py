@@ -5,8 +5,8 @@ importing fastnet costs no more for them. The package numba-cuda provides `numba
 inside Numba is deprecated and serves the simulator only); the extra ``cuda12`` or ``cuda13`` brings
 it.
 
-Flags. Fast math stays off: it flushes denormals and approximates division. FMA contraction is on by default. The
-CPU's flags are in `_jit`; nothing is shared, since there is neither a cache key nor a vector width to agree on.
+Flags. Fast math stays off: it flushes denormals and approximates division. FMA contraction is on by default. Link-time
+optimization is off, so that the PTX that `ptx_report` reads is what the linker assembles at a launch.
 
 The simulator (``NUMBA_ENABLE_CUDASIM=1``) runs every kernel as Python, one thread of the operating system for a CUDA
 thread: right answers for tiny inputs.
@@ -14,6 +14,7 @@ thread: right answers for tiny inputs.
 
 import contextlib
 import functools
+import importlib.metadata
 import importlib.util
 import os
 import warnings
@@ -23,6 +24,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ..jit.cache import SafeCache, new_cache
 
 try:
     from numba import cuda as cuda  # the other CUDA modules import it from here
@@ -149,14 +152,36 @@ def kernel(threads: int, blocks: int = 1) -> Callable[[Callable[..., Any]], Any]
 
     def decorate(function: Callable[..., Any]) -> Any:
         """Enter the function in CUDA_KERNELS and return its dispatcher."""
-        CUDA_KERNELS[function.__name__] = (function, threads, blocks)
-        if not SIMULATED:
-            return cuda.jit(max_registers=register_limit(threads, blocks), lto=False)(function)
-        simulated = cuda.jit(function)
-        simulated.extensions.append(SimpleNamespace(prepare_args=_simulated_tuples))
-        return simulated
+        if SIMULATED:
+            made = cuda.jit(function)
+            made.extensions.append(SimpleNamespace(prepare_args=_simulated_tuples))
+        else:
+            # In one call: numba-cuda 0.30.4 forgets the lto of ``cuda.jit(lto=False)(function)``, and links with it.
+            made = cuda.jit(function, max_registers=register_limit(threads, blocks), lto=False)
+            function.__qualname__ = function.__name__  # of which a factory gives each kernel one; it names the file
+            made._cache = new_cache(function, _cuda_cache())
+        CUDA_KERNELS[function.__name__] = (function, made, threads, blocks)
+        return made
 
     return decorate
+
+
+@functools.cache
+def _cuda_cache() -> Any:
+    """Return the class of a CUDA kernel's cache: numba-cuda's, with the safety of the CPU's.
+
+    It keeps PTX and machine code, under the signature and the card's compute capability, so a card is asked for when a
+    kernel is loaded or saved, at its first launch.
+    """
+
+    class CudaCache(SafeCache, cuda.dispatcher.CUDACache):  # type: ignore[misc]
+        """The cache of a kernel for CUDA."""
+
+        def _index_key(self, sig: Any, codegen: Any) -> Any:
+            """Identify a kernel by signature, toolkit, compute capability, and the release that compiled it."""
+            return *super()._index_key(sig, codegen), importlib.metadata.version("numba-cuda")
+
+    return CudaCache
 
 
 def _simulated_tuples(kind: Any, value: Any, **options: Any) -> tuple[Any, Any]:
@@ -168,8 +193,8 @@ def _simulated_tuples(kind: Any, value: Any, **options: Any) -> tuple[Any, Any]:
     return kind, value
 
 
-CUDA_KERNELS: dict[str, tuple[Callable[..., Any], int, int]] = {}
-"""Every kernel by name: its Python function, threads a block, and blocks that are to share an SM."""
+CUDA_KERNELS: dict[str, tuple[Callable[..., Any], Any, int, int]] = {}
+"""Every kernel by name: its Python function, its dispatcher, threads a block, blocks that are to share an SM."""
 
 # -------------------------------------------------------------------------------------------- arrays
 

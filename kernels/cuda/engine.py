@@ -122,8 +122,6 @@ class CudaEngine:
         self._loss, self._batch, self._count = LOSSES[loss], batch_rows, parameter_count(layer_sizes)
         flops = 6 * self._count * batch_rows
         self.launch_mode = "resident" if flops <= RESIDENT_FLOPS else "stream" if SIMULATED else "graph"
-        splits = (splits_for(self._dtype, k, n, batch_rows) for n, k in pairwise(layer_sizes))
-        self._parts = 1 if self.launch_mode == "resident" else max(splits)
         self._context = np.zeros(1, e.DEVICE_CONTEXT)
         self._lay_out(codes)
         self.tuner = Tuner(1, 1, explores=False)
@@ -149,15 +147,15 @@ class CudaEngine:
 
         vectors, clips = len(optimizer.state), bool(optimizer.clip_norm < np.inf)
         weights, state = region(count), region(vectors * count)
-        parts, gathered = region(self._parts * count * trains), region(batch * sizes[0])
-        _assign(context, parameters=weights, state=state, parts=parts, gathered=gathered, optimizer=optimizer.code)
-        _assign(context, part_count=self._parts, count=count, vectors=vectors, batch=batch, layers=len(codes))
+        gathered = region(batch * sizes[0])
+        _assign(context, parameters=weights, state=state, gathered=gathered, optimizer=optimizer.code)
+        _assign(context, count=count, vectors=vectors, batch=batch, layers=len(codes))
         _assign(context, gradient=region(count * clips), l2=region(count) if optimizer.l2 != 0 else -1)
         _assign(context, scale=region(1), losses=region(batch), clips=clips, clip_norm=optimizer.clip_norm)
         _assign(context, inputs=sizes[0], outputs=sizes[-1], loss=self._loss.code, out_code=codes[-1])
 
-        forwards, backwards, gradients, biases = [], [], [], []
-        below, offset, part = gathered, weights, -(-batch // self._parts)
+        forwards, backwards, gradients, sums = [], [], [], []
+        below, offset = gathered, weights
         # Of the layer below: where its dZ is, and how dX is multiplied by its activation's derivative.
         under, gate = 0, dict[str, int]()
         for i, ((n, k), code) in enumerate(zip(pairwise(sizes), codes, strict=True)):
@@ -169,15 +167,17 @@ class CudaEngine:
             if trains and i > 0:
                 backwards.append(gemm_args((-1, n, k), (d, k, 1), (offset, 1, n), (under, n), dtype, **gate))
             if trains:
-                to = parts + offset - weights
-                whole = {"split": part, "split_step": count}
-                gradients.append(gemm_args((k, n, -1), (d, 1, k), (below, 1, n), (to, n), dtype, **whole))
-                biases.append((d, k, to + n * k))
+                splits = 1 if self.launch_mode == "resident" else splits_for(dtype, k, n, batch)
+                part, size = -(-batch // splits), (n + 1) * k
+                parts = -(-batch // part)  # none of them without rows
+                to, split = region(parts * size), {"split": part, "split_step": size}
+                gradients.append(gemm_args((k, n, -1), (d, 1, k), (below, 1, n), (to, n), dtype, **split))
+                sums.append((d, k, offset - weights, size, parts, to))
             _assign(context, a_last=a, z_last=z if z >= 0 else a, d_last=d)
             gate = {"gate_code": code, "gate_a": a, "gate_z": z if z >= 0 else a} if code != IDENTITY else {}
             below, under, offset = a, d, offset + (n + 1) * k
         self._forwards, self._backwards = forwards, [*reversed(backwards), *gradients]
-        self._biases = np.array(biases or [(0, 0, 0)], e.BIAS_SUM)
+        self._sums = np.array(sums or [(0,) * len(e.LAYER_SUMS)], e.LAYER_SUMS)
 
     @property
     def nbytes(self) -> int:
@@ -224,7 +224,7 @@ class CudaEngine:
             "progress": empty(1, DEVICE_PROGRESS),
             "totals": empty(1, np.float64),
             "gemms": cuda.to_device(np.array([*self._forwards, *self._backwards], GEMM_ARGS)),
-            "biases": cuda.to_device(self._biases),
+            "sums": cuda.to_device(self._sums),
             "correct": empty(self._batch, np.int64),
             "norms": empty(blocks(self._count), np.float64),
         }
@@ -415,14 +415,14 @@ class CudaEngine:
             """Launch products one after the other; those that sum over rows in parts."""
             for args in gemms:
                 arrays = step.progress, step.flat, step.flat, step.flat
-                launch("cuda", args, arrays, self._parts if args.k < 0 else 1, batch, stream)
+                launch("cuda", args, arrays, -(-batch // args.split), batch, stream)
 
         e.epoch_gather[blocks(batch * self._sizes[0]), THREADS, stream](step)
         products(self._forwards)
         e.epoch_losses[blocks(batch), THREADS, stream](step)
         if trains:
             products(self._backwards)
-            e.epoch_sums[(across, self._parts), THREADS, stream](step)
+            e.epoch_sums[(across, int(self._sums["parts"].max())), THREADS, stream](step)
             if self._context[0]["clips"]:
                 e.epoch_squares[wide, THREADS, stream](step)
                 e.epoch_clip[1, THREADS, stream](step)

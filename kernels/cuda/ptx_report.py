@@ -1,23 +1,22 @@
-"""What the CUDA kernels become, without a card: compiled to PTX, assembled by ``ptxas``, and looked at.
+"""What the CUDA kernels become, without a card: compiled and linked as their first launch does, and looked at.
 
-The extra ``cuda12`` brings numba-cuda's compiler and the toolkit's ``ptxas``.
-``python -m fastnet.kernels.cuda.ptx_report`` compiles every kernel for sm_80 and sm_90, prints a line for each, and
-fails where one spills, computes in float64 what is float32, approximates (fast math), needs more registers or
-shared memory than its launch can have, or reads memory by less than 16 bytes at a time where it should not.
+The extra ``cuda12`` brings numba-cuda's compiler and nvJitLink, its linker, which need no driver.
+``python -m fastnet.kernels.cuda.ptx_report`` compiles every kernel for sm_80, sm_90a and sm_100a, prints a line for
+each, and fails where one spills, computes in float64 what is float32, approximates (fast math), needs more registers
+or shared memory than its launch can have, or reads memory by less than 16 bytes at a time where it should not. PTX is
+read as text; registers, local and shared memory are read from the machine code that a launch would load.
 """
 
+import contextlib
 import importlib.util
 import re
-import shutil
-import subprocess
+import struct
 import sys
-import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from inspect import signature
-from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 from unittest import mock
 
 import numpy as np
@@ -25,12 +24,12 @@ import numpy as np
 from ..specs.losses import LOSSES
 from ..specs.optimizers import UPDATES
 from . import arguments, training_step
-from .device import CUDA_KERNELS, SIMULATED, cuda, register_limit
+from .device import CUDA_KERNELS, SIMULATED
 from .launch import GEMM_VARIANTS, gemm_kernels
 from .rules import CONSTANTS
 from .variants import VARIANTS
 
-SHARED_BYTES = {(8, 0): 164 << 10, (9, 0): 228 << 10}
+SHARED_BYTES = {(8, 0): 164 << 10, (9, 0): 228 << 10, (10, 0): 228 << 10}
 """Of an SM, by compute capability: the CUDA C++ Programming Guide's table."""
 
 DTYPES = ("float32", "float64")
@@ -38,10 +37,9 @@ DTYPES = ("float32", "float64")
 ADDS_UP = ("loss_kernel", "epoch_squares", "epoch_clip", "epoch_close", "resident")
 """Kernels that add up in float64 whatever the dtype."""
 
-
-APPROXIMATE = re.compile(r"\b(?:div\.full|(?:div|tanh|sin|cos|lg2|sqrt|rsqrt)\.approx)[\w.]*")
-"""Instructions that only fast math emits. ``ex2.approx`` and ``rcp.approx`` may stand, since libdevice's own functions
-use them without fast math too; so a fast exp alone is not seen."""
+APPROXIMATE = re.compile(r"\b(?:div\.full|(?:div|tanh|sin|cos|lg2|sqrt|rsqrt)\.approx)[\w.]*|__nv_fast_\w+")
+"""What only fast math emits, in PTX and in the LLVM IR that it is made from. ``ex2.approx`` and ``rcp.approx`` may be
+in PTX, since libdevice's accurate functions use them: a fast exp is known by IR's call of ``__nv_fast_expf``."""
 
 
 @dataclass(frozen=True)
@@ -62,13 +60,17 @@ class Report:
     shared_alignment : int
         Bytes, of the array in shared memory that has the least; 0 where there is none.
     spill_bytes : int
-        Stored and loaded, a thread.
+        Of local memory, a thread: spilled registers, and arrays that did not become registers.
     wide_loads : int
         16-byte loads from global and shared memory in the code.
     double_operations : int
         Instructions over float64 in the code.
     approximations : int
-        Instructions that only fast math emits.
+        Instructions and calls that only fast math emits.
+    target : str
+        Architecture that the code is for, such as sm_90a.
+    shared_loads : int
+        Those of ``wide_loads`` that read shared memory, known as such: ``ld.shared.v4``.
     """
 
     kernel: str
@@ -83,6 +85,8 @@ class Report:
     wide_loads: int
     double_operations: int
     approximations: int
+    target: str = ""
+    shared_loads: int = 0
 
 
 def _types(function: Callable[..., Any], dtype: str) -> tuple[Any, ...]:
@@ -93,7 +97,7 @@ def _types(function: Callable[..., Any], dtype: str) -> tuple[Any, ...]:
     real = types.float32 if dtype == "float32" else types.float64
     i, floats, doubles = types.int64, types.Array(real, 1, "C"), types.Array(types.float64, 1, "C")
     ints = types.Array(i, 1, "C")
-    records = {"context": training_step.DEVICE_CONTEXT, "biases": training_step.BIAS_SUM}
+    records = {"context": training_step.DEVICE_CONTEXT, "sums": training_step.LAYER_SUMS}
     records |= {"gemms": arguments.GEMM_ARGS, "progress": arguments.DEVICE_PROGRESS}
     known = {name: types.Array(from_dtype(fields), 1, "C") for name, fields in records.items()}
     known |= dict.fromkeys(("code", "size", "rows", "k", "count", "part_rows", "vectors", "steps"), i)
@@ -105,50 +109,96 @@ def _types(function: Callable[..., Any], dtype: str) -> tuple[Any, ...]:
     return tuple(known.get(name, floats) for name in signature(function).parameters)
 
 
-def _ptxas() -> str:
-    """Return the path of the toolkit's assembler: among the installed wheels, or on the path."""
-    wheels = importlib.util.find_spec("nvidia")
-    folders = (wheels and wheels.submodule_search_locations) or ()
-    files = (str(file) for folder in folders for file in Path(folder).glob("*/bin/ptxas*"))
-    found = next(files, None) or shutil.which("ptxas")
-    if found is None:
-        raise FileNotFoundError('ptxas is not installed: pip install "numba-cuda[cu12]>=0.30,<0.31"')
-    return found
+@contextlib.contextmanager
+def card_of(cc: tuple[int, int]) -> Iterator[None]:
+    """Let numba-cuda compile as it would on a card of this compute capability, where there is none."""
+    card = SimpleNamespace(compute_capability=cc, id=0)
+    with (
+        mock.patch("numba.cuda.dispatcher.get_current_device", return_value=card),
+        mock.patch("numba.cuda.codegen.devices.get_context", return_value=SimpleNamespace(device=card)),
+    ):
+        yield
+
+
+def compiled(dispatcher: Any, types: tuple[Any, ...], cc: tuple[int, int]) -> tuple[str, str, bytes]:
+    """Compile and link a kernel with the flags of its dispatcher, as its first launch on a card does.
+
+    Parameters
+    ----------
+    dispatcher : dispatcher
+        What `device.kernel` returns.
+    types : tuple
+        Numba's types of the arguments.
+    cc : tuple of int
+        Compute capability; numba-cuda adds the architecture's suffix, as in sm_90a, which it does on a card.
+
+    Returns
+    -------
+    ir, ptx, cubin : str, str, bytes
+        LLVM IR, the PTX that is made from it, and the machine code that is made from that, which a launch loads.
+    """
+    from numba.cuda.dispatcher import _Kernel
+
+    with card_of(cc):
+        library = _Kernel(dispatcher.py_func, types, **dispatcher.targetoptions).library
+        return library.get_llvm_str(), library.get_asm_str(), library.get_cubin().code
+
+
+class Cubin(NamedTuple):
+    """What the loader reads from a kernel's machine code: an ELF file."""
+
+    registers: int  # a thread
+    local_bytes: int  # a thread: spilled registers, and arrays that are not in registers
+    shared_bytes: int  # a block
+
+
+def read_cubin(code: bytes) -> Cubin:
+    """Read what one kernel needs from its cubin.
+
+    Source: the section ``.nv.info``: entries of format, attribute, size, and the data, which are a symbol and a number;
+    EIATTR_REGCOUNT is 0x2f, EIATTR_FRAME_SIZE 0x11.
+    """
+    (table,), (width, count, names) = struct.unpack_from("<Q", code, 0x28), struct.unpack_from("<HHH", code, 0x3A)
+    sections = [struct.unpack_from("<II4Q", code, table + i * width) for i in range(count)]
+    found, shared = {0x2F: 0, 0x11: 0}, 0
+    for name_at, _, _, _, at, size in sections:
+        start = sections[names][4] + name_at
+        name = code[start : code.index(0, start)].decode()
+        shared += size if name.startswith(".nv.shared.") and ".reserved" not in name else 0
+        end = at + size if name == ".nv.info" else at
+        while at < end:
+            kind, attribute, length = struct.unpack_from("<BBH", code, at)
+            if attribute in found:
+                found[attribute] = max(found[attribute], struct.unpack_from("<II", code, at + 4)[1])
+            at += 4 + (length if kind == 4 else 0)
+    return Cubin(found[0x2F], found[0x11], shared)
 
 
 def _compile(name: str, dtype: str, cc: tuple[int, int]) -> Report:
-    """Compile a kernel of CUDA_KERNELS to PTX and assemble it; RuntimeError where ptxas refuses."""
-    function, threads, blocks = CUDA_KERNELS[name]
-    # A device function asks the present card for its architecture; offline there is none.
-    card = SimpleNamespace(compute_capability=cc)
-    with mock.patch("numba.cuda.dispatcher.get_current_device", return_value=card):
-        ptx, _ = cuda.compile_ptx(function, _types(function, dtype), cc=cc)
-    limit = register_limit(threads, blocks)
-    with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder) / "kernel.ptx"
-        source.write_text(ptx)
-        command = [_ptxas(), "-v", f"-arch=sm_{cc[0]}{cc[1]}", f"-maxrregcount={limit}", str(source)]
-        made = subprocess.run([*command, "-o", str(source) + ".cubin"], capture_output=True, text=True)
-    if made.returncode != 0:
-        raise RuntimeError(f"ptxas refused {name} for sm_{cc[0]}{cc[1]}: {made.stderr.strip()}")
-
-    def sum_of(pattern: str) -> int:
-        """Return the sum of the numbers that a pattern finds in what ptxas said."""
-        return sum(map(int, re.findall(pattern, made.stderr)))
-
+    """Compile and link a kernel of CUDA_KERNELS; RuntimeError where numba-cuda or the linker refuse."""
+    function, dispatcher, threads, blocks = CUDA_KERNELS[name]
+    try:
+        ir, ptx, cubin = compiled(dispatcher, _types(function, dtype), cc)
+    except Exception as error:  # of Numba's, NVVM's or the linker's own class
+        raise RuntimeError(f"numba-cuda cannot compile {name} for sm_{cc[0]}{cc[1]}: {error}") from error
+    registers, local_bytes, shared_bytes = read_cubin(cubin)
+    wide = re.findall(r"\bld((?:\.\w+)*)\.(?:v4\.[fb]32|v2\.[fb]64)", ptx)
+    (target,) = re.findall(r"^\.target (\w+)", ptx, re.MULTILINE)
     return Report(
         kernel=name,
         dtype=dtype,
         cc=cc,
         threads=threads,
         blocks=blocks,
-        registers=sum_of(r"Used (\d+) registers"),
-        shared_bytes=sum_of(r"(\d+) bytes smem"),
+        registers=registers,
+        shared_bytes=shared_bytes,
         shared_alignment=min(map(int, re.findall(r"\.shared \.align (\d+)", ptx)), default=0),
-        spill_bytes=sum_of(r"(\d+) bytes spill"),
-        wide_loads=len(re.findall(r"\bld(?:\.\w+)*\.(?:v4\.[fb]32|v2\.[fb]64)", ptx)),
+        spill_bytes=local_bytes,
+        wide_loads=len(wide),
         double_operations=len(re.findall(r"^\s*(?:@%p\d+ )?\w[\w.]*\.f64\b", ptx, re.MULTILINE)),
-        approximations=len(APPROXIMATE.findall(ptx)),
+        approximations=len(APPROXIMATE.findall(ptx)) + len(set(APPROXIMATE.findall(ir))),
+        target=target,
+        shared_loads=wide.count(".shared"),
     )
 
 
@@ -235,7 +285,8 @@ def faults(found: Report) -> list[str]:
     mixed = found.dtype == "float32" and found.double_operations and found.kernel not in ADDS_UP
     is_fast = re.search(r"\d+x\d+x\d+", found.kernel) is not None
     unaligned = is_fast and found.shared_alignment % arguments.VECTOR_BYTES
-    few = is_fast and found.wide_loads < 4  # of A and of B, from global and from shared memory
+    # Of A and of B: from global memory at least one each, from shared memory two, for two terms of the sum.
+    few = is_fast and (found.wide_loads < 6 or found.shared_loads < 4)
     crowded = registers * found.threads * blocks > 65536
     large = shared > 48 << 10 or shared * blocks > SHARED_BYTES[found.cc]
     checks = (
@@ -245,13 +296,16 @@ def faults(found: Report) -> list[str]:
         (crowded, f"{registers} registers do not fit {found.threads} threads x {blocks}"),
         (large, f"{shared} bytes of shared memory are too many"),
         (unaligned, f"shared memory aligned to {found.shared_alignment} bytes, read by {arguments.VECTOR_BYTES}"),
-        (few, f"{found.wide_loads} loads of 16 bytes; expected 4 or more"),
+        (
+            few,
+            f"{found.wide_loads} loads of 16 bytes, {found.shared_loads} from shared memory; expected 6 and 4 or more",
+        ),
     )
     return [said for wrong, said in checks if wrong]
 
 
 def main() -> int:
-    """Compile everything for both architectures, and print a line for each kernel.
+    """Compile everything for every architecture, and print a line for each kernel.
 
     Returns
     -------
@@ -262,14 +316,14 @@ def main() -> int:
         print("the simulator compiles nothing; unset NUMBA_ENABLE_CUDASIM", file=sys.stderr)
         return 2
     bad = 0
-    print(f"{'kernel':28} {'dtype':8} sm   threads regs shared spills wide f64")
+    print(f"{'kernel':28} {'dtype':8} target  threads regs shared spills wide f64")
     for cc in SHARED_BYTES:
         for dtype in DTYPES:
             for r in all_reports(dtype, cc):
                 wrong = "; ".join(faults(r))
                 bad += bool(wrong)
                 sizes = f"{r.threads:7} {r.registers:4} {r.shared_bytes:6} {r.spill_bytes:6} {r.wide_loads:4}"
-                print(f"{r.kernel:28} {r.dtype:8} {cc[0]}.{cc[1]} {sizes} {r.double_operations:3} {wrong}", flush=True)
+                print(f"{r.kernel:28} {r.dtype:8} {r.target:7} {sizes} {r.double_operations:3} {wrong}", flush=True)
     return int(bad > 0)
 
 

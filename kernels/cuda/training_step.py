@@ -32,7 +32,7 @@ from .steps import THREADS, Row, block_sum, column_sum, row_gradient, row_loss, 
 
 DEVICE_CONTEXT = record(
     "inputs outputs layers loss out_code optimizer batch ordered weighted trains clips first_row",
-    "part_count vectors count gathered a_last z_last d_last losses parameters gradient parts state l2 scale",
+    "vectors count gathered a_last z_last d_last losses parameters gradient state l2 scale",
     floats="clip_norm",
 )
 """What the phases of a step read.
@@ -42,7 +42,6 @@ DEVICE_CONTEXT = record(
 - batch: rows of a step
 - ordered, weighted, trains, clips: 0 or 1
 - first_row: row of the epoch that X begins with; 0 where rows are ordered
-- part_count: parts in which dW and db are summed
 - vectors: state vectors of the optimizer
 - count: parameters, P
 - clip_norm: largest norm of the gradient
@@ -53,14 +52,18 @@ Offsets in the buffer of floats, in elements:
 - a_last, z_last, d_last: A, Z, dZ of the last layer
 - losses: of the rows (batch,)
 - parameters, gradient: (P,)
-- parts: parts of the gradient (part_count, P)
 - state: (vectors, P)
 - l2: l2 for each parameter (P,); negative: none
 - scale: what the gradient is multiplied by
 """
 
-BIAS_SUM = record("dz neurons to")
-"""The sum of a layer's db: offset of dZ, columns, offset of the first part's db."""
+LAYER_SUMS = record("dz neurons begin count parts to")
+"""Where a layer's gradient is summed, in parts whose number suits its product.
+
+- dz, neurons: offset of dZ, and its columns
+- begin, count: the layer's first parameter, and how many it has: W, then b
+- parts, to: parts of the sum, and the offset of the first; each has ``count`` elements, dW and then db
+"""
 
 
 class StepArrays(NamedTuple):
@@ -71,7 +74,7 @@ class StepArrays(NamedTuple):
     progress: Any  # a record DEVICE_PROGRESS
     totals: Any  # float64 (1,): the epoch's loss
     gemms: Any  # GEMM_ARGS of the products: forward, dZ from the last layer on, dW
-    biases: Any  # BIAS_SUM of every layer
+    sums: Any  # LAYER_SUMS of every layer
     correct: Any  # int64 (batch,): correct answers of the rows
     norms: Any  # float64: each block's share of the gradient's squared length
     X: Any
@@ -123,22 +126,22 @@ def epoch_losses(step: StepArrays) -> None:
 
 @kernel(THREADS)
 def epoch_sums(step: StepArrays) -> None:
-    """Store db of every layer in its place in ``parts``: block row y sums part y of the rows, a thread a column."""
+    """Store every part of every layer's db: block row y sums part y of the rows, if the layer has one."""
     context, part = step.context[0], cuda.blockIdx.y
-    each = -(-context.batch // context.part_count)
-    top, bottom = part * each, min(step.progress[0].batch_rows, (part + 1) * each)
     for layer in range(context.layers):
-        sums = step.biases[layer]
-        for j in range(cuda.grid(1), sums.neurons, cuda.gridsize(1)):
-            total = column_sum(step.flat, sums.dz + j, sums.neurons, top, bottom)
-            step.flat[sums.to + part * context.count + j] = total
+        sums = step.sums[layer]
+        if part < sums.parts:
+            each, to = -(-context.batch // sums.parts), sums.to + (part + 1) * sums.count - sums.neurons
+            top, bottom = part * each, min(step.progress[0].batch_rows, (part + 1) * each)
+            for j in range(cuda.grid(1), sums.neurons, cuda.gridsize(1)):
+                step.flat[to + j] = column_sum(step.flat, sums.dz + j, sums.neurons, top, bottom)
 
 
 @device
-def _gradient_element(step: StepArrays, i: int) -> Any:
-    """Return one element of the gradient: its parts in order, and l2's share. One thread; no barrier."""
+def _gradient_element(step: StepArrays, sums: Any, i: int) -> Any:
+    """Return element i of the gradient, in the layer of ``sums``: its parts in order, and l2's share. One thread."""
     context = step.context[0]
-    total = sum_of_parts(step.flat, context.parts + i, context.part_count, context.count)
+    total = sum_of_parts(step.flat, sums.to + i - sums.begin, sums.parts, sums.count)
     if context.l2 >= 0:
         total += step.flat[context.l2 + i] * step.flat[context.parameters + i]
     return total
@@ -152,9 +155,14 @@ def epoch_update(step: StepArrays) -> None:
     c = r[at], r[at + 1], r[at + 2], r[at + 3], r[at + 4], r[at + 5], r[at + 6], r[at + 7]
     p_at, s_at, t_at = context.parameters, context.state, context.state + context.count
     code, vectors = context.optimizer, context.vectors
-    for i in range(cuda.grid(1), context.count, cuda.gridsize(1)):
-        g = flat[context.gradient + i] * flat[context.scale] if context.clips > 0 else _gradient_element(step, i)
-        update_element(code, vectors, (flat, flat, flat), (p_at + i, s_at + i, t_at + i), g, c)
+    for layer in range(context.layers):
+        sums = step.sums[layer]
+        for i in range(sums.begin + cuda.grid(1), sums.begin + sums.count, cuda.gridsize(1)):
+            if context.clips > 0:
+                g = flat[context.gradient + i] * flat[context.scale]
+            else:
+                g = _gradient_element(step, sums, i)
+            update_element(code, vectors, (flat, flat, flat), (p_at + i, s_at + i, t_at + i), g, c)
 
 
 @device
@@ -165,10 +173,12 @@ def _squares(step: StepArrays) -> float:
     """
     shared = cuda.shared.array(THREADS, np.float64)
     total = 0.0
-    for i in range(cuda.grid(1), step.context[0].count, cuda.gridsize(1)):
-        g = _gradient_element(step, i)
-        step.flat[step.context[0].gradient + i] = g
-        total += float(g) * float(g)
+    for layer in range(step.context[0].layers):
+        sums = step.sums[layer]
+        for i in range(sums.begin + cuda.grid(1), sums.begin + sums.count, cuda.gridsize(1)):
+            g = _gradient_element(step, sums, i)
+            step.flat[step.context[0].gradient + i] = g
+            total += float(g) * float(g)
     return block_sum(shared, total)
 
 
@@ -258,7 +268,7 @@ def resident(step: StepArrays, steps: int) -> None:
     Parameters
     ----------
     step : StepArrays
-        With one part: ``part_count`` is 1.
+        With one part of every layer's sums.
     steps : int
         Not beyond the epoch's end.
     """

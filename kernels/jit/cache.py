@@ -14,6 +14,7 @@ import os
 import shutil
 import stat
 import sys
+import threading
 import time
 import uuid
 import warnings
@@ -23,7 +24,7 @@ from typing import Any
 
 import numba
 
-from .numba_internals import FunctionCache, cpu_target
+from .numba_internals import FunctionCache, NullCache, cpu_target
 
 _STALE_DAYS = 30
 
@@ -126,8 +127,8 @@ def warn_once(message: str) -> None:
         warnings.warn(message, RuntimeWarning, stacklevel=3)
 
 
-class KernelCache(FunctionCache):  # type: ignore[misc]
-    """Numba's cache of one function, safe with several processes, full disks and truncated files.
+class SafeCache:
+    """What a cache of Numba's lacks: safety with several processes, full disks and truncated files; a mixin before it.
 
     Numba numbers the data files of a function. Two processes that compile different signatures at the same time both
     take number 1, and the index of one can end up beside the data of the other, which would later run float32 code on
@@ -140,8 +141,13 @@ class KernelCache(FunctionCache):  # type: ignore[misc]
         If Numba would not use the cache folder.
     """
 
+    _impl: Any
+    _cache_file: Any
+    cache_path: Any
+    flush: Any
+
     def __init__(self, function: Callable[..., Any]) -> None:
-        super().__init__(function)
+        super().__init__(function)  # type: ignore[call-arg]
         if cache_folder is None or cache_folder not in Path(self.cache_path).parents:
             # Numba's next choice is beside the source, where different versions would share one cache.
             raise OSError(f"Numba would cache in {self.cache_path}")
@@ -168,7 +174,7 @@ class KernelCache(FunctionCache):  # type: ignore[misc]
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """Load a compiled function; return None where there is none that can be read."""
         try:
-            return super().load_overload(sig, target_context)
+            return super().load_overload(sig, target_context)  # type: ignore[misc]
         except Exception:  # a file truncated by a crash unpickles to anything; the kernel is compiled again
             with contextlib.suppress(OSError):
                 self.flush()  # a truncated index would make every later save fail
@@ -177,9 +183,41 @@ class KernelCache(FunctionCache):  # type: ignore[misc]
     def save_overload(self, sig: Any, data: Any) -> None:
         """Save a compiled function; warn once where that fails."""
         try:
-            super().save_overload(sig, data)
+            super().save_overload(sig, data)  # type: ignore[misc]
         except Exception as error:
             warn_once(f"fastnet could not save a compiled kernel: {error}")
+
+
+class KernelCache(SafeCache, FunctionCache):  # type: ignore[misc]
+    """The cache of a kernel for the CPU."""
+
+
+_CACHE_DIR_LOCK = threading.RLock()
+
+
+def new_cache(function: Callable[..., Any], kind: Callable[[Any], Any] = KernelCache) -> Any:
+    """Return the cache of a function, in the cache folder; one that keeps nothing where that cannot be.
+
+    Parameters
+    ----------
+    function : callable
+        Its ``__qualname__`` names its file.
+    kind : type, default KernelCache
+        A SafeCache for the compiler's kind of dispatcher.
+    """
+    if cache_folder is None:
+        return NullCache()
+    # CACHE_DIR is one setting for the whole process. It is changed for this line only, so that users' own
+    # cached functions stay where the users put them; under a lock, since threads compile kernels at first use.
+    with _CACHE_DIR_LOCK:
+        before, numba.config.CACHE_DIR = numba.config.CACHE_DIR, str(cache_folder)
+        try:
+            return kind(function)
+        except Exception as error:  # a later Numba may organise its cache otherwise: slower starts, but correct
+            warn_once(f"fastnet does not cache its compiled kernels: {error}")
+            return NullCache()
+        finally:
+            numba.config.CACHE_DIR = before
 
 
 def is_compiled(dispatcher: Any, signature: tuple[Any, ...]) -> bool:

@@ -11,15 +11,14 @@ Flags, and why:
   gives contiguous and strided arrays different bits.
 """
 
-import threading
 from collections.abc import Callable
 from typing import Any, TypeVar, overload
 
 import numba
 
 from .announcer import listen
-from .cache import KernelCache, cache_folder, warn_once
-from .numba_internals import CPUDispatcher, NullCache
+from .cache import new_cache
+from .numba_internals import CPUDispatcher
 from .target import COMPILES
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -60,31 +59,13 @@ def jit(
     return _compile_lazily(function, False, False, False)
 
 
-_CACHE_DIR_LOCK = threading.RLock()
-
-
-def _new_cache(function: Callable[..., Any]) -> Any:
-    """Return the cache of a function; one that keeps nothing where Numba organises its own otherwise."""
-    # CACHE_DIR is one setting for the whole process. It is changed for this line only, so that users' own
-    # cache=True functions stay where the users put them; under a lock, since threads compile kernels at first use.
-    with _CACHE_DIR_LOCK:
-        before, numba.config.CACHE_DIR = numba.config.CACHE_DIR, str(cache_folder)
-        try:
-            return NullCache() if cache_folder is None else KernelCache(function)
-        except Exception as error:  # a later Numba: slower starts, but correct
-            warn_once(f"fastnet does not cache its compiled kernels: {error}")
-            return NullCache()
-        finally:
-            numba.config.CACHE_DIR = before
-
-
 class _KernelDispatcher(CPUDispatcher):  # type: ignore[misc]
     """Dispatcher whose cache is opened when it first compiles: for all kernels at import that takes 0.1 s."""
 
     @property
     def _cache(self) -> Any:
         if "_kernel_cache" not in self.__dict__:
-            self.__dict__["_kernel_cache"] = _new_cache(self.py_func)
+            self.__dict__["_kernel_cache"] = new_cache(self.py_func)
         return self.__dict__["_kernel_cache"]
 
     @_cache.setter

@@ -257,15 +257,37 @@ def test_a_wrong_step_is_noticed() -> None:
     """A trajectory that forgets the last part of dW is not the CPU's."""
     ours, truth = (_trainer(backend, "mse", SGD(0.05), "relu") for backend in ("cuda", "cpu"))
     truth.fit(X, _targets("mse"), epochs=1)
-    note = cuda_engine.CudaEngine._note
+    lay_out = cuda_engine.CudaEngine._lay_out
 
     def short(self: Any, *arguments: Any) -> None:
-        self._context[0]["part_count"] = self._parts - 1
-        note(self, *arguments)
+        lay_out(self, *arguments)
+        self._sums["parts"] -= 1
 
-    with _resident(False), mock.patch.object(cuda_engine.CudaEngine, "_note", short):
+    with _resident(False), mock.patch.object(cuda_engine.CudaEngine, "_lay_out", short):
         ours.fit(X, _targets("mse"), epochs=1)
     assert not np.allclose(ours.network.parameters, truth.network.parameters, rtol=1e-6)
+
+
+def test_every_product_has_its_own_parts() -> None:
+    """A wide layer's gradient is not kept in as many parts as that of a small one."""
+    found = []
+
+    def parts(dtype: Any, rows: int, columns: int, depth: int) -> int:
+        return 2 if (rows, columns) == (9, 5) else 3
+
+    with _resident(False), mock.patch.object(cuda_engine, "splits_for", parts):
+        ours, truth = (_trainer(backend, "mse", SGD(0.05), "relu", clip_norm=0.1) for backend in ("cuda", "cpu"))
+        step = cuda_engine.CudaEngine._step
+
+        def watched(self: Any, *arguments: Any) -> None:
+            found.append((*self._sums["parts"], *(args.split for args in self._backwards[-2:])))
+            step(self, *arguments)
+
+        with mock.patch.object(cuda_engine.CudaEngine, "_step", watched):
+            ours.fit(X, _targets("mse"), epochs=2)
+    truth.fit(X, _targets("mse"), epochs=2)
+    assert set(found) == {(2, 3, 5, 3)}
+    np.testing.assert_allclose(ours.network.parameters, truth.network.parameters, rtol=1e-9, atol=1e-13)
 
 
 def test_same_bits_from_run_to_run() -> None:

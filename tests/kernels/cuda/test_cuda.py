@@ -156,14 +156,15 @@ def test_ptx_report_faults() -> None:
         "shared_alignment": 16,
     }
     good |= {"registers": 128, "shared_bytes": 16896, "spill_bytes": 0, "wide_loads": 10, "double_operations": 0}
-    good |= {"approximations": 0}
+    good |= {"approximations": 0, "shared_loads": 8}
     assert faults(Report(**good)) == []
     for change, said in (
         ({"spill_bytes": 8}, "spills 8 bytes"),
         ({"registers": 136}, "136 registers do not fit"),
         ({"shared_bytes": 50000}, "50000 bytes of shared memory"),
         ({"shared_alignment": 4}, "aligned to 4 bytes"),
-        ({"wide_loads": 3}, "3 loads of 16 bytes"),
+        ({"wide_loads": 5}, "5 loads of 16 bytes"),
+        ({"shared_loads": 3}, "3 from shared memory"),
         ({"double_operations": 1}, "1 float64 instructions"),
         ({"approximations": 2}, "2 instructions of fast math"),
     ):
