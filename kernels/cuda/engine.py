@@ -177,7 +177,7 @@ class CudaEngine:
             gate = {"gate_code": code, "gate_a": a, "gate_z": z if z >= 0 else a} if code != IDENTITY else {}
             below, under, offset = a, d, offset + (n + 1) * k
         self._forwards, self._backwards = forwards, [*reversed(backwards), *gradients]
-        self._sums = np.array(sums or [(0,) * len(e.LAYER_SUMS)], e.LAYER_SUMS)
+        self._sums = np.array(sums or [(0,) * 6], e.LAYER_SUMS)  # a kernel takes an array of one at least
 
     @property
     def nbytes(self) -> int:

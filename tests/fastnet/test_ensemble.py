@@ -145,11 +145,18 @@ def test_networks_that_are_not_finite_are_not_written(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_command_line_refuses_an_ensemble(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    make().save(tmp_path / "e")
-    (tmp_path / "table.csv").write_text("a,b,c\n1,2,3\n")
-    assert main(["predict", str(tmp_path / "e"), str(tmp_path / "table.csv")]) == 1
-    assert "holds an ensemble; predict with fastnet.load in Python" in capsys.readouterr().err
+def test_command_line_predicts_by_an_ensemble(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("pandas")
+    ensemble = make("cross_entropy")
+    ensemble.save(tmp_path / "e")
+    inputs = np.arange(float(ensemble.networks[0].layer_sizes[0])) / 4
+    names = ",".join(f"column{i}" for i in range(len(inputs)))
+    (tmp_path / "table.csv").write_text(f"{names}\n{','.join(map(str, inputs))}\n")
+    assert main(["predict", str(tmp_path / "e"), str(tmp_path / "table.csv")]) == 0
+    header, row = capsys.readouterr().out.split()
+    expected = ensemble.predict_proba([inputs])[0]
+    assert header == "prediction," + ",".join(f"probability_{i}" for i in range(len(expected)))
+    np.testing.assert_allclose([float(number) for number in row.split(",")[1:]], expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("count", [1, 3])

@@ -187,7 +187,7 @@ def test_several_errors_are_a_group() -> None:
 
 def test_divergence_names_the_trainer() -> None:
     trainers = make() + make(1, optimizer=SGD(1e30), loss="mse")
-    with pytest.warns(DivergenceWarning, match=r"trainers\[3\]: training diverged in epoch 0"):
+    with pytest.warns(DivergenceWarning, match=r"trainers\[3\]: training diverged in epoch 1"):
         fit_many(trainers, X * 100, np.eye(3)[Y], 2)
     assert all(np.isfinite(trainer.network.parameters).all() for trainer in trainers)
     assert [trainer.history.epochs for trainer in trainers] == [2, 2, 2, 1]

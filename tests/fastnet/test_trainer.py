@@ -381,7 +381,7 @@ def test_divergence_in_full_batch_keeps_the_best_parameters() -> None:
 
 def test_divergence_of_the_validation_loss() -> None:
     ours = trainer(optimizer=SGD(1e-3))
-    with pytest.warns(DivergenceWarning, match="epoch 0"):
+    with pytest.warns(DivergenceWarning, match="epoch 1"):
         ours.fit(X, Y, epochs=5, validation_data=(np.full((2, 3), 1e200), Y[:2]))
     assert ours.history.epochs == 1
 
