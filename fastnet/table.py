@@ -165,7 +165,7 @@ def _parse_csv(path: storage.Path, options: dict[str, Any]) -> Any:
 
 
 def _read_npz(path: storage.Path, target: str) -> Any:
-    with np.load(path, allow_pickle=False) as stored:
+    with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:  # NumPy leaves a damaged file open
         if "X" not in stored:
             raise ValueError(f"it has no array 'X'; there are: {listed(stored)}")
         X, y = stored["X"], stored.get(target)

@@ -183,7 +183,7 @@ def test_summary_and_repr() -> None:
         (ValueError, "dtype is 'fast'", ([3, 1], "relu", "identity", "fast")),
         (ValueError, "seed is -1", ([3, 1], "relu", "identity", "float32", -1)),
         (ValueError, r"at most 2\*\*64 - 1", ([3, 1], "relu", "identity", "float32", 2**64)),
-        (TypeError, "seed is None", ([3, 1], "relu", "identity", "float32", None)),
+        (TypeError, "seed is 1.5", ([3, 1], "relu", "identity", "float32", 1.5)),
     ],
 )
 def test_construction_is_checked(error: type[Exception], message: str, arguments: tuple[Any, ...]) -> None:

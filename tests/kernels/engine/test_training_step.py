@@ -18,6 +18,7 @@ from fastnet.kernels.engine.backend import start_epoch
 from fastnet.kernels.engine.numpy_engine import NumpyEngine
 from fastnet.kernels.engine.optimizer_state import OptimizerState
 from fastnet.kernels.engine.plan import MICRO_BATCH_ROWS
+from fastnet.kernels.jit import side_by_side
 from fastnet.kernels.reference import activations as reference
 from fastnet.kernels.reference import layers, losses
 from fastnet.kernels.registry import find
@@ -445,7 +446,7 @@ def test_interrupt_during_compilation_leaves_no_kernel_out(monkeypatch: pytest.M
         ours, calls, kernel_address = (
             engine.CpuEngine(parameters, (4, 3, 2), (2, 0), batch_rows=20),
             [0],
-            engine.kernel_address,
+            side_by_side.kernel_address,
         )
 
         def interrupted(*arguments: Any, at: int = at, calls: list[int] = calls, found: Any = kernel_address) -> int:
@@ -455,7 +456,7 @@ def test_interrupt_during_compilation_leaves_no_kernel_out(monkeypatch: pytest.M
             return int(found(*arguments))
 
         with monkeypatch.context() as patch:
-            patch.setattr(engine, "kernel_address", interrupted)
+            patch.setattr(side_by_side, "kernel_address", interrupted)
             with pytest.raises(KeyboardInterrupt):
                 ours.loss_and_gradient(X, y)
         assert ours.loss_and_gradient(X, y)[0] == expected

@@ -488,7 +488,8 @@ with warnings.catch_warnings(record=True) as caught:
     work(20)
     work(20)
 assert num_threads() == {threads}, num_threads()
-caught = [warning for warning in caught if "could not save a compiled kernel" not in str(warning.message)]
+no_cache = ("could not save a compiled kernel", "does not cache its compiled kernels")  # as another user
+caught = [warning for warning in caught if not any(text in str(warning.message) for text in no_cache)]
 assert [warning.category for warning in caught] == [RuntimeWarning], caught
 assert "fastnet uses {threads} of 4 threads" in str(caught[0].message)
 assert len(pool._workers) == {threads} - 1
