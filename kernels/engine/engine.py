@@ -19,7 +19,7 @@ from ..llvm.builder import VECTOR
 from ..specs.activations import IDENTITY, RELU
 from ..specs.losses import LOSSES, LossSpec
 from ..specs.optimizers import OPTIMIZERS
-from . import training_step, weights_task
+from . import epochs, training_step, weights_task
 from .backend import OBJECTIVE, Array, Chunk, check_interrupt, new_progress, new_totals, results_of, start_epoch
 from .bounds import check_data, check_network
 from .numpy_engine import NumpyEngine
@@ -331,12 +331,13 @@ class CpuEngine:
 
 
 def training_kernels(loss: LossSpec, optimizer: int, activations_of_layers: Sequence[int]) -> dict[str, Kernel]:
-    """Return the kernels that training a network takes, by field of CONTEXT or by activation, and the loop ``run``."""
+    """Return the kernels that training a network takes, by field of CONTEXT or by activation, and the loops."""
     found = {
         "gemm": Kernel(gemm.__module__, "gemm"),
         "weights_task": Kernel(weights_task.__name__, "weights_task"),
         "rows_task": Kernel(training_step.__name__, "rows_task"),
         "run": Kernel(training_step.__name__, "run"),
+        "run_epochs": Kernel(epochs.__name__, "run_epochs"),
         "loss_kernel": Kernel(losses.__name__, "loss_kernel", loss.code),
     }
     if loss.counts_correct:

@@ -10,10 +10,11 @@ from math import isfinite
 from typing import Any
 
 import numpy as np
+from numba import types
 
 from ..cpu.elementwise import all_finite
 from ..cpu.threads.pool import POOL
-from ..jit.call_by_address import call, kernel_address
+from ..jit.call_by_address import by_address, call, kernel_address
 from ..jit.decorator import jit
 from ..llvm.memory import item_bytes, optimize_for_size, record_at
 from .backend import PROGRESS, TOTALS, Array, check_interrupt, record
@@ -155,6 +156,7 @@ def _pass_over(dtype: Any, address: int, context: int, rows: int, epoch: int, th
     return totals.loss / totals.weight, float(progress.correct)
 
 
+@by_address(lambda real: (types.DType(real), types.intp, types.intp, types.intp))
 @jit
 def run_epochs(dtype: Any, address: int, threads: int, pool: int) -> None:
     """Train epochs until ``limit``, patience, or a number that is not finite ends it.

@@ -13,6 +13,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -34,6 +35,8 @@ SECONDS = {"gemm": 5.5, "weights_task": 3.7, "run": 2.2, "rows_task": 2.0, "loss
 """Seconds that kernels take to compile, about, by name: for an even division. Others take OTHER_S."""
 
 OTHER_S = 0.5
+
+_COMPILING = threading.Lock()
 
 _COMMAND = "import json, signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); task = json.loads(sys.argv[1]); "
 _COMMAND += "sys.path[:] = task['path']; from fastnet.kernels.jit import side_by_side; side_by_side.help_out(task)"
@@ -82,6 +85,11 @@ def compile_side_by_side(kernels: Sequence[Kernel], dtype: Any) -> None:
     dtype : dtype
         float32 or float64.
     """
+    with _COMPILING:  # threads that wait find the kernels in the cache
+        _compile_missing(kernels, dtype)
+
+
+def _compile_missing(kernels: Sequence[Kernel], dtype: Any) -> None:
     # The first one speaks for all, since a start with a full cache must not look for each.
     if not kernels or is_cached(kernels[0].function(), dtype):
         return

@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -122,3 +124,22 @@ def test_ctrl_c_ends_the_helpers(monkeypatch: pytest.MonkeyPatch) -> None:
         side_by_side.compile_side_by_side(kernels, np.dtype("float32"))
     assert len(started) == 1
     assert started[0].poll() is not None
+
+
+def test_threads_do_not_compile_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with `fit_many`, whose trainers begin at once: the second thread finds what the first has compiled."""
+    inside, seen = [], []
+
+    def compiling(kernels: Any, dtype: Any) -> None:
+        inside.append(1)
+        time.sleep(0.01)
+        seen.append(len(inside))
+        inside.pop()
+
+    monkeypatch.setattr(side_by_side, "_compile_missing", compiling)
+    threads = [threading.Thread(target=side_by_side.compile_side_by_side, args=([], np.float32)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert seen == [1] * 4
