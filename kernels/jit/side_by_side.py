@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numba
@@ -36,7 +37,7 @@ SECONDS = {"gemm": 5.5, "weights_task": 3.7, "run": 2.2, "rows_task": 2.0, "loss
 
 OTHER_S = 0.5
 
-_COMPILING = threading.Lock()
+_compiling = threading.Lock()
 
 _COMMAND = "import json, signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); task = json.loads(sys.argv[1]); "
 _COMMAND += "sys.path[:] = task['path']; from fastnet.kernels.jit import side_by_side; side_by_side.help_out(task)"
@@ -69,7 +70,9 @@ class Kernel(NamedTuple):
 
 def processes() -> int:
     """Return how many processes may compile at once: one a CPU, at most MAX_PROCESSES or FASTNET_COMPILE_PROCESSES."""
-    if not COMPILES or cache_folder is None or not sys.executable:
+    # In a frozen application, or one that embeds Python, sys.executable is the application.
+    is_python = Path(sys.executable or "").stem.lower().startswith("python") and not getattr(sys, "frozen", False)
+    if not COMPILES or cache_folder is None or not is_python:
         return 1
     asked = os.environ.get("FASTNET_COMPILE_PROCESSES", "")
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -85,7 +88,7 @@ def compile_side_by_side(kernels: Sequence[Kernel], dtype: Any) -> None:
     dtype : dtype
         float32 or float64.
     """
-    with _COMPILING:  # threads that wait find the kernels in the cache
+    with _compiling:  # threads that wait find the kernels in the cache
         _compile_missing(kernels, dtype)
 
 
@@ -109,6 +112,16 @@ def _compile_missing(kernels: Sequence[Kernel], dtype: Any) -> None:
             helper.wait()
 
 
+def _in_forked_child() -> None:
+    """Forget a lock that another thread of the parent held."""
+    global _compiling
+    _compiling = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_forked_child)
+
+
 def _divided(kernels: Sequence[Kernel], count: int) -> list[list[Kernel]]:
     """Divide kernels among this process and ``count - 1`` helpers: the longest first, each to who is free first."""
     shares: list[list[Kernel]] = [[] for _ in range(count)]
@@ -123,12 +136,12 @@ def _divided(kernels: Sequence[Kernel], count: int) -> list[list[Kernel]]:
 def _start(kernels: Sequence[Kernel], dtype: Any) -> "subprocess.Popen[bytes] | None":
     """Start a process that compiles kernels into the cache; return None where the system refuses."""
     assert cache_folder is not None
-    task = {"path": sys.path, "dtype": np.dtype(dtype).name, "kernels": kernels, "parent": os.getpid()}
+    task = {"path": list(map(str, sys.path)), "dtype": np.dtype(dtype).name, "kernels": kernels, "parent": os.getpid()}
     names = {"NUMBA_CPU_NAME": numba.config.CPU_NAME, "NUMBA_CPU_FEATURES": numba.config.CPU_FEATURES}
     target = {name: value for name, value in names.items() if value is not None}
     environment = {**os.environ, **target, "NUMBA_CACHE_DIR": str(cache_folder.parent)}
     silent = subprocess.DEVNULL
-    command = [sys.executable, "-c", _COMMAND, json.dumps(task)]
+    command = [sys.executable, "-P", "-c", _COMMAND, json.dumps(task)]
     try:
         return subprocess.Popen(command, stdin=silent, stdout=silent, stderr=silent, env=environment)
     except (OSError, ValueError, TypeError):  # limits of processes or memory; a path that is no text

@@ -65,6 +65,7 @@ def test_helpers_compile_what_this_process_then_loads(tmp_path: Path) -> None:
     "setup",
     [
         "sys.executable = '/nonexistent/python'",
+        "import pathlib; sys.path.append(pathlib.Path('/nonexistent')); side_by_side._COMMAND = 'raise SystemExit(1)'",
         "side_by_side._COMMAND = 'raise SystemExit(1)'",
         "side_by_side._COMMAND = 'import os; os.kill(os.getpid(), 9)'",
     ],
@@ -91,6 +92,12 @@ def test_processes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, asked: str, 
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1}, raising=False)
     monkeypatch.setenv("FASTNET_COMPILE_PROCESSES", asked)
     assert side_by_side.processes() == count
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    assert side_by_side.processes() == 1, "sys.executable is the application"
+    monkeypatch.delattr(sys, "frozen")
+    monkeypatch.setattr(sys, "executable", "/usr/bin/blender")
+    assert side_by_side.processes() == 1
+    monkeypatch.undo()
     monkeypatch.setattr(side_by_side, "cache_folder", None)
     assert side_by_side.processes() == 1
 
