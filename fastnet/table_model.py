@@ -227,6 +227,14 @@ def load(path: storage.Path) -> TableModel:
             raise ValueError(f"its format is {str(content['format'])[:40]!r}; this fastnet reads {_FORMAT!r}")
         members = [(part[0], model.network_of(Network, part[1], part[2])) for part in content["members"]]
         shift, scale = map(float, content["scaling"])
+        texts = [*content["kinds"].items(), *content["left_out"].items()]
+        classes = content["classes"] is None or type(content["classes"]) is list
+        if (
+            not all(type(text) is str for pair in texts for text in pair)
+            or not classes
+            or not np.isfinite([shift, scale]).all()
+        ):
+            raise ValueError("its columns, classes or scaling are not as fastnet writes them")
         found = TableModel(
             Columns(dict(content["kinds"]), dict(content["left_out"])),
             str(content["target"]),
@@ -236,7 +244,11 @@ def load(path: storage.Path) -> TableModel:
             content["id"],
         )
         width = 1 if found.classes is None else len(found.classes)
-        if not members or any(type(t) is not ColumnTransformer or n.layer_sizes[-1] != width for t, n in members):
+        if not members or any(
+            type(t) is not ColumnTransformer
+            or n.layer_sizes != (len(t.get_feature_names_out()), *n.layer_sizes[1:-1], width)
+            for t, n in members
+        ):
             raise ValueError("its parts do not fit each other")
     return found
 

@@ -16,7 +16,7 @@ from ..cpu import activations
 from ..cpu.gemm.blocking import L2
 from ..cpu.gemm.gemm import gemm
 from ..cpu.gemm.microkernel import MR, NV
-from ..cpu.softmax import softmax as _softmax
+from ..cpu.softmax import softmax as softmax_rows
 from ..cpu.threads.pool import POOL, num_threads
 from ..jit.call_by_address import CFunction, kernel_address
 from ..jit.side_by_side import Kernel
@@ -52,7 +52,7 @@ PACK_ONCE_BYTES = L2 // 2
 NO_VALUES = {item: np.empty(0, f"f{item}") for item in (4, 8)}
 """What layers that say themselves where their arrays are count from."""
 
-PREDICTION_KERNELS = (Kernel(_inference.__name__, "predict_rows"), Kernel(_inference.__name__, "_softmax"))
+PREDICTION_KERNELS = (Kernel(_inference.__name__, "predict_rows"), Kernel(_inference.__name__, "softmax_rows"))
 """The kernels that prediction takes besides `gemm` and the activations."""
 
 
@@ -88,7 +88,7 @@ class Forward:
             if code not in (IDENTITY, RELU):
                 layer["activate"] = activations.activation_address(code, dtype)
         kernels = [kernel_address(gemm, dtype), kernel_address(predict_rows, dtype)]
-        kernels.append(kernel_address(_softmax, dtype) if softmax else 0)
+        kernels.append(kernel_address(softmax_rows, dtype) if softmax else 0)
         self._block_rows = block_rows(layer_sizes, dtype)
         sizes = (layer_sizes[0], self.n_out, size, max(layer_sizes[1:]), flops, self._block_rows, len(layers))
         self.layers = layers

@@ -19,7 +19,7 @@ from ..cpu.gemm.gemm import NO_WORKSPACE, gemm
 from ..cpu.gemm.microkernel import NV
 from ..cpu.gemm.operands import NO_ROWS, Epilogue, Matrix, Rows, Shape
 from ..cpu.gemm.parallel import chunk_bounds
-from ..cpu.softmax import softmax as _softmax
+from ..cpu.softmax import softmax as softmax_rows
 from ..cpu.threads.parallel_for import parallel_for
 from ..jit.call_by_address import by_address, call
 from ..jit.decorator import jit
@@ -75,7 +75,7 @@ FORWARD = record(
 
 _LAYER_BYTES = FORWARD_LAYER.itemsize
 
-by_address(lambda real: (types.Array(real, 2, "C"),) * 2)(_softmax)
+by_address(lambda real: (types.Array(real, 2, "C"),) * 2)(softmax_rows)
 
 
 @by_address(lambda real: (types.DType(real), *[types.intp] * 6))
@@ -133,7 +133,7 @@ def predict_rows(dtype: Any, forward: int, values: int, x: int, rows: int, out: 
                 source, free, other = free, other, free
         if net.softmax != 0:
             outputs = matrix_at(dtype, target, m, net.n_out)
-            call(_softmax, net.softmax, dtype, (outputs, outputs))
+            call(softmax_rows, net.softmax, dtype, (outputs, outputs))
     release(allocated)
 
 

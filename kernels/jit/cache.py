@@ -208,7 +208,8 @@ def new_cache(function: Callable[..., Any], kind: Callable[[Any], Any] = KernelC
     if cache_folder is None:
         return NullCache()
     # CACHE_DIR is one setting for the whole process. It is changed for this line only, so that users' own
-    # cached functions stay where the users put them; under a lock, since threads compile kernels at first use.
+    # cached functions stay where the users put them, but for one that another thread decorates at that moment; under a
+    # lock, since threads compile kernels at first use.
     with _CACHE_DIR_LOCK:
         before, numba.config.CACHE_DIR = numba.config.CACHE_DIR, str(cache_folder)
         try:

@@ -24,6 +24,7 @@ import numpy as np
 from .announcer import waiting_counts
 from .cache import cache_folder
 from .call_by_address import is_cached, kernel_address
+from .quota import cpu_quota
 from .target import COMPILES
 
 MAX_PROCESSES = 4
@@ -36,6 +37,9 @@ SECONDS = {"gemm": 5.5, "weights_task": 3.7, "run": 2.2, "rows_task": 2.0, "loss
 """Seconds that kernels take to compile, about, by name: for an even division. Others take OTHER_S."""
 
 OTHER_S = 0.5
+
+PATIENCE_S = 60
+"""Seconds to wait for a helper at most; then this process compiles what is missing."""
 
 _compiling = threading.Lock()
 
@@ -69,14 +73,18 @@ class Kernel(NamedTuple):
 
 
 def processes() -> int:
-    """Return how many processes may compile at once: one a CPU, at most MAX_PROCESSES or FASTNET_COMPILE_PROCESSES."""
+    """Return how many processes may compile at once: FASTNET_COMPILE_PROCESSES, or one a CPU.
+
+    At most MAX_PROCESSES, and as many as a cgroup's quota pays for.
+    """
     # In a frozen application, or one that embeds Python, sys.executable is the application.
     is_python = Path(sys.executable or "").stem.lower().startswith("python") and not getattr(sys, "frozen", False)
     if not COMPILES or cache_folder is None or not is_python:
         return 1
     asked = os.environ.get("FASTNET_COMPILE_PROCESSES", "")
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return int(asked) if asked.isdecimal() and asked != "0" else min(cpus, MAX_PROCESSES)
+    cpus = len(os.sched_getaffinity(os.getpid())) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    worthwhile = int(max(1, min(cpus, MAX_PROCESSES, cpu_quota())))
+    return max(1, int(asked)) if asked.isdecimal() and int(asked) > 0 else worthwhile
 
 
 def compile_side_by_side(kernels: Sequence[Kernel], dtype: Any) -> None:
@@ -93,22 +101,24 @@ def compile_side_by_side(kernels: Sequence[Kernel], dtype: Any) -> None:
 
 
 def _compile_missing(kernels: Sequence[Kernel], dtype: Any) -> None:
-    # The first one speaks for all, since a start with a full cache must not look for each.
-    if not kernels or is_cached(kernels[0].function(), dtype):
+    # The first two speak for all, since a start with a full cache must not look for each: prediction takes one of them.
+    if all(is_cached(kernel.function(), dtype) for kernel in kernels[:2]):
         return
     missing = [kernel for kernel in kernels if not is_cached(kernel.function(), dtype)]
     mine, *others = _divided(missing, processes())
-    helpers = [helper for share in others if share and (helper := _start(share, dtype)) is not None]
+    helpers: list[subprocess.Popen[bytes]] = []
     try:
+        helpers.extend(helper for share in others if share and (helper := _start(share, dtype)) is not None)
         for kernel in mine:
             kernel.address(dtype)
-        with waiting_counts():
+        with waiting_counts(), contextlib.suppress(subprocess.TimeoutExpired):
             for helper in helpers:
-                helper.wait()
+                helper.wait(PATIENCE_S)
     finally:
         for helper in helpers:
             with contextlib.suppress(OSError):
                 helper.kill()
+        for helper in helpers:
             helper.wait()
 
 
@@ -152,6 +162,7 @@ def help_out(task: dict[str, Any]) -> None:
     """Compile the kernels of a task, in a helper process, as long as the process that started it lives."""
     gc.disable()  # a tenth of the time
     for fields in task["kernels"]:
-        if hasattr(os, "getppid") and os.getppid() != task["parent"]:
+        # In a virtual environment of Windows, the parent is what starts the interpreter.
+        if os.name == "posix" and os.getppid() != task["parent"]:
             return
         Kernel(*fields).address(np.dtype(task["dtype"]))

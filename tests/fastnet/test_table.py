@@ -305,6 +305,18 @@ def test_hostile_models_are_one_line(tmp_path: Path) -> None:
     assert sound < 300
 
 
+@pytest.mark.parametrize("changes", [{"kinds": {"a": 1}}, {"kinds": 3}, {"classes": "ab"}, {"scaling": [0.0, np.nan]}])
+    "changes", [{"kinds": {"a": 1}}, {"classes": "ab"}, {"scaling": [0.0, float("nan")]}, {"kinds": 3}]
+)
+def test_fields_of_other_kinds_are_refused(changes: dict[str, Any], tmp_path: Path) -> None:
+    model()[0].save(tmp_path / "m")
+    content = skops.io.load(tmp_path / "m", trusted=["numpy.dtype"])
+    (tmp_path / "m").write_bytes(skops.io.dumps({**content, **changes}))
+    with pytest.raises(ValueError, match="is not a model of a table") as caught:
+        table_model.load(tmp_path / "m")
+    assert "\n" not in str(caught.value)
+
+
 def test_foreign_types_are_refused(tmp_path: Path) -> None:
     ours, _ = model()
     ours.save(tmp_path / "m")

@@ -37,9 +37,9 @@ state = np.zeros((), POOL_RECORD)
 POOL = int(state.ctypes.data)
 """Address of the shared record, an argument of `parallel_for`: compiled code would treat a global as a constant."""
 
-_cpu_masks = [np.zeros((0, MASK_BYTES), np.uint8)]
-"""Row c: the CPUs that this process may use, without CPU c, as Linux's system calls take them. The last is in use; a
-worker may still read an earlier one."""
+_cpu_masks: dict[tuple[tuple[int, ...], int], Any] = {}
+"""By the CPUs that this process may use, and the number of rows. Row c: those CPUs without CPU c, as Linux's system
+calls take them. A worker may still read an earlier one."""
 
 CHECK_S = 1.0
 """Seconds between two looks at the CPUs that this process may use."""
@@ -167,13 +167,14 @@ def _write_cpu_masks(cpus: tuple[int, ...]) -> None:
     """Prepare the CPU masks by which workers leave the caller's CPU; move workers to the CPUs that are allowed."""
     if sys.platform != "linux" or cpus[-1] >= MASK_BYTES * 8:
         return
-    rows = max(len(_cpu_masks[-1]), cpus[-1] + 1)  # never fewer: a worker compares with the number of rows first
-    bits = np.zeros((rows, MASK_BYTES * 8), np.uint8)
-    bits[:, list(cpus)] = 1
-    if len(cpus) > 1:
-        np.fill_diagonal(bits, 0)
-    _cpu_masks.append(np.packbits(bits, axis=1, bitorder="little"))
-    state["masks"], state["mask_rows"] = _cpu_masks[-1].ctypes.data, rows
+    rows = max(int(state["mask_rows"]), cpus[-1] + 1)  # never fewer: a worker compares with the number of rows first
+    if (cpus, rows) not in _cpu_masks:
+        bits = np.zeros((rows, MASK_BYTES * 8), np.uint8)
+        bits[:, list(cpus)] = 1
+        if len(cpus) > 1:
+            np.fill_diagonal(bits, 0)
+        _cpu_masks[cpus, rows] = np.packbits(bits, axis=1, bitorder="little")
+    state["masks"], state["mask_rows"] = _cpu_masks[cpus, rows].ctypes.data, rows
     for worker in _workers:
         with contextlib.suppress(OSError):
             os.sched_setaffinity(worker.native_id or 0, cpus)
@@ -207,7 +208,7 @@ def _stop_workers() -> None:
 def _in_forked_child() -> None:
     """Compute serially if workers had been started: they were not forked."""
     global _thread_count, _next_look, _starting
-    if _thread_count:
+    if _workers:
         _thread_count, _next_look = 1, math.inf
         state.fill(0)  # jobs that were running in the parent
     _workers.clear()

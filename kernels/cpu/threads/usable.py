@@ -1,18 +1,18 @@
 """How many threads are worth using in this process, and why.
 
-The fewest of: the CPUs of its affinity mask, the physical cores among them, what a cgroup's quota of CPU time pays for,
-and ``NUMBA_NUM_THREADS``. Hardware threads of one core share its FMA units, which a product keeps busy alone; so they
-count as one, unless the environment asks for more by NUMBA_NUM_THREADS.
+The fewest of: the CPUs that its main thread may run on, the physical cores among them, what a cgroup's quota of CPU
+time pays for, and ``NUMBA_NUM_THREADS``. Hardware threads of one core share its FMA units, which a product keeps busy
+alone; so they count as one, unless the environment asks for more by NUMBA_NUM_THREADS.
 """
 
 import math
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numba
 
+from ...jit.quota import cpu_quota, read_text
 from .parallel_for import MAX_THREADS
 
 _SYSTEM = Path("/")
@@ -24,7 +24,7 @@ class Usable(NamedTuple):
     Attributes
     ----------
     cpus : tuple of int
-        The CPUs that the calling thread may run on, sorted; their numbers are made up where the system has no affinity.
+        The CPUs that the main thread may run on, sorted; numbers are made up where the system has no affinity.
     cores : int
         Physical cores among them.
     quota : float
@@ -57,7 +57,7 @@ class Usable(NamedTuple):
 
 
 def usable(system: Path = _SYSTEM) -> Usable:
-    """Look at the affinity, the cores, the quota and Numba's limit as they are now; takes some 50 us.
+    """Look at the affinity, the cores, the quota and Numba's limit as they are now; reads a small file for each CPU.
 
     Parameters
     ----------
@@ -65,59 +65,12 @@ def usable(system: Path = _SYSTEM) -> Usable:
         Where ``proc`` and ``sys`` are: another folder in tests.
     """
     cpus = range(os.cpu_count() or 1)
-    allowed = tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else tuple(cpus)
+    allowed = tuple(sorted(os.sched_getaffinity(os.getpid()))) if hasattr(os, "sched_getaffinity") else tuple(cpus)
     asked = "NUMBA_NUM_THREADS" in os.environ
     return Usable(allowed, _cores(allowed, system), cpu_quota(system), numba.config.NUMBA_NUM_THREADS, asked)
-
-
-def _read(path: Path) -> str:
-    """Return a file's text, empty where there is none."""
-    try:
-        return path.read_text()
-    except (OSError, ValueError):
-        return ""
 
 
 def _cores(cpus: tuple[int, ...], system: Path) -> int:
     """Count the physical cores of some CPUs: each CPU is one where the system does not tell."""
     siblings = (system / f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list" for cpu in cpus)
-    return len({_read(path).strip() or str(path) for path in siblings})
-
-
-def cpu_quota(system: Path = _SYSTEM) -> float:
-    """Return the CPUs that the process's cgroups, of version 1 or 2, grant it, or infinity.
-
-    The least of its own cgroup's and of all above it. In a container these may be hidden, and its own appears as the
-    root of the file system of cgroups, which is therefore always looked at.
-    """
-    return min((quota for folder in _cgroups(system) for quota in _quotas(folder)), default=math.inf)
-
-
-def _cgroups(system: Path) -> Iterator[Path]:
-    """Yield the folders of the cgroups that may limit the CPU time of this process."""
-    root = system / "sys/fs/cgroup"
-    for line in _read(system / "proc/self/cgroup").splitlines():
-        number, controllers, name = line.split(":", 2) if line.count(":") >= 2 else ("", "", "")
-        names = controllers.split(",")
-        if number == "0" and not controllers:
-            bases = [root, root / "unified"]
-        elif "cpu" in names:
-            bases = [root / controllers, root / "cpu"]
-        else:
-            continue
-        parts = [part for part in name.split("/") if part not in ("", "..")]
-        for base in bases:
-            yield from (base.joinpath(*parts[:depth]) for depth in range(len(parts) + 1))
-
-
-def _quotas(folder: Path) -> Iterator[float]:
-    """Yield the quota of one cgroup, if it has one."""
-    texts = _read(folder / "cpu.max").split() or [
-        _read(folder / f"cpu.cfs_{name}_us").strip() for name in ("quota", "period")
-    ]
-    try:
-        quota, period = (float(text) for text in texts)
-    except ValueError:  # "max", or no such file
-        return
-    if quota > 0 and period > 0:
-        yield quota / period
+    return len({read_text(path).strip() or str(path) for path in siblings})

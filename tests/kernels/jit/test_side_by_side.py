@@ -84,12 +84,17 @@ def test_kernels_are_divided_by_their_seconds() -> None:
     assert [kernel.name for kernel in others][:1] == ["weights_task"]
 
 
-@pytest.mark.parametrize(("asked", "count"), [("1", 1), ("3", 3), ("", 2), ("nonsense", 2), ("0", 2), ("-1", 2)])
+@pytest.mark.parametrize(
+    ("asked", "count"), [("1", 1), ("3", 3), ("", 2), ("nonsense", 2), ("0", 2), ("00", 2), ("-1", 2)]
+)
 def test_processes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, asked: str, count: int) -> None:
     monkeypatch.setattr(side_by_side, "cache_folder", tmp_path)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1}, raising=False)
     monkeypatch.setenv("FASTNET_COMPILE_PROCESSES", asked)
     assert side_by_side.processes() == count
+    monkeypatch.delenv("FASTNET_COMPILE_PROCESSES")
+    monkeypatch.setattr(side_by_side, "cpu_quota", lambda: 1.2)
+    assert side_by_side.processes() == 1
     monkeypatch.setattr(sys, "frozen", True, raising=False)
     assert side_by_side.processes() == 1, "sys.executable is the application"
     monkeypatch.delattr(sys, "frozen")

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from fastnet.kernels.cpu.threads import usable
-from fastnet.kernels.cpu.threads.usable import Usable, cpu_quota
+from fastnet.kernels.cpu.threads.usable import Usable
+from fastnet.kernels.jit.quota import cpu_quota
 
 ENDLESS = {"cpu.max": "max 100000"}
 
