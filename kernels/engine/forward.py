@@ -28,7 +28,7 @@ from ..reference import training_step
 from ..specs.activations import ACTIVATIONS, IDENTITY, RELU
 from . import inference as _inference
 from .backend import Array
-from .inference import FORWARD, FORWARD_LAYER, pack, predict_rows, run
+from .inference import FEW_ROWS, FORWARD, FORWARD_LAYER, READ_ROWS, pack, predict_rows, run
 from .plan import LINE, address_of, aligned, layer_views, padded, parameter_count
 
 BLOCK_ROWS = 40 * MR
@@ -41,7 +41,7 @@ SCRATCH_BYTES = 1 << 24
 """Scratch of a thread at most, where a layer is so wide that fewer rows have to do: a million outputs take two."""
 
 THREAD_FLOPS = 3_000_000
-"""Calls of fewer floating-point operations stay on one thread."""
+"""Calls of less work, in floating-point operations, stay on one thread."""
 
 CALL_FLOPS = 10**10
 """Work after which a call returns to Python for a moment, so that Ctrl-C arrives: some 0.1 to 0.5 s."""
@@ -79,7 +79,7 @@ class Forward:
         self.layer_sizes, self.dtype, self.n_out = layer_sizes, dtype, layer_sizes[-1]
         flops = 2 * parameter_count(layer_sizes)
         self._rows_per_call = -(-CALL_FLOPS // flops)
-        self._serial_rows = min(self._rows_per_call, THREAD_FLOPS // flops)
+        self._serial_rows = min(self._rows_per_call, THREAD_FLOPS // flops - READ_ROWS)
         self._names, self._reads_parameters = names, not packed
         layers, size = _layer_table(layer_sizes, dtype.itemsize, packed)
         for layer, name in zip(layers, names, strict=True):
@@ -117,7 +117,7 @@ class Forward:
             found: bool = run(self.address, values, X, out, kept, 0, len(X), 1)
             return found
         begin, threads = 0, num_threads()
-        many = threads > 1 or len(X) > self._block_rows
+        many = len(X) > (FEW_ROWS if threads > 1 else self._block_rows)
         if many and self._reads_parameters and values.nbytes >= PACK_ONCE_BYTES:
             packed = None if kept and np.may_share_memory(out, values) else self.pack(values, threads)
             return packed is not None and self.packed()(packed, X, out, kept)
@@ -172,7 +172,7 @@ class Forward:
 
     def c_function(self, values: Array) -> CFunction:
         """Return the forward pass for C: ``int64 f(x, rows, out)``, which returns rows, or 0 where it fails."""
-        return CFunction(predict_rows, self.dtype, (self.address, address_of(values)), (self, values))
+        return CFunction(predict_rows, self.dtype, (1, self.address, address_of(values)), (self, values))
 
 
 class NumpyForward(Forward):

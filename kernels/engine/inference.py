@@ -17,10 +17,10 @@ from ..cpu import activations
 from ..cpu.elementwise import all_finite
 from ..cpu.gemm.gemm import NO_WORKSPACE, gemm
 from ..cpu.gemm.microkernel import NV
-from ..cpu.gemm.operands import NO_ROWS, Epilogue, Matrix, Rows, Shape
+from ..cpu.gemm.operands import NO_ROWS, Epilogue, Matrix, Product, Rows, Shape
 from ..cpu.gemm.parallel import chunk_bounds
 from ..cpu.softmax import softmax as softmax_rows
-from ..cpu.threads.parallel_for import parallel_for
+from ..cpu.threads.parallel_for import completes, parallel_for
 from ..jit.call_by_address import by_address, call
 from ..jit.decorator import jit
 from ..llvm.builder import VECTOR
@@ -39,6 +39,15 @@ from .backend import record
 from .context import INT64, matrix_at, vector_at
 from .plan import LINE
 from .weights_task import pack_weights
+
+FEW_ROWS = 96
+"""Rows up to which threads share out the columns of every layer instead of rows: each then reads its part of W only."""
+
+COLUMNS_FLOPS = 1_500_000
+"""Layers of less work stay on one thread."""
+
+READ_ROWS = 5
+"""Reading W takes as long as this many rows of the product, about."""
 
 MIN_TASK_ROWS = 4
 """Rows of a task at least: fewer leave the FMA units waiting."""
@@ -78,15 +87,33 @@ _LAYER_BYTES = FORWARD_LAYER.itemsize
 by_address(lambda real: (types.Array(real, 2, "C"),) * 2)(softmax_rows)
 
 
-@by_address(lambda real: (types.DType(real), *[types.intp] * 6))
 @jit(internal=True)
-def predict_rows(dtype: Any, forward: int, values: int, x: int, rows: int, out: int, refused: int) -> None:
+def _columns_task(task: int, dtype: Any, address: int, product: Any, tasks: int) -> None:
+    """Compute one task's columns of a layer's `Product` by the address of `gemm`."""
+    (m, n, k), a, w, z, bias, relu = product
+    item = item_bytes(dtype)
+    nr = NV * VECTOR // item
+    begin, end = chunk_bounds(n, nr, task, tasks)
+    offset = begin * item
+    w = Matrix(w.address + begin // nr * w.panel_stride, w.row_stride, w.column_stride, w.panel_stride)
+    z = Rows(z.address + offset, z.row_stride)
+    epilogue = Epilogue(Rows(bias + offset, np.intp(0)), z if relu.address != 0 else NO_ROWS, NO_ROWS, dtype.type(1))
+    call(gemm, address, dtype, (dtype, Shape(m, end - begin, k), a, w, z, epilogue, NO_WORKSPACE))
+
+
+@by_address(lambda real: (types.DType(real), *[types.intp] * 7))
+@jit(internal=True)
+def predict_rows(
+    dtype: Any, threads: int, forward: int, values: int, x: int, rows: int, out: int, refused: int
+) -> None:
     """Compute outputs (rows, n_out) from inputs (rows, n_in).
 
     Parameters
     ----------
     dtype : dtype
         float32 or float64, of everything.
+    threads : int
+        Threads that share out the columns of large layers; 1 in a task of a parallel loop.
     forward, values, x, out : int
         Addresses: of a record FORWARD, of what its layers' offsets count from, of inputs and outputs.
     rows : int
@@ -122,9 +149,16 @@ def predict_rows(dtype: Any, forward: int, values: int, x: int, rows: int, out: 
             a = Matrix(source, n * item, np.intp(item), np.intp(0))
             w = Matrix(values + layer.weights, layer.row_stride, layer.column_stride, layer.panel_stride)
             z = Rows(target if last and layer.activate == 0 else free, k * item)
-            bias = Rows(values + layer.biases, np.intp(0))
-            epilogue = Epilogue(bias, z if layer.relu != 0 else NO_ROWS, NO_ROWS, dtype.type(1))
-            call(gemm, net.gemm, dtype, (dtype, Shape(m, k, n), a, w, z, epilogue, NO_WORKSPACE), allocated)
+            bias, relu = values + layer.biases, z if layer.relu != 0 else NO_ROWS
+            flops = 2 * (m + READ_ROWS) * n * k
+            if threads == 1 or flops < COLUMNS_FLOPS:
+                epilogue = Epilogue(Rows(bias, np.intp(0)), relu, NO_ROWS, dtype.type(1))
+                call(gemm, net.gemm, dtype, (dtype, Shape(m, k, n), a, w, z, epilogue, NO_WORKSPACE), allocated)
+            else:
+                arguments = dtype, net.gemm, Product(Shape(m, k, n), a, w, z, bias, relu), threads
+                if not completes(_columns_task, threads, threads, flops, net.pool, arguments):
+                    release(allocated)
+                    raise MemoryError("a product could not allocate memory for packing")
             if layer.activate != 0:  # into the memory of the layer's inputs, which nothing needs any more
                 source = target if last else other
                 vectors = vector_at(dtype, z.address, m * k), vector_at(dtype, source, m * k)
@@ -138,13 +172,13 @@ def predict_rows(dtype: Any, forward: int, values: int, x: int, rows: int, out: 
 
 
 @jit(internal=True)
-def _task(task: int, dtype: Any, addresses: Any, first: int, stop: int, tasks: int) -> None:
-    """Compute one task's part of the rows from ``first`` to ``stop``."""
+def _task(task: int, dtype: Any, addresses: Any, first: int, stop: int, tasks: int, threads: int) -> None:
+    """Compute one task's part of the rows from ``first`` to ``stop``, on some threads."""
     forward, values, x, out, refused = addresses
     net, item = record_at(FORWARD, forward), item_bytes(dtype)
     begin, end = first + (stop - first) * task // tasks, first + (stop - first) * (task + 1) // tasks
     x, out = x + begin * net.n_in * item, out + begin * net.n_out * item
-    call(predict_rows, net.predict_rows, dtype, (dtype, forward, values, x, end - begin, out, refused))
+    call(predict_rows, net.predict_rows, dtype, (dtype, threads, forward, values, x, end - begin, out, refused))
 
 
 @jit(inline=True)
@@ -167,14 +201,15 @@ def run(forward: int, values: Any, X: Any, out: Any, kept: bool, begin: int, end
         return False
     refused = vector_at(INT64, stack_memory(8), 1)
     refused[0] = 0
-    tasks = 1
-    if threads > 1:
-        thin = max(1, (end - begin) // MIN_TASK_ROWS)
-        tasks = max(-(-(end - begin) // net.block_rows), min(thin, threads * TASKS_PER_THREAD))
+    tasks, inside = 1, threads
+    if threads > 1 and end - begin > FEW_ROWS:
+        thin = (end - begin) // MIN_TASK_ROWS
+        tasks, inside = max(-(-(end - begin) // net.block_rows), min(thin, threads * TASKS_PER_THREAD)), 1
     x, y = address_and_strides(X)[0], address_and_strides(out)[0]
     addresses = forward, address_and_strides(values)[0], x, y, address_and_strides(refused)[0]
     flops = (end - begin) * net.flops_per_row
-    parallel_for(_task, tasks, threads, flops, net.pool, (X.dtype, addresses, begin, end, tasks))
+    outside = threads if tasks > 1 else 1
+    parallel_for(_task, tasks, outside, flops, net.pool, (X.dtype, addresses, begin, end, tasks, inside))
     keep_alive(values)
     keep_alive(X)
     keep_alive(out)

@@ -18,6 +18,7 @@ from fastnet import Network
 from fastnet.kernels import matmul
 from fastnet.kernels.cpu.threads.pool import limit_threads, num_threads
 from fastnet.kernels.engine import forward as forward_pass
+from fastnet.kernels.engine.inference import FEW_ROWS
 from fastnet.kernels.reference import activations as reference
 from fastnet.kernels.reference import losses
 from fastnet.kernels.specs.activations import ACTIVATIONS
@@ -71,15 +72,16 @@ def test_bits_are_those_of_training(name: str, dtype: str) -> None:
 
 
 @compiled
-@pytest.mark.parametrize("sizes", [(64, 128, 10), (300, 200, 100, 7)], ids=str)
+@pytest.mark.parametrize("sizes", [(64, 128, 10), (300, 200, 100, 7), (700, 601, 5)], ids=str)
 def test_bits_do_not_depend_on_threads(sizes: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads share out columns of large layers for few rows, rows otherwise."""
     if num_threads() < 2:
         pytest.skip("one thread")
     forward_pass.forward_of.cache_clear()
     monkeypatch.setattr(forward_pass, "THREAD_FLOPS", 1)
     net = network(sizes, hidden="tanh")
     net.loss = "cross_entropy"
-    for rows in (1, 2, 5, 333, 5000):
+    for rows in (1, 2, 5, FEW_ROWS, FEW_ROWS + 1, 5000):
         X = inputs(rows, net)
         with limit_threads(1):
             alone = net.predict(X), net.predict_proba(X), net.predictor()(X)

@@ -51,7 +51,7 @@ from .operands import (
     workspace_type,
 )
 from .packing import pack_a, pack_b
-from .transpose import PANELS, gemm_bt_microkernel, transpose_panel
+from .transpose import gemm_bt_microkernel, single_row_width, transpose_panel
 
 NO_WORKSPACE = Workspace(0, 0)
 """`gemm` then allocates what it needs."""
@@ -113,9 +113,8 @@ def _macro_kernel(dtype: Any, block: Any, a: Any, b: Any, c: Any, epilogue: Any)
             )
             if b.panel_stride < 0:
                 width = min(lanes, nb - j)
-                # Columns a page apart share one set of L1, which holds those of one vector.
-                if tile_rows == 1 and nb - j >= PANELS * lanes and b.column_stride % 4096 != 0:
-                    width = PANELS * lanes
+                if tile_rows == 1:
+                    width = single_row_width(item, kb, nb - j, b.column_stride)
                 columns = Rows(b.address + j * b.column_stride, b.column_stride)
                 tile = Tile(tile_rows, width, kb, 1)
                 gemm_bt_microkernel(

@@ -14,6 +14,7 @@ from typing import Any
 
 from llvmlite import ir
 
+from ...jit.decorator import jit
 from ...llvm.builder import VECTOR, Values, VectorBuilder, emits, types
 from .microkernel import Outputs, store_epilogue
 from .operands import Epilogue, Rows, Tile, epilogue_type, rows_type, tile_type
@@ -29,6 +30,13 @@ PANELS = 1 if VECTOR == 64 else 2
 """Vectors of columns in a tile of a single row at most. The FMAs on one vector wait for each other, 4 cycles each;
 meanwhile the CPU transposes and multiplies the other. With AVX-512 there are not the registers for the addresses of 32
 columns (docs/performance-notes/gemm.md)."""
+
+PAGE = 4096
+"""Columns a multiple of this many bytes apart share one set of L1, which holds those of one vector."""
+
+LAG_BYTES = 1024
+"""Of such columns, the second vector of a tile reads this many bytes behind the first: in other sets of L1, beyond what
+the CPU reads ahead (docs/performance-notes/gemm.md)."""
 
 _INT32 = ir.IntType(32)
 
@@ -203,6 +211,48 @@ def _emit_tile(height: int, panels: int) -> Callable[..., None]:
     return emit
 
 
+def _emit_lagging_row(
+    code: VectorBuilder, rows: ir.Value, columns: ir.Value, k: ir.Value, a: Rows, b: Rows, outputs: Outputs
+) -> None:
+    """Emit the function that computes a single row of two vectors of columns, the second LAG_BYTES behind the first."""
+    builder, intp = code.builder, k.type
+    starts = [code.pointer(address) for address in (a.address, b.address)]
+    offsets = _offsets(code, b.row_stride, columns, 2)
+    lag = intp(LAG_BYTES // code.bytes)
+
+    def step(total: ir.Value, vector: int, number: ir.Value) -> ir.Value:
+        """Emit the FMAs of as many rows of one vector of columns as are read at a time."""
+        first_a, first_b = (code.at(start, builder.mul(number, intp(code.bytes))) for start in starts)
+        pointers = [code.at(first_b, x) for x in offsets[vector * code.lanes : (vector + 1) * code.lanes]]
+        for i, row in enumerate(_part(code, pointers)):
+            x = builder.load(code.at(first_a, intp(i * code.bytes)), typ=code.scalar, align=code.bytes)
+            total = code.fma(code.splat(x), row, total)
+        return total
+
+    def until(end: ir.Value, carried: Values, vectors: tuple[int, ...]) -> Values:
+        def body(now: Values) -> Values:
+            number, *sums = now
+            for vector in vectors:
+                sums[vector] = step(sums[vector], vector, builder.sub(number, lag) if vector else number)
+            return [builder.add(number, intp(READ_BYTES // code.bytes)), *sums]
+
+        return code.loop(carried, lambda now: builder.icmp_signed("<", now[0], end), body)
+
+    carried = until(lag, [intp(0), code.zero, code.zero], (0,))
+    carried = until(k, carried, (0, 1))
+    _, *sums = until(builder.add(k, lag), carried, (1,))
+    store_epilogue(code, sums, 2, None, outputs, [intp(0)])
+
+
+@jit(scalar=True)
+def single_row_width(item: int, k: int, columns: int, column_stride: int) -> int:
+    """Return how many columns of B `gemm_bt_microkernel` had better compute at once for a single row."""
+    lanes = VECTOR // item
+    # Two vectors of columns a page apart need k to be whole parts, more than the second one lags behind.
+    fits = column_stride % PAGE != 0 or (k * item > LAG_BYTES and k * item % READ_BYTES == 0)
+    return PANELS * lanes if columns >= PANELS * lanes and fits else min(lanes, columns)
+
+
 @emits(lambda dtype, *_: (dtype, tile_type(), rows_type(), rows_type(), rows_type(), epilogue_type(dtype.dtype)))
 def gemm_bt_microkernel(
     builder: ir.IRBuilder, dtype: Any, tile: Tile, a: Rows, b: Rows, c: Rows, epilogue: Epilogue
@@ -214,7 +264,7 @@ def gemm_bt_microkernel(
     dtype : dtype
         float32 or float64, of all operands.
     tile : Tile
-        rows from 1 to MAX_ROWS; columns up to a vector's, or for a single row PANELS whole vectors; k products summed;
+        rows from 1 to MAX_ROWS; columns up to a vector's, or for a single row `single_row_width`; k products summed;
         one tile.
     a : Rows
         A; its rows are contiguous.
@@ -225,17 +275,22 @@ def gemm_bt_microkernel(
     """
     code = VectorBuilder(builder, dtype)
     operands = tile.rows, tile.columns, tile.k, a, b, Outputs(c, *epilogue)
-    kinds = [(MAX_ROWS, 1), (1, 1), *([(1, PANELS)] if PANELS > 1 else [])]
-    single = builder.icmp_signed("==", tile.rows, tile.rows.type(1))
-    wide = builder.icmp_signed(">", tile.columns, tile.columns.type(code.lanes))
-    choice = builder.add(*(builder.zext(x, tile.rows.type) for x in (single, wide)))
+    kinds = {f"{MAX_ROWS}x1": _emit_tile(MAX_ROWS, 1), "1x1": _emit_tile(1, 1)}
+    if PANELS > 1:
+        kinds |= {f"1x{PANELS}": _emit_tile(1, PANELS), f"1x{PANELS}.lag": _emit_lagging_row}
+    intp = tile.rows.type
+    single = builder.icmp_signed("==", tile.rows, intp(1))
+    wide = builder.icmp_signed(">", tile.columns, intp(code.lanes))
+    far = builder.icmp_signed("==", builder.and_(b.row_stride, intp(PAGE - 1)), intp(0))
+    flags = [builder.zext(x, intp) for x in (single, wide, builder.and_(wide, far))]
+    choice = builder.add(builder.add(*flags[:2]), flags[2])
     done = builder.append_basic_block("tile_done")
-    blocks = [builder.append_basic_block(f"tile_bt_{height}x{panels}") for height, panels in kinds]
+    blocks = [builder.append_basic_block(f"tile_bt_{name}") for name in kinds]
     switch = builder.switch(choice, blocks[0])
-    for i, ((height, panels), block) in enumerate(zip(kinds, blocks, strict=True)):
+    for i, ((name, emit), block) in enumerate(zip(kinds.items(), blocks, strict=True)):
         if i:
-            switch.add_case(choice.type(i), block)
+            switch.add_case(intp(i), block)
         builder.position_at_end(block)
-        code.call_shared(f"fastnet.gemm_bt.{dtype}.{height}x{panels}", _emit_tile(height, panels), *operands)
+        code.call_shared(f"fastnet.gemm_bt.{dtype}.{name}", emit, *operands)
         builder.branch(done)
     builder.position_at_end(done)

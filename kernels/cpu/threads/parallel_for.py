@@ -259,6 +259,12 @@ def _task_loop(context: Any, caller: ir.IRBuilder, record: ir.Type, descriptor: 
 
 
 @jit(inline=True)
+def completes(body: Any, tasks: int, threads: int, flops: int, pool: int, arguments: Any) -> bool:
+    """As `parallel_for`, but return False where a task raised: for callers that have something to give back first."""
+    return _run_tasks(body, tasks, threads, flops, pool, arguments) == tasks
+
+
+@jit(inline=True)
 def parallel_for(body: Any, tasks: int, threads: int, flops: int, pool: int, arguments: Any) -> None:
     """Run ``body(task, *arguments)`` for each task from 0 on, on up to ``threads`` threads; return when all are done.
 
@@ -282,5 +288,5 @@ def parallel_for(body: Any, tasks: int, threads: int, flops: int, pool: int, arg
     MemoryError
         If a task raised any exception; the other tasks are run nevertheless.
     """
-    if _run_tasks(body, tasks, threads, flops, pool, arguments) != tasks:
+    if not completes(body, tasks, threads, flops, pool, arguments):
         raise MemoryError("a task of a parallel loop could not allocate memory")

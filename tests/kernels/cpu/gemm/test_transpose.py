@@ -14,11 +14,21 @@ from numba import types
 from processes import outermost, python_path
 from tiles import assert_guard, guarded, lanes_of, run_tile
 
+from fastnet.kernels import matmul
 from fastnet.kernels.cpu.gemm import blocking, transpose
 from fastnet.kernels.cpu.gemm import gemm as simd
 from fastnet.kernels.cpu.gemm.microkernel import MR
 from fastnet.kernels.cpu.gemm.operands import Epilogue, Rows, Tile
-from fastnet.kernels.cpu.gemm.transpose import MAX_ROWS, PANELS, READ_BYTES, gemm_bt_microkernel, transpose_panel
+from fastnet.kernels.cpu.gemm.transpose import (
+    LAG_BYTES,
+    MAX_ROWS,
+    PAGE,
+    PANELS,
+    READ_BYTES,
+    gemm_bt_microkernel,
+    single_row_width,
+    transpose_panel,
+)
 from fastnet.kernels.llvm import builder
 from fastnet.kernels.llvm.memory import address_and_strides
 
@@ -120,6 +130,44 @@ def test_transposing_tile_has_the_bits_of_the_microkernel(dtype: Any, rows: int)
                     run_transposing(A, W, C, **cut)
                 assert C.tobytes() == expected[:, :columns].tobytes(), (columns, k, list(epilogue))
                 assert_guard(outer, rows, columns)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("pages", [1, 2])
+def test_a_row_times_columns_a_page_apart_has_the_bits_of_the_microkernel(dtype: Any, pages: int) -> None:
+    """With k on both sides of what the second vector of columns lags behind, whole parts and not."""
+    rng = np.random.default_rng(pages)
+    lanes, item = lanes_of(dtype), np.dtype(dtype).itemsize
+    lag, part = LAG_BYTES // item, READ_BYTES // item
+    for k in (part, lag, lag + 1, lag + part, 3 * lag, 4 * lag - 1, PAGE // item):
+        columns = single_row_width.py_func(item, k, 3 * lanes, pages * PAGE)
+        assert columns == (PANELS * lanes if k > lag and k % part == 0 else lanes)
+        W = np.full((columns, pages * PAGE // item), np.nan, dtype)[:, :k]
+        outer_a, A = guarded(dtype, 1, k)
+        outer_a[:] = np.nan
+        A[:], W[:] = rng.standard_normal(A.shape), rng.standard_normal(W.shape)
+        outer, C = guarded(dtype, 1, columns, 5)
+        for epilogue in epilogues(rng, dtype, 1, columns)[:2]:
+            expected = np.empty((1, columns), dtype)
+            for j in range(0, columns, lanes):
+                cut = {name: x[:, j : j + lanes] if isinstance(x, np.ndarray) else x for name, x in epilogue.items()}
+                rows = np.ascontiguousarray(W[j : j + lanes].T)
+                run_tile(A, rows, expected[:, j : j + lanes], lanes, **cut)
+            run_transposing(A, W, C, **epilogue)
+            assert C.tobytes() == expected.tobytes(), (k, list(epilogue))
+            assert_guard(outer, 1, columns)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_row_of_a_product_with_columns_a_page_apart_has_the_bits_of_many(dtype: Any) -> None:
+    rng = np.random.default_rng(0)
+    lag = LAG_BYTES // np.dtype(dtype).itemsize
+    for k in (lag, lag + 1, 2 * lag, 2 * lag + 3, PAGE // np.dtype(dtype).itemsize):
+        W = np.zeros((45, PAGE // np.dtype(dtype).itemsize), dtype)[:, :k]
+        X = rng.standard_normal((9, k)).astype(dtype)
+        W[:] = rng.standard_normal(W.shape)
+        many = matmul(X, W.T, variant="simd")
+        assert all((matmul(X[i : i + 1], W.T, variant="simd") == many[i]).all() for i in range(9))
 
 
 def epilogues(rng: Any, dtype: Any, rows: int, width: int) -> list[dict[str, Any]]:
