@@ -11,8 +11,9 @@ from numpy.typing import ArrayLike
 
 from .kernels.api import validation
 from .kernels.engine import rng
-from .kernels.engine.plan import MICRO_BATCH_ROWS, owner
+from .kernels.engine.plan import owner
 from .kernels.specs.base import Array
+from .kernels.specs.batches import MICRO_BATCH_ROWS
 from .network import Network
 from .validation import check_inputs, check_targets
 

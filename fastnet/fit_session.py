@@ -16,7 +16,7 @@ from .kernels.engine import rng
 from .kernels.engine.backend import Backend, discard_partial_step, start_epoch
 from .kernels.engine.engine import CpuEngine
 from .kernels.engine.epochs import BestState, EpochLoop
-from .kernels.engine.plan import MICRO_BATCH_ROWS
+from .kernels.specs.batches import MICRO_BATCH_ROWS
 from .progress import update_bar
 from .training_state import TrainingState
 

@@ -18,9 +18,10 @@ from .kernels.api import validation
 from .kernels.engine import rng
 from .kernels.engine.engine import CPU
 from .kernels.engine.forward import forward_of
-from .kernels.engine.plan import MICRO_BATCH_ROWS, aligned, hold, layer_views, parameter_count
+from .kernels.engine.plan import aligned, hold, layer_views, parameter_count
 from .kernels.specs.activations import ACTIVATIONS
 from .kernels.specs.base import Array
+from .kernels.specs.batches import MICRO_BATCH_ROWS
 from .predictor import Predictor, predict
 from .summary import summary
 from .validation import check_inputs, check_loss, check_targets, takes_softmax

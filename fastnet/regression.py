@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from .dataset import Dataset
-from .kernels.engine.plan import MICRO_BATCH_ROWS
+from .kernels.specs.batches import MICRO_BATCH_ROWS
 from .network import Network
 
 

@@ -4,7 +4,7 @@ from itertools import pairwise
 from typing import Any
 
 from .kernels.engine.forward import scratch_bytes
-from .kernels.engine.plan import MICRO_BATCH_ROWS
+from .kernels.specs.batches import MICRO_BATCH_ROWS
 
 
 def summary(network: Any, batch_size: int | None, workspace_bytes: int) -> str:

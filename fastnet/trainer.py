@@ -24,7 +24,7 @@ from .kernels.cpu.threads.pool import limit_threads
 from .kernels.engine.backend import Backend, start_epoch
 from .kernels.engine.engine import CPU
 from .kernels.engine.numpy_engine import NumpyEngine
-from .kernels.engine.plan import MICRO_BATCH_ROWS
+from .kernels.specs.batches import MICRO_BATCH_ROWS
 from .network import Network
 from .optimizers import SGD, Optimizer, Schedule
 from .progress import progress_bar

@@ -19,9 +19,10 @@ from ..kernels.engine import step_breakdown
 from ..kernels.engine.backend import Array, start_epoch
 from ..kernels.engine.engine import CpuEngine
 from ..kernels.engine.optimizer_state import OptimizerState
-from ..kernels.engine.plan import MICRO_BATCH_ROWS, address_of
+from ..kernels.engine.plan import address_of
 from ..kernels.limits import fma_peak
 from ..kernels.specs.activations import IDENTITY
+from ..kernels.specs.batches import MICRO_BATCH_ROWS
 from ..kernels.specs.losses import LOSSES
 from ..kernels.verify import WrongKernelError
 from ..network import Network

@@ -22,10 +22,13 @@ COLUMNS = 512
 """Columns of a block; eight rows of B are then 16 KiB in float32: half of L1."""
 
 
-@jit
 def matmul(A: Any, B: Any, C: Any) -> None:
     """C (M, N) = A (M, K) B (K, N).  Any strides; a B whose rows are not contiguous is copied once."""
-    rows = np.ascontiguousarray(B)
+    _multiply(A, np.ascontiguousarray(B), C)
+
+
+@jit
+def _multiply(A: Any, rows: Any, C: Any) -> None:
     M, K = A.shape
     N = C.shape[1]
     whole = K - K % 8
@@ -53,4 +56,4 @@ def matmul(A: Any, B: Any, C: Any) -> None:
                         C[i, j] += a * rows[k, j]
 
 
-dense_forward, dense_backward_batch = dense_layer("blocked", matmul)
+dense_forward, dense_backward_batch = dense_layer(matmul)

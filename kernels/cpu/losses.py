@@ -290,13 +290,17 @@ def _writable(array: Any) -> Any:
 
 
 @jit
-def batch_loss(address: int, labels: Any, targets: Any, outputs: Any, gradient: Any, out: Any) -> None:
-    """out[0] = mean over rows of the row's loss, and its gradient; address: of the loss's kernel."""
-    rows, k = outputs.shape
-    scratch, row_weights = np.empty(scratch_size(rows, k), outputs.dtype), np.empty(rows, outputs.dtype)
-    losses = np.empty(rows)
+def batch_loss(
+    address: int, labels: Any, targets: Any, outputs: Any, gradient: Any, losses: Any, scratch: Any, out: Any
+) -> None:
+    """out[0] = mean over rows of the row's loss, and its gradient; address: of the loss's kernel.
+
+    ``losses`` float64 (B,) and ``scratch``, B elements more than `LossRows` says, are overwritten.
+    """
+    rows = outputs.shape[0]
+    row_weights, spare = scratch[:rows], scratch[rows:]
     row_weights[:] = outputs.dtype.type(1) / outputs.dtype.type(rows)
-    given = LossRows(_writable(labels), _writable(targets), _writable(outputs), row_weights, gradient, losses, scratch)
+    given = LossRows(_writable(labels), _writable(targets), _writable(outputs), row_weights, gradient, losses, spare)
     call(loss_rows, address, outputs.dtype, (given, 0, rows))
     out[0] = tree_sum(losses) / rows
 
@@ -321,7 +325,9 @@ def _batch(code: int, y: Any, outputs: Any, gradient: Any, out: Any) -> None:
     labels, targets = _NO_LABELS, y
     if LOSS_BY_CODE[code].takes_labels:
         labels, targets = y, np.empty((0, outputs.shape[1]), outputs.dtype)
-    batch_loss(kernel_address(loss_kernel(code), outputs.dtype), labels, targets, outputs, gradient, out)
+    rows, dtype = len(outputs), outputs.dtype
+    losses, scratch = np.empty(rows), np.empty(rows + scratch_size(*outputs.shape), dtype)
+    batch_loss(kernel_address(loss_kernel(code), dtype), labels, targets, outputs, gradient, losses, scratch, out)
 
 
 KERNELS: dict[str, Callable[..., None]] = {

@@ -77,12 +77,21 @@ def exponentials(Z: Any, start: int, n: int, top: Any, total: Any, E: Any) -> No
 
 
 @jit
+def softmax_scratch(rows: int, k: int) -> int:
+    """Elements of scratch that `softmax_rows` needs for at most this many rows of k columns."""
+    return (k + 2) * min(rows, ROWS) if k < WIDE else k
+
+
 def softmax(Z: Any, out: Any) -> None:
     """out = exp(Z) / sum of the row's exp(Z), shifted by the row's largest."""
+    softmax_rows(Z, out, np.empty(softmax_scratch(*Z.shape), Z.dtype))
+
+
+@jit
+def softmax_rows(Z: Any, out: Any, scratch: Any) -> None:
+    """Compute `softmax`; out may be Z."""
     one = Z.dtype.type(1)
     rows, k = Z.shape
-    n = min(rows, ROWS)
-    scratch = np.empty((k + 2) * n, Z.dtype)
     start: Any = np.intp(0)  # a literal 0 is a type of its own to Numba
     while k < WIDE and start < rows:
         n = min(ROWS, rows - start)

@@ -20,10 +20,11 @@ import numpy as np
 
 from ..engine.backend import OBJECTIVE, Array, Chunk, new_progress, new_totals, results_of
 from ..engine.optimizer_state import OptimizerState
-from ..engine.plan import MICRO_BATCH_ROWS, layer_views, padded, parameter_count
+from ..engine.plan import layer_views, padded, parameter_count
 from ..engine.tuner import Tuner
 from ..jit.decorator import jit
 from ..specs.activations import ACTIVATION_BY_CODE, IDENTITY
+from ..specs.batches import MICRO_BATCH_ROWS
 from ..specs.losses import LOSSES
 from . import training_step as e
 from .arguments import DEVICE_PROGRESS, GEMM_ARGS, GemmArgs, gemm_args
@@ -121,7 +122,8 @@ class CudaEngine:
         self._host, self._sizes, self._dtype = parameters, tuple(layer_sizes), parameters.dtype
         self._loss, self._batch, self._count = LOSSES[loss], batch_rows, parameter_count(layer_sizes)
         flops = 6 * self._count * batch_rows
-        self.launch_mode = "resident" if flops <= RESIDENT_FLOPS else "stream" if SIMULATED else "graph"
+        small = flops <= RESIDENT_FLOPS and batch_rows <= MICRO_BATCH_ROWS  # whose sums have one part
+        self.launch_mode = "resident" if small else "stream" if SIMULATED else "graph"
         self._context = np.zeros(1, e.DEVICE_CONTEXT)
         self._lay_out(codes)
         self.tuner = Tuner(1, 1, explores=False)

@@ -27,7 +27,7 @@ SMS = 132
 """Streaming multiprocessors of an H100 SXM (NVIDIA H100 whitepaper): how many blocks a grid should have at least."""
 
 GRID_Y = 65535
-"""Blocks that a grid has at most in its second direction, by the CUDA C++ Programming Guide's table of limits."""
+"""Blocks that a grid has at most in its second or third direction, by the CUDA C++ Programming Guide's limits."""
 
 
 class GemmKernel(NamedTuple):

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..specs.batches import GROUP_ROWS, MICRO_BATCH_ROWS
 from ..specs.losses import CROSS_ENTROPY
 from .activations import activate, derivative
 from .device import SIMULATED, cuda, device, kernel
@@ -23,6 +24,9 @@ from .rules import is_correct, loss_slope, loss_value, update_element
 
 THREADS = 8 if SIMULATED else 256
 """Of a block of elementwise work; a power of two, for the trees."""
+
+GROUP_PARTS = GROUP_ROWS // MICRO_BATCH_ROWS
+"""Parts of a sum over rows that are added from zero, before their sum is added to that of the others."""
 
 # ---------------------------------------------------------------------------------- one row, one element
 
@@ -73,10 +77,13 @@ def row_exponentials(outputs: Any, at: int, k: int) -> Any:
         z = outputs[at + j]
         if z > top or (z != z and top == top):
             top, where = z, j
-    total = top - top
-    for j in range(k):
-        total += exp(outputs[at + j] - top)
-    return top, where, total
+    total = 0.0
+    for first in range(0, k, MICRO_BATCH_ROWS):
+        part = outputs.dtype.type(0)
+        for j in range(first, min(first + MICRO_BATCH_ROWS, k)):
+            part += exp(outputs[at + j] - top)
+        total += part
+    return top, where, outputs.dtype.type(total)
 
 
 @device
@@ -189,7 +196,7 @@ def column_sum(d: Any, at: int, k: int, top: int, bottom: int) -> Any:
 
 @device
 def sum_of_parts(parts: Any, at: int, count: int, step: int) -> Any:
-    """Return the sum of an element's parts, in order, in the dtype of ``parts``.
+    """Return the sum of an element's parts, group by group, in order, in the dtype of ``parts``.
 
     Parameters
     ----------
@@ -199,9 +206,12 @@ def sum_of_parts(parts: Any, at: int, count: int, step: int) -> Any:
     count : int
         Parts, at least 1.
     """
-    total = parts[at]
-    for s in range(1, count):
-        total += parts[at + s * step]
+    total = parts.dtype.type(0)
+    for first in range(0, count, GROUP_PARTS):
+        group = parts[at + first * step]
+        for s in range(first + 1, min(first + GROUP_PARTS, count)):
+            group += parts[at + s * step]
+        total += group
     return total
 
 

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from ..specs.activations import ACTIVATIONS
+from ..specs.batches import MICRO_BATCH_ROWS
 from ..specs.losses import CROSS_ENTROPY, LOSS_BY_CODE, LOSSES
 from ..specs.optimizers import HYPER_SIZE, UPDATES, UpdateSpec
 from .arguments import DEVICE_PROGRESS, gemm_args
 from .device import SIMULATED, cuda, empty
-from .launch import GEMM_VARIANTS, SMS, TILES, launch
+from .launch import GEMM_VARIANTS, GRID_Y, SMS, TILES, launch
 from .rules import constants
 from .steps import (
     THREADS,
@@ -138,7 +139,10 @@ def dense_forward(variant: str, X: Any, W: Any, b: Any, activation: int, A: Any,
 
 
 def splits_for(dtype: Any, rows: int, columns: int, depth: int) -> int:
-    """Return in how many parts a long sum is computed: enough that the grid fills the card, each of at least 64 terms.
+    """Return in how many parts a long sum is computed: enough that the grid fills the card, each of 64 to 1024 terms.
+
+    A longer chain of float32 would be off by its length. The parts take less memory than what is summed, as long as the
+    rows or the columns of the result are fewer than 1024.
 
     Parameters
     ----------
@@ -152,13 +156,14 @@ def splits_for(dtype: Any, rows: int, columns: int, depth: int) -> int:
     Returns
     -------
     int
-        1 to 32, by these sizes alone, so the bits are the same from run to run.
+        At least 1, by these sizes alone, so the bits are the same from run to run.
     """
+    short = min(GRID_Y, -(-depth // MICRO_BATCH_ROWS))
     if SIMULATED:
-        return max(1, min(3, depth // 4))
+        return max(1, min(3, depth // 4), short)
     smallest = TILES[np.dtype(dtype).name][-1]
     tiles = -(-rows // smallest.m) * -(-columns // smallest.n)
-    return max(1, min(32, SMS // max(1, tiles), depth // 64))
+    return max(1, min(32, SMS // max(1, tiles), depth // 64), short)
 
 
 def dense_backward_batch(

@@ -17,6 +17,7 @@ from ..jit.side_by_side import Kernel, compile_side_by_side
 from ..jit.target import COMPILES
 from ..llvm.builder import VECTOR
 from ..specs.activations import IDENTITY, RELU
+from ..specs.batches import GROUP_ROWS, MICRO_BATCH_ROWS
 from ..specs.losses import LOSSES, LossSpec
 from ..specs.optimizers import OPTIMIZERS
 from . import epochs, training_step, weights_task
@@ -26,9 +27,7 @@ from .numpy_engine import NumpyEngine
 from .optimizer_state import OptimizerState
 from .plan import (
     CONTEXT,
-    GROUP_ROWS,
     LINE,
-    MICRO_BATCH_ROWS,
     Plan,
     address_of,
     aligned,

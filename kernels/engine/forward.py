@@ -16,7 +16,7 @@ from ..cpu import activations
 from ..cpu.gemm.blocking import L2
 from ..cpu.gemm.gemm import gemm
 from ..cpu.gemm.microkernel import MR, NV
-from ..cpu.softmax import softmax as softmax_rows
+from ..cpu.softmax import softmax_rows
 from ..cpu.threads.pool import POOL, num_threads
 from ..jit.call_by_address import CFunction, kernel_address
 from ..jit.side_by_side import Kernel
@@ -114,14 +114,13 @@ class Forward:
             All arrays are C-contiguous and of the dtype: that is not checked.
         """
         if len(X) <= self._serial_rows:
-            found: bool = run(self.address, values, X, out, kept, 0, len(X), 1)
-            return found
+            return _done(run(self.address, values, X, out, kept, 0, len(X), 1))
         begin, threads = 0, num_threads()
         many = len(X) > (FEW_ROWS if threads > 1 else self._block_rows)
         if many and self._reads_parameters and values.nbytes >= PACK_ONCE_BYTES:
             packed = None if kept and np.may_share_memory(out, values) else self.pack(values, threads)
             return packed is not None and self.packed()(packed, X, out, kept)
-        while run(self.address, values, X, out, kept, begin, begin + self._rows_per_call, threads):
+        while _done(run(self.address, values, X, out, kept, begin, begin + self._rows_per_call, threads)):
             begin += self._rows_per_call
             if begin >= len(X):
                 return True
@@ -213,6 +212,13 @@ class NumpyForward(Forward):
     def c_function(self, values: Array) -> CFunction:
         """Refused: there is no compiled code."""
         raise RuntimeError("a predictor has no address where compilation is switched off (NUMBA_DISABLE_JIT=1)")
+
+
+def _done(status: int) -> bool:
+    """Return whether `run` has computed; raise MemoryError where it had no memory for that."""
+    if status < 0:
+        raise MemoryError("no memory for what lies between the layers; predict fewer rows at a time")
+    return status > 0
 
 
 def block_rows(layer_sizes: Sequence[int], dtype: Any) -> int:

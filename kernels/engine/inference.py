@@ -19,8 +19,8 @@ from ..cpu.gemm.gemm import NO_WORKSPACE, gemm
 from ..cpu.gemm.microkernel import NV
 from ..cpu.gemm.operands import NO_ROWS, Epilogue, Matrix, Product, Rows, Shape
 from ..cpu.gemm.parallel import chunk_bounds
-from ..cpu.softmax import softmax as softmax_rows
-from ..cpu.threads.parallel_for import completes, parallel_for
+from ..cpu.softmax import softmax_rows, softmax_scratch
+from ..cpu.threads.parallel_for import parallel_for
 from ..jit.call_by_address import by_address, call
 from ..jit.decorator import jit
 from ..llvm.builder import VECTOR
@@ -84,7 +84,7 @@ FORWARD = record(
 
 _LAYER_BYTES = FORWARD_LAYER.itemsize
 
-by_address(lambda real: (types.Array(real, 2, "C"),) * 2)(softmax_rows)
+by_address(lambda real: (types.Array(real, 2, "C"),) * 2 + (types.Array(real, 1, "C"),))(softmax_rows)
 
 
 @jit(internal=True)
@@ -131,7 +131,8 @@ def predict_rows(
     item = item_bytes(dtype)
     block = max(1, min(rows, net.block_rows))
     half = -(-block * net.width * item // LINE) * LINE
-    nbytes = 2 * half + LINE
+    spare = softmax_scratch(block, net.n_out) if net.softmax != 0 else 0
+    nbytes = 2 * half + LINE + spare * item
     scratch, allocated = stack_memory(STACK_BYTES), 0
     if nbytes > STACK_BYTES:
         scratch = allocated = allocate(nbytes)
@@ -156,7 +157,7 @@ def predict_rows(
                 call(gemm, net.gemm, dtype, (dtype, Shape(m, k, n), a, w, z, epilogue, NO_WORKSPACE), allocated)
             else:
                 arguments = dtype, net.gemm, Product(Shape(m, k, n), a, w, z, bias, relu), threads
-                if not completes(_columns_task, threads, threads, flops, net.pool, arguments):
+                if not parallel_for(_columns_task, threads, threads, flops, net.pool, arguments):
                     release(allocated)
                     raise MemoryError("a product could not allocate memory for packing")
             if layer.activate != 0:  # into the memory of the layer's inputs, which nothing needs any more
@@ -167,7 +168,8 @@ def predict_rows(
                 source, free, other = free, other, free
         if net.softmax != 0:
             outputs = matrix_at(dtype, target, m, net.n_out)
-            call(softmax_rows, net.softmax, dtype, (outputs, outputs))
+            free = -(-scratch // LINE) * LINE + 2 * half
+            call(softmax_rows, net.softmax, dtype, (outputs, outputs, vector_at(dtype, free, spare)))
     release(allocated)
 
 
@@ -189,16 +191,20 @@ def _overlap(a: Any, b: Any) -> bool:
 
 
 @jit
-def run(forward: int, values: Any, X: Any, out: Any, kept: bool, begin: int, end: int, threads: int) -> bool:
-    """Compute rows from ``begin`` to ``end``, at most the last, as `forward.Forward` does; look at all arrays."""
+def run(forward: int, values: Any, X: Any, out: Any, kept: bool, begin: int, end: int, threads: int) -> int:
+    """Compute rows from ``begin`` to ``end``, at most the last, as `forward.Forward` does; look at all arrays.
+
+    Return 1, 0 where the arrays are refused, or -1 where memory was lacking: an exception that left this function would
+    keep its references to the arrays.
+    """
     net = record_at(FORWARD, forward)
     rows = X.shape[0]
     fits = X.shape == (rows, net.n_in) and out.shape == (rows, net.n_out) and values.size == net.value_count
     end = min(end, rows)
     if begin >= end or not fits:
-        return False
+        return 0
     if kept and (_overlap(out, X) or _overlap(out, values) or not all_finite(X.reshape(-1))):
-        return False
+        return 0
     refused = vector_at(INT64, stack_memory(8), 1)
     refused[0] = 0
     tasks, inside = 1, threads
@@ -209,11 +215,13 @@ def run(forward: int, values: Any, X: Any, out: Any, kept: bool, begin: int, end
     addresses = forward, address_and_strides(values)[0], x, y, address_and_strides(refused)[0]
     flops = (end - begin) * net.flops_per_row
     outside = threads if tasks > 1 else 1
-    parallel_for(_task, tasks, outside, flops, net.pool, (X.dtype, addresses, begin, end, tasks, inside))
+    done = parallel_for(_task, tasks, outside, flops, net.pool, (X.dtype, addresses, begin, end, tasks, inside))
     keep_alive(values)
     keep_alive(X)
     keep_alive(out)
-    return refused[0] == 0
+    if not done:
+        return -1
+    return 1 if refused[0] == 0 else 0
 
 
 @jit(internal=True)

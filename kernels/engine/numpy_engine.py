@@ -6,11 +6,12 @@ from typing import Any
 import numpy as np
 
 from ..reference import activations, losses, optimizers, training_step
+from ..specs.batches import MICRO_BATCH_ROWS
 from ..specs.losses import LOSSES
 from .backend import OBJECTIVE, Array, Chunk, check_interrupt, new_progress, new_totals, results_of, start_epoch
 from .bounds import check_network
 from .optimizer_state import OptimizerState
-from .plan import MICRO_BATCH_ROWS, layer_views, micro_batch_rows
+from .plan import layer_views, micro_batch_rows
 
 
 class NumpyEngine:

@@ -17,17 +17,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..specs.activations import ACTIVATION_BY_CODE, IDENTITY, RELU
+from ..specs.batches import MICRO_BATCH_ROWS
 from .backend import Array, record
 
 LINE = 64
 """Bytes of a cache line, and of the longest vectors."""
-
-MICRO_BATCH_ROWS = 1024
-"""Rows processed at a time, and the longest chain of one sum of the gradient."""
-
-GROUP_ROWS = 128 * MICRO_BATCH_ROWS
-"""Rows of a group of micro-batches. A larger batch's gradient is a sum of its groups' sums, since a single chain of
-16 000 float32 micro-batches would be off by 1e-5."""
 
 LAYER = record("n_in n_out activation weights biases packed output preactivation gradient first_neuron activate derive")
 """One row of the table of layers. Offsets are in elements.

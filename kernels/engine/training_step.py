@@ -32,9 +32,10 @@ from ..jit.decorator import jit
 from ..llvm.builder import VECTOR
 from ..llvm.memory import copy_bytes, item_bytes, optimize_for_size, record_at
 from ..specs.activations import IDENTITY, RELU
+from ..specs.batches import GROUP_ROWS, MICRO_BATCH_ROWS
 from .backend import OBJECTIVE, PROGRESS, TOTALS
 from .context import CONTEXT_TYPE, FLOAT64, INT64, layer_at, matrix_at, sample_weight, task_bounds, vector_at
-from .plan import CONTEXT, GROUP_ROWS, LINE, MICRO_BATCH_ROWS
+from .plan import CONTEXT, LINE
 from .weights_task import weights_task
 
 # ------------------------------------------------------------------------------------------- rows
@@ -197,7 +198,7 @@ def _give_slot(ctx: Any, slot: int, done: bool) -> None:
     """Give a slot back; then raise MemoryError where its task has raised."""
     atomic_swap(ctx.scratch_taken + slot * LINE, 0)
     if not done:
-        raise MemoryError("a task of the training step could not allocate memory")
+        raise MemoryError
 
 
 @jit(internal=True)
@@ -289,14 +290,16 @@ def run(dtype: Any, context: int, threads: int, pool: int) -> None:
             weight = _weigh_rows(dtype, ctx, totals, batch_begin, batch_end)
 
             tasks = -(-ctx.rows // ctx.task_rows)
-            parallel_for(call_rows_task, tasks, threads, flops, pool, (dtype, ctx))
+            done = parallel_for(call_rows_task, tasks, threads, flops, pool, (dtype, ctx))
             totals.partial_loss += tree_sum(vector_at(FLOAT64, ctx.row_losses, ctx.rows))
             totals.partial_weight += weight
             correct = vector_at(INT64, ctx.correct, tasks)
             for task in range(tasks):
                 progress.partial_correct += correct[task]
         else:
-            parallel_for(call_weights_task, ctx.weight_task_count, threads, flops, pool, (dtype, ctx))
+            done = parallel_for(call_weights_task, ctx.weight_task_count, threads, flops, pool, (dtype, ctx))
+        if not done:
+            raise MemoryError("a task of the training step could not allocate memory")
 
         if stage == PACK:
             stage = ROWS

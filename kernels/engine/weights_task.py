@@ -27,10 +27,11 @@ from ..jit.call_by_address import by_address, call
 from ..jit.decorator import jit
 from ..llvm.builder import VECTOR
 from ..llvm.memory import address_and_strides, copy_vector, item_bytes, optimize_for_size, record_at, stack_memory
+from ..specs.batches import GROUP_ROWS
 from ..specs.optimizers import OPTIMIZERS
 from .backend import PROGRESS
 from .context import CONTEXT_TYPE, FLOAT64, layer_at, vector_at
-from .plan import GROUP_ROWS, WEIGHT_TASK
+from .plan import WEIGHT_TASK
 
 _LANES = 32
 """Partial sums of squares that are added at once."""

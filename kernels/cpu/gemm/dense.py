@@ -13,8 +13,10 @@ from ...jit.call_by_address import call
 from ...jit.decorator import jit
 from ...llvm.memory import address_and_strides, array_at
 from ...specs.activations import RELU
+from ...specs.batches import GROUP_ROWS, MICRO_BATCH_ROWS
 from ..activations import activation_address, apply_activation, derivative_address
-from .gemm import gemm_address, gemm_bias_relu, matrix_of, multiply, rows_of, transposed
+from ..row_parts import sums_parts
+from .gemm import gemm_address, gemm_bias_relu, matmul, matrix_of, require_memory, rows_of, transposed
 from .operands import NO_ROWS, Product, Shape
 
 
@@ -35,29 +37,37 @@ def activate_block(dtype: Any, activate: int, z: Any, a: Any, rows: int, columns
 
 
 @jit(internal=True)
-def dz_columns(derive: int, Z: Any, dL_dA: Any, dZ: Any, db: Any, col_begin: int, col_end: int) -> None:
+def dz_columns(derive: int, Z: Any, dL_dA: Any, dZ: Any, db: Any, scratch: Any, col_begin: int, col_end: int) -> None:
     """dZ = dL_dA * activation'(Z) in columns col_begin to col_end, and db, the sums of these columns of dZ.
 
-    Z and dZ are C-contiguous; ``derive`` is the address of the derivative's kernel.
+    Z and dZ are C-contiguous; ``derive`` is the address of the derivative's kernel. Each micro-batch is summed from
+    zero, in scratch (k,).
     """
     # Views, since Numba checks each index for being negative: 0.8 of the speed.
-    dl_da, dz, sums = dL_dA[:, col_begin:col_end], dZ[:, col_begin:col_end], db[col_begin:col_end]
+    dl_da, dz = dL_dA[:, col_begin:col_end], dZ[:, col_begin:col_end]
+    sums, part = db[col_begin:col_end], scratch[col_begin:col_end]
     for j in range(sums.size):
         sums[j] = 0
-    for i in range(Z.shape[0]):
-        call(apply_activation, derive, Z.dtype, (Z[i, col_begin:col_end], dZ[i, col_begin:col_end]))
-        for j in range(sums.size):
-            dz[i, j] *= dl_da[i, j]
-            sums[j] += dz[i, j]
+    for start in range(0, Z.shape[0], MICRO_BATCH_ROWS):
+        for j in range(part.size):
+            part[j] = 0
+        for i in range(start, min(start + MICRO_BATCH_ROWS, Z.shape[0])):
+            call(apply_activation, derive, Z.dtype, (Z[i, col_begin:col_end], dZ[i, col_begin:col_end]))
+            for j in range(part.size):
+                dz[i, j] *= dl_da[i, j]
+                part[j] += dz[i, j]
+        for j in range(part.size):
+            sums[j] += part[j]
 
 
 @jit
-def _forward(X: Any, W: Any, b: Any, activate: int, A: Any, Z: Any, gemm: int) -> None:
+def _forward(X: Any, W: Any, b: Any, activate: int, A: Any, Z: Any, gemm: int) -> bool:
     """Compute `dense_forward`; ``activate`` is the address of the activation's kernel, 0 for ReLU."""
     z, a = rows_of(matrix_of(Z)), rows_of(matrix_of(A))
-    gemm_bias_relu(Z.dtype, gemm, forward_product(X, W, b, z, a if activate == 0 else NO_ROWS))
+    found = gemm_bias_relu(Z.dtype, gemm, forward_product(X, W, b, z, a if activate == 0 else NO_ROWS))
     if activate != 0:
         activate_block(Z.dtype, activate, z, a, Z.shape[0], Z.shape[1])
+    return found
 
 
 def activation_or_relu(activation: int, dtype: Any) -> int:
@@ -67,24 +77,22 @@ def activation_or_relu(activation: int, dtype: Any) -> int:
 
 def dense_forward(X: Any, W: Any, b: Any, activation: int, A: Any, Z: Any) -> None:
     """Z (B, k) = X (B, n) W^T (n, k) + b;  A = activation(Z)."""
-    _forward(X, W, b, activation_or_relu(activation, Z.dtype), A, Z, gemm_address(Z.itemsize))
+    require_memory(_forward(X, W, b, activation_or_relu(activation, Z.dtype), A, Z, gemm_address(Z.itemsize)))
 
 
 @jit
-def _backward(X: Any, Z: Any, dL_dA: Any, W: Any, addresses: Any, dW: Any, db: Any, dX: Any) -> None:
-    """Compute `dense_backward_batch` by the addresses of the derivative's kernel and of `gemm`."""
-    derive, gemm = addresses
-    dZ = np.empty(Z.shape, Z.dtype)
-    dz_columns(derive, Z, dL_dA, dZ, db, 0, Z.shape[1])
-    multiply(dZ.T, X, dW, gemm)
-    if dX.size > 0:
-        multiply(dZ, W, dX, gemm)
+def _dz(derive: int, Z: Any, dL_dA: Any, dZ: Any, db: Any, scratch: Any) -> None:
+    dz_columns(derive, Z, dL_dA, dZ, db, scratch, 0, Z.shape[1])
 
 
+@sums_parts(GROUP_ROWS)
 def dense_backward_batch(X: Any, Z: Any, dL_dA: Any, W: Any, activation: int, dW: Any, db: Any, dX: Any) -> None:
     """dZ = dL_dA * activation'(Z);  dW = dZ^T X;  db = sum of dZ's rows;  dX = dZ W.
 
     A dX of no elements is not computed: the first layer's input gradient is never needed.
     """
-    addresses = derivative_address(activation, Z.dtype), gemm_address(Z.itemsize)
-    _backward(X, Z, dL_dA, W, addresses, dW, db, dX)
+    dZ = np.empty(Z.shape, Z.dtype)
+    _dz(derivative_address(activation, Z.dtype), Z, dL_dA, dZ, db, np.empty_like(db))
+    matmul(dZ.T, X, dW)
+    if dX.size > 0:
+        matmul(dZ, W, dX)

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 from numba import types
 
-from ...jit.call_by_address import by_address, call, kernel_address
+from ...jit.call_by_address import by_address, kernel_address, succeeds
 from ...jit.decorator import jit
 from ...llvm.builder import VECTOR
 from ...llvm.memory import address_and_strides, allocate, copy_element, item_bytes, keep_alive, release
@@ -281,14 +281,27 @@ def gemm_address(itemsize: int) -> int:
 
 
 @jit(internal=True)
-def gemm_bias_relu(dtype: Any, address: int, product: Any) -> None:
-    """Compute a `Product` by the address of `gemm`, which, linked into its callers, each would compile again."""
+def gemm_bias_relu(dtype: Any, address: int, product: Any) -> bool:
+    """Compute a `Product` by the address of `gemm`, which, linked into its callers, each would compile again.
+
+    Return False where memory for packing was lacking. Callers pass that on to Python, where `require_memory` raises.
+    """
     b = product.b
     item = np.intp(item_bytes(dtype))
     column_stride = b.column_stride if product.shape.n > 1 else item  # of a single column NumPy's may be anything
     columns = Matrix(b.address, b.row_stride, column_stride, NV * (VECTOR // item) * column_stride)
     epilogue = Epilogue(Rows(product.bias, np.intp(0)), product.relu, NO_ROWS, dtype.type(1))
-    call(gemm, address, dtype, (dtype, product.shape, product.a, columns, product.c, epilogue, NO_WORKSPACE))
+    arguments = (dtype, product.shape, product.a, columns, product.c, epilogue, NO_WORKSPACE)
+    return succeeds(gemm, address, dtype, arguments)
+
+
+def require_memory(found: bool) -> None:
+    """Raise MemoryError, in Python, where a compiled function returned False for a lack of memory.
+
+    An exception that left a compiled function would keep the references that Numba has taken of its arrays.
+    """
+    if not found:
+        raise MemoryError("no memory to pack the factors of a product; compute it in parts")
 
 
 @jit(scalar=True)
@@ -334,20 +347,23 @@ def matmul_product(A: Any, B: Any, C: Any) -> Any:
 
 @jit
 def multiply(A: Any, B: Any, C: Any, address: int) -> bool:
-    """Compute `matmul` by the address of `gemm`; return False where neither rows nor columns of C are contiguous."""
+    """Compute `matmul` by the address of `gemm`.
+
+    Return False where neither rows nor columns of C are contiguous, or memory for packing was lacking.
+    """
     _, c_row, c_column = address_and_strides(C)
     m, n = C.shape
     if (c_row != C.itemsize and m > 1) and (c_column != C.itemsize and n > 1):
         return False
-    gemm_bias_relu(C.dtype, address, matmul_product(A, B, C))
+    found = gemm_bias_relu(C.dtype, address, matmul_product(A, B, C))
     keep_alive(A)  # Numba frees an array after the last line that names it
     keep_alive(B)
-    return True
+    return found
 
 
 def matmul(A: Any, B: Any, C: Any) -> None:
     """C (M, N) = A (M, K) B (K, N).  Any strides; C with neither rows nor columns contiguous goes through a copy."""
     if not multiply(A, B, C, gemm_address(C.itemsize)):
         product = np.empty(C.shape, C.dtype)
-        multiply(A, B, product, gemm_address(C.itemsize))
+        require_memory(multiply(A, B, product, gemm_address(C.itemsize)))
         C[...] = product

@@ -6,7 +6,7 @@ Why that is faster: every core brings its own FMA units and L2. What it costs: 1
 
 **Same bits as simd, for any number of threads.** An element of C depends on K alone, not on where a task begins (see
 `gemm`), so dividing rows and columns changes nothing; K is never divided. db is summed in columns, each from its first
-row to its last by one thread.
+row to its last by one thread, micro-batch by micro-batch.
 
 Tasks do not share what is packed: they would have to wait for each other, and a thread that works alone would wait for
 ever. Instead the product is divided along the side that is packed. Figures: docs/performance-notes/gemm.md.
@@ -18,8 +18,10 @@ import numpy as np
 
 from ...jit.decorator import jit
 from ...llvm.builder import VECTOR
-from ...llvm.memory import item_bytes, keep_alive
+from ...llvm.memory import item_bytes
+from ...specs.batches import GROUP_ROWS
 from ..activations import derivative_address
+from ..row_parts import sums_parts
 from ..threads.parallel_for import parallel_for
 from ..threads.pool import POOL, num_threads
 from . import blocking, dense, gemm
@@ -123,18 +125,21 @@ def _product_task(task: int, dtype: Any, address: int, product: Any, grid: Any) 
         product.bias + col_begin * item if product.bias != 0 else np.intp(0),
         _part(product.relu, row_begin, col_begin * item),
     )
-    gemm.gemm_bias_relu(dtype, address, block)
+    if not gemm.gemm_bias_relu(dtype, address, block):
+        raise MemoryError
 
 
 # ------------------------------------------------------------------------------------------- matmul
 
 
 @jit
-def _matmul(A: Any, B: Any, C: Any, threads: int, pool: int, address: int) -> None:
+def _matmul(A: Any, B: Any, C: Any, threads: int, pool: int, address: int) -> bool:
     product = gemm.matmul_product(A, B, C)
     grid = partition(C.dtype, product, threads * TASKS_PER_THREAD)
     flops = 2 * A.shape[0] * A.shape[1] * B.shape[1]
-    parallel_for(_product_task, grid.rows * grid.columns, threads, flops, pool, (C.dtype, address, product, grid))
+    return parallel_for(
+        _product_task, grid.rows * grid.columns, threads, flops, pool, (C.dtype, address, product, grid)
+    )
 
 
 def matmul(A: Any, B: Any, C: Any) -> None:
@@ -142,7 +147,7 @@ def matmul(A: Any, B: Any, C: Any) -> None:
     if 2 * A.size * C.shape[1] < SERIAL_MAX_FLOPS or (threads := num_threads()) == 1 or C.itemsize not in C.strides:
         gemm.matmul(A, B, C)
     else:
-        _matmul(A, B, C, threads, POOL, gemm.gemm_address(C.itemsize))
+        gemm.require_memory(_matmul(A, B, C, threads, POOL, gemm.gemm_address(C.itemsize)))
 
 
 # ------------------------------------------------------------------------------------------- layers
@@ -160,14 +165,14 @@ def _forward_task(task: int, dtype: Any, product: Any, a: Any, grid: Any, team: 
 
 
 @jit
-def _dense_forward(X: Any, W: Any, b: Any, A: Any, Z: Any, team_fields: Any) -> None:
+def _dense_forward(X: Any, W: Any, b: Any, A: Any, Z: Any, team_fields: Any) -> bool:
     team = Team(*team_fields)
     a = gemm.rows_of(gemm.matrix_of(A))
     relu = a if team.activation == 0 else NO_ROWS
     product = dense.forward_product(X, W, b, gemm.rows_of(gemm.matrix_of(Z)), relu)
     grid = partition(Z.dtype, product, team.threads * TASKS_PER_THREAD)
-    arguments = (Z.dtype, product, a, grid, team)
-    parallel_for(_forward_task, grid.rows * grid.columns, team.threads, 2 * X.size * Z.shape[1], team.pool, arguments)
+    tasks, flops = grid.rows * grid.columns, 2 * X.size * Z.shape[1]
+    return parallel_for(_forward_task, tasks, team.threads, flops, team.pool, (Z.dtype, product, a, grid, team))
 
 
 def dense_forward(X: Any, W: Any, b: Any, activation: int, A: Any, Z: Any) -> None:
@@ -176,13 +181,23 @@ def dense_forward(X: Any, W: Any, b: Any, activation: int, A: Any, Z: Any) -> No
         dense.dense_forward(X, W, b, activation, A, Z)
     else:
         activate = dense.activation_or_relu(activation, Z.dtype)
-        _dense_forward(X, W, b, A, Z, (activate, gemm.gemm_address(Z.itemsize), threads, POOL))
+        team_fields = activate, gemm.gemm_address(Z.itemsize), threads, POOL
+        gemm.require_memory(_dense_forward(X, W, b, A, Z, team_fields))
 
 
 @jit(internal=True)
-def _dz_task(task: int, derive: int, Z: Any, dL_dA: Any, dZ: Any, db: Any, tasks: int) -> None:
+def _dz_task(task: int, derive: int, Z: Any, dL_dA: Any, dZ: Any, db: Any, scratch: Any, tasks: int) -> None:
     col_begin, col_end = chunk_bounds(Z.shape[1], VECTOR // Z.itemsize, task, tasks)
-    dense.dz_columns(derive, Z, dL_dA, dZ, db, col_begin, col_end)
+    dense.dz_columns(derive, Z, dL_dA, dZ, db, scratch, col_begin, col_end)
+
+
+@jit
+def _dz(team_fields: Any, flops: int, Z: Any, dL_dA: Any, dZ: Any, db: Any, scratch: Any) -> bool:
+    """Compute dZ and db; ``flops``: of the products that follow."""
+    team = Team(*team_fields)
+    strips = max(1, min(team.threads, Z.shape[1] * Z.itemsize // VECTOR))
+    arguments = (team.activation, Z, dL_dA, dZ, db, scratch, strips)
+    return parallel_for(_dz_task, strips, team.threads, flops, team.pool, arguments)
 
 
 @jit(internal=True)
@@ -196,14 +211,11 @@ def _backward_task(task: int, dtype: Any, address: int, dw: Any, dw_grid: Any, d
 
 
 @jit
-def _dense_backward_batch(X: Any, Z: Any, dL_dA: Any, W: Any, team_fields: Any, dW: Any, db: Any, dX: Any) -> None:
+def _products(team_fields: Any, dZ: Any, X: Any, W: Any, dW: Any, dX: Any) -> bool:
+    """Compute dW and dX, whose arrays the caller keeps."""
     team = Team(*team_fields)
     rows, n, k = X.shape[0], X.shape[1], W.shape[0]
-    dtype, threads = Z.dtype, team.threads
-    dZ = np.empty(Z.shape, dtype)
-    strips = max(1, min(threads, k * Z.itemsize // VECTOR))
-    arguments = (team.activation, Z, dL_dA, dZ, db, strips)
-    parallel_for(_dz_task, strips, threads, 4 * W.size * rows, team.pool, arguments)
+    dtype, threads = dZ.dtype, team.threads
     dz = gemm.matrix_of(dZ)
     dw = gemm.plain_product(gemm.transposed(dz), gemm.matrix_of(X), gemm.rows_of(gemm.matrix_of(dW)), Shape(k, n, rows))
     dx = gemm.plain_product(dz, gemm.matrix_of(W), gemm.rows_of(gemm.matrix_of(dX)), Shape(rows, n, k))
@@ -211,10 +223,10 @@ def _dense_backward_batch(X: Any, Z: Any, dL_dA: Any, W: Any, team_fields: Any, 
     if dX.size > 0:
         dx_grid = partition(dtype, dx, threads)
     tasks = dw_grid.rows * dw_grid.columns + dx_grid.rows * dx_grid.columns
-    parallel_for(_backward_task, tasks, threads, 0, team.pool, (dtype, team.gemm, dw, dw_grid, dx, dx_grid))
-    keep_alive(dZ)  # the arguments are kept by the caller
+    return parallel_for(_backward_task, tasks, threads, 0, team.pool, (dtype, team.gemm, dw, dw_grid, dx, dx_grid))
 
 
+@sums_parts(GROUP_ROWS)
 def dense_backward_batch(X: Any, Z: Any, dL_dA: Any, W: Any, activation: int, dW: Any, db: Any, dX: Any) -> None:
     """dZ = dL_dA * activation'(Z);  dW = dZ^T X;  db = sum of dZ's rows;  dX = dZ W.
 
@@ -225,4 +237,6 @@ def dense_backward_batch(X: Any, Z: Any, dL_dA: Any, W: Any, activation: int, dW
         dense.dense_backward_batch(X, Z, dL_dA, W, activation, dW, db, dX)
     else:
         team_fields = derivative_address(activation, Z.dtype), gemm.gemm_address(Z.itemsize), threads, POOL
-        _dense_backward_batch(X, Z, dL_dA, W, team_fields, dW, db, dX)
+        dZ, scratch = np.empty(Z.shape, Z.dtype), np.empty_like(db)
+        found = _dz(team_fields, 4 * W.size * len(X), Z, dL_dA, dZ, db, scratch)
+        gemm.require_memory(found and _products(team_fields, dZ, X, W, dW, dX))

@@ -259,16 +259,11 @@ def _task_loop(context: Any, caller: ir.IRBuilder, record: ir.Type, descriptor: 
 
 
 @jit(inline=True)
-def completes(body: Any, tasks: int, threads: int, flops: int, pool: int, arguments: Any) -> bool:
-    """As `parallel_for`, but return False where a task raised: for callers that have something to give back first."""
-    return _run_tasks(body, tasks, threads, flops, pool, arguments) == tasks
-
-
-@jit(inline=True)
-def parallel_for(body: Any, tasks: int, threads: int, flops: int, pool: int, arguments: Any) -> None:
+def parallel_for(body: Any, tasks: int, threads: int, flops: int, pool: int, arguments: Any) -> bool:
     """Run ``body(task, *arguments)`` for each task from 0 on, on up to ``threads`` threads; return when all are done.
 
-    For compiled callers.
+    For compiled callers. It does not raise, since a caller that has arrays must not: Numba would never give back its
+    references to them.
 
     Parameters
     ----------
@@ -283,10 +278,10 @@ def parallel_for(body: Any, tasks: int, threads: int, flops: int, pool: int, arg
     arguments : tuple
         The same for all tasks. Arrays among them must live until this returns.
 
-    Raises
-    ------
-    MemoryError
-        If a task raised any exception; the other tasks are run nevertheless.
+    Returns
+    -------
+    bool
+        False where a task raised an exception, of which MemoryError is the only one; the other tasks are run
+        nevertheless.
     """
-    if not completes(body, tasks, threads, flops, pool, arguments):
-        raise MemoryError("a task of a parallel loop could not allocate memory")
+    return _run_tasks(body, tasks, threads, flops, pool, arguments) == tasks

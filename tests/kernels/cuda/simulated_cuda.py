@@ -16,7 +16,7 @@ import pytest
 from fastnet import SGD, Adam, AdamW, CosineDecay, Network, RMSprop, Trainer, WarmUp, dataset
 from fastnet.kernels import matmul
 from fastnet.kernels import registry as variants
-from fastnet.kernels.cuda import arguments
+from fastnet.kernels.cuda import arguments, steps
 from fastnet.kernels.cuda import engine as cuda_engine
 from fastnet.kernels.cuda import variants as cuda_variants
 from fastnet.kernels.cuda.device import SIMULATED, cuda
@@ -153,6 +153,22 @@ def test_a_lost_part_is_rejected() -> None:
 
     with mock.patch.object(cuda_variants, "reduce_kernel", Lossy()), pytest.raises(WrongKernelError):
         check(variant, Case((13, 5, 9), "parts", "relu"), "float64")
+
+
+@pytest.mark.parametrize("variant", GEMM_VARIANTS)
+def test_long_sums_are_cut(variant: str) -> None:
+    """In parts of so many rows at most, and the parts in groups."""
+    assert cuda_variants.splits_for("float32", 9, 5, 1 << 24) == 1 << 14
+    chosen = next(v for v in CUDA_VARIANTS if v.operation == "dense_backward_batch" and v.name == variant)
+    with (
+        mock.patch.object(cuda_variants, "MICRO_BATCH_ROWS", 2),
+        mock.patch.object(steps, "MICRO_BATCH_ROWS", 2),
+        mock.patch.object(steps, "GROUP_PARTS", 3),
+    ):
+        assert cuda_variants.splits_for("float32", 9, 5, 13) == 7
+        check(chosen, Case((13, 5, 9), "seven parts in three groups", "relu"), "float64")
+        softmax = next(v for v in CUDA_VARIANTS if v.operation == "softmax")
+        check(softmax, Case((3, 7), "four parts of a row"), "float64")
 
 
 @pytest.mark.parametrize("variant", ["cuda_tiled", "cuda"])

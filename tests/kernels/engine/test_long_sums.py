@@ -7,7 +7,7 @@ import pytest
 
 from fastnet.kernels.engine.engine import CpuEngine
 from fastnet.kernels.engine.numpy_engine import NumpyEngine
-from fastnet.kernels.engine.plan import GROUP_ROWS, MICRO_BATCH_ROWS
+from fastnet.kernels.specs.batches import GROUP_ROWS, MICRO_BATCH_ROWS
 
 TOLERANCE = 1e-6
 """Of the largest element."""

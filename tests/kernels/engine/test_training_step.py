@@ -17,11 +17,11 @@ from fastnet.kernels.engine import engine, plan, training_step, tuner
 from fastnet.kernels.engine.backend import start_epoch
 from fastnet.kernels.engine.numpy_engine import NumpyEngine
 from fastnet.kernels.engine.optimizer_state import OptimizerState
-from fastnet.kernels.engine.plan import MICRO_BATCH_ROWS
 from fastnet.kernels.jit import side_by_side
 from fastnet.kernels.reference import activations as reference
 from fastnet.kernels.reference import layers, losses
 from fastnet.kernels.registry import find
+from fastnet.kernels.specs.batches import MICRO_BATCH_ROWS
 from fastnet.kernels.specs.optimizers import OPTIMIZERS
 from fastnet.trainer import DivergenceWarning
 
