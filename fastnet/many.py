@@ -24,7 +24,7 @@ from .kernels.cpu.threads.pool import limit_threads, num_threads
 from .kernels.engine.backend import interruptible
 from .kernels.specs.base import Array
 from .progress import progress_bar
-from .trainer import Trainer, fit_prepared, in_fit
+from .trainer import Trainer, compile_kernels, fit_prepared, in_fit
 from .validation import check_inputs
 
 POLL_S = 0.1
@@ -159,6 +159,8 @@ def fit_many(
         own = options._replace(callbacks=[partial(_call, callback, i) for callback in options.callbacks])
         jobs.append(_Job(trainer, data, validation, own, writer, trainer.history.epochs))
     with in_fit(trainers):
+        for trainer in trainers:
+            compile_kernels(trainer)  # in this thread, where Ctrl-C ends the compilation
         futures = _run(jobs, progress, threads)
     _report(futures)
     return [trainer.history for trainer in trainers]

@@ -5,7 +5,7 @@
     python tests/versions.py -- tests/fuzz -x         # other arguments of pytest
 
 Pythons are looked for by uv (which downloads them), then among pyenv's, then on the PATH. The oldest releases are the
-lower bounds in pyproject.toml; where pip finds no wheels of a combination, the table says so.
+lower bounds in pyproject.toml; where there are no wheels of a combination, the table says so.
 """
 
 import argparse
@@ -23,6 +23,9 @@ PYTHONS = ("3.11", "3.12", "3.13", "3.14", "3.14t")
 """The last one is the free-threaded build."""
 
 NAMED = ("numpy", "numba", "scikit-learn")
+WITHOUT_COMPILER = ("pandas", "pyarrow", "polars", "onnx", "onnxruntime", "matplotlib", "scipy")
+"""What the tests need besides, and nobody wants to build."""
+
 SAMPLE = ["tests", "-q", "-x", "-p", "no:cacheprovider"]
 
 
@@ -54,11 +57,12 @@ def run(python: str, pins: list[str], arguments: list[str]) -> tuple[str, str]:
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run([python, "-m", "venv", folder], check=True)
         own = str(Path(folder, "Scripts" if os.name == "nt" else "bin", "python"))
-        install = [own, "-m", "pip", "install", "-q", "--only-binary", ",".join(NAMED), "-e", f"{ROOT}[test]", *pins]
+        pip = ["uv", "pip", "install", "--python", own] if shutil.which("uv") else [own, "-m", "pip", "install"]
+        wheels = [f"--only-binary={name}" for name in (*NAMED, *WITHOUT_COMPILER)]
+        install = [*pip, "-q", *wheels, "-e", f"{ROOT}[test]", *pins]
         installed = subprocess.run(install, capture_output=True, text=True, check=False)
         if installed.returncode:
-            errors = [line for line in installed.stderr.splitlines() if line.startswith("ERROR")]
-            return "", f"not installed: {errors[0][:110] if errors else 'see pip'}"
+            return "", f"not installed: {' '.join(installed.stderr.split())[:160]}"
         ask = "import importlib.metadata as m, sys; print(*(f'{n} {m.version(n)}' for n in sys.argv[1:]), sep=', ')"
         versions = subprocess.run([own, "-c", ask, *NAMED], capture_output=True, text=True, check=True).stdout.strip()
         environment = {**os.environ, "NUMBA_CACHE_DIR": str(Path(folder, "cache"))}

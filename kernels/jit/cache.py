@@ -14,7 +14,6 @@ import os
 import shutil
 import stat
 import sys
-import threading
 import time
 import uuid
 import warnings
@@ -116,6 +115,41 @@ cache_folder: Path | None = _open_cache()
 
 # ------------------------------------------------------------------------------------- cached functions
 
+
+class KernelLocator:
+    """Tells Numba where a kernel's files lie.
+
+    Numba's own locators ask ``config.CACHE_DIR``, one setting of the whole process, which is the user's: a function of
+    theirs that is decorated while a kernel's cache is opened must not land here.
+    """
+
+    def __init__(self, function: Callable[..., Any], path: str) -> None:
+        assert cache_folder is not None
+        self._py_file = path  # which Numba names in warnings
+        self._line = function.__code__.co_firstlineno
+        source = Path(path).resolve().parent
+        self._folder = cache_folder / f"{source.name}_{hashlib.sha256(bytes(source)).hexdigest()[:16]}"
+
+    @classmethod
+    def from_function(cls, function: Callable[..., Any], path: str) -> "KernelLocator":
+        """Return the locator of a function that a file defines, and make its folder."""
+        found = cls(function, path)
+        found._folder.mkdir(exist_ok=True)
+        return found
+
+    def get_cache_path(self) -> str:
+        """Return the folder."""
+        return str(self._folder)
+
+    def get_source_stamp(self) -> str:
+        """Return what changes with the function's file: the folder's name covers only files of this package."""
+        return hashlib.sha256(Path(self._py_file).read_bytes()).hexdigest()
+
+    def get_disambiguator(self) -> str:
+        """Return what tells functions of one name in a file apart."""
+        return str(self._line)
+
+
 _warned: set[str] = set()
 
 
@@ -138,18 +172,19 @@ class SafeCache:
     Raises
     ------
     OSError
-        If Numba would not use the cache folder.
+        If the folder cannot be written, or NUMBA_CACHE_LOCATOR_CLASSES names another.
     """
 
     _impl: Any
+    _impl_class: Any
     _cache_file: Any
     cache_path: Any
     flush: Any
 
     def __init__(self, function: Callable[..., Any]) -> None:
+        self._impl_class = type("KernelCacheFiles", (self._impl_class,), {"_locator_classes": [KernelLocator]})
         super().__init__(function)  # type: ignore[call-arg]
         if cache_folder is None or cache_folder not in Path(self.cache_path).parents:
-            # Numba's next choice is beside the source, where different versions would share one cache.
             raise OSError(f"Numba would cache in {self.cache_path}")
         # The name is drawn when a file is saved: one drawn here would be shared by the children of a fork.
         stem = self._impl.filename_base
@@ -192,9 +227,6 @@ class KernelCache(SafeCache, FunctionCache):  # type: ignore[misc]
     """The cache of a kernel for the CPU."""
 
 
-_CACHE_DIR_LOCK = threading.RLock()
-
-
 def new_cache(function: Callable[..., Any], kind: Callable[[Any], Any] = KernelCache) -> Any:
     """Return the cache of a function, in the cache folder; one that keeps nothing where that cannot be.
 
@@ -207,18 +239,16 @@ def new_cache(function: Callable[..., Any], kind: Callable[[Any], Any] = KernelC
     """
     if cache_folder is None:
         return NullCache()
-    # CACHE_DIR is one setting for the whole process. It is changed for this line only, so that users' own
-    # cached functions stay where the users put them, but for one that another thread decorates at that moment; under a
-    # lock, since threads compile kernels at first use.
-    with _CACHE_DIR_LOCK:
-        before, numba.config.CACHE_DIR = numba.config.CACHE_DIR, str(cache_folder)
-        try:
-            return kind(function)
-        except Exception as error:  # a later Numba may organise its cache otherwise: slower starts, but correct
-            warn_once(f"fastnet does not cache its compiled kernels: {error}")
-            return NullCache()
-        finally:
-            numba.config.CACHE_DIR = before
+    try:
+        return kind(function)
+    except Exception as error:  # a later Numba may organise its cache otherwise: slower starts, but correct
+        warn_once(f"fastnet does not cache its compiled kernels: {error}")
+        return NullCache()
+
+
+def keeps(dispatcher: Any) -> bool:
+    """Return whether what a dispatcher compiles is kept for other processes."""
+    return isinstance(getattr(dispatcher, "_cache", None), SafeCache)
 
 
 def is_compiled(dispatcher: Any, signature: tuple[Any, ...]) -> bool:

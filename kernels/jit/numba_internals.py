@@ -12,8 +12,9 @@ undocumented                            used for                      public way
 ``registry.CPUDispatcher``,             `decorator`: a kernel without  none: with ``no_cpython_wrapper`` a call from
 a dispatcher's ``__class__``            an entry from Python refuses  Python jumps to address 0
                                         calls from Python
-``caching.FunctionCache``: ``_impl``,   `cache`                       ``cache=True``, whose stamps cover one file only
-``_cache_file``, ``_index_key``, a                                    and whose data files have numbers for names
+``caching.FunctionCache``: ``_impl``,   `cache`                       ``cache=True``, whose stamps cover one file only,
+``_impl_class``, ``_locator_classes``,                                whose data files have numbers for names, and
+``_cache_file``, ``_index_key``, a                                    whose folder is a setting of the process
 dispatcher's ``_cache``
 an overload's ``library``, ``fndesc``   `code_address`                ``numba.cfunc``: no arrays, no exceptions
 ``context.call_conv``                   `call_by_address`             ``types.FunctionType``: experimental

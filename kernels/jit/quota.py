@@ -1,4 +1,4 @@
-"""How much CPU time a cgroup grants this process: containers have such quotas."""
+"""How much CPU time and memory this process is granted: containers have such quotas."""
 
 import math
 from collections.abc import Iterator
@@ -21,19 +21,29 @@ def cpu_quota(system: Path = _SYSTEM) -> float:
     The least of its own cgroup's and of all above it. In a container these may be hidden, and its own appears as the
     root of the file system of cgroups, which is therefore always looked at.
     """
-    return min((quota for folder in _cgroups(system) for quota in _quotas(folder)), default=math.inf)
+    return min((quota for folder in _cgroups(system, "cpu") for quota in _quotas(folder)), default=math.inf)
 
 
-def _cgroups(system: Path) -> Iterator[Path]:
-    """Yield the folders of the cgroups that may limit the CPU time of this process."""
+def memory_available(system: Path = _SYSTEM) -> float:
+    """Return the bytes of memory that are available, at most those that the cgroups grant; infinity where unknown."""
+    facts = [line.split() for line in read_text(system / "proc/meminfo").splitlines()]
+    found = [1024.0 * int(words[1]) for words in facts if words[:1] == ["MemAvailable:"]]
+    for folder in _cgroups(system, "memory"):
+        texts = (read_text(folder / name).strip() for name in ("memory.max", "memory.limit_in_bytes"))
+        found.extend(float(text) for text in texts if text.isdecimal())
+    return min(found, default=math.inf)
+
+
+def _cgroups(system: Path, controller: str) -> Iterator[Path]:
+    """Yield the folders of the cgroups that may limit what this process takes of a controller's resource."""
     root = system / "sys/fs/cgroup"
     for line in read_text(system / "proc/self/cgroup").splitlines():
         number, controllers, name = line.split(":", 2) if line.count(":") >= 2 else ("", "", "")
         names = controllers.split(",")
         if number == "0" and not controllers:
             bases = [root, root / "unified"]
-        elif "cpu" in names:
-            bases = [root / controllers, root / "cpu"]
+        elif controller in names:
+            bases = [root / controllers, root / controller]
         else:
             continue
         parts = [part for part in name.split("/") if part not in ("", "..")]

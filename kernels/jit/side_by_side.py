@@ -3,7 +3,8 @@
 At a first run nothing is in the compile cache, and a training step needs some 20 s of compilation. Its kernels are
 called by address, so each is compiled by itself: helper processes compile some of them into the cache while this
 process compiles the others and then loads theirs. Where a helper fails, or none can be started, this process compiles
-what is missing, as it would alone; helpers never decide what runs, only how soon.
+what is missing, as it would alone; helpers never decide what runs, only how soon. Of several processes that begin at
+once, one has helpers.
 """
 
 import contextlib
@@ -14,7 +15,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,13 +23,21 @@ import numba
 import numpy as np
 
 from .announcer import waiting_counts
-from .cache import cache_folder
+from .cache import cache_folder, keeps
 from .call_by_address import is_cached, kernel_address
-from .quota import cpu_quota
+from .quota import cpu_quota, memory_available
 from .target import COMPILES
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 MAX_PROCESSES = 4
 """Processes that compile at once, this one included: no more than four kernels take long."""
+
+PROCESS_BYTES = 300 << 20
+"""Memory that a process takes while it compiles, about."""
 
 START_S = 1.2
 """Seconds until a helper has started and imported what it needs."""
@@ -75,7 +84,7 @@ class Kernel(NamedTuple):
 def processes() -> int:
     """Return how many processes may compile at once: FASTNET_COMPILE_PROCESSES, or one a CPU.
 
-    At most MAX_PROCESSES, and as many as a cgroup's quota pays for.
+    At most MAX_PROCESSES, and as many as a cgroup's quota pays for and the available memory holds.
     """
     # In a frozen application, or one that embeds Python, sys.executable is the application.
     is_python = Path(sys.executable or "").stem.lower().startswith("python") and not getattr(sys, "frozen", False)
@@ -83,7 +92,7 @@ def processes() -> int:
         return 1
     asked = os.environ.get("FASTNET_COMPILE_PROCESSES", "")
     cpus = len(os.sched_getaffinity(os.getpid())) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    worthwhile = int(max(1, min(cpus, MAX_PROCESSES, cpu_quota())))
+    worthwhile = int(max(1, min(cpus, MAX_PROCESSES, cpu_quota(), memory_available() // PROCESS_BYTES)))
     return max(1, int(asked)) if asked.isdecimal() and int(asked) > 0 else worthwhile
 
 
@@ -105,7 +114,30 @@ def _compile_missing(kernels: Sequence[Kernel], dtype: Any) -> None:
     if all(is_cached(kernel.function(), dtype) for kernel in kernels[:2]):
         return
     missing = [kernel for kernel in kernels if not is_cached(kernel.function(), dtype)]
-    mine, *others = _divided(missing, processes())
+    with _right_to_helpers(kernels[0]) as granted:
+        _compile(*_divided(missing, processes() if granted else 1), dtype=dtype)
+
+
+@contextlib.contextmanager
+def _right_to_helpers(kernel: Kernel) -> Iterator[bool]:
+    """Yield whether this process may start helpers meanwhile: where kernels are kept, and no other process has any."""
+    if cache_folder is None or not keeps(kernel.function()):
+        yield False
+    elif fcntl is None:
+        yield True
+    else:
+        with contextlib.ExitStack() as stack:  # which closes the file, and gives the lock back
+            try:
+                file = stack.enter_context(open(cache_folder / "helpers.lock", "ab"))
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                granted = True
+            except OSError:  # held by another process; or the file system is full, or knows no locks
+                granted = False
+            yield granted
+
+
+def _compile(mine: Sequence[Kernel], *others: Sequence[Kernel], dtype: Any) -> None:
+    """Compile kernels here, and the others in a helper each."""
     helpers: list[subprocess.Popen[bytes]] = []
     try:
         helpers.extend(helper for share in others if share and (helper := _start(share, dtype)) is not None)

@@ -304,6 +304,23 @@ def test_errors_of_one_trainer_name_it() -> None:
     assert "trainers[1]" in caught.value.__notes__[0]
 
 
+@pytest.mark.compiled
+def test_kernels_are_compiled_where_ctrl_c_arrives(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In another thread their compilation would go on to its end."""
+    found = []
+
+    def interrupted(kernels: Any, dtype: Any) -> None:
+        found.append(threading.current_thread())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fastnet.trainer.compile_side_by_side", interrupted)
+    trainers = make()
+    with pytest.raises(KeyboardInterrupt):
+        fit_many(trainers, X, Y, 1)
+    assert found == [threading.main_thread()]
+    assert [trainer.history.epochs for trainer in trainers] == [0, 0, 0]
+
+
 def test_trainers_are_in_fit_meanwhile() -> None:
     trainers = make()
 

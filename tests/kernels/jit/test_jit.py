@@ -13,9 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numba
 import pytest
 
 import fastnet
+from fastnet.kernels.jit import cache as kernel_cache
 from fastnet.kernels.jit import decorator, numba_internals
 from fastnet.kernels.jit.decorator import jit
 
@@ -133,6 +135,20 @@ def test_cache_of_user_functions_is_left_alone(tmp_path: Path) -> None:
     )
     (mine,) = [path for path in cache.rglob("*.nbi") if path.name.startswith("mine.")]
     assert not any("fastnet-" in part for part in mine.relative_to(cache).parts)
+
+
+def test_setting_of_the_users_cache_is_never_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A function of the user's that another thread decorates at that moment reads it."""
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+    seen = []
+
+    def kind(function: Any) -> Any:
+        seen.append(numba.config.CACHE_DIR)
+        return kernel_cache.KernelCache(function)
+
+    found = kernel_cache.new_cache(test_setting_of_the_users_cache_is_never_changed, kind)
+    assert seen == [str(tmp_path)]
+    assert kernel_cache.cache_folder in Path(found.cache_path).parents
 
 
 @pytest.mark.skipif(os.name != "posix", reason="owners and modes of POSIX")

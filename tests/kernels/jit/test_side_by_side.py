@@ -95,6 +95,9 @@ def test_processes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, asked: str, 
     monkeypatch.delenv("FASTNET_COMPILE_PROCESSES")
     monkeypatch.setattr(side_by_side, "cpu_quota", lambda: 1.2)
     assert side_by_side.processes() == 1
+    monkeypatch.setattr(side_by_side, "cpu_quota", lambda: 8)
+    monkeypatch.setattr(side_by_side, "memory_available", lambda: 1.9 * side_by_side.PROCESS_BYTES)
+    assert side_by_side.processes() == 1
     monkeypatch.setattr(sys, "frozen", True, raising=False)
     assert side_by_side.processes() == 1, "sys.executable is the application"
     monkeypatch.delattr(sys, "frozen")
@@ -127,6 +130,7 @@ def test_ctrl_c_ends_the_helpers(monkeypatch: pytest.MonkeyPatch) -> None:
         return started[-1]
 
     monkeypatch.setattr(side_by_side, "is_cached", lambda function, dtype: False)
+    monkeypatch.setattr(side_by_side, "keeps", lambda function: True)
     monkeypatch.setattr(side_by_side, "processes", lambda: 2)
     monkeypatch.setattr(side_by_side, "_start", start)
     kernels: list[Any] = [Interrupted(), Interrupted()]
@@ -134,6 +138,41 @@ def test_ctrl_c_ends_the_helpers(monkeypatch: pytest.MonkeyPatch) -> None:
         side_by_side.compile_side_by_side(kernels, np.dtype("float32"))
     assert len(started) == 1
     assert started[0].poll() is not None
+
+
+HOLD = """
+import sys
+from fastnet.kernels.jit import side_by_side
+kernel = side_by_side.Kernel("fastnet.kernels.cpu.gemm.gemm", "gemm")
+with side_by_side._right_to_helpers(kernel) as granted:
+    print(granted, flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="locks of POSIX")
+def test_one_process_at_a_time_has_helpers(tmp_path: Path) -> None:
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+
+    def hold() -> subprocess.Popen[str]:
+        pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        return subprocess.Popen([sys.executable, "-c", HOLD], env=environment, **pipes)
+
+    with hold() as first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == "True\n"
+        with hold() as second:
+            assert second.communicate()[0] == "False\n"
+        first.communicate()
+    with hold() as third:
+        assert third.communicate()[0] == "True\n"
+
+
+def test_no_helper_is_started_in_vain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where Numba keeps no kernels, a helper's would be lost."""
+    monkeypatch.setattr(side_by_side, "keeps", lambda function: False)
+    with side_by_side._right_to_helpers(Kernel("fastnet.kernels.cpu.gemm.gemm", "gemm")) as granted:
+        assert not granted
 
 
 def test_threads_do_not_compile_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from fastnet.kernels.cpu.threads import usable
 from fastnet.kernels.cpu.threads.usable import Usable
-from fastnet.kernels.jit.quota import cpu_quota
+from fastnet.kernels.jit.quota import cpu_quota, memory_available
 
 ENDLESS = {"cpu.max": "max 100000"}
 
@@ -54,6 +54,24 @@ def test_quota(tmp_path: Path, cgroup: str, folders: dict[str, dict[str, str]], 
 
 def test_a_system_without_these_files_has_no_quota(tmp_path: Path) -> None:
     assert cpu_quota(tmp_path) == math.inf
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "folders", "expected"),
+    [
+        ("", {}, 2048.0),
+        ("0::/a/b", {"a": {"memory.max": "1500"}, "a/b": {"memory.max": "max"}}, 1500.0),
+        ("4:memory:/a", {"memory": {"memory.limit_in_bytes": "9999"}, "memory/a": {"memory.limit_in_bytes": "7"}}, 7.0),
+        ("4:cpu:/a", {"memory/a": {"memory.limit_in_bytes": "7"}}, 2048.0),
+    ],
+)
+def test_memory(tmp_path: Path, cgroup: str, folders: dict[str, dict[str, str]], expected: float) -> None:
+    assert memory_available(tmp_path) == math.inf
+    write(tmp_path / "proc", {"meminfo": "MemTotal: 9 kB\nMemAvailable:  2 kB\n"})
+    write(tmp_path / "proc/self", {"cgroup": cgroup})
+    for name, files in folders.items():
+        write(tmp_path / "sys/fs/cgroup" / name, files)
+    assert memory_available(tmp_path) == expected
 
 
 def test_hardware_threads_of_a_core_count_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
