@@ -132,10 +132,14 @@ class KernelLocator:
 
     @classmethod
     def from_function(cls, function: Callable[..., Any], path: str) -> "KernelLocator":
-        """Return the locator of a function that a file defines, and make its folder."""
+        """Return the locator of a function that a file defines."""
         found = cls(function, path)
-        found._folder.mkdir(exist_ok=True)
+        found.ensure_cache_path()
         return found
+
+    def ensure_cache_path(self) -> None:
+        """Make the folder; Numba calls this before it saves a function."""
+        self._folder.mkdir(parents=True, exist_ok=True)
 
     def get_cache_path(self) -> str:
         """Return the folder."""

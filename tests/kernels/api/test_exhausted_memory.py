@@ -57,7 +57,7 @@ net = Network([300, 1500, 20])
 net.loss = "cross_entropy"
 found = {"predict_proba": run(net.predict_proba, lambda: (ones(400, 300), ones(400, 20)))}
 for name, arguments in ARGUMENTS.items():
-    for variant in kernels.variants(name):
+    for variant in kernels.variants(name)[1:]:  # NumPy's BLAS would end the process
         found[f"{name} {variant}"] = run(lambda *given: getattr(kernels, name)(*given, variant=variant), arguments)
 print(json.dumps(found))
 """
@@ -68,8 +68,9 @@ print(json.dumps(found))
 def test_no_argument_is_kept() -> None:
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
     command = [sys.executable, "-W", "ignore", "-c", OUT_OF_MEMORY]
-    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stderr
+    for _ in range(2):  # a process that compiles frees much memory, which would serve later calls
+        run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert run.returncode == 0, run.stderr
     found = json.loads(run.stdout)
     assert {name: kept for name, (_, kept) in found.items() if kept} == {}
     never = [name for name, (failures, _) in found.items() if failures == 0]
