@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from .io import model, storage
+from .io import model, storage, table_onnx
 from .kernels.specs.base import Array
 from .kernels.specs.losses import LOSSES
 from .network import Network
@@ -179,6 +179,32 @@ class TableModel:
                 "this model gives no probabilities: it predicts numbers, or was trained with another loss"
             )
         return self.outputs(frame)
+
+    def to_onnx(self, path: storage.Path) -> None:
+        """Write the model, with all that is done to a table's columns, as an ONNX model (needs the package onnx).
+
+        Each column of `Columns.features` is an input (rows, 1) of its name: numbers as float64, gaps as NaN; booleans
+        and categories as text, gaps as ""; a date as the numbers made of it. Outputs are ``predictions`` (rows,), and
+        for classes ``probabilities`` (rows, classes), or ``outputs`` where the loss makes none.
+
+        Parameters
+        ----------
+        path : str or path-like
+            An existing file is replaced, all or nothing.
+
+        Raises
+        ------
+        ImportError
+            If the package onnx is not installed.
+        OSError
+            If the file cannot be written.
+        ValueError
+            If a column has the name of another part of the model, or the model is larger than ONNX's 2 GiB.
+        """
+        layers = [(made, [*zip(net.weights, net.biases, net.activations, strict=True)]) for made, net in self.members]
+        first = self.members[0][1]
+        function = LOSSES[str(first.loss)].probabilities if self.has_probabilities else None
+        table_onnx.to_onnx(path, layers, first.dtype, function, self.classes, self.scaling)
 
     def save(self, path: storage.Path) -> None:
         """Write the model to a file of skops, all or nothing, which `load` reads.

@@ -1,8 +1,12 @@
 """Figures for the option --plot: made before anything is computed, so that a wrong file name is refused first."""
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
+from ..history import History
 from ..io import storage
 
 
@@ -27,6 +31,24 @@ def new_figure(path: str) -> Any:
         shown = storage.display_path(path)
         raise ValueError(f"--plot {shown}: unknown image type; expected one of {', '.join(sorted(types))}")
     return figure
+
+
+def draw(histories: Sequence[History], ax: Any) -> None:
+    """Draw the curves of a network, or of several: thin lines, and their mean over the epochs that all have."""
+    if len(histories) == 1:
+        histories[0].plot(ax)
+        return
+    shared = min(history.epochs for history in histories)
+    for name, colour in (("loss", "#4477aa"), ("val_loss", "#cc6644")):
+        curves = [np.where(np.isfinite(history[name]), history[name], np.nan) for history in histories]
+        for curve in curves:
+            ax.plot(range(1, len(curve) + 1), curve, color=colour, linewidth=0.6, alpha=0.6)
+        mean = np.mean([curve[:shared] for curve in curves], axis=0)
+        ax.plot(range(1, shared + 1), mean, color=colour, linewidth=2, label=f"{name}: mean of {len(curves)} networks")
+    ax.set(title=f"{len(histories)} networks", xlabel="epoch", ylabel="loss (log scale)", yscale="log")
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.grid(alpha=0.25)
+    ax.legend(frameon=False)
 
 
 def save_figure(figure: Any, path: str) -> None:

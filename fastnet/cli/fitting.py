@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from ..diagnosis import diagnose
@@ -28,7 +28,6 @@ class Data:
     lines: list[str]
     columns: Any = None
     scaling: tuple[float, float] = (0.0, 1.0)
-    facts: dict[str, Any] = field(default_factory=dict)
     balanced: bool = False
 
     @property
@@ -44,14 +43,15 @@ class Member:
     Attributes
     ----------
     trainer : Trainer
-    data, validation : tuple (X, y, weights)
-        Weights may be None.
+    data, validation : tuple (X, y) or (X, y, weights)
     baseline : float or None
         The loss of always predicting the same.
     fold : int
         Which rows are held out from it.
     transformer : ColumnTransformer or None
         What made X of a table.
+    checkpoint : str or None
+        The file that is written after each epoch.
     """
 
     trainer: Trainer
@@ -60,6 +60,7 @@ class Member:
     baseline: float | None
     fold: int = 0
     transformer: Any = None
+    checkpoint: str | None = None
 
     @property
     def history(self) -> History:
@@ -71,17 +72,13 @@ class Member:
         """How many rows it is fitted on."""
         return len(self.data[1])
 
-    def fit(self, epochs: int, patience: int, stop: Callable[[Any], None], checkpoint: str | None, bar: bool) -> None:
+    def fit(self, epochs: int, patience: int, stop: Callable[[Any], None], progress: bool | None = None) -> None:
         """Train until ``history`` has this many epochs; the best epoch is kept, whatever ends it."""
-        X, y, weights = self.data
-        rest: dict[str, Any] = {"sample_weight": weights, "patience": patience, "callbacks": [stop]}
         if epochs > self.history.epochs:
-            rest |= {"checkpoint": checkpoint, "progress": None if bar else False, "validation_data": self._validation}
-            self.trainer.fit(X, y, epochs - self.history.epochs, **rest)
-
-    @property
-    def _validation(self) -> tuple[Any, ...]:
-        return self.validation if self.validation[2] is not None else self.validation[:2]
+            rest: dict[str, Any] = {"patience": patience, "callbacks": [stop], "progress": progress}
+            rest |= {"validation_data": self.validation, "checkpoint": self.checkpoint}
+            X, y, *weights = self.data
+            self.trainer.fit(X, y, epochs - self.history.epochs, sample_weight=weights[0] if weights else None, **rest)
 
     def kept(self) -> tuple[int | None, float]:
         """Return the epoch whose parameters the network holds, None for those at the start, and its ``val_loss``."""
@@ -94,7 +91,7 @@ class Member:
         return diagnose(self.history.get("loss", ()), self.history.get("val_loss", ()), self.baseline).words
 
 
-def fit(members: Sequence[Member], epochs: int, patience: int, checkpoint: str | None = None) -> int:
+def fit(members: Sequence[Member], epochs: int, patience: int) -> int:
     """Fit all; report what went wrong, a line each, and return the exit status.
 
     Ctrl-C and SIGTERM end the fits with the best epoch so far; the status is then 128 and the signal's number.
@@ -104,10 +101,10 @@ def fit(members: Sequence[Member], epochs: int, patience: int, checkpoint: str |
         warnings.simplefilter("always")
         try:
             if len(members) == 1:
-                members[0].fit(epochs, patience, stop, checkpoint, True)
+                members[0].fit(epochs, patience, stop)
             else:
                 with ThreadPoolExecutor(min(len(members), num_threads())) as pool:
-                    fits = [pool.submit(member.fit, epochs, patience, stop, None, False) for member in members]
+                    fits = [pool.submit(member.fit, epochs, patience, stop, False) for member in members]
                     try:
                         for each in fits:
                             each.result()

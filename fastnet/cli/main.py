@@ -1,26 +1,40 @@
-"""The command line: ``fastnet train | predict | profile | info``.
+"""The command line: ``fastnet train | predict | export | profile | info``.
 
 Each command is a module with a function ``add_parser(subparsers)``. Results go to standard output; the progress bar and
 errors, one line each, go to standard error. The exit status is 0, 1 when the work failed, 2 for wrong usage, or 130
 after Ctrl-C.
 """
 
+import argparse
 import os
 import sys
 from collections.abc import Sequence
 
 from .. import __version__
 from ..kernels.verify import WrongKernelError
-from . import info, predict, profile, train
+from . import export, info, predict, profile, train
 from .arguments import Parser
+
+_EXAMPLES = """\
+examples:
+  fastnet train                                                 the bundled handwritten digits
+  fastnet train houses.csv --target price --out houses.skops    a table of your own
+  fastnet predict houses.skops new.csv --out predictions.csv    new rows of it
+
+`fastnet COMMAND --help` lists the options of a command."""
 
 
 def make_parser() -> Parser:
     """Make the parser of the whole command line."""
-    parser = Parser(prog="fastnet", description="Train dense networks with compiled kernels.")
+    parser = Parser(
+        prog="fastnet",
+        description="Train dense networks with compiled kernels.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--version", action="version", version=f"fastnet {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="command", required=True)
-    for command in (train, predict, profile, info):
+    for command in (train, predict, export, profile, info):
         command.add_parser(subparsers)
     return parser
 

@@ -42,13 +42,17 @@ def check_output(path: str, *inputs: str) -> None:
         raise ValueError(f"{storage.display_path(path)} is an input of this command; write to another file")
 
 
+def is_table_model(path: str) -> bool:
+    """Return whether a file is a model of a table, an archive, and not a network."""
+    with storage.reading(path) as file:
+        return file.read(4) == b"PK\x03\x04"
+
+
 def predict(options: argparse.Namespace) -> int:
     """Apply a model to a file, write the predictions, and return the exit status."""
     if options.out is not None:
         check_output(options.out, options.model, options.file)
-    with storage.reading(options.model) as file:
-        is_archive = file.read(4) == b"PK\x03\x04"
-    result = _of_table(options) if is_archive else _of_network(options)
+    result = _of_table(options) if is_table_model(options.model) else _of_network(options)
     text = to_json(result) + "\n" if options.json else as_csv(result)
     if options.out is None:
         print(text, end="")

@@ -9,30 +9,31 @@ from ..kernels.specs.base import Array
 from . import textplot
 from .fitting import Data, Member
 
+OURS = "this model"
+
 
 def held_out(found: Data, members: list[Member], model: Any, parts: list[tuple[Array, Array]]) -> dict[str, Any]:
-    """Predict each held-out row by the networks that have not seen it, and by the baselines; score all."""
+    """Predict held-out rows by the networks that have not seen them, and by baselines; score all, and each fold."""
     from .. import scores
 
-    collected: dict[str, list[Array]] = {}
-    rows = []
+    shift, scale = found.scaling
+    y_of_folds, outputs_of_folds = list[Array](), dict[str, list[Array]]()
     for fold, (train, held) in enumerate(parts):
         ours = [i for i, member in enumerate(members) if member.fold == fold]
-        if ours:
-            rows.append(held)
-            features = found.X.iloc[held]
-            each = {"this model": model.outputs_of(features, ours)}
-            fitted = found.X.iloc[train], found.y[train]
-            others = scores.baseline_outputs(fitted, features, found.columns.text, len(found.classes or ()))
-            shift, scale = found.scaling
-            each |= {name: out if found.classes else out * scale + shift for name, out in others.items()}
-            for name, out in each.items():
-                collected.setdefault(name, []).append(out)
-    at = np.concatenate(rows)
-    y = found.y[at] if found.classes else found.y[at] * found.scaling[1] + found.scaling[0]
-    outputs = {name: np.concatenate(out) for name, out in collected.items() if len(out) == len(rows)}
-    result = {"rows": len(at), "scores": {name: scores.scores(y, out) for name, out in outputs.items()}}
-    mine = outputs.pop("this model")
+        if not ours:
+            continue
+        features, fitted = found.X.iloc[held], (found.X.iloc[train], found.y[train])
+        others = scores.baseline_outputs(fitted, features, found.columns.text, len(found.classes or ()))
+        others = {name: out if found.classes else out * scale + shift for name, out in others.items()}
+        y_of_folds.append(found.y[held] if found.classes else found.y[held] * scale + shift)
+        for name, out in ({OURS: model.outputs_of(features, ours)} | others).items():
+            outputs_of_folds.setdefault(name, []).append(out)
+    whole = {name: out for name, out in outputs_of_folds.items() if len(out) == len(y_of_folds)}
+    y, outputs = np.concatenate(y_of_folds), {name: np.concatenate(out) for name, out in whole.items()}
+    result = {"rows": len(y), "scores": {name: scores.scores(y, out) for name, out in outputs.items()}}
+    if len(y_of_folds) > 1:
+        result["folds"] = {name: [*map(scores.scores, y_of_folds, out)] for name, out in whole.items()}
+    mine = outputs.pop(OURS)
     result["verdict"] = {name: scores.compare(y, mine, out, found.balanced) for name, out in outputs.items()}
     if found.classes:
         result["confusion"] = scores.confusion(y, mine)
@@ -54,9 +55,9 @@ def fitted(members: list[Member], kept: list[tuple[int | None, float]]) -> list[
         curves = {name: first[name] for name in ("loss", "val_loss") if name in first}
         return [textplot.curves(curves), "", best, f"diagnosis {members[0].diagnosis()}"]
     cells = [["network", "fold", "epochs", "kept", "val_loss"]]
-    for i, (member, (epoch, value)) in enumerate(zip(members, kept, strict=True)):
-        cells.append([str(i), str(member.fold), str(member.history.epochs), named(epoch), f"{value:.4g}"])
-    return [textplot.table("<>>>>", cells), "", f"diagnosis {members[0].diagnosis()} (network 0)"]
+    for i, (member, (epoch, value)) in enumerate(zip(members, kept, strict=True), 1):
+        cells.append([str(i), str(member.fold + 1), str(member.history.epochs), named(epoch), f"{value:.4g}"])
+    return [textplot.table("<>>>>", cells), "", f"diagnosis {members[0].diagnosis()} (network 1)"]
 
 
 def said(found: Data, members: list[Member], parts: list[tuple[Array, Array]], held_out: dict[str, Any]) -> list[str]:
@@ -65,13 +66,19 @@ def said(found: Data, members: list[Member], parts: list[tuple[Array, Array]], h
         held = parts[0][1]
         accuracy = float(np.mean(members[0].trainer.network.predict(found.X[held]).argmax(axis=1) == found.y[held]))
         return [f"accuracy  {accuracy:.2%} of the {len(held)} held-out images"]
-    table, names = held_out["scores"], list(held_out["scores"]["this model"])
+    table, names = held_out["scores"], list(held_out["scores"][OURS])
     cells = [[f"{held_out['rows']:,} held-out rows", *names]]
     cells += [[name, *(f"{row[key]:.4g}" for key in names)] for name, row in table.items()]
     lines = ["", textplot.table("<" + ">" * len(names), cells)]
+    if "folds" in held_out:
+        cells = [[f"{len(held_out['folds'][OURS])} folds, mean +- std", *names]]
+        for name, folds in held_out["folds"].items():
+            columns = [[fold[key] for fold in folds] for key in names]
+            cells.append([name, *(f"{np.mean(each):.4g} +- {np.std(each, ddof=1):.2g}" for each in columns)])
+        lines += ["", textplot.table("<" + ">" * len(names), cells)]
     for name, verdict in held_out["verdict"].items():
         if verdict != "ahead" and not name.startswith("Hist"):
-            auc = table["this model"].get("auc", 0.0)
+            auc = table[OURS].get("auc", 0.0)
             ranks = f"; its probabilities still rank rows (AUC {auc:.3f})" if auc > 0.6 else ": do not rely on it"
             lines.append(f"warning   this model is no better than the {name}{ranks}")
         elif name.startswith("Hist"):
@@ -93,7 +100,9 @@ def facts(
 ) -> dict[str, Any]:
     """Return the results for --json."""
     first = members[0]
-    result = {"file": options.file, "task": found.task, "target": found.target, "classes": found.classes, **found.facts}
+    result = {"file": options.file, "task": found.task, "target": found.target, "classes": found.classes}
+    if found.columns is not None:
+        result |= {"columns": found.columns.kinds, "left_out": found.columns.left_out}
     result |= {"rows": first.rows, "validation_rows": len(first.validation[1]), "seed": options.seed}
     result |= {"layer_sizes": first.trainer.network.layer_sizes, "optimizer": str(first.trainer.optimizer)}
     result |= {"epochs": first.history.epochs, "best_epoch": kept[0][0], "diagnosis": first.diagnosis()}

@@ -92,7 +92,8 @@ def add_parser(subparsers: Any) -> None:
     add("--seed", "of weights, shuffling and held-out rows", type=arguments.seed, default=0, metavar="N")
     add("--backend", "what computes", choices=list(dict.fromkeys(["auto", *BACKENDS])), default="auto")
     add("--threads", "the most threads to use (default: all)", type=arguments.integer, metavar="N")
-    checkpoint = "write this file after each epoch; where it is there, go on from its best epoch"
+    checkpoint = "write this file after each epoch (for networks 1, 2, ... of several NAME-1, NAME-2, ... before its "
+    checkpoint += "suffix); where it is there, go on from its best epoch"
     add("--checkpoint", checkpoint, metavar="CHECKPOINT")
     add("--out", "write the model to this file", metavar="MODEL")
     add("--plot", "draw the curves to this .png, .svg or .pdf", metavar="IMAGE")
@@ -117,16 +118,14 @@ def train(options: argparse.Namespace) -> int:
     options.epochs = options.epochs or (DIGITS_EPOCHS if options.file is None else FILE_EPOCHS)
     options.patience = options.patience or (options.epochs if options.file is None else FILE_PATIENCE)
     parts = _parts(found, options)
-    members = [
-        _member(found, kept, (fold, options.seed + i), loss, options)
-        for fold, (kept, _) in enumerate(parts)
-        for i in range(options.ensemble)
-    ]
-    _resume(members[0], options)
+    count = len(parts) * options.ensemble
+    members = [_member(found, parts, number, loss, options) for number in range(count)]
+    for member in members:
+        _resume(member)
     if not options.json:
         _print(options, _introduction(found, members, parts, loss, options))
     start, compiled = time.perf_counter(), compile_seconds()
-    status = fit(members, options.epochs, options.patience, options.checkpoint)
+    status = fit(members, options.epochs, options.patience)
     seconds, compiling = time.perf_counter() - start, compile_seconds() - compiled
     members = [member for member in members if member.history.epochs]
     if not members:
@@ -156,9 +155,7 @@ def _check(options: argparse.Namespace) -> None:
         options.parser.error(f"{' and '.join(given)} {'need' if len(given) > 1 else 'needs'} a FILE to train on")
     if options.cv == 1:
         options.parser.error("--cv 1 holds nothing out; expected at least 2 parts")
-    if options.checkpoint and (options.cv or options.ensemble > 1):
-        options.parser.error("--checkpoint is of one network; leave out --cv and --ensemble")
-    outputs = _outputs(options) + ([options.checkpoint] if options.checkpoint else [])
+    outputs = _outputs(options) + _checkpoints(options)
     for name in outputs:
         check_output(name, *([] if options.file is None else [options.file]))
     if len({os.path.realpath(name) for name in outputs}) < len(outputs):
@@ -169,6 +166,14 @@ def _check(options: argparse.Namespace) -> None:
 
 def _outputs(options: argparse.Namespace) -> list[str]:
     return [name for name in (options.out, options.plot) if name is not None]
+
+
+def _checkpoints(options: argparse.Namespace) -> list[str]:
+    """Return the checkpoint of each network: that of one, or of several with -1, -2, ... before the suffix."""
+    count = (options.cv or 1) * options.ensemble
+    stem, suffix = os.path.splitext(options.checkpoint or "")
+    several = [f"{stem}-{i + 1}{suffix}" for i in range(count)]
+    return [] if options.checkpoint is None else [options.checkpoint] if count == 1 else several
 
 
 def _print(options: argparse.Namespace, text: str) -> None:
@@ -213,7 +218,6 @@ def _table(options: argparse.Namespace) -> Data:
     lines = [f"data      {shown}: {len(known):,} rows, {frame.shape[1] + 1:,} columns", *columns.lines(frame)]
     if not known.all():
         lines.append(f"gaps      {int((~known).sum()):,} rows are left out, whose {options.target!r} is not known")
-    facts = {"columns": columns.kinds, "left_out": columns.left_out}
     scaling = (0.0, 1.0)
     if classes is None:
         scaling = float(y.mean()), float(y.std())
@@ -233,9 +237,9 @@ def _table(options: argparse.Namespace) -> Data:
     if classes and shares.min() < 0.2 / len(classes) and not options.class_weight:
         rare = f"{str(classes[int(shares.argmin())])[:20]!r} is {shares.min():.1%} of the rows"
         lines.append(f"note      classes are imbalanced: {rare}; --class-weight balanced counts them alike")
-    made = Data(columns.features(frame), y, classes, options.target, lines, columns, scaling, facts)
-    made.balanced = options.class_weight is not None
-    return made
+    return Data(
+        columns.features(frame), y, classes, options.target, lines, columns, scaling, options.class_weight is not None
+    )
 
 
 def _parts(found: Data, options: argparse.Namespace) -> list[tuple[Array, Array]]:
@@ -251,42 +255,42 @@ def _parts(found: Data, options: argparse.Namespace) -> list[tuple[Array, Array]
     return [scores.split(found.y, HELD_OUT, options.seed)]
 
 
-def _member(found: Data, rows: Array, place: tuple[int, int], loss: str, options: argparse.Namespace) -> Member:
-    """Make a network for these rows, of which some choose the epoch that is kept."""
-    fold, seed = place
+def _member(
+    found: Data, parts: list[tuple[Array, Array]], number: int, loss: str, options: argparse.Namespace
+) -> Member:
+    """Make a network for the rows of a part, of which some choose the epoch that is kept."""
+    fold, seed = number // options.ensemble, options.seed + number % options.ensemble
+    rows = parts[fold][0]
     if found.columns is None:
-        (kept, chosen), transformer, X = split_rows(len(rows), 0.1, seed), None, found.X
-        train, held = rows[kept], rows[chosen]
-        inputs = X[train], X[held]
+        kept, chosen = split_rows(len(rows), 0.1, seed)
+        transformer, inputs = None, (found.X[rows[kept]], found.X[rows[chosen]])
     else:
         from .. import scores
 
         kept, chosen = scores.split(found.y[rows], min(0.25, max(0.1, 250 / len(rows))), seed)
-        train, held = rows[kept], rows[chosen]
-        transformer = found.columns.transformer(found.X.iloc[train])
-        inputs = tuple(transformer.transform(found.X.iloc[part]) for part in (train, held))
-    weights = None
+        transformer = found.columns.transformer(found.X.iloc[rows[kept]])
+        inputs = tuple(transformer.transform(found.X.iloc[rows[part]]) for part in (kept, chosen))
+    y, outputs = found.y, 1
+    if found.classes is not None:
+        outputs = len(found.classes)
+        y = y if LOSSES[loss].takes_labels else np.eye(outputs, dtype="f4")[y]
+    targets = [(y[rows[part]],) for part in (kept, chosen)]
     if options.class_weight:
-        counts = np.bincount(found.y[train], minlength=len(found.classes or ()))
-        weights = (len(train) / len(counts) / np.maximum(counts, 1))[found.y]
-    y = (
-        found.y
-        if found.classes is None or LOSSES[loss].takes_labels
-        else np.eye(len(found.classes), dtype="f4")[found.y]
-    )
-    outputs = 1 if found.classes is None else len(found.classes)
+        counts = np.bincount(found.y[rows[kept]], minlength=outputs)
+        weights = (len(kept) / outputs / np.maximum(counts, 1))[found.y]
+        targets = [(*own, weights[rows[part]]) for own, part in zip(targets, (kept, chosen), strict=True)]
     net = Network([inputs[0].shape[1], *options.hidden, outputs], hidden=options.activation, seed=seed)
     rate = SCHEDULES[options.schedule](options.lr or RATES[options.optimizer], options.epochs)
+    checkpoints = _checkpoints(options)
     run = {"seed": seed, "backend": options.backend, "l2": options.l2}
-    threads = options.threads if (options.cv or options.ensemble) == 1 else 1
-    trainer = Trainer(net, loss, OPTIMIZERS[options.optimizer](rate), options.batch_size, threads=threads, **run)
-    own, validation = (
-        (X, y[part], None if weights is None else weights[part]) for X, part in zip(inputs, (train, held), strict=True)
-    )
-    return Member(trainer, own, validation, _baseline(own[1], own[2], loss), fold, transformer)
+    run["threads"] = options.threads if len(parts) * options.ensemble == 1 else 1
+    trainer = Trainer(net, loss, OPTIMIZERS[options.optimizer](rate), options.batch_size, **run)
+    own, validation = ((X, *rest) for X, rest in zip(inputs, targets, strict=True))
+    checkpoint = checkpoints[number] if checkpoints else None
+    return Member(trainer, own, validation, _baseline(loss, *targets[0]), fold, transformer, checkpoint)
 
 
-def _baseline(y: Array, weights: Array | None, loss: str) -> float | None:
+def _baseline(loss: str, y: Array, weights: Array | None = None) -> float | None:
     """Return the loss of always predicting the same, if it is known."""
     if loss == "mse":
         mean = np.average(y, axis=0, weights=weights)
@@ -297,21 +301,28 @@ def _baseline(y: Array, weights: Array | None, loss: str) -> float | None:
     return None
 
 
-def _resume(member: Member, options: argparse.Namespace) -> None:
-    """Go on from a checkpoint that is there, if it is of the same network."""
-    if options.checkpoint is None or not os.path.exists(options.checkpoint):
+def _resume(member: Member) -> None:
+    """Go on from a checkpoint that is there, if it is of the same network, loss and data."""
+    if member.checkpoint is None or not os.path.exists(member.checkpoint):
         return
-    resumed, ours = Trainer.resume(options.checkpoint, best=True, threads=options.threads), member.trainer
+    ours, shown = member.trainer, storage.display_path(member.checkpoint)
+    member.trainer = Trainer.resume(member.checkpoint, best=True, threads=ours.threads)
     for name in ("layer_sizes", "activations", "seed"):
-        there, here = getattr(resumed.network, name), getattr(ours.network, name)
+        there, here = getattr(member.trainer.network, name), getattr(ours.network, name)
         if there != here:
             raise ValueError(
-                f"{storage.display_path(options.checkpoint)} is the checkpoint of another network: its {name} "
+                f"{shown} is the checkpoint of another network: its {name} "
                 f"{'are' if name != 'seed' else 'is'} {there}, not {here}; remove it, or name another file"
             )
-    if resumed.loss != ours.loss:
-        raise ValueError(f"{storage.display_path(options.checkpoint)} was trained with {resumed.loss}, not {ours.loss}")
-    member.trainer = resumed
+    if member.trainer.loss != ours.loss:
+        raise ValueError(f"{shown} was trained with {member.trainer.loss}, not {ours.loss}")
+    best = member.history.best_epoch
+    was_trained = not np.array_equal(member.trainer.network.parameters, ours.network.parameters)
+    if best is not None and was_trained and not np.isclose(member.kept()[1], member.history["val_loss"][best], 1e-4):
+        raise ValueError(
+            f"{shown} is the checkpoint of a run on other rows: the network may have learnt those that are held out "
+            "now; remove it, or name another file"
+        )
 
 
 # ----------------------------------------------------------------------------------------------- results
@@ -329,8 +340,8 @@ def _introduction(
     lines = [*found.lines, f"rows      {rows}{where}", f"training  {loss}, {rate}"]
     if len(members) > 1:
         lines.append(f"networks  {len(members)}, side by side, each on one thread; the model is their mean")
-    if first.history.epochs:
-        lines.append(f"resumed   from epoch {first.history.epochs} of {storage.display_path(options.checkpoint)}")
+    resumed = [(member.history.epochs, member.checkpoint or "") for member in members if member.history.epochs]
+    lines += [f"resumed   from epoch {epoch} of {storage.display_path(path)}" for epoch, path in resumed]
     return "\n".join([*lines, f"\n{first.trainer.network.summary(options.batch_size)}\n"])
 
 
@@ -355,6 +366,6 @@ def _write(options: argparse.Namespace, model: Any, members: list[Member], statu
         model.save(options.out)
     if options.plot is not None:
         curves = figure.new_figure(options.plot)
-        members[0].history.plot(curves.add_subplot())
+        figure.draw([member.history for member in members], curves.add_subplot())
         figure.save_figure(curves, options.plot)
     return [f"{'model' if name == options.out else 'plot':<10}{path}" for name, path in shown.items()]

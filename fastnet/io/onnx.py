@@ -10,85 +10,137 @@ from ..kernels.specs.base import Array
 from ..kernels.specs.losses import LOSSES
 from .storage import Path, replacing
 
-_OPSET, _IR_VERSION = 17, 8  # of 2022, which all runtimes in use read
+_OPSET, _ML_OPSET, _IR_VERSION = 17, 3, 8  # of 2022, which all runtimes in use read
 _MAX_WEIGHT_BYTES = 2**31 - 2**20  # the limit of a protocol buffer, less some bytes for the graph
 
 Layer = tuple[Array, Array, str]
+Member = Sequence[Layer]
 
 
-class _Graph:
-    """The nodes and constants of a graph under construction."""
+class Graph:
+    """The inputs, nodes, constants and outputs of an ONNX graph under construction.
 
-    def __init__(self, onnx: Any, dtype: np.dtype[Any]) -> None:
+    Parameters
+    ----------
+    members : sequence of sequences of (W, b, activation)
+        The layers of each network that the graph will hold.
+    dtype : dtype
+        The networks'.
+
+    Raises
+    ------
+    ImportError
+        If the package onnx is not installed.
+    ValueError
+        If the networks are larger than an ONNX file.
+    """
+
+    def __init__(self, members: Sequence[Member], dtype: np.dtype[Any]) -> None:
+        try:
+            import onnx
+            import onnx.checker
+        except ImportError:
+            raise ImportError("ONNX export needs the package onnx: pip install onnx") from None
+        size = sum(W.nbytes + b.nbytes for layers in members for W, b, _ in layers)
+        if size > _MAX_WEIGHT_BYTES:
+            raise ValueError(f"this model takes {size / 2**30:.1f} GiB; an ONNX file holds less than 2 GiB")
         self.onnx = onnx
+        self.members = members
         self.dtype = dtype
-        self.nodes: list[Any] = []
-        self.constants: dict[str, Any] = {}
+        self._nodes: list[Any] = []
+        self._inputs: list[Any] = []
+        self._outputs: list[Any] = []
+        self._constants: list[Any] = []
+        self._names: set[str] = set()
 
-    def constant(self, value: Any, name: str = "") -> str:
-        """Add a constant of the network's dtype and return its name."""
-        array = np.asarray(value, self.dtype, "C")
-        name = name or f"constant_{len(self.constants)}"
-        kind = self.onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
-        self.constants[name] = self.onnx.helper.make_tensor(name, kind, array.shape, array.tobytes(), raw=True)
+    def _new(self, name: str) -> str:
+        if name in self._names:
+            raise ValueError(f"a column is called {name!r}, as another part of the ONNX model is; rename it")
+        self._names.add(name)
+        return name
+
+    def _type(self, dtype: Any) -> int:
+        kind = np.dtype(dtype)
+        if kind.kind == "U":
+            return int(self.onnx.TensorProto.STRING)
+        return int(self.onnx.helper.np_dtype_to_tensor_dtype(kind))
+
+    def input(self, name: str, dtype: Any, columns: int) -> str:
+        """Add an input (rows, columns) and return its name."""
+        self._inputs.append(
+            self.onnx.helper.make_tensor_value_info(self._new(name), self._type(dtype), ["rows", columns])
+        )
+        return name
+
+    def output(self, name: str, source: str, dtype: Any, columns: int = 0) -> str:
+        """Add an output (rows, columns), or without columns (rows,), and return its name."""
+        shape = ["rows", columns] if columns else ["rows"]
+        self._outputs.append(self.onnx.helper.make_tensor_value_info(name, self._type(dtype), shape))
+        return self.add("Identity", source, output=name)
+
+    def constant(self, value: Any, name: str = "", dtype: Any = None) -> str:
+        """Add a constant, of the networks' dtype unless another is given, and return its name."""
+        array = np.asarray(value, self.dtype if dtype is None else dtype, "C")
+        name = self._new(name or f"constant_{len(self._constants)}")
+        raw = array.dtype.kind != "U"
+        values = array.tobytes() if raw else [text.encode() for text in array.ravel().tolist()]
+        self._constants.append(
+            self.onnx.helper.make_tensor(name, self._type(array.dtype), array.shape, values, raw=raw)
+        )
         return name
 
     def add(self, operator: str, *inputs: str, output: str = "", **attributes: Any) -> str:
         """Add a node with one output and return the output's name."""
-        output = output or f"{operator.lower()}_{len(self.nodes)}"
-        self.nodes.append(self.onnx.helper.make_node(operator, list(inputs), [output], **attributes))
+        output = self._new(output or f"{operator.lower()}_{len(self._nodes)}")
+        self._nodes.append(self.onnx.helper.make_node(operator, list(inputs), [output], **attributes))
         return output
+
+    def cast(self, x: str, dtype: Any) -> str:
+        """Add a conversion."""
+        return self.add("Cast", x, to=self._type(dtype))
 
     def erf(self, x: str) -> str:
         """Add the error function, computed in float32 because onnxruntime has no other."""
-        single = self.add("Cast", x, to=self.onnx.TensorProto.FLOAT)
-        return self.add("Cast", self.add("Erf", single), to=self.onnx.helper.np_dtype_to_tensor_dtype(self.dtype))
+        return self.cast(self.add("Erf", self.cast(x, np.float32)), self.dtype)
+
+    def mean_of_networks(self, inputs: Sequence[str], function: str | None) -> str:
+        """Add the networks, each with its input, then the function that makes probabilities, and return their mean."""
+        results = []
+        for m, (result, layers) in enumerate(zip(inputs, self.members, strict=True)):
+            prefix = f"members.{m}.layers" if len(self.members) > 1 else "layers"
+            for i, (W, b, activation) in enumerate(layers):
+                operands = self.constant(W, f"{prefix}.{i}.weight"), self.constant(b, f"{prefix}.{i}.bias")
+                result = ACTIVATIONS[activation].onnx(self, self.add("Gemm", result, *operands, transB=1))
+            # ONNX's Softmax, over the last axis, or Sigmoid
+            results.append(self.add(function.capitalize(), result) if function else result)
+        if len(results) == 1:
+            return results[0]
+        return self.add("Div", self.add("Sum", *results), self.constant(len(results)))  # onnxruntime: no float64 Mean
+
+    def write(self, path: Path) -> None:
+        """Check the graph and write it as a model.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be written.
+        """
+        helper = self.onnx.helper
+        body = helper.make_graph(self._nodes, "fastnet", self._inputs, self._outputs, self._constants)
+        opsets = [helper.make_opsetid("", _OPSET), helper.make_opsetid("ai.onnx.ml", _ML_OPSET)]
+        model = helper.make_model(body, producer_name="fastnet", opset_imports=opsets, ir_version=_IR_VERSION)
+        self.onnx.checker.check_model(model)
+        with replacing(path) as file:
+            file.write(model.SerializeToString())
 
 
-def to_onnx(path: Path, members: Sequence[Sequence[Layer]], dtype: np.dtype[Any], loss: str | None) -> None:
+def to_onnx(path: Path, members: Sequence[Member], dtype: np.dtype[Any], loss: str | None) -> None:
     """Write the layers of a network, or of several and their mean, as an ONNX model; see `Network.to_onnx`."""
-    try:
-        import onnx
-        import onnx.checker
-    except ImportError:
-        raise ImportError("ONNX export needs the package onnx: pip install onnx") from None
-    size = sum(W.nbytes + b.nbytes for layers in members for W, b, _ in layers)
-    if size > _MAX_WEIGHT_BYTES:
-        raise ValueError(f"this model takes {size / 2**30:.1f} GiB; an ONNX file holds less than 2 GiB")
-    graph = _Graph(onnx, dtype)
-    outputs = _build(graph, members, loss)
-    info = onnx.helper.make_tensor_value_info
-    inputs, found = (
-        [info("X", onnx.helper.np_dtype_to_tensor_dtype(dtype), ["rows", members[0][0][0].shape[1]])],
-        [info(*output) for output in outputs],
-    )
-    body = onnx.helper.make_graph(graph.nodes, "fastnet", inputs, found, list(graph.constants.values()))
-    opsets = [onnx.helper.make_opsetid("", _OPSET)]
-    model = onnx.helper.make_model(body, producer_name="fastnet", opset_imports=opsets, ir_version=_IR_VERSION)
-    onnx.checker.check_model(model)
-    with replacing(path) as file:
-        file.write(model.SerializeToString())
-
-
-def _build(graph: _Graph, members: Sequence[Sequence[Layer]], loss: str | None) -> list[tuple[str, int, list[Any]]]:
-    """Add all nodes; return the name, type and shape of every output."""
-    own = graph.onnx.helper.np_dtype_to_tensor_dtype(graph.dtype)
+    graph = Graph(members, dtype)
     function = LOSSES[loss].probabilities if loss is not None else None
-    results = []
-    for m, layers in enumerate(members):
-        result, prefix = "X", f"members.{m}.layers" if len(members) > 1 else "layers"
-        for i, (W, b, activation) in enumerate(layers):
-            operands = graph.constant(W, f"{prefix}.{i}.weight"), graph.constant(b, f"{prefix}.{i}.bias")
-            result = ACTIVATIONS[activation].onnx(graph, graph.add("Gemm", result, *operands, transB=1))
-        # ONNX's Softmax, over the last axis, or Sigmoid
-        results.append(graph.add(function.capitalize(), result) if function else result)
-    mean = results[0]
-    if len(members) > 1:  # onnxruntime's Mean knows no float64
-        mean = graph.add("Div", graph.add("Sum", *results), graph.constant(len(members)))
-    name = "probabilities" if function else "outputs"
-    graph.add("Identity", mean, output=name)
-    outputs = [(name, own, ["rows", len(members[0][-1][1])])]
+    X = graph.input("X", dtype, members[0][0][0].shape[1])
+    found, classes = graph.mean_of_networks([X] * len(members), function), len(members[0][-1][1])
     if function == "softmax":
-        graph.add("ArgMax", name, axis=1, keepdims=0, output="label")
-        outputs.insert(0, ("label", graph.onnx.TensorProto.INT64, ["rows"]))
-    return outputs
+        graph.output("label", graph.add("ArgMax", found, axis=1, keepdims=0), np.int64)
+    graph.output("probabilities" if function else "outputs", found, dtype, classes)
+    graph.write(path)

@@ -136,6 +136,9 @@ def test_help_is_complete() -> None:
         result.stdout.split()
     )
     assert run("--version").stdout == f"fastnet {__version__}\n"
+    examples = re.findall(r"^  fastnet (.*?)   ", run("--help").stdout, re.M)
+    assert len(examples) == 3
+    assert all(cli.make_parser().parse_args(example.split()).run for example in examples)
 
 
 def test_info_lists_versions_and_hardware(capsys: pytest.CaptureFixture[str]) -> None:
