@@ -265,7 +265,7 @@ def losses(results: Results) -> str:
 
 
 def summary(results: Results) -> str:
-    """One training step of each network on one thread, with the machine: README's table."""
+    """One training step of each network on one thread, predictions, and the machine: README's tables."""
     of, task = results["about"], next(iter(TASKS))
     libraries = [name for name in ("fastnet", "numpy", "sklearn", "torch", "jax") if name in results["libraries"]]
     lines = _head(["network, batch", *(plots.SHOWN.get(name, name) for name in libraries)])
@@ -275,7 +275,12 @@ def summary(results: Results) -> str:
             cells = [_against(us.get(library), us["fastnet"], library) for library in libraries]
             lines.append(_row([f"{step['network']}, {NETWORKS[step['network']][1]}", *cells]))
     if results.get("predictions"):
-        lines += ["", *_head(["prediction: network, rows", "fastnet", "predictor", "NumPy", "PyTorch", "ONNX Runtime"])]
+        lines += [
+            "",
+            "A prediction on one thread; `predictor` is `net.predictor()`, the weights packed beforehand:",
+            "",
+        ]
+        lines += _head(["network, rows", "fastnet", "predictor", "NumPy", "PyTorch", "ONNX Runtime"])
     for step in results.get("predictions", []):
         if step["threads"] == 1 and predictions.TASKS[step["task"]] in (1, 200):
             us = step["us"]

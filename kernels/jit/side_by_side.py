@@ -1,10 +1,10 @@
 """Compiles several kernels at once, in other processes: Numba compiles under one lock, which rules threads out.
 
-At a first run nothing is in the compile cache, and a training step needs some 20 s of compilation. Its kernels are
-called by address, so each is compiled by itself: helper processes compile some of them into the cache while this
-process compiles the others and then loads theirs. Where a helper fails, or none can be started, this process compiles
-what is missing, as it would alone; helpers never decide what runs, only how soon. Of several processes that begin at
-once, one has helpers.
+At a first run nothing is in the compile cache, and a training step needs some 20 s of compilation by one process. Its
+kernels are called by address, so each is compiled by itself: helper processes compile some of them into the cache while
+this process compiles the others and then loads theirs. Where a helper fails, or none can be started, this process
+compiles what is missing, as it would alone; helpers never decide what runs, only how soon. Of several processes that
+begin at once, one has helpers.
 """
 
 import contextlib
