@@ -14,6 +14,7 @@ from ..diagnosis import diagnose
 from ..history import History
 from ..kernels.cpu.threads.pool import num_threads
 from ..kernels.specs.base import Array
+from ..network import Network
 from ..trainer import DivergenceWarning, Trainer
 
 
@@ -52,6 +53,10 @@ class Member:
         What made X of a table.
     checkpoint : str or None
         The file that is written after each epoch.
+    prepare_all : callable or None
+        Makes the transformer, a trainer and the data, as above, of all rows: those of the validation as well.
+    refitted : Trainer or None
+        Has trained on these for as many epochs as the best took; its network is the result then.
     """
 
     trainer: Trainer
@@ -61,6 +66,18 @@ class Member:
     fold: int = 0
     transformer: Any = None
     checkpoint: str | None = None
+    prepare_all: Callable[[], tuple[Any, Trainer, list[tuple[Any, ...]]]] | None = None
+    refitted: Trainer | None = None
+
+    @property
+    def network(self) -> Network:
+        """The result."""
+        return (self.refitted or self.trainer).network
+
+    @property
+    def histories(self) -> list[History]:
+        """The curves of all trainings."""
+        return [trainer.history for trainer in (self.trainer, self.refitted) if trainer is not None]
 
     @property
     def history(self) -> History:
@@ -73,12 +90,22 @@ class Member:
         return len(self.data[1])
 
     def fit(self, epochs: int, patience: int, stop: Callable[[Any], None], progress: bool | None = None) -> None:
-        """Train until ``history`` has this many epochs; the best epoch is kept, whatever ends it."""
+        """Train until ``history`` has this many epochs, then on all rows; the best epoch is kept, whatever ends it."""
         if epochs > self.history.epochs:
             rest: dict[str, Any] = {"patience": patience, "callbacks": [stop], "progress": progress}
             rest |= {"validation_data": self.validation, "checkpoint": self.checkpoint}
             X, y, *weights = self.data
             self.trainer.fit(X, y, epochs - self.history.epochs, sample_weight=weights[0] if weights else None, **rest)
+        self.refit(stop)
+
+    def refit(self, stop: Callable[[Any], None]) -> None:
+        """Train anew on all rows, for as many epochs as the best took."""
+        best = self.kept()[0]
+        if self.prepare_all is not None and best is not None:
+            transformer, trainer, [(X, y, *weights)] = self.prepare_all()
+            rest: dict[str, Any] = {"sample_weight": weights[0] if weights else None, "progress": False}
+            trainer.fit(X, y, best + 1, callbacks=[stop], **rest)
+            self.transformer, self.refitted = transformer, trainer
 
     def kept(self) -> tuple[int | None, float]:
         """Return the epoch whose parameters the network holds, None for those at the start, and its ``val_loss``."""

@@ -50,11 +50,13 @@ def fitted(members: list[Member], kept: list[tuple[int | None, float]]) -> list[
     if len(members) == 1:
         epoch, value = kept[0]
         best = f"best      {named(epoch)} of {first.epochs} is kept: val_loss {value:.4g}"
+        if members[0].refitted is not None:
+            best = best.replace(" is kept:", ":") + f"; refitted on all rows for {members[0].refitted.history.epochs}"
         if first.best_epoch is None:
             best = "best      none: no epoch has a finite loss"
         curves = {name: first[name] for name in ("loss", "val_loss") if name in first}
         return [textplot.curves(curves), "", best, f"diagnosis {members[0].diagnosis()}"]
-    cells = [["network", "fold", "epochs", "kept", "val_loss"]]
+    cells = [["network", "fold", "epochs", "best", "val_loss"]]
     for i, (member, (epoch, value)) in enumerate(zip(members, kept, strict=True), 1):
         cells.append([str(i), str(member.fold + 1), str(member.history.epochs), named(epoch), f"{value:.4g}"])
     return [textplot.table("<>>>>", cells), "", f"diagnosis {members[0].diagnosis()} (network 1)"]
@@ -108,7 +110,7 @@ def facts(
     result |= {"epochs": first.history.epochs, "best_epoch": kept[0][0], "diagnosis": first.diagnosis()}
     result |= {"backend": first.trainer.backend, "held_out": held_out, "history": dict(first.history)}
     networks = [
-        {"fold": m.fold, "epochs": m.history.epochs, "best_epoch": k, "val_loss": v}
+        {"fold": m.fold, "epochs": m.history.epochs, "best_epoch": k, "val_loss": v, "refitted": m.refitted is not None}
         for m, (k, v) in zip(members, kept, strict=True)
     ]
     return result | {"networks": networks}

@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 import time
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -51,8 +52,9 @@ def add_parser(subparsers: Any) -> None:
         "(arrays X and the target, y unless --target names another). Columns are numbers, booleans, categories or "
         "dates; gaps are filled in and marked; ids and constants are left out. Text is classified, and so are whole "
         "numbers with at most 20 different values, each found twice on average; other numbers are regressed. A fifth "
-        "of the rows is held out, and of the rest a tenth to a quarter chooses the epoch that is kept. A model of a "
-        "table needs pandas, scikit-learn and skops: pip install pandas scikit-learn skops.",
+        "of the rows is held out. Of the rest a tenth to a quarter says after how many epochs the network is best; then"
+        " one is trained on all of the rest for as many. A model of a table needs pandas, scikit-learn and skops: "
+        "pip install pandas scikit-learn skops.",
     )
     parser.set_defaults(run=train)
     add = parser.option
@@ -118,8 +120,7 @@ def train(options: argparse.Namespace) -> int:
     options.epochs = options.epochs or (DIGITS_EPOCHS if options.file is None else FILE_EPOCHS)
     options.patience = options.patience or (options.epochs if options.file is None else FILE_PATIENCE)
     parts = _parts(found, options)
-    count = len(parts) * options.ensemble
-    members = [_member(found, parts, number, loss, options) for number in range(count)]
+    members = [_member(found, parts, number, loss, options) for number in range(_count(options))]
     for member in members:
         _resume(member)
     if not options.json:
@@ -139,7 +140,7 @@ def train(options: argparse.Namespace) -> int:
         return status
     lines = [*results.fitted(members, kept), *results.said(found, members, parts, held_out)]
     share = f", {compiling:.2f} s of it compiling" if compiling else ""
-    epochs = sum(member.history.epochs for member in members)
+    epochs = sum(history.epochs for member in members for history in member.histories)
     lines.append(f"time      {seconds:.2f} s for {epochs} epochs{share}; backend {members[0].trainer.backend}")
     print(*lines, *written, sep="\n")
     return status
@@ -168,9 +169,14 @@ def _outputs(options: argparse.Namespace) -> list[str]:
     return [name for name in (options.out, options.plot) if name is not None]
 
 
+def _count(options: argparse.Namespace) -> int:
+    """Return how many networks are trained."""
+    return int((options.cv or 1) * options.ensemble)
+
+
 def _checkpoints(options: argparse.Namespace) -> list[str]:
     """Return the checkpoint of each network: that of one, or of several with -1, -2, ... before the suffix."""
-    count = (options.cv or 1) * options.ensemble
+    count = _count(options)
     stem, suffix = os.path.splitext(options.checkpoint or "")
     several = [f"{stem}-{i + 1}{suffix}" for i in range(count)]
     return [] if options.checkpoint is None else [options.checkpoint] if count == 1 else several
@@ -258,36 +264,48 @@ def _parts(found: Data, options: argparse.Namespace) -> list[tuple[Array, Array]
 def _member(
     found: Data, parts: list[tuple[Array, Array]], number: int, loss: str, options: argparse.Namespace
 ) -> Member:
-    """Make a network for the rows of a part, of which some choose the epoch that is kept."""
+    """Make a network for the rows of a part, of which some choose the epochs to train."""
     fold, seed = number // options.ensemble, options.seed + number % options.ensemble
     rows = parts[fold][0]
     if found.columns is None:
         kept, chosen = split_rows(len(rows), 0.1, seed)
-        transformer, inputs = None, (found.X[rows[kept]], found.X[rows[chosen]])
     else:
         from .. import scores
 
         kept, chosen = scores.split(found.y[rows], min(0.25, max(0.1, 250 / len(rows))), seed)
-        transformer = found.columns.transformer(found.X.iloc[rows[kept]])
-        inputs = tuple(transformer.transform(found.X.iloc[rows[part]]) for part in (kept, chosen))
+    prepare = partial(_prepared, found, seed, loss, options)
+    transformer, trainer, (own, validation) = prepare(rows[kept], rows[chosen])
+    member = Member(trainer, own, validation, _baseline(loss, *own[1:]), fold, transformer)
+    if found.columns is not None:
+        member.prepare_all = partial(prepare, rows)
+    if options.checkpoint is not None:
+        member.checkpoint = _checkpoints(options)[number]
+    return member
+
+
+def _prepared(
+    found: Data, seed: int, loss: str, options: argparse.Namespace, *parts: Array
+) -> tuple[Any, Trainer, list[tuple[Any, ...]]]:
+    """Make a transformer, fitted on the first part of the rows, a trainer, and X, y and any weights of each part."""
+    if found.columns is None:
+        transformer, inputs = None, [found.X[part] for part in parts]
+    else:
+        transformer = found.columns.transformer(found.X.iloc[parts[0]])
+        inputs = [transformer.transform(found.X.iloc[part]) for part in parts]
     y, outputs = found.y, 1
     if found.classes is not None:
         outputs = len(found.classes)
         y = y if LOSSES[loss].takes_labels else np.eye(outputs, dtype="f4")[y]
-    targets = [(y[rows[part]],) for part in (kept, chosen)]
+    of_rows = [y]
     if options.class_weight:
-        counts = np.bincount(found.y[rows[kept]], minlength=outputs)
-        weights = (len(kept) / outputs / np.maximum(counts, 1))[found.y]
-        targets = [(*own, weights[rows[part]]) for own, part in zip(targets, (kept, chosen), strict=True)]
+        counts = np.bincount(found.y[parts[0]], minlength=outputs)
+        of_rows.append((len(parts[0]) / outputs / np.maximum(counts, 1))[found.y])
     net = Network([inputs[0].shape[1], *options.hidden, outputs], hidden=options.activation, seed=seed)
     rate = SCHEDULES[options.schedule](options.lr or RATES[options.optimizer], options.epochs)
-    checkpoints = _checkpoints(options)
     run = {"seed": seed, "backend": options.backend, "l2": options.l2}
-    run["threads"] = options.threads if len(parts) * options.ensemble == 1 else 1
+    run["threads"] = options.threads if _count(options) == 1 else 1
     trainer = Trainer(net, loss, OPTIMIZERS[options.optimizer](rate), options.batch_size, **run)
-    own, validation = ((X, *rest) for X, rest in zip(inputs, targets, strict=True))
-    checkpoint = checkpoints[number] if checkpoints else None
-    return Member(trainer, own, validation, _baseline(loss, *targets[0]), fold, transformer, checkpoint)
+    return transformer, trainer, [(X, *(of[part] for of in of_rows)) for X, part in zip(inputs, parts, strict=True)]
 
 
 def _baseline(loss: str, y: Array, weights: Array | None = None) -> float | None:
@@ -338,6 +356,8 @@ def _introduction(
     where = f"; each of {len(parts)} parts is held out in turn" if len(parts) > 1 else ""
     rate = f"{first.trainer.optimizer}, batch size {options.batch_size or 'full'}, seed {options.seed}"
     lines = [*found.lines, f"rows      {rows}{where}", f"training  {loss}, {rate}"]
+    if first.prepare_all is not None:
+        lines.append(f"refit     on all {first.rows + chosen:,} rows, for as many epochs as the best took")
     if len(members) > 1:
         lines.append(f"networks  {len(members)}, side by side, each on one thread; the model is their mean")
     resumed = [(member.history.epochs, member.checkpoint or "") for member in members if member.history.epochs]
@@ -348,10 +368,10 @@ def _introduction(
 def _model(found: Data, members: list[Member], options: argparse.Namespace) -> Any:
     """Return what is saved: a network, or a model of a table."""
     if found.columns is None:
-        return members[0].trainer.network
+        return members[0].network
     from ..table_model import TableModel
 
-    parts = [(member.transformer, member.trainer.network) for member in members]
+    parts = [(member.transformer, member.network) for member in members]
     return TableModel(found.columns, found.target, found.classes, found.scaling, parts, options.id)
 
 

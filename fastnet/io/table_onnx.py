@@ -1,6 +1,6 @@
 """Export of models of tables to ONNX: scaling, gaps, categories, networks and classes in one graph.
 
-skl2onnx, 1.20 in 2026-11, converts neither an imputer's indicators nor an encoder's infrequent categories.
+Why not by skl2onnx: 1.20 refuses an encoder's infrequent categories, and its imputer of float64 is not in onnxruntime.
 """
 
 from collections.abc import Sequence

@@ -17,7 +17,7 @@ import pandas
 import pytest
 
 import fastnet
-from fastnet import table_model
+from fastnet import scores, table_model
 from fastnet.cli import main as cli
 from fastnet.cli import predict as commands
 from fastnet.kernels.specs.losses import LOSSES
@@ -62,7 +62,7 @@ def test_regression_from_file_to_predictions(folder: Path, capsys: pytest.Captur
     assert float(found[2]) > 0.9
     assert 1e3 < float(found[1]) < 1e5, "in the units of the file"
     assert re.search(r"^mean of the target .*\nHistGradientBoosting ", output, re.M)
-    assert re.search(r"^best      epoch \d+ of 60 is kept: val_loss [\d.]+$", output, re.M)
+    assert re.search(r"^best      epoch (\d+) of 60: val_loss [\d.]+; refitted on all rows for \1$", output, re.M)
     assert re.search(r"^diagnosis [A-Z].*\.$", output, re.M)
     assert output.endswith("model     m.skops\nplot      curve.png\n")
     assert (folder / "curve.png").read_bytes().startswith(b"\x89PNG")
@@ -219,6 +219,11 @@ def test_folds_and_ensembles_are_fitted_side_by_side(
     assert [network["fold"] for network in told[0]["networks"]] == [0, 0, 1, 1, 2, 2]
     assert told[0]["held_out"]["rows"] == 299, "each row once"
     assert told[0]["held_out"]["scores"]["this model"]["auc"] > 0.8
+    folds = told[0]["held_out"]["folds"]["this model"]
+    assert np.mean([fold["auc"] for fold in folds]) == pytest.approx(
+        told[0]["held_out"]["scores"]["this model"]["auc"], abs=0.1
+    )
+    assert len(folds) == 3
     output = run(capsys, "train", "people.parquet", *PEOPLE, "--ensemble", "2", "--out", "m")
     assert re.search(r"^networks  2, side by side, each on one thread; the model is their mean$", output, re.M)
     assert re.search(r"^2 +1 +\d+ +epoch \d+ +[\d.]+$", output, re.M)
@@ -241,9 +246,36 @@ def test_checkpoint_is_resumed_from_its_best_epoch(folder: Path, capsys: pytest.
     run(capsys, "train", *arguments, "--epochs", "4")
     output = run(capsys, "train", *arguments, "--epochs", "6")
     assert "resumed   from epoch 4 of run\n" in output
-    assert " of 6 is kept" in output
+    assert re.search(r" of 6: val_loss .*; refitted on all rows for [1-6]\n", output)
     assert cli.main(["train", *arguments, "--seed", "1"]) == 1
     assert "run is the checkpoint of another network: its seed is 0, not 1; remove it" in capsys.readouterr().err
+
+
+def test_several_networks_have_checkpoints_and_curves(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib")
+    arguments = ["train", "houses.csv", "--target", "price", *QUICK, "--checkpoint", "run.st", "--plot", "curves.svg"]
+    output = run(capsys, *arguments, "--cv", "2", "--epochs", "4")
+    assert re.search(
+        r"^2 folds, mean \+- std .*\nthis model +[\de.+]+ \+- [\de.+]+ .*\nmean of the target ", output, re.M
+    )
+    assert {"run-1.st", "run-2.st"} <= {path.name for path in folder.iterdir()}
+    assert (folder / "curves.svg").read_text().count("<path") > 4
+    output = run(capsys, *arguments, "--cv", "2", "--epochs", "6")
+    assert "resumed   from epoch 4 of run-1.st\nresumed   from epoch 4 of run-2.st\n" in output
+    assert cli.main([*arguments, "--cv", "3", "--epochs", "9"]) == 1
+    assert "run-1.st is the checkpoint of a run on other rows" in capsys.readouterr().err
+
+
+def test_result_is_trained_on_the_rows_that_chose_the_epoch_too(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(capsys, "train", "houses.csv", "--target", "price", "--out", "m", "--epochs", "3", *QUICK)
+    transformer, _ = table_model.load("m").members[0]
+    area = pandas.read_csv("houses.csv")["area"].to_numpy()
+    kept, _ = scores.split(np.zeros(200), 0.2, 0)
+    scaler = transformer.named_transformers_["numbers"][0]
+    assert scaler.n_samples_seen_ == 160
+    assert scaler.mean_[0] == pytest.approx(area[kept].mean())
 
 
 def test_model_no_better_than_the_trivial_one_is_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
