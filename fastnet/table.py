@@ -53,11 +53,9 @@ def one_line(path: storage.Path, doing: str = "cannot be read") -> Iterator[None
     except (ImportError, MemoryError):
         raise
     except Exception as error:
-        said = " ".join(str(error).removeprefix("Error tokenizing data. ").split())[:300]
+        said = " ".join(str(error).removeprefix("Error tokenizing data. ").split())[:300] or type(error).__name__
         shown = storage.display_path(path)
-        raise ValueError(
-            said if said.startswith(shown) else f"{shown} {doing}: {said or type(error).__name__}"
-        ) from None
+        raise ValueError(said if said.startswith(shown) else f"{shown} {doing}: {said}") from None
 
 
 def read(path: storage.Path, target: str = "y") -> Any:
@@ -135,9 +133,8 @@ def _parse_csv(path: storage.Path, options: dict[str, Any]) -> Any:
         except pandas.errors.ParserError:
             ragged.append(separator)
         else:
-            samples |= (
-                {separator: sample} if sample.index.nlevels == 1 else {}
-            )  # rows are at most one longer, by a name
+            if sample.index.nlevels == 1:  # rows are at most one longer, by a name
+                samples[separator] = sample
     # By a wrong separator the rows are shorter than the header. Spaces are one only where no other character is.
     reach = {tried: sample.iloc[:, -1].ne("").any() or _has_names(sample) for tried, sample in samples.items()}
     whole = {tried: sample for tried, sample in samples.items() if reach[tried]} or samples
@@ -309,20 +306,12 @@ class Columns:
 
     def transformer(self, features: Any) -> Any:
         """Return scikit-learn's transformer from `features` to inputs of a network, fitted on these rows."""
-        text = self.text
-        scaled = make_pipeline(
-            StandardScaler(), SimpleImputer(strategy="median", add_indicator=True, keep_empty_features=True)
-        )
-        rare = {
-            "handle_unknown": "infrequent_if_exist",
-            "min_frequency": rare_below(len(features)),
-            "max_categories": 256,
-        }
+        text, least = self.text, rare_below(len(features))
+        rest = [name for name in features.columns if name not in text]
+        filled = SimpleImputer(strategy="median", add_indicator=True, keep_empty_features=True)
+        rare = {"handle_unknown": "infrequent_if_exist", "min_frequency": least, "max_categories": 256}
         encoded = OneHotEncoder(sparse_output=False, dtype=np.float32, **rare)
-        steps = [
-            ("numbers", scaled, [name for name in features.columns if name not in text]),
-            ("categories", encoded, text),
-        ]
+        steps = [("numbers", make_pipeline(StandardScaler(), filled), rest), ("categories", encoded, text)]
         return ColumnTransformer([step for step in steps if step[2]], sparse_threshold=0).fit(features)
 
 
@@ -342,23 +331,15 @@ def _useless(name: str, column: Any) -> str:
     if pandas.api.types.is_bool_dtype(values) or pandas.api.types.is_datetime64_any_dtype(values):
         return ""
     if pandas.api.types.is_numeric_dtype(values):
-        whole = different == len(column) and (values % 1 == 0).all()
-        counts = (
-            whole
-            and values.is_monotonic_increasing
-            and values.iloc[0] in (0, 1)
-            and values.iloc[-1] - values.iloc[0] == len(values) - 1
-        )
-        return "an id: every row has another" if whole and len(values) > 2 and (counts or _ID.search(name)) else ""
+        whole = different == len(column) > 2 and (values % 1 == 0).all()
+        counts = whole and values.iloc[0] in (0, 1) and (values.diff().iloc[1:] == 1).all()
+        return "an id: every row has another" if whole and (counts or _ID.search(name)) else ""
     if pandas.api.types.is_timedelta64_dtype(values):
         return "a duration; give it as a number"
-    if different > len(values) / 2 and _kind(values) == "category":
-        return (
-            "an id: every row has another"
-            if different == len(column)
-            else f"text, {different:,} different in {len(values):,} rows"
-        )
-    return ""
+    if different <= len(values) / 2 or _kind(values) != "category":
+        return ""
+    some = f"text, {different:,} different in {len(values):,} rows"
+    return "an id: every row has another" if different == len(column) else some
 
 
 def _kind(values: Any) -> str:

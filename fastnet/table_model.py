@@ -216,13 +216,9 @@ class TableModel:
         """
         states = [(transformer, model.state_of(network)) for transformer, network in self.members]
         members = [[transformer, dict(arrays), dict(metadata)] for transformer, (arrays, metadata) in states]
-        content: dict[str, Any] = {
-            "format": _FORMAT,
-            "kinds": self.columns.kinds,
-            "left_out": self.columns.left_out,
-            "target": self.target,
-        }
-        content |= {"classes": self.classes, "scaling": [*self.scaling], "members": members, "id": self.id}
+        content: dict[str, Any] = {"format": _FORMAT, "target": self.target, "id": self.id, "members": members}
+        content |= {"kinds": self.columns.kinds, "left_out": self.columns.left_out}
+        content |= {"classes": self.classes, "scaling": [*self.scaling]}
         with storage.replacing(path) as file:
             file.write(skops.io.dumps(content))
 
@@ -254,21 +250,12 @@ def load(path: storage.Path) -> TableModel:
         members = [(part[0], model.network_of(Network, part[1], part[2])) for part in content["members"]]
         shift, scale = map(float, content["scaling"])
         texts = [*content["kinds"].items(), *content["left_out"].items()]
-        classes = content["classes"] is None or type(content["classes"]) is list
-        if (
-            not all(type(text) is str for pair in texts for text in pair)
-            or not classes
-            or not np.isfinite([shift, scale]).all()
-        ):
+        known = content["classes"] is None or type(content["classes"]) is list
+        known = known and all(type(text) is str for pair in texts for text in pair)
+        if not known or not np.isfinite([shift, scale]).all():
             raise ValueError("its columns, classes or scaling are not as fastnet writes them")
-        found = TableModel(
-            Columns(dict(content["kinds"]), dict(content["left_out"])),
-            str(content["target"]),
-            content["classes"],
-            (shift, scale),
-            members,
-            content["id"],
-        )
+        columns, target = Columns(dict(content["kinds"]), dict(content["left_out"])), str(content["target"])
+        found = TableModel(columns, target, content["classes"], (shift, scale), members, content["id"])
         width = 1 if found.classes is None else len(found.classes)
         if not members or any(
             type(t) is not ColumnTransformer

@@ -40,9 +40,9 @@ def held_out(found: Data, members: list[Member], model: Any, parts: list[tuple[A
     return result
 
 
-def fitted(members: list[Member], kept: list[tuple[int | None, float]]) -> list[str]:
+def fitted(members: list[Member]) -> list[str]:
     """Draw the curves of one network, or list several; say which epoch is kept, and how it went."""
-    first = members[0].history
+    first, kept = members[0].history, [member.kept() for member in members]
 
     def named(epoch: int | None) -> str:
         return "that before training" if epoch is None else f"epoch {epoch + 1}"
@@ -93,15 +93,9 @@ def said(found: Data, members: list[Member], parts: list[tuple[Array, Array]], h
     return [*lines, ""]
 
 
-def facts(
-    found: Data,
-    members: list[Member],
-    kept: list[tuple[int | None, float]],
-    held_out: dict[str, Any],
-    options: argparse.Namespace,
-) -> dict[str, Any]:
+def facts(found: Data, members: list[Member], held_out: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
     """Return the results for --json."""
-    first = members[0]
+    first, kept = members[0], [member.kept() for member in members]
     result = {"file": options.file, "task": found.task, "target": found.target, "classes": found.classes}
     if found.columns is not None:
         result |= {"columns": found.columns.kinds, "left_out": found.columns.left_out}

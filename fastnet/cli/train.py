@@ -133,12 +133,11 @@ def train(options: argparse.Namespace) -> int:
         return status
     model = _model(found, members, options)
     written = _write(options, model, members, status)  # first: the reader of standard output may have closed it
-    kept = [member.kept() for member in members]
     held_out = {} if options.file is None else results.held_out(found, members, model, parts)
     if options.json:
-        print(to_json(results.facts(found, members, kept, held_out, options) | {"loss": loss, "seconds": seconds}))
+        print(to_json(results.facts(found, members, held_out, options) | {"loss": loss, "seconds": seconds}))
         return status
-    lines = [*results.fitted(members, kept), *results.said(found, members, parts, held_out)]
+    lines = [*results.fitted(members), *results.said(found, members, parts, held_out)]
     share = f", {compiling:.2f} s of it compiling" if compiling else ""
     epochs = sum(history.epochs for member in members for history in member.histories)
     lines.append(f"time      {seconds:.2f} s for {epochs} epochs{share}; backend {members[0].trainer.backend}")
