@@ -186,5 +186,9 @@ class FitSession:
         if order is not None:
             rng.shuffle(order, trainer.seed, epoch)
         rates = trainer.optimizer.rates(epoch, -(-rows // batch))
-        for X, y, weights, chunk_order, first_row in self._data.iter_chunks(batch, order, int(state.progress["row"])):
-            self._backend.train(X, y, weights, chunk_order, rates, first_row, rows)
+        chunks = self._data.iter_chunks(batch, order, int(state.progress["row"]))
+        try:
+            for X, y, weights, chunk_order, first_row in chunks:
+                self._backend.train(X, y, weights, chunk_order, rates, first_row, rows)
+        finally:  # Ctrl-C may come while a chunk is read
+            self._backend.finish()

@@ -169,7 +169,7 @@ def test_numba_cuda_is_imported_by_the_cuda_package_only() -> None:
             whole |= {name} if (module, bound) in (("numba", "cuda"), ("numba.cuda", "")) else set()
             parts |= {name} if module.startswith(("numba.cuda.", "cuda.")) else set()
     assert whole == {"fastnet.kernels.cuda.device"}
-    assert parts <= {f"fastnet.kernels.cuda.{name}" for name in ("register_tile", "ptx_report", "engine")}
+    assert parts <= {f"fastnet.kernels.cuda.{name}" for name in ("register_tile", "ptx_report", "graph")}
 
 
 def test_the_cuda_package_is_imported_when_asked_for() -> None:

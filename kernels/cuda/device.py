@@ -17,7 +17,6 @@ import functools
 import importlib.metadata
 import importlib.util
 import os
-import warnings
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -196,6 +195,32 @@ def _simulated_tuples(kind: Any, value: Any, **options: Any) -> tuple[Any, Any]:
 CUDA_KERNELS: dict[str, tuple[Callable[..., Any], Any, int, int]] = {}
 """Every kernel by name: its Python function, its dispatcher, threads a block, blocks that are to share an SM."""
 
+
+
+def enqueue(kernel: Any, grid: int | tuple[int, ...], threads: int, *arguments: Any, stream: Any = 0) -> None:
+    """Launch a kernel; the call does not wait for it.
+
+    Parameters
+    ----------
+    kernel : dispatcher
+        What `kernel` returned.
+    grid : int or tuple of int
+        Blocks, in one to three directions.
+    threads : int
+        Threads of a block.
+    *arguments
+        The kernel's.
+    stream : stream or graph builder, default 0
+        Where the launch goes. numba-cuda keeps that of ``kernel[grid, threads, stream]``, and with it all that it owns,
+        in a cache of 128 launches; `call` keeps nothing, and does not warn that small problems have small grids.
+    """
+    if SIMULATED:
+        kernel[grid, threads](*arguments)
+        return
+    blocks = grid if isinstance(grid, tuple) else (grid,)
+    kernel.call(arguments, (*blocks, 1, 1)[:3], (threads, 1, 1), stream, 0)
+
+
 # -------------------------------------------------------------------------------------------- arrays
 
 
@@ -291,19 +316,10 @@ def on_host(function: Callable[..., None], results: tuple[int, ...], arguments: 
         If the arrays do not fit the card.
     """
     require()
-    with quiet():
-        filled = {i % len(arguments) for i in results}  # row by row, as the kernels write
-        arrays = [np.ascontiguousarray(a) if i in filled else a for i, a in enumerate(arguments)]
-        sent = [send(a) if isinstance(a, np.ndarray) and a.size else a for a in arrays]
-        function(*sent)
-        for i in filled:
-            if arguments[i].size:
-                arguments[i][...] = sent[i].copy_to_host()
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Without Numba's warning of grids that do not fill a card: small problems have small grids."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="(?s).*Grid size.*")
-        yield
+    filled = {i % len(arguments) for i in results}  # row by row, as the kernels write
+    arrays = [np.ascontiguousarray(a) if i in filled else a for i, a in enumerate(arguments)]
+    sent = [send(a) if isinstance(a, np.ndarray) and a.size else a for a in arrays]
+    function(*sent)
+    for i in filled:
+        if arguments[i].size:
+            arguments[i][...] = sent[i].copy_to_host()

@@ -6,15 +6,18 @@ What is on the device: X, y and weights, sent when they are first seen; paramete
 workspace, in one buffer; where the epoch stands. Sent before an epoch's first step: parameters and state, which a
 callback may have changed; the order of the rows and the learning rate of each step. The order is made on the host,
 since its shuffle is a chain of swaps whose bits are the same everywhere, and 8 bytes a row. Fetched after its last
-step: parameters, state, the loss. In between nothing crosses the bus.
+step: parameters, state, the loss. In between nothing crosses the bus but the parts of a memory map: while steps run, the
+next part is read, and copied by `DeviceData`.
 
 A batch goes through all layers as one piece: memory grows with it.
 """
 
 import time
 from collections.abc import Iterable, Sequence
+from functools import partial
 from itertools import pairwise
-from typing import Any
+from operator import is_
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -28,7 +31,9 @@ from ..specs.batches import MICRO_BATCH_ROWS
 from ..specs.losses import LOSSES
 from . import training_step as e
 from .arguments import DEVICE_PROGRESS, GEMM_ARGS, GemmArgs, gemm_args
-from .device import SIMULATED, cuda, empty, quiet, require
+from .data import DeviceData, send_to
+from .device import SIMULATED, cuda, empty, enqueue, require
+from .graph import CapturedStep
 from .launch import launch
 from .rules import batch_weights_of, rate_table
 from .steps import THREADS
@@ -42,8 +47,14 @@ _ALIGNED = 32
 """Elements to which regions of the buffer are aligned: whole sectors, and whole vectors."""
 
 
-Counters = tuple[Array, Array]
-"""Records PROGRESS and TOTALS."""
+class _Epoch(NamedTuple):
+    """An epoch whose steps have begun: what all its parts have in common."""
+
+    counters: tuple[Array, Array]  # records PROGRESS and TOTALS of the host; of before the first of these steps
+    rows: int
+    batch_weights: Array  # float64, of all batches
+    arrays: dict[str, Any]  # fields of `StepArrays`
+    trains: bool
 
 
 @jit
@@ -128,8 +139,10 @@ class CudaEngine:
         self._lay_out(codes)
         self.tuner = Tuner(1, 1, explores=False)
         self.objective = np.zeros((), OBJECTIVE)
-        self._copies: dict[str, tuple[Array | None, Any]] = {}  # arrays of data, and the device's copies
-        self._graphs: dict[bool, Any] = {}  # of a step that trains, or measures
+        self._data = DeviceData()
+        self._epoch: _Epoch | None = None
+        self._row = 0  # where it stands once the steps launched so far are done
+        self._graphs: dict[bool, tuple[CapturedStep, e.StepArrays]] = {}  # of a step that trains, or measures
         self._on_device: dict[str, Any] = {}  # the other arrays of `StepArrays`
 
     def results(self) -> dict[str, float]:
@@ -186,30 +199,6 @@ class CudaEngine:
         """Bytes of the device's buffer without parameters and state."""
         return (self._size - (1 + len(self._optimizer.state)) * self._count) * self._dtype.itemsize
 
-    # ------------------------------------------------------------------------------------ the bus
-
-    def _send(self, array: Array, target: Any) -> None:
-        """Copy a host array, flattened, to the front of a device vector of its dtype."""
-        if array.size:
-            target[: array.size].copy_to_device(np.ascontiguousarray(array).reshape(-1))
-
-    def _copy(self, name: str, array: Array | None, dtype: Any, changes: bool = False) -> Any:
-        """Return a vector on the device that begins with the elements of an array of data, as ``dtype``.
-
-        ``name``: the field of `StepArrays`, for each of which one copy is kept. It is sent again where the array is
-        another one than the last or ``changes``. None: an array that the steps will not read. MemoryError where it does
-        not fit.
-        """
-        held, copy = self._copies.pop(name, (None, None))  # of which Ctrl-C may leave a part
-        size = 0 if array is None else array.size
-        if copy is None or copy.size < size:
-            self._graphs.clear()  # which read the old place
-            copy = empty(size, dtype, f"{name}; train on parts of it, or on the CPU")
-        if array is not None and (changes or array is not held):
-            self._send(array.astype(dtype, copy=False), copy)
-        self._copies[name] = array, copy
-        return copy
-
     def _allocate(self) -> None:
         """Allocate and fill all that is on the device but the data, the first time. Raises MemoryError."""
         if self._on_device:
@@ -219,7 +208,7 @@ class CudaEngine:
             l2 = np.zeros(self._count, self._dtype)
             for weights, _ in layer_views(l2, self._sizes):
                 weights[...] = self._optimizer.l2
-            self._send(l2, flat[int(self._context[0]["l2"]) :])
+            send_to(l2, flat[int(self._context[0]["l2"]) :])
         self._on_device = {
             "flat": flat,
             "context": empty(1, e.DEVICE_CONTEXT),
@@ -243,12 +232,16 @@ class CudaEngine:
         first_row: int = 0,
         epoch_rows: int | None = None,
     ) -> None:
-        """Train from where the epoch stands to the last row of X, and write parameters, state, progress and totals.
+        """Train from where the epoch stands to the last row of X.
+
+        After the epoch's last row, parameters, state, progress and totals are written. Before, the steps may still run
+        when this returns, and it may be called for the next part only; `finish` waits for them.
 
         Parameters
         ----------
         X : ndarray, shape (rows, n_in)
-            Rows of the epoch from ``first_row`` on. The device keeps its copy for the next call with the same array.
+            Rows of the epoch from ``first_row`` on. The device keeps its copy of a whole epoch for the next call with
+            the same array.
         y : ndarray, shape (rows,) or (rows, n_out)
             Labels or targets of these rows, kept likewise.
         weights : ndarray of float64, shape (epoch_rows,), optional
@@ -270,9 +263,20 @@ class CudaEngine:
             After whole steps, whose results are fetched first.
         """
         assert self._trains, "this engine only measures"
-        counters = self._optimizer.progress, self._optimizer.totals
         epoch_rows = len(X) if epoch_rows is None else epoch_rows
-        self._run(counters, (X, y, weights, first_row), epoch_rows, order, np.zeros(1) if rates is None else rates)
+        if self._epoch is None:
+            counters = self._optimizer.progress, self._optimizer.totals
+            self._start(counters, epoch_rows, weights, order, np.zeros(1) if rates is None else rates)
+        self._advance(X, y, first_row)
+        if self._row >= epoch_rows:
+            self.finish()
+
+    def finish(self) -> None:
+        """Wait for the steps of `train`, and write parameters, state, progress and totals; nothing, where none run."""
+        if self._epoch is not None:
+            cuda.synchronize()
+            self._fetch(self._epoch)
+            self._epoch = None
 
     def evaluate(self, chunks: Iterable[Chunk], rows: int) -> dict[str, float]:
         """Return the loss, and for classification the accuracy, with the host's present parameters; changes nothing.
@@ -295,123 +299,133 @@ class CudaEngine:
             As `train`.
         """
         counters = new_progress(), new_totals()
-        for chunk in chunks:
-            self._run(counters, chunk, rows)
+        try:
+            for X, y, weights, first_row in chunks:
+                if self._epoch is None:
+                    self._start(counters, rows, weights)
+                self._advance(X, y, first_row)
+        finally:
+            self.finish()
         return results_of(*counters, self._loss, self._sizes[-1])
 
-    def _run(
-        self, counters: Counters, chunk: Chunk, epoch_rows: int, order: Array | None = None, rates: Array | None = None
+    def _start(
+        self,
+        counters: tuple[Array, Array],
+        rows: int,
+        weights: Array | None,
+        order: Array | None = None,
+        rates: Array | None = None,
     ) -> None:
-        """Run steps until X is done with; then, or where a KeyboardInterrupt comes, fetch everything.
+        """Send what all parts of an epoch of ``rows`` rows need: where it stands, parameters, state, rates.
 
-        ``counters``: PROGRESS and TOTALS, read for where the epoch stands and written at the end. ``order``, ``rates``:
-        as of `train`; without ``rates`` steps only evaluate. Raises what `train` does.
+        ``counters``: PROGRESS and TOTALS, which `finish` will write. ``weights``, ``order``, ``rates``: as of `train`;
+        without ``rates`` steps only evaluate.
         """
-        (X, y, weights, first_row), batch, trains = chunk, self._batch, rates is not None
-        stop, start = first_row + len(X), int(counters[0]["row"])
-        last = min(epoch_rows, stop)
-        if stop < epoch_rows and (stop - start) % batch != 0:
-            raise ValueError(
-                f"backend cuda takes a batch as one piece, and {batch} rows do not fit a part of this memory map; use "
-                "a smaller batch_size, or load the data: numpy.array(X)"
-            )
         self._allocate()
-        batch_weights = batch_weights_of(weights, order, epoch_rows, batch)
-        used = range(start // batch, -(-last // batch) if trains else 0)
-        optimizer, steps_before = self._optimizer, int(counters[0]["step"]) - start // batch
+        optimizer, batch, trains, progress = self._optimizer, self._batch, rates is not None, counters[0]
+        batch_weights = batch_weights_of(weights, order, rows, batch)
+        first, self._row = int(progress["row"]) // batch, int(progress["row"])
+        used = range(first, len(batch_weights) if trains else 0)
+        steps_before = int(progress["step"]) - first
         table = rate_table(optimizer.code, optimizer.hyper, rates, batch_weights, used, steps_before)
-        labelled = self._loss.takes_labels
-        step = e.StepArrays(
-            **self._on_device,
-            X=self._copy("X", X, self._dtype),
-            targets=self._copy("targets", None if labelled else y, self._dtype),
-            labels=self._copy("labels", y if labelled else None, np.int64),
-            weights=self._copy("weights", weights, self._dtype),
-            order=self._copy("order", order, np.int64, changes=True),
-            rates=self._copy("rates", table, self._dtype, changes=True),
-        )
-        flags = {"ordered": order is not None, "weighted": weights is not None, "trains": trains}
-        _assign(self._context[0], first_row=first_row, **flags)
-        self._note(step, counters[0], epoch_rows)
+        arrays = {
+            "weights": self._data.copy("weights", weights, self._dtype),
+            "order": self._data.copy("order", order, np.int64, changes=True),
+            "rates": self._data.copy("rates", table, self._dtype, changes=True),
+        }
+        _assign(self._context[0], ordered=order is not None, weighted=weights is not None, trains=trains)
+        stands = np.array([(*progress.item(), min(batch, rows - self._row))], DEVICE_PROGRESS)
+        stands["rows"] = rows
+        send_to(stands, self._on_device["progress"])
+        send_to(np.zeros(1), self._on_device["totals"])
+        send_to(self._host, self._on_device["flat"])
+        send_to(optimizer.state, self._on_device["flat"][int(self._context[0]["state"]) :])
+        self._epoch = _Epoch(counters, rows, batch_weights, self._on_device | arrays, trains)
+
+    def _advance(self, X: Array, y: Array, first_row: int) -> None:
+        """Launch the steps over a part, X and y from the epoch's ``first_row`` on, and wait for all but the last ones.
+
+        Where anything is raised, a KeyboardInterrupt say, what steps have done is fetched first.
+        """
+        assert self._epoch is not None
+        (_, rows, _, arrays, trains), batch, stop = self._epoch, self._batch, first_row + len(X)
         try:
-            with quiet():
-                while start < last:
-                    steps = -(-min(self.tuner.rows, last - start) // batch)
-                    began = time.perf_counter()
-                    self._step(steps, step, trains)
+            if stop < rows and (stop - self._row) % batch != 0:
+                raise ValueError(
+                    f"backend cuda takes a batch as one piece, and {batch} rows do not fit a part of this memory map; "
+                    "use a smaller batch_size, or load the data: numpy.array(X)"
+                )
+            data, begins = self._copy_rows(X, y, whole=len(X) >= rows)
+            step = e.StepArrays(**arrays, **data)
+            _assign(self._context[0], first_row=first_row - begins)
+            send_to(self._context, step.context)  # after the steps over the part before
+            last = min(rows, stop)
+            while self._row < last:
+                steps = -(-min(self.tuner.rows, last - self._row) // batch)
+                began = time.perf_counter()
+                self._step(steps, step, trains)
+                self._row += steps * batch
+                if self._row < last:
                     cuda.synchronize()
                     self.tuner.update(steps * batch, time.perf_counter() - began)
-                    start += steps * batch
-        finally:
-            cuda.synchronize()
-            self._fetch(step, counters, batch_weights, trains)
+        except BaseException:
+            self.finish()
+            raise
 
-    def _note(self, step: e.StepArrays, progress: Array, epoch_rows: int) -> None:
-        """Send the context, where the epoch stands (a PROGRESS, of ``epoch_rows`` rows), parameters and state."""
-        self._send(self._context, step.context)
-        rows = min(self._batch, epoch_rows - int(progress["row"]))
-        stands = np.array([(*progress.item(), rows)], DEVICE_PROGRESS)
-        stands["rows"] = epoch_rows
-        self._send(stands, step.progress)
-        self._send(np.zeros(1), step.totals)
-        self._send(self._host, step.flat)
-        self._send(self._optimizer.state, step.flat[int(self._context[0]["state"]) :])
+    def _copy_rows(self, X: Array, y: Array, whole: bool) -> tuple[dict[str, Any], int]:
+        """Return the data of `StepArrays` on the device, and the row of them that X begins with."""
+        labelled, copy = self._loss.takes_labels, self._data.copy
+        name, dtype = ("labels", np.int64) if labelled else ("targets", self._dtype)
+        if whole:
+            data, begins = {"X": copy("X", X, self._dtype), name: copy(name, y, dtype)}, 0
+        else:
+            data, begins = self._data.copy_part({"X": X.astype(self._dtype, copy=False), name: y.astype(dtype, copy=False)})
+        absent = "targets" if labelled else "labels"
+        return data | {absent: copy(absent, None, self._dtype if labelled else np.int64)}, begins
 
-    def _fetch(self, step: e.StepArrays, counters: Counters, batch_weights: Array, trains: bool) -> None:
-        """Bring back where the epoch stands into ``counters``, and, where steps trained, parameters and state.
-
-        ``batch_weights``: float64 (batches,), of the epoch's batches; those of whole steps are added to TOTALS.
-        """
-        progress, totals = counters[0].copy(), counters[1].copy()
-        ends = step.progress.copy_to_host()[0]
+    def _fetch(self, epoch: _Epoch) -> None:
+        """Bring back where the epoch stands into its counters, and, where steps trained, parameters and state."""
+        progress, totals = epoch.counters[0].copy(), epoch.counters[1].copy()
+        ends = self._on_device["progress"].copy_to_host()[0]
         done = slice(int(progress["row"]) // self._batch, -(-int(ends["row"]) // self._batch))
         _assign(progress, **{name: ends[name] for name in ("row", "step", "done", "correct")})
-        totals["loss"] += step.totals.copy_to_host()[0]
-        totals["weight"] += batch_weights[done].sum()
-        if not trains:
-            counters[0][...], counters[1][...] = progress, totals
+        totals["loss"] += self._on_device["totals"].copy_to_host()[0]
+        totals["weight"] += epoch.batch_weights[done].sum()
+        if not epoch.trains:
+            epoch.counters[0][...], epoch.counters[1][...] = progress, totals
             return
         state, at = self._optimizer.state, int(self._context[0]["state"])
-        trained = step.flat[: at + state.size].copy_to_host()  # both, which are the buffer's first
+        trained = self._on_device["flat"][: at + state.size].copy_to_host()  # both, which are the buffer's first
         new = trained[: self._count], trained[at:].reshape(state.shape), progress[None], totals[None]
-        _settle((self._host, state, counters[0][None], counters[1][None]), new)
+        _settle((self._host, state, epoch.counters[0][None], epoch.counters[1][None]), new)
 
     # ------------------------------------------------------------------------------------ steps
 
     def _step(self, steps: int, step: e.StepArrays, trains: bool) -> None:
         """Launch so many steps, without waiting for them; ``trains``: whether they train, or only evaluate."""
         if self.launch_mode == "resident":
-            e.resident[1, THREADS](step, steps)
+            enqueue(e.resident, 1, THREADS, step, steps)
             return
-        if self.launch_mode == "graph" and trains not in self._graphs:
+        graph, read = self._graphs.get(trains, (None, step))
+        if self.launch_mode == "graph" and (graph is None or not all(map(is_, step, read))):
             self._phases(step, trains)  # a real step, which compiles what is then captured
             steps -= 1
             try:
-                self._graphs[trains] = self._captured(step, trains)
+                graph = CapturedStep(partial(self._phases, step, trains))
+                self._graphs[trains] = graph, step
             except Exception as error:  # an older numba-cuda or driver: slower steps, but right
                 self.launch_mode = f"stream ({type(error).__name__} while capturing: {error})"
+        launch_step = graph.launch if graph and self.launch_mode == "graph" else partial(self._phases, step, trains)
         for _ in range(steps):
-            if self.launch_mode == "graph":
-                self._graphs[trains].launch(self._stream)
-            else:
-                self._phases(step, trains)
-
-    def _captured(self, step: e.StepArrays, trains: bool) -> Any:
-        """Return a step as an executable graph: its launches, put into a builder instead of a stream."""
-        from cuda.core import Device
-
-        cuda.synchronize()
-        card = Device()
-        card.set_current()  # cuda.core asks for it, also where Numba has made the card's context current
-        self._stream = card.default_stream
-        builder = card.create_graph_builder()
-        builder.begin_building()
-        self._phases(step, trains, builder)
-        return builder.end_building().complete()
+            launch_step()
 
     def _phases(self, step: e.StepArrays, trains: bool, stream: Any = 0) -> None:
         """Launch the phases of one step, in order; ``stream``: a stream, or the builder of a graph."""
         batch, wide, across = self._batch, blocks(self._count), -(-max(self._sizes[1:]) // THREADS)
+
+        def phase(kernel: Any, grid: Any) -> None:
+            """Launch one phase's kernel."""
+            enqueue(kernel, grid, THREADS, step, stream=stream)
 
         def products(gemms: list[GemmArgs]) -> None:
             """Launch products one after the other; those that sum over rows in parts."""
@@ -419,14 +433,14 @@ class CudaEngine:
                 arrays = step.progress, step.flat, step.flat, step.flat
                 launch("cuda", args, arrays, -(-batch // args.split), batch, stream)
 
-        e.epoch_gather[blocks(batch * self._sizes[0]), THREADS, stream](step)
+        phase(e.epoch_gather, blocks(batch * self._sizes[0]))
         products(self._forwards)
-        e.epoch_losses[blocks(batch), THREADS, stream](step)
+        phase(e.epoch_losses, blocks(batch))
         if trains:
             products(self._backwards)
-            e.epoch_sums[(across, int(self._sums["parts"].max())), THREADS, stream](step)
+            phase(e.epoch_sums, (across, int(self._sums["parts"].max())))
             if self._context[0]["clips"]:
-                e.epoch_squares[wide, THREADS, stream](step)
-                e.epoch_clip[1, THREADS, stream](step)
-            e.epoch_update[wide, THREADS, stream](step)
-        e.epoch_close[1, THREADS, stream](step)
+                phase(e.epoch_squares, wide)
+                phase(e.epoch_clip, 1)
+            phase(e.epoch_update, wide)
+        phase(e.epoch_close, 1)

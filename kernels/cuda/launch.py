@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .arguments import SIMULATED_LANES, GemmArgs
-from .device import SIMULATED
+from .device import SIMULATED, enqueue
 from .gemm import SIDE, BlockTile, fast, naive, tiled
 
 TILES: dict[str, tuple[BlockTile, ...]] = {
@@ -123,4 +123,4 @@ def launch(variant: str, args: GemmArgs, arrays: Any, splits: int = 1, batch: in
         raise ValueError(
             f'variant "{variant}" takes at most {GRID_Y * m} rows at a time, got {rows}; call it for parts'
         )
-    kernel[(-(-columns // n), -(-rows // m), splits), threads, stream](args, *arrays)
+    enqueue(kernel, (-(-columns // n), -(-rows // m), splits), threads, args, *arrays, stream=stream)

@@ -14,7 +14,7 @@ from ..specs.batches import MICRO_BATCH_ROWS
 from ..specs.losses import CROSS_ENTROPY, LOSS_BY_CODE, LOSSES
 from ..specs.optimizers import HYPER_SIZE, UPDATES, UpdateSpec
 from .arguments import DEVICE_PROGRESS, gemm_args
-from .device import SIMULATED, cuda, empty
+from .device import SIMULATED, cuda, empty, enqueue
 from .launch import GEMM_VARIANTS, GRID_Y, SMS, TILES, launch
 from .rules import constants
 from .steps import (
@@ -197,17 +197,17 @@ def dense_backward_batch(
     (rows, n), k, dtype = X.shape, W.shape[0], X.dtype
     dz = empty(rows * k, dtype)
     if rows * k:
-        gate_kernel[blocks(rows * k), THREADS](int(activation), _flat(Z)[0], _flat(dL_dA)[0], dz, rows * k)
+        enqueue(gate_kernel, blocks(rows * k), THREADS, int(activation), _flat(Z)[0], _flat(dL_dA)[0], dz, rows * k)
     splits = splits_for(dtype, k, n, rows)
     part = -(-rows // splits)
     if k * n:
         parts, rest = empty(splits * k * n, dtype), {"split": max(1, part), "split_step": k * n}
         _product(variant, (k, n, rows), (dz, 1, k), (_flat(X)[0], 1, n), parts, splits, **rest)
-        reduce_kernel[blocks(k * n), THREADS](parts, splits, k * n, _flat(dW)[0])
+        enqueue(reduce_kernel, blocks(k * n), THREADS, parts, splits, k * n, _flat(dW)[0])
     if k:
         parts = empty(splits * k, dtype)
-        sums_kernel[(-(-k // THREADS), splits), THREADS](dz, rows, k, parts, part)
-        reduce_kernel[blocks(k), THREADS](parts, splits, k, db)
+        enqueue(sums_kernel, (-(-k // THREADS), splits), THREADS, dz, rows, k, parts, part)
+        enqueue(reduce_kernel, blocks(k), THREADS, parts, splits, k, db)
     if dX.size:
         _product(variant, (rows, n, k), (dz, k, 1), (_flat(W)[0], 1, n), _flat(dX)[0])
 
@@ -215,7 +215,7 @@ def dense_backward_batch(
 def apply_activation(code: int, derives: bool, Z: Any, out: Any) -> None:
     """out = activation(Z), or its derivative there where ``derives``; vectors of one length, ``code`` the spec's."""
     if Z.size:
-        activation_kernel[blocks(Z.size), THREADS](code, derives, Z, out, Z.size)
+        enqueue(activation_kernel, blocks(Z.size), THREADS, code, derives, Z, out, Z.size)
 
 
 def _rows(code: int, truth: Any, outputs: Any) -> tuple[Any, ...]:
@@ -243,17 +243,17 @@ def loss(code: int, counts: bool, truth: Any, outputs: Any, out: Any) -> None:
     """
     rows, k = outputs.shape
     count = -rows if counts else rows * k if LOSS_BY_CODE[code].mean_over_outputs else rows
-    loss_kernel[1, THREADS](*_rows(code, truth, outputs), count, out)
+    enqueue(loss_kernel, 1, THREADS, *_rows(code, truth, outputs), count, out)
 
 
 def loss_gradient(code: int, truth: Any, outputs: Any, out: Any) -> None:
     """Store the derivative of the mean over rows of a loss in ``out`` (B, k); other parameters as of `loss`."""
-    loss_gradient_kernel[blocks(len(outputs)), THREADS](*_rows(code, truth, outputs), _flat(out)[0])
+    enqueue(loss_gradient_kernel, blocks(len(outputs)), THREADS, *_rows(code, truth, outputs), _flat(out)[0])
 
 
 def softmax(outputs: Any, out: Any) -> None:
     """Store the softmax of every row of ``outputs`` (B, k) in ``out`` (B, k)."""
-    softmax_kernel[blocks(len(outputs)), THREADS](_flat(outputs)[0], _flat(out)[0], *outputs.shape)
+    enqueue(softmax_kernel, blocks(len(outputs)), THREADS, _flat(outputs)[0], _flat(out)[0], *outputs.shape)
 
 
 def update(operation: UpdateSpec, *arguments: Any) -> None:
@@ -269,7 +269,7 @@ def update(operation: UpdateSpec, *arguments: Any) -> None:
     shared = tuple(map(p.dtype.type, constants(spec, (*hyper, *np.zeros(HYPER_SIZE - len(hyper))), rate, step)))
     first, second, *_ = (*state, g, g)  # what a rule lacks, the kernel leaves alone
     if p.size:
-        update_kernel[blocks(p.size), THREADS](spec.code, spec.state_vectors, p, g, first, second, p.size, shared)
+        enqueue(update_kernel, blocks(p.size), THREADS, spec.code, spec.state_vectors, p, g, first, second, p.size, shared)
 
 
 _PRODUCTS = (matmul, dense_forward, dense_backward_batch)

@@ -80,6 +80,8 @@ class Backend(Protocol):
     ) -> None:
         """Train from where the epoch stands to the last row of X.
 
+        Before the epoch's last row the steps may still run when this returns: see `finish`.
+
         Parameters
         ----------
         X : ndarray, shape (rows, n_in)
@@ -95,6 +97,9 @@ class Backend(Protocol):
         first_row, epoch_rows : int, optional
             By default X is the whole epoch.
         """
+
+    def finish(self) -> None:
+        """Wait for the steps of `train`, also where it has not come to the epoch's end, and write their results."""
 
     def results(self) -> dict[str, float]:
         """Return the loss, and for classification the accuracy, of the epoch's rows so far."""

@@ -214,6 +214,9 @@ class CpuEngine:
         rates = _NO_RATE if rates is None else np.ascontiguousarray(rates, np.float64)
         self._advance(self.plan, True, (X, y, weights, order, rates), first_row, epoch_rows)
 
+    def finish(self) -> None:
+        """Do nothing: no step runs once `train` has returned."""
+
     def results(self) -> dict[str, float]:
         """Return the loss, and for classification the accuracy, of the epoch's rows so far."""
         return results_of(self.plan.progress, self.plan.totals, self._loss, self._sizes[-1])

@@ -133,6 +133,9 @@ class NumpyEngine:
         step, hyper = int(optimizer.progress["step"]) + 1, optimizer.hyper.tolist()
         optimizers.update(optimizer.code, self._parameters, self._gradient, list(optimizer.state), hyper, rate, step)
 
+    def finish(self) -> None:
+        """Do nothing: no step runs once `train` has returned."""
+
     def results(self) -> dict[str, float]:
         """Return the loss, and for classification the accuracy, of the epoch's rows so far."""
         return results_of(self._optimizer.progress, self._optimizer.totals, self._loss, self._outputs)

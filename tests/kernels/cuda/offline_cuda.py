@@ -8,6 +8,7 @@ import math
 import os
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import numba
 import pytest
 
 from fastnet.kernels.cuda import ptx_report
-from fastnet.kernels.cuda.device import CUDA_KERNELS, cuda
+from fastnet.kernels.cuda.device import CUDA_KERNELS, cuda, enqueue
 from fastnet.kernels.cuda.ptx_report import APPROXIMATE, SHARED_BYTES, compiled
 from fastnet.kernels.cuda.variants import VARIANTS
 
@@ -69,6 +70,24 @@ def test_every_kernel_of_the_table_is_compiled_without_lto() -> None:
     for name, (_, dispatcher, _, _) in CUDA_KERNELS.items():
         assert dispatcher.targetoptions["lto"] is False, name
         assert dispatcher.targetoptions["fastmath"] is False, name
+
+
+def test_a_launch_keeps_no_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As ``kernel[grid, threads, stream]`` does, which numba-cuda caches."""
+
+    class Stream:
+        pass
+
+    kernel = CUDA_KERNELS["reduce_kernel"][1]
+    launched = []
+    monkeypatch.setattr(type(kernel), "call", lambda self, arguments, *where: launched.append((arguments, where[:2])))
+    for start, is_kept in ((enqueue, False), (lambda *given, stream: kernel[(3, 2), 256, stream](1, 2), True)):
+        stream = Stream()
+        reference = weakref.ref(stream)
+        start(kernel, (3, 2), 256, 1, 2, stream=stream)
+        del stream
+        assert (reference() is not None) == is_kept
+    assert launched == [((1, 2), ((3, 2, 1), (256, 1, 1)))] * 2
 
 
 _CACHED = """

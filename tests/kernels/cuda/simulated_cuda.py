@@ -4,8 +4,13 @@ The simulator is the one inside Numba: it is deprecated there, but needs nothing
 some 70 MB. Tiles shrink to 8 x 8 x 2 with two elements a load, blocks to 8 threads.
 """
 
+import gc
+import sys
+import types
+import weakref
 from collections.abc import Iterator
 from itertools import zip_longest
+from operator import is_
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -18,6 +23,7 @@ from fastnet.kernels import matmul
 from fastnet.kernels import registry as variants
 from fastnet.kernels.cuda import arguments, steps
 from fastnet.kernels.cuda import engine as cuda_engine
+from fastnet.kernels.cuda import launch as cuda_launch
 from fastnet.kernels.cuda import variants as cuda_variants
 from fastnet.kernels.cuda.device import SIMULATED, cuda
 from fastnet.kernels.cuda.launch import GEMM_VARIANTS, launch
@@ -145,13 +151,13 @@ def test_wrong_kernels_are_rejected(
 
 def test_a_lost_part_is_rejected() -> None:
     variant = next(v for v in CUDA_VARIANTS if v.operation == "dense_backward_batch" and v.name == "cuda")
-    reduce = cuda_variants.reduce_kernel
+    launch = cuda_variants.enqueue
 
-    class Lossy:
-        def __getitem__(self, grid: Any) -> Any:
-            return lambda iter_chunks, count, *rest: reduce[grid](iter_chunks, count - 1, *rest)
+    def lossy(kernel: Any, grid: Any, threads: int, parts: Any, count: int, *rest: Any) -> None:
+        count -= 1 if kernel is cuda_variants.reduce_kernel else 0
+        launch(kernel, grid, threads, parts, count, *rest)
 
-    with mock.patch.object(cuda_variants, "reduce_kernel", Lossy()), pytest.raises(WrongKernelError):
+    with mock.patch.object(cuda_variants, "enqueue", lossy), pytest.raises(WrongKernelError):
         check(variant, Case((13, 5, 9), "parts", "relu"), "float64")
 
 
@@ -355,6 +361,137 @@ def test_interrupted_and_taken_up_again() -> None:
         iter_chunks.fit(X, _targets("mse"), epochs=1)
     np.testing.assert_array_equal(iter_chunks.network.parameters, whole.network.parameters)
     np.testing.assert_allclose(iter_chunks.history["loss"], whole.history["loss"], rtol=1e-14)
+
+
+def _mapped(path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """X as a memory map, whose parts have BATCH rows."""
+    monkeypatch.setattr(dataset, "PART_BYTES", 1)
+    monkeypatch.setattr(dataset, "MICRO_BATCH_ROWS", BATCH)
+    mapped = np.memmap(path / "X", np.float64, "w+", shape=X.shape)
+    mapped[...] = X
+    return mapped
+
+
+def test_parts_of_a_memory_map_take_turns_in_fixed_buffers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A part is copied on a stream of its own, while steps over the part before it may run, and to the same vectors."""
+    ours, truth = (_trainer("cuda", "mse", Adam(), "tanh") for _ in range(2))
+    said: list[str] = []
+    seen: list[Any] = []
+    array, step = type(cuda.to_device(np.zeros(1))), cuda_engine.CudaEngine._step
+    copy = array.copy_to_device
+
+    def copied(self: Any, host: Any, stream: Any = 0) -> None:
+        said.extend(["copy"] * (stream != 0))
+        copy(self, host, stream)
+
+    def stepped(self: Any, count: int, arrays: Any, trains: bool) -> None:
+        said.append("steps")
+        seen.append(arrays)
+        step(self, count, arrays, trains)
+
+    with _resident(False):
+        truth.fit(X, _targets("mse"), epochs=2)
+        with (
+            mock.patch.object(array, "copy_to_device", copied),
+            mock.patch.object(cuda_engine.CudaEngine, "_step", stepped),
+            mock.patch.object(cuda, "synchronize", lambda: said.append("wait")),
+        ):
+            ours.fit(_mapped(tmp_path, monkeypatch), _targets("mse"), epochs=2)
+    part = ["copy", "copy", "steps"]
+    assert said == ["wait", *part * 3, "wait", *part * 3, "wait"]  # the first time, before the buffers are allocated
+    assert all(all(map(is_, seen[0], each)) for each in seen), "a captured step would not serve all parts"
+    np.testing.assert_array_equal(ours.network.parameters, truth.network.parameters)
+    assert dict(ours.history) == dict(truth.history)
+
+
+def test_an_interruption_between_parts_keeps_whole_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, truth = (_trainer("cuda", "mse", Adam(), "tanh") for _ in range(2))
+    parts = dataset.Dataset.iter_chunks
+
+    def cut(self: Any, *arguments: Any) -> Any:
+        yield next(parts(self, *arguments))
+        raise KeyboardInterrupt
+
+    mapped = _mapped(tmp_path, monkeypatch)
+    with mock.patch.object(dataset.Dataset, "iter_chunks", cut), pytest.raises(KeyboardInterrupt):
+        ours.fit(mapped, _targets("mse"), epochs=1)
+    assert ours._state.progress["row"] == BATCH
+    ours.fit(mapped, _targets("mse"), epochs=1)
+    truth.fit(X, _targets("mse"), epochs=1)
+    np.testing.assert_array_equal(ours.network.parameters, truth.network.parameters)
+
+
+def test_parts_are_evaluated_as_the_whole() -> None:
+    y = _targets("cross_entropy")
+    engine = _trainer("cuda", "cross_entropy", Adam(), "relu")._build(BATCH)
+    parts = [(X[i : i + BATCH], y[i : i + BATCH], None, i) for i in range(0, ROWS, BATCH)]
+    assert engine.evaluate(parts, ROWS) == engine.evaluate([(X, y, None, 0)], ROWS)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_capture_is_freed_with_its_engine(fails: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And at once, where it fails; cuda.core is simulated: a builder collects launches, a graph repeats them."""
+    alive: weakref.WeakSet[Any] = weakref.WeakSet()
+    closed = []
+    launches = {module: module.enqueue for module in (cuda_engine, cuda_launch)}
+
+    class Graph:
+        def __init__(self, taken: Any) -> None:
+            self.taken = taken
+            alive.add(self)
+
+        def launch(self, stream: Any) -> None:
+            for kernel, arguments in self.taken:
+                launches[cuda_engine](kernel, *arguments)
+
+    class Builder:
+        def __init__(self) -> None:
+            self.taken: Any = []
+            alive.add(self)
+
+        def begin_building(self) -> None:
+            pass
+
+        def end_building(self) -> Any:
+            if fails:
+                raise RuntimeError("no graphs here")
+            return self
+
+        def complete(self) -> Graph:
+            return Graph(self.taken)
+
+        def close(self) -> None:
+            closed.append(True)
+
+    def enqueued(kernel: Any, *arguments: Any, stream: Any = 0) -> None:
+        if isinstance(stream, Builder):
+            stream.taken.append((kernel, arguments))
+        else:
+            launches[cuda_engine](kernel, *arguments)
+
+    core: Any = types.ModuleType("cuda.core")
+    core.Device = lambda: types.SimpleNamespace(
+        set_current=lambda: None, default_stream=0, create_graph_builder=Builder
+    )
+    monkeypatch.setitem(sys.modules, "cuda", types.ModuleType("cuda"))
+    monkeypatch.setitem(sys.modules, "cuda.core", core)
+    for module in launches:
+        monkeypatch.setattr(module, "enqueue", enqueued)
+    ours, truth = (_trainer("cuda", "mse", SGD(0.05), "relu", shuffle=False) for _ in range(2))
+    with _resident(False):
+        truth.fit(X, _targets("mse"), epochs=1)
+        engine = ours._build(BATCH, train=True)
+        engine.launch_mode = "graph"
+        engine.train(X, _targets("mse"), rates=np.array([0.05]))
+    np.testing.assert_array_equal(ours.network.parameters, truth.network.parameters)
+    assert closed == [True]
+    gc.collect()
+    assert (engine.launch_mode, len(alive)) == (
+        ("stream (RuntimeError while capturing: no graphs here)", 0) if fails else ("graph", 1)
+    )
+    del engine
+    gc.collect()
+    assert not alive
 
 
 def test_evaluate_and_resume(tmp_path: Any) -> None:
