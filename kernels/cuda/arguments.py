@@ -50,7 +50,7 @@ DEVICE_PROGRESS = np.dtype([*PROGRESS.descr, ("batch_rows", "i8")], align=True)
 Triple = tuple[int, int, int]
 
 ALONG_LONG, VECTORS = 1, 2
-"""How the fast kernel reads a factor: along M or N, not K; and 16 bytes at a time."""
+"""How the fast kernels read a factor: along M or N, not K; and 16 bytes at a time, none of them beyond an edge."""
 
 
 def gemm_args(sizes: Triple, a: Triple, b: Triple, c: tuple[int, int], dtype: Any, **rest: int) -> GemmArgs:
@@ -74,15 +74,24 @@ def gemm_args(sizes: Triple, a: Triple, b: Triple, c: tuple[int, int], dtype: An
     Returns
     -------
     GemmArgs
-        ``a_mode`` and ``b_mode`` have VECTORS where one stride is 1, and offset and other stride are whole vectors of
-        16 bytes. A factor that is contiguous along K then needs a ``split`` of whole vectors too.
+        ``a_mode`` and ``b_mode`` have VECTORS where one stride is 1, and the factor consists of whole and aligned
+        vectors of 16 bytes, in every part of the sum.
     """
     lanes = SIMULATED_LANES if SIMULATED else VECTOR_BYTES // np.dtype(dtype).itemsize
-    return GemmArgs(*sizes, *a, _mode(*a, lanes), *b, _mode(*b, lanes), *c, **rest)
+    m, n, k = sizes
+    part = rest.get("split", k)
+    whole_k = k % lanes == 0 and (part >= k or part % lanes == 0)
+    a_mode, b_mode = (_mode(factor, k != 0 and size % lanes == 0, whole_k, lanes) for factor, size in ((a, m), (b, n)))
+    return GemmArgs(*sizes, *a, a_mode, *b, b_mode, *c, **rest)
 
 
-def _mode(at: int, by_long: int, by_k: int, lanes: int) -> int:
-    """Return the flags ALONG_LONG and VECTORS of a factor: its offset, its strides, elements of 16 bytes."""
+def _mode(factor: Triple, whole_long: bool, whole_k: bool, lanes: int) -> int:
+    """Return the flags ALONG_LONG and VECTORS of a factor: offset, strides by M or N, and by K; elements of 16 bytes.
+
+    ``whole_long``, ``whole_k``: whether its sizes are whole vectors; one that is -1, unknown, is not.
+    """
+    at, by_long, by_k = factor
     along_long = by_long == 1 and by_k != 1
-    fits = (by_long == 1 or by_k == 1) and at % lanes == 0 and (by_k if along_long else by_long) % lanes == 0
+    step, stride, whole = (by_long, by_k, whole_long) if along_long else (by_k, by_long, whole_k)
+    fits = step == 1 and whole and at % lanes == 0 and stride % lanes == 0
     return ALONG_LONG * along_long + VECTORS * fits

@@ -5,14 +5,16 @@ variants a second time, since it must not import `numba.cuda`; a test compares t
 """
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
+from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from .arguments import SIMULATED_LANES, GemmArgs
+from .arguments import ALONG_LONG, SIMULATED_LANES, VECTORS, GemmArgs
 from .device import SIMULATED, enqueue
-from .gemm import SIDE, BlockTile, fast, naive, tiled
+from .gemm import SIDE, naive, tiled
+from .gemm_fast import BlockTile, fast
 
 TILES: dict[str, tuple[BlockTile, ...]] = {
     "float32": (BlockTile(128, 128, 8, 8, 8, 4), BlockTile(64, 64, 16, 4, 4, 4), BlockTile(32, 32, 16, 4, 4, 4)),
@@ -22,6 +24,9 @@ TILES: dict[str, tuple[BlockTile, ...]] = {
 
 SIMULATED_TILE = BlockTile(8, 8, 2, 4, 4, SIMULATED_LANES)
 """So small that inputs of some ten rows cross blocks."""
+
+MODES = tuple(product((VECTORS, VECTORS | ALONG_LONG), repeat=2))
+"""The modes of A and B for which the fast variant has kernels of their own."""
 
 SMS = 132
 """Streaming multiprocessors of an H100 SXM (NVIDIA H100 whitepaper): how many blocks a grid should have at least."""
@@ -41,18 +46,23 @@ class GemmKernel(NamedTuple):
         Rows and columns of C that a block computes.
     threads : int
         Threads of a block.
+    of_modes : callable, optional
+        ``(a_mode, b_mode) -> kernel`` for these only, one of MODES, in arrays of fewer than 2**31 elements.
     """
 
     kernel: Any
     m: int
     n: int
     threads: int
+    of_modes: Callable[[int, int], Any] | None = None
 
 
 def _fast(dtype: Any) -> tuple[GemmKernel, ...]:
     """Return the kernels of variant ``cuda``, one for each tile, the largest tile first."""
     tiles = (SIMULATED_TILE,) if SIMULATED else TILES[np.dtype(dtype).name]
-    return tuple(GemmKernel(fast(dtype, tile), tile.m, tile.n, tile.threads) for tile in tiles)
+    return tuple(
+        GemmKernel(fast(dtype, tile), tile.m, tile.n, tile.threads, partial(fast, dtype, tile)) for tile in tiles
+    )
 
 
 GEMM_VARIANTS: dict[str, Callable[[Any], tuple[GemmKernel, ...]]] = {
@@ -118,7 +128,10 @@ def launch(variant: str, args: GemmArgs, arrays: Any, splits: int = 1, batch: in
     if rows == 0 or columns == 0:
         return
     fills = (each for each in kernels if -(-rows // each.m) * -(-columns // each.n) * splits >= SMS)
-    kernel, m, n, threads = next(fills, kernels[-1])
+    kernel, m, n, threads, of_modes = next(fills, kernels[-1])
+    modes = args.a_mode, args.b_mode
+    if of_modes is not None and modes in MODES and all(array.size < 1 << 31 for array in arrays):
+        kernel = of_modes(*modes)
     if rows > GRID_Y * m:
         raise ValueError(
             f'variant "{variant}" takes at most {GRID_Y * m} rows at a time, got {rows}; call it for parts'

@@ -25,7 +25,7 @@ from ..specs.losses import LOSSES
 from ..specs.optimizers import UPDATES
 from . import arguments, training_step
 from .device import CUDA_KERNELS, SIMULATED
-from .launch import GEMM_VARIANTS, gemm_kernels
+from .launch import GEMM_VARIANTS, MODES, gemm_kernels
 from .rules import CONSTANTS
 from .variants import VARIANTS
 
@@ -71,6 +71,10 @@ class Report:
         Architecture that the code is for, such as sm_90a.
     shared_loads : int
         Those of ``wide_loads`` that read shared memory, known as such: ``ld.shared.v4``.
+    loop : int
+        PTX instructions of the `main_loop`.
+    branches : int
+        Those of them that branch forward, so not the loop's own.
     """
 
     kernel: str
@@ -87,6 +91,8 @@ class Report:
     approximations: int
     target: str = ""
     shared_loads: int = 0
+    loop: int = 0
+    branches: int = 0
 
 
 def _types(function: Callable[..., Any], dtype: str) -> tuple[Any, ...]:
@@ -174,6 +180,19 @@ def read_cubin(code: bytes) -> Cubin:
     return Cubin(found[0x2F], found[0x11], shared)
 
 
+def main_loop(ptx: str) -> tuple[list[str], int]:
+    """Return the instructions of the shortest loop that has a barrier, and how many of them branch forward.
+
+    Without such a loop: none.
+    """
+    lines = [line.split("//")[0].strip() for line in ptx.splitlines()]
+    labels = {line[:-1]: i for i, line in enumerate(lines) if re.fullmatch(r"\$\w+:", line)}
+    targets = {i: labels[found[1]] for i, line in enumerate(lines) if (found := re.search(r"\bbra\b\S*\s+(\$\w+)", line))}
+    loops = [range(target, i + 1) for i, target in targets.items() if target < i]
+    loop = min((loop for loop in loops if any("bar.sync" in lines[i] for i in loop)), key=len, default=range(0))
+    return [lines[i] for i in loop if lines[i].endswith(";")], sum(targets.get(i, 0) > i for i in loop)
+
+
 def _compile(name: str, dtype: str, cc: tuple[int, int]) -> Report:
     """Compile and link a kernel of CUDA_KERNELS; RuntimeError where numba-cuda or the linker refuse."""
     function, dispatcher, threads, blocks = CUDA_KERNELS[name]
@@ -184,6 +203,7 @@ def _compile(name: str, dtype: str, cc: tuple[int, int]) -> Report:
     registers, local_bytes, shared_bytes = read_cubin(cubin)
     wide = re.findall(r"\bld((?:\.\w+)*)\.(?:v4\.[fb]32|v2\.[fb]64)", ptx)
     (target,) = re.findall(r"^\.target (\w+)", ptx, re.MULTILINE)
+    loop, branches = main_loop(ptx)
     return Report(
         kernel=name,
         dtype=dtype,
@@ -199,12 +219,19 @@ def _compile(name: str, dtype: str, cc: tuple[int, int]) -> Report:
         approximations=len(APPROXIMATE.findall(ptx)) + len(set(APPROXIMATE.findall(ir))),
         target=target,
         shared_loads=wide.count(".shared"),
+        loop=len(loop),
+        branches=branches,
     )
 
 
 def _product_kernels(variant: str, dtype: str) -> tuple[str, ...]:
     """Return the names of the kernels of a variant's products, which this enters in CUDA_KERNELS."""
-    return tuple(made.kernel.__name__ for made in gemm_kernels(variant, np.dtype(dtype)))
+    names: list[str] = []
+    for made in gemm_kernels(variant, np.dtype(dtype)):
+        names.append(made.kernel.__name__)
+        if made.of_modes is not None:
+            names += [made.of_modes(*modes).__name__ for modes in MODES]
+    return tuple(names)
 
 
 def _kernels(operation: str, variant: str, dtype: str) -> tuple[str, ...]:
@@ -287,6 +314,7 @@ def faults(found: Report) -> list[str]:
     unaligned = is_fast and found.shared_alignment % arguments.VECTOR_BYTES
     # Of A and of B: from global memory at least one each, from shared memory two, for two terms of the sum.
     few = is_fast and (found.wide_loads < 6 or found.shared_loads < 4)
+    branches = found.branches if re.search(r"_[kl]{2}$", found.kernel) else 0  # which know how their factors lie
     crowded = registers * found.threads * blocks > 65536
     large = shared > 48 << 10 or shared * blocks > SHARED_BYTES[found.cc]
     checks = (
@@ -296,6 +324,7 @@ def faults(found: Report) -> list[str]:
         (crowded, f"{registers} registers do not fit {found.threads} threads x {blocks}"),
         (large, f"{shared} bytes of shared memory are too many"),
         (unaligned, f"shared memory aligned to {found.shared_alignment} bytes, read by {arguments.VECTOR_BYTES}"),
+        (branches, f"{branches} branches in the main loop"),
         (
             few,
             f"{found.wide_loads} loads of 16 bytes, {found.shared_loads} from shared memory; expected 6 and 4 or more",
@@ -316,14 +345,15 @@ def main() -> int:
         print("the simulator compiles nothing; unset NUMBA_ENABLE_CUDASIM", file=sys.stderr)
         return 2
     bad = 0
-    print(f"{'kernel':28} {'dtype':8} target  threads regs shared spills wide f64")
+    print(f"{'kernel':28} {'dtype':8} target  threads regs shared spills wide loop branches f64")
     for cc in SHARED_BYTES:
         for dtype in DTYPES:
             for r in all_reports(dtype, cc):
                 wrong = "; ".join(faults(r))
                 bad += bool(wrong)
                 sizes = f"{r.threads:7} {r.registers:4} {r.shared_bytes:6} {r.spill_bytes:6} {r.wide_loads:4}"
-                print(f"{r.kernel:28} {r.dtype:8} {r.target:7} {sizes} {r.double_operations:3} {wrong}", flush=True)
+                code = f"{r.loop:4} {r.branches:8} {r.double_operations:3}"
+                print(f"{r.kernel:28} {r.dtype:8} {r.target:7} {sizes} {code} {wrong}", flush=True)
     return int(bad > 0)
 
 

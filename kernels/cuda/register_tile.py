@@ -21,6 +21,11 @@ if SIMULATED:
 
         return load
 
+    def masked_loader(width: int) -> Any:
+        """Return ``(flat, at, inside) -> tuple``: what `loader`'s gives, or zeros where not ``inside``."""
+        load = loader(width)
+        return lambda flat, at, inside: load(flat, at) if inside else (flat.dtype.type(0),) * width
+
     def storer(width: int) -> Any:
         """Return ``(flat, at, values) -> None`` that stores so many elements at a multiple of that."""
 
@@ -53,6 +58,19 @@ else:
         pointer = builder.gep(value.data, [at])
         return builder.bitcast(pointer, ir.VectorType(element, width).as_pointer())
 
+    def _loaded(context: Any, builder: Any, signature: Any, array: Any, at: Any) -> Any:
+        """Emit one vector load, of the signature's result, from an array; the vector."""
+        flat, width = signature.args[0], signature.return_type.count
+        place = _address(context, builder, flat, array, at, width)
+        return builder.load(place, align=width * flat.dtype.bitwidth // 8)
+
+    def _as_tuple(context: Any, builder: Any, signature: Any, vector: Any) -> Any:
+        """Emit a vector's elements as the tuple of the signature's result."""
+        out = ir.Constant(context.get_value_type(signature.return_type), ir.Undefined)
+        for i in range(signature.return_type.count):
+            out = builder.insert_value(out, builder.extract_element(vector, ir.Constant(ir.IntType(32), i)), i)
+        return out
+
     def loader(width: int) -> Any:
         """Return ``(flat, at) -> tuple`` that loads so many elements, 16 bytes, from a multiple of that."""
 
@@ -61,15 +79,30 @@ else:
 
             def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
                 """Emit one vector load, and its elements as the tuple's."""
-                place = _address(context, builder, flat, arguments[0], arguments[1], width)
-                vector = builder.load(place, align=width * flat.dtype.bitwidth // 8)
-                out = ir.Constant(context.get_value_type(signature.return_type), ir.Undefined)
-                for i in range(width):
-                    element = builder.extract_element(vector, ir.Constant(ir.IntType(32), i))
-                    out = builder.insert_value(out, element, i)
-                return out
+                return _as_tuple(context, builder, signature, _loaded(context, builder, signature, *arguments))
 
             return types.UniTuple(flat.dtype, width)(flat, types.int64), codegen
+
+        return intrinsic(load)
+
+    def masked_loader(width: int) -> Any:
+        """Return ``(flat, at, inside) -> tuple``: what `loader`'s gives, or zeros where not ``inside``.
+
+        Without a branch: where not ``inside``, the vector's first elements are read, which must be there.
+        """
+
+        def load(typingctx: Any, flat: Any, at: Any, inside: Any) -> Any:
+            """Type the load; ``at`` may be of 32 bits."""
+
+            def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+                """Emit two selections, around one vector load."""
+                array, at, inside = arguments
+                place = builder.select(inside, at, ir.Constant(at.type, 0))
+                vector = _loaded(context, builder, signature, array, place)
+                vector = builder.select(inside, vector, ir.Constant(vector.type, None))
+                return _as_tuple(context, builder, signature, vector)
+
+            return types.UniTuple(flat.dtype, width)(flat, at, types.boolean), codegen
 
         return intrinsic(load)
 

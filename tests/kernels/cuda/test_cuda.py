@@ -167,6 +167,27 @@ def test_ptx_report_faults() -> None:
         ({"shared_loads": 3}, "3 from shared memory"),
         ({"double_operations": 1}, "1 float64 instructions"),
         ({"approximations": 2}, "2 instructions of fast math"),
+        ({"kernel": "cuda_float32_8x8x8_kl", "branches": 1}, "1 branches in the main loop"),
     ):
         (fault,) = faults(Report(**good | change))
         assert said in fault
+
+
+def test_ptx_report_finds_the_main_loop() -> None:
+    from fastnet.kernels.cuda.ptx_report import main_loop
+
+    text = """
+$L__BB0_1:
+	@%p1 bra 	$L__BB0_3;
+	ld.global.f32 	%f1, [%rd1];
+$L__BB0_2: // the inner loop
+	fma.rn.f32 	%f2, %f1, %f1, %f2;
+	@%p2 bra 	$L__BB0_2;
+$L__BB0_3:
+	bar.sync 	0;
+	bra.uni 	$L__BB0_1;
+	ret;
+"""
+    loop, branches = main_loop(text)
+    assert (len(loop), loop[0], branches) == (6, "@%p1 bra 	$L__BB0_3;", 1)
+    assert main_loop("	bar.sync 	0;") == ([], 0)

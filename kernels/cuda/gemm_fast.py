@@ -1,0 +1,220 @@
+"""The fast product, variant ``cuda``: block, warp and thread tiles.
+
+Each thread holds 8 x 8 sums in registers, so four 16-byte loads from shared memory feed 64 FMAs; warps of 4 x 8
+threads, so that those loads are broadcasts or free of conflicts; the next panels are on their way from memory, in
+registers, while these are multiplied, and shared memory is double, so that one barrier a panel does. Costs: 17 KB of
+shared memory, some 126 registers, and whole tiles of work at the edges. Not measured: no card was at hand;
+docs/performance-notes/cuda.md has what the assembler says.
+
+A kernel for each way in which two factors of whole vectors lie, whose main loop has no branch, and one for all others.
+"""
+
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..specs.activations import IDENTITY, RELU
+from .activations import activate, slope
+from .arguments import ALONG_LONG, VECTOR_BYTES
+from .device import SIMULATED, cuda, device, kernel
+from .gemm import size_or_batch_rows
+from .panel import ANY_MODE, PIECES, panels
+from .register_tile import outer, row_of, storer
+
+
+class BlockTile(NamedTuple):
+    """A block's tile of C (m, n), its steps k through the sum, a thread's tile (tm, tn), elements of 16 bytes."""
+
+    m: int
+    n: int
+    k: int
+    tm: int
+    tn: int
+    lanes: int
+
+    @property
+    def threads(self) -> int:
+        """Threads of a block."""
+        return self.m // self.tm * (self.n // self.tn)
+
+
+def _tile_storer(real: Any, tile: BlockTile) -> Any:
+    """Make the device function that stores a thread's tile of C with its epilogue.
+
+    Parameters
+    ----------
+    real : type
+        Of the elements.
+    tile : BlockTile
+
+    Returns
+    -------
+    store_tile : device function
+        ``(args, sums, m0, n0, rows, arrays, part)``: ``m0``, ``n0``: row and column of C of the tile's first element;
+        ``rows``: of C; ``arrays``: a, b, c. It neither synchronises nor uses shared memory.
+    """
+    bm, bn, _, tm, tn, lanes = tile
+    pieces_n, step_m, step_n = tn // lanes, bm * lanes // tm, bn * lanes // tn
+    count = tm * tn
+    store, piece, ones, zero = storer(lanes), PIECES[lanes], (real(1),) * tm, real(0)
+
+    @device
+    def one_bias(b: Any, at: int, left: int) -> Any:
+        """A thread's elements of the bias, as a row of its tile, ``left`` columns from C's edge."""
+        return piece(b, at, 1, left)
+
+    @device
+    def two_biases(b: Any, at: int, left: int) -> Any:
+        """The same of two pieces."""
+        return piece(b, at, 1, left) + piece(b, at + step_n, 1, left - step_n)
+
+    @device
+    def rectified2(values: Any) -> Any:
+        """ReLU of two elements; NaN stays NaN."""
+        return zero if values[0] < zero else values[0], zero if values[1] < zero else values[1]
+
+    @device
+    def rectified4(values: Any) -> Any:
+        """ReLU of four."""
+        return rectified2(values[:2]) + rectified2(values[2:])
+
+    bias_row, rectified = one_bias if pieces_n == 1 else two_biases, rectified2 if lanes == 2 else rectified4
+
+    @device
+    def store_piece(flat: Any, at: int, values: Any, left: int, aligned: bool) -> None:
+        """Store a piece, ``left`` columns from C's edge: 16 bytes at once, or one by one."""
+        if aligned and left >= lanes:
+            store(flat, at, values)
+        else:
+            for e in range(lanes):
+                if e < left:
+                    flat[at + e] = row_of(values, e, 1)[0]
+
+    @device
+    def store_tile(args: Any, sums: Any, m0: int, n0: int, rows: int, arrays: Any, part: int) -> None:
+        """Bias, Z and ReLU in the first loop; in the second, from C, what needs exponentials, or another's A.
+
+        In the first its code would be there once for each of the sums.
+        """
+        a, b, c = arrays
+        columns, c_row, z_at = args.n, args.c_row, args.z
+        to = args.c + part * args.split_step
+        aligned = c_row % lanes == 0 and to % lanes == 0 and (z_at < 0 or z_at % lanes == 0)
+        code, gate, gate_a = args.code, args.gate_code, args.gate_a
+        if args.bias >= 0:
+            sums = outer(sums, ones, bias_row(b, args.bias + n0, columns - n0))
+        for i in range(tm):
+            m = m0 + i // lanes * step_m + i % lanes
+            if m < rows:
+                row = row_of(sums, i, tn)
+                for p in range(pieces_n):
+                    n = n0 + p * step_n
+                    values, place = row_of(row, p, lanes), m * c_row + n
+                    if z_at >= 0:
+                        store_piece(c, z_at + place, values, columns - n, aligned)
+                    if code == RELU:
+                        values = rectified(values)
+                    store_piece(c, to + place, values, columns - n, aligned)
+        if gate > IDENTITY or code > RELU:
+            for i in range(count):
+                row_i, column = i // tn, i % tn
+                m = m0 + row_i // lanes * step_m + row_i % lanes
+                n = n0 + column // lanes * step_n + column % lanes
+                if m < rows and n < columns:
+                    place = m * c_row + n
+                    value = c[to + place]
+                    if gate > IDENTITY:
+                        z = a[args.gate_z + place] if args.gate_z >= 0 else value
+                        value *= slope(gate, a[gate_a + place], z)
+                    c[to + place] = activate(code, value) if code > RELU else value
+
+    return store_tile
+
+
+@cache
+def fast(dtype: Any, tile: BlockTile, a_mode: int = ANY_MODE, b_mode: int = ANY_MODE) -> Any:
+    """Make a kernel of variant ``cuda``.
+
+    Source: NVIDIA, "CUTLASS: Fast Linear Algebra in CUDA C++" (2017), for the hierarchy of tiles.
+
+    Parameters
+    ----------
+    dtype : dtype
+        float32 or float64.
+    tile : BlockTile
+        ``tile.threads`` threads a block, at least one warp outside the simulator.
+    a_mode, b_mode : int, default ANY_MODE
+        With VECTORS: the only modes of A and B that the kernel is for, in arrays of fewer than 2**31 elements.
+
+    Returns
+    -------
+    dispatcher
+        A kernel with the parameters of `gemm.naive`, whose block computes a tile of C.
+    """
+    real = np.dtype(dtype).type
+    bm, bn, bk, tm, tn, lanes = tile
+    threads = tile.threads
+    start_a, advance_a, take_a, put_a, row_of_a, a_stride = panels(bm, bk, tm, lanes, threads, a_mode)
+    start_b, advance_b, take_b, put_b, row_of_b, b_stride = panels(bn, bk, tn, lanes, threads, b_mode)
+    store_tile = _tile_storer(real, tile)
+    a_size, b_size = bk * a_stride, bk * b_stride
+    a_buffer, b_buffer = 2 * a_size, 2 * b_size
+    # A warp is 4 threads high and 8 wide; a thread's rows and columns come in pieces of 16 bytes.
+    across = bn // tn
+    wide = min(8, across)
+    high = max(1, min(32, threads) // wide)
+    warps_across = across // wide
+    zeros = (real(0),) * (tm * tn)
+
+    def cuda_fast(args: Any, progress: Any, a: Any, b: Any, c: Any) -> None:
+        """C = A B, as `gemm.naive`. Sums and the next panels are in registers, two panels of A and of B in shared memory.
+
+        One barrier for every bk terms, which all threads of a block reach: a block beyond C's edges returns as a whole.
+        """
+        if SIMULATED:  # which knows no alignment; elsewhere this branch is not compiled
+            left = cuda.shared.array(a_buffer, dtype)
+            right = cuda.shared.array(b_buffer, dtype)
+        else:
+            left = cuda.shared.array(a_buffer, dtype, VECTOR_BYTES)
+            right = cuda.shared.array(b_buffer, dtype, VECTOR_BYTES)
+        t = cuda.threadIdx.x
+        m0, n0 = cuda.blockIdx.y * bm, cuda.blockIdx.x * bn
+        rows, columns = size_or_batch_rows(args.m, progress), args.n
+        if m0 >= rows or n0 >= columns:
+            return
+        part = cuda.blockIdx.z
+        top = part * args.split
+        bottom = min(size_or_batch_rows(args.k, progress), top + args.split)
+
+        warp, lane = t // 32, t % 32
+        y = (warp // warps_across * high + lane // wide) * lanes
+        x = (warp % warps_across * wide + lane % wide) * lanes
+        sums = zeros
+        a_at, a_moved = start_a((args.a, args.a_long, args.a_k, args.a_mode), m0, rows, top, t)
+        b_at, b_moved = start_b((args.b, args.b_long, args.b_k, args.b_mode), n0, columns, top, t)
+        half = np.int32(0)
+        k = np.int32(max(0, bottom - top))  # terms that are left
+        put_a(left, 0, a_moved, take_a(a, a_at, a_moved, k))
+        put_b(right, 0, b_moved, take_b(b, b_at, b_moved, k))
+        cuda.syncthreads()
+        while k > 0:
+            # Beyond the sum's end these are zeros, which are stored where they are never read.
+            k = np.int32(k - bk)
+            a_at, b_at = advance_a(a_at, a_moved), advance_b(b_at, b_moved)
+            a_pieces, b_pieces = take_a(a, a_at, a_moved, k), take_b(b, b_at, b_moved, k)
+            from_a, from_b = half * a_size + y, half * b_size + x
+            for _ in range(0, bk, 2):
+                sums = outer(sums, row_of_a(left, from_a), row_of_b(right, from_b))
+                sums = outer(sums, row_of_a(left, from_a + a_stride), row_of_b(right, from_b + b_stride))
+                from_a += 2 * a_stride
+                from_b += 2 * b_stride
+            half = np.int32(1 - half)
+            put_a(left, half * a_size, a_moved, a_pieces)
+            put_b(right, half * b_size, b_moved, b_pieces)
+            cuda.syncthreads()
+        store_tile(args, sums, m0 + y, n0 + x, rows, (a, b, c), part)
+
+    layout = "" if a_mode == ANY_MODE else "_" + "".join("kl"[mode & ALONG_LONG] for mode in (a_mode, b_mode))
+    cuda_fast.__name__ = f"cuda_{np.dtype(dtype).name}_{bm}x{bn}x{bk}{layout}"
+    return kernel(threads, 2 if threads >= 256 else 4)(cuda_fast)
