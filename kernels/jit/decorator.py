@@ -16,6 +16,7 @@ from typing import Any, TypeVar, overload
 
 import numba
 
+from . import perf_map
 from .announcer import listen
 from .cache import new_cache
 from .numba_internals import CPUDispatcher
@@ -26,6 +27,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 _FLAGS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
 
 listen()
+if perf_map.WANTED and COMPILES:
+    perf_map.listen()
 
 
 @overload
@@ -71,6 +74,12 @@ class _KernelDispatcher(CPUDispatcher):  # type: ignore[misc]
     @_cache.setter
     def _cache(self, cache: Any) -> None:
         """Ignore the cache that Numba makes."""
+
+    def add_overload(self, compiled: Any) -> None:
+        """Add what was compiled or loaded, and name it for perf if that is wanted."""
+        super().add_overload(compiled)
+        if perf_map.WANTED:
+            perf_map.write()
 
 
 class _InternalDispatcher(_KernelDispatcher):

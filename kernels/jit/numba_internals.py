@@ -17,6 +17,9 @@ a dispatcher's ``__class__``            an entry from Python refuses  Python jum
 ``_cache_file``, ``_index_key``, a                                    whose folder is a setting of the process
 dispatcher's ``_cache``
 an overload's ``library``, ``fndesc``   `code_address`                ``numba.cfunc``: no arrays, no exceptions
+a codegen's ``_engine``, a library's    `perf_map`, only where it is  none
+``_object_compiled_hook`` and           asked for
+``_object_getbuffer_hook``
 ``context.call_conv``                   `call_by_address`             ``types.FunctionType``: experimental
 ``get_call_type``,                      ``cpu.threads.parallel_for``  ``numba.prange``: see
 ``get_compile_result``,                                               docs/performance-notes/threads.md
@@ -27,6 +30,7 @@ an overload's ``library``, ``fndesc``   `code_address`                ``numba.cf
 ======================================  ============================  ================================================
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numba
@@ -89,3 +93,25 @@ def code_address(dispatcher: Any, signature: tuple[Any, ...]) -> int:
     dispatcher.compile(signature)
     result = dispatcher.overloads[signature]
     return int(result.library.get_pointer_to_function(result.fndesc.llvm_func_name))
+
+
+def jit_engine() -> Any:
+    """Return LLVM's engine that all kernels are linked into."""
+    return cpu_target.target_context.codegen()._engine
+
+
+def wrap_object_cache(note: Callable[[bytes], None]) -> None:
+    """Call ``note`` with every object file that is linked, compiled anew or taken from the cache."""
+    library = cpu_target.target_context.codegen()._library_class
+
+    def compiled(module: Any, code: bytes) -> None:
+        note(code)
+        library._object_compiled_hook(module, code)
+
+    def loaded(module: Any) -> Any:
+        code = library._object_getbuffer_hook(module)
+        if code:
+            note(code)
+        return code
+
+    jit_engine().set_object_cache(compiled, loaded)
