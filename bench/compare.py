@@ -3,11 +3,11 @@
     python bench/compare.py main                # the working tree against a commit
     python bench/compare.py HEAD~3 HEAD -k matmul --dtypes float32,float64
 
-Imports `verdicts` alone of this folder. A file of one session set against a file of another (pytest-benchmark's
-``--benchmark-compare``) also compares the machine's moods: on one that is shared, medians an hour apart differed by a
-third. So here three processes take turns, call by call: the old commit, the new one, and the old one once more. What
-the two old ones differ by is noise, and is what a difference must exceed; `verdicts` says by how much. All three are
-replaced by new ones several times, since a process has its own rng with the placement of memory.
+A file of one session set against a file of another (pytest-benchmark's ``--benchmark-compare``) also compares the
+machine's moods: on one that is shared, medians an hour apart differed by a third. So here three processes take turns,
+call by call: the old commit, the new one, and the old one once more. What the two old ones differ by is noise, and is
+what a difference must exceed; `fastnet.profiling.verdicts` says by how much. All three are replaced by new ones several
+times, since a process has its own rng with the placement of memory.
 
 Each commit is taken from git into a folder of its own and run by this interpreter, so both have the same NumPy and
 Numba. Exit status 1 where anything became slower.
@@ -28,7 +28,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from verdicts import Verdict, verdict
+from fastnet.profiling.verdicts import Verdict, verdict
 
 ROOT = Path(__file__).parent.parent
 WORKING_TREE = "the working tree"

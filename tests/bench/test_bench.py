@@ -17,7 +17,8 @@ import predictions
 import pytest
 import report
 import sides
-from verdicts import FLOOR, MARGIN, verdict
+
+from fastnet.profiling.verdicts import FLOOR, MARGIN, verdict
 
 BENCH = Path(report.__file__).parent
 

@@ -1,9 +1,9 @@
-"""When two commits differ: the rule by which `compare` decides.
+"""When two measurements differ: the rule by which bench/compare.py decides of commits, and `baseline` of two runs.
 
-Imports the standard library only. Several sets of processes each give one ratio new over old, itself a median over
-turns, and one ratio old over old, the control. A commit is slower where **every** set says so by more than a threshold:
-the largest that the controls strayed from 1, half as much again, and at least FLOOR. So a single disturbed set can hide
-a change, which measuring again will show, but cannot make one up.
+Several sets, of processes or of rounds, each give one ratio new over old, itself a median over turns, and one ratio of
+equal code, the control. New is slower where **every** set says so by more than a threshold: the largest that the
+controls strayed from 1, half as much again, and at least a floor. So a single disturbed set can hide a change, which
+measuring again will show, but cannot make one up.
 """
 
 import math
@@ -25,8 +25,8 @@ class Verdict(NamedTuple):
     threshold: float
 
 
-def verdict(changes: Sequence[float], controls: Sequence[float]) -> Verdict:
-    """Decide from ratios new / old and old / old, one of each a set of processes.
+def verdict(changes: Sequence[float], controls: Sequence[float], floor: float = FLOOR) -> Verdict:
+    """Decide from ratios new / old and old / old, one of each a set; smaller differences than the floor are none.
 
     Raises
     ------
@@ -37,7 +37,7 @@ def verdict(changes: Sequence[float], controls: Sequence[float]) -> Verdict:
         raise ValueError(f"{len(changes)} changes and {len(controls)} controls; expected as many, and at least 2")
     if not all(math.isfinite(ratio) and ratio > 0 for ratio in (*changes, *controls)):
         raise ValueError("a ratio is not a number above 0")
-    threshold = max(math.log1p(FLOOR), MARGIN * max(abs(math.log(ratio)) for ratio in controls))
+    threshold = max(math.log1p(floor), MARGIN * max(abs(math.log(ratio)) for ratio in controls))
     logs = [math.log(ratio) for ratio in changes]
     word = "slower" if min(logs) > threshold else "faster" if max(logs) < -threshold else "same"
     return Verdict(word, math.exp(statistics.median(logs)), math.expm1(threshold))
