@@ -20,6 +20,7 @@ from threadpoolctl import threadpool_limits
 from fastnet.kernels.cpu.threads.pool import limit_threads, num_threads
 from fastnet.kernels.registry import OP_SPECS, TABLE, Case, Variant, prepare, variants
 from fastnet.kernels.verify import check
+from fastnet.profiling.timing import aligned
 from fastnet.profiling.variants import measure_limits
 
 # Calibrated and timed by pytest-benchmark; warmed up, since a first call compiles and finds cold caches.
@@ -59,7 +60,7 @@ def test_kernel(
     benchmark: BenchmarkFixture, machine: dict[str, Any], variant: Variant, case: Case, dtype: str, threads: int | str
 ) -> None:
     contract = OP_SPECS[variant.operation]
-    arguments = prepare(variant.operation, case, dtype).arguments
+    arguments = [aligned(argument) for argument in prepare(variant.operation, case, dtype).arguments]
     benchmark.group = f"{variant.operation} {case} {dtype} threads {threads}"
     count = num_threads() if threads == ALL else int(threads)
     with threadpool_limits(count), limit_threads(count):

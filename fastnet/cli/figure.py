@@ -2,12 +2,21 @@
 
 import os
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any
 
 import numpy as np
 
 from ..history import History
 from ..io import storage
+
+
+def require_matplotlib(option: str) -> None:
+    """Raise an ImportError that names the option, if matplotlib is not installed."""
+    try:
+        import_module("matplotlib.figure")
+    except ImportError:
+        raise ImportError(f"{option} needs the package matplotlib: pip install matplotlib") from None
 
 
 def new_figure(path: str) -> Any:
@@ -21,10 +30,9 @@ def new_figure(path: str) -> Any:
         If the file cannot be written, or its suffix is not that of an image that matplotlib can write.
     """
     storage.check_target(path)
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ImportError("--plot needs the package matplotlib: pip install matplotlib") from None
+    require_matplotlib("--plot")
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     types = figure.canvas.get_supported_filetypes()
     if _suffix(path) not in types:

@@ -1,36 +1,49 @@
-"""The commands ``fastnet profile kernel`` and ``fastnet profile step``, and the peak figures of ``fastnet info``.
+"""The commands ``fastnet profile kernel`` and ``profile step``, and the peak figures of ``fastnet info``.
 
 Results go to standard output, as a table or, with --json, as JSON.
 """
 
 import argparse
 import json
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from ..io import storage
-from ..kernels.cpu.threads.pool import num_threads
 from ..kernels.jit import target
+from ..kernels.registry import Variant
 from ..kernels.specs.losses import LOSSES
 from ..kernels.specs.operations import OP_SPECS
-from ..profiling import machine_code, roofline, step_breakdown, variants
-from ..profiling.timing import Spread
-from . import arguments, figure, textplot
+from ..profiling import (
+    baseline,
+    llvm_mca,
+    machine_code,
+    report,
+    roofline,
+    step_breakdown,
+    sweep,
+    tables,
+    variants,
+)
+from ..profiling.verdicts import Verdict
+from . import arguments, figure, profile_sweep, textplot
+from .profile_options import add_common_options, check_threads, hardware, machine
 
 
 def add_parser(subparsers: Any) -> None:
-    """Add the parsers of both commands."""
+    """Add the parsers of all commands."""
     text = "time kernel variants, or the parts of a training step, against this machine's limits"
     profile = subparsers.add_parser("profile", help=text, description=f"{text.capitalize()}.")
-    commands = profile.add_subparsers(dest="profiled", metavar="kernel|step", required=True)
+    commands = profile.add_subparsers(dest="profiled", metavar="kernel|sweep|step", required=True)
     kernel = commands.add_parser(
         "kernel",
         help="time the variants of a kernel",
         description="Compare each variant of a kernel with the float64 oracle, then time them in turns: time and its "
         "interquartile range, GFLOP/s, GB/s, share of the limit that binds (FMAs on registers, or bytes read from the "
         "cache that holds the arrays; both measured here and now), the error as a share of what is allowed, the "
-        "compile time and the inner loop. A wrong kernel is refused before it is timed.",
+        "compile time and the inner loop; and a sentence that says why it takes that long. A wrong kernel is refused "
+        "before it is timed.",
         epilog=f"Kernels: {', '.join(OP_SPECS)}. A time is that of a call from Python with arrays in the cache. "
         "The compile time is that of the first call in a new process with an empty cache, less that of the second.",
     )
@@ -42,12 +55,20 @@ def add_parser(subparsers: Any) -> None:
     kernel.option("--case-option", case, dest="option", metavar="NAME")
     names = "which to time, such as reference,simd (default: all)"
     kernel.option("--variants", names, type=lambda text: text.split(","), metavar="A,B")
-    _add_common_arguments(kernel)
+    add_common_options(kernel)
     code = "leave out compile times and inner loops, which take a process for each variant"
     kernel.option("--no-compile-stats", code, dest="code", action="store_false")
     kernel.option("--asm", "show the inner loops", action="store_true")
     kernel.option("--plot", "draw the roofline to this .png, .svg or .pdf", metavar="IMAGE")
+    page = "write all of it, and a sweep over sizes up to 512, as one page; takes a minute, and matplotlib"
+    kernel.option("--html", page, metavar="FILE.html")
+    kernel.option("--save", "keep the times in this file, for --baseline", metavar="FILE.json")
+    baseline_text = "compare with what --save kept; exit status 1 where a variant has become slower"
+    kernel.option("--baseline", baseline_text, metavar="FILE.json")
+    least = "the least difference from the baseline that counts (default: 5 for products, 10 for others)"
+    kernel.option("--threshold", least, type=arguments.positive, metavar="PERCENT")
 
+    profile_sweep.add_parser(commands)
     parts = commands.add_parser(
         "step",
         help="break a training step down by kernel",
@@ -59,25 +80,7 @@ def add_parser(subparsers: Any) -> None:
     parts.option("--batch-size", "rows", type=arguments.integer, metavar="N", default=128)
     parts.option("--loss", "of the outputs", choices=list(LOSSES), default="mse")
     parts.option("--optimizer", "of the update", choices=list(step_breakdown.OPTIMIZERS), default="sgd")
-    _add_common_arguments(parts)
-
-
-def _add_common_arguments(parser: arguments.Parser) -> None:
-    parser.option("--dtype", "of the arrays", choices=["float32", "float64"], default="float32")
-    counts = "numbers of threads, such as 1,2; each is timed"
-    parser.option("--threads", counts, type=arguments.integers, default="1", metavar="N,...")
-    parser.option("--seconds", "about how long to time each", type=arguments.positive, default=0.5, metavar="S")
-    parser.option("--json", "print JSON", action="store_true")
-
-
-def _check_threads(options: argparse.Namespace) -> None:
-    if max(options.threads) > num_threads():
-        options.parser.error(f"--threads {max(options.threads)}: at most {num_threads()} can be used here")
-
-
-def hardware() -> dict[str, Any]:
-    """Describe the CPU that figures were measured on, as JSON holds it."""
-    return {"cpu": target.target_cpu(), "vector_bytes": target.vector_bytes(), "threads": num_threads()}
+    add_common_options(parts)
 
 
 def measure(threads: Sequence[int]) -> list[tuple[str, str]]:
@@ -86,14 +89,10 @@ def measure(threads: Sequence[int]) -> list[tuple[str, str]]:
     for count in threads:
         limits = variants.machine_limits(count)
         rates = ", ".join(f"{rate:.0f} GFLOP/s {dtype}" for dtype, rate in limits["gflops"].items())
-        lines.append(("FMA peak", f"{_threads(count)}: {rates}"))
+        lines.append(("FMA peak", f"{tables.threads_text(count)}: {rates}"))
         rates = ", ".join(f"{level} {rate:.0f}" for level, rate in limits["gbps"].items())
-        lines.append(("bandwidth", f"{_threads(count)}: {rates} GB/s, read"))
+        lines.append(("bandwidth", f"{tables.threads_text(count)}: {rates} GB/s, read"))
     return lines
-
-
-def _threads(count: int) -> str:
-    return f"{count} thread{'s' * (count > 1)}"
 
 
 # --------------------------------------------------------------------------------------------- kernels
@@ -101,7 +100,7 @@ def _threads(count: int) -> str:
 
 def kernels(options: argparse.Namespace) -> int:
     """Profile variants of an operation and print the result; return the exit status."""
-    _check_threads(options)
+    check_threads(options)
     if options.asm and not options.code:
         options.parser.error("--asm shows what --no-compile-stats leaves out")
     try:
@@ -110,32 +109,49 @@ def kernels(options: argparse.Namespace) -> int:
     except ValueError as error:
         options.parser.error(str(error))
     picture = figure.new_figure(options.plot) if options.plot is not None and candidates else None
+    for path in filter(None, (options.save, options.html)):
+        storage.check_target(path)
+    if options.html is not None:
+        figure.require_matplotlib("--html")
+    before = baseline.load(options.baseline, hardware()) if options.baseline is not None else None
+    threshold = options.threshold / 100 if options.threshold is not None else None
     profiles: list[variants.Profile] = []
     for threads in options.threads if candidates else ():
         settings = (options.operation, case, candidates, options.dtype, threads, options.seconds)
-        profiles.append(variants.profile(*settings, code=options.code and not profiles))
+        profiles.append(variants.profile(*settings, code=options.code))
+    compared = [baseline.compare(each, before, threshold) for each in profiles] if before is not None else []
+    if options.save is not None and profiles:
+        baseline.save(options.save, profiles, hardware())
+    if options.html is not None and profiles:
+        _write_page(options, candidates, profiles, compared)
+    status = int(any(verdict.word == "slower" for each in compared for verdict in each.values()))
     cuda = variants.cuda_variants(options.operation, options.variants or ())
     offline = _ptx_reports(options, cuda) if cuda else []
     if picture is not None:
         _plot(picture, options.plot, profiles)
     if options.json:
-        found = {"profiles": [_as_json(profile) for profile in profiles], "offline": offline}
+        found: dict[str, Any] = {"profiles": [_as_json(profile) for profile in profiles], "offline": offline}
+        found |= (
+            {"baseline": [{name: v._asdict() for name, v in each.items()} for each in compared]} if compared else {}
+        )
         print(json.dumps({**hardware(), **found}, indent=1))
-        return 0
+        return status
     texts = []
     if profiles:
         vectors = f"vectors of {target.vector_bytes()} bytes"
         texts.append(f"{options.operation} {case}, {options.dtype}; {target.target_cpu()}, {vectors}")
         texts += [_table(profile) for profile in profiles]
         texts += _code_tables(profiles[0], options.asm) if options.code else []
-    if picture is not None:
-        texts.append(f"plot      {storage.display_path(options.plot)}")
+        texts += [textplot.table("<>><", tables.comparison(each)) for each in compared]
+    for name in ("plot", "html", "save"):
+        if profiles and getattr(options, name) is not None:
+            texts.append(f"{name:<10}{storage.display_path(getattr(options, name))}")
     if cuda:
         rows = [list(_CUDA_COLUMNS), *([str(report[name]) for name in _CUDA_COLUMNS.values()] for report in offline)]
         note = "compiled for sm_90 and not timed (bench/gpu.py does that, on a card)"
         texts.append(f"{options.operation}, {options.dtype}, {note}\n{textplot.table('<<>>>>>', rows)}")
     print("\n\n".join(texts))
-    return 0
+    return status
 
 
 _CUDA_COLUMNS = {name: name for name in ("variant", "kernel", "threads", "registers")}
@@ -152,41 +168,46 @@ def _ptx_reports(options: argparse.Namespace, names: Sequence[str]) -> list[dict
 
 
 def _table(profile: variants.Profile) -> str:
-    limits = profile.limits
-    least = limits.seconds(profile.flops, profile.bytes_moved)
-    head = (
-        f"{_threads(limits.threads)}: at most {limits.gflops:.0f} GFLOP/s of FMAs, {limits.gbps:.0f} GB/s from "
-        f"{limits.level}; {profile.flops / 1e6:.3g} MFLOP, {profile.bytes_moved / 1e6:.3g} MB, "
-        f"{profile.intensity:.2f} FLOP/byte: {profile.binds} binds, {_us(least)} us at the limit"
-    )
-    rows = [("variant", "time us", "spread", "GFLOP/s", "GB/s", "of limit", "error")]
-    for m in profile.measurements:
-        rates = f"{m.gflops:.1f}", f"{m.gbps:.1f}", f"{m.fraction_of_limit:.1%}"
-        rows.append((m.variant, *_times(m.seconds), *rates, f"{m.error_ratio:.3f}"))
-    lines = [head, textplot.table("<>>>>>>", rows)]
+    said = tables.diagnoses(profile)
+    width = max(len(name) for name, _ in said)
+    lines = [tables.limits(profile), textplot.table("<>>>>>>>", tables.measurements(profile))]
+    lines += [
+        textwrap.fill(f"{name:<{width}}  {text}", 120, subsequent_indent=" " * (width + 2)) for name, text in said
+    ]
     if not variants.BOUNDS_BLAS and any(m.variant == "reference" for m in profile.measurements):
         lines.append("reference: the threads of NumPy's BLAS are not limited (pip install threadpoolctl)")
     return "\n".join(lines)
 
 
-def _times(seconds: Spread) -> tuple[str, str]:
-    return _us(seconds.median), f"{seconds.relative_iqr:.1%}"
+_PAGE_SIZES = 13
+"""Sizes of a page's sweep, up to 512: the larger ones would take minutes."""
 
 
-def _us(seconds: float) -> str:
-    us = seconds * 1e6
-    return f"{us:.3f}" if us < 10 else f"{us:.2f}" if us < 1000 else f"{us:.0f}"
+def _write_page(
+    options: argparse.Namespace,
+    candidates: Sequence[Variant],
+    profiles: Sequence[variants.Profile],
+    compared: Sequence[Mapping[str, Verdict]],
+) -> None:
+    """Sweep over the sizes, and write the page."""
+    sizes = sweep.default_sizes(options.operation, options.dtype)[:_PAGE_SIZES]
+    settings = options.operation, candidates, sizes, options.dtype
+    sweeps = [list(sweep.sweep(*settings, count, options.seconds / 5)) for count in options.threads]
+    with storage.replacing(options.html) as file:
+        file.write(report.page(profiles, sweeps, machine(), compared).encode())
 
 
 def _code_tables(profile: variants.Profile, asm: bool) -> list[str]:
-    """Format compile times and inner loops, and the loops' assembly if asked for."""
-    rows, texts = [("variant", "compile s", "inner loop")], []
+    """Format compile times and inner loops, what llvm-mca says of them, and their assembly if asked for."""
+    rows, simulated, texts = [("variant", "compile s", "inner loop")], [], []
     for m in profile.measurements:
         loop = m.code.loop if m.code else None
         rows.append((m.variant, f"{m.code.first_call_s:.2f}", _describe(loop)) if m.code else (m.variant, "-", "NumPy"))
+        if loop and (found := llvm_mca.simulate(loop.text, target.target_cpu())):
+            simulated.append(f"{m.variant} by llvm-mca: {found.sentence()}")
         if asm and loop:
             texts.append(f"{m.variant}: {loop.function}\n{loop.text}")
-    return [textplot.table("<><", rows), *texts]
+    return ["\n".join([textplot.table("<><", rows), *simulated]), *texts]
 
 
 def _describe(loop: machine_code.Loop | None) -> str:
@@ -211,7 +232,7 @@ def _plot(picture: Any, path: str, profiles: Sequence[variants.Profile]) -> None
     for ax, profile in zip(axes, profiles, strict=True):
         limits = variants.machine_limits(profile.limits.threads)
         points = [roofline.Point(m.variant, profile.intensity, m.gflops, m.variant) for m in profile.measurements]
-        title = f"{profile.operation} {profile.case}, {profile.dtype}, {_threads(profile.limits.threads)}"
+        title = f"{profile.operation} {profile.case}, {profile.dtype}, {tables.threads_text(profile.limits.threads)}"
         roofline.draw(ax, points, profile.limits.gflops, limits["gbps"], title)
     figure.save_figure(picture, path)
 
@@ -221,7 +242,7 @@ def _plot(picture: Any, path: str, profiles: Sequence[variants.Profile]) -> None
 
 def step(options: argparse.Namespace) -> int:
     """Break a training step down by kernel and print the times; return the exit status."""
-    _check_threads(options)
+    check_threads(options)
     network = (options.layers, options.batch_size, options.dtype, options.loss, options.optimizer)
     found = step_breakdown.profile_step(*network, options.threads, max(2.0, 6 * options.seconds))
     if options.json:
@@ -239,7 +260,7 @@ def step(options: argparse.Namespace) -> int:
     threaded = [step_breakdown.Part(f"step, {count} threads", "", s, 0) for count, s in found.threaded.items()]
     rows = [_step_row(part, found) for part in (*found.parts, whole, *threaded)]
     share = f"{found.remainder / found.step.median:.1%}"
-    rows.insert(len(found.parts), ("remainder", "", _us(found.remainder), "", share, "", ""))
+    rows.insert(len(found.parts), ("remainder", "", tables.microseconds(found.remainder), "", share, "", ""))
     heads = ("part", "M x K x N", "time us", "spread", "of step", "GFLOP/s", "of limit")
     print(textplot.table("<>>>>>>", [heads, *rows]))
     print("\nweights: dW, db, update and W^T of a layer. Each part is timed by itself, with its arrays in the nearest")
@@ -252,4 +273,4 @@ def _step_row(part: step_breakdown.Part, profile: step_breakdown.StepProfile) ->
     rate = part.flops / part.seconds.median / 1e9
     rates = (f"{rate:.1f}", f"{rate / profile.gflops:.1%}") if part.flops else ("-", "-")
     share = f"{part.seconds.median / profile.step.median:.1%}"
-    return (part.name, part.shape, *_times(part.seconds), share, *rates)
+    return (part.name, part.shape, *tables.times(part.seconds), share, *rates)

@@ -8,6 +8,7 @@ innermost loops, the one with the most vector arithmetic (bytes of registers, an
 the loop of the widest micro-tile, though narrow matrices use narrower ones.
 """
 
+import functools
 import gc
 import json
 import os
@@ -23,6 +24,7 @@ import numpy as np
 
 from ..kernels.jit import target
 from ..kernels.jit.numba_internals import CPUDispatcher
+from ..kernels.jit.symbols import demangle
 from ..kernels.registry import find, prepare
 from ..kernels.specs.base import Case
 
@@ -83,6 +85,16 @@ _SYMBOL = re.compile(r'^(?!L\w+:)"?([^\s".#:][^":\n]*)"?:.*$', re.MULTILINE)
 _BRANCH = re.compile(r"\s*(?:j\w+|b|b\.\w+|cbn?z|tbn?z)\s(?:.*[\s,])?([^\s,]+)\s*$")
 
 
+def is_fma(instruction: str) -> bool:
+    """Return whether an instruction, without the spaces before it, is an FMA."""
+    return _FMA.match(instruction) is not None
+
+
+def is_arithmetic(instruction: str) -> bool:
+    """Return whether an instruction is floating-point arithmetic other than an FMA."""
+    return _ARITHMETIC.match(instruction) is not None
+
+
 def inner_loop(assembly: str) -> Loop | None:
     """Find the innermost loop with the most vector arithmetic, a micro-kernel's if there is one.
 
@@ -123,13 +135,13 @@ def _innermost(lines: list[str]) -> Iterator[list[str]]:
 def _weigh(function: str, body: list[str]) -> tuple[int, Loop]:
     """Return a loop and its weight: bytes of registers that it computes on, FMAs counting twice."""
     code = [line.strip() for line in body if not _NO_INSTRUCTION.match(line)]
-    fmas = [_width(line) for line in code if _FMA.match(line)]
-    widths = fmas + [_width(line) for line in code if _ARITHMETIC.match(line)]
+    fmas = [_width(line) for line in code if is_fma(line)]
+    widths = fmas + [_width(line) for line in code if is_arithmetic(line)]
     widest = max(widths, default=0)
     # "#" begins a comment, but "#16" is a number on ARM.
     shown = [re.split(r"#(?![-\d])", line)[0] for line in body if line.strip()[:1] not in ("", "#")]
     text = "\n".join(line.rstrip().expandtabs(4) for line in shown)
-    loop = Loop(_demangle(function), widest, fmas.count(widest), len(widths), len(code), 0, text)
+    loop = Loop(demangle(function), widest, fmas.count(widest), len(widths), len(code), 0, text)
     return sum(fmas) + sum(widths), loop
 
 
@@ -140,21 +152,12 @@ def _width(instruction: str) -> int:
     return next(width for pattern, width in (*widths, *arm) if re.search(pattern, instruction))
 
 
-def _demangle(symbol: str) -> str:
-    """Demangle a symbol of Numba's: modules and name, without types."""
-    names, rest = [], symbol.removeprefix("_ZN")
-    while rest != symbol and (length := re.match(r"\d+", rest)):
-        end = length.end() + int(length[0])
-        names.append(rest[length.end() : end])
-        rest = rest[end:]
-    return ".".join(names) or symbol
-
-
 # ------------------------------------------------------------------------------------- a process of its own
 
 
+@functools.cache
 def inspect(operation: str, variant: str, dtype: str, case: Case) -> Code | None:
-    """Compile a variant of the table in a new process with an empty cache.
+    """Compile a variant of the table in a new process with an empty cache; once for all calls of these arguments.
 
     Returns
     -------

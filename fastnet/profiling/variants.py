@@ -6,27 +6,41 @@ equation needs, whatever a variant does, so that the GFLOP/s of variants compare
 call from Python on arrays in the cache, the dispatch of some 0.2 to 0.5 us included: what a caller pays.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
+from itertools import pairwise
+from statistics import median
 
 import numpy as np
 
 from ..kernels.cpu.threads.pool import limit_threads, num_threads
+from ..kernels.jit import target
 from ..kernels.limits import bandwidth, cache_sizes, fma_peak
 from ..kernels.registry import CUDA_VARIANTS, TABLE, Variant, prepare, variants
-from ..kernels.specs.base import Case
+from ..kernels.specs.base import Case, SampleInput
 from ..kernels.specs.operations import OP_SPECS
 from ..kernels.verify import check
-from . import machine_code
-from .timing import BATCH_S, Spread, batches, interleave, spread
+from . import counters, machine_code
+from .diagnosis import Facts, diagnose
+from .loop_bounds import bounds
+from .timing import BATCH_S, Spread, aligned, batches, interleave, spread
 
 _BANDWIDTH_S = 0.02
 _PEAK_S = 0.0005
 _PEAK_OF_THREADS_S = 0.03  # the system spreads new threads over the cores only after some milliseconds
+
+_CALLS_S = 0.005
+"""Seconds for which the calls with sizes of 1 are timed, of each variant."""
+
+SETS = 4
+"""Parts of the rounds whose medians a comparison with another run takes for independent (see `baseline`)."""
+
+USES_THREADS = ("reference", "parallel")
+"""The variants that compute on more than one thread."""
 
 _BLAS_RESTS_S = 0.1
 """Seconds in which OpenBLAS's threads stop spinning on cores that others need (docs/performance-notes/profiling.md)."""
@@ -78,6 +92,14 @@ class Measurement:
         Operations and bytes of the spec, divided by the median time.
     fraction_of_limit : float
         The time at the limit, divided by the median time.
+    call_s : float
+        Seconds of a call with sizes of 1: what calling takes, however small the work is.
+    diagnosis : str
+        Why it takes that long, in a sentence (see `diagnosis`).
+    sets : tuple of float
+        Median seconds in each of `SETS` equal parts of the rounds, one after the other.
+    counts : dict of str to float or None
+        Hardware events of a call, of one thread (see `counters`); None where none are counted.
     code : machine_code.Code or None
         Compile time and inner loop; None if they were not asked for, or if the variant is not compiled.
     """
@@ -88,6 +110,10 @@ class Measurement:
     gflops: float
     gbps: float
     fraction_of_limit: float
+    call_s: float
+    diagnosis: str
+    sets: tuple[float, ...]
+    counts: dict[str, float] | None
     code: machine_code.Code | None
 
 
@@ -109,6 +135,10 @@ class Profile:
         Measured between the variants.
     measurements : tuple of Measurement
         One for each variant.
+    peaks : tuple of float
+        The FMA peak in GFLOP/s, in the same parts of the rounds as `Measurement.sets`.
+    uncounted : str
+        Why no hardware events are counted, where one thread computes and the system permits none.
     """
 
     operation: str
@@ -118,6 +148,8 @@ class Profile:
     bytes_moved: int
     limits: Limits
     measurements: tuple[Measurement, ...]
+    peaks: tuple[float, ...]
+    uncounted: str = ""
 
     @property
     def intensity(self) -> float:
@@ -241,31 +273,82 @@ def profile(
         If a variant's results are wrong. Nothing has been timed then.
     """
     spec = OP_SPECS[operation]
-    arguments = prepare(operation, case, dtype).arguments
+    sample = prepare(operation, case, dtype)
+    smallest = prepare(operation, Case((1,) * len(case.dims), "a call", case.option), dtype).arguments
     flops, bytes_moved = spec.flops(*case.dims), spec.elements_moved(*case.dims) * np.dtype(dtype).itemsize
-    with ExitStack() as bounds:
-        bounds.enter_context(limit_threads(threads))
+    with ExitStack() as settings:
+        settings.enter_context(limit_threads(threads))
         if BOUNDS_BLAS:
-            bounds.enter_context(import_module("threadpoolctl").threadpool_limits(threads))
+            settings.enter_context(import_module("threadpoolctl").threadpool_limits(threads))
         threads = min(threads, num_threads())
         error_ratios = {variant.name: check(variant, case, dtype) for variant in candidates}
-        level = level_of(sum(argument.nbytes for argument in arguments if isinstance(argument, np.ndarray)))
+        level = level_of(sum(argument.nbytes for argument in sample.arguments if isinstance(argument, np.ndarray)))
+        arguments = [aligned(argument) for argument in sample.arguments]
+        calls = {variant.name: partial(variant.function, *arguments) for variant in candidates}
         batch_s = BATCH_S if threads == 1 else 10 * BATCH_S  # long against the time that waking threads takes
         timers = {}
-        for variant in candidates:
-            rest = _BLAS_RESTS_S if variant.name == "reference" and threads > 1 else 0.0
-            timers[variant.name] = batches(partial(variant.function, *arguments), batch_s, rest)
+        for name, call in calls.items():
+            timers[name] = batches(call, batch_s, _BLAS_RESTS_S if name == "reference" and threads > 1 else 0.0)
         peak = partial(fma_peak, dtype, _PEAK_S if threads == 1 else _PEAK_OF_THREADS_S, threads)
         gbps = [bandwidth(level, threads, _BANDWIDTH_S)]
         samples = interleave({"": peak, **timers}, seconds * len(timers))
         gbps.append(bandwidth(level, threads, _BANDWIDTH_S))
-    peaks = samples.pop("")  # of several threads the highest: another process on one core halves what all reach
-    limits = Limits(spread(peaks).median if threads == 1 else max(peaks), max(gbps), level, threads)
+        empty = {variant.name: batches(partial(variant.function, *smallest), batch_s) for variant in candidates}
+        call_s = {name: median(times) for name, times in interleave(empty, _CALLS_S * len(empty)).items()}
+        counts, uncounted = _count(calls) if threads == 1 else ({}, "")
+    peaks = samples.pop("")
+    highest = median if threads == 1 else max  # another process on one core halves what all reach
+    limits = Limits(highest(peaks), max(gbps), level, threads)
     measurements = []
     for name, times in samples.items():
         found = spread(times)
         rates = flops / found.median / 1e9, bytes_moved / found.median / 1e9
         fraction = limits.seconds(flops, bytes_moved) / found.median
         compiled = machine_code.inspect(operation, name, dtype, case) if code else None
-        measurements.append(Measurement(name, error_ratios[name], found, *rates, fraction, compiled))
-    return Profile(operation, case, dtype, flops, bytes_moved, limits, tuple(measurements))
+        facts = Facts(
+            fraction,
+            limits.binds(flops, bytes_moved),
+            level,
+            call_share=call_s[name] / found.median,
+            threads=threads,
+            threads_used=threads if name in USES_THREADS else 1,
+        )
+        if compiled and compiled.loop:
+            facts = _with_loop(facts, compiled.loop, sample, np.dtype(dtype).itemsize)
+        timed = (found, *rates, fraction, call_s[name], diagnose(facts), _medians(times))
+        measurements.append(Measurement(name, error_ratios[name], *timed, counts.get(name), compiled))
+    measured = flops, bytes_moved, limits, tuple(measurements), _medians(peaks, highest)
+    return Profile(operation, case, dtype, *measured, uncounted)
+
+
+def _count(calls: Mapping[str, Callable[[], object]]) -> tuple[dict[str, dict[str, float]], str]:
+    """Count hardware events of each variant's call; where the system permits none, return why."""
+    try:
+        return {name: counters.measure(call) for name, call in calls.items()}, ""
+    except counters.NotPermittedError as error:
+        return {}, str(error)
+
+
+def _with_loop(facts: Facts, loop: machine_code.Loop, sample: SampleInput, itemsize: int) -> Facts:
+    """Add what the inner loop shows."""
+    return replace(
+        facts,
+        vector_bytes=loop.vector_bytes,
+        machine_vector_bytes=target.vector_bytes(),
+        lanes_used=lanes_used(sample, max(1, loop.vector_bytes // itemsize)),
+        loop=bounds(loop),
+    )
+
+
+def _medians(samples: list[float], middle: Callable[[list[float]], float] = median) -> tuple[float, ...]:
+    """Return the median of each of `SETS` parts of samples, or another middle of them."""
+    ends = [i * len(samples) // SETS for i in range(SETS + 1)]
+    return tuple(middle(samples[start:end]) for start, end in pairwise(ends))
+
+
+def lanes_used(sample: SampleInput, lanes: int) -> float:
+    """Return the elements of the matrices that a call fills, as a share of the lanes of vectors along their rows."""
+    filled = [sample.arguments[i] for i in sample.results]
+    matrices = [array for array in filled if array.ndim == 2 and array.size]
+    computed = sum(len(array) * -(-array.shape[1] // lanes) * lanes for array in matrices)
+    return sum(array.size for array in matrices) / computed if computed else 1.0

@@ -30,7 +30,7 @@ from fastnet.kernels.verify import WrongKernelError
 from fastnet.profiling import machine_code
 from fastnet.profiling import step_breakdown as stepprofile
 from fastnet.profiling import variants as profiling
-from fastnet.profiling.timing import batches, interleave, spread
+from fastnet.profiling.timing import aligned, batches, interleave, spread
 from fastnet.profiling.variants import Limits
 
 # ---------------------------------------------------------------------------------------------- timing
@@ -72,6 +72,18 @@ def test_batches_return_the_time_of_one_call(monkeypatch: pytest.MonkeyPatch) ->
     before = now[0]
     assert batches(call, batch_s=2.0, rest_s=1.0)() == 0.25, "the rest does not count"
     assert now[0] > before + 100
+
+
+def test_aligned_copies_keep_values_and_layout() -> None:
+    A = np.arange(35.0).reshape(5, 7)
+    for array in (A, A.T, A[0], np.arange(9, dtype=np.float32)[1:]):
+        copy = aligned(array)
+        assert copy.ctypes.data % 64 == 0
+        assert (copy.strides, copy.dtype) == (array.strides, array.dtype)
+        assert np.array_equal(copy, array)
+        assert not np.shares_memory(copy, array)
+    assert aligned(A[::2, ::2]).strides == A[::2, ::2].strides
+    assert aligned(3) == 3
 
 
 # ---------------------------------------------------------------------------------------------- limits
@@ -318,9 +330,9 @@ def test_profile_prints_a_table_and_draws(tmp_path: Path, capsys: pytest.Capture
     assert cli.main(arguments) == 0
     output = capsys.readouterr().out
     assert output.startswith("matmul 30x20x40-nn, float32; ")
-    assert len(re.findall(r"^reference +[\d.]+ +[\d.]+% +[\d.]+ +[\d.]+ +[\d.]+% +0\.\d+$", output, re.M)) == len(
-        {1, num_threads()}
-    )
+    assert len(
+        re.findall(r"^reference +[\d.]+ +[\d.]+% +[\d.]+ +[\d.]+ +[\d.]+% +[\d.]+ +0\.\d+$", output, re.M)
+    ) == len({1, num_threads()})
     assert re.search(
         r"^simd +[\d.]+  \d+ FMAs.* of \d+ bytes in \d+ instructions, fastnet\.tile\.float32", output, re.M
     )
@@ -379,7 +391,7 @@ def test_info_measures_the_limits(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "the following arguments are required: kernel|step"),
+        ((), "the following arguments are required: kernel|sweep|step"),
         (("matmul",), "invalid choice: 'matmul' (choose from"),
         (("kernel",), "the following arguments are required: KERNEL"),
         (("kernel", "matmull"), "invalid choice: 'matmull' (choose from"),

@@ -48,7 +48,8 @@ def check():
     found = lines()
     assert len(found) == len(set(found)), "each once"
     named = {int(address, 16): name for address, _, name in found}
-    assert named[code_address(multiply, multiply.signatures[0])].startswith("fastnet.kernels.cpu.gemm.gemm.multiply"), named
+    name = named[code_address(multiply, multiply.signatures[0])]
+    assert name.startswith("fastnet.kernels.cpu.gemm.gemm.multiply"), named
     assert any(name.startswith("fastnet.tile.float32.") for name in named.values())
     assert all(0 < int(size, 16) < 1 << 20 for _, size, _ in found)
 

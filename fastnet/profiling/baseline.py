@@ -1,0 +1,115 @@
+"""Profiles kept in a file, and compared with a later run.
+
+The earlier code cannot be timed again in turns with the new one, as bench/compare.py does. What stands in for it is
+what both runs have in common: times are multiplied by the FMA peak of the same rounds, so that a slower clock does not
+count, and the noise is what equal code differs by, which is NumPy's variant in both runs, and each variant's parts of
+the rounds among themselves. The rule is that of `verdicts`.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import Any
+
+from .. import __version__
+from ..io import storage
+from .variants import Profile
+from .verdicts import Verdict, verdict
+
+FORMAT = "fastnet profile 1"
+
+PRODUCTS = ("matmul", "dense_forward", "dense_backward_batch")
+THRESHOLDS = dict.fromkeys(PRODUCTS, 0.05)
+"""The least difference between two processes that counts, by operation; see `OTHERS`."""
+
+OTHERS = 0.1
+"""Of operations that `THRESHOLDS` does not name: they wait for caches, where the placement of memory counts more."""
+
+Runs = dict[str, Any]
+"""What a file holds: "hardware", and "profiles" by their keys."""
+
+
+def save(path: str, profiles: Sequence[Profile], hardware: Mapping[str, Any]) -> None:
+    """Write profiles to a JSON file, which is replaced as a whole."""
+    found = {_key(each): {"peaks": each.peaks, "variants": _sets(each)} for each in profiles}
+    content = {"format": FORMAT, "fastnet": __version__, "hardware": dict(hardware), "profiles": found}
+    with storage.replacing(path) as file:
+        file.write(json.dumps(content, indent=1).encode() + b"\n")
+
+
+def load(path: str, hardware: Mapping[str, Any]) -> Runs:
+    """Read a file that `save` wrote.
+
+    Raises
+    ------
+    OSError
+        If it cannot be read.
+    ValueError
+        If it is no such file, or was written on another kind of CPU.
+    """
+    with storage.naming_file(path), storage.reading(path) as file:
+        found = json.loads(file.read())
+        if not isinstance(found, dict) or found.get("format") != FORMAT:
+            raise ValueError(f"not a file that --save wrote; expected format {FORMAT!r}")
+        if found["hardware"] != dict(hardware):
+            raise ValueError(f"measured on {found['hardware']}, and this is {dict(hardware)}: save a baseline here")
+        for each in found["profiles"].values():
+            for times in (each["peaks"], *each["variants"].values()):
+                if len(times) < 2 or not all(math.isfinite(time) and time > 0 for time in times):
+                    raise ValueError(f"{times} are not times")
+        return dict(found)
+
+
+def compare(profile: Profile, runs: Runs, threshold: float | None = None) -> dict[str, Verdict]:
+    """Compare a profile with the same one of an earlier run.
+
+    Parameters
+    ----------
+    profile : Profile
+        What was measured now.
+    runs : dict
+        What `load` returned.
+    threshold : float, optional
+        The least relative difference that counts; by default that of `THRESHOLDS` or `OTHERS`.
+
+    Returns
+    -------
+    dict of str to Verdict
+        For each variant that both runs hold; the ratio is the time now, as a multiple of that before.
+
+    Raises
+    ------
+    ValueError
+        If the earlier run holds no such profile.
+    """
+    key = _key(profile)
+    if key not in runs["profiles"]:
+        raise ValueError(f"the baseline has no {key}; it has {', '.join(runs['profiles'])}")
+    before = runs["profiles"][key]
+    floor = THRESHOLDS.get(profile.operation, OTHERS) if threshold is None else threshold
+    old = {name: _work(times, before["peaks"]) for name, times in before["variants"].items()}
+    new = {name: _work(times, profile.peaks) for name, times in _sets(profile).items()}
+    ratios = {name: [b / a for a, b in zip(old[name], new[name], strict=True)] for name in new if name in old}
+    found = {}
+    for name, changes in ratios.items():
+        equal = [[value / median(values) for value in values] for values in (old[name], new[name])]
+        if name != "reference" and "reference" in ratios:
+            equal.append(ratios["reference"])
+        controls = [max(each, key=lambda ratio: abs(math.log(ratio))) for each in zip(*equal, strict=True)]
+        found[name] = verdict(changes, controls, floor)
+    return found
+
+
+def _key(profile: Profile) -> str:
+    threads = profile.limits.threads
+    return f"{profile.operation} {profile.case} {profile.dtype}, {threads} thread{'s' * (threads > 1)}"
+
+
+def _sets(profile: Profile) -> dict[str, tuple[float, ...]]:
+    return {m.variant: m.sets for m in profile.measurements}
+
+
+def _work(times: Sequence[float], peaks: Sequence[float]) -> list[float]:
+    """Return what could have been computed in these times."""
+    return [time * peak for time, peak in zip(times, peaks, strict=True)]
