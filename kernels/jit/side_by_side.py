@@ -28,10 +28,9 @@ from .call_by_address import is_cached, kernel_address
 from .quota import cpu_quota, memory_available
 from .target import COMPILES
 
-try:
+fcntl: Any = None  # Windows has none
+with contextlib.suppress(ImportError):
     import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 MAX_PROCESSES = 4
 """Processes that compile at once, this one included: no more than four kernels take long."""
