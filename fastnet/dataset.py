@@ -14,6 +14,7 @@ from .kernels.engine import rng
 from .kernels.engine.plan import owner
 from .kernels.specs.base import Array
 from .kernels.specs.batches import MICRO_BATCH_ROWS
+from .kernels.specs.losses import LOSSES
 from .network import Network
 from .validation import check_inputs, check_targets
 
@@ -151,7 +152,8 @@ class Dataset:
             one = y[0].tolist() if y.ndim == 1 or y.shape[1] > 1 else float(y[0, 0])
             what = "belongs to the same class" if y.ndim == 1 else "has the same target"
             return f"Every row {what}, {one}: there is nothing to learn but this constant.", ""
-        far = {name: text for name, columns in (("X", X), ("y", y)) if (text := _far_from_unit_scale(name, columns))}
+        scaled_data = {"X": X} | ({"y": y} if LOSSES[self._loss].targets == "values" else {})
+        far = {name: text for name, columns in scaled_data.items() if (text := _far_from_unit_scale(name, columns))}
         scaled = " and ".join(f"({name} - {name}.mean(axis=0)) / {name}.std(axis=0)" for name in far)
         return "", f"The data are far from unit scale ({'; '.join(far.values())}): train on {scaled}." if far else ""
 
@@ -176,8 +178,8 @@ class Dataset:
 
 
 def _far_from_unit_scale(name: str, rows: Array) -> str:
-    """Describe the first column whose mean or standard deviation is far from 0 and 1; labels have none."""
-    columns = rows.T if rows.ndim == 2 else rows[:0]
+    """Describe the first column whose mean or standard deviation is far from 0 and 1."""
+    columns = rows.T
     for i, column in enumerate(columns):
         mean, deviation = column.mean(dtype=np.float64), column.std(dtype=np.float64)
         if max(abs(mean), deviation) > _FAR or 0 < deviation < 1 / _FAR:

@@ -224,8 +224,9 @@ class Trainer:
         X : array_like, shape (n, n_in)
             One sample a row; converted to the network's dtype. A `numpy.memmap` is read part by part.
         y : array_like
-            Targets (n, n_out), or (n,) for one output; for cross_entropy labels (n,) from 0 to n_out - 1, or
-            one-hot rows (n, n_out).
+            Targets (n, n_out), or (n,) for one output; for cross_entropy labels (n,) from 0 to n_out - 1, or soft
+            labels (n, n_out): probabilities of the classes, which sum to 1. Accuracies count the most probable class
+            as the right one.
         epochs : int, default 100
             Passes over the data.
         sample_weight : array_like, shape (n,), optional

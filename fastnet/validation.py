@@ -54,11 +54,13 @@ def check_inputs(
 def check_targets(y: ArrayLike, rows: int, network: Any, loss: str, name: str = "y", at: Array | None = None) -> Array:
     """Return y as training needs it: labels int64 (B,), or a matrix (B, n_out) of the network's dtype.
 
+    A matrix of a loss that takes labels holds soft labels.
+
     Parameters and errors as of `check_inputs`; ``rows`` is B, ``network`` a `Network`, ``loss`` a key of `LOSSES`.
     """
     outputs, spec = network.layer_sizes[-1], LOSSES[loss]
     if spec.takes_labels:
-        return validation.labels(name, y, rows, outputs, at)
+        return validation.class_targets(name, y, (rows, outputs), network.dtype, at)
     (y,) = validation.floats(**{name: y})
     expected = f"({rows}, {outputs})" + (f" or ({rows},)" if outputs == 1 else "")
     if y.shape == (rows,) and outputs == 1:

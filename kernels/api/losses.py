@@ -26,7 +26,7 @@ def _convert(spec: LossSpec, y_true: ArrayLike, outputs: ArrayLike) -> tuple[Arr
     """Return targets as kernels take them, outputs (B, k), and the shape of the gradient."""
     if spec.takes_labels:
         Z = _logits(outputs)
-        return validation.labels("y_true", y_true, *Z.shape), Z, Z.shape
+        return validation.class_targets("y_true", y_true, Z.shape, Z.dtype), Z, Z.shape
     name = _outputs_name(spec)
     targets, found = validation.floats(**{"y_true": y_true, name: outputs})
     validation.same_shape("y_true", targets, name, found)
@@ -152,7 +152,7 @@ def _public(spec: LossSpec, name: str, compute: Callable[..., Any], **parts: str
         Parameters
         ----------
         y_true : array_like, shape (B,) or (B, k)
-            Integer labels 0..k-1, or one-hot rows.
+            Integer labels 0..k-1, or soft labels: rows y of probabilities, which sum to 1.
         Z : array_like, shape (B, k)
             Outputs z: logits of any size, before any softmax.
         variant : str, default "auto"
@@ -167,7 +167,7 @@ def _public(spec: LossSpec, name: str, compute: Callable[..., Any], **parts: str
         TypeError
             If an input is not made of real numbers.
         ValueError
-            If the shapes do not fit, a label is out of range, or there is no such variant.
+            If the shapes do not fit, a label is out of range, a row is no probabilities, or there is no such variant.
         """
         return compute(y_true, Z, variant)
 
@@ -210,7 +210,7 @@ def accuracy(y_true: ArrayLike, Z: ArrayLike, variant: str = "auto") -> float:
     Parameters
     ----------
     y_true : array_like, shape (B,) or (B, k)
-        Integer labels 0..k-1, or one-hot rows.
+        Integer labels 0..k-1, or soft labels, of which the most probable class counts, the first of equals.
     Z : array_like, shape (B, k)
         Outputs, or probabilities. The first of equal outputs counts; NaN counts as largest.
     variant : str, default "auto"
@@ -230,7 +230,9 @@ def accuracy(y_true: ArrayLike, Z: ArrayLike, variant: str = "auto") -> float:
     """
     Z = _logits(Z)
     out = np.empty(1)
-    find("accuracy", variant, Z.size)(validation.labels("y_true", y_true, *Z.shape), Z, out)
+    targets = validation.class_targets("y_true", y_true, Z.shape, Z.dtype)
+    labels = targets if targets.ndim == 1 else targets.argmax(axis=1)
+    find("accuracy", variant, Z.size)(labels, Z, out)
     return float(out[0])
 
 

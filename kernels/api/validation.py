@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 Array = NDArray[Any]
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+_SUM_TOLERANCE = 1e-3  # of probabilities, which may have been float16
 _CHUNK_ELEMENTS = 1 << 18  # searched at a time for NaN, which avoids a mask of the whole array
 
 
@@ -165,16 +166,27 @@ def _number(row: int, at: Array | None) -> int:
     return row if at is None else int(at[row])
 
 
-def labels(name: str, value: ArrayLike, rows: int, classes: int, at: Array | None = None) -> NDArray[np.int64]:
-    """Convert class labels 0..classes-1 (rows,) or one-hot rows (rows, classes) to int64 labels (rows,).
+def class_targets(name: str, value: ArrayLike, shape: tuple[int, ...], dtype: Any, at: Array | None = None) -> Array:
+    """Convert class labels 0..classes-1 (rows,) or one-hot rows to int64 labels (rows,), soft labels to the dtype.
+
+    Parameters
+    ----------
+    name : str
+    value : array_like
+    shape : tuple of int
+        (rows, classes).
+    dtype : dtype
+        Of soft labels (rows, classes): probabilities of the classes.
+    at : ndarray of int64, optional
 
     Raises
     ------
     TypeError
         If they are not numbers.
     ValueError
-        If they are of another shape, not whole, out of range, or rows are not one-hot.
+        If they are of another shape, not whole, out of range, or rows are no probabilities.
     """
+    rows, classes = shape
     array = _as_array(name, value)
     if array.dtype.kind not in "iubf":
         raise TypeError(
@@ -182,14 +194,14 @@ def labels(name: str, value: ArrayLike, rows: int, classes: int, at: Array | Non
             f"for example by np.unique({name}, return_inverse=True)[1]"
         )
     if array.shape == (rows, classes):
-        return _from_one_hot(name, array, at)
+        return _from_probabilities(name, array, dtype, at)
     if array.shape == (rows, 1) and hasattr(value, "columns"):
         array = array[:, 0]
     if array.shape != (rows,):
         hint = f"; use {name}.ravel()" if array.shape == (rows, 1) else ""
         raise ValueError(
-            f"{name} has shape {array.shape}; expected ({rows},) class labels or ({rows}, {classes}) one-hot rows, "
-            f"one for each row of X{hint}"
+            f"{name} has shape {array.shape}; expected ({rows},) class labels or ({rows}, {classes}) "
+            f"probabilities, one for each row of X{hint}"
         )
     finite(name, array, at)
     with np.errstate(invalid="ignore"):  # 1e300 becomes some integer, and is rejected below
@@ -209,16 +221,21 @@ def labels(name: str, value: ArrayLike, rows: int, classes: int, at: Array | Non
     return whole
 
 
-def _from_one_hot(name: str, array: Array, at: Array | None) -> NDArray[np.int64]:
+def _from_probabilities(name: str, array: Array, dtype: Any, at: Array | None) -> Array:
+    """Return labels where every row is one-hot, else the rows in the dtype if they are probabilities."""
     hot = array == 1
-    wrong = np.flatnonzero((np.count_nonzero(hot, axis=1) != 1) | (np.count_nonzero(array, axis=1) != 1))
+    if ((np.count_nonzero(hot, axis=1) == 1) & (np.count_nonzero(array, axis=1) == 1)).all():
+        return hot.argmax(axis=1).astype(np.int64)
+    finite(name, array, at)
+    sums = array.sum(axis=1, dtype=np.float64)
+    wrong = np.flatnonzero((array < 0).any(axis=1) | (np.abs(sums - 1) > _SUM_TOLERANCE))
     if wrong.size:
         row = int(wrong[0])
         raise ValueError(
-            f"{name} is not one-hot in row {_number(row, at)}: {array[row]}; expected a single 1 among zeros. For "
-            "soft labels give each row once for every class, with the probabilities as sample_weight"
+            f"{name} holds {array[row]} in row {_number(row, at)}; expected probabilities of the {array.shape[1]} "
+            "classes, numbers of 0 or above that sum to 1"
         )
-    return hot.argmax(axis=1).astype(np.int64)
+    return np.ascontiguousarray(array, dtype)
 
 
 def function(name: str, value: Any) -> None:

@@ -117,28 +117,38 @@ def softmax(Z: Any, out: Any) -> None:
             out[i, j] /= total
 
 
-def cross_entropy(labels: Any, Z: Any, out: Any) -> None:
-    """out[0] = mean over rows of log sum exp(Z) - Z[label], summed in float64."""
-    _cross_entropy(labels, Z, np.empty(Z.shape[1], Z.dtype), out)
+def cross_entropy(y: Any, Z: Any, out: Any) -> None:
+    """out[0] = mean over rows of log sum exp(Z) - sum(Y Z), summed in float64; y: labels, or probabilities Y."""
+    _cross_entropy(y, Z, np.empty(Z.shape[1], Z.dtype), out)
 
 
 @jit
-def _cross_entropy(labels: Any, Z: Any, scratch: Any, out: Any) -> None:
+def _cross_entropy(y: Any, Z: Any, scratch: Any, out: Any) -> None:
     total = 0.0
     for i in range(Z.shape[0]):
         top, exponentials = row_exponentials(Z[i], scratch)
-        total += log(exponentials) + (top - Z[i, labels[i]])
+        if y.ndim == 1:  # which Numba knows, so that it compiles one branch
+            below = top - Z[i, y[i]]
+        else:
+            below = Z.dtype.type(0)
+            for j in range(Z.shape[1]):
+                below += y[i, j] * (top - Z[i, j])
+        total += log(exponentials) + below
     out[0] = total / Z.shape[0]
 
 
 @jit
-def cross_entropy_derivative(labels: Any, Z: Any, out: Any) -> None:
-    """out = (softmax(Z) - one_hot(labels)) / B."""
+def cross_entropy_derivative(y: Any, Z: Any, out: Any) -> None:
+    """out = (softmax(Z) - Y) / B; y: labels, or probabilities Y."""
     one = Z.dtype.type(1)
     rows = Z.dtype.type(Z.shape[0])
     softmax(Z, out)
     for i in range(Z.shape[0]):
-        out[i, labels[i]] -= one
+        if y.ndim == 1:
+            out[i, y[i]] -= one
+        else:
+            for j in range(Z.shape[1]):
+                out[i, j] -= y[i, j]
         for j in range(Z.shape[1]):
             out[i, j] /= rows
 

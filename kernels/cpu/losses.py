@@ -38,9 +38,9 @@ class LossRows(NamedTuple):
     Attributes
     ----------
     labels : ndarray of int64, shape (B,)
-        Of a loss that takes labels; otherwise any, such as (0,).
+        Of a loss that takes labels, (0,) where they are soft; otherwise any.
     targets : ndarray, shape (B, k)
-        Of the other losses; otherwise any, such as (0, k).
+        Of the other losses, and soft labels; otherwise any, such as (0, k).
     outputs : ndarray, shape (B, k)
         k >= 1.
     row_weights : ndarray, shape (B,)
@@ -89,9 +89,13 @@ def scratch_size(rows: int, k: int) -> int:
 @_by_address
 @jit(internal=True)
 def cross_entropy_rows(rows: Any, row_begin: int, row_end: int) -> None:
-    """Cross-entropy of rows: log sum exp(z) - z[label], and (softmax(z) - one_hot(label)) times the row's weight."""
-    labels, outputs, gradient, scratch = rows.labels, rows.outputs, rows.gradient, rows.scratch
+    """Cross-entropy of rows: log sum exp(z) - sum(y z), and (softmax(z) - y) times the row's weight.
+
+    y: one-hot of the labels, or the targets where there are no labels.
+    """
+    labels, targets, outputs, gradient, scratch = rows.labels, rows.targets, rows.outputs, rows.gradient, rows.scratch
     k = outputs.shape[1]
+    soft = labels.size == 0
     short = k < WIDE
     start: Any = np.intp(row_begin)
     while start < row_end:
@@ -119,11 +123,23 @@ def cross_entropy_rows(rows: Any, row_begin: int, row_end: int) -> None:
                     row, scale = gradient[start + i], weights[i] / total[i]
                     for j in range(k):
                         row[j] = E[j] * scale
-        if gradient.size > 0:
+        if soft:
             for i in range(n):
-                gradient[start + i, labels[start + i]] -= weights[i]
-        for i in range(n):
-            top[i] -= outputs[start + i, labels[start + i]]
+                y, z = targets[start + i], outputs[start + i]
+                below = outputs.dtype.type(0)
+                for j in range(k):
+                    below += y[j] * (top[i] - z[j])
+                top[i] = below
+                if gradient.size > 0:
+                    row = gradient[start + i]
+                    for j in range(k):
+                        row[j] -= y[j] * weights[i]
+        else:
+            if gradient.size > 0:
+                for i in range(n):
+                    gradient[start + i, labels[start + i]] -= weights[i]
+            for i in range(n):
+                top[i] -= outputs[start + i, labels[start + i]]
         for i in range(n):
             sums[i] = log(total[i]) + top[i]
         start += n
@@ -215,35 +231,42 @@ loss_rows = loss_kernel(CROSS_ENTROPY)
 
 
 @jit(internal=True)
-def _correct_labels(labels: Any, outputs: Any, row_begin: int, row_end: int) -> int:
-    """Count the rows whose largest output stands at the label, NaN counting as largest.
+def _is_largest(row: Any, label: int) -> bool:
+    """Whether a row's largest element stands at the label, NaN counting as largest.
 
     No argmax: a label is right if nothing before it is as large and nothing after it is larger, which is counted
     without branches. A NaN at the label is right if there is none before it.
     """
-    correct = 0
-    for i in range(row_begin, row_end):
-        row, label = outputs[i], labels[i]
-        z = row[label]
-        wrong = False
-        before, behind = row[:label], row[label + 1 :]  # views: LLVM does not vectorise an index that may be negative
-        if z == z:
-            for j in range(before.size):
-                wrong |= not before[j] < z
-            for j in range(behind.size):
-                wrong |= not behind[j] <= z
-        else:
-            for j in range(before.size):
-                wrong |= before[j] != before[j]
-        correct += not wrong
-    return correct
+    z = row[label]
+    wrong = False
+    before, behind = row[:label], row[label + 1 :]  # views: LLVM does not vectorise an index that may be negative
+    if z == z:
+        for j in range(before.size):
+            wrong |= not before[j] < z
+        for j in range(behind.size):
+            wrong |= not behind[j] <= z
+    else:
+        for j in range(before.size):
+            wrong |= before[j] != before[j]
+    return not wrong
 
 
 @_counts_by_address
 @jit(internal=True)
 def label_correct_rows(rows: Any, row_begin: int, row_end: int, correct: Any, task: int) -> None:
-    """correct[task] = number of rows whose largest output stands at the label."""
-    correct[task] = _correct_labels(rows.labels, rows.outputs, row_begin, row_end)
+    """correct[task] = number of rows whose largest output stands at the label, or at the largest soft label."""
+    labels, targets, outputs = rows.labels, rows.targets, rows.outputs
+    count = 0
+    for i in range(row_begin, row_end):
+        if labels.size > 0:
+            count += _is_largest(outputs[i], labels[i])
+        else:
+            label: Any = np.intp(0)
+            for j in range(1, outputs.shape[1]):
+                if targets[i, j] > targets[i, label]:
+                    label = j
+            count += _is_largest(outputs[i], label)
+    correct[task] = count
 
 
 @functools.cache
@@ -276,8 +299,10 @@ correct_rows = correct_kernel(CROSS_ENTROPY)
 @jit
 def accuracy(labels: Any, Z: Any, out: Any) -> None:
     """out[0] = share of the rows whose largest output stands at the label (NaN counts as largest)."""
-    first: Any = np.intp(0)
-    out[0] = _correct_labels(labels, Z, first, Z.shape[0]) / Z.shape[0]
+    count = 0
+    for i in range(Z.shape[0]):
+        count += _is_largest(Z[i], labels[i])
+    out[0] = count / Z.shape[0]
 
 
 # ------------------------------------------------------------------------------------------ batches
@@ -323,7 +348,7 @@ def gradient(code: int, y: Any, outputs: Any, out: Any) -> None:
 
 def _batch(code: int, y: Any, outputs: Any, gradient: Any, out: Any) -> None:
     labels, targets = _NO_LABELS, y
-    if LOSS_BY_CODE[code].takes_labels:
+    if y.ndim == 1:
         labels, targets = y, np.empty((0, outputs.shape[1]), outputs.dtype)
     rows, dtype = len(outputs), outputs.dtype
     losses, scratch = np.empty(rows), np.empty(rows + scratch_size(*outputs.shape), dtype)

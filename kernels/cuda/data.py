@@ -72,7 +72,8 @@ class DeviceData:
             If two parts do not fit the card.
         """
         rows = max(map(len, arrays.values()))
-        if rows > self._rows:  # the first part, or one larger than all before
+        # The first part, one larger than all before, or the first one whose labels are soft, or are not.
+        if rows > self._rows or not arrays.keys() <= self._halves.keys():
             cuda.synchronize()  # the steps before may still read the old halves
             self._halves.clear()
             for name, array in arrays.items():

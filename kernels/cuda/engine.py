@@ -36,7 +36,7 @@ from .device import SIMULATED, cuda, empty, enqueue, require
 from .graph import CapturedStep
 from .launch import launch
 from .rules import batch_weights_of, rate_table
-from .steps import THREADS
+from .steps import SOFT_CROSS_ENTROPY, THREADS
 from .variants import blocks, splits_for
 
 RESIDENT_FLOPS = 1_000_000
@@ -167,7 +167,7 @@ class CudaEngine:
         _assign(context, count=count, vectors=vectors, batch=batch, layers=len(codes))
         _assign(context, gradient=region(count * clips), l2=region(count) if optimizer.l2 != 0 else -1)
         _assign(context, scale=region(1), losses=region(batch), clips=clips, clip_norm=optimizer.clip_norm)
-        _assign(context, inputs=sizes[0], outputs=sizes[-1], loss=self._loss.code, out_code=codes[-1])
+        _assign(context, inputs=sizes[0], outputs=sizes[-1], out_code=codes[-1])
 
         forwards, backwards, gradients, sums = [], [], [], []
         below, offset = gathered, weights
@@ -357,7 +357,9 @@ class CudaEngine:
                 )
             data, begins = self._copy_rows(X, y, whole=len(X) >= rows)
             step = e.StepArrays(**arrays, **data)
-            _assign(self._context[0], first_row=first_row - begins)
+            soft = self._loss.takes_labels and y.ndim > 1
+            loss = SOFT_CROSS_ENTROPY if soft else self._loss.code
+            _assign(self._context[0], first_row=first_row - begins, loss=loss)
             send_to(self._context, step.context)  # after the steps over the part before
             last = min(rows, stop)
             while self._row < last:
@@ -374,12 +376,14 @@ class CudaEngine:
 
     def _copy_rows(self, X: Array, y: Array, whole: bool) -> tuple[dict[str, Any], int]:
         """Return the data of `StepArrays` on the device, and the row of them that X begins with."""
-        labelled, copy = self._loss.takes_labels, self._data.copy
+        labelled, copy = y.ndim == 1, self._data.copy
         name, dtype = ("labels", np.int64) if labelled else ("targets", self._dtype)
         if whole:
             data, begins = {"X": copy("X", X, self._dtype), name: copy(name, y, dtype)}, 0
         else:
-            data, begins = self._data.copy_part({"X": X.astype(self._dtype, copy=False), name: y.astype(dtype, copy=False)})
+            data, begins = self._data.copy_part(
+                {"X": X.astype(self._dtype, copy=False), name: y.astype(dtype, copy=False)}
+            )
         absent = "targets" if labelled else "labels"
         return data | {absent: copy(absent, None, self._dtype if labelled else np.int64)}, begins
 

@@ -17,10 +17,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..specs.batches import GROUP_ROWS, MICRO_BATCH_ROWS
-from ..specs.losses import CROSS_ENTROPY
+from ..specs.losses import CROSS_ENTROPY, LOSS_BY_CODE
 from .activations import activate, derivative
 from .device import SIMULATED, cuda, device, kernel
 from .rules import is_correct, loss_slope, loss_value, update_element
+
+SOFT_CROSS_ENTROPY = len(LOSS_BY_CODE)
+"""The code by which device code chooses cross-entropy of soft labels, where CROSS_ENTROPY has labels."""
 
 THREADS = 8 if SIMULATED else 256
 """Of a block of elementwise work; a power of two, for the trees."""
@@ -37,9 +40,9 @@ class Row(NamedTuple):
     Attributes
     ----------
     code : int
-        Of the LossSpec.
+        Of the LossSpec, or SOFT_CROSS_ENTROPY.
     labels : vector of int64
-        Read by a loss of labels, at ``y``.
+        Read by CROSS_ENTROPY, at ``y``.
     targets : vector
         Read by the others, from ``y k`` on.
     y : int
@@ -101,6 +104,16 @@ def row_loss(row: Row) -> Any:
         top, where, exponentials = row_exponentials(outputs, at, k)
         total = log(exponentials) + (top - outputs[at + label])
         right = 1 if where == label else 0
+    elif row.code == SOFT_CROSS_ENTROPY:
+        top, where, exponentials = row_exponentials(outputs, at, k)
+        likely = 0
+        for j in range(k):
+            truth = row.targets[row.y * k + j]
+            total += truth * (top - outputs[at + j])
+            if truth > row.targets[row.y * k + likely]:
+                likely = j
+        total += log(exponentials)
+        right = 1 if where == likely else 0
     else:
         for j in range(k):
             z, truth = outputs[at + j], row.targets[row.y * k + j]
@@ -131,6 +144,12 @@ def row_gradient(row: Row, share: Any, d: Any, to: int) -> None:
         scale = one / total
         for j in range(k):
             d[to + j] = (exp(outputs[at + j] - top) * scale - (one if j == label else zero)) * share
+        return
+    if row.code == SOFT_CROSS_ENTROPY:
+        top, _, total = row_exponentials(outputs, at, k)
+        scale = one / total
+        for j in range(k):
+            d[to + j] = (exp(outputs[at + j] - top) * scale - row.targets[row.y * k + j]) * share
         return
     for j in range(k):
         d[to + j] = loss_slope(row.code, outputs[at + j], row.targets[row.y * k + j]) * share
@@ -259,11 +278,11 @@ def loss_kernel(code: int, labels: Any, targets: Any, outputs: Any, rows: int, k
     Parameters
     ----------
     code : int
-        Of the LossSpec.
+        Of the LossSpec, or SOFT_CROSS_ENTROPY.
     labels : vector of int64, shape (rows,)
-        Read by a loss of labels only.
+        Read by CROSS_ENTROPY only.
     targets : vector, shape (rows * k,)
-        Read by the other losses only.
+        Read by the others only.
     outputs : vector, shape (rows * k,)
     rows, k : int
     count : int
@@ -288,9 +307,7 @@ def loss_gradient_kernel(code: int, labels: Any, targets: Any, outputs: Any, row
 
     Parameters
     ----------
-    code : int
-        Of the LossSpec.
-    labels, targets, outputs, rows, k
+    code, labels, targets, outputs, rows, k
         As of `loss_kernel`.
     out : vector, shape (rows * k,)
         Written.

@@ -18,6 +18,7 @@ from .device import SIMULATED, cuda, empty, enqueue
 from .launch import GEMM_VARIANTS, GRID_Y, SMS, TILES, launch
 from .rules import constants
 from .steps import (
+    SOFT_CROSS_ENTROPY,
     THREADS,
     activation_kernel,
     gate_kernel,
@@ -220,7 +221,8 @@ def apply_activation(code: int, derives: bool, Z: Any, out: Any) -> None:
 
 def _rows(code: int, truth: Any, outputs: Any) -> tuple[Any, ...]:
     """Return what the kernels of losses are given first, up to ``k``; ``truth``: labels (B,) or targets (B, k)."""
-    labelled = code == CROSS_ENTROPY
+    labelled = truth.ndim == 1
+    code = SOFT_CROSS_ENTROPY if code == CROSS_ENTROPY and not labelled else code
     labels, targets = (truth, empty(1, outputs.dtype)) if labelled else (empty(1, np.int64), _flat(truth)[0])
     return code, labels, targets, _flat(outputs)[0], *outputs.shape
 
@@ -269,7 +271,9 @@ def update(operation: UpdateSpec, *arguments: Any) -> None:
     shared = tuple(map(p.dtype.type, constants(spec, (*hyper, *np.zeros(HYPER_SIZE - len(hyper))), rate, step)))
     first, second, *_ = (*state, g, g)  # what a rule lacks, the kernel leaves alone
     if p.size:
-        enqueue(update_kernel, blocks(p.size), THREADS, spec.code, spec.state_vectors, p, g, first, second, p.size, shared)
+        enqueue(
+            update_kernel, blocks(p.size), THREADS, spec.code, spec.state_vectors, p, g, first, second, p.size, shared
+        )
 
 
 _PRODUCTS = (matmul, dense_forward, dense_backward_batch)

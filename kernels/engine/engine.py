@@ -122,7 +122,7 @@ class CpuEngine:
         if tuner is not None and tuner.is_compatible(self.tuner):
             self.tuner = tuner
         inputs, targets = workspace, workspace + padded(rows * layer_sizes[0], lanes) * uses_order
-        workspace = targets + rows * layer_sizes[-1] * (uses_order and not spec.takes_labels)
+        workspace = targets + rows * layer_sizes[-1] * uses_order
         tasks = max(len(layers), -(-parameters.nbytes // WEIGHT_TASK_BYTES))
         if threads > 1:
             tasks = max(tasks, threads * WEIGHT_TASKS_PER_THREAD)
@@ -157,7 +157,6 @@ class CpuEngine:
         )
         context, objective = self.plan.context, self.plan.objective
         objective["l2_per_batch"], objective["max_row_loss"] = optimizer.l2_per_batch, optimizer.max_row_loss
-        context["takes_labels"] = spec.takes_labels
         context["optimizer"], context["batch_rows"] = optimizer.code, batch_rows
         context["layer_count"], context["weight_task_count"] = len(layers), len(weight_tasks)
         context["gathered_inputs"], context["gathered_targets"] = inputs, targets
@@ -288,8 +287,9 @@ class CpuEngine:
         """
         self._link_kernels()
         progress, context = plan.progress, plan.context
-        X, order, rates = arrays[0], arrays[-2], arrays[-1]
+        X, y, order, rates = arrays[0], arrays[1], arrays[-2], arrays[-1]
         assert X is not None
+        assert y is not None
         assert rates is not None
         if X.dtype != plan.parameters.dtype:
             raise ValueError(f"X is of {X.dtype}; expected {plan.parameters.dtype}, as the parameters")
@@ -297,11 +297,12 @@ class CpuEngine:
             raise ValueError("an order arrived; expected none, since this engine has no memory for gathered rows")
         epoch_rows = len(X) if epoch_rows is None else epoch_rows
         stop, dtype = first_row + (len(X) if order is None else epoch_rows), plan.parameters.dtype
-        target: Any = ((), np.int64) if self._loss.takes_labels else ((self._sizes[-1],), dtype)
+        labelled = self._loss.takes_labels and y.ndim == 1
+        target: Any = ((), np.int64) if labelled else ((self._sizes[-1],), dtype)
         check_data(arrays, (self._sizes[0],), target, (first_row, int(progress["done"]), epoch_rows))
         if trains and context["epoch_rows"] != epoch_rows:
             self._reserve_scratch(epoch_rows)
-        context["trains"] = trains
+        context["trains"], context["takes_labels"] = trains, labelled
         # Addresses are looked up again only for other arrays: this is a third of the time around the compiled call.
         owner, bound = self._bound
         self._bound = (None, bound)  # until all are written: Ctrl-C may come in between

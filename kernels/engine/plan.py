@@ -126,7 +126,7 @@ CONTEXT = record(
 
 The network and its training:
 
-- takes_labels: 1 where targets are labels int64 (rows,), otherwise 0
+- takes_labels: 1 where a call's targets are labels int64 (rows,), otherwise 0
 - optimizer: code of the OptimizerSpec
 - batch_rows: rows of a step
 - gathered_inputs, gathered_targets: offsets in `workspace` of a micro-batch's inputs and targets, where rows are

@@ -85,7 +85,7 @@ def loss(dtype: Any, ctx: Any, targets: int, row_begin: int, row_end: int, scrat
     k, item = last.n_out, item_bytes(dtype)
     row_losses = vector_at(FLOAT64, ctx.row_losses, rows)
     loss_rows = losses.LossRows(
-        vector_at(INT64, targets, rows),
+        vector_at(INT64, targets, rows if ctx.takes_labels != 0 else 0),
         matrix_at(dtype, targets, rows, k),
         matrix_at(dtype, ctx.workspace + last.output * item, rows, k),
         vector_at(dtype, ctx.row_weights, rows),

@@ -25,19 +25,24 @@ def accuracy(labels: Array, Z: Array) -> Any:
     return np.mean(np.argmax(Z, axis=1) == labels)
 
 
-def _cross_entropy(labels: Array, Z: Array) -> Array:
-    """-log softmax(Z)[label] = log sum exp(Z) - Z[label] of each row, shifted as in `softmax`."""
-    top = np.max(Z, axis=1)
-    log_sum = np.log(np.sum(np.exp(Z - top[:, None]), axis=1))
-    result: Array = log_sum + (top - Z[np.arange(len(Z)), labels])
+def _cross_entropy(y: Array, Z: Array) -> Array:
+    """-sum(Y log softmax(Z)) = log sum exp(Z) - sum(Y Z) of each row, shifted as in `softmax`.
+
+    y holds labels, for which Y is one-hot, or Y itself.
+    """
+    below = np.max(Z, axis=1, keepdims=True) - Z
+    log_sum = np.log(np.sum(np.exp(-below), axis=1))
+    result: Array = log_sum + (below[np.arange(len(Z)), y] if y.ndim == 1 else np.sum(y * below, axis=1))
     return result
 
 
-def _cross_entropy_derivative(labels: Array, Z: Array) -> Array:
-    """softmax(Z) - one_hot(labels)."""
+def _cross_entropy_derivative(y: Array, Z: Array) -> Array:
+    """softmax(Z) - Y."""
     D = softmax(Z)
-    D[np.arange(len(Z)), labels] -= 1
-    return D
+    if y.ndim == 1:
+        D[np.arange(len(Z)), y] -= 1
+        return D
+    return D - y
 
 
 class Equations(NamedTuple):
@@ -58,7 +63,7 @@ EQUATIONS = {
     "cross_entropy": Equations(
         _cross_entropy,
         _cross_entropy_derivative,
-        lambda labels, Z: np.argmax(Z, axis=1) == labels,
+        lambda y, Z: np.argmax(Z, axis=1) == (y if y.ndim == 1 else np.argmax(y, axis=1)),
     ),
     "binary_cross_entropy": Equations(  # -y log S - (1 - y) log(1 - S), S = sigmoid(Z), so that nothing overflows
         lambda y, Z: np.maximum(Z, 0) - Z * y + np.log1p(np.exp(-np.abs(Z))),

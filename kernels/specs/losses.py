@@ -27,7 +27,7 @@ class LossSpec(Choice):
         What it is called in a sentence, such as ``"squared error"``.
     targets : str
         What targets are: ``"values"`` of any size or ``"probabilities"`` from 0 to 1, one for each output (B, k), or
-        class ``"labels"`` (B,).
+        class ``"labels"`` (B,), for which soft labels may stand: probabilities of the classes (B, k).
     value, slope : callable or None
         ``(z, y) -> float``: the loss of one element and its derivative with respect to z; None where the loss is not a
         sum over elements.
@@ -66,7 +66,7 @@ class LossSpec(Choice):
 
     @property
     def takes_labels(self) -> bool:
-        """Whether targets are class labels (B,) rather than a matrix (B, k)."""
+        """Whether targets are class labels (B,), or soft ones (B, k), rather than a number for each output."""
         return self.targets == "labels"
 
     @property
@@ -197,7 +197,10 @@ LOSSES = by_name(
         "cross_entropy",
         "cross-entropy",
         "labels",
-        row_equations=("-log softmax(z)[label] = log sum exp(z) - z[label]", "softmax(z) - one_hot(label)"),
+        row_equations=(
+            "-sum(y log softmax(z)) = log sum exp(z) - sum(y z), with y = one_hot(label) for a label",
+            "softmax(z) - y",
+        ),
         derivative_flops=5,
     ),
     LossSpec(

@@ -34,8 +34,11 @@ def _probabilities(case: Case, dtype: Any, rng: np.random.Generator) -> tuple[Ar
 
 
 def _labels(case: Case, dtype: Any, rng: np.random.Generator) -> tuple[Array, Array]:
-    """Labels and logits of every size."""
-    return rng.integers(0, case.dims[1], case.dims[0]), _logits(case, dtype, rng)
+    """Labels, or where the case says so soft ones, and logits of every size."""
+    logits = _logits(case, dtype, rng)
+    if case.option == "soft":
+        return rng.dirichlet(np.full(case.dims[1], 0.5), case.dims[0]).astype(dtype), logits
+    return rng.integers(0, case.dims[1], case.dims[0]), logits
 
 
 _INPUTS = {"values": _values, "probabilities": _probabilities, "labels": _labels}
@@ -61,10 +64,9 @@ def _loss_bound(spec: LossSpec, targets: Array, outputs: Array, loss: Array, eps
 def _loss_derivative_bound(spec: LossSpec, targets: Array, outputs: Array, gradient: Array, eps: float) -> Array:
     rows, k = outputs.shape
     if spec.takes_labels:
-        hot = np.zeros_like(outputs)
-        hot[np.arange(rows), targets] = 1
-        softmax = gradient * rows + hot
-        return rounding((softmax * (np.sqrt(k) + _spread(outputs)) / 2 + hot) / rows, eps=eps)
+        y = targets if targets.ndim > 1 else np.eye(k)[targets]
+        softmax = gradient * rows + y
+        return rounding((softmax * (np.sqrt(k) + _spread(outputs)) / 2 + y) / rows, eps=eps)
     if spec.unit_targets:
         return rounding(np.abs(gradient) + 2 * targets / rows, eps=eps)
     return rounding(gradient, eps=eps)
@@ -88,16 +90,19 @@ def _accuracy_bound(arguments: tuple[Any, ...], results: tuple[Array, ...], eps:
     return (np.full(1, 4 * np.finfo(np.float64).eps),)  # a count divided by a count
 
 
-def _operation(name: str, sample: Any, bound: Any, flops: int, matrices: int, result: int = 2) -> OpSpec:
+def _operation(
+    name: str, sample: Any, bound: Any, flops: int, matrices: int, *, result: int = 2, cases: Any = BATCHES
+) -> OpSpec:
     def times(factor: int) -> Callable[..., int]:
         return lambda B, k: factor * B * k
 
-    return OpSpec(name, "B,k", sample, bound, times(flops), times(matrices), BATCHES, BATCH_BENCHES, results=(result,))
+    return OpSpec(name, "B,k", sample, bound, times(flops), times(matrices), cases, BATCH_BENCHES, results=(result,))
 
 
 def _of_loss(spec: LossSpec) -> Iterator[OpSpec]:
     """Specify a loss and its derivative, called with ``(targets, outputs, out)``."""
     matrices = 1 if spec.takes_labels else 2
+    cases = BATCHES + (with_options(BATCHES, ("soft",)) if spec.takes_labels else ())
 
     def operation(name: str, element_bound: Callable[..., Array], flops: int, matrices: int) -> OpSpec:
         def sample(case: Case, dtype: Any, rng: np.random.Generator) -> tuple[Any, ...]:
@@ -107,7 +112,7 @@ def _of_loss(spec: LossSpec) -> Iterator[OpSpec]:
         def bound(arguments: tuple[Any, ...], results: tuple[Array, ...], eps: float) -> tuple[Array, ...]:
             return (element_bound(spec, *arguments[:2], results[0], eps),)
 
-        return _operation(name, sample, bound, flops, matrices)
+        return _operation(name, sample, bound, flops, matrices, cases=cases)
 
     yield operation(spec.name, _loss_bound, spec.flops, matrices)
     yield operation(f"{spec.name}_derivative", _loss_derivative_bound, spec.derivative_flops, matrices + 1)

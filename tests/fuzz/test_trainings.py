@@ -50,6 +50,8 @@ def setting(rng: np.random.Generator) -> tuple[dict[str, Any], dict[str, Any], d
     y: Any = rng.standard_normal((rows, sizes[-1]))
     if LOSSES[loss].takes_labels:
         y = rng.integers(0, sizes[-1], rows)
+        if rng.random() < 0.4:
+            y = rng.dirichlet(np.ones(sizes[-1]), rows)
     elif LOSSES[loss].unit_targets:
         y = (y > 0).astype(float)
     batch = int(rng.choice([1, 2, 7, 32, 100, 1024, 2000])) if rows < 300 else int(rng.choice([100, 1024, 2000]))

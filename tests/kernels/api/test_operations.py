@@ -360,11 +360,12 @@ def test_cross_entropy_takes_labels_or_one_hot_rows(rng: np.random.Generator) ->
         ([0, 1, 0.5, 0], "y_true holds 0.5 in row 2"),
         ([0, 1, 1e300, 0], r"y_true holds 1e\+300 in row 2"),
         ([0, np.nan, 0, 0], "y_true holds NaN at row 1"),
-        ([0, 1, 2], r"y_true has shape \(3,\); expected \(4,\) class labels or \(4, 3\) one-hot rows"),
+        ([0, 1, 2], r"y_true has shape \(3,\); expected \(4,\) class labels or \(4, 3\) probabilities"),
         ([[0], [1], [2], [0]], r"use y_true.ravel\(\)"),
-        (np.full((4, 3), 1 / 3), "y_true is not one-hot in row 0"),
-        (np.eye(4, 3), "y_true is not one-hot in row 3"),
-        (np.eye(4, 3) * 2, "y_true is not one-hot in row 0"),
+        (np.eye(4, 3), r"y_true holds \[0. 0. 0.\] in row 3; expected probabilities of the 3 classes"),
+        (np.eye(4, 3) * 2, r"y_true holds \[2. 0. 0.\] in row 0; .* that sum to 1"),
+        ([[0.5, 0.5, 0], [1.5, -0.5, 0], [1, 0, 0], [1, 0, 0]], "in row 1; expected .* numbers of 0 or above"),
+        ([[0.5, 0.5, 0], [1, 0, 0], [np.nan, 1, 0], [1, 0, 0]], "y_true holds NaN at row 2, column 0"),
     ],
 )
 def test_labels_are_checked(wrong: Any, message: str) -> None:
@@ -373,6 +374,18 @@ def test_labels_are_checked(wrong: Any, message: str) -> None:
             function(wrong, np.ones((4, 3)))
     with pytest.raises(TypeError, match="y_true has dtype <U1; expected class labels"):
         cross_entropy(["a", "b", "c", "a"], np.ones((4, 3)))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_soft_labels_are_a_mean_of_labels(dtype: str) -> None:
+    """The loss is linear in the target: a soft label's is the mean of its classes' losses, weighted with it."""
+    rng = np.random.default_rng(0)
+    Z, y = rng.standard_normal((5, 3)), rng.dirichlet(np.ones(3), 5).astype(dtype)
+    parts = [[cross_entropy([j], Z[i : i + 1]) for j in range(3)] for i in range(5)]
+    tolerance = 1e-3 if dtype == "float16" else 1e-6
+    assert cross_entropy(y, Z) == pytest.approx(np.mean(np.sum(y * np.array(parts), axis=1)), rel=tolerance)
+    np.testing.assert_allclose(cross_entropy_derivative(y, Z), (softmax(Z) - y) / 5, atol=1e-12)
+    assert accuracy(y, Z) == accuracy(y.argmax(axis=1), Z)
 
 
 def test_outputs_are_checked() -> None:

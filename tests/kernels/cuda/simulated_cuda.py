@@ -218,6 +218,8 @@ CHOSEN: list[Run] = [
     ("huber", SGD(WarmUp(2, 0.05), momentum=0.9, nesterov=True), "gelu", False, {"clip_norm": 0.1}),
     ("cross_entropy", Adam(), "silu", False, {"weighted": True}),
     ("cross_entropy", Adam(CosineDecay(0.01, 4)), "sigmoid", True, {"weighted": True}),
+    ("cross_entropy", SGD(0.05), "relu", True, {"soft": True}),
+    ("cross_entropy", Adam(), "tanh", False, {"soft": True, "weighted": True}),
     ("binary_cross_entropy", AdamW(0.01), "leaky_relu", True, {"clip_norm": 0.05, "l2": 0.01, "shuffle": False}),
     ("huber", AdamW(0.01), "identity", True, {"clip_norm": 0.5}),
     ("log_cosh", RMSprop(0.01), "mish", False, {}),
@@ -255,10 +257,11 @@ def test_ten_steps_as_on_the_cpu(
 ) -> None:
     options = dict(options)
     weights = np.linspace(0, 1, ROWS) if options.pop("weighted", False) else None
+    y = np.random.default_rng(0).dirichlet(np.ones(SIZES[-1]), ROWS) if options.pop("soft", False) else _targets(loss)
     ours, truth = (_trainer(backend, loss, optimizer, hidden, **options) for backend in ("cuda", "cpu"))
     with _resident(resident):
-        ours.fit(X, _targets(loss), epochs=4, sample_weight=weights, validation_data=(X[:4], _targets(loss)[:4]))
-    truth.fit(X, _targets(loss), epochs=4, sample_weight=weights, validation_data=(X[:4], _targets(loss)[:4]))
+        ours.fit(X, y, epochs=4, sample_weight=weights, validation_data=(X[:4], _targets(loss)[:4]))
+    truth.fit(X, y, epochs=4, sample_weight=weights, validation_data=(X[:4], _targets(loss)[:4]))
     assert set(ours.history) == set(truth.history)
     for name, curve in truth.history.items():
         np.testing.assert_allclose(ours.history[name], curve, rtol=1e-12, err_msg=name)
