@@ -158,7 +158,8 @@ def main() -> None:
         warnings.simplefilter("ignore")
         text = page(rows(options.seeds, options.only), options.seeds)
     if options.write:
-        PAGE.write_text(text)
+        _, heading, estimators = PAGE.read_text().partition("\n## The estimators\n")  # bench/tabular.py's part
+        PAGE.write_text(text + heading + estimators)
     print(text)
 
 

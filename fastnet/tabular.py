@@ -191,13 +191,13 @@ class TabularClassifier(ClassifierMixin, _Tabular):  # type: ignore[misc]
         check_classification_targets(y)
         self.classes_, labels = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
-            raise ValueError(f"y holds one class, {self.classes_[0]!r}; expected at least 2")
+            raise ValueError(f"y holds one class, {self.classes_[0]}; expected at least 2")
         held = None
         if X_val is not None:
             wanted = self._checked_target(X_val, y_val)
             unknown = ~np.isin(wanted, self.classes_)
             if unknown.any():
-                raise ValueError(f"y_val holds {wanted[unknown][0]!r}, a class that y lacks")
+                raise ValueError(f"y_val holds {wanted[unknown][0]}, a class that y lacks")
             held = self._inputs(X_val), np.searchsorted(self.classes_, wanted)
         share = self.label_smoothing
         targets = np.eye(len(self.classes_))[labels] * (1 - share) + share / len(self.classes_)

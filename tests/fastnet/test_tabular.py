@@ -98,9 +98,9 @@ def test_numbers_stay_within_those_trained_on() -> None:
 
 def test_messages() -> None:
     model = clone(TabularClassifier(**SMALL))
-    with pytest.raises(ValueError, match="y holds one class, 'a'; expected at least 2"):
+    with pytest.raises(ValueError, match="y holds one class, a; expected at least 2"):
         model.fit(FRAME, ["a"] * ROWS)
-    with pytest.raises(ValueError, match="y_val holds 'other', a class that y lacks"):
+    with pytest.raises(ValueError, match="y_val holds other, a class that y lacks"):
         model.fit(FRAME, LABELS, FRAME[:1], ["other"])
     with pytest.raises(ValueError, match="no column to learn from; left out: id"):
         model.fit(FRAME[["id"]], LABELS)
