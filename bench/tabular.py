@@ -98,8 +98,8 @@ def page(found: list[tuple[str, Runs]], options: argparse.Namespace) -> str:
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("fastnet-jit", "scikit-learn", "pandas"))
     lines = [
         f"Written by `python bench/tabular.py --folds {options.folds} --rows {options.rows} --write`;",
-        f"its docstring says how. Scores are means over {options.repeats} x {options.folds} folds: accuracy, or R^2; the best of",
-        "a row is bold. In brackets the seconds to fit on one thread, rough: other work ran on the machine, a shared",
+        "its docstring says how. Scores are means over the folds: accuracy, or R^2 of numbers; the best of a row",
+        "is bold. In brackets the seconds to fit on one thread, rough: other work ran on the machine, a shared",
         f"{cpu.target_cpu()}, at the same time. The last column is fastnet's lead over the better of",
         f"HistGradientBoosting and the MLP, with its interval. {versions}.",
         "",

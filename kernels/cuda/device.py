@@ -196,6 +196,7 @@ CUDA_KERNELS: dict[str, tuple[Callable[..., Any], Any, int, int]] = {}
 """Every kernel by name: its Python function, its dispatcher, threads a block, blocks that are to share an SM."""
 
 
+
 def enqueue(kernel: Any, grid: int | tuple[int, ...], threads: int, *arguments: Any, stream: Any = 0) -> None:
     """Launch a kernel; the call does not wait for it.
 
