@@ -5,13 +5,14 @@ pinned memory and on a stream of its own, while steps still read the part before
 every part, so a step that was captured as a graph serves them all.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from ..engine.backend import Array
-from .device import cuda, empty, pinned
+from .device import cuda, empty
+from .graph import side_stream
 
 
 class DeviceData:
@@ -21,7 +22,8 @@ class DeviceData:
         self._copies: dict[str, tuple[Array | None, Any]] = {}  # arrays, and the device's copies of them
         self._halves: dict[str, tuple[Array, Any]] = {}  # pinned, and on the device
         self._rows, self._half = 0, 0  # of a half; the half that the last part is in
-        self._stream: Any = None
+        self._stream: Any = None  # of the copies of parts
+        self._wait: Callable[[], None]
 
     def copy(self, name: str, array: Array | None, dtype: Any, changes: bool = False) -> Any:
         """Return a vector on the device that begins with the elements of an array.
@@ -78,8 +80,9 @@ class DeviceData:
             self._halves.clear()
             for name, array in arrays.items():
                 size, purpose = 2 * array.size, _purpose(name)
-                self._halves[name] = pinned(size, array.dtype, purpose), empty(size, array.dtype, purpose)
-            self._rows, self._stream = rows, self._stream or cuda.stream()
+                self._halves[name] = cuda.pinned_array(size, array.dtype), empty(size, array.dtype, purpose)
+            self._rows = rows
+            self._stream, self._wait = side_stream()
         self._half = 1 - self._half
         for name, array in arrays.items():
             host, vector = self._halves[name]
@@ -87,7 +90,7 @@ class DeviceData:
             host, place = host[start : start + array.size], vector[start : start + array.size]
             host[...] = array.reshape(-1)
             place.copy_to_device(host, stream=self._stream)
-        self._stream.synchronize()
+        self._wait()
         return {name: vector for name, (_, vector) in self._halves.items()}, self._half * self._rows
 
 

@@ -17,6 +17,7 @@ import functools
 import importlib.metadata
 import importlib.util
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -196,7 +197,6 @@ CUDA_KERNELS: dict[str, tuple[Callable[..., Any], Any, int, int]] = {}
 """Every kernel by name: its Python function, its dispatcher, threads a block, blocks that are to share an SM."""
 
 
-
 def enqueue(kernel: Any, grid: int | tuple[int, ...], threads: int, *arguments: Any, stream: Any = 0) -> None:
     """Launch a kernel; the call does not wait for it.
 
@@ -212,13 +212,15 @@ def enqueue(kernel: Any, grid: int | tuple[int, ...], threads: int, *arguments: 
         The kernel's.
     stream : stream or graph builder, default 0
         Where the launch goes. numba-cuda keeps that of ``kernel[grid, threads, stream]``, and with it all that it owns,
-        in a cache of 128 launches; `call` keeps nothing, and does not warn that small problems have small grids.
+        in a cache of 128 launches, and warns that small problems have small grids; here neither happens.
     """
     if SIMULATED:
         kernel[grid, threads](*arguments)
         return
-    blocks = grid if isinstance(grid, tuple) else (grid,)
-    kernel.call(arguments, (*blocks, 1, 1)[:3], (threads, 1, 1), stream, 0)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="(?s).*Grid size.*")
+        configured = type(kernel).configure.__wrapped__(kernel, grid, threads, stream)  # the function below the cache
+    configured(*arguments)
 
 
 # -------------------------------------------------------------------------------------------- arrays

@@ -6,8 +6,8 @@ What is on the device: X, y and weights, sent when they are first seen; paramete
 workspace, in one buffer; where the epoch stands. Sent before an epoch's first step: parameters and state, which a
 callback may have changed; the order of the rows and the learning rate of each step. The order is made on the host,
 since its shuffle is a chain of swaps whose bits are the same everywhere, and 8 bytes a row. Fetched after its last
-step: parameters, state, the loss. In between nothing crosses the bus but the parts of a memory map: while steps run, the
-next part is read, and copied by `DeviceData`.
+step: parameters, state, the loss. In between nothing crosses the bus but the parts of a memory map: while steps run,
+the next part is read, and copied by `DeviceData`.
 
 A batch goes through all layers as one piece: memory grows with it.
 """

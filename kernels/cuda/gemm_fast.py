@@ -3,7 +3,7 @@
 Each thread holds 8 x 8 sums in registers, so four 16-byte loads from shared memory feed 64 FMAs; warps of 4 x 8
 threads, so that those loads are broadcasts or free of conflicts; the next panels are on their way from memory, in
 registers, while these are multiplied, and shared memory is double, so that one barrier a panel does. Costs: 17 KB of
-shared memory, some 126 registers, and whole tiles of work at the edges. Not measured: no card was at hand;
+shared memory, some 120 registers, and whole tiles of work at the edges. Not measured: no card was at hand;
 docs/performance-notes/cuda.md has what the assembler says.
 
 A kernel for each way in which two factors of whole vectors lie, whose main loop has no branch, and one for all others.
@@ -168,7 +168,7 @@ def fast(dtype: Any, tile: BlockTile, a_mode: int = ANY_MODE, b_mode: int = ANY_
     zeros = (real(0),) * (tm * tn)
 
     def cuda_fast(args: Any, progress: Any, a: Any, b: Any, c: Any) -> None:
-        """C = A B, as `gemm.naive`. Sums and the next panels are in registers, two panels of A and of B in shared memory.
+        """C = A B, as `gemm.naive`. Sums and the next panels are in registers, two panels of each in shared memory.
 
         One barrier for every bk terms, which all threads of a block reach: a block beyond C's edges returns as a whole.
         """

@@ -1,9 +1,30 @@
-"""A step captured as a CUDA graph: its launches become one."""
+"""What cuda.core has and numba-cuda lacks: a step captured as a graph, and a stream that does not wait for kernels."""
 
 from collections.abc import Callable
 from typing import Any
 
-from .device import cuda
+from .device import SIMULATED, cuda
+
+
+def side_stream() -> tuple[Any, Callable[[], None]]:
+    """Return a stream for copies beside kernels, and the function that waits for them.
+
+    Those of ``cuda.stream()`` wait for stream 0, on which the kernels run.
+    """
+    if SIMULATED:
+        stream = cuda.stream()
+        return stream, stream.synchronize
+    stream = _current_card().create_stream()
+    return stream, stream.sync
+
+
+def _current_card() -> Any:
+    """Return the current device as cuda.core knows it."""
+    from cuda.core import Device
+
+    card = Device()
+    card.set_current()  # cuda.core asks for it, also where Numba has made the card's context current
+    return card
 
 
 class CapturedStep:
@@ -22,11 +43,8 @@ class CapturedStep:
     """
 
     def __init__(self, launches: Callable[[Any], None]) -> None:
-        from cuda.core import Device
-
         cuda.synchronize()
-        card = Device()
-        card.set_current()  # cuda.core asks for it, also where Numba has made the card's context current
+        card = _current_card()
         self._stream = card.default_stream
         builder = card.create_graph_builder()
         try:

@@ -187,7 +187,9 @@ def main_loop(ptx: str) -> tuple[list[str], int]:
     """
     lines = [line.split("//")[0].strip() for line in ptx.splitlines()]
     labels = {line[:-1]: i for i, line in enumerate(lines) if re.fullmatch(r"\$\w+:", line)}
-    targets = {i: labels[found[1]] for i, line in enumerate(lines) if (found := re.search(r"\bbra\b\S*\s+(\$\w+)", line))}
+    targets = {
+        i: labels[found[1]] for i, line in enumerate(lines) if (found := re.search(r"\bbra\b\S*\s+(\$\w+)", line))
+    }
     loops = [range(target, i + 1) for i, target in targets.items() if target < i]
     loop = min((loop for loop in loops if any("bar.sync" in lines[i] for i in loop)), key=len, default=range(0))
     return [lines[i] for i in loop if lines[i].endswith(";")], sum(targets.get(i, 0) > i for i in loop)

@@ -80,14 +80,26 @@ def test_a_launch_keeps_no_stream(monkeypatch: pytest.MonkeyPatch) -> None:
 
     kernel = CUDA_KERNELS["reduce_kernel"][1]
     launched = []
-    monkeypatch.setattr(type(kernel), "call", lambda self, arguments, *where: launched.append((arguments, where[:2])))
+    monkeypatch.setattr("numba.cuda.cudadrv.driver._to_core_stream", lambda stream: stream)
+    monkeypatch.setattr(
+        type(kernel), "call", lambda self, arguments, to: launched.append((arguments, to.griddim, to.blockdim))
+    )
     for start, is_kept in ((enqueue, False), (lambda *given, stream: kernel[(3, 2), 256, stream](1, 2), True)):
         stream = Stream()
         reference = weakref.ref(stream)
         start(kernel, (3, 2), 256, 1, 2, stream=stream)
         del stream
         assert (reference() is not None) == is_kept
-    assert launched == [((1, 2), ((3, 2, 1), (256, 1, 1)))] * 2
+    assert launched == [((1, 2), (3, 2, 1), (256, 1, 1))] * 2
+
+
+def test_copies_may_run_beside_kernels() -> None:
+    """numba-cuda takes the streams of cuda.core, and those do not wait for stream 0, as its own do."""
+    from cuda.core import Stream, StreamOptions
+    from numba.cuda.cudadrv import driver
+
+    assert StreamOptions().nonblocking is True
+    assert driver.ExperimentalStream is Stream
 
 
 _CACHED = """

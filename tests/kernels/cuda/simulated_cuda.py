@@ -397,7 +397,7 @@ def test_parts_of_a_memory_map_take_turns_in_fixed_buffers(tmp_path: Path, monke
         with (
             mock.patch.object(array, "copy_to_device", copied),
             mock.patch.object(cuda_engine.CudaEngine, "_step", stepped),
-            mock.patch.object(cuda, "synchronize", lambda: said.append("wait")),
+            mock.patch.object(cuda, "synchronize", mock.Mock(side_effect=lambda: said.append("wait"))),
         ):
             ours.fit(_mapped(tmp_path, monkeypatch), _targets("mse"), epochs=2)
     part = ["copy", "copy", "steps"]
@@ -444,8 +444,8 @@ def test_a_capture_is_freed_with_its_engine(fails: bool, monkeypatch: pytest.Mon
             alive.add(self)
 
         def launch(self, stream: Any) -> None:
-            for kernel, arguments in self.taken:
-                launches[cuda_engine](kernel, *arguments)
+            for kernel, given in self.taken:
+                launches[cuda_engine](kernel, *given)
 
     class Builder:
         def __init__(self) -> None:
