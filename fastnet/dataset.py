@@ -87,14 +87,6 @@ class Dataset:
             self.rows = len(self._X)
         self._weights = None if weights is None else _checked_weights(weights, self.rows)
 
-    @classmethod
-    def of_validation(cls, network: Network, loss: str, data: tuple[ArrayLike, ...]) -> Dataset:
-        """Return the data of a pair (X, y), or (X, y, sample_weight), for validation."""
-        if not isinstance(data, (tuple, list)) or len(data) not in (2, 3):
-            raise TypeError("validation_data must be a pair (X, y), or (X, y, sample_weight)")
-        X, y, *weights = data
-        return cls(network, loss, X, y, *weights, prefix="validation ")
-
     def _read(self, places: Array) -> tuple[Array, Array]:
         """Rows of X and y; those of a memory map are converted and checked."""
         X, y = np.asarray(self._X[places]), np.asarray(self._y[places])
@@ -117,9 +109,8 @@ class Dataset:
         if not self.mapped and (shuffled or order is None):
             yield self._X, self._y, self._weights, order, 0
             return
-        row_bytes = max(1, self._X.nbytes // len(self._X) + self._network.dtype.itemsize * self._X.shape[1])
         weights = self._weights if self._weights is None or order is None else self._weights[order]
-        step = max(MICRO_BATCH_ROWS, PART_BYTES // row_bytes)
+        step = max(MICRO_BATCH_ROWS, PART_BYTES // self._row_bytes())
         start = first_row
         while start < self.rows:
             end = min(start // batch * batch + batch, self.rows)  # end of the batch that holds start
@@ -131,6 +122,10 @@ class Dataset:
             yield (*self._read(places), weights, None, start)
             start = end
 
+    def _row_bytes(self) -> int:
+        """Bytes of a row of X as it is stored and as it is converted."""
+        return max(1, self._X.nbytes // len(self._X) + self._network.dtype.itemsize * self._X.shape[1])
+
     def at_once(self, shuffled: bool) -> tuple[Array, Array, Array | None, Array | None] | None:
         """Return X, y, weights and the rows of them to visit, or None for all; None if they are read in parts."""
         if self.mapped:
@@ -140,14 +135,19 @@ class Dataset:
         X, y, weights, _, _ = next(self.iter_chunks(MICRO_BATCH_ROWS))
         return (X, y, weights, None) if len(X) == self.rows else None
 
+    def sample(self) -> tuple[Array, Array, Array | None]:
+        """Return up to 256 rows of X and y, evenly chosen, and their weights."""
+        places = np.linspace(0, self.rows - 1, min(self.rows, _SAMPLE_ROWS)).astype(np.int64)
+        places = places if self._chosen is None else self._chosen[places]
+        return (*self._read(places), None if self._weights is None else self._weights[places])
+
     def remarks(self) -> tuple[str, str]:
         """Say what in the data keeps any network from learning, and what is far from the scale that training expects.
 
         By up to 256 rows, evenly chosen. Either text may be empty.
         """
-        places = np.linspace(0, self.rows - 1, min(self.rows, _SAMPLE_ROWS)).astype(np.int64)
+        X, y, _ = self.sample()
         chosen = slice(None) if self._chosen is None else self._chosen
-        X, y = self._read(places if self._chosen is None else self._chosen[places])
         if (y == y[0]).all() and (self.mapped or (self._y[chosen] == y[0]).all()):
             one = y[0].tolist() if y.ndim == 1 or y.shape[1] > 1 else float(y[0, 0])
             what = "belongs to the same class" if y.ndim == 1 else "has the same target"
@@ -175,6 +175,13 @@ class Dataset:
         if self._weights is not None and not self._weights[selected._chosen].any():
             raise ValueError("sample_weight is 0 in every selected row; expected at least one above 0")
         return selected
+
+
+def validation_arrays(data: tuple[ArrayLike, ...]) -> tuple[ArrayLike, ...]:
+    """Return validation data, a pair (X, y) or (X, y, sample_weight), or raise TypeError."""
+    if not isinstance(data, (tuple, list)) or len(data) not in (2, 3):
+        raise TypeError("validation_data must be a pair (X, y), or (X, y, sample_weight)")
+    return tuple(data)
 
 
 def _far_from_unit_scale(name: str, rows: Array) -> str:

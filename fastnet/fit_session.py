@@ -68,12 +68,21 @@ class FitSession:
         Validation may be None.
     build : callable
         ``(batch_rows, train) -> Backend``.
+    fail : callable, optional
+        Called with the error that ends training, before anything is restored or written.
     """
 
     def __init__(
-        self, trainer: Any, state: TrainingState, data: Dataset, validation: Dataset | None, build: BackendBuilder
+        self,
+        trainer: Any,
+        state: TrainingState,
+        data: Dataset,
+        validation: Dataset | None,
+        build: BackendBuilder,
+        fail: Callable[[BaseException], None] = lambda error: None,
     ) -> None:
         self._trainer, self._state, self._data, self._validation, self._build = trainer, state, data, validation, build
+        self._fail = fail
         self._batch = data.rows if trainer.batch_size is None else min(trainer.batch_size, data.rows)
         self._backend = build(self._batch, True)
         # A backend of its own, so that a loss does not depend on the batch size: other micro-batches round otherwise.
@@ -140,6 +149,9 @@ class FitSession:
             if patience is not None and not validates and not warning:
                 # The last epoch's parameters have started no epoch, so no loss was measured at them yet.
                 best.update(measure(self._evaluator(self._data), self._data)["loss"], of_snapshot=False)
+        except BaseException as error:
+            self._fail(error)
+            raise
         finally:  # Ctrl-C included, which may come anywhere
             history.truncate(history.epochs)
             if loop is not None:  # epochs that a call completed before it was interrupted

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from . import checks
-from .dataset import Dataset
+from .dataset import Dataset, validation_arrays
 from .fit_session import Callback, DivergenceWarning, FitOptions
 from .history import History
 from .io import storage
@@ -181,6 +181,10 @@ def _checked_trainers(trainers: Any) -> list[Trainer]:
             raise TypeError(f"trainers[{i}] is a {type(trainer).__name__}; expected a fastnet.Trainer")
         if trainer.backend == "cuda":
             raise ValueError(f'trainers[{i}] has the backend "cuda"; fit_many trains on CPU cores: call its fit')
+        if trainer.ranks > 1:
+            raise ValueError(
+                f"trainers[{i}] has a comm of {trainer.ranks} ranks; fit_many trains on cores: call its fit"
+            )
         first = networks.setdefault(id(trainer.network), i)
         if first != i:
             what = "are the same Trainer" if found[first] is trainer else "have the same network"
@@ -254,7 +258,9 @@ class _SharedData:
                     self._converted[dtype] = check_inputs(X, sizes, dtype)
                 X = self._converted[dtype]
             data = Dataset(network, loss, X, self._y, self._weights)
-            held = None if self._held is None else Dataset.of_validation(network, loss, self._held)
+            held = None
+            if self._held is not None:
+                held = Dataset(network, loss, *validation_arrays(self._held), prefix="validation ")
             self._found[key] = data, held
         return self._found[key]
 

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from . import checks
-from .dataset import Dataset
+from .dataset import Dataset, validation_arrays
+from .distributed import facts_of, ranks_of
 from .fit_session import Callback, DivergenceWarning, FitOptions, FitSession, measure
 from .history import History
 from .io import checkpoint, model, storage
@@ -118,6 +119,13 @@ class Trainer:
         that a callback makes to them are not seen.
     threads : int, optional
         Upper bound for cpu, of no meaning to the others; 1 is serial; more than there are is no error, None means all.
+    comm : mpi4py.MPI.Intracomm, optional
+        Train over the ranks of this communicator, such as ``MPI.COMM_WORLD``, to the bits of one process: every rank
+        runs the same program with the same data, and `fit` returns the same on all. ``batch_size`` is that of all ranks
+        together. By default a rank uses its part of its machine's threads. Other methods concern one rank alone.
+    sharded : bool, default False
+        Each rank gives `fit` rows of its own, validation data included, and all train as one process on the rows of
+        rank 0, then those of rank 1, and so on.
 
     Attributes
     ----------
@@ -126,6 +134,8 @@ class Trainer:
         Cumulative over all calls of `fit`.
     backend : str
         What runs: "auto" is resolved.
+    ranks : int
+        Those of ``comm``, 1 without.
 
     Raises
     ------
@@ -160,6 +170,8 @@ class Trainer:
         clip_norm: float | None = None,
         backend: str = "auto",
         threads: int | None = None,
+        comm: Any = None,
+        sharded: bool = False,
     ) -> None:
         if not isinstance(network, Network):
             raise TypeError(f"network is a {type(network).__name__}; expected a fastnet.Network")
@@ -183,6 +195,8 @@ class Trainer:
             from .kernels.cuda import device  # imports numba.cuda
 
             device.require('backend="cuda"')
+        self._comm = ranks_of(comm, self.backend, sharded)
+        self.ranks = self._comm.size
         self.history = History()
         batch = f"batch size {self.batch_size}" if self.batch_size else "full batch"
         self.history.set_title(
@@ -278,19 +292,30 @@ class Trainer:
         ends at the bits of a run that was not interrupted: the rest of the epoch is its first. With the numpy backend,
         an interruption in the middle of a step may leave that step half taken. Accuracies do not heed weights.
         """
-        data, validation = Dataset(self.network, self.loss, X, y, sample_weight), None
-        if validation_data is not None and validation_split is not None:
-            raise ValueError("validation_data and validation_split are both given; expected one of them")
-        if validation_data is not None:
-            validation = Dataset.of_validation(self.network, self.loss, validation_data)
-        if validation_split is not None:
-            share = checks.number("validation_split", validation_split, above=0, below=1)
-            data, validation = data.split(share, self.seed)
-        options = FitOptions.checked(epochs, patience, callbacks)
-        writer = None if checkpoint is None else CheckpointWriter(checkpoint, self.optimizer)
-        with in_fit([self]), limit_threads(self.threads), progress_bar(options.epochs, progress) as bar:
-            session = FitSession(self, self._state, data, validation, self._build)
-            warning = session.run(options, bar, writer)
+        ranks = self._comm
+
+        def prepare() -> tuple[Dataset, Dataset | None, FitOptions, Any]:
+            data, validation = ranks.dataset(self.network, self.loss, X, y, sample_weight), None
+            if validation_data is not None and validation_split is not None:
+                raise ValueError("validation_data and validation_split are both given; expected one of them")
+            if validation_data is not None:
+                arrays = validation_arrays(validation_data)
+                validation = ranks.dataset(self.network, self.loss, *arrays, prefix="validation ")
+            if validation_split is not None:
+                share = checks.number("validation_split", validation_split, above=0, below=1)
+                data, validation = data.split(share, self.seed)
+            options = FitOptions.checked(epochs, patience, callbacks)
+            if ranks.size > 1:
+                self._check_ready()  # here its error reaches all ranks
+            return data, validation, options, None if checkpoint is None else ranks.writer(checkpoint, self.optimizer)
+
+        with ranks.training():
+            data, validation, options, writer = ranks.agreed(prepare, lambda found: facts_of(self, self._state, *found))
+            bar_shown = progress if ranks.rank == 0 else False
+            threads = ranks.threads(self.threads)
+            with in_fit([self]), limit_threads(threads), progress_bar(options.epochs, bar_shown) as bar:
+                session = FitSession(self, self._state, data, validation, ranks.builder(self._build), ranks.fail)
+                warning = session.run(options._replace(callbacks=ranks.joined(options.callbacks)), bar, writer)
         if warning:
             warnings.warn(warning, DivergenceWarning, stacklevel=2)
         return self.history
@@ -322,7 +347,14 @@ class Trainer:
 
     @classmethod
     def resume(
-        cls, path: storage.Path, *, best: bool = False, backend: str | None = None, threads: int | None = None
+        cls,
+        path: storage.Path,
+        *,
+        best: bool = False,
+        backend: str | None = None,
+        threads: int | None = None,
+        comm: Any = None,
+        sharded: bool = False,
     ) -> Trainer:
         """Read a trainer, its network included, from a checkpoint.
 
@@ -339,6 +371,8 @@ class Trainer:
             Another than the checkpoint's.
         threads : int, optional
             Another bound than the checkpoint's.
+        comm, sharded : optional
+            As of the class: go on over these ranks, however many there were before. Rank 0 reads the file for all.
 
         Returns
         -------
@@ -351,13 +385,15 @@ class Trainer:
         ValueError
             If it is not a whole checkpoint of a version this fastnet knows. Nothing in a file is ever executed.
         """
-        arrays, metadata = storage.read(path, "checkpoint")
+        arrays, metadata = ranks_of(comm, "cpu", sharded).on_first(
+            "a checkpoint", lambda: storage.read(path, "checkpoint")
+        )
         given = {"backend": backend, "threads": threads}
         with storage.naming_file(path):
             network = model.network_of(Network, arrays, metadata)
             settings = checkpoint.settings(metadata)
             settings |= {name: value for name, value in given.items() if value is not None}
-            trainer = cls(network, **settings)
+            trainer = cls(network, **settings, comm=comm, sharded=sharded)
             checkpoint.load_state(arrays, trainer._state, best)
             checkpoint.load_history(arrays, metadata, trainer.history)
             if best:

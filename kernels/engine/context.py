@@ -36,10 +36,16 @@ def layer_at(ctx: Any, i: int) -> Any:
 
 
 @jit(inline=True)
+def task_count(ctx: Any) -> int:
+    """Return the number of tasks of this rank's rows of the micro-batch."""
+    return -(-(ctx.row_end - ctx.row_begin) // ctx.task_rows)
+
+
+@jit(inline=True)
 def task_bounds(ctx: Any, task: int) -> Any:
-    """Return row_begin and row_end of a task of the micro-batch's rows."""
-    tasks = -(-ctx.rows // ctx.task_rows)
-    return ctx.rows * task // tasks, ctx.rows * (task + 1) // tasks
+    """Return row_begin and row_end of a task of this rank's rows of the micro-batch."""
+    tasks, rows = task_count(ctx), ctx.row_end - ctx.row_begin
+    return ctx.row_begin + rows * task // tasks, ctx.row_begin + rows * (task + 1) // tasks
 
 
 @jit(inline=True)

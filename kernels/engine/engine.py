@@ -28,6 +28,7 @@ from .optimizer_state import OptimizerState
 from .plan import (
     CONTEXT,
     LINE,
+    WEIGHT_TASK,
     Plan,
     address_of,
     aligned,
@@ -37,6 +38,7 @@ from .plan import (
     padded,
     parameter_count,
     partition_weights,
+    rank_share,
 )
 from .tuner import Tuner
 
@@ -127,10 +129,7 @@ class CpuEngine:
         if threads > 1:
             tasks = max(tasks, threads * WEIGHT_TASKS_PER_THREAD)
         weight_tasks = partition_weights(layer_sizes, tasks, WEIGHT_TASK_ROWS if threads == 1 else lanes)
-        large = max(n * k for n, k in pairwise(layer_sizes)) * dtype.itemsize > blocking.L2
-        shares = 1 if threads == 1 else threads * (1 if large else TASKS_PER_THREAD)
-        task_rows = max(MIN_TASK_ROWS, -(-rows // shares))
-        task_rows = min(MAX_TASK_ROWS_LARGE_W if large else MAX_TASK_ROWS, task_rows)
+        task_rows = _task_rows(layer_sizes, dtype.itemsize, rows, threads)
         scratch_size = padded(_scratch_size(layer_sizes, weight_tasks, task_rows, rows, dtype.itemsize), LINE)
         self.plan = Plan(
             context=np.zeros((), CONTEXT),
@@ -161,10 +160,26 @@ class CpuEngine:
         context["layer_count"], context["weight_task_count"] = len(layers), len(weight_tasks)
         context["gathered_inputs"], context["gathered_targets"] = inputs, targets
         context["task_rows"], context["scratch_size"], context["flops_per_row"] = task_rows, scratch_size, flops
-        context["scratch_slots"] = threads
+        context["scratch_slots"], context["ranks"] = threads, 1
         context["l2"], context["clip_norm"] = optimizer.l2, optimizer.clip_norm
         self._address = 0  # of the context of `_bound`
         self._bound: tuple[Array | None, tuple[Array | None, ...]] = (None, (None,) * 5)
+
+    def take_part(self, rank: int, ranks: int) -> None:
+        """Compute a rank's rows of each micro-batch and of each W only, and have `run` return after each stage.
+
+        Called before anything else; see `DistributedEngine`.
+        """
+        plan, context, item = self.plan, self.plan.context, self.plan.parameters.itemsize
+        own = []
+        for layer, begin, end in plan.weight_tasks.tolist():
+            share = rank_share(self._sizes[layer + 1], ranks, VECTOR // item)
+            begin, end = max(begin, rank * share), min(end, (rank + 1) * share)
+            own += [(layer, begin, end)] if begin < end else []
+        self.plan = plan._replace(weight_tasks=np.array(own, WEIGHT_TASK))
+        rows = rank_share(len(plan.row_losses), ranks)
+        context["task_rows"] = _task_rows(self._sizes, item, rows, int(context["scratch_slots"]))
+        context["rank"], context["ranks"], context["weight_task_count"] = rank, ranks, len(own)
 
     def _link_kernels(self) -> None:
         """Write the addresses of the kernels that this network needs into the plan; compile them, the first time.
@@ -216,9 +231,10 @@ class CpuEngine:
     def finish(self) -> None:
         """Do nothing: no step runs once `train` has returned."""
 
-    def results(self) -> dict[str, float]:
-        """Return the loss, and for classification the accuracy, of the epoch's rows so far."""
-        return results_of(self.plan.progress, self.plan.totals, self._loss, self._sizes[-1])
+    def results(self, plan: Plan | None = None) -> dict[str, float]:
+        """Return the loss, and for classification the accuracy, of the epoch's rows so far; or of another plan's."""
+        plan = self.plan if plan is None else plan
+        return results_of(plan.progress, plan.totals, self._loss, self._sizes[-1])
 
     def loss_and_gradient(self, X: Array, y: Array) -> tuple[float, Array]:
         """Return the objective of one batch, which X and y are, and its gradient (P,), a copy."""
@@ -242,7 +258,7 @@ class CpuEngine:
         plan = self.evaluation_plan()
         for X, y, weights, first_row in chunks:
             self._advance(plan, False, (X, y, weights, None, _NO_RATE), first_row, rows)
-        return results_of(plan.progress, plan.totals, self._loss, self._sizes[-1])
+        return self.results(plan)
 
     def evaluation_plan(self) -> Plan:
         """Return the plan with counters of its own, and micro-batches instead of batches."""
@@ -324,8 +340,8 @@ class CpuEngine:
         context, dtype = self.plan.context, self.plan.parameters.dtype
         batch = int(context["batch_rows"])
         short = {min(batch, epoch_rows) % MICRO_BATCH_ROWS, epoch_rows % batch % MICRO_BATCH_ROWS} - {0}
-        if epoch_rows % batch >= MICRO_BATCH_ROWS:
-            short.add(MICRO_BATCH_ROWS)
+        if epoch_rows % batch >= MICRO_BATCH_ROWS or context["ranks"] > 1:  # whose tasks are others than the plan's
+            short.add(micro_batch_rows(batch))
         arguments = self._sizes, self.plan.weight_tasks, int(context["task_rows"])
         needed = padded(max((_scratch_size(*arguments, rows, dtype.itemsize) for rows in short), default=0), LINE)
         if needed > context["scratch_size"]:
@@ -354,6 +370,13 @@ def training_kernels(loss: LossSpec, optimizer: int, activations_of_layers: Sequ
     if activations_of_layers[-1] == RELU:
         found[f"derivative {RELU}"] = Kernel(activations.__name__, "times_derivative_kernel", RELU)
     return found
+
+
+def _task_rows(layer_sizes: Sequence[int], item: int, rows: int, threads: int) -> int:
+    """Return the rows of a task, of micro-batches of ``rows`` rows."""
+    large = max(n * k for n, k in pairwise(layer_sizes)) * item > blocking.L2
+    shares = 1 if threads == 1 else threads * (1 if large else TASKS_PER_THREAD)
+    return min(MAX_TASK_ROWS_LARGE_W if large else MAX_TASK_ROWS, max(MIN_TASK_ROWS, -(-rows // shares)))
 
 
 _DATA = ("X", "targets", "sample_weights", "order", "rates")

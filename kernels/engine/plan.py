@@ -114,12 +114,13 @@ class Plan(NamedTuple):
 
 CONTEXT = record(
     "takes_labels optimizer batch_rows layer_count weight_task_count gathered_inputs gathered_targets scratch_size",
-    "scratch_slots task_rows flops_per_row",
+    "scratch_slots task_rows flops_per_row rank ranks",
     *(name for name in Plan._fields if name not in ("context", "state")),
     "state0 state1",
     "gemm loss_kernel correct_kernel update_kernel rows_task weights_task",
     "trains packs X targets sample_weights order rates rate_count first_row stop_row epoch_rows",
     "start rows inputs is_first is_last is_group_first is_group_last group",
+    "row_begin row_end correct_count stage paused",
     floats="l2 clip_norm step_l2 rate gradient_scale",
 )
 """Everything the compiled step knows: one argument instead of some hundred words.
@@ -136,6 +137,8 @@ The network and its training:
 - flops_per_row: floating-point operations of a step, a row
 - l2: adds l2/2 times the sum of squared weights to the objective
 - clip_norm: largest Euclidean norm of the gradient
+- rank, ranks: of several engines that take one network's steps together (`DistributedEngine`), which this one is, and
+  their number; otherwise 0 and 1
 
 Addresses of the arrays of `Plan`, 0 where an array has no elements; state0 and state1: the optimizer's state vectors.
 
@@ -157,6 +160,9 @@ The micro-batch at hand, written by the loop:
 - inputs: address of its inputs (rows, n_in)
 - is_first, is_last: whether it is its batch's first, and last
 - is_group_first, is_group_last, group: the same of its group of micro-batches, and the group's number in the batch
+- row_begin, row_end: the rows of it that this rank takes through the network
+- correct_count: correct answers among these rows; of all ranks', once the caller has added them
+- stage, paused: a parallel region of `run`; whether that has returned after it
 - step_l2, rate: l2 and learning rate of this step
 - gradient_scale: by clipping; 1 for none, below 0 where weights are only packed
 """
@@ -258,6 +264,15 @@ def packed_weights_size(layer_sizes: Sequence[int], lanes: int, nr: int) -> int:
 def padded(size: int, lanes: int) -> int:
     """Round up to a whole number of vectors."""
     return -(-size // lanes) * lanes
+
+
+def rank_share(rows: int, ranks: int, unit: int = 1) -> int:
+    """Return how many rows each of several ranks computes, in whole units; rank i's begin at i times as many.
+
+    The last ranks have fewer or none. This takes as long as an even division, and what all compute is an array of equal
+    blocks.
+    """
+    return -(-rows // (ranks * unit)) * unit
 
 
 def partition_weights(layer_sizes: Sequence[int], tasks: int, unit: int) -> Array:

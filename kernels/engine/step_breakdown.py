@@ -10,7 +10,7 @@ from typing import Any
 from ..cpu.gemm.operands import Workspace
 from ..jit.decorator import jit
 from ..llvm.memory import item_bytes, record_at
-from .context import task_bounds
+from .context import task_bounds, task_count
 from .plan import CONTEXT
 from .training_step import backward, call_weights_task, forward, loss
 
@@ -27,7 +27,7 @@ def repeat_rows(dtype: Any, context: int, part: int, x: int, times: int) -> None
     ctx = record_at(CONTEXT, context)
     workspace = Workspace(ctx.scratch, ctx.scratch_size * item_bytes(dtype))
     for _ in range(times):
-        for task in range(-(-ctx.rows // ctx.task_rows)):
+        for task in range(task_count(ctx)):
             row_begin, row_end = task_bounds(ctx, task)
             if part == FORWARD:
                 forward(dtype, ctx, x, row_begin, row_end, workspace)

@@ -34,7 +34,17 @@ from ..llvm.memory import copy_bytes, item_bytes, optimize_for_size, record_at
 from ..specs.activations import IDENTITY, RELU
 from ..specs.batches import GROUP_ROWS, MICRO_BATCH_ROWS
 from .backend import OBJECTIVE, PROGRESS, TOTALS
-from .context import CONTEXT_TYPE, FLOAT64, INT64, layer_at, matrix_at, sample_weight, task_bounds, vector_at
+from .context import (
+    CONTEXT_TYPE,
+    FLOAT64,
+    INT64,
+    layer_at,
+    matrix_at,
+    sample_weight,
+    task_bounds,
+    task_count,
+    vector_at,
+)
 from .plan import CONTEXT, LINE
 from .weights_task import weights_task
 
@@ -183,6 +193,9 @@ PACK, ROWS, WEIGHTS, CLIPPED_UPDATE = range(4)
 PACK_ROWS = 128
 """Evaluations of fewer rows read W where it is: packing it would cost as much as 5 to 10 rows."""
 
+PACK_COST_ROWS = 8
+"""Rows whose step takes as long as packing W^T, about."""
+
 
 @jit(internal=True)
 def _take_slot(ctx: Any) -> int:
@@ -245,6 +258,9 @@ def _weigh_rows(dtype: Any, ctx: Any, totals: Any, batch_begin: int, batch_end: 
 def run(dtype: Any, context: int, threads: int, pool: int) -> None:
     """Process micro-batches from ``progress.done`` to the context's ``stop_row``.
 
+    The engine of one of several ranks is ``paused`` after each region but PACK, and this returns; the next call goes on
+    with what all ranks have computed, which the caller has put in place.
+
     Parameters
     ----------
     dtype : dtype
@@ -267,19 +283,27 @@ def run(dtype: Any, context: int, threads: int, pool: int) -> None:
     last_layer = layer_at(ctx, ctx.layer_count - 1)
     neurons = last_layer.first_neuron + last_layer.n_out
     rates = vector_at(FLOAT64, ctx.rates, max(1, ctx.rate_count))
-    batch, trains = ctx.batch_rows, ctx.trains != 0
-    batch_begin = batch_end = progress.done
-    ctx.is_group_first, ctx.is_group_last, ctx.group = 1, 1, 0
-    ctx.rows, ctx.is_first, ctx.is_last, ctx.step_l2, ctx.rate, ctx.gradient_scale = 0, 1, 1, 0.0, 0.0, -1.0
-    ctx.packs = 1 if trains or ctx.stop_row - progress.done >= PACK_ROWS else 0
-    stage, flops = PACK if ctx.packs != 0 else ROWS, 0
+    batch, trains, resumes = ctx.batch_rows, ctx.trains != 0, ctx.paused != 0
+    if not resumes:
+        ctx.is_group_first, ctx.is_group_last, ctx.group = 1, 1, 0
+        ctx.rows, ctx.is_first, ctx.is_last, ctx.step_l2, ctx.rate, ctx.gradient_scale = 0, 1, 1, 0.0, 0.0, -1.0
+        ctx.packs = 1 if trains or ctx.stop_row - progress.done >= PACK_ROWS else 0
+        ctx.stage, ctx.start = PACK if ctx.packs != 0 else ROWS, progress.done
+    batch_begin = ctx.start // batch * batch
+    batch_end = min(batch_begin + batch, ctx.epoch_rows)
+    flops = (PACK_COST_ROWS if ctx.stage == PACK else ctx.rows) * ctx.flops_per_row
     # A loop over stages, so that each parallel region is compiled once.
-    while stage != ROWS or progress.done < ctx.stop_row:
-        if stage == ROWS:
+    while resumes or ctx.stage != ROWS or progress.done < ctx.stop_row:
+        if resumes:
+            resumes, ctx.paused, done = False, 0, True
+        elif ctx.stage == ROWS:
             ctx.start = progress.done
             batch_begin = ctx.start // batch * batch
             batch_end = min(batch_begin + batch, ctx.epoch_rows)
             ctx.rows = min(MICRO_BATCH_ROWS, batch_end - ctx.start)
+            share = -(-ctx.rows // ctx.ranks)
+            ctx.row_begin = min(ctx.rows, ctx.rank * share)
+            ctx.row_end = min(ctx.rows, ctx.row_begin + share)
             ctx.is_first = 1 if ctx.start == batch_begin else 0
             ctx.is_last = 1 if ctx.start + ctx.rows == batch_end else 0
             before = ctx.start - batch_begin
@@ -287,39 +311,45 @@ def run(dtype: Any, context: int, threads: int, pool: int) -> None:
             ctx.is_group_last = 1 if ctx.is_last != 0 or (before + ctx.rows) % GROUP_ROWS == 0 else 0
             ctx.group = before // GROUP_ROWS
             flops = ctx.rows * ctx.flops_per_row
-            weight = _weigh_rows(dtype, ctx, totals, batch_begin, batch_end)
+            totals.partial_weight += _weigh_rows(dtype, ctx, totals, batch_begin, batch_end)
 
-            tasks = -(-ctx.rows // ctx.task_rows)
+            tasks = task_count(ctx)
             done = parallel_for(call_rows_task, tasks, threads, flops, pool, (dtype, ctx))
-            totals.partial_loss += tree_sum(vector_at(FLOAT64, ctx.row_losses, ctx.rows))
-            totals.partial_weight += weight
             correct = vector_at(INT64, ctx.correct, tasks)
+            ctx.correct_count = 0
             for task in range(tasks):
-                progress.partial_correct += correct[task]
+                ctx.correct_count += correct[task]
+            ctx.paused = 1 if ctx.ranks > 1 else 0
         else:
             done = parallel_for(call_weights_task, ctx.weight_task_count, threads, flops, pool, (dtype, ctx))
+            ctx.paused = 1 if ctx.ranks > 1 and ctx.stage != PACK else 0
         if not done:
             raise MemoryError("a task of the training step could not allocate memory")
+        if ctx.paused != 0:  # until other ranks' results are there, too
+            return
 
-        if stage == PACK:
-            stage = ROWS
+        if ctx.stage == PACK:
+            ctx.stage = ROWS
             continue
-        if stage == ROWS and trains:
+        if ctx.stage == ROWS:
+            totals.partial_loss += tree_sum(vector_at(FLOAT64, ctx.row_losses, ctx.rows))
+            progress.partial_correct += ctx.correct_count
+        if ctx.stage == ROWS and trains:
             ctx.inputs = ctx.X + (ctx.start - ctx.first_row) * layer_at(ctx, 0).n_in * item
             if ctx.order != 0:
                 ctx.inputs = ctx.workspace + ctx.gathered_inputs * item
             ctx.rate, ctx.gradient_scale = rates[min(batch_begin // batch, rates.size - 1)], 1.0
             batch_l2 = objective.l2_per_batch / totals.batch_weight if totals.batch_weight > 0 else 0.0
             ctx.step_l2 = ctx.l2 + batch_l2
-            stage = WEIGHTS
+            ctx.stage = WEIGHTS
             continue
-        if stage == WEIGHTS and ctx.is_last != 0 and ctx.clip_norm < math.inf:
+        if ctx.stage == WEIGHTS and ctx.is_last != 0 and ctx.clip_norm < math.inf:
             norm = math.sqrt(tree_sum(vector_at(FLOAT64, ctx.row_norms, neurons)))
             # Not min: infinity and NaN must show in the parameters.
             ctx.gradient_scale = 1.0 if norm <= ctx.clip_norm else ctx.clip_norm / norm
-            ctx.rows, stage = 0, CLIPPED_UPDATE
+            ctx.rows, ctx.stage = 0, CLIPPED_UPDATE
             continue
-        stage = ROWS
+        ctx.stage = ROWS
         progress.done = min(batch_end, ctx.start + MICRO_BATCH_ROWS)
         if ctx.is_last != 0:
             progress.row = progress.done

@@ -1,0 +1,395 @@
+"""Training over the ranks of an MPI communicator: what they agree on, who writes files, how Ctrl-C and errors end all.
+
+What each rank computes, and what is gathered when, is told by `kernels.engine.distributed_engine`. mpi4py is imported
+when a communicator is given, and not before.
+"""
+
+from __future__ import annotations
+
+import pickle
+import signal
+import sys
+import threading
+import time
+import traceback
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+from importlib import metadata
+from typing import Any, NoReturn, TypeVar
+
+import numba
+import numpy as np
+
+from .dataset import Dataset
+from .fit_session import BackendBuilder, Callback, FitOptions
+from .io import storage
+from .io.checkpoint import CheckpointWriter
+from .kernels.cpu.threads.usable import usable
+from .kernels.engine.backend import Backend
+from .kernels.engine.distributed_engine import DistributedEngine
+from .kernels.engine.engine import CpuEngine
+from .kernels.jit.target import COMPILES
+from .kernels.llvm.builder import VECTOR
+from .kernels.specs.base import Array
+from .shards import ShardedDataset
+from .training_state import TrainingState
+
+T = TypeVar("T")
+
+SPIN_S, SLEEP_S = 1e-4, 1e-3
+"""Seconds of waiting for another rank after which this one sleeps, for an eighth of what it has waited, but at most so
+long: ranks may share cores, and one of them may compile or write while the others wait."""
+
+
+class Alone:
+    """One process, which need not agree with others: every method does what its argument says."""
+
+    rank, size = 0, 1
+    dataset: Callable[..., Dataset] = Dataset
+
+    def training(self) -> AbstractContextManager[None]:
+        """Return the context of a call of `fit`."""
+        return nullcontext()
+
+    def agreed(self, prepare: Callable[[], T], facts: Callable[[T], Mapping[str, Any]]) -> T:
+        """Return what ``prepare`` returns."""
+        return prepare()
+
+    def on_first(self, where: str, function: Callable[[], T]) -> T:
+        """Call a function."""
+        return function()
+
+    def own(self, where: str, function: Callable[[], T]) -> T:
+        """Call a function."""
+        return function()
+
+    def fail(self, error: BaseException) -> None:
+        """Take note that an error ends `fit`."""
+
+    def threads(self, asked: int | None) -> int | None:
+        """Return the bound of threads."""
+        return asked
+
+    def builder(self, build: BackendBuilder) -> BackendBuilder:
+        """Return what builds backends."""
+        return build
+
+    def joined(self, callbacks: list[Callback]) -> list[Callback]:
+        """Return the callbacks."""
+        return callbacks
+
+    def writer(self, path: storage.Path, optimizer: Any) -> Any:
+        """Return a `CheckpointWriter`."""
+        return CheckpointWriter(path, optimizer)
+
+
+class Ranks(Alone):
+    """The ranks of a communicator, of which this process is one.
+
+    All call the same methods in the same order. `agree` is where an error of one rank becomes an error of all; an error
+    anywhere else would leave the others waiting, so it ends all processes (`fail`).
+
+    Parameters
+    ----------
+    comm : mpi4py.MPI.Intracomm
+        Of at least two ranks.
+    sharded : bool
+        Whether each has rows of its own.
+
+    Attributes
+    ----------
+    rank, size : int
+    dataset : callable
+        Makes a `Dataset`, or a `ShardedDataset`.
+    """
+
+    def __init__(self, comm: Any, sharded: bool) -> None:
+        self._comm, self.rank, self.size = comm, comm.rank, comm.size
+        if sharded:
+            self.dataset = partial(ShardedDataset, self)
+        self.interrupted = False
+        self._shared: BaseException | None = None  # an error that all ranks raise
+
+    def __deepcopy__(self, memo: Any) -> Ranks:
+        """A copy of a Trainer belongs to the same communicator."""
+        return self
+
+    # ----------------------------------------------------------------------------------- messages
+
+    def allgather(self, blocks: Array) -> None:
+        """See `kernels.engine.distributed_engine.Ranks`."""
+        from mpi4py import MPI
+
+        self._wait(self._comm.Iallgather(MPI.IN_PLACE, [blocks.view("u1"), MPI.BYTE]))
+
+    @staticmethod
+    def _wait(request: Any) -> None:
+        """Wait for a request, and soon let others have the core: MPI itself would keep it busy."""
+        start = time.perf_counter()
+        while not request.Test():
+            waited = time.perf_counter() - start
+            if waited > SPIN_S:
+                time.sleep(min(waited / 8, SLEEP_S))
+
+    def gather_rows(self, own: Array, owner: Array) -> Array:
+        """Return rows of which each rank has its own, in the order in which ``owner`` names their ranks."""
+        from mpi4py import MPI
+
+        found = np.empty((len(owner), *own.shape[1:]), own.dtype)
+        nbytes = np.bincount(owner, minlength=self.size) * (found.nbytes // len(owner))
+        self._comm.Allgatherv([own, MPI.BYTE], [found, nbytes, MPI.BYTE])
+        rows = np.empty_like(found)
+        rows[np.argsort(owner, kind="stable")] = found
+        return rows
+
+    def agree(self, where: str, error: BaseException | None = None, value: Any = None) -> list[Any]:
+        """Return every rank's value; or raise, on every rank, the error of the first rank that has one.
+
+        Parameters
+        ----------
+        where : str
+            What all ranks are at, in words.
+        error : BaseException, optional
+        value : object, optional
+
+        Raises
+        ------
+        BaseException
+            This rank's error as it is, another rank's with its number in the notes.
+        RuntimeError
+            If the ranks are not at the same place.
+        KeyboardInterrupt
+            If Ctrl-C came to any rank.
+        """
+        self._wait(self._comm.Ibarrier())
+        everyone = self._comm.allgather((where, self.interrupted, _picklable(error), value))
+        places, interrupted, errors, values = map(list, zip(*everyone, strict=True))
+        rank = next((i for i, each in enumerate(errors) if each is not None), None)
+        if error is not None:
+            self._raise(error)
+        if rank is not None:
+            errors[rank].add_note(f"(raised on rank {rank} of {self.size})")
+            self._raise(errors[rank])
+        for i, place in enumerate(places):
+            if place != places[0]:
+                self._raise(RuntimeError(f"the ranks run apart: rank 0 is at {places[0]}, rank {i} at {place}"))
+        self.end(any(interrupted))
+        return values
+
+    def _raise(self, error: BaseException) -> NoReturn:
+        """Raise an error that all ranks raise."""
+        self._shared = error
+        raise error
+
+    def end(self, interrupted: bool) -> None:
+        """See `kernels.engine.distributed_engine.Ranks`."""
+        if interrupted:
+            self.interrupted = False
+            self._raise(KeyboardInterrupt())
+
+    def each(self, where: str, function: Callable[[], Any]) -> list[Any]:
+        """Return every rank's result of a function; see `agree`."""
+        error = result = None
+        try:
+            result = function()
+        except BaseException as raised:
+            if raised is self._shared:
+                raise
+            error = raised
+        return self.agree(where, error, result)
+
+    def own(self, where: str, function: Callable[[], T]) -> T:
+        """Return this rank's result of a function that succeeds on all ranks; see `agree`."""
+        found: list[T] = []
+        self.each(where, lambda: found.append(function()))
+        return found[0]
+
+    def on_first(self, where: str, function: Callable[[], T]) -> T:
+        """Call a function on rank 0 alone; return its result, or raise its error, on every rank."""
+        return self.each(where, function if self.rank == 0 else _nothing)[0]
+
+    # ------------------------------------------------------------------------------------- `fit`
+
+    @contextmanager
+    def training(self) -> Iterator[None]:
+        """Have Ctrl-C end training after a step on all ranks within a block, and an error of one rank end all."""
+        self.interrupted, self._shared = False, None
+
+        def interrupt(number: int, frame: Any) -> None:
+            self.interrupted = True
+
+        in_main = threading.current_thread() is threading.main_thread()
+        heeds = in_main and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        if heeds:
+            signal.signal(signal.SIGINT, interrupt)
+        try:
+            yield
+        except BaseException as error:
+            self.fail(error)
+            raise
+        finally:
+            if heeds:
+                signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def fail(self, error: BaseException) -> None:
+        """End all ranks at once, unless all of them raise this error: they would wait for this one forever."""
+        if error is self._shared:
+            return
+        traceback.print_exception(error, file=sys.__stderr__)
+        text = f"rank {self.rank} of {self.size} failed ({_line(error)}), which ends all ranks; checkpoints are whole"
+        print(f"fastnet: {text}", file=sys.__stderr__, flush=True)
+        self._comm.Abort(1)
+
+    def agreed(self, prepare: Callable[[], T], facts: Callable[[T], Mapping[str, Any]]) -> T:
+        """Return what ``prepare`` returns, if it succeeds on all ranks and facts about it are the same on all.
+
+        Raises
+        ------
+        ValueError
+            On every rank, if a fact differs.
+        """
+        found = self.own("the arguments of fit", prepare)
+        first, *others = self.agree("the arguments of fit", value=facts(found))
+        for rank, other in enumerate(others, 1):
+            for name, value in first.items():
+                if other[name] != value:
+                    what = f"{name}: {value} on rank 0, {other[name]} on rank {rank}"
+                    advice = "run the same program with the same arguments on every rank"
+                    self._raise(ValueError(f"the ranks differ in {what}; {advice}"))
+        return found
+
+    def threads(self, asked: int | None) -> int | None:
+        """Return the bound of threads: by default this rank's part of the CPUs that the ranks of a machine share."""
+        from mpi4py import MPI
+
+        mine = usable()
+        machine = self._comm.Split_type(MPI.COMM_TYPE_SHARED)
+        sharing = sum(not set(mine.cpus).isdisjoint(cpus) for cpus in machine.allgather(mine.cpus))
+        machine.Free()
+        return max(1, mine.threads // sharing) if asked is None else asked
+
+    def builder(self, build: BackendBuilder) -> BackendBuilder:
+        """Return what builds backends that compute on all ranks."""
+
+        def of_ranks(batch_rows: int, train: bool) -> Backend:
+            engine = build(batch_rows, train)
+            assert isinstance(engine, CpuEngine)
+            return DistributedEngine(engine, self)
+
+        return of_ranks
+
+    def joined(self, callbacks: list[Callback]) -> list[Callback]:
+        """Return one callback that calls all on every rank; what one of them says or raises holds on every rank."""
+
+        def call_all(row: dict[str, float]) -> bool:
+            def own() -> bool:
+                answers = [callback(dict(row)) for callback in callbacks]
+                return any(answers)
+
+            return any(self.each("the callbacks", own))
+
+        return [call_all]
+
+    def writer(self, path: storage.Path, optimizer: Any) -> Any:
+        """Return what writes checkpoints on rank 0."""
+        return _FirstWrites(self, path, optimizer)
+
+
+class _FirstWrites:
+    """A `CheckpointWriter` on rank 0, whose errors all ranks raise."""
+
+    def __init__(self, ranks: Ranks, path: storage.Path, optimizer: Any) -> None:
+        self._ranks = ranks
+        self._writer: Any = CheckpointWriter(path, optimizer) if ranks.rank == 0 else None
+
+    def write_if_due(self, arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> None:
+        """See `CheckpointWriter`."""
+        self._ranks.on_first("a checkpoint", lambda: self._writer.write_if_due(arrays, metadata))
+
+    def write(self, arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> None:
+        """See `CheckpointWriter`."""
+        self._ranks.on_first("a checkpoint", lambda: self._writer.write(arrays, metadata))
+
+
+def ranks_of(comm: Any, backend: str, sharded: bool) -> Alone:
+    """Return the ranks of a communicator, or `Alone` for None and for one rank.
+
+    Raises
+    ------
+    ImportError
+        If mpi4py is not installed.
+    TypeError, ValueError
+        If it is no communicator of mpi4py, or of another kind, or the backend is not cpu.
+    """
+    if not isinstance(sharded, bool):
+        raise TypeError(f"sharded is {sharded!r}; expected True or False")
+    if comm is None:
+        if sharded:
+            raise ValueError("sharded is True, but comm is None; expected a communicator whose ranks have rows each")
+        return Alone()
+    try:
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:  # mpi4py, or an MPI for it, is missing
+        reason = str(error).partition("\n")[0]
+        raise ImportError(f"comm needs mpi4py and an MPI ({reason}): pip install mpi4py mpich") from None
+    if not isinstance(comm, MPI.Intracomm) or comm == MPI.COMM_NULL:
+        raise TypeError(f"comm is {comm!r}; expected an intracommunicator of mpi4py, such as MPI.COMM_WORLD")
+    if comm.size == 1:
+        return Alone()
+    if backend != "cpu" or not COMPILES:
+        what = f'backend="{backend}"' if COMPILES else "NUMBA_DISABLE_JIT"
+        raise ValueError(f'comm has {comm.size} ranks, which train by compiled kernels, not with {what}; use "cpu"')
+    return Ranks(comm, sharded)
+
+
+def facts_of(
+    trainer: Any, state: TrainingState, data: Dataset, held: Dataset | None, options: FitOptions, writer: Any
+) -> dict[str, Any]:
+    """Return by name what has to be equal on all ranks for them to train one network."""
+    network, sets = trainer.network, {"": data, "validation ": held}
+    settings = ("loss", "optimizer", "batch_size", "shuffle", "seed", "l2", "clip_norm")
+    facts = {
+        "fastnet's version": metadata.version("fastnet-jit"),
+        "Numba's version": numba.__version__,
+        "the bits of a vector, which NUMBA_CPU_NAME and NUMBA_CPU_FEATURES can make equal": 8 * VECTOR,
+        **{name: getattr(network, name) for name in ("layer_sizes", "activations", "dtype")},
+        **{name: getattr(trainer, name) for name in settings},
+        "epochs trained so far": trainer.history.epochs,
+        "the network's parameters (CRC-32)": _checksum(network.parameters),
+        "the optimizer's state (CRC-32)": _checksum(*state.vectors, state.progress),
+        "epochs": options.epochs,
+        "patience": options.patience,
+        "whether a checkpoint is written": writer is not None,
+    }
+    for name, each in sets.items():
+        facts[f"the number of {name}rows"] = None if each is None else each.rows
+    for name, each in sets.items():
+        facts[f"the {name}data (CRC-32 of some rows)"] = None if each is None else _checksum(*each.sample())
+    return facts
+
+
+def _checksum(*arrays: Array | None) -> str:
+    """Return a CRC-32 of arrays."""
+    found = 0
+    for array in arrays:
+        found = zlib.crc32(b"-" if array is None else array.tobytes(), found)
+    return f"{found:08x}"
+
+
+def _nothing() -> Any:
+    """Do nothing."""
+
+
+def _line(error: BaseException) -> str:
+    return "".join(traceback.format_exception_only(error)).splitlines()[0]
+
+
+def _picklable(error: BaseException | None) -> BaseException | None:
+    """Return an error as it can be sent to other ranks."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(_line(error) if error is not None else "")
+    return error

@@ -1,0 +1,53 @@
+"""ShardedDataset: X and y of which each rank of a communicator has its own rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .dataset import Dataset
+from .kernels.specs.base import Array
+from .network import Network
+
+
+class ShardedDataset(Dataset):
+    """The rows of rank 0, then those of rank 1, and so on, as training reads them.
+
+    It is read part by part, as a memory map is: each rank brings those of a part's rows that are its own, and receives
+    all. All ranks make it and read it alike.
+
+    Parameters
+    ----------
+    ranks : Ranks
+        Of `distributed`.
+    network, loss, X, y, weights, prefix
+        As `Dataset` takes them: this rank's rows.
+    """
+
+    def __init__(
+        self, ranks: Any, network: Network, loss: str, X: Any, y: Any, weights: Any = None, *, prefix: str = ""
+    ) -> None:
+        own = ranks.own(f"the {prefix}data", lambda: Dataset(network, loss, X, y, weights, prefix=prefix))
+        rows, weights_of = zip(*ranks.agree(f"the {prefix}data", value=(own.rows, own._weights)), strict=True)
+        self.__dict__.update(own.__dict__)
+        self._ranks, self._own, self._ends = ranks, own, np.cumsum(rows)
+        self.rows, self.mapped = int(self._ends[-1]), True
+        missing = sum(each is None for each in weights_of)
+        if missing and missing < len(weights_of):
+            raise ValueError(f"sample_weight is missing on {missing} of {len(rows)} ranks; expected it on all or none")
+        self._weights = None if missing else np.concatenate(weights_of)
+
+    def _row_bytes(self) -> int:
+        """Bytes of a row, the same on all ranks."""
+        return 2 * self._network.dtype.itemsize * self._network.layer_sizes[0]
+
+    def _read(self, places: Array) -> tuple[Array, Array]:
+        """Rows of X and y, from the ranks that have them."""
+        owner = np.searchsorted(self._ends, places, "right")
+        me = self._ranks.rank
+        mine = places[owner == me] - (self._ends[me - 1] if me else 0)
+        # Without rows of its own a rank reads one all the same, for dtype and shape.
+        places = mine if len(mine) else np.arange(1)
+        X, y = (array[: len(mine)] for array in self._ranks.own("the data", lambda: self._own._read(places)))
+        return self._ranks.gather_rows(X, owner), self._ranks.gather_rows(y, owner)

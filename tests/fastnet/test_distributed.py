@@ -1,0 +1,137 @@
+"""Training over the ranks of an MPI communicator: the bits of one process, errors, and processes that die."""
+
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import ranks
+
+from fastnet import Adam, Trainer
+
+pytest.importorskip("mpi4py")
+
+pytestmark = [pytest.mark.compiled, pytest.mark.skipif(sys.platform != "linux", reason="mpiexec and signals of Linux")]
+
+LIMIT_S = 300
+"""Nothing here takes a tenth of this; a run that hangs fails."""
+
+
+def launch(count: int, *arguments: Any) -> "subprocess.CompletedProcess[str]":
+    """Run helpers/ranks.py on some ranks, in their own group of processes, until it ends or takes too long."""
+    mpiexec = shutil.which("mpiexec", path=sysconfig.get_path("scripts")) or "mpiexec"
+    command = [mpiexec, "-n", str(count), sys.executable, ranks.__file__, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, stdin=subprocess.DEVNULL)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the data that are read as a memory map."""
+    made = tmp_path_factory.mktemp("ranks")
+    np.save(made / "X.npy", ranks.X)
+    return made
+
+
+@pytest.fixture(scope="module")
+def expected(folder: Path) -> dict[str, Any]:
+    """The results of one process, which has also compiled all that the ranks need."""
+    return ranks.bits(None, folder)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_bits_are_those_of_one_process(count: int, folder: Path, expected: dict[str, Any]) -> None:
+    done = launch(count, "bits", folder)
+    assert done.returncode == 0, done.stderr
+    for rank in range(count):
+        found = np.load(folder / f"bits-{rank}.npz")
+        assert set(found) == set(expected)
+        different = [name for name, value in expected.items() if found[name].tobytes() != np.asarray(value).tobytes()]
+        assert not different
+
+
+# ----------------------------------------------------------------------------------------------- errors
+
+ERRORS = {
+    "no communicator": "TypeError: comm is 'world'",
+    "no ranks": "TypeError: comm is <mpi4py.MPI.Comm ",
+    "an intercommunicator": "TypeError: comm is <mpi4py.MPI.Intercomm ",
+    "numpy": "ValueError: comm has 2 ranks",
+    "fit_many": "ValueError: trainers[0] has a comm of 2 ranks",
+    "rows": "ValueError: the ranks differ in the number of rows: 203 on rank 0, 200 on rank 1",
+    "columns": "ValueError: X has 19 columns",
+    "other data": "ValueError: the ranks differ in the data (CRC-32 of some rows)",
+    "NaN": "ValueError: X holds NaN at row 7",
+    "sizes": "ValueError: the ranks differ in layer_sizes: (20, 8, 5) on rank 0, (20, 9, 5) on rank 1",
+    "seed": "ValueError: the ranks differ in seed: 0 on rank 0, 1 on rank 1",
+    "optimizer": "ValueError: the ranks differ in optimizer: Adam(",
+    "epochs": "ValueError: the ranks differ in epochs: 1 on rank 0, 2 on rank 1",
+    "an argument": "TypeError: patience is 'many'",
+    "version": "ValueError: the ranks differ in fastnet's version",
+    "shards": "RuntimeError: the ranks run apart: rank 0 is at",
+    "places": "RuntimeError: the ranks run apart: rank 0 is at the arguments of fit, rank 1 at a checkpoint",
+    "a callback": "LookupError: a callback's",
+    "no folder": "FileNotFoundError: cannot write",
+    "no file": "FileNotFoundError: cannot read",
+}
+"""How the error of each call of `ranks.errors` begins, on every rank."""
+
+
+def test_every_rank_raises_the_error_of_one(folder: Path) -> None:
+    done = launch(2, "errors", folder)
+    assert done.returncode == 0, done.stderr
+    found = [{name: str(text) for name, text in np.load(folder / f"errors-{rank}.npz").items()} for rank in range(2)]
+    for name, begins in ERRORS.items():
+        for each in found:
+            assert each[name].startswith(begins), (name, each[name])
+    assert set(found[0]) == set(ERRORS)
+    whole = Trainer.resume(folder / "errors.safetensors")
+    straight = ranks.make()
+    straight.fit(ranks.X, ranks.Y, 2)
+    assert whole.network.parameters.tobytes() == straight.network.parameters.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("how", "rank", "after"),
+    [
+        ("fails", 1, 0.0),
+        ("killed", 0, 0.1),
+        *(pytest.param("killed", i % 2, 0.037 * i, marks=[] if i == 5 else pytest.mark.exhaustive) for i in range(10)),
+    ],
+)
+def test_a_rank_that_dies_ends_all_and_leaves_a_whole_checkpoint(
+    how: str, rank: int, after: float, tmp_path: Path, expected: dict[str, Any]
+) -> None:
+    done = launch(2, "doomed", tmp_path, how, rank, after)
+    assert done.returncode != 0
+    if how == "fails":
+        assert done.stderr.count("fastnet: rank 1 of 2 failed (MemoryError: made up), which ends all ranks") == 1
+    whole = Trainer.resume(tmp_path / "doomed.safetensors")
+    straight = ranks.make(optimizer=Adam(0.01))
+    straight.fit(ranks.X, ranks.Y, whole.history.epochs)
+    assert whole.network.parameters.tobytes() == straight.network.parameters.tobytes()
+
+
+# ------------------------------------------------------------------------- interruptions, checkpoints
+
+
+def test_training_goes_on_with_other_numbers_of_ranks(folder: Path) -> None:
+    done = launch(3, "resumed", folder)
+    assert done.returncode == 0, done.stderr
+    straight = ranks.make(optimizer=Adam(0.01))
+    straight.fit(ranks.X, ranks.Y, 6)
+    assert np.load(folder / "resumed-0.npz")["parameters"].tobytes() == straight.network.parameters.tobytes()
+
+
+def test_ctrl_c_on_any_rank_ends_training_after_the_same_step(folder: Path) -> None:
+    done = launch(2, "interrupted", folder)
+    assert done.returncode == 0, done.stderr
+    found = [np.load(folder / f"interrupted-{rank}.npz") for rank in range(2)]
+    assert len(found[0]["steps"]) > 0
+    assert found[0]["steps"].tolist() == found[1]["steps"].tolist()
+    straight = ranks.make(optimizer=Adam(0.01), batch_size=16)
+    straight.fit(ranks.X, ranks.Y, 60)
+    assert found[0]["parameters"].tobytes() == straight.network.parameters.tobytes()

@@ -1,0 +1,204 @@
+"""What tests/fastnet/test_distributed.py runs on several ranks: mpiexec -n 3 python ranks.py NAME FOLDER ...
+
+Each rank leaves what it has found in the folder, as NAME-RANK.npz.
+"""
+
+import os
+import random
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastnet import SGD, Adam, CosineDecay, Network, Trainer, distributed, fit_many
+from fastnet.io import checkpoint
+from fastnet.kernels.engine import training_step
+
+RNG = np.random.default_rng(0)
+X = RNG.standard_normal((203, 20)).astype("float32")
+Y = np.tanh(X @ RNG.standard_normal((20, 5)).astype("float32"))
+LABELS = np.argmax(Y, axis=1)
+WEIGHTS = RNG.uniform(0, 2, 203) * (np.arange(203) % 7 > 0)
+LONG = RNG.standard_normal((2600, 20)).astype("float32")
+
+CASES: dict[str, dict[str, Any]] = {
+    "sgd in one with dW, a short last batch": {},
+    "momentum, l2, clipping": {"optimizer": SGD(0.1, momentum=0.9), "l2": 0.01, "clip_norm": 0.05, "batch_size": 50},
+    "adam, weights, validation, patience": {
+        "loss": "cross_entropy",
+        "optimizer": Adam(CosineDecay(0.05, 4)),
+        "batch_size": None,
+        "fit": {"sample_weight": WEIGHTS, "validation_split": 0.2, "patience": 2},
+    },
+    "a last batch of one row": {"batch_size": 101, "clip_norm": 0.1, "hidden": "tanh"},
+    "micro-batches": {"batch_size": 2500, "optimizer": Adam(0.01), "rows": (LONG, LONG[:, :5])},
+    "a memory map in its order": {"shuffle": False, "mapped": True, "fit": {"validation_data": (X[:40], Y[:40])}},
+    "shards": {
+        "sharded": True,
+        "loss": "cross_entropy",
+        "fit": {"sample_weight": WEIGHTS, "validation_data": (X[:40], LABELS[:40])},
+    },
+    "a split of shards": {"sharded": True, "batch_size": 64, "fit": {"validation_split": 0.3}},
+}
+
+
+def make(comm: Any = None, sizes: Any = (20, 37, 24, 5), hidden: str = "relu", **options: Any) -> Trainer:
+    options = {"optimizer": SGD(0.1), "seed": 3, **options}
+    return Trainer(Network(sizes, hidden=hidden), **options, comm=comm)
+
+
+def train(case: dict[str, Any], comm: Any, folder: Path) -> dict[str, Any]:
+    """Train a case, and return every number that must not depend on the ranks."""
+    options = dict(case)
+    (x, y), mapped, fit = (
+        options.pop(name, default) for name, default in (("rows", (X, Y)), ("mapped", 0), ("fit", {}))
+    )
+    y = LABELS if options.get("loss") == "cross_entropy" else y
+    x = np.load(folder / "X.npy", mmap_mode="r") if mapped else x
+    own: Callable[[Any], Any] = lambda array: array  # noqa: E731
+    if options.pop("sharded", False) and comm is not None:
+        options["sharded"] = True
+        own = lambda array: np.array_split(array, comm.size)[comm.rank]  # noqa: E731
+    parts = {
+        name: tuple(map(own, value)) if isinstance(value, tuple) else own(value) if name == "sample_weight" else value
+        for name, value in fit.items()
+    }
+    trainer = make(comm, **options)
+    for epochs in (3, 1):
+        trainer.fit(own(x), own(y), epochs, **parts)
+    state = trainer._state
+    found = {"parameters": trainer.network.parameters, "state": state.vectors, "step": state.step}
+    found |= {f"history {name}": curve for name, curve in trainer.history.items()}
+    return found | {f"evaluated {name}": value for name, value in trainer.evaluate(X[:50], y[:50]).items()}
+
+
+def bits(comm: Any, folder: Path) -> dict[str, Any]:
+    """Return the results of all cases."""
+    found = {name: train(case, comm, folder) for name, case in CASES.items()}
+    return {f"{name}: {key}": value for name, results in found.items() for key, value in results.items()}
+
+
+def errors(comm: Any, folder: Path) -> dict[str, Any]:
+    """Return the error of each of several calls that must fail on every rank, as text."""
+    from mpi4py import MPI
+
+    odd = comm.rank == 1
+    half = comm.Split(comm.rank % 2)
+    between = half.Create_intercomm(0, comm, 0 if odd else 1)
+    spoilt = X.copy()
+    spoilt[7, 3] = np.nan
+
+    def fit(x: Any = X, y: Any = Y, *, fits: Any = None, **options: Any) -> None:
+        make(comm, **options).fit(x, y, 2, **(fits or {}))
+
+    def raising(row: Any) -> None:
+        if odd and row["epoch"] == 1:
+            raise LookupError("a callback's")
+
+    def of_version() -> None:
+        installed = distributed.metadata.version
+        distributed.metadata.version = lambda name: "0.0" if odd else installed(name)  # type: ignore[assignment]
+        try:
+            fit()
+        finally:
+            distributed.metadata.version = installed
+
+    path, missing = folder / "errors.safetensors", folder / "missing" / "run.safetensors"
+    calls: dict[str, Callable[[], Any]] = {
+        "no communicator": lambda: make("world"),
+        "no ranks": lambda: make(MPI.COMM_NULL),
+        "an intercommunicator": lambda: make(between),
+        "numpy": lambda: fit(backend="numpy"),
+        "fit_many": lambda: fit_many([make(comm)], X, Y),
+        "rows": lambda: fit(X[: 200 if odd else 203], Y[: 200 if odd else 203]),
+        "columns": lambda: fit(X[:, :19] if odd else X),
+        "other data": lambda: fit(X[::-1].copy() if odd else X),
+        "NaN": lambda: fit(spoilt if odd else X),
+        "sizes": lambda: fit(sizes=(20, 9, 5) if odd else (20, 8, 5)),
+        "seed": lambda: fit(seed=comm.rank),
+        "optimizer": lambda: fit(optimizer=Adam(0.1 if odd else 0.2)),
+        "epochs": lambda: make(comm).fit(X, Y, 1 + comm.rank),
+        "an argument": lambda: fit(fits={"patience": "many" if odd else 2}),
+        "version": of_version,
+        "shards": lambda: fit(sharded=odd),
+        "places": lambda: Trainer.resume(path, comm=comm) if odd else fit(),
+        "a callback": lambda: fit(fits={"callbacks": [raising], "checkpoint": path}),
+        "no folder": lambda: fit(fits={"checkpoint": missing}),
+        "no file": lambda: Trainer.resume(missing, comm=comm),
+    }
+    found = {}
+    for name, call in calls.items():
+        try:
+            call()
+            found[name] = "no error"
+        except Exception as error:
+            found[name] = f"{type(error).__name__}: {error}"
+    fit()  # nothing has been left behind
+    return found
+
+
+def resumed(comm: Any, folder: Path) -> dict[str, Any]:
+    """Train on all ranks, go on with two of them, then with one; return the parameters."""
+    path = folder / "resumed.safetensors"
+    make(comm, optimizer=Adam(0.01)).fit(X, Y, 2, checkpoint=path)
+    two = comm.Split(comm.rank < 2)
+    if comm.rank < 2:
+        Trainer.resume(path, comm=two).fit(X, Y, 2, checkpoint=path)
+    comm.Barrier()
+    one = Trainer.resume(path)
+    one.fit(X, Y, 2)
+    return {"parameters": one.network.parameters}
+
+
+def interrupted(comm: Any, folder: Path) -> dict[str, Any]:
+    """Train, while Ctrl-C comes to one rank or another at random; return where each one ended training, and the end."""
+    trainer, rng, steps, epochs = make(comm, optimizer=Adam(0.01), batch_size=16), random.Random(1), [], 60
+    while trainer.history.epochs < epochs:
+        rank, after = rng.randrange(comm.size), rng.uniform(0.05, 0.3)
+        timer = threading.Timer(after, os.kill, (os.getpid(), signal.SIGINT))
+        if comm.rank == rank and len(steps) < 3:
+            timer.start()
+        try:
+            trainer.fit(X, Y, epochs - trainer.history.epochs)
+        except KeyboardInterrupt:
+            steps.append(int(trainer._state.step[0]))
+    return {"steps": steps, "parameters": trainer.network.parameters}
+
+
+def doomed(comm: Any, folder: Path) -> dict[str, Any]:
+    """Train until the named rank is killed, so long after a checkpoint, or fails between two stages of a step."""
+    how, rank, after = sys.argv[3], int(sys.argv[4]), float(sys.argv[5])
+    checkpoint.SHARE = 1.0
+    run, calls = training_step.run, [0]
+
+    def failing(*arguments: Any) -> None:
+        calls[0] += 1
+        if calls[0] == 10:
+            raise MemoryError("made up")
+        run(*arguments)
+
+    def doom(row: Any) -> None:
+        if comm.rank == rank and row["epoch"] == 1:  # a checkpoint has been written
+            if how == "killed":
+                threading.Timer(after, os.kill, (os.getpid(), signal.SIGKILL)).start()
+            else:
+                training_step.run = failing
+
+    make(comm, optimizer=Adam(0.01)).fit(X, Y, 10**6, callbacks=[doom], checkpoint=folder / "doomed.safetensors")
+    return {}
+
+
+def main() -> None:
+    from mpi4py import MPI
+
+    name, folder = sys.argv[1], Path(sys.argv[2])
+    found = {each.__name__: each for each in (bits, errors, resumed, interrupted, doomed)}[name](MPI.COMM_WORLD, folder)
+    np.savez(folder / f"{name}-{MPI.COMM_WORLD.rank}.npz", **found)
+
+
+if __name__ == "__main__":
+    main()
