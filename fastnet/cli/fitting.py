@@ -124,7 +124,7 @@ def fit(members: Sequence[Member], epochs: int, patience: int) -> int:
     Ctrl-C and SIGTERM end the fits with the best epoch so far; the status is then 128 and the signal's number.
     """
     status = 0
-    with warnings.catch_warnings(record=True) as caught, _heeded_signals() as (stop, came):
+    with warnings.catch_warnings(record=True) as caught, _heeded_signals(members[0].trainer.ranks == 1) as (stop, came):
         warnings.simplefilter("always")
         try:
             if len(members) == 1:
@@ -153,17 +153,19 @@ def fit(members: Sequence[Member], epochs: int, patience: int) -> int:
 
 
 @contextmanager
-def _heeded_signals() -> Iterator[tuple[Callable[[Any], None], list[int]]]:
+def _heeded_signals(at_once: bool) -> Iterator[tuple[Callable[[Any], None], list[int]]]:
     """Give a callback that raises KeyboardInterrupt once a signal came, and the list of those that did.
 
     Python prints and drops exceptions that are raised in destructors and callbacks from C, of which compilation has
-    many, and a signal interrupts the main thread only: without the callback it would do nothing then.
+    many, and a signal interrupts the main thread only: without the callback it would do nothing then. Several ranks end
+    together, after an epoch, so none raises it ``at_once``.
     """
     came: list[int] = []
 
     def interrupt(number: int, frame: Any) -> None:
         came.append(number)
-        raise KeyboardInterrupt
+        if at_once:
+            raise KeyboardInterrupt
 
     def stop(row: Any) -> None:
         if came:

@@ -11,6 +11,7 @@ import numpy as np
 
 from .. import data
 from ..dataset import split_rows
+from ..distributed import ranks_of
 from ..io import storage
 from ..kernels.jit.announcer import compile_seconds
 from ..kernels.specs.activations import ACTIVATIONS
@@ -21,6 +22,7 @@ from ..optimizers import OPTIMIZER_CLASSES, CosineDecay, StepDecay, WarmUp
 from ..trainer import BACKENDS, Trainer
 from . import arguments, figure, results
 from .fitting import Data, Member, fit
+from .launcher import communicator
 from .predict import check_output, to_json
 
 HELD_OUT = 0.2
@@ -107,7 +109,35 @@ def add_parser(subparsers: Any) -> None:
 
 def train(options: argparse.Namespace) -> int:
     """Train on a file, or on the digits, print the results, and return the exit status."""
-    _check(options)
+    options.comm = communicator()
+    ranks = ranks_of(options.comm, "cpu", False)
+    if ranks.rank > 0:
+        sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - until the process ends
+    found, members, parts, loss = ranks.own("the command line", lambda: _begin(options, ranks))
+    start, compiled = time.perf_counter(), compile_seconds()
+    status = fit(members, options.epochs, options.patience)
+    seconds, compiling = time.perf_counter() - start, compile_seconds() - compiled
+    members = [member for member in members if member.history.epochs]
+    if not members or ranks.rank > 0:
+        return status
+    model = _model(found, members, options)
+    written = _write(options, model, members, status)  # first: the reader of standard output may have closed it
+    held_out = {} if options.file is None else results.held_out(found, members, model, parts)
+    if options.json:
+        print(to_json(results.facts(found, members, held_out, options) | {"loss": loss, "seconds": seconds}))
+        return status
+    lines = [*results.fitted(members), *results.said(found, members, parts, held_out)]
+    share = f", {compiling:.2f} s of it compiling" if compiling else ""
+    epochs = sum(history.epochs for member in members for history in member.histories)
+    where = members[0].trainer.backend + (f" on {ranks.size} ranks" if ranks.size > 1 else "")
+    lines.append(f"time      {seconds:.2f} s for {epochs} epochs{share}; backend {where}")
+    print(*lines, *written, sep="\n")
+    return status
+
+
+def _begin(options: argparse.Namespace, ranks: Any) -> tuple[Data, list[Member], list[tuple[Array, Array]], str]:
+    """Return the data, the networks to fit, the rows of each and the loss; print what they are."""
+    _check(options, ranks)
     found = _digits() if options.file is None else _table(options)
     loss = options.loss or DEFAULT_LOSSES[found.task]
     if found.task == "regression" and LOSSES[loss].probabilities:
@@ -122,30 +152,13 @@ def train(options: argparse.Namespace) -> int:
     parts = _parts(found, options)
     members = [_member(found, parts, number, loss, options) for number in range(_count(options))]
     for member in members:
-        _resume(member)
+        _resume(member, options, ranks)
     if not options.json:
         _print(options, _introduction(found, members, parts, loss, options))
-    start, compiled = time.perf_counter(), compile_seconds()
-    status = fit(members, options.epochs, options.patience)
-    seconds, compiling = time.perf_counter() - start, compile_seconds() - compiled
-    members = [member for member in members if member.history.epochs]
-    if not members:
-        return status
-    model = _model(found, members, options)
-    written = _write(options, model, members, status)  # first: the reader of standard output may have closed it
-    held_out = {} if options.file is None else results.held_out(found, members, model, parts)
-    if options.json:
-        print(to_json(results.facts(found, members, held_out, options) | {"loss": loss, "seconds": seconds}))
-        return status
-    lines = [*results.fitted(members), *results.said(found, members, parts, held_out)]
-    share = f", {compiling:.2f} s of it compiling" if compiling else ""
-    epochs = sum(history.epochs for member in members for history in member.histories)
-    lines.append(f"time      {seconds:.2f} s for {epochs} epochs{share}; backend {members[0].trainer.backend}")
-    print(*lines, *written, sep="\n")
-    return status
+    return found, members, parts, loss
 
 
-def _check(options: argparse.Namespace) -> None:
+def _check(options: argparse.Namespace, ranks: Any) -> None:
     """Check before any work that options fit each other, and that results can be written."""
     of_file = {"--target": options.target, "--task": options.task, "--drop": options.drop, "--id": options.id}
     of_file |= {"--category": options.category, "--class-weight": options.class_weight, "--cv": options.cv}
@@ -155,8 +168,10 @@ def _check(options: argparse.Namespace) -> None:
         options.parser.error(f"{' and '.join(given)} {'need' if len(given) > 1 else 'needs'} a FILE to train on")
     if options.cv == 1:
         options.parser.error("--cv 1 holds nothing out; expected at least 2 parts")
+    if ranks.size > 1 and _count(options) > 1:
+        options.parser.error(f"{ranks.size} ranks train one network together; leave out --cv and --ensemble")
     outputs = _outputs(options) + _checkpoints(options)
-    for name in outputs:
+    for name in outputs if ranks.rank == 0 else []:
         check_output(name, *([] if options.file is None else [options.file]))
     if len({os.path.realpath(name) for name in outputs}) < len(outputs):
         raise ValueError("--out, --plot and --checkpoint name the same file")
@@ -302,6 +317,7 @@ def _prepared(
     net = Network([inputs[0].shape[1], *options.hidden, outputs], hidden=options.activation, seed=seed)
     rate = SCHEDULES[options.schedule](options.lr or RATES[options.optimizer], options.epochs)
     run = {"seed": seed, "backend": options.backend, "l2": options.l2}
+    run["comm"] = options.comm
     run["threads"] = options.threads if _count(options) == 1 else 1
     trainer = Trainer(net, loss, OPTIMIZERS[options.optimizer](rate), options.batch_size, **run)
     return transformer, trainer, [(X, *(of[part] for of in of_rows)) for X, part in zip(inputs, parts, strict=True)]
@@ -318,12 +334,13 @@ def _baseline(loss: str, y: Array, weights: Array | None = None) -> float | None
     return None
 
 
-def _resume(member: Member) -> None:
+def _resume(member: Member, options: argparse.Namespace, ranks: Any) -> None:
     """Go on from a checkpoint that is there, if it is of the same network, loss and data."""
-    if member.checkpoint is None or not os.path.exists(member.checkpoint):
+    path = member.checkpoint
+    if path is None or not ranks.on_first("the command line", lambda: os.path.exists(path)):
         return
-    ours, shown = member.trainer, storage.display_path(member.checkpoint)
-    member.trainer = Trainer.resume(member.checkpoint, best=True, threads=ours.threads)
+    ours, shown = member.trainer, storage.display_path(path)
+    member.trainer = Trainer.resume(path, best=True, threads=ours.threads, comm=options.comm)
     for name in ("layer_sizes", "activations", "seed"):
         there, here = getattr(member.trainer.network, name), getattr(ours.network, name)
         if there != here:
