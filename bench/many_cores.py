@@ -32,7 +32,12 @@ L3_SIZE = 256 << 20  # of the socket
 
 
 def regions(sizes: tuple[int, ...], batch: int, threads: int) -> float:
-    """Return the seconds of a step of plain SGD: a region over rows, and one over weights."""
+    """Return the seconds of a step of plain SGD."""
+    return rows_region(sizes, batch, threads) + weights_region(sizes, batch, threads)
+
+
+def rows_region(sizes: tuple[int, ...], batch: int, threads: int) -> float:
+    """Return the seconds of the region over rows of the batch."""
     weights = sum((n + 1) * k for n, k in pairwise(sizes))
     flops = 2 * weights * batch
     first = sizes[0] * sizes[1]
@@ -42,13 +47,19 @@ def regions(sizes: tuple[int, ...], batch: int, threads: int) -> float:
     rounds = math.ceil(tasks / threads)  # the longest thread's tasks
     # Forward and dX of a task: its FMAs, or every W read twice from L3.
     task = max((2 * flops - 2 * first * batch) / tasks / FLOPS, 2 * weights * 4 / L3_BYTES)
-    seconds = rounds * task + tasks * TASK_S + REGION_S * (threads > 1)
+    return rounds * task + tasks * TASK_S + REGION_S * (threads > 1)
+
+
+def weights_region(sizes: tuple[int, ...], batch: int, threads: int, machines: int = 1) -> float:
+    """Return the seconds of the region over weights, of which each of several machines has its part."""
+    weights = sum((n + 1) * k for n, k in pairwise(sizes)) / machines
+    flops = 2 * weights * batch
     # dW of a range of weights: its FMAs, or dZ, A and the weights moved.
     parts = max(1, min(threads * WEIGHT_TASKS_PER_THREAD, sum(-(-k // 8) for k in sizes[1:])))
     rounds = math.ceil(parts / threads)
     per_core = L3_BYTES if weights * 12 < L3_SIZE else min(DRAM_BYTES, SOCKET_BYTES / threads)
     part = max(flops / parts / FLOPS, (weights * 12 / parts + batch * max(sizes) * 4) / per_core)
-    return seconds + rounds * part + parts * TASK_S + REGION_S * (threads > 1)
+    return rounds * part + parts * TASK_S + REGION_S * (threads > 1)
 
 
 def step(sizes: tuple[int, ...], batch: int, cores: int) -> tuple[float, int]:
