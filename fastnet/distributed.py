@@ -6,6 +6,7 @@ when a communicator is given, and not before.
 
 from __future__ import annotations
 
+import os
 import pickle
 import signal
 import sys
@@ -38,9 +39,11 @@ from .training_state import TrainingState
 
 T = TypeVar("T")
 
-SPIN_S, SLEEP_S = 1e-4, 1e-3
-"""Seconds of waiting for another rank after which this one sleeps, for an eighth of what it has waited, but at most so
-long: ranks may share cores, and one of them may compile or write while the others wait."""
+_yield_core: Callable[[], None] = getattr(os, "sched_yield", lambda: time.sleep(0))
+
+YIELD_S, SLEEP_S = 0.01, 0.001
+"""Seconds for which a rank that waits for another only yields its core, since messages move on while it looks; then it
+sleeps so long between two looks: another rank may compile, or write a file."""
 
 
 class Alone:
@@ -129,9 +132,10 @@ class Ranks(Alone):
         """Wait for a request, and soon let others have the core: MPI itself would keep it busy."""
         start = time.perf_counter()
         while not request.Test():
-            waited = time.perf_counter() - start
-            if waited > SPIN_S:
-                time.sleep(min(waited / 8, SLEEP_S))
+            if time.perf_counter() - start > YIELD_S:
+                time.sleep(SLEEP_S)
+            else:
+                _yield_core()
 
     def gather_rows(self, own: Array, owner: Array) -> Array:
         """Return rows of which each rank has its own, in the order in which ``owner`` names their ranks."""

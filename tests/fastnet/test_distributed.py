@@ -12,6 +12,7 @@ import pytest
 import ranks
 
 from fastnet import Adam, Trainer
+from fastnet.cli.main import main
 
 pytest.importorskip("mpi4py")
 
@@ -21,11 +22,16 @@ LIMIT_S = 300
 """Nothing here takes a tenth of this; a run that hangs fails."""
 
 
-def launch(count: int, *arguments: Any) -> "subprocess.CompletedProcess[str]":
-    """Run helpers/ranks.py on some ranks, in their own group of processes, until it ends or takes too long."""
-    mpiexec = shutil.which("mpiexec", path=sysconfig.get_path("scripts")) or "mpiexec"
-    command = [mpiexec, "-n", str(count), sys.executable, ranks.__file__, *map(str, arguments)]
+def mpiexec(count: int, *arguments: Any) -> "subprocess.CompletedProcess[str]":
+    """Run Python on some ranks, until it ends or takes too long."""
+    launcher = shutil.which("mpiexec", path=sysconfig.get_path("scripts")) or "mpiexec"
+    command = [launcher, "-n", str(count), sys.executable, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, stdin=subprocess.DEVNULL)
+
+
+def launch(count: int, *arguments: Any) -> "subprocess.CompletedProcess[str]":
+    """Run a function of helpers/ranks.py on some ranks."""
+    return mpiexec(count, ranks.__file__, *arguments)
 
 
 @pytest.fixture(scope="module")
@@ -135,3 +141,25 @@ def test_ctrl_c_on_any_rank_ends_training_after_the_same_step(folder: Path) -> N
     straight = ranks.make(optimizer=Adam(0.01), batch_size=16)
     straight.fit(ranks.X, ranks.Y, 60)
     assert found[0]["parameters"].tobytes() == straight.network.parameters.tobytes()
+
+
+# ------------------------------------------------------------------------------------ the command line
+
+
+def test_the_command_line_trains_one_network_and_prints_once(tmp_path: Path) -> None:
+    arguments = ["train", "--hidden", "16", "--epochs", "2", "--checkpoint", tmp_path / "run", "--out"]
+    done = mpiexec(2, "-m", "fastnet", *arguments, tmp_path / "two.safetensors")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("accuracy") == 1
+    assert "backend cpu on 2 ranks" in done.stdout
+    (tmp_path / "run").unlink()
+    assert main([*map(str, arguments), str(tmp_path / "one.safetensors")]) == 0
+    assert (tmp_path / "one.safetensors").read_bytes() == (tmp_path / "two.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("arguments", [["nofile.csv", "--target", "y"], ["--ensemble", "2"]])
+def test_the_command_line_reports_an_error_once(arguments: list[str]) -> None:
+    done = mpiexec(2, "-m", "fastnet", "train", *arguments)
+    assert done.returncode != 0
+    assert done.stderr.count("fastnet train: ") == 1
+    assert not done.stdout

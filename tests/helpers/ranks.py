@@ -8,6 +8,7 @@ import random
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -148,7 +149,9 @@ def resumed(comm: Any, folder: Path) -> dict[str, Any]:
     two = comm.Split(comm.rank < 2)
     if comm.rank < 2:
         Trainer.resume(path, comm=two).fit(X, Y, 2, checkpoint=path)
-    comm.Barrier()
+    all_there = comm.Ibarrier()
+    while not all_there.Test():  # a rank that waits in Barrier would take a core from those that train
+        time.sleep(0.01)
     one = Trainer.resume(path)
     one.fit(X, Y, 2)
     return {"parameters": one.network.parameters}
