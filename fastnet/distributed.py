@@ -112,6 +112,7 @@ class Ranks(Alone):
         self._comm, self.rank, self.size = comm, comm.rank, comm.size
         if sharded:
             self.dataset = partial(ShardedDataset, self)
+        self._sharing = 0  # ranks that use the CPUs of this one; 0 before they have been counted
         self.interrupted = False
         self._shared: BaseException | None = None  # an error that all ranks raise
 
@@ -269,10 +270,11 @@ class Ranks(Alone):
         from mpi4py import MPI
 
         mine = usable()
-        machine = self._comm.Split_type(MPI.COMM_TYPE_SHARED)
-        sharing = sum(not set(mine.cpus).isdisjoint(cpus) for cpus in machine.allgather(mine.cpus))
-        machine.Free()
-        return max(1, mine.threads // sharing) if asked is None else asked
+        if not self._sharing:
+            machine = self._comm.Split_type(MPI.COMM_TYPE_SHARED)
+            self._sharing = sum(not set(mine.cpus).isdisjoint(cpus) for cpus in machine.allgather(mine.cpus))
+            machine.Free()
+        return max(1, mine.threads // self._sharing) if asked is None else asked
 
     def builder(self, build: BackendBuilder) -> BackendBuilder:
         """Return what builds backends that compute on all ranks."""
