@@ -13,8 +13,9 @@ from typing import NamedTuple
 import many_cores
 from limit_epoch import NETWORKS
 
-from fastnet.kernels.engine.plan import MICRO_BATCH_ROWS, parameter_count, rank_share
+from fastnet.kernels.engine.plan import parameter_count, rank_share
 from fastnet.kernels.engine.training_step import PACK_COST_ROWS
+from fastnet.kernels.specs.batches import MICRO_BATCH_ROWS
 
 PAGE = Path(__file__).parents[1] / "docs/many-machines.md"
 MACHINES, CORES = (4, 16, 64), 8
