@@ -120,12 +120,10 @@ class Trainer:
     threads : int, optional
         Upper bound for cpu, of no meaning to the others; 1 is serial; more than there are is no error, None means all.
     comm : mpi4py.MPI.Intracomm, optional
-        Train over the ranks of this communicator, such as ``MPI.COMM_WORLD``, to the bits of one process: every rank
-        runs the same program with the same data, and `fit` returns the same on all. ``batch_size`` is that of all ranks
-        together. By default a rank uses its part of its machine's threads. Other methods concern one rank alone.
+        Train over these ranks, such as ``MPI.COMM_WORLD``, to the bits of one process: each runs the same program with
+        the same data, on its part of its machine's threads. ``batch_size`` is that of all. `fit` alone concerns all.
     sharded : bool, default False
-        Each rank gives `fit` rows of its own, validation data included, and all train as one process on the rows of
-        rank 0, then those of rank 1, and so on.
+        Each rank gives `fit` rows of its own, for validation too; all train as one process on rank 0's, rank 1's, ...
 
     Attributes
     ----------
@@ -299,8 +297,8 @@ class Trainer:
             if validation_data is not None and validation_split is not None:
                 raise ValueError("validation_data and validation_split are both given; expected one of them")
             if validation_data is not None:
-                arrays = validation_arrays(validation_data)
-                validation = ranks.dataset(self.network, self.loss, *arrays, prefix="validation ")
+                held = validation_arrays(validation_data)
+                validation = ranks.dataset(self.network, self.loss, *held, prefix="validation ")
             if validation_split is not None:
                 share = checks.number("validation_split", validation_split, above=0, below=1)
                 data, validation = data.split(share, self.seed)
@@ -311,9 +309,8 @@ class Trainer:
 
         with ranks.training():
             data, validation, options, writer = ranks.agreed(prepare, lambda found: facts_of(self, self._state, *found))
-            bar_shown = progress if ranks.rank == 0 else False
-            threads = ranks.threads(self.threads)
-            with in_fit([self]), limit_threads(threads), progress_bar(options.epochs, bar_shown) as bar:
+            shown, threads = progress if ranks.rank == 0 else False, ranks.threads(self.threads)
+            with in_fit([self]), limit_threads(threads), progress_bar(options.epochs, shown) as bar:
                 session = FitSession(self, self._state, data, validation, ranks.builder(self._build), ranks.fail)
                 warning = session.run(options._replace(callbacks=ranks.joined(options.callbacks)), bar, writer)
         if warning:
