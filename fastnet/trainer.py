@@ -121,7 +121,7 @@ class Trainer:
         Upper bound for cpu, of no meaning to the others; 1 is serial; more than there are is no error, None means all.
     comm : mpi4py.MPI.Intracomm, optional
         Train over these ranks, such as ``MPI.COMM_WORLD``, to the bits of one process: each runs the same program with
-        the same data, on its part of its machine's threads. ``batch_size`` is that of all. `fit` alone concerns all.
+        the same data, on its part of its machine's threads. ``batch_size`` and `fit` are of all; ``ranks`` counts them.
     sharded : bool, default False
         Each rank gives `fit` rows of its own, for validation too; all train as one process on rank 0's, rank 1's, ...
 
@@ -132,8 +132,6 @@ class Trainer:
         Cumulative over all calls of `fit`.
     backend : str
         What runs: "auto" is resolved.
-    ranks : int
-        Those of ``comm``, 1 without.
 
     Raises
     ------
@@ -290,7 +288,6 @@ class Trainer:
         ends at the bits of a run that was not interrupted: the rest of the epoch is its first. With the numpy backend,
         an interruption in the middle of a step may leave that step half taken. Accuracies do not heed weights.
         """
-        ranks = self._comm
 
         def prepare() -> tuple[Dataset, Dataset | None, FitOptions, Any]:
             data, validation = ranks.dataset(self.network, self.loss, X, y, sample_weight), None
@@ -307,6 +304,7 @@ class Trainer:
                 self._check_ready()  # here its error reaches all ranks
             return data, validation, options, None if checkpoint is None else ranks.writer(checkpoint, self.optimizer)
 
+        ranks = self._comm
         with ranks.training():
             data, validation, options, writer = ranks.agreed(prepare, lambda found: facts_of(self, self._state, *found))
             shown, threads = progress if ranks.rank == 0 else False, ranks.threads(self.threads)
