@@ -76,15 +76,17 @@ def exponentials(Z: Any, start: int, n: int, top: Any, total: Any, E: Any) -> No
             total[i] += e
 
 
-@jit
-def softmax_scratch(rows: int, k: int) -> int:
+def _scratch_size(rows: int, k: int) -> int:
     """Elements of scratch that `softmax_rows` needs for at most this many rows of k columns."""
     return (k + 2) * min(rows, ROWS) if k < WIDE else k
 
 
+softmax_scratch = jit(scalar=True)(_scratch_size)
+
+
 def softmax(Z: Any, out: Any) -> None:
     """out = exp(Z) / sum of the row's exp(Z), shifted by the row's largest."""
-    softmax_rows(Z, out, np.empty(softmax_scratch(*Z.shape), Z.dtype))
+    softmax_rows(Z, out, np.empty(_scratch_size(*Z.shape), Z.dtype))
 
 
 @jit

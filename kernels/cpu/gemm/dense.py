@@ -11,12 +11,12 @@ import numpy as np
 
 from ...jit.call_by_address import call
 from ...jit.decorator import jit
-from ...llvm.memory import address_and_strides, array_at
+from ...llvm.memory import address_and_strides, array_at, keep_alive
 from ...specs.activations import RELU
 from ...specs.batches import GROUP_ROWS, MICRO_BATCH_ROWS
 from ..activations import activation_address, apply_activation, derivative_address
 from ..row_parts import sums_parts
-from .gemm import gemm_address, gemm_bias_relu, matmul, matrix_of, require_memory, rows_of, transposed
+from .gemm import gemm_address, gemm_bias_relu, matrix_of, plain_product, require_memory, rows_of, transposed
 from .operands import NO_ROWS, Product, Shape
 
 
@@ -80,9 +80,29 @@ def dense_forward(X: Any, W: Any, b: Any, activation: int, A: Any, Z: Any) -> No
     require_memory(_forward(X, W, b, activation_or_relu(activation, Z.dtype), A, Z, gemm_address(Z.itemsize)))
 
 
+@jit(scalar=True)
+def backward_products(dZ: Any, X: Any, W: Any, dW: Any, dX: Any) -> Any:
+    """Return the `Product` dW = dZ^T X and that of dX = dZ W, for which dX may have no elements."""
+    rows, n, k = X.shape[0], X.shape[1], W.shape[0]
+    dz = matrix_of(dZ)
+    dw = plain_product(transposed(dz), matrix_of(X), rows_of(matrix_of(dW)), Shape(k, n, rows))
+    return dw, plain_product(dz, matrix_of(W), rows_of(matrix_of(dX)), Shape(rows, n, k))
+
+
 @jit
-def _dz(derive: int, Z: Any, dL_dA: Any, dZ: Any, db: Any, scratch: Any) -> None:
+def _backward(addresses: Any, X: Any, Z: Any, dL_dA: Any, W: Any, dZ: Any, scratch: Any, gradients: Any) -> bool:
+    """Compute `dense_backward_batch`; addresses: of the derivative's kernel and of `gemm`; gradients: dW, db, dX."""
+    (derive, gemm), (dW, db, dX) = addresses, gradients
     dz_columns(derive, Z, dL_dA, dZ, db, scratch, 0, Z.shape[1])
+    dw, dx = backward_products(dZ, X, W, dW, dX)
+    found = gemm_bias_relu(Z.dtype, gemm, dw)
+    if dX.size > 0:
+        found = gemm_bias_relu(Z.dtype, gemm, dx) and found
+    keep_alive(X)  # Numba frees an array after the last line that names it
+    keep_alive(W)
+    keep_alive(dZ)
+    keep_alive(gradients)
+    return found
 
 
 @sums_parts(GROUP_ROWS)
@@ -91,8 +111,6 @@ def dense_backward_batch(X: Any, Z: Any, dL_dA: Any, W: Any, activation: int, dW
 
     A dX of no elements is not computed: the first layer's input gradient is never needed.
     """
-    dZ = np.empty(Z.shape, Z.dtype)
-    _dz(derivative_address(activation, Z.dtype), Z, dL_dA, dZ, db, np.empty_like(db))
-    matmul(dZ.T, X, dW)
-    if dX.size > 0:
-        matmul(dZ, W, dX)
+    dZ, scratch = np.empty(Z.shape, Z.dtype), np.empty_like(db)
+    addresses = derivative_address(activation, Z.dtype), gemm_address(Z.itemsize)
+    require_memory(_backward(addresses, X, Z, dL_dA, W, dZ, scratch, (dW, db, dX)))

@@ -214,11 +214,8 @@ def _backward_task(task: int, dtype: Any, address: int, dw: Any, dw_grid: Any, d
 def _products(team_fields: Any, dZ: Any, X: Any, W: Any, dW: Any, dX: Any) -> bool:
     """Compute dW and dX, whose arrays the caller keeps."""
     team = Team(*team_fields)
-    rows, n, k = X.shape[0], X.shape[1], W.shape[0]
     dtype, threads = dZ.dtype, team.threads
-    dz = gemm.matrix_of(dZ)
-    dw = gemm.plain_product(gemm.transposed(dz), gemm.matrix_of(X), gemm.rows_of(gemm.matrix_of(dW)), Shape(k, n, rows))
-    dx = gemm.plain_product(dz, gemm.matrix_of(W), gemm.rows_of(gemm.matrix_of(dX)), Shape(rows, n, k))
+    dw, dx = dense.backward_products(dZ, X, W, dW, dX)
     dw_grid, dx_grid = partition(dtype, dw, threads), Grid(0, 0)
     if dX.size > 0:
         dx_grid = partition(dtype, dx, threads)
