@@ -22,9 +22,13 @@ from .io import storage
 from .io.checkpoint import CheckpointWriter
 from .kernels.cpu.threads.pool import limit_threads, num_threads
 from .kernels.engine.backend import interruptible
+from .kernels.engine.engine import training_kernels
+from .kernels.jit.side_by_side import compile_side_by_side
+from .kernels.jit.target import COMPILES
 from .kernels.specs.base import Array
+from .kernels.specs.losses import LOSSES
 from .progress import progress_bar
-from .trainer import Trainer, compile_kernels, fit_prepared, in_fit
+from .trainer import Trainer, fit_prepared, in_fit
 from .validation import check_inputs
 
 POLL_S = 0.1
@@ -45,6 +49,16 @@ class _Job(NamedTuple):
     def work(self) -> int:
         """Something proportional to the time it takes."""
         return self.trainer.network.parameters.size * self.data.rows
+
+
+def _compile_kernels(trainer: Trainer) -> None:
+    """Compile what the steps of a trainer call, where that is not in the cache."""
+    if trainer.backend != "numpy" and COMPILES:
+        network = trainer.network
+        kernels = training_kernels(LOSSES[trainer.loss], trainer._state.code, network.activation_codes)
+        compile_side_by_side(list(kernels.values()), network.dtype)
+        for kernel in kernels.values():
+            kernel.address(network.dtype)
 
 
 def fit_many(
@@ -160,7 +174,7 @@ def fit_many(
         jobs.append(_Job(trainer, data, validation, own, writer, trainer.history.epochs))
     with in_fit(trainers):
         for trainer in trainers:
-            compile_kernels(trainer)  # in this thread, where Ctrl-C ends the compilation
+            _compile_kernels(trainer)  # in this thread, where Ctrl-C ends the compilation
         futures = _run(jobs, progress, threads)
     _report(futures)
     return [trainer.history for trainer in trainers]

@@ -23,12 +23,9 @@ from .io.checkpoint import CheckpointWriter
 from .kernels.api import validation
 from .kernels.cpu.threads.pool import limit_threads
 from .kernels.engine.backend import Backend, start_epoch
-from .kernels.engine.engine import CPU, training_kernels
+from .kernels.engine.engine import CPU
 from .kernels.engine.numpy_engine import NumpyEngine
-from .kernels.jit.side_by_side import compile_side_by_side
-from .kernels.jit.target import COMPILES
 from .kernels.specs.batches import MICRO_BATCH_ROWS
-from .kernels.specs.losses import LOSSES
 from .network import Network
 from .optimizers import SGD, Optimizer, Schedule
 from .progress import progress_bar
@@ -70,14 +67,6 @@ def in_fit(trainers: Sequence[Trainer]) -> Iterator[None]:
         for trainer in marked:
             trainer._fitting = False
             _IN_FIT.discard(id(trainer.network))
-
-
-def compile_kernels(trainer: Trainer) -> None:
-    """Compile what the steps of a trainer call, where that is not in the cache."""
-    if trainer.backend != "numpy" and COMPILES:
-        network = trainer.network
-        kernels = training_kernels(LOSSES[trainer.loss], trainer._state.code, network.activation_codes)
-        compile_side_by_side(list(kernels.values()), network.dtype)
 
 
 def fit_prepared(

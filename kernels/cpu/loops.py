@@ -130,9 +130,10 @@ def _cross_entropy(y: Any, Z: Any, scratch: Any, out: Any) -> None:
         if y.ndim == 1:  # which Numba knows, so that it compiles one branch
             below = top - Z[i, y[i]]
         else:
-            below = Z.dtype.type(0)
+            below = 0.0
             for j in range(Z.shape[1]):
-                below += y[i, j] * (top - Z[i, j])
+                if y[i, j] != 0:  # Z may be -inf there
+                    below += y[i, j] * (top - Z[i, j])
         total += log(exponentials) + below
     out[0] = total / Z.shape[0]
 

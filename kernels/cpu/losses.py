@@ -126,9 +126,10 @@ def cross_entropy_rows(rows: Any, row_begin: int, row_end: int) -> None:
         if soft:
             for i in range(n):
                 y, z = targets[start + i], outputs[start + i]
-                below = outputs.dtype.type(0)
+                below = 0.0
                 for j in range(k):
-                    below += y[j] * (top[i] - z[j])
+                    if y[j] != 0:  # z may be -inf there
+                        below += y[j] * (top[i] - z[j])
                 top[i] = below
                 if gradient.size > 0:
                     row = gradient[start + i]

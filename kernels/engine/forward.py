@@ -28,7 +28,7 @@ from ..reference import training_step
 from ..specs.activations import ACTIVATIONS, IDENTITY, RELU
 from . import inference as _inference
 from .backend import Array
-from .inference import FEW_ROWS, FORWARD, FORWARD_LAYER, READ_ROWS, pack, predict_rows, run
+from .inference import FORWARD, FORWARD_LAYER, READ_ROWS, few_rows, pack, predict_rows, run
 from .plan import LINE, address_of, aligned, layer_views, padded, parameter_count
 
 BLOCK_ROWS = 40 * MR
@@ -90,7 +90,10 @@ class Forward:
         kernels = [kernel_address(gemm, dtype), kernel_address(predict_rows, dtype)]
         kernels.append(kernel_address(softmax_rows, dtype) if softmax else 0)
         self._block_rows = block_rows(layer_sizes, dtype)
-        sizes = (layer_sizes[0], self.n_out, size, max(layer_sizes[1:]), flops, self._block_rows, len(layers))
+        _, k = max(pairwise(layer_sizes), key=lambda sides: sides[0] * sides[1])
+        self._panels = -(-k // (NV * VECTOR // dtype.itemsize))
+        width, panels = max(layer_sizes[1:]), self._panels
+        sizes = (layer_sizes[0], self.n_out, size, width, panels, flops, self._block_rows, len(layers))
         self.layers = layers
         self.record = np.array((*sizes, address_of(layers), POOL, *kernels), FORWARD)
         self.address = address_of(self.record)
@@ -116,7 +119,7 @@ class Forward:
         if len(X) <= self._serial_rows:
             return _done(run(self.address, values, X, out, kept, 0, len(X), 1))
         begin, threads = 0, num_threads()
-        many = len(X) > (FEW_ROWS if threads > 1 else self._block_rows)
+        many = len(X) > (few_rows(self._panels, threads) if threads > 1 else self._block_rows)
         if many and self._reads_parameters and values.nbytes >= PACK_ONCE_BYTES:
             packed = None if kept and np.may_share_memory(out, values) else self.pack(values, threads)
             return packed is not None and self.packed()(packed, X, out, kept)

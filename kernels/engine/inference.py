@@ -71,18 +71,26 @@ FORWARD_LAYER = record("n_in n_out weights biases row_stride column_stride panel
 """
 
 FORWARD = record(
-    "n_in n_out value_count width flops_per_row block_rows layer_count layers pool gemm predict_rows softmax"
+    "n_in n_out value_count width panels flops_per_row block_rows layer_count layers pool gemm predict_rows softmax"
 )
 """What the compiled functions know of a network.
 
 - value_count: elements that the layers read
-- width: outputs of the widest layer
+- width: outputs of the widest layer; panels: micro-panels of the largest W
 - block_rows: rows that go through all layers together
 - layers: address of FORWARD_LAYER (layer_count,); pool: `threads.pool.POOL`
 - gemm, predict_rows, softmax: addresses of kernels; softmax is 0 where outputs are returned as they are
 """
 
 _LAYER_BYTES = FORWARD_LAYER.itemsize
+
+
+def few_rows(panels: int, threads: int) -> int:
+    """Return the rows up to which threads share columns: where the largest W has a micro-panel for each of them."""
+    return FEW_ROWS if panels >= threads else MIN_TASK_ROWS
+
+
+_few_rows = jit(scalar=True)(few_rows)
 
 by_address(lambda real: (types.Array(real, 2, "C"),) * 2 + (types.Array(real, 1, "C"),))(softmax_rows)
 
@@ -159,7 +167,7 @@ def predict_rows(
                 arguments = dtype, net.gemm, Product(Shape(m, k, n), a, w, z, bias, relu), threads
                 if not parallel_for(_columns_task, threads, threads, flops, net.pool, arguments):
                     release(allocated)
-                    raise MemoryError("a product could not allocate memory for packing")
+                    raise MemoryError
             if layer.activate != 0:  # into the memory of the layer's inputs, which nothing needs any more
                 source = target if last else other
                 vectors = vector_at(dtype, z.address, m * k), vector_at(dtype, source, m * k)
@@ -208,7 +216,7 @@ def run(forward: int, values: Any, X: Any, out: Any, kept: bool, begin: int, end
     refused = vector_at(INT64, stack_memory(8), 1)
     refused[0] = 0
     tasks, inside = 1, threads
-    if threads > 1 and end - begin > FEW_ROWS:
+    if threads > 1 and end - begin > _few_rows(net.panels, threads):
         thin = (end - begin) // MIN_TASK_ROWS
         tasks, inside = max(-(-(end - begin) // net.block_rows), min(thin, threads * TASKS_PER_THREAD)), 1
     x, y = address_and_strides(X)[0], address_and_strides(out)[0]

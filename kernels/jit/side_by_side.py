@@ -91,7 +91,7 @@ def processes() -> int:
         return 1
     asked = os.environ.get("FASTNET_COMPILE_PROCESSES", "")
     cpus = len(os.sched_getaffinity(os.getpid())) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    worthwhile = int(max(1, min(cpus, MAX_PROCESSES, cpu_quota(), memory_available() // PROCESS_BYTES)))
+    worthwhile = int(max(1, min(cpus, MAX_PROCESSES, cpu_quota(), memory_available() / PROCESS_BYTES)))
     return max(1, int(asked)) if asked.isdecimal() and int(asked) > 0 else worthwhile
 
 

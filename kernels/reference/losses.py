@@ -32,8 +32,9 @@ def _cross_entropy(y: Array, Z: Array) -> Array:
     """
     below = np.max(Z, axis=1, keepdims=True) - Z
     log_sum = np.log(np.sum(np.exp(-below), axis=1))
-    result: Array = log_sum + (below[np.arange(len(Z)), y] if y.ndim == 1 else np.sum(y * below, axis=1))
-    return result
+    if y.ndim == 1:
+        return log_sum + below[np.arange(len(Z)), y]
+    return log_sum + np.sum(np.multiply(y, below, where=y != 0, out=np.zeros_like(below)), axis=1)
 
 
 def _cross_entropy_derivative(y: Array, Z: Array) -> Array:

@@ -72,7 +72,7 @@ def test_bits_are_those_of_training(name: str, dtype: str) -> None:
 
 
 @compiled
-@pytest.mark.parametrize("sizes", [(64, 128, 10), (300, 200, 100, 7), (700, 601, 5)], ids=str)
+@pytest.mark.parametrize("sizes", [(64, 128, 10), (300, 200, 100, 7), (1200, 1201, 9), (2000, 9, 3)], ids=str)
 def test_bits_do_not_depend_on_threads(sizes: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     """Threads share out columns of large layers for few rows, rows otherwise."""
     if num_threads() < 2:

@@ -11,7 +11,7 @@ import numpy as np
 
 from ...jit.call_by_address import call
 from ...jit.decorator import jit
-from ...llvm.memory import address_and_strides, array_at, keep_alive
+from ...llvm.memory import address_and_strides, array_at
 from ...specs.activations import RELU
 from ...specs.batches import GROUP_ROWS, MICRO_BATCH_ROWS
 from ..activations import activation_address, apply_activation, derivative_address
@@ -98,10 +98,6 @@ def _backward(addresses: Any, X: Any, Z: Any, dL_dA: Any, W: Any, dZ: Any, scrat
     found = gemm_bias_relu(Z.dtype, gemm, dw)
     if dX.size > 0:
         found = gemm_bias_relu(Z.dtype, gemm, dx) and found
-    keep_alive(X)  # Numba frees an array after the last line that names it
-    keep_alive(W)
-    keep_alive(dZ)
-    keep_alive(gradients)
     return found
 
 

@@ -31,7 +31,7 @@ from numba import types
 from ...jit.call_by_address import by_address, kernel_address, succeeds
 from ...jit.decorator import jit
 from ...llvm.builder import VECTOR
-from ...llvm.memory import address_and_strides, allocate, copy_element, item_bytes, keep_alive, release
+from ...llvm.memory import address_and_strides, allocate, copy_element, item_bytes, release
 from .blocking import A_BYTES, choose_blocking, turns_product
 from .microkernel import MR, NV, SINGLE_ROW_VECTORS, microkernel
 from .operands import (
@@ -347,23 +347,17 @@ def matmul_product(A: Any, B: Any, C: Any) -> Any:
 
 @jit
 def multiply(A: Any, B: Any, C: Any, address: int) -> bool:
-    """Compute `matmul` by the address of `gemm`.
+    """Compute `matmul` by the address of `gemm`, where rows or columns of C are contiguous; for callers in Python.
 
-    Return False where neither rows nor columns of C are contiguous, or memory for packing was lacking.
+    Return False where memory for packing was lacking.
     """
-    _, c_row, c_column = address_and_strides(C)
-    m, n = C.shape
-    if (c_row != C.itemsize and m > 1) and (c_column != C.itemsize and n > 1):
-        return False
-    found = gemm_bias_relu(C.dtype, address, matmul_product(A, B, C))
-    keep_alive(A)  # Numba frees an array after the last line that names it
-    keep_alive(B)
-    return found
+    return gemm_bias_relu(C.dtype, address, matmul_product(A, B, C))
 
 
 def matmul(A: Any, B: Any, C: Any) -> None:
     """C (M, N) = A (M, K) B (K, N).  Any strides; C with neither rows nor columns contiguous goes through a copy."""
-    if not multiply(A, B, C, gemm_address(C.itemsize)):
-        product = np.empty(C.shape, C.dtype)
-        require_memory(multiply(A, B, product, gemm_address(C.itemsize)))
+    whole = C.itemsize in C.strides or min(C.shape) < 2
+    product = C if whole else np.empty(C.shape, C.dtype)
+    require_memory(multiply(A, B, product, gemm_address(C.itemsize)))
+    if not whole:
         C[...] = product

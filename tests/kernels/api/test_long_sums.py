@@ -57,6 +57,9 @@ def test_rows_of_16_million_columns(variant: str) -> None:
     assert error(softmax(Z, variant=variant), exponentials / exponentials.sum()) < TOLERANCE
     expected = np.log(exponentials.sum()) - float(Z[0, 7])
     assert error(cross_entropy([7], Z, variant=variant), expected) < TOLERANCE
+    soft = np.full_like(Z, 1 / TERMS)
+    expected = np.log(exponentials.sum()) - Z.mean(dtype="f8")
+    assert error(cross_entropy(soft, Z, variant=variant), expected) < TOLERANCE
 
 
 @pytest.mark.parametrize("variant", names("mse"))

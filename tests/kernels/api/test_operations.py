@@ -376,6 +376,15 @@ def test_labels_are_checked(wrong: Any, message: str) -> None:
         cross_entropy(["a", "b", "c", "a"], np.ones((4, 3)))
 
 
+@pytest.mark.parametrize("variant", variants("cross_entropy"))
+@pytest.mark.parametrize("columns", [2, 50])
+def test_a_soft_label_of_zero_leaves_a_masked_output_out(variant: str, columns: int) -> None:
+    Z, y = np.zeros((2, columns)), np.full((2, columns), 1 / columns)
+    Z[0, 1], y[0] = -np.inf, np.arange(columns) == 0
+    expected = (np.log(columns - 1) + np.log(columns)) / 2
+    np.testing.assert_allclose(cross_entropy(y, Z, variant=variant), expected, rtol=1e-12)
+
+
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 def test_soft_labels_are_a_mean_of_labels(dtype: str) -> None:
     """The loss is linear in the target: a soft label's is the mean of its classes' losses, weighted with it."""
