@@ -113,15 +113,17 @@ def kernels(options: argparse.Namespace) -> int:
         storage.check_target(path)
     if options.html is not None:
         figure.require_matplotlib("--html")
-    before = baseline.load(options.baseline, hardware()) if options.baseline is not None else None
+    counts = options.threads if candidates else ()
+    keys = [baseline.key(options.operation, case, options.dtype, threads) for threads in counts]
+    before = baseline.load(options.baseline, hardware(), keys) if options.baseline is not None else None
     threshold = options.threshold / 100 if options.threshold is not None else None
     profiles: list[variants.Profile] = []
-    for threads in options.threads if candidates else ():
+    for threads in counts:
         settings = (options.operation, case, candidates, options.dtype, threads, options.seconds)
         profiles.append(variants.profile(*settings, code=options.code))
-    compared = [baseline.compare(each, before, threshold) for each in profiles] if before is not None else []
     if options.save is not None and profiles:
         baseline.save(options.save, profiles, hardware())
+    compared = [baseline.compare(each, before, threshold) for each in profiles] if before is not None else []
     if options.html is not None and profiles:
         _write_page(options, candidates, profiles, compared)
     status = int(any(verdict.word == "slower" for each in compared for verdict in each.values()))

@@ -8,13 +8,14 @@ the rounds among themselves. The rule is that of `verdicts`.
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
 from typing import Any
 
 from .. import __version__
 from ..io import storage
-from .variants import Profile
+from ..kernels.specs.base import Case
+from .variants import SETS, Profile
 from .verdicts import Verdict, verdict
 
 FORMAT = "fastnet profile 1"
@@ -32,21 +33,30 @@ Runs = dict[str, Any]
 
 def save(path: str, profiles: Sequence[Profile], hardware: Mapping[str, Any]) -> None:
     """Write profiles to a JSON file, which is replaced as a whole."""
-    found = {_key(each): {"peaks": each.peaks, "variants": _sets(each)} for each in profiles}
+    found = {_key_of(each): {"peaks": each.peaks, "variants": _sets(each)} for each in profiles}
     content = {"format": FORMAT, "fastnet": __version__, "hardware": dict(hardware), "profiles": found}
     with storage.replacing(path) as file:
         file.write(json.dumps(content, indent=1).encode() + b"\n")
 
 
-def load(path: str, hardware: Mapping[str, Any]) -> Runs:
+def load(path: str, hardware: Mapping[str, Any], keys: Iterable[str] = ()) -> Runs:
     """Read a file that `save` wrote.
+
+    Parameters
+    ----------
+    path : str
+        The file.
+    hardware : dict
+        What this machine is.
+    keys : iterable of str
+        The profiles that will be compared, as `key` names them.
 
     Raises
     ------
     OSError
         If it cannot be read.
     ValueError
-        If it is no such file, or was written on another kind of CPU.
+        If it is no such file, was written on another kind of CPU, or lacks one of the profiles.
     """
     with storage.naming_file(path), storage.reading(path) as file:
         found = json.loads(file.read())
@@ -54,11 +64,29 @@ def load(path: str, hardware: Mapping[str, Any]) -> Runs:
             raise ValueError(f"not a file that --save wrote; expected format {FORMAT!r}")
         if found["hardware"] != dict(hardware):
             raise ValueError(f"measured on {found['hardware']}, and this is {dict(hardware)}: save a baseline here")
-        for each in found["profiles"].values():
-            for times in (each["peaks"], *each["variants"].values()):
-                if len(times) < 2 or not all(math.isfinite(time) and time > 0 for time in times):
-                    raise ValueError(f"{times} are not times")
+        profiles = _object(found, "profiles")
+        for name in profiles:
+            each = _object(profiles, name)
+            for times in (each["peaks"], *_object(each, "variants").values()):
+                if not isinstance(times, list) or len(times) != SETS or not all(map(_is_positive, times)):
+                    raise ValueError(f"{times!r} are not times; expected {SETS} positive numbers")
+        for wanted in keys:
+            if wanted not in profiles:
+                held = "; ".join(profiles) or "none"
+                raise ValueError(f"it has no profile of {wanted}, but of {held}: save a baseline of the same case")
         return dict(found)
+
+
+def _object(holder: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return what is under a name in the file, where an object of JSON belongs."""
+    found = holder[name]
+    if not isinstance(found, dict):
+        raise ValueError(f"its {name!r} is {found!r}; expected a JSON object")
+    return found
+
+
+def _is_positive(number: object) -> bool:
+    return isinstance(number, (int, float)) and 0 < number < math.inf
 
 
 def compare(profile: Profile, runs: Runs, threshold: float | None = None) -> dict[str, Verdict]:
@@ -69,7 +97,7 @@ def compare(profile: Profile, runs: Runs, threshold: float | None = None) -> dic
     profile : Profile
         What was measured now.
     runs : dict
-        What `load` returned.
+        What `load` returned for this profile's key.
     threshold : float, optional
         The least relative difference that counts; by default that of `THRESHOLDS` or `OTHERS`.
 
@@ -77,16 +105,8 @@ def compare(profile: Profile, runs: Runs, threshold: float | None = None) -> dic
     -------
     dict of str to Verdict
         For each variant that both runs hold; the ratio is the time now, as a multiple of that before.
-
-    Raises
-    ------
-    ValueError
-        If the earlier run holds no such profile.
     """
-    key = _key(profile)
-    if key not in runs["profiles"]:
-        raise ValueError(f"the baseline has no {key}; it has {', '.join(runs['profiles'])}")
-    before = runs["profiles"][key]
+    before = runs["profiles"][_key_of(profile)]
     floor = THRESHOLDS.get(profile.operation, OTHERS) if threshold is None else threshold
     old = {name: _work(times, before["peaks"]) for name, times in before["variants"].items()}
     new = {name: _work(times, profile.peaks) for name, times in _sets(profile).items()}
@@ -101,9 +121,13 @@ def compare(profile: Profile, runs: Runs, threshold: float | None = None) -> dic
     return found
 
 
-def _key(profile: Profile) -> str:
-    threads = profile.limits.threads
-    return f"{profile.operation} {profile.case} {profile.dtype}, {threads} thread{'s' * (threads > 1)}"
+def key(operation: str, case: Case, dtype: str, threads: int) -> str:
+    """Name a profile, as files do."""
+    return f"{operation} {case} {dtype}, {threads} thread{'s' * (threads > 1)}"
+
+
+def _key_of(profile: Profile) -> str:
+    return key(profile.operation, profile.case, profile.dtype, profile.limits.threads)
 
 
 def _sets(profile: Profile) -> dict[str, tuple[float, ...]]:

@@ -7,7 +7,8 @@ import pytest
 from profiles import made_up
 
 from fastnet.cli import main as cli
-from fastnet.profiling import baseline
+from fastnet.cli.profile_options import hardware
+from fastnet.profiling import baseline, variants
 
 HERE = {"cpu": "acme9", "vector_bytes": 32, "threads": 2}
 
@@ -60,7 +61,25 @@ def test_the_threshold_is_the_operations_or_the_callers(tmp_path: Path) -> None:
             json.dumps(
                 {"format": "fastnet profile 1", "hardware": HERE, "profiles": {"x": {"peaks": [1], "variants": {}}}}
             ),
-            r"\[1\] are not times",
+            r"\[1\] are not times; expected 4 positive numbers",
+        ),
+        (
+            json.dumps({"format": "fastnet profile 1", "hardware": HERE, "profiles": []}),
+            r"b.json: its 'profiles' is \[\]; expected a JSON object",
+        ),
+        (
+            json.dumps({"format": "fastnet profile 1", "hardware": HERE, "profiles": {"x": 3}}),
+            "its 'x' is 3; expected a JSON object",
+        ),
+        (
+            json.dumps(
+                {
+                    "format": "fastnet profile 1",
+                    "hardware": HERE,
+                    "profiles": {"x": {"peaks": ["1"] * 4, "variants": {}}},
+                }
+            ),
+            r"\['1', '1', '1', '1'\] are not times",
         ),
     ],
 )
@@ -73,10 +92,23 @@ def test_other_files_are_refused(content: str, message: str, tmp_path: Path) -> 
 
 def test_another_case_is_refused(tmp_path: Path) -> None:
     path = str(tmp_path / "b.json")
-    baseline.save(path, [made_up({"simd": 80.0}, 32)], HERE)
-    message = "the baseline has no matmul 64x64x64-nn float32, 1 thread; it has matmul 32x32x32-nn float32, 1 thread"
-    with pytest.raises(ValueError, match=message):
-        baseline.compare(made_up({"simd": 80.0}), baseline.load(path, HERE))
+    small, large = made_up({"simd": 80.0}, 32), made_up({"simd": 80.0})
+    baseline.save(path, [small], HERE)
+    held, wanted = (baseline.key("matmul", each.case, "float32", 1) for each in (small, large))
+    assert held == "matmul 32x32x32-nn float32, 1 thread"
+    assert list(baseline.load(path, HERE, [held])["profiles"]) == [held]
+    with pytest.raises(ValueError, match=f"b.json: it has no profile of {wanted}, but of {held}: save"):
+        baseline.load(path, HERE, [held, wanted])
+
+
+def test_command_refuses_another_case_before_it_times(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "b.json"
+    baseline.save(str(path), [made_up({"simd": 80.0})], hardware())
+    monkeypatch.setattr(variants, "profile", lambda *_, **__: pytest.fail("it was timed"))
+    assert cli.main(["profile", "kernel", "tanh", "--shape", "1000", "--baseline", str(path)]) == 1
+    assert "it has no profile of tanh 1000 float32, 1 thread, but of matmul 64x64x64-nn" in capsys.readouterr().err
 
 
 @pytest.mark.compiled
