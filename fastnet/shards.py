@@ -50,4 +50,7 @@ class ShardedDataset(Dataset):
         # Without rows of its own a rank reads one all the same, for dtype and shape.
         places = mine if len(mine) else np.arange(1)
         X, y = (array[: len(mine)] for array in self._ranks.own("the data", lambda: self._own._read(places)))
+        soft = any(self._ranks.agree("the targets", value=y.ndim == 2))
+        if soft and y.ndim == 1:  # one-hot rows have become labels here, but not on all ranks
+            y = np.eye(self._network.layer_sizes[-1], dtype=self._network.dtype)[y]
         return self._ranks.gather_rows(X, owner), self._ranks.gather_rows(y, owner)

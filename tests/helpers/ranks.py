@@ -24,6 +24,8 @@ X = RNG.standard_normal((203, 20)).astype("float32")
 Y = np.tanh(X @ RNG.standard_normal((20, 5)).astype("float32"))
 LABELS = np.argmax(Y, axis=1)
 WEIGHTS = RNG.uniform(0, 2, 203) * (np.arange(203) % 7 > 0)
+SOFT = {k: np.where(np.arange(203)[:, None] < 110, np.eye(k)[LABELS % k], RNG.dirichlet([1] * k, 203)) for k in (2, 3)}
+"""Soft labels of k classes: one-hot on the first rank of several, on the last none."""
 LONG = RNG.standard_normal((2600, 20)).astype("float32")
 
 CASES: dict[str, dict[str, Any]] = {
@@ -43,6 +45,16 @@ CASES: dict[str, dict[str, Any]] = {
         "loss": "cross_entropy",
         "fit": {"sample_weight": WEIGHTS, "validation_data": (X[:40], LABELS[:40])},
     },
+    **{
+        f"shards with soft labels of {k} classes{', mapped' * mapped}": {
+            "sharded": True,
+            "mapped": mapped,
+            "loss": "cross_entropy",
+            "sizes": (20, 8, k),
+            "rows": (X, SOFT[k]),
+        }
+        for k, mapped in ((2, False), (3, False), (3, True))
+    },
     "a split of shards": {"sharded": True, "batch_size": 64, "fit": {"validation_split": 0.3}},
 }
 
@@ -58,7 +70,7 @@ def train(case: dict[str, Any], comm: Any, folder: Path) -> dict[str, Any]:
     (x, y), mapped, fit = (
         options.pop(name, default) for name, default in (("rows", (X, Y)), ("mapped", 0), ("fit", {}))
     )
-    y = LABELS if options.get("loss") == "cross_entropy" else y
+    y = LABELS if options.get("loss") == "cross_entropy" and "rows" not in case else y
     x = np.load(folder / "X.npy", mmap_mode="r") if mapped else x
     own: Callable[[Any], Any] = lambda array: array  # noqa: E731
     if options.pop("sharded", False) and comm is not None:
