@@ -53,7 +53,7 @@ class Alone:
     dataset: Callable[..., Dataset] = Dataset
 
     def training(self) -> AbstractContextManager[None]:
-        """Return the context of a call of `fit`."""
+        """Return the context of a call of `fit`, and of what else all ranks do together."""
         return nullcontext()
 
     def agreed(self, prepare: Callable[[], T], facts: Callable[[T], Mapping[str, Any]]) -> T:
@@ -219,7 +219,7 @@ class Ranks(Alone):
 
     @contextmanager
     def training(self) -> Iterator[None]:
-        """Have Ctrl-C end training after a step on all ranks within a block, and an error of one rank end all."""
+        """Have Ctrl-C end a block on all ranks at the same place, and an error of one rank end all."""
         self.interrupted, self._shared = False, None
 
         def interrupt(number: int, frame: Any) -> None:

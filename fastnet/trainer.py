@@ -369,9 +369,9 @@ class Trainer:
         ValueError
             If it is not a whole checkpoint of a version this fastnet knows. Nothing in a file is ever executed.
         """
-        arrays, metadata = ranks_of(comm, "cpu", sharded).on_first(
-            "a checkpoint", lambda: storage.read(path, "checkpoint")
-        )
+        ranks = ranks_of(comm, "cpu", sharded)
+        with ranks.training():
+            arrays, metadata = ranks.on_first("a checkpoint", lambda: storage.read(path, "checkpoint"))
         given = {"backend": backend, "threads": threads}
         with storage.naming_file(path):
             network = model.network_of(Network, arrays, metadata)

@@ -113,7 +113,8 @@ def train(options: argparse.Namespace) -> int:
     ranks = ranks_of(options.comm, "cpu", False)
     if ranks.rank > 0:
         sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - until the process ends
-    found, members, parts, loss = ranks.own("the command line", lambda: _begin(options, ranks))
+    with ranks.training():
+        found, members, parts, loss = ranks.own("the command line", lambda: _begin(options, ranks))
     start, compiled = time.perf_counter(), compile_seconds()
     status = fit(members, options.epochs, options.patience)
     seconds, compiling = time.perf_counter() - start, compile_seconds() - compiled

@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 
 from fastnet import SGD, Adam, CosineDecay, Network, Trainer, distributed, fit_many
-from fastnet.io import checkpoint
+from fastnet.cli import train as command
+from fastnet.cli.main import main as command_line
+from fastnet.io import checkpoint, storage
 from fastnet.kernels.engine import training_step
 
 RNG = np.random.default_rng(0)
@@ -184,6 +186,35 @@ def interrupted(comm: Any, folder: Path) -> dict[str, Any]:
     return {"steps": steps, "parameters": trainer.network.parameters}
 
 
+def stopped(comm: Any, folder: Path) -> dict[str, Any]:
+    """Return how each of several calls ends, during which Ctrl-C comes to rank 1 where it waits for rank 0."""
+    path, pids = folder / "stopped.safetensors", comm.allgather(os.getpid())
+
+    def slow(function: Callable[..., Any]) -> Callable[..., Any]:
+        def interrupt_first(*arguments: Any) -> Any:
+            time.sleep(0.2)
+            os.kill(pids[1], signal.SIGINT)
+            time.sleep(0.2)
+            return function(*arguments)
+
+        return interrupt_first if comm.rank == 0 else function
+
+    make(comm).fit(X, Y, 1, checkpoint=path)
+    storage.read, command._digits = slow(storage.read), slow(command._digits)  # type: ignore[assignment]
+    calls: dict[str, Callable[[], Any]] = {
+        "resume": lambda: Trainer.resume(path, comm=comm),
+        "the command line": lambda: command_line(["train", "--epochs", "1"]),
+    }
+    found = {}
+    for name, call in calls.items():
+        comm.Barrier()
+        try:
+            found[name] = f"{call()}"
+        except KeyboardInterrupt:
+            found[name] = "interrupted"
+    return found
+
+
 def doomed(comm: Any, folder: Path) -> dict[str, Any]:
     """Train until the named rank is killed, so long after a checkpoint, or fails between two stages of a step."""
     how, rank, after = sys.argv[3], int(sys.argv[4]), float(sys.argv[5])
@@ -211,7 +242,9 @@ def main() -> None:
     from mpi4py import MPI
 
     name, folder = sys.argv[1], Path(sys.argv[2])
-    found = {each.__name__: each for each in (bits, errors, resumed, interrupted, doomed)}[name](MPI.COMM_WORLD, folder)
+    found = {each.__name__: each for each in (bits, errors, resumed, interrupted, stopped, doomed)}[name](
+        MPI.COMM_WORLD, folder
+    )
     np.savez(folder / f"{name}-{MPI.COMM_WORLD.rank}.npz", **found)
 
 
