@@ -255,15 +255,20 @@ class Ranks(Alone):
         ValueError
             On every rank, if a fact differs.
         """
-        found = self.own("the arguments of fit", prepare)
-        first, *others = self.agree("the arguments of fit", value=facts(found))
+        found: list[T] = []
+
+        def own() -> Mapping[str, Any]:
+            found.append(prepare())
+            return facts(found[0])
+
+        first, *others = self.each("the arguments of fit", own)
         for rank, other in enumerate(others, 1):
             for name, value in first.items():
                 if other[name] != value:
                     what = f"{name}: {value} on rank 0, {other[name]} on rank {rank}"
                     advice = "run the same program with the same arguments on every rank"
                     self._raise(ValueError(f"the ranks differ in {what}; {advice}"))
-        return found
+        return found[0]
 
     def threads(self, asked: int | None) -> int | None:
         """Return the bound of threads: by default this rank's part of the CPUs that the ranks of a machine share."""

@@ -71,6 +71,7 @@ ERRORS = {
     "columns": "ValueError: X has 19 columns",
     "other data": "ValueError: the ranks differ in the data (CRC-32 of some rows)",
     "NaN": "ValueError: X holds NaN at row 7",
+    "NaN in a memory map": "ValueError: X holds NaN at row 7",
     "sizes": "ValueError: the ranks differ in layer_sizes: (20, 8, 5) on rank 0, (20, 9, 5) on rank 1",
     "seed": "ValueError: the ranks differ in seed: 0 on rank 0, 1 on rank 1",
     "optimizer": "ValueError: the ranks differ in optimizer: Adam(",

@@ -106,6 +106,8 @@ def errors(comm: Any, folder: Path) -> dict[str, Any]:
     between = half.Create_intercomm(0, comm, 0 if odd else 1)
     spoilt = X.copy()
     spoilt[7, 3] = np.nan
+    spoilt_map = np.memmap(folder / f"spoilt-{comm.rank}", X.dtype, "w+", shape=X.shape)
+    spoilt_map[...] = spoilt if odd else X
 
     def fit(x: Any = X, y: Any = Y, *, fits: Any = None, **options: Any) -> None:
         make(comm, **options).fit(x, y, 2, **(fits or {}))
@@ -133,6 +135,7 @@ def errors(comm: Any, folder: Path) -> dict[str, Any]:
         "columns": lambda: fit(X[:, :19] if odd else X),
         "other data": lambda: fit(X[::-1].copy() if odd else X),
         "NaN": lambda: fit(spoilt if odd else X),
+        "NaN in a memory map": lambda: fit(spoilt_map),
         "sizes": lambda: fit(sizes=(20, 9, 5) if odd else (20, 8, 5)),
         "seed": lambda: fit(seed=comm.rank),
         "optimizer": lambda: fit(optimizer=Adam(0.1 if odd else 0.2)),
