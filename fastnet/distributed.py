@@ -231,6 +231,7 @@ class Ranks(Alone):
             signal.signal(signal.SIGINT, interrupt)
         try:
             yield
+            self.agree("the end")  # Ctrl-C may have come after the last place at which the ranks agreed
         except BaseException as error:
             self.fail(error)
             raise

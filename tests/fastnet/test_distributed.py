@@ -144,12 +144,12 @@ def test_ctrl_c_on_any_rank_ends_training_after_the_same_step(folder: Path) -> N
     assert found[0]["parameters"].tobytes() == straight.network.parameters.tobytes()
 
 
-def test_ctrl_c_on_one_rank_ends_all_where_they_wait(folder: Path) -> None:
+def test_ctrl_c_on_one_rank_ends_all_wherever_they_are(folder: Path) -> None:
     done = launch(2, "stopped", folder)
     assert done.returncode == 0, done.stderr
     for rank in range(2):
         found = {name: str(text) for name, text in np.load(folder / f"stopped-{rank}.npz").items()}
-        assert found == {"resume": "interrupted", "the command line": "130"}
+        assert found == {"the end of fit": "interrupted", "resume": "interrupted", "the command line": "130"}
 
 
 # ------------------------------------------------------------------------------------ the command line

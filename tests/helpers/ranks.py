@@ -18,6 +18,7 @@ import numpy as np
 from fastnet import SGD, Adam, CosineDecay, Network, Trainer, distributed, fit_many
 from fastnet.cli import train as command
 from fastnet.cli.main import main as command_line
+from fastnet.fit_session import FitSession
 from fastnet.io import checkpoint, storage
 from fastnet.kernels.engine import training_step
 
@@ -190,7 +191,7 @@ def interrupted(comm: Any, folder: Path) -> dict[str, Any]:
 
 
 def stopped(comm: Any, folder: Path) -> dict[str, Any]:
-    """Return how each of several calls ends, during which Ctrl-C comes to rank 1 where it waits for rank 0."""
+    """Return how each of several calls ends, as Ctrl-C comes to rank 1 where it waits for rank 0, or at the end."""
     path, pids = folder / "stopped.safetensors", comm.allgather(os.getpid())
 
     def slow(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -202,9 +203,17 @@ def stopped(comm: Any, folder: Path) -> dict[str, Any]:
 
         return interrupt_first if comm.rank == 0 else function
 
+    def late(*arguments: Any) -> str:
+        warning = run(*arguments)
+        if comm.rank == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        return warning
+
     make(comm).fit(X, Y, 1, checkpoint=path)
+    run, FitSession.run = FitSession.run, late  # type: ignore[method-assign]
     storage.read, command._digits = slow(storage.read), slow(command._digits)  # type: ignore[assignment]
     calls: dict[str, Callable[[], Any]] = {
+        "the end of fit": lambda: make(comm).fit(X, Y, 1),
         "resume": lambda: Trainer.resume(path, comm=comm),
         "the command line": lambda: command_line(["train", "--epochs", "1"]),
     }
