@@ -85,7 +85,7 @@ class Dataset:
             self._X, self._y = (array.view() for array in self._checked(X, y))
             self._held = weakref.ref(owner(self._X)), weakref.ref(owner(self._y))
             self.rows = len(self._X)
-        self._weights = None if weights is None else _checked_weights(weights, self.rows)
+        self._weights = None if weights is None else check_total(row_weights(weights, self.rows))
 
     def _read(self, places: Array) -> tuple[Array, Array]:
         """Rows of X and y; those of a memory map are converted and checked."""
@@ -204,8 +204,8 @@ def split_rows(rows: int, share: float, seed: int) -> tuple[Array, Array]:
     return np.sort(order[held_out:]), np.sort(order[:held_out])
 
 
-def _checked_weights(value: ArrayLike, rows: int) -> Array:
-    """Sample weights as float64."""
+def row_weights(value: ArrayLike, rows: int) -> Array:
+    """Return sample weights as float64, each of which is checked alone."""
     (weights,) = validation.floats(sample_weight=value)
     if weights.shape != (rows,):
         raise ValueError(f"sample_weight has shape {weights.shape}; expected ({rows},), one weight for each row of X")
@@ -214,9 +214,13 @@ def _checked_weights(value: ArrayLike, rows: int) -> Array:
     if negative.size:
         row = int(negative[0])
         raise ValueError(f"sample_weight holds {weights[row]} in row {row}; expected weights of 0 or above")
+    return np.ascontiguousarray(weights, np.float64)
+
+
+def check_total(weights: Array) -> Array:
+    """Return the sample weights of all rows, unless their sum is 0 or infinite."""
     if not weights.any():
         raise ValueError("sample_weight is 0 in every row; expected at least one above 0")
-    weights = np.ascontiguousarray(weights, np.float64)
     with np.errstate(over="ignore"):
         if not np.isfinite(weights.sum()):
             raise ValueError("sample_weight sums to infinity; only ratios matter: divide by the largest")

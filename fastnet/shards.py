@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .dataset import Dataset
+from .dataset import Dataset, check_total, row_weights
 from .kernels.specs.base import Array
 from .network import Network
 
@@ -28,15 +28,20 @@ class ShardedDataset(Dataset):
     def __init__(
         self, ranks: Any, network: Network, loss: str, X: Any, y: Any, weights: Any = None, *, prefix: str = ""
     ) -> None:
-        own = ranks.own(f"the {prefix}data", lambda: Dataset(network, loss, X, y, weights, prefix=prefix))
-        rows, weights_of = zip(*ranks.agree(f"the {prefix}data", value=(own.rows, own._weights)), strict=True)
+
+        def checked() -> tuple[Dataset, Array | None]:
+            own = Dataset(network, loss, X, y, prefix=prefix)
+            return own, None if weights is None else row_weights(weights, own.rows)
+
+        own, own_weights = ranks.own(f"the {prefix}data", checked)
+        rows, weights_of = zip(*ranks.agree(f"the {prefix}data", value=(own.rows, own_weights)), strict=True)
         self.__dict__.update(own.__dict__)
         self._ranks, self._own, self._ends = ranks, own, np.cumsum(rows)
         self.rows, self.mapped = int(self._ends[-1]), True
         missing = sum(each is None for each in weights_of)
         if missing and missing < len(weights_of):
             raise ValueError(f"sample_weight is missing on {missing} of {len(rows)} ranks; expected it on all or none")
-        self._weights = None if missing else np.concatenate(weights_of)
+        self._weights = None if missing else check_total(np.concatenate(weights_of))
 
     def _row_bytes(self) -> int:
         """Bytes of a row, the same on all ranks."""

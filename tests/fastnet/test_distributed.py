@@ -72,6 +72,8 @@ ERRORS = {
     "other data": "ValueError: the ranks differ in the data (CRC-32 of some rows)",
     "NaN": "ValueError: X holds NaN at row 7",
     "NaN in a memory map": "ValueError: X holds NaN at row 7",
+    "no weight": "ValueError: sample_weight is 0 in every row",
+    "a rank's weights": "ValueError: sample_weight holds -1.0 in row 0",
     "sizes": "ValueError: the ranks differ in layer_sizes: (20, 8, 5) on rank 0, (20, 9, 5) on rank 1",
     "seed": "ValueError: the ranks differ in seed: 0 on rank 0, 1 on rank 1",
     "optimizer": "ValueError: the ranks differ in optimizer: Adam(",

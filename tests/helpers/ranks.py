@@ -55,6 +55,7 @@ CASES: dict[str, dict[str, Any]] = {
             "loss": "cross_entropy",
             "sizes": (20, 8, k),
             "rows": (X, SOFT[k]),
+            "fit": {"sample_weight": WEIGHTS * (np.arange(203) > 105)},  # all 0 on the first rank of several
         }
         for k, mapped in ((2, False), (3, False), (3, True))
     },
@@ -137,6 +138,8 @@ def errors(comm: Any, folder: Path) -> dict[str, Any]:
         "other data": lambda: fit(X[::-1].copy() if odd else X),
         "NaN": lambda: fit(spoilt if odd else X),
         "NaN in a memory map": lambda: fit(spoilt_map),
+        "no weight": lambda: fit(sharded=True, fits={"sample_weight": np.zeros(203)}),
+        "a rank's weights": lambda: fit(sharded=True, fits={"sample_weight": np.full(203, -1.0 if odd else 0.0)}),
         "sizes": lambda: fit(sizes=(20, 9, 5) if odd else (20, 8, 5)),
         "seed": lambda: fit(seed=comm.rank),
         "optimizer": lambda: fit(optimizer=Adam(0.1 if odd else 0.2)),
