@@ -6,13 +6,31 @@ from typing import Any
 _RANKS = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK")
 """Variables by which launchers tell a process its rank: those of MPICH and Intel, of PMIx, and of Open MPI."""
 
+_SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE")
+"""Variables by which they tell how many processes they have started; PMIx has none."""
+
 
 def communicator() -> Any:
-    """Return MPI.COMM_WORLD where a launcher of MPI has started this process, otherwise None."""
+    """Return MPI.COMM_WORLD where a launcher of MPI has started this process, otherwise None.
+
+    Raises
+    ------
+    ImportError
+        If mpi4py is not installed.
+    RuntimeError
+        If the launcher has started several processes, but mpi4py's MPI, which is another's, sees one.
+    """
     if not any(name in os.environ for name in _RANKS):
         return None
     try:
         from mpi4py import MPI
     except (ImportError, RuntimeError):
         raise ImportError("an MPI launcher has started this, which needs mpi4py: pip install mpi4py mpich") from None
+    for name in _SIZES:
+        size = os.environ.get(name, "1")
+        if MPI.COMM_WORLD.size == 1 and size != "1":
+            raise RuntimeError(
+                f"the launcher has started {size} processes ({name}), but mpi4py, whose MPI is {MPI.get_vendor()[0]}, "
+                "sees 1: each would train alone; use the mpiexec of this MPI, or install mpi4py for the launcher's"
+            )
     return MPI.COMM_WORLD

@@ -1,5 +1,6 @@
 """Training over the ranks of an MPI communicator: the bits of one process, errors, and processes that die."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -173,4 +174,14 @@ def test_the_command_line_reports_an_error_once(arguments: list[str]) -> None:
     done = mpiexec(2, "-m", "fastnet", "train", *arguments)
     assert done.returncode != 0
     assert done.stderr.count("fastnet train: ") == 1
+    assert not done.stdout
+
+
+@pytest.mark.parametrize("name", ["OMPI_COMM_WORLD", "PMI"])
+def test_the_command_line_refuses_to_train_alone_under_another_launcher(name: str) -> None:
+    started = os.environ | {f"{name}_RANK": "1", f"{name}_SIZE": "4"}
+    command = [sys.executable, "-m", "fastnet", "train"]
+    done = subprocess.run(command, env=started, capture_output=True, text=True, timeout=LIMIT_S)
+    assert done.returncode == 1
+    assert f"fastnet train: the launcher has started 4 processes ({name}_SIZE), but mpi4py" in done.stderr
     assert not done.stdout
