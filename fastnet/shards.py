@@ -34,7 +34,15 @@ class ShardedDataset(Dataset):
             return own, None if weights is None else row_weights(weights, own.rows)
 
         own, own_weights = ranks.own(f"the {prefix}data", checked)
-        rows, weights_of = zip(*ranks.agree(f"the {prefix}data", value=(own.rows, own_weights)), strict=True)
+        network_of = f"{network.layer_sizes} {network.dtype}"
+        everyone = ranks.agree(f"the {prefix}data", value=(own.rows, own_weights, network_of))
+        rows, weights_of, networks = zip(*everyone, strict=True)
+        for rank, other in enumerate(networks):
+            if other != networks[0]:  # the bytes of a row would differ
+                what = f"the network: {networks[0]} on rank 0, {other} on rank {rank}"
+                raise ValueError(
+                    f"the ranks differ in {what}; run the same program with the same arguments on every rank"
+                )
         self.__dict__.update(own.__dict__)
         self._ranks, self._own, self._ends = ranks, own, np.cumsum(rows)
         self.rows, self.mapped = int(self._ends[-1]), True

@@ -75,6 +75,7 @@ ERRORS = {
     "NaN in a memory map": "ValueError: X holds NaN at row 7",
     "no weight": "ValueError: sample_weight is 0 in every row",
     "a rank's weights": "ValueError: sample_weight holds -1.0 in row 0",
+    "dtypes of shards": "ValueError: the ranks differ in the network: (20, 37, 24, 5) float32 on rank 0, ",
     "sizes": "ValueError: the ranks differ in layer_sizes: (20, 8, 5) on rank 0, (20, 9, 5) on rank 1",
     "seed": "ValueError: the ranks differ in seed: 0 on rank 0, 1 on rank 1",
     "optimizer": "ValueError: the ranks differ in optimizer: Adam(",

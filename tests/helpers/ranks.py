@@ -63,9 +63,11 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-def make(comm: Any = None, sizes: Any = (20, 37, 24, 5), hidden: str = "relu", **options: Any) -> Trainer:
+def make(
+    comm: Any = None, sizes: Any = (20, 37, 24, 5), hidden: str = "relu", dtype: str = "float32", **options: Any
+) -> Trainer:
     options = {"optimizer": SGD(0.1), "seed": 3, **options}
-    return Trainer(Network(sizes, hidden=hidden), **options, comm=comm)
+    return Trainer(Network(sizes, hidden=hidden, dtype=dtype), **options, comm=comm)
 
 
 def train(case: dict[str, Any], comm: Any, folder: Path) -> dict[str, Any]:
@@ -140,6 +142,7 @@ def errors(comm: Any, folder: Path) -> dict[str, Any]:
         "NaN in a memory map": lambda: fit(spoilt_map),
         "no weight": lambda: fit(sharded=True, fits={"sample_weight": np.zeros(203)}),
         "a rank's weights": lambda: fit(sharded=True, fits={"sample_weight": np.full(203, -1.0 if odd else 0.0)}),
+        "dtypes of shards": lambda: fit(sharded=True, dtype="float64" if odd else "float32"),
         "sizes": lambda: fit(sizes=(20, 9, 5) if odd else (20, 8, 5)),
         "seed": lambda: fit(seed=comm.rank),
         "optimizer": lambda: fit(optimizer=Adam(0.1 if odd else 0.2)),
