@@ -75,12 +75,12 @@ def gemm_args(sizes: Triple, a: Triple, b: Triple, c: tuple[int, int], dtype: An
     -------
     GemmArgs
         ``a_mode`` and ``b_mode`` have VECTORS where one stride is 1, and the factor consists of whole and aligned
-        vectors of 16 bytes, in every part of the sum.
+        vectors of 16 bytes, at least one, in every part of the sum.
     """
     lanes = SIMULATED_LANES if SIMULATED else VECTOR_BYTES // np.dtype(dtype).itemsize
     m, n, k = sizes
     part = rest.get("split", k)
-    whole_k = k % lanes == 0 and (part >= k or part % lanes == 0)
+    whole_k = k != 0 and k % lanes == 0 and (part >= k or part % lanes == 0)
     a_mode, b_mode = (_mode(factor, k != 0 and size % lanes == 0, whole_k, lanes) for factor, size in ((a, m), (b, n)))
     return GemmArgs(*sizes, *a, a_mode, *b, b_mode, *c, **rest)
 

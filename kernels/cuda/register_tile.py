@@ -22,9 +22,18 @@ if SIMULATED:
         return load
 
     def masked_loader(width: int) -> Any:
-        """Return ``(flat, at, inside) -> tuple``: what `loader`'s gives, or zeros where not ``inside``."""
+        """Return ``(flat, at, inside) -> tuple``: what `loader`'s gives, or zeros where not ``inside``.
+
+        Where not ``inside``, the array's first elements are read, as on a card: IndexError where there are none.
+        """
         load = loader(width)
-        return lambda flat, at, inside: load(flat, at) if inside else (flat.dtype.type(0),) * width
+
+        def masked(flat: Any, at: int, inside: bool) -> Any:
+            """Load from the array's front where not ``inside``, and return zeros."""
+            values = load(flat, at if inside else 0)
+            return values if inside else (flat.dtype.type(0),) * width
+
+        return masked
 
     def storer(width: int) -> Any:
         """Return ``(flat, at, values) -> None`` that stores so many elements at a multiple of that."""

@@ -39,7 +39,7 @@ assert SIMULATED, "run by test_cuda.py"
 PRODUCTS = (
     (1, 1, 1),  # the smallest
     (0, 3, 2),  # no rows
-    (3, 0, 2),  # an empty sum is 0
+    (3, 0, 2),  # an empty sum is 0, and of its empty factors no 16 bytes can be read
     (3, 2, 0),  # no columns
     (8, 2, 8),  # exactly one tile, one step of the sum
     (9, 4, 10),  # one row and two columns beyond a tile; two steps, so both halves of shared memory
