@@ -50,7 +50,7 @@ _ALIGNED = 32
 class _Epoch(NamedTuple):
     """An epoch whose steps have begun: what all its parts have in common."""
 
-    counters: tuple[Array, Array]  # records PROGRESS and TOTALS of the host; of before the first of these steps
+    counters: tuple[Array, Array]  # records PROGRESS and TOTALS of the host
     rows: int
     batch_weights: Array  # float64, of all batches
     arrays: dict[str, Any]  # fields of `StepArrays`
@@ -337,7 +337,7 @@ class CudaEngine:
         stands = np.array([(*progress.item(), min(batch, rows - self._row))], DEVICE_PROGRESS)
         stands["rows"] = rows
         send_to(stands, self._on_device["progress"])
-        send_to(np.zeros(1), self._on_device["totals"])
+        send_to(counters[1]["loss"], self._on_device["totals"])  # to which the steps add
         send_to(self._host, self._on_device["flat"])
         send_to(optimizer.state, self._on_device["flat"][int(self._context[0]["state"]) :])
         self._epoch = _Epoch(counters, rows, batch_weights, self._on_device | arrays, trains)
@@ -381,19 +381,18 @@ class CudaEngine:
         if whole:
             data, begins = {"X": copy("X", X, self._dtype), name: copy(name, y, dtype)}, 0
         else:
-            data, begins = self._data.copy_part(
-                {"X": X.astype(self._dtype, copy=False), name: y.astype(dtype, copy=False)}
-            )
+            part = {"X": X.astype(self._dtype, copy=False), name: y.astype(dtype, copy=False)}
+            data, begins = self._data.copy_part(part)
         absent = "targets" if labelled else "labels"
         return data | {absent: copy(absent, None, self._dtype if labelled else np.int64)}, begins
 
     def _fetch(self, epoch: _Epoch) -> None:
-        """Bring back where the epoch stands into its counters, and, where steps trained, parameters and state."""
+        """Bring back where the epoch stands, and what steps trained; a second call, after Ctrl-C, changes no more."""
         progress, totals = epoch.counters[0].copy(), epoch.counters[1].copy()
         ends = self._on_device["progress"].copy_to_host()[0]
-        done = slice(int(progress["row"]) // self._batch, -(-int(ends["row"]) // self._batch))
+        done = slice(*(-(-int(record["row"]) // self._batch) for record in (progress, ends)))  # batches
         _assign(progress, **{name: ends[name] for name in ("row", "step", "done", "correct")})
-        totals["loss"] += self._on_device["totals"].copy_to_host()[0]
+        totals["loss"] = self._on_device["totals"].copy_to_host()[0]
         totals["weight"] += epoch.batch_weights[done].sum()
         if not epoch.trains:
             epoch.counters[0][...], epoch.counters[1][...] = progress, totals

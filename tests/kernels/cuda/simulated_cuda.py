@@ -363,7 +363,28 @@ def test_interrupted_and_taken_up_again() -> None:
         assert iter_chunks._state.progress["row"] == BATCH
         iter_chunks.fit(X, _targets("mse"), epochs=1)
     np.testing.assert_array_equal(iter_chunks.network.parameters, whole.network.parameters)
-    np.testing.assert_allclose(iter_chunks.history["loss"], whole.history["loss"], rtol=1e-14)
+    assert iter_chunks.history["loss"] == whole.history["loss"]
+
+
+def test_an_interruption_while_results_are_written_counts_nothing_twice() -> None:
+    """Ctrl-C right after the epoch's results are the host's: the session lets the engine finish once more."""
+    ours, truth = (_trainer("cuda", "mse", Adam(), "tanh") for _ in range(2))
+    settle, calls = cuda_engine._settle, []
+
+    def interrupted(*arguments: Any) -> None:
+        settle(*arguments)
+        calls.append(0)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+
+    with mock.patch.object(cuda_engine, "_settle", interrupted), pytest.raises(KeyboardInterrupt):
+        ours.fit(X, _targets("mse"), epochs=1)
+    assert len(calls) == 2
+    ours.fit(X, _targets("mse"), epochs=1)  # of which nothing is left to train
+    truth.fit(X, _targets("mse"), epochs=1)
+    assert ours._state.totals == truth._state.totals
+    assert ours.history["loss"] == truth.history["loss"]
+    np.testing.assert_array_equal(ours.network.parameters, truth.network.parameters)
 
 
 def _mapped(path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
