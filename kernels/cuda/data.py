@@ -1,8 +1,9 @@
 """DeviceData: the rows that steps read, on the device, and how they get there.
 
 Arrays are copied once. The parts of a memory map take turns in the two halves of one vector: a part is copied, from
-pinned memory and on a stream of its own, while steps still read the part before it. Steps get the same vectors for
-every part, so a step that was captured as a graph serves them all.
+pinned memory and on a stream of its own, while steps still read the part before it; those over the part before that,
+which was in the same half, must be done. Steps get the same vectors for every part, so a step that was captured as a
+graph serves them all.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,6 +23,7 @@ class DeviceData:
         self._copies: dict[str, tuple[Array | None, Any]] = {}  # arrays, and the device's copies of them
         self._halves: dict[str, tuple[Array, Any]] = {}  # pinned, and on the device
         self._rows, self._half = 0, 0  # of a half; the half that the last part is in
+        self._read = cuda.event(), cuda.event()  # of each half: the steps over the last part in it are done
         self._stream: Any = None  # of the copies of parts
         self._wait: Callable[[], None]
 
@@ -54,7 +56,9 @@ class DeviceData:
         return copy
 
     def copy_part(self, arrays: Mapping[str, Array]) -> tuple[dict[str, Any], int]:
-        """Copy a part of a memory map into the half that no step reads.
+        """Copy a part of a memory map into the half that no step reads, once none does.
+
+        After the launches of the steps over it, `mark_launched` must be called.
 
         Parameters
         ----------
@@ -84,6 +88,7 @@ class DeviceData:
             self._rows = rows
             self._stream, self._wait = side_stream()
         self._half = 1 - self._half
+        self._read[self._half].synchronize()
         for name, array in arrays.items():
             host, vector = self._halves[name]
             start = self._half * (host.size // 2)
@@ -92,6 +97,10 @@ class DeviceData:
             place.copy_to_device(host, stream=self._stream)
         self._wait()
         return {name: vector for name, (_, vector) in self._halves.items()}, self._half * self._rows
+
+    def mark_launched(self) -> None:
+        """Note that all steps over the last part have been launched: its half is free once they are done."""
+        self._read[self._half].record()
 
 
 def send_to(array: Array, vector: Any) -> None:

@@ -357,8 +357,7 @@ class CudaEngine:
                 )
             data, begins = self._copy_rows(X, y, whole=len(X) >= rows)
             step = e.StepArrays(**arrays, **data)
-            soft = self._loss.takes_labels and y.ndim > 1
-            loss = SOFT_CROSS_ENTROPY if soft else self._loss.code
+            loss = SOFT_CROSS_ENTROPY if self._loss.takes_labels and y.ndim > 1 else self._loss.code
             _assign(self._context[0], first_row=first_row - begins, loss=loss)
             send_to(self._context, step.context)  # after the steps over the part before
             last = min(rows, stop)
@@ -370,6 +369,7 @@ class CudaEngine:
                 if self._row < last:
                     cuda.synchronize()
                     self.tuner.update(steps * batch, time.perf_counter() - began)
+            self._data.mark_launched()
         except BaseException:
             self.finish()
             raise

@@ -428,6 +428,43 @@ def test_parts_of_a_memory_map_take_turns_in_fixed_buffers(tmp_path: Path, monke
     assert dict(ours.history) == dict(truth.history)
 
 
+def test_a_half_is_overwritten_after_the_steps_that_read_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An event of each half is recorded after the launches over its part, and waited for before the next copy to it."""
+    said: list[str] = []
+    array, step = type(cuda.to_device(np.zeros(1))), cuda_engine.CudaEngine._step
+    copy = array.copy_to_device
+
+    class Event:
+        made = 0
+
+        def __init__(self) -> None:
+            self.half, Event.made = Event.made, Event.made + 1
+
+        def record(self) -> None:
+            said.append(f"record {self.half}")
+
+        def synchronize(self) -> None:
+            said.append(f"wait {self.half}")
+
+    def copied(self: Any, host: Any, stream: Any = 0) -> None:
+        said.extend(["copy"] * (stream != 0))
+        copy(self, host, stream)
+
+    def stepped(*arguments: Any) -> None:
+        said.append("steps")
+        step(*arguments)
+
+    mapped = _mapped(tmp_path, monkeypatch)
+    with (
+        mock.patch.object(cuda, "event", Event),
+        mock.patch.object(array, "copy_to_device", copied),
+        mock.patch.object(cuda_engine.CudaEngine, "_step", stepped),
+    ):
+        _trainer("cuda", "mse", Adam(), "tanh").fit(mapped, _targets("mse"), epochs=2)
+    part = "wait {0}|copy|copy|steps|record {0}".format
+    assert said == "|".join(map(part, (1, 0, 1, 0, 1, 0))).split("|")
+
+
 def test_an_interruption_between_parts_keeps_whole_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ours, truth = (_trainer("cuda", "mse", Adam(), "tanh") for _ in range(2))
     parts = dataset.Dataset.iter_chunks
