@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import weakref
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,15 @@ def test_every_kernel_of_the_table_is_compiled_without_lto() -> None:
     for name, (_, dispatcher, _, _) in CUDA_KERNELS.items():
         assert dispatcher.targetoptions["lto"] is False, name
         assert dispatcher.targetoptions["fastmath"] is False, name
+
+
+def test_float64_in_a_float32_kernel_is_noticed() -> None:
+    """But for the sums that are meant to be float64, to the instruction."""
+    for kernel, meant in (("softmax_kernel", ptx_report.ROW_SUMS["softmax_kernel"]), ("epoch_gather", 0)):
+        found = ptx_report._compile(kernel, "float32", (9, 0))
+        assert ptx_report.faults(found) == []
+        more = replace(found, double_operations=meant + 1)
+        assert ptx_report.faults(more) == [f"{meant + 1} float64 instructions in a float32 kernel"]
 
 
 def test_a_launch_keeps_no_stream(monkeypatch: pytest.MonkeyPatch) -> None:
