@@ -220,9 +220,9 @@ def as_text(column: Any) -> Any:
 
 
 def dates_of(column: Any, form: str) -> Any:
-    """Return a column as dates without a time zone; text by its format, NaT where it is not of it."""
-    if form:
-        column = pandas.to_datetime(as_text(column), format=form, errors="coerce", utc=True)
+    """Return a column as dates without a time zone; text is read by the format, or by ISO 8601, and else is NaT."""
+    if not pandas.api.types.is_datetime64_any_dtype(column):
+        column = pandas.to_datetime(as_text(column), format=form or "ISO8601", errors="coerce", utc=True)
     return column.dt.tz_convert(None) if column.dt.tz is not None else column
 
 
@@ -265,6 +265,13 @@ class Columns:
                 found.kinds[name] = "category" if name in category else _kind(frame[name].dropna())
         return found
 
+    @classmethod
+    def of_numbers(cls, frame: Any) -> Columns:
+        """Take every column of a frame as numbers, none for an id, but those that hold nothing or one number."""
+        found = {name: _uniform(frame[name]) for name in frame.columns}
+        kinds = {name: "number" for name, why in found.items() if not why}
+        return cls(kinds, {name: why for name, why in found.items() if why})
+
     @property
     def text(self) -> list[str]:
         """The columns that `features` returns as text."""
@@ -290,6 +297,23 @@ class Columns:
             more = f", and {len(names) - 12:,} more" if len(names) > 12 else ""
             found += [f"{kind:<10}{', '.join(names[:12])}{more}"] if names else []
         return found
+
+    def check(self, frame: Any) -> None:
+        """Refuse a table in which a column that held numbers, or dates, holds hardly any.
+
+        Raises
+        ------
+        ValueError
+        """
+        for name, kind in self.kinds.items():
+            if kind == "number" or kind.startswith("date"):
+                values = frame[name].dropna()
+                found = numbers(values) if kind == "number" else dates_of(values, kind[5:])
+                if len(values) and found.isna().mean() > 0.5:
+                    raise ValueError(
+                        f"column {name!r} holds {str(values.iloc[0])[:40]!r}; the model was trained on "
+                        f"{kind.split()[0]}s there"
+                    )
 
     def features(self, frame: Any) -> Any:
         """Return the columns that are taken as a frame of float64 and text; dates become days and parts of them."""
@@ -320,14 +344,20 @@ def rare_below(rows: int) -> int:
     return min(10, max(2, rows // 100))
 
 
+def _uniform(column: Any) -> str:
+    """Return "empty" or "constant" where a column is, or ""."""
+    known = column.notna()
+    if not known.any():
+        return "empty"
+    return "constant" if known.all() and column.nunique() == 1 else ""
+
+
 def _useless(name: str, column: Any) -> str:
     """Say why a column tells nothing about a new row, or return ""."""
+    if why := _uniform(column):
+        return why
     values = column.dropna()
     different = values.nunique()
-    if different == 0:
-        return "empty"
-    if different == 1 and len(values) == len(column):
-        return "constant"
     if pandas.api.types.is_bool_dtype(values) or pandas.api.types.is_datetime64_any_dtype(values):
         return ""
     if pandas.api.types.is_numeric_dtype(values):

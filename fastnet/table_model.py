@@ -18,7 +18,7 @@ from .io import model, storage, table_onnx
 from .kernels.specs.base import Array
 from .kernels.specs.losses import LOSSES
 from .network import Network
-from .table import Columns, as_text, check_columns, dates_of, listed, numbers, one_line, text_of
+from .table import Columns, as_text, check_columns, listed, numbers, one_line, text_of
 
 try:
     import pandas
@@ -117,15 +117,7 @@ class TableModel:
         if not len(frame):
             raise ValueError("the table has no rows of data")
         check_columns(self.columns.kinds, list(frame.columns), "the table")
-        for name, kind in self.columns.kinds.items():
-            values = frame[name].dropna()
-            if kind == "number" or kind.startswith("date"):
-                found = numbers(values) if kind == "number" else dates_of(values, kind[5:])
-                if len(values) and found.isna().mean() > 0.5:
-                    raise ValueError(
-                        f"column {name!r} holds {str(values.iloc[0])[:40]!r}; the model was trained on "
-                        f"{kind.split()[0]}s there"
-                    )
+        self.columns.check(frame)
         return frame[[*self.columns.kinds]]
 
     def notes(self, frame: Any) -> list[str]:
