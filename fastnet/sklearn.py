@@ -45,9 +45,16 @@ except ImportError as error:
     ) from error
 
 
+_OF_TABLES = ("TabularClassifier", "TabularRegressor")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_OF_TABLES})
+
+
 def __getattr__(name: str) -> Any:
     """Import the estimators of tables when they are asked for: they need pandas, the others do not."""
-    if name in ("TabularClassifier", "TabularRegressor"):
+    if name in _OF_TABLES:
         from . import tabular
 
         return getattr(tabular, name)

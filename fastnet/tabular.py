@@ -6,11 +6,25 @@ Columns are recognised and prepared as `fastnet train` does. The networks are th
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
+
+try:
+    import pandas
+    from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+    from sklearn.utils import check_consistent_length, check_random_state, column_or_1d
+    from sklearn.utils._param_validation import Interval
+    from sklearn.utils.multiclass import check_classification_targets
+    from sklearn.utils.validation import _check_sample_weight, assert_all_finite, check_is_fitted, validate_data
+except ImportError as error:
+    raise ImportError(
+        f"estimators of tables need pandas and scikit-learn: pip install pandas scikit-learn ({error})"
+    ) from error
 
 from . import scores
 from .ensemble import Ensemble
@@ -18,34 +32,83 @@ from .kernels.specs.base import Array
 from .many import fit_many
 from .network import Network
 from .optimizers import Adam, CosineDecay
-from .table import Columns
+from .table import Columns, listed
 from .trainer import Trainer
-
-try:
-    import pandas
-    from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
-    from sklearn.utils import check_consistent_length, check_random_state, column_or_1d
-    from sklearn.utils.multiclass import check_classification_targets
-    from sklearn.utils.validation import assert_all_finite, check_is_fitted, validate_data
-except ImportError as error:
-    raise ImportError(
-        f"estimators of tables need pandas and scikit-learn: pip install pandas scikit-learn skops ({error})"
-    ) from error
 
 _BETA2 = 0.95
 """Adam's: lower than usual, since a training takes a few hundred steps."""
 
-Part = tuple[Array, Array]
-"""Inputs, and labels or numbers."""
+_COUNT, _SHARE = Interval(Integral, 1, None, closed="left"), Interval(Real, 0, 1, closed="left")
+
+Part = tuple[Any, ...]
+"""Inputs, targets, and weights where there are any."""
 
 
 class _Tabular(BaseEstimator):  # type: ignore[misc]
-    """What both estimators share: how they read tables and train members."""
+    """What both estimators share: how they check arguments, read tables and train members."""
+
+    _parameter_constraints: dict[str, Any] = {  # noqa: RUF012 - scikit-learn's name
+        "hidden_layer_sizes": ["array-like", _COUNT],
+        "epochs": [_COUNT],
+        "batch_size": [_COUNT],
+        "learning_rate": [Interval(Real, 0, None, closed="neither")],
+        "n_members": [_COUNT],
+        "validation_fraction": [_SHARE],
+        "random_state": ["random_state"],
+        "threads": [_COUNT, None],
+    }
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
-        tags.input_tags.allow_nan = True
+        tags.input_tags.allow_nan = tags.input_tags.categorical = tags.input_tags.string = True
         return tags
+
+    def fit(self: Any, X: Any, y: Any, sample_weight: Any = None, *, X_val: Any = None, y_val: Any = None) -> Any:
+        """Train on a table; see the class's own parameters for how.
+
+        Parameters
+        ----------
+        X : DataFrame or array_like, shape (n, columns)
+            A pandas or polars DataFrame of numbers, text, booleans and dates, with gaps; or numbers, NaN for gaps, all
+            of which are taken as such.
+        y : array_like, shape (n,)
+            The classes, or numbers.
+        sample_weight : array_like, shape (n,), optional
+            How much each row counts, in training and where it is held out to choose the epoch. Columns are prepared,
+            and y is scaled, without it.
+        X_val, y_val : optional
+            Rows that choose the epoch, instead of a share of X.
+
+        Returns
+        -------
+        TabularClassifier or TabularRegressor
+            Itself.
+
+        Raises
+        ------
+        ValueError
+            If a parameter is out of range, X and y do not fit or are not finite, y holds a single class, or no column
+            tells anything; the estimator is as it was then.
+        """
+        self._validate_params()
+        if (X_val is None) != (y_val is None):
+            given, missing = ("X_val", "y_val") if y_val is None else ("y_val", "X_val")
+            raise ValueError(f"{given} is given without {missing}; give both, or neither")
+        made = copy.copy(self)  # takes what is found, so that a fit that fails changes nothing
+        strata, targets = made._targets(self._checked_target(X, y))
+        held = None if X_val is None else made._held_targets(self._checked_target(X_val, y_val))
+        inputs = made._inputs(X, fits=True)
+        part: Part = inputs, targets, None
+        if sample_weight is not None:
+            weights = _check_sample_weight(sample_weight, inputs, dtype=np.float64, ensure_non_negative=True)
+            if not weights.any():
+                raise ValueError("sample_weight is 0 in every row; expected at least one above 0")
+            counts = weights > 0  # else the rows held out might all be of weight 0
+            part, strata = _rows((inputs, targets, weights), counts), strata[counts]
+        validation = None if held is None else (made._inputs(X_val), held)
+        made._train(part, strata, validation)
+        self.__dict__ = made.__dict__
+        return self
 
     def _checked_target(self, X: Any, y: Any) -> Array:
         """Return y as a vector of as many finite values as X has rows."""
@@ -54,52 +117,82 @@ class _Tabular(BaseEstimator):  # type: ignore[misc]
         y = column_or_1d(y, warn=True)
         assert_all_finite(y, input_name="y")
         check_consistent_length(X, y)
+        if not len(y):
+            raise ValueError("y holds 0 sample(s); expected one for each row of X")
         return np.asarray(y)
 
     def _inputs(self, X: Any, *, fits: bool = False) -> Array:
         """Return what the networks are given; with ``fits`` recognise the columns first."""
         X, least = X.to_pandas() if hasattr(X, "to_pandas") else X, 2 if fits else 1
-        if isinstance(X, pandas.DataFrame):
+        is_frame = isinstance(X, pandas.DataFrame)
+        if is_frame:
+            _check_frame(X, least)
             validate_data(self, X, reset=fits, skip_check_array=True)
-            if len(X) < least:
-                raise ValueError(f"X has {len(X)} sample(s), one a row; expected at least {least}")
-            frame = X.set_axis([str(name) for name in X.columns], axis=1)
         else:
             X = validate_data(self, X, reset=fits, ensure_all_finite="allow-nan", ensure_min_samples=least)
-            frame = pandas.DataFrame(X, columns=[f"x{i}" for i in range(X.shape[1])])
+        # By position: names, where both tables have them, are the same by now.
+        names = getattr(self, "feature_names_in_", [f"x{i}" for i in range(X.shape[1])])
+        frame = X.set_axis(list(names), axis=1) if is_frame else pandas.DataFrame(X, columns=list(names))
         if fits:
-            self.columns_ = Columns.of(frame)
+            self.columns_ = Columns.of(frame) if is_frame else Columns.of_numbers(frame)
             if not self.columns_.kinds:
                 why = ", ".join(f"{name} ({reason})" for name, reason in self.columns_.left_out.items())
                 raise ValueError(f"X has no column to learn from; left out: {why}")
+        else:
+            self.columns_.check(frame)
         features = self.columns_.features(frame)
         if fits:
             self.transformer_ = self.columns_.transformer(features)
         return np.asarray(self.transformer_.transform(features), np.float32)
 
-    def _train(self: Any, train: Part, targets: Array, held: Part | None, loss: str, activation: str) -> None:
-        """Train the members towards ``targets``; the rows that choose the epoch are held out by ``train``'s y."""
-        X, y = train
+    def _train(self: Any, train: Part, strata: Array, held: Part | None) -> None:
+        """Train the members; the rows that choose the epoch are held out in the shares of ``strata``."""
+        X, targets, weights = train
         seeds = check_random_state(self.random_state).randint(2**31, size=self.n_members).tolist()
-        options: dict[str, Any] = {"validation_data": held}
-        rows = len(X)
+        parts, rows = None, len(X)
         if held is None and self.validation_fraction > 0:
-            parts = [scores.split(y, self.validation_fraction, seed) for seed in seeds]
-            options = {"rows": [kept for kept, _ in parts], "validation_rows": [chosen for _, chosen in parts]}
+            parts = [scores.split(strata, self.validation_fraction, seed) for seed in seeds]
             rows = len(parts[0][0])
         # Steps of an epoch are equally large: a short last one would count as much, at the same rate.
         batch = math.ceil(rows / max(1, round(rows / self.batch_size)))
         optimizer = Adam(CosineDecay(self.learning_rate, self.epochs), beta2=_BETA2)
+        sizes = [X.shape[1], *np.atleast_1d(self.hidden_layer_sizes).tolist(), targets.shape[1]]
         trainers = []
         for seed in seeds:
-            outputs = targets.shape[1]
-            network = Network([X.shape[1], *self.hidden_layer_sizes, outputs], hidden=activation, seed=seed)
+            network = Network(sizes, hidden=self._activation, seed=seed)
             network.weights[-1][...] = 0  # at first all rows are predicted alike
-            trainers.append(Trainer(network, loss, optimizer, batch, seed=seed, threads=self.threads))
-        patience = self.epochs if held is not None or "rows" in options else None
-        options |= {"patience": patience, "progress": False, "threads": self.threads}
-        self.histories_ = fit_many(trainers, X, targets, self.epochs, **options)
+            trainers.append(Trainer(network, self._loss, optimizer, batch, seed=seed, threads=self.threads))
+        options: dict[str, Any] = {"patience": self.epochs if held or parts else None, "progress": False}
+        if len(trainers) == 1:  # several threads train one network, to the same bits
+            if parts:
+                train, held = (_rows(train, chosen) for chosen in parts[0])
+            X, targets, weights = train
+            trainers[0].fit(X, targets, self.epochs, sample_weight=weights, validation_data=held, **options)
+        else:
+            if parts:
+                options["rows"], options["validation_rows"] = zip(*parts, strict=True)
+            options |= {"sample_weight": weights, "validation_data": held, "threads": self.threads}
+            fit_many(trainers, X, targets, self.epochs, **options)
+        self.histories_ = [dict(trainer.history) for trainer in trainers]
         self.ensemble_ = Ensemble([trainer.network for trainer in trainers])
+
+
+def _rows(part: Part, chosen: Array) -> Part:
+    """Return some rows of inputs, targets and weights."""
+    return tuple(None if each is None else each[chosen] for each in part)
+
+
+def _check_frame(X: Any, least: int) -> None:
+    """Refuse a DataFrame of too few rows, of columns of one name, or that holds infinity."""
+    if len(X) < least:
+        raise ValueError(f"X has {len(X)} sample(s), one a row; expected at least {least}")
+    twice = X.columns[X.columns.duplicated()].unique()
+    if len(twice):
+        raise ValueError(f"X has several columns of the same name: {listed(twice)}; rename or drop them")
+    for name, column in X.items():
+        is_float = pandas.api.types.is_float_dtype(column)
+        if is_float and np.isinf(column.to_numpy(np.float64, na_value=np.nan)).any():
+            raise ValueError(f"column {name!r} of X contains infinity; expected finite numbers, NaN for gaps")
 
 
 class TabularClassifier(ClassifierMixin, _Tabular):  # type: ignore[misc]
@@ -107,23 +200,24 @@ class TabularClassifier(ClassifierMixin, _Tabular):  # type: ignore[misc]
 
     Parameters
     ----------
-    hidden_layer_sizes : sequence of int, default (256, 256, 256)
+    hidden_layer_sizes : sequence of int, or int, default (256, 256, 256)
     epochs : int, default 64
         Passes over the rows; the learning rate falls to 0 along half a cosine in that time.
     batch_size : int, default 256
         About so many rows a step: an epoch is cut into equal steps.
     learning_rate : float, default 0.0025
-        The rate at first.
+        The rate at first; the default was chosen on the tables of docs/tables.md.
     label_smoothing : float, default 0.1
         Share of a label that is spread over all classes. 0 where probabilities count more than decisions.
     n_members : int, default 1
-        Networks of different seeds and validation rows, trained side by side; predictions are the mean of theirs.
+        Networks of different seeds and validation rows; predictions are the mean of theirs.
     validation_fraction : float, default 0.2
         Share of the rows that choose the epoch whose parameters are kept, where `fit` is given no ``X_val``. 0 trains
         on all and keeps the last.
     random_state : int, RandomState or None, default None
     threads : int or None, default None
-        Upper bound of threads, which do not change a bit; None means all.
+        Upper bound of threads, which do not change a bit: they train one network together, and of several each one at a
+        time. None means all.
 
     Attributes
     ----------
@@ -133,8 +227,8 @@ class TabularClassifier(ClassifierMixin, _Tabular):  # type: ignore[misc]
     transformer_ : ColumnTransformer
         From `columns_.features` to inputs.
     ensemble_ : fastnet.Ensemble
-    histories_ : list of fastnet.History
-        The curves of each member.
+    histories_ : list of dict
+        The curves of each member, as of `fastnet.History`.
 
     Examples
     --------
@@ -148,9 +242,12 @@ class TabularClassifier(ClassifierMixin, _Tabular):  # type: ignore[misc]
     True
     """
 
+    _parameter_constraints: dict[str, Any] = {**_Tabular._parameter_constraints, "label_smoothing": [_SHARE]}  # noqa: RUF012
+    _loss, _activation = "cross_entropy", "relu"
+
     def __init__(
         self,
-        hidden_layer_sizes: Sequence[int] = (256, 256, 256),
+        hidden_layer_sizes: Sequence[int] | int = (256, 256, 256),
         *,
         epochs: int = 64,
         batch_size: int = 256,
@@ -165,48 +262,28 @@ class TabularClassifier(ClassifierMixin, _Tabular):  # type: ignore[misc]
         self.learning_rate, self.label_smoothing, self.n_members = learning_rate, label_smoothing, n_members
         self.validation_fraction, self.random_state, self.threads = validation_fraction, random_state, threads
 
-    def fit(self, X: Any, y: Any, X_val: Any = None, y_val: Any = None) -> TabularClassifier:
-        """Train on a table.
-
-        Parameters
-        ----------
-        X : DataFrame or array_like, shape (n, columns)
-            A pandas or polars DataFrame of numbers, text, booleans and dates, with gaps; or numbers, NaN for gaps.
-        y : array_like, shape (n,)
-            The classes.
-        X_val, y_val : optional
-            Rows that choose the epoch, instead of a share of X.
-
-        Returns
-        -------
-        TabularClassifier
-            Itself.
-
-        Raises
-        ------
-        ValueError
-            If X and y do not fit, y holds a single class, or no column tells anything.
-        """
-        inputs, y = self._inputs(X, fits=True), self._checked_target(X, y)
+    def _targets(self, y: Array) -> tuple[Array, Array]:
+        """Find the classes; return labels and what the networks are trained towards."""
         check_classification_targets(y)
         self.classes_, labels = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError(f"y holds one class, {self.classes_[0]}; expected at least 2")
-        held = None
-        if X_val is not None:
-            wanted = self._checked_target(X_val, y_val)
-            unknown = ~np.isin(wanted, self.classes_)
-            if unknown.any():
-                raise ValueError(f"y_val holds {wanted[unknown][0]}, a class that y lacks")
-            held = self._inputs(X_val), np.searchsorted(self.classes_, wanted)
-        share = self.label_smoothing
-        targets = np.eye(len(self.classes_))[labels] * (1 - share) + share / len(self.classes_)
-        self._train((inputs, labels.astype(np.int64)), targets, held, "cross_entropy", "relu")
-        return self
+        return labels.astype(np.int64), self._smoothed(labels)
+
+    def _held_targets(self, y: Array) -> Array:
+        unknown = ~np.isin(y, self.classes_)
+        if unknown.any():
+            raise ValueError(f"y_val holds {y[unknown][0]}, a class that y lacks")
+        return self._smoothed(np.searchsorted(self.classes_, y))
+
+    def _smoothed(self, labels: Array) -> Array:
+        """Return probabilities, some of each label's spread over all classes."""
+        count, share = len(self.classes_), self.label_smoothing
+        return np.asarray(np.eye(count)[labels] * (1 - share) + share / count)
 
     def predict_proba(self, X: Any) -> Array:
         """Return the probability of each class, in the order of ``classes_``: (n, classes)."""
-        check_is_fitted(self)
+        check_is_fitted(self, "ensemble_")
         found = self.ensemble_.predict_proba(self._inputs(X)).astype(np.float64)
         return found / found.sum(axis=1, keepdims=True)
 
@@ -224,7 +301,7 @@ class TabularRegressor(RegressorMixin, _Tabular):  # type: ignore[misc]
     hidden_layer_sizes, epochs, batch_size, n_members, validation_fraction, random_state, threads
         As of `TabularClassifier`.
     learning_rate : float, default 0.004
-        The rate at first.
+        The rate at first; the default was chosen on the tables of docs/tables.md.
 
     Attributes
     ----------
@@ -245,9 +322,11 @@ class TabularRegressor(RegressorMixin, _Tabular):  # type: ignore[misc]
     True
     """
 
+    _loss, _activation = "mse", "mish"
+
     def __init__(
         self,
-        hidden_layer_sizes: Sequence[int] = (256, 256, 256),
+        hidden_layer_sizes: Sequence[int] | int = (256, 256, 256),
         *,
         epochs: int = 64,
         batch_size: int = 256,
@@ -261,38 +340,28 @@ class TabularRegressor(RegressorMixin, _Tabular):  # type: ignore[misc]
         self.learning_rate, self.n_members, self.validation_fraction = learning_rate, n_members, validation_fraction
         self.random_state, self.threads = random_state, threads
 
-    def fit(self, X: Any, y: Any, X_val: Any = None, y_val: Any = None) -> TabularRegressor:
-        """Train on a table.
-
-        Parameters
-        ----------
-        X, X_val, y_val
-            As of `TabularClassifier.fit`.
-        y : array_like, shape (n,)
-            The numbers.
-
-        Returns
-        -------
-        TabularRegressor
-            Itself.
-
-        Raises
-        ------
-        ValueError
-            If X and y do not fit, or no column tells anything.
-        """
-        inputs, y = self._inputs(X, fits=True), self._checked_target(X, y).astype(np.float64)
-        self.shift_, self.scale_ = float(y.mean()), float(y.std()) or 1.0
+    def _targets(self, y: Array) -> tuple[Array, Array]:
+        """Find the scale; return scaled numbers, twice: as they are split, and as the networks are trained."""
+        y = self._numbers("y", y)
+        with np.errstate(over="ignore", invalid="ignore"):
+            self.shift_, self.scale_ = float(y.mean()), float(y.std()) or 1.0
+        if not math.isfinite(self.shift_ + self.scale_):
+            largest = f"{np.abs(y).max():.0e}"
+            raise ValueError(f"y holds numbers as large as {largest}, whose variance overflows; divide y by {largest}")
         self.range_ = float(y.min()), float(y.max())
-        scaled, held = (y - self.shift_) / self.scale_, None
-        if X_val is not None:
-            wanted = self._checked_target(X_val, y_val).astype(np.float64)
-            held = self._inputs(X_val), (wanted - self.shift_) / self.scale_
-        self._train((inputs, scaled), scaled[:, None], held, "mse", "mish")
-        return self
+        scaled = (y - self.shift_) / self.scale_
+        return scaled, scaled[:, None]
+
+    def _held_targets(self, y: Array) -> Array:
+        return np.asarray((self._numbers("y_val", y) - self.shift_) / self.scale_)[:, None]
+
+    def _numbers(self, name: str, y: Array) -> Array:
+        y = y.astype(np.float64)
+        assert_all_finite(y, input_name=name)
+        return y
 
     def predict(self, X: Any) -> Array:
         """Return a number for each row: (n,), float64."""
-        check_is_fitted(self)
+        check_is_fitted(self, "ensemble_")
         found = self.ensemble_.predict(self._inputs(X))[:, 0].astype(np.float64)
         return np.clip(found * self.scale_ + self.shift_, *self.range_)

@@ -8,9 +8,13 @@ import pytest
 pandas = pytest.importorskip("pandas")
 pytest.importorskip("sklearn")
 
+import skops.io
 from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.utils._param_validation import InvalidParameterError
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
+import fastnet.sklearn
 from fastnet.sklearn import TabularClassifier, TabularRegressor
 
 pytestmark = pytest.mark.compiled
@@ -30,7 +34,11 @@ SIGNAL = (FRAME["colour"] == "red").to_numpy() + FRAME["size"].fillna(0).to_nump
 LABELS = np.where(SIGNAL > 0.5, "large", "small")
 ESTIMATORS = [(TabularClassifier, LABELS), (TabularRegressor, SIGNAL)]
 
-CHECKS = parametrize_with_checks([made(**SMALL) for made, _ in ESTIMATORS])
+WHY = "a row of weight 2 is in one batch, and on one side of the split; two equal rows need not be"
+CHECKS = parametrize_with_checks(
+    [made(**SMALL) for made, _ in ESTIMATORS],
+    expected_failed_checks=lambda _: {"check_sample_weight_equivalence_on_dense_data": WHY},
+)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -53,7 +61,7 @@ def test_tables_with_text_gaps_and_dates(made: Any, y: Any) -> None:
 
 @pytest.mark.parametrize(("made", "y"), ESTIMATORS)
 def test_rows_given_for_validation_choose_the_epoch(made: Any, y: Any) -> None:
-    model = made(**SMALL).fit(FRAME[:240], y[:240], FRAME[240:], y[240:])
+    model = made(**SMALL).fit(FRAME[:240], y[:240], X_val=FRAME[240:], y_val=y[240:])
     found = model.histories_[0]["val_loss"]
     if made is TabularRegressor:
         errors = (
@@ -61,26 +69,43 @@ def test_rows_given_for_validation_choose_the_epoch(made: Any, y: Any) -> None:
         ) ** 2
         assert np.mean(errors) == pytest.approx(min(found), rel=1e-4)
     else:
-        right = model.predict_proba(FRAME[240:])[np.arange(60), np.searchsorted(model.classes_, y[240:])]
-        assert -np.mean(np.log(right)) == pytest.approx(min(found), rel=1e-4)
-    with pytest.raises(ValueError, match="requires y to be passed"):
-        made(**SMALL).fit(FRAME[:240], y[:240], FRAME[240:])
+        smoothed = np.where(y[240:, None] == model.classes_, 0.95, 0.05)
+        losses = -(smoothed * np.log(model.predict_proba(FRAME[240:]))).sum(axis=1)
+        assert np.mean(losses) == pytest.approx(min(found), rel=1e-4)
+    with pytest.raises(ValueError, match="X_val is given without y_val; give both, or neither"):
+        made(**SMALL).fit(FRAME[:240], y[:240], X_val=FRAME[240:])
+    with pytest.raises(ValueError, match="y_val is given without X_val"):
+        made(**SMALL).fit(FRAME[:240], y[:240], y_val=y[240:])
 
 
 @pytest.mark.parametrize(("made", "y"), ESTIMATORS)
 def test_without_validation_all_rows_are_trained_on(made: Any, y: Any) -> None:
     model = made(**SMALL | {"validation_fraction": 0}).fit(FRAME, y)
     assert "val_loss" not in model.histories_[0]
-    assert model.histories_[0].epochs == SMALL["epochs"]
+    assert len(model.histories_[0]["loss"]) == SMALL["epochs"]
 
 
 @pytest.mark.parametrize(("made", "y"), ESTIMATORS)
 def test_same_bits_for_any_threads_and_another_run(made: Any, y: Any) -> None:
-    found = [made(**SMALL, n_members=2, threads=threads).fit(FRAME, y) for threads in (1, 2)]
-    np.testing.assert_array_equal(found[0].predict(FRAME), found[1].predict(FRAME))
-    pairs = [[network.parameters for network in model.ensemble_.networks] for model in found]
-    np.testing.assert_array_equal(pairs[0], pairs[1])
+    weights = np.arange(ROWS) % 5
+    for members in (1, 2):
+        options = SMALL | {"n_members": members}
+        found = [made(**options, threads=threads).fit(FRAME, y, weights) for threads in (1, 2)]
+        np.testing.assert_array_equal(found[0].predict(FRAME), found[1].predict(FRAME))
+        pairs = [[network.parameters for network in model.ensemble_.networks] for model in found]
+        np.testing.assert_array_equal(pairs[0], pairs[1])
+        if members == 1:
+            alone = pairs[0][0]
+    np.testing.assert_array_equal(pairs[0][0], alone)  # one by Trainer.fit, two by fit_many
     assert not np.array_equal(*pairs[0]), "members differ"
+
+
+@pytest.mark.parametrize("fraction", [0, 0.2])
+def test_rows_of_no_weight_teach_nothing(fraction: float) -> None:
+    y = np.where(np.arange(ROWS) % 2 == 0, LABELS, np.where(LABELS == "large", "small", "large"))  # odd ones lie
+    model = TabularClassifier(**SMALL | {"validation_fraction": fraction})
+    weighted = model.fit(FRAME, y, sample_weight=(np.arange(ROWS) % 2 == 0).astype(float)).score(FRAME, LABELS)
+    assert weighted > 0.8 > model.fit(FRAME, y).score(FRAME, LABELS)
 
 
 def test_smoothed_labels_keep_probabilities_from_the_ends() -> None:
@@ -96,11 +121,116 @@ def test_numbers_stay_within_those_trained_on() -> None:
     assert far.max() <= SIGNAL.max()
 
 
+@pytest.mark.parametrize(("made", "y"), ESTIMATORS)
+def test_a_fit_that_fails_changes_nothing(made: Any, y: Any) -> None:
+    model = made(**SMALL)
+    refused: list[tuple[Any, Any]] = [(FRAME, y[:-1]), (FRAME[["id"]], y), (np.ones((ROWS, 2)), y), (FRAME, None)]
+    for X, target in refused:
+        with pytest.raises(ValueError):  # noqa: PT011 - of several messages
+            model.fit(X, target)
+        with pytest.raises(NotFittedError):
+            model.predict(FRAME)
+    before = model.fit(FRAME, y).predict(FRAME)
+    for X, target in refused:
+        with pytest.raises(ValueError):  # noqa: PT011
+            model.fit(X, target)
+        np.testing.assert_array_equal(model.predict(FRAME), before)
+
+
+@pytest.mark.parametrize(("made", "y"), ESTIMATORS)
+def test_parameters_are_checked(made: Any, y: Any) -> None:
+    wrong: list[tuple[str, Any]] = [
+        ("hidden_layer_sizes", 0),
+        ("epochs", 0),
+        ("batch_size", 1.5),
+        ("learning_rate", 0.0),
+        ("n_members", 0),
+        ("validation_fraction", 1.0),
+        ("random_state", "one"),
+        ("threads", 0),
+    ]
+    for name, value in wrong + [("label_smoothing", 1.0)] * (made is TabularClassifier):
+        with pytest.raises(InvalidParameterError, match=f"The '{name}' parameter of {made.__name__}"):
+            made(**SMALL | {name: value}).fit(FRAME, y)
+    one, sequence = (made(**SMALL | {"hidden_layer_sizes": sizes}).fit(FRAME, y) for sizes in (8, (8,)))
+    np.testing.assert_array_equal(one.predict(FRAME), sequence.predict(FRAME))
+
+
+@pytest.mark.parametrize(("made", "y"), ESTIMATORS)
+def test_columns_without_names_go_by_position(made: Any, y: Any) -> None:
+    named = pandas.DataFrame({"id": np.arange(ROWS), "size": SIGNAL, "one": 1.0})
+    forms = [named.to_numpy(), named.set_axis(range(3), axis=1)]
+    model = made(**SMALL).fit(named, y)
+    assert model.columns_.left_out == {"id": "an id: every row has another", "one": "constant"}
+    for form in forms:
+        with pytest.warns(UserWarning, match="X does not have valid feature names"):
+            np.testing.assert_array_equal(model.predict(form), model.predict(named))
+    model = made(**SMALL).fit(forms[0], y)
+    assert model.columns_.kinds == {"x0": "number", "x1": "number"}, "of an array no column is an id"
+    assert model.columns_.left_out == {"x2": "constant"}
+    with pytest.warns(UserWarning, match="X has feature names"):
+        np.testing.assert_array_equal(model.predict(named), model.predict(forms[0]))
+    np.testing.assert_array_equal(model.predict(forms[1]), model.predict(forms[0]))
+
+
+@pytest.mark.parametrize("form", ["%Y-%m-%d", "%Y-%m-%d %H:%M:%S"])
+def test_dates_as_text_and_as_dates_are_the_same(form: str) -> None:
+    dates = FRAME[["day"]]
+    text, y = dates.assign(day=dates["day"].dt.strftime(form)), np.sin(np.arange(ROWS) / 50)
+    for fitted, other in ((text, dates), (dates, text)):
+        model = TabularRegressor(**SMALL).fit(fitted, y)
+        np.testing.assert_array_equal(model.predict(other), model.predict(fitted))
+        with pytest.raises(ValueError, match="column 'day' holds 'soon'; the model was trained on dates there"):
+            model.predict(dates.assign(day="soon"))
+
+
+def test_a_column_of_numbers_that_holds_text_is_refused() -> None:
+    model = TabularRegressor(**SMALL).fit(FRAME, SIGNAL)
+    with pytest.raises(ValueError, match="column 'size' holds 'wide'; the model was trained on numbers there"):
+        model.predict(FRAME.assign(size="wide"))
+    few = FRAME.assign(size=FRAME["size"].astype(object).where(np.arange(ROWS) > 20, "wide"))
+    assert np.isfinite(model.predict(few)).all()
+
+
+@pytest.mark.parametrize(("made", "y"), ESTIMATORS)
+def test_skops_keeps_an_estimator(made: Any, y: Any) -> None:
+    model = made(**SMALL, n_members=2).fit(FRAME, y)
+    stored = skops.io.dumps(model)
+    names = ["ensemble.Ensemble", "network.Network", "table.Columns", f"tabular.{made.__name__}"]
+    read = skops.io.loads(stored, trusted=[*(f"fastnet.{name}" for name in names), "numpy.dtype"])
+    np.testing.assert_array_equal(read.predict(FRAME), model.predict(FRAME))
+    assert read.histories_ == model.histories_
+
+
+def test_infinity_and_numbers_too_large_are_refused() -> None:
+    model = TabularRegressor(**SMALL)
+    for y in (SIGNAL * 1e300, np.full(ROWS, 1.7e308)):
+        with pytest.raises(ValueError, match="whose variance overflows; divide y by"):
+            model.fit(FRAME, y)
+    infinite = np.where(np.arange(ROWS) == 3, np.inf, SIGNAL)
+    with pytest.raises(ValueError, match="Input y contains infinity"):
+        model.fit(FRAME, infinite)
+    with pytest.raises(ValueError, match="Input y_val contains infinity"):
+        model.fit(FRAME, SIGNAL, X_val=FRAME, y_val=infinite.astype(object))
+    with pytest.raises(ValueError, match="column 'size' of X contains infinity"):
+        model.fit(FRAME.assign(size=infinite), SIGNAL)
+    with pytest.raises(ValueError, match="Input X contains infinity"):
+        model.fit(infinite[:, None], SIGNAL)
+
+
+def test_lazy_names_are_listed() -> None:
+    assert {"MLPClassifier", "TabularClassifier", "TabularRegressor"} <= {*dir(fastnet.sklearn)}
+
+
 def test_messages() -> None:
     model = clone(TabularClassifier(**SMALL))
     with pytest.raises(ValueError, match="y holds one class, a; expected at least 2"):
         model.fit(FRAME, ["a"] * ROWS)
     with pytest.raises(ValueError, match="y_val holds other, a class that y lacks"):
-        model.fit(FRAME, LABELS, FRAME[:1], ["other"])
+        model.fit(FRAME, LABELS, X_val=FRAME[:1], y_val=["other"])
     with pytest.raises(ValueError, match="no column to learn from; left out: id"):
         model.fit(FRAME[["id"]], LABELS)
+    with pytest.raises(ValueError, match="several columns of the same name: 'size'"):
+        model.fit(FRAME[["size", "size", "day"]], LABELS)
+    with pytest.raises(ValueError, match="sample_weight"):
+        model.fit(FRAME, LABELS, np.ones(3))
