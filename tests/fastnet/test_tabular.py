@@ -1,5 +1,6 @@
 """The estimators of tables: scikit-learn's checks, tables as people have them, what chooses the epoch, same bits."""
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -234,3 +235,12 @@ def test_messages() -> None:
         model.fit(FRAME[["size", "size", "day"]], LABELS)
     with pytest.raises(ValueError, match="sample_weight"):
         model.fit(FRAME, LABELS, np.ones(3))
+
+
+@pytest.mark.parametrize("package", ["pandas", "sklearn.base"])
+def test_a_missing_package_is_asked_for(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "fastnet.tabular")
+    monkeypatch.delattr(fastnet, "tabular")
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ImportError, match=r"need pandas and scikit-learn: pip install pandas scikit-learn \("):
+        _ = fastnet.sklearn.TabularClassifier
