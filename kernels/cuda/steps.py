@@ -106,14 +106,14 @@ def row_loss(row: Row) -> Any:
         right = 1 if where == label else 0
     elif row.code == SOFT_CROSS_ENTROPY:
         top, where, exponentials = row_exponentials(outputs, at, k)
-        likely, below = 0, 0.0
+        likely = 0
         for j in range(k):
             truth = row.targets[row.y * k + j]
             if truth != 0:  # the output may be -inf there
-                below += truth * (top - outputs[at + j])
+                total += truth * (top - outputs[at + j])
             if truth > row.targets[row.y * k + likely]:
                 likely = j
-        total = log(exponentials) + outputs.dtype.type(below)
+        total += log(exponentials)
         right = 1 if where == likely else 0
     else:
         for j in range(k):
