@@ -14,7 +14,7 @@ from .kernels.api import validation
 from .kernels.specs.base import Array
 from .kernels.specs.losses import LOSSES
 from .network import Network
-from .validation import check_inputs
+from .validation import check_inputs, takes_softmax
 
 
 class Ensemble:
@@ -103,6 +103,29 @@ class Ensemble:
         """
         self._probabilities()
         return _mean(self._outputs(X, True))
+
+    def predict_labels(self, X: ArrayLike) -> Array:
+        """Decisions by `predict_proba`: class labels, or after binary_cross_entropy a 0 or 1 for each output.
+
+        Parameters
+        ----------
+        X : array_like, shape (B, n_in)
+            One sample a row.
+
+        Returns
+        -------
+        ndarray of int64, shape (B,) or (B, n_out)
+            As `Network.predict_labels`.
+
+        Raises
+        ------
+        RuntimeError, TypeError, ValueError
+            As `predict_proba`.
+        """
+        found = self.predict_proba(X)
+        if takes_softmax(self._networks[0].loss):
+            return np.argmax(found, axis=1)
+        return (found > 0.5).astype(np.int64).reshape(-1 if found.shape[1] == 1 else found.shape)
 
     def spread(self, X: ArrayLike) -> Array:
         """Return how far the networks disagree: the standard deviation over them, of each output.

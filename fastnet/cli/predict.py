@@ -24,8 +24,9 @@ def add_parser(subparsers: Any) -> None:
         help="apply a model to a new file",
         description="Predict every row of a table. Columns are found by name; the target may be among them, and "
         "the predictions are then scored, on standard error; other columns are ignored. The result is a CSV: for "
-        "regression the target, for classification the class and the probability of each. A network that Network.save "
-        "wrote takes all columns, in order. It needs pip install pandas scikit-learn skops.",
+        "regression the target, for classification the class and the probability of each, or, without a cross-entropy, "
+        "the raw output of each. A network that Network.save wrote takes all columns, in order. It needs "
+        "pip install pandas scikit-learn skops.",
     )
     parser.set_defaults(run=predict)
     parser.option("model", "a file that fastnet train --out, or Network.save, wrote", metavar="MODEL")

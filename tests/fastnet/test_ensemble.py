@@ -40,6 +40,22 @@ def test_predicts_the_mean_of_probabilities(loss: str) -> None:
     np.testing.assert_allclose(ensemble.spread(X), outputs.std(axis=0), rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize(
+    ("loss", "outputs"), [("cross_entropy", 3), ("binary_cross_entropy", 3), ("binary_cross_entropy", 1)]
+)
+def test_predicts_the_labels_of_the_mean(loss: str, outputs: int) -> None:
+    ensemble = make(loss, outputs=outputs)
+    probabilities = ensemble.predict_proba(X)
+    expected = probabilities.argmax(axis=1) if loss == "cross_entropy" else (probabilities > 0.5).astype(int)
+    found = ensemble.predict_labels(X)
+    assert found.shape == ((len(X),) if loss == "cross_entropy" or outputs == 1 else (len(X), outputs))
+    assert (found == expected.reshape(found.shape)).all()
+    assert len(np.unique(found)) > 1
+    assert (Ensemble(ensemble.networks[:1]).predict_labels(X) == ensemble.networks[0].predict_labels(X)).all()
+    with pytest.raises(RuntimeError, match="probabilities"):
+        make().predict_labels(X)
+
+
 def test_one_network_is_an_ensemble_without_spread() -> None:
     ensemble = make(count=1)
     assert ensemble.predict(X).tobytes() == ensemble.networks[0].predict(X).tobytes()
