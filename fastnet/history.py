@@ -1,6 +1,7 @@
 """History: the curves of a training run. matplotlib is imported only to plot them."""
 
 import math
+import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -8,6 +9,7 @@ from .diagnosis import diagnose
 from .io.storage import Path, replacing
 
 _LOG_FROM = 20.0  # if max / min exceeds this, the scale is logarithmic
+_TITLE_WIDTH = 70  # characters that matplotlib's default figure has room for
 
 
 class History(dict[str, list[float]]):
@@ -172,7 +174,7 @@ class History(dict[str, list[float]]):
         ax.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10], min_n_ticks=1))
         if self.epochs == 1:
             ax.set_xlim(0.5, 1.5)
-        ax.set_title(self._title, fontsize=10, loc="left")
+        ax.set_title(textwrap.fill(self._title, _TITLE_WIDTH), fontsize=10, loc="left")
         ax.set_xlabel("epoch")
         ax.set_ylabel("loss" + (" (log scale)" if ax.get_yscale() == "log" else ""))
         ax.grid(alpha=0.25)
