@@ -97,17 +97,17 @@ def table() -> str:
     return "\n".join([*lines, f"| product of 4096 cubed | | {' | '.join(cells)} |"])
 
 
-def main() -> None:
-    """Print the table, or write it into the page."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--write", action="store_true", help=f"put the table into {PAGE.name}")
+def print_or_write(text: str, page: Path, script: str, description: str | None) -> None:
+    """Print a script's table, or with --write put it between the script's markers in its page."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--write", action="store_true", help=f"put the table into {page.name}")
     if not parser.parse_args().write:
-        print(table())
+        print(text)
         return
-    begin, end = "<!-- bench/many_cores.py begins -->", "<!-- bench/many_cores.py ends -->"
-    before, rest = PAGE.read_text().split(begin)
-    PAGE.write_text(f"{before}{begin}\n{table()}\n{end}{rest.split(end)[1]}")
+    begin, end = f"<!-- bench/{script} begins -->", f"<!-- bench/{script} ends -->"
+    before, rest = page.read_text().split(begin)
+    page.write_text(f"{before}{begin}\n{text}\n{end}{rest.split(end)[1]}")
 
 
 if __name__ == "__main__":
-    main()
+    print_or_write(table(), PAGE, "many_cores.py", __doc__)

@@ -4,7 +4,6 @@ Nothing here is measured on several machines. The constants are stated on the pa
 Run: python bench/many_machines.py [--write]
 """
 
-import argparse
 import math
 from itertools import pairwise
 from pathlib import Path
@@ -81,17 +80,5 @@ def table() -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Print the table, or write it into the page."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--write", action="store_true", help=f"put the table into {PAGE.name}")
-    if not parser.parse_args().write:
-        print(table())
-        return
-    begin, end = "<!-- bench/many_machines.py begins -->", "<!-- bench/many_machines.py ends -->"
-    before, rest = PAGE.read_text().split(begin)
-    PAGE.write_text(f"{before}{begin}\n{table()}\n{end}{rest.split(end)[1]}")
-
-
 if __name__ == "__main__":
-    main()
+    many_cores.print_or_write(table(), PAGE, "many_machines.py", __doc__)

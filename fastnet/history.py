@@ -9,7 +9,7 @@ from .diagnosis import diagnose
 from .io.storage import Path, replacing
 
 _LOG_FROM = 20.0  # if max / min exceeds this, the scale is logarithmic
-_TITLE_WIDTH = 70  # characters that matplotlib's default figure has room for
+_TITLE_WIDTH = 70  # characters that fit into matplotlib's default figure
 
 
 class History(dict[str, list[float]]):

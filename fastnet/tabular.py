@@ -204,7 +204,7 @@ class TabularClassifier(ClassifierMixin, _Tabular):  # type: ignore[misc]
     epochs : int, default 64
         Passes over the rows; the learning rate falls to 0 along half a cosine in that time.
     batch_size : int, default 256
-        About so many rows a step: an epoch is cut into equal steps.
+        Rows of a step, about: an epoch is cut into equal steps.
     learning_rate : float, default 0.0025
         The rate at first; the default was chosen on the tables of docs/tables.md.
     label_smoothing : float, default 0.1

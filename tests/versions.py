@@ -24,7 +24,7 @@ PYTHONS = ("3.11", "3.12", "3.13", "3.14", "3.14t")
 
 NAMED = ("numpy", "numba", "scikit-learn")
 WITHOUT_COMPILER = ("pandas", "pyarrow", "polars", "onnx", "onnxruntime", "matplotlib", "scipy")
-"""What the tests need besides, and nobody wants to build."""
+"""What the tests need besides, from wheels only."""
 
 SAMPLE = ["tests", "-q", "-x", "-p", "no:cacheprovider"]
 

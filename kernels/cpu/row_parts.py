@@ -10,7 +10,7 @@ Backward = Callable[..., None]
 
 
 def sums_parts(rows: int) -> Callable[[Backward], Backward]:
-    """Make a variant's `dense_backward_batch` process so many rows at a time, and add their dW and db in order.
+    """Make a variant's `dense_backward_batch` process at most N ``rows`` at a time, and add their dW and db in order.
 
     An error of rounding then grows with the number of parts and with the length of one, not with the product of both.
     The parts follow from the number of rows alone.

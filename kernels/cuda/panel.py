@@ -142,7 +142,7 @@ def panels(size: int, depth: int, side: int, lanes: int, threads: int, mode: int
 
     @device
     def take_piece(flat: Any, at: int, moved: Any, left_long: int, left_k: int) -> Any:
-        """Load one piece, with so many rows or columns, and terms, from its first element until the edges."""
+        """Load one piece, of N rows or columns and K terms, from its first element until the edges."""
         step, left = moved.by_k, left_k if left_long > 0 else 0
         if moved.mode & ALONG_LONG:
             step, left = moved.by_long, left_long if left_k > 0 else 0

@@ -163,7 +163,7 @@ def test_a_lost_part_is_rejected() -> None:
 
 @pytest.mark.parametrize("variant", GEMM_VARIANTS)
 def test_long_sums_are_cut(variant: str) -> None:
-    """In parts of so many rows at most, and the parts in groups."""
+    """In parts of N rows at most, and the parts in groups."""
     assert cuda_variants.splits_for("float32", 9, 5, 1 << 24) == 1 << 14
     chosen = next(v for v in CUDA_VARIANTS if v.operation == "dense_backward_batch" and v.name == variant)
     with (
