@@ -28,7 +28,17 @@ from ..reference import training_step
 from ..specs.activations import ACTIVATIONS, IDENTITY, RELU
 from . import inference as _inference
 from .backend import Array
-from .inference import FORWARD, FORWARD_LAYER, READ_ROWS, few_rows, pack, predict_rows, run
+from .inference import (
+    FEW_ROWS,
+    FEW_ROWS_IN_PLACE,
+    FORWARD,
+    FORWARD_LAYER,
+    READ_ROWS,
+    few_rows,
+    pack,
+    predict_rows,
+    run,
+)
 from .plan import LINE, address_of, aligned, layer_views, padded, parameter_count
 
 BLOCK_ROWS = 40 * MR
@@ -92,8 +102,9 @@ class Forward:
         self._block_rows = block_rows(layer_sizes, dtype)
         _, k = max(pairwise(layer_sizes), key=lambda sides: sides[0] * sides[1])
         self._panels = -(-k // (NV * VECTOR // dtype.itemsize))
-        width, panels = max(layer_sizes[1:]), self._panels
-        sizes = (layer_sizes[0], self.n_out, size, width, panels, flops, self._block_rows, len(layers))
+        self._few_rows = FEW_ROWS if packed else FEW_ROWS_IN_PLACE
+        widths = max(layer_sizes[1:]), self._panels
+        sizes = (layer_sizes[0], self.n_out, size, *widths, self._few_rows, flops, self._block_rows, len(layers))
         self.layers = layers
         self.record = np.array((*sizes, address_of(layers), POOL, *kernels), FORWARD)
         self.address = address_of(self.record)
@@ -119,7 +130,7 @@ class Forward:
         if len(X) <= self._serial_rows:
             return _done(run(self.address, values, X, out, kept, 0, len(X), 1))
         begin, threads = 0, num_threads()
-        many = len(X) > (few_rows(self._panels, threads) if threads > 1 else self._block_rows)
+        many = len(X) > (few_rows(self._few_rows, self._panels, threads) if threads > 1 else self._block_rows)
         if many and self._reads_parameters and values.nbytes >= PACK_ONCE_BYTES:
             packed = None if kept and np.may_share_memory(out, values) else self.pack(values, threads)
             return packed is not None and self.packed()(packed, X, out, kept)

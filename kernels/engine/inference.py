@@ -43,6 +43,9 @@ from .weights_task import pack_weights
 FEW_ROWS = 96
 """Rows up to which threads share out the columns of every layer instead of rows: each then reads its part of W only."""
 
+FEW_ROWS_IN_PLACE = 256 if VECTOR == 64 else FEW_ROWS
+"""The same where W is not in micro-panels: sharing rows would have all of W packed before."""
+
 COLUMNS_FLOPS = 1_500_000
 """Layers of less work stay on one thread."""
 
@@ -71,12 +74,14 @@ FORWARD_LAYER = record("n_in n_out weights biases row_stride column_stride panel
 """
 
 FORWARD = record(
-    "n_in n_out value_count width panels flops_per_row block_rows layer_count layers pool gemm predict_rows softmax"
+    "n_in n_out value_count width panels few_rows flops_per_row block_rows layer_count"
+    " layers pool gemm predict_rows softmax"
 )
 """What the compiled functions know of a network.
 
 - value_count: elements that the layers read
 - width: outputs of the widest layer; panels: micro-panels of the largest W
+- few_rows: rows up to which threads may share columns
 - block_rows: rows that go through all layers together
 - layers: address of FORWARD_LAYER (layer_count,); pool: `threads.pool.POOL`
 - gemm, predict_rows, softmax: addresses of kernels; softmax is 0 where outputs are returned as they are
@@ -85,9 +90,9 @@ FORWARD = record(
 _LAYER_BYTES = FORWARD_LAYER.itemsize
 
 
-def few_rows(panels: int, threads: int) -> int:
+def few_rows(most: int, panels: int, threads: int) -> int:
     """Return the rows up to which threads share columns: where the largest W has a micro-panel for each of them."""
-    return FEW_ROWS if panels >= threads else MIN_TASK_ROWS
+    return most if panels >= threads else MIN_TASK_ROWS
 
 
 _few_rows = jit(scalar=True)(few_rows)
@@ -216,7 +221,7 @@ def run(forward: int, values: Any, X: Any, out: Any, kept: bool, begin: int, end
     refused = vector_at(INT64, stack_memory(8), 1)
     refused[0] = 0
     tasks, inside = 1, threads
-    if threads > 1 and end - begin > _few_rows(net.panels, threads):
+    if threads > 1 and end - begin > _few_rows(net.few_rows, net.panels, threads):
         thin = (end - begin) // MIN_TASK_ROWS
         tasks, inside = max(-(-(end - begin) // net.block_rows), min(thin, threads * TASKS_PER_THREAD)), 1
     x, y = address_and_strides(X)[0], address_and_strides(out)[0]

@@ -18,7 +18,7 @@ from fastnet import Network
 from fastnet.kernels import matmul
 from fastnet.kernels.cpu.threads.pool import limit_threads, num_threads
 from fastnet.kernels.engine import forward as forward_pass
-from fastnet.kernels.engine.inference import FEW_ROWS
+from fastnet.kernels.engine.inference import FEW_ROWS, FEW_ROWS_IN_PLACE
 from fastnet.kernels.reference import activations as reference
 from fastnet.kernels.reference import losses
 from fastnet.kernels.specs.activations import ACTIVATIONS
@@ -81,7 +81,7 @@ def test_bits_do_not_depend_on_threads(sizes: tuple[int, ...], monkeypatch: pyte
     monkeypatch.setattr(forward_pass, "THREAD_FLOPS", 1)
     net = network(sizes, hidden="tanh")
     net.loss = "cross_entropy"
-    for rows in (1, 2, 5, FEW_ROWS, FEW_ROWS + 1, 5000):
+    for rows in (1, 2, 5, FEW_ROWS, FEW_ROWS + 1, FEW_ROWS_IN_PLACE, FEW_ROWS_IN_PLACE + 1, 5000):
         X = inputs(rows, net)
         with limit_threads(1):
             alone = net.predict(X), net.predict_proba(X), net.predictor()(X)

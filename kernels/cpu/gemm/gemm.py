@@ -51,7 +51,7 @@ from .operands import (
     workspace_type,
 )
 from .packing import pack_a, pack_b
-from .transpose import gemm_bt_microkernel, single_row_width, transpose_panel
+from .transpose import MAX_ROWS, gemm_bt_microkernel, single_row_width, transpose_panel
 
 NO_WORKSPACE = Workspace(0, 0)
 """`gemm` then allocates what it needs."""
@@ -89,7 +89,7 @@ def _macro_kernel(dtype: Any, block: Any, a: Any, b: Any, c: Any, epilogue: Any)
     lanes = VECTOR // item
     nr = NV * lanes
     rows, nb, kb = block.m, block.n, block.k
-    tiles = -(-rows // MR)
+    tiles = -(-rows // (MR if b.panel_stride >= 0 else MAX_ROWS))
     height = rows // tiles if tiles > 1 else rows
     taller = rows - height * tiles  # this number of tiles have one row more
     t, group = 0, tiles

@@ -22,14 +22,15 @@ from .operands import Epilogue, Rows, Tile, epilogue_type, rows_type, tile_type
 READ_BYTES = 16
 """Bytes of a column that are read at a time."""
 
-MAX_ROWS = 4
-"""Rows of the largest tile. There are two kernels, for a single row and for this many, where missing rows repeat the
-last one (docs/performance-notes/gemm.md)."""
+HEIGHTS = (16, 12, 8, 4, 1) if VECTOR == 64 else (4, 1)
+"""Rows of the tiles that have a kernel; in each, missing rows repeat the last one. A vector of columns is transposed
+once for a whole tile: with 32 registers up to 16 rows share that (docs/performance-notes/gemm.md)."""
 
-PANELS = 1 if VECTOR == 64 else 2
+MAX_ROWS = HEIGHTS[0]
+
+PANELS = 2
 """Vectors of columns in a tile of a single row at most. The FMAs on one vector wait for each other, 4 cycles each;
-meanwhile the CPU transposes and multiplies the other. With AVX-512 there are not the registers for the addresses of 32
-columns (docs/performance-notes/gemm.md)."""
+meanwhile the CPU transposes and multiplies the other."""
 
 PAGE = 4096
 """Columns a multiple of this many bytes apart share one set of L1, which holds those of one vector."""
@@ -275,15 +276,15 @@ def gemm_bt_microkernel(
     """
     code = VectorBuilder(builder, dtype)
     operands = tile.rows, tile.columns, tile.k, a, b, Outputs(c, *epilogue)
-    kinds = {f"{MAX_ROWS}x1": _emit_tile(MAX_ROWS, 1), "1x1": _emit_tile(1, 1)}
-    if PANELS > 1:
-        kinds |= {f"1x{PANELS}": _emit_tile(1, PANELS), f"1x{PANELS}.lag": _emit_lagging_row}
+    kinds = {f"{height}x1": _emit_tile(height, 1) for height in HEIGHTS}
+    kinds |= {f"1x{PANELS}": _emit_tile(1, PANELS), f"1x{PANELS}.lag": _emit_lagging_row}
     intp = tile.rows.type
-    single = builder.icmp_signed("==", tile.rows, intp(1))
+    flags = [builder.icmp_signed("<=", tile.rows, intp(height)) for height in HEIGHTS[1:]]
     wide = builder.icmp_signed(">", tile.columns, intp(code.lanes))
     far = builder.icmp_signed("==", builder.and_(b.row_stride, intp(PAGE - 1)), intp(0))
-    flags = [builder.zext(x, intp) for x in (single, wide, builder.and_(wide, far))]
-    choice = builder.add(builder.add(*flags[:2]), flags[2])
+    choice = intp(0)
+    for flag in (*flags, wide, builder.and_(wide, far)):  # each implies those before it: their number is the kind's
+        choice = builder.add(choice, builder.zext(flag, intp))
     done = builder.append_basic_block("tile_done")
     blocks = [builder.append_basic_block(f"tile_bt_{name}") for name in kinds]
     switch = builder.switch(choice, blocks[0])
