@@ -63,7 +63,7 @@ MC = 340 * MR
 FEW_ROWS = 64 if WIDE else 24
 """With fewer rows, packing B does not pay: a copy costs as much as some 3 rows."""
 
-B_IN_PLACE_BYTES = L2 if WIDE else L1 // 2
+B_IN_PLACE_BYTES = min(L2, 128 << 10) if WIDE else L1 // 2
 """Bytes of a B that is read in place whatever A's rows; half of it from MANY_ROWS on."""
 
 MANY_ROWS = 512
@@ -136,7 +136,8 @@ def choose_blocking(item: int, shape: Shape, a: Matrix, b: Matrix) -> Any:
     if not a_rows and not a_columns:
         pack_a = m > 1  # the micro-kernel knows no such A
     elif WIDE:
-        pack_a = a_columns and (m * k * item > L2 or (a.column_stride % 4096 == 0 and n >= 512))
+        large = m * k * item > (L2 // 4 if n >= PACK_A_COLUMNS else L2)
+        pack_a = a_columns and (large or (a.column_stride % 4096 == 0 and n >= 512))
     else:
         # A row of A.T is a new line, or page, for every k.
         pack_a = (a_columns or a.row_stride % SET_STRIDE == 0) and n >= PACK_A_COLUMNS and m > MAX_ROWS
