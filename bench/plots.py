@@ -4,7 +4,7 @@ Imports matplotlib and `fastnet.roofline`. Lines and points are named where they
 and Ito's, which the colour-blind tell apart, and every side has a mark of its own.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,12 @@ UPDATES = ("sgd_update", "adam_update")
 
 def draw_all(results: Results, folder: Path) -> None:
     """Write every plot."""
+    for name, figure in figures(results):
+        figure.savefig(folder / f"{name}.png", dpi=110)
+
+
+def figures(results: Results) -> Iterator[tuple[str, Figure]]:
+    """Draw every plot that the results allow; yield its name with it."""
     for name, plot in PLOTS.items():
         if plot is predictions_against_peers and not results.get("predictions"):  # results of before have none
             continue
@@ -53,7 +59,7 @@ def draw_all(results: Results, folder: Path) -> None:
         said = f"{of['cpu']}, {of['cores']} cores, {of['date']}, {of['command']}"
         figure.text(0.995, 0.005, said, ha="right", va="bottom", fontsize=6.5, color="0.5")
         figure.get_layout_engine().set(rect=(0, 0.03, 1, 0.97))
-        figure.savefig(folder / f"{name}.png", dpi=110)
+        yield name, figure
 
 
 def _plain(ax: Any) -> None:
@@ -232,4 +238,4 @@ PLOTS: dict[str, Callable[[Figure, Results], None]] = {
     "time_against_rows": time_against_rows,
     "predictions_against_peers": predictions_against_peers,
 }
-"""Each is a PNG file of its name."""
+"""Each is a PNG file of its name, and an SVG picture in the HTML page."""

@@ -6,8 +6,9 @@
 
 ``--run`` calls pytest on bench/ and bench/peers.py, each with the command that a user would type, and keeps their
 results in bench/results/CPU/results.json: medians, spreads, and the machine. docs/benchmarks-CPU.md is
-bench/machine_page.md with the text between its markers generated from that file, losses included; README's tables are
-generated too. Needs the extras ``bench`` and ``plot``, and ``peers`` for other libraries.
+bench/machine_page.md with the text between its markers generated from that file, losses included;
+docs/_static/benchmarks-CPU.html is the same page as one file, its plots within; README's tables are generated too.
+Needs the extras ``bench`` and ``plot``, and ``peers`` for other libraries.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import datetime
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import tempfile
@@ -25,10 +27,12 @@ from typing import Any
 
 import plots
 import predictions
+from markdown_it import MarkdownIt
 from sides import NETWORKS, TASKS, installed, versions
 
 from fastnet.kernels.cpu.threads.pool import num_threads
 from fastnet.kernels.jit.target import target_cpu, vector_bytes
+from fastnet.profiling.report import document, svg
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
@@ -326,6 +330,17 @@ def page(cpu: str, results: Results) -> str:
     return whole
 
 
+def html_page(markdown: str, results: Results) -> str:
+    """Return a machine's page as one HTML file that needs nothing else."""
+    title, text = between_markers(markdown, "link", "").removeprefix("# ").split("\n", 1)
+    body = MarkdownIt().enable("table").render(text)
+    body = body.replace("<table>", '<div class="wide"><table>').replace("</table>", "</table></div>")
+    for name, figure in plots.figures(results):
+        before, caption, after = re.split(rf'<p><img src="[^"]*/{name}\.png" alt="([^"]*)" /></p>', body)
+        body = f"{before}<figure>{svg(figure, name)}<figcaption>{caption}</figcaption></figure>{after}"
+    return document(title, body)
+
+
 def summaries(found: dict[str, Results]) -> str:
     """README's tables: a machine after the other."""
     return "\n\n".join(summary(results) for results in found.values())
@@ -347,7 +362,11 @@ def main() -> None:
         save(results, options.results / target_cpu() / "results.json")
     found = machines(options.results)
     for cpu, results in found.items():
-        (options.pages / f"benchmarks-{cpu}.md").write_text(page(cpu, results))
+        markdown = page(cpu, results)
+        (options.pages / f"benchmarks-{cpu}.md").write_text(markdown)
+        static = options.pages / "_static"
+        static.mkdir(exist_ok=True)
+        (static / f"benchmarks-{cpu}.html").write_text(html_page(markdown, results))
         plots.draw_all(results, options.results / cpu)
     options.readme.write_text(between_markers(options.readme.read_text(), "summary", summaries(found)))
 

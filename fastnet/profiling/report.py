@@ -1,5 +1,7 @@
 """A profile as one HTML page that needs nothing else: machine, tables, plots, diagnoses, annotated inner loops.
 
+`document` and `svg` serve the page of a whole benchmark run, too.
+
 The plots are matplotlib's, as SVG within the page; everything else is text in templates.
 """
 
@@ -26,13 +28,14 @@ _PAGE = """<!doctype html>
 :root {{ color-scheme: light; }}
 body {{ font: 15px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 76rem; padding: 1rem; color: #222; }}
 h1 {{ font-size: 1.5rem; }} h2 {{ font-size: 1.15rem; margin-top: 2.2rem; border-bottom: 1px solid #ddd; }}
-.wide {{ overflow-x: auto; }}
+.wide {{ overflow-x: auto; }} .wide + .wide {{ margin-top: 1.5rem; }}
 table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; }}
 th, td {{ text-align: right; padding: .2rem .7rem; border-bottom: 1px solid #eee; white-space: nowrap; }}
 th:first-child, td:first-child, .facts td {{ text-align: left; }} th:first-child, td:first-child {{ padding-left: 0; }}
 .side {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); gap: 0 1.5rem; }}
 .side > * {{ min-width: 0; }}
 svg {{ width: 100%; height: auto; max-width: 40rem; }}
+figure {{ margin: 1.5rem 0; }} figure svg {{ width: auto; max-width: 100%; }}
 pre {{ font: 12px/1.4 ui-monospace, monospace; background: #f7f7f7; padding: .6rem; }}
 pre {{ overflow: auto; max-height: 32rem; }}
 .F {{ background: #d3e6f5; }} .D {{ background: #f3d9d0; }} .L {{ background: #d5efe4; }} .S {{ background: #f8e6c4; }}
@@ -96,7 +99,12 @@ def page(
         body += ["<h2>Inner loops</h2>", f'<p class="note">{note} Cycles: what an iteration takes at least.</p>']
         body += ['<div class="side">', *loops, "</div>"]
     title = f"{first.operation} {first.case}, {first.dtype}"
-    return _PAGE.format(title=escape(title), body="\n".join(body))
+    return document(title, "\n".join(body))
+
+
+def document(title: str, body: str) -> str:
+    """Write a page of a title, which is text, and a body, which is HTML."""
+    return _PAGE.format(title=escape(title), body=body)
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:
@@ -122,18 +130,24 @@ def _comparison(compared: Mapping[str, Verdict]) -> str:
 # ---------------------------------------------------------------------------------------------- plots
 
 
-def _svg(draw: Callable[[Any], None], salt: str) -> str:
-    """Draw into axes and return them as SVG whose text stays text; the salt makes its ids its own."""
+def svg(figure: Any, salt: str) -> str:
+    """Return a figure of matplotlib as SVG whose text stays text; the salt makes its ids its own."""
     import matplotlib as mpl
-    from matplotlib.figure import Figure
 
+    file = io.StringIO()
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": salt}):
-        figure = Figure(figsize=(5.6, 4.0), layout="constrained")
-        draw(figure.subplots())
-        file = io.StringIO()
         figure.savefig(file, format="svg", metadata={"Date": None})
     text = file.getvalue()
-    return f"<div>{text[text.index('<svg') :]}</div>"
+    return text[text.index("<svg") :]
+
+
+def _plot(draw: Callable[[Any], None], salt: str) -> str:
+    """Draw into axes and return them as SVG."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.6, 4.0), layout="constrained")
+    draw(figure.subplots())
+    return f"<div>{svg(figure, salt)}</div>"
 
 
 def _roofline(profile: Profile) -> str:
@@ -141,12 +155,12 @@ def _roofline(profile: Profile) -> str:
     points = [roofline.Point(m.variant, profile.intensity, m.gflops, m.variant) for m in profile.measurements]
     gbps = machine_limits(count)["gbps"]
     title = f"roofline, {tables.threads_text(count)}"
-    return _svg(lambda ax: roofline.draw(ax, points, profile.limits.gflops, gbps, title), title)
+    return _plot(lambda ax: roofline.draw(ax, points, profile.limits.gflops, gbps, title), title)
 
 
 def _sizes(profiles: Sequence[Profile], times: bool) -> str:
     found = sweep.cliffs(profiles)
-    return _svg(lambda ax: sweep.draw(ax, profiles, found, times), f"sizes {times} {profiles[0].limits.threads}")
+    return _plot(lambda ax: sweep.draw(ax, profiles, found, times), f"sizes {times} {profiles[0].limits.threads}")
 
 
 # ---------------------------------------------------------------------------------------------- loops

@@ -5,6 +5,7 @@ Nothing here asserts a time: the rule decides on numbers made up for it, the tab
 
 import math
 import random
+import re
 import statistics
 import subprocess
 import sys
@@ -194,6 +195,17 @@ def test_documentation_tables_match_the_committed_results() -> None:
         assert f"(benchmarks-{cpu}.md)" in index
     readme = report.README.read_text()
     assert report.between_markers(readme, "summary", report.summaries(found)) == readme
+
+
+def test_html_pages_hold_the_committed_results_and_their_plots() -> None:
+    """The plots themselves differ between versions of matplotlib."""
+    for cpu, results in report.machines(report.RESULTS).items():
+        kept = (report.PAGES / "_static" / f"benchmarks-{cpu}.html").read_text()
+        anew = report.html_page(report.page(cpu, results), results)
+        without_plots = [re.sub(r"<svg.*?</svg>", "", text, flags=re.DOTALL) for text in (kept, anew)]
+        assert without_plots[0] == without_plots[1]
+        assert kept.count("<svg") == len(list((report.RESULTS / cpu).glob("*.png")))
+        assert not re.search(r"<img|<script|<link|href=\"(?!#)|url\((?!#)", kept), "it refers to nothing outside"
 
 
 def test_the_summary_names_the_machine(results: dict[str, Any]) -> None:
