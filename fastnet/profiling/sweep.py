@@ -124,9 +124,10 @@ def draw(ax: Any, profiles: Sequence[Profile], shown: Sequence[Cliff] = (), time
     ax.set(xscale="log", xlabel=names, ylabel="microseconds" if times else "GFLOP/s")
     scale: dict[str, Any] = {"yscale": "log"} if times else {"ylim": (0, 1.15 * max(limits))}
     ax.set(**scale)
-    ax.set_title(f"{first.operation}, {first.dtype}, {count} thread{'s' * (count > 1)}", fontsize=10)
+    title = f"{first.operation}, {first.dtype}, {count} thread{'s' * (count > 1)}, {target.target_cpu()}"
+    ax.set_title(title, fontsize=10)
     ticks = [size for size in sizes if math.log2(size).is_integer()] or sizes
     ax.set_xticks(ticks, [str(size) for size in ticks])
     ax.minorticks_off()
-    ax.legend(loc="upper left", frameon=False, fontsize=8)
+    ax.legend(loc="best", frameon=False, fontsize=8)
     ax.spines[["top", "right"]].set_visible(False)
