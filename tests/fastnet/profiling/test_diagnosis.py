@@ -8,7 +8,6 @@ import numba
 import numpy as np
 import pytest
 
-from fastnet.kernels.jit import target
 from fastnet.kernels.registry import Variant
 from fastnet.kernels.specs.base import Case, SampleInput
 from fastnet.kernels.verify import check
@@ -194,5 +193,6 @@ def test_variants_made_to_show_a_fault_are_told_so(kernel: Any, sentence: str) -
     assert 0 <= check(Variant("matmul", kernel.__name__, compiled), case, "float32") < 1
     loop = machine_code.inner_loop("\n".join(compiled.inspect_asm().values()))
     assert loop is not None
-    facts = replace(SLOW, machine_vector_bytes=target.vector_bytes(), vector_bytes=loop.vector_bytes)
+    # As on a CPU without wider vectors: LLVM prefers 32 bytes on Intel CPUs with 64, which would be said first.
+    facts = replace(SLOW, machine_vector_bytes=max(16, loop.vector_bytes), vector_bytes=loop.vector_bytes)
     assert re.match(sentence, diagnose(replace(facts, loop=bounds(loop))))
