@@ -8,8 +8,8 @@ from __future__ import annotations
 import difflib
 import re
 import warnings
-from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy as np
 
 from .io import storage
 from .kernels.specs.base import Array
+from .messages import counted, listed, one_line
 
 try:
     import pandas
@@ -43,19 +44,6 @@ _EPOCH = "2000-01-01"
 
 
 # ----------------------------------------------------------------------------------------------- reading
-
-
-@contextmanager
-def one_line(path: storage.Path, doing: str = "cannot be read") -> Iterator[None]:
-    """Turn whatever other libraries raise over a file into a ValueError of one line that names it."""
-    try:
-        yield
-    except (ImportError, MemoryError):
-        raise
-    except Exception as error:
-        said = " ".join(str(error).removeprefix("Error tokenizing data. ").split())[:300] or type(error).__name__
-        shown = storage.display_path(path)
-        raise ValueError(said if said.startswith(shown) else f"{shown} {doing}: {said}") from None
 
 
 def read(path: storage.Path, target: str = "y") -> Any:
@@ -176,12 +164,6 @@ def _read_npz(path: storage.Path, target: str) -> Any:
     return frame
 
 
-def listed(names: Iterable[Any]) -> str:
-    """Join names for a message; after 8 only their number."""
-    every = [repr(str(name)[:40]) for name in names]
-    return ", ".join(every[:8]) + (f" and {len(every) - 8:,} more" if len(every) > 8 else "")
-
-
 def check_columns(wanted: Iterable[str], columns: Collection[str], where: str) -> None:
     """Refuse names that a table lacks: all are named, and what may have been meant.
 
@@ -286,10 +268,10 @@ class Columns:
             if kind == "category":
                 counts = as_text(values.dropna()).value_counts()
                 rare = f", {int((counts < least).sum())} in fewer than {least} rows taken together"
-                about.append(f"{len(counts):,} values" + rare * bool((counts < least).any()))
+                about.append(counted(len(counts), "value") + rare * bool((counts < least).any()))
             about += [kind[5:]] * kind.startswith("date ")
             gaps = int((numbers(values) if kind == "number" else values).isna().sum())
-            about += [f"{gaps:,} gaps"] * (gaps > 0)
+            about += [counted(gaps, "gap")] * (gaps > 0)
             by_kind[kind.split()[0]].append(f"{name} ({'; '.join(about)})" if about else name)
         by_kind["left out"] = [f"{name} ({why})" for name, why in self.left_out.items()]
         found = []
@@ -305,15 +287,20 @@ class Columns:
         ------
         ValueError
         """
+        for name, wrong in self.unread(frame).items():
+            if wrong["cells"] > 0.5 * frame[name].notna().sum():
+                raise ValueError(
+                    f"column {name!r} holds {wrong['example']!r}; the model was trained on {wrong['expected']}s there"
+                )
+
+    def unread(self, frame: Any) -> dict[str, dict[str, Any]]:
+        """Return `unread` cells of the columns of numbers and of dates: they become gaps."""
+        found: dict[str, dict[str, Any]] = {}
         for name, kind in self.kinds.items():
             if kind == "number" or kind.startswith("date"):
-                values = frame[name].dropna()
-                found = numbers(values) if kind == "number" else dates_of(values, kind[5:])
-                if len(values) and found.isna().mean() > 0.5:
-                    raise ValueError(
-                        f"column {name!r} holds {str(values.iloc[0])[:40]!r}; the model was trained on "
-                        f"{kind.split()[0]}s there"
-                    )
+                parsed = numbers(frame[name]) if kind == "number" else dates_of(frame[name], kind[5:])
+                found |= unread(frame[name], parsed.notna(), kind.split()[0])
+        return found
 
     def features(self, frame: Any) -> Any:
         """Return the columns that are taken as a frame of float64 and text; dates become days and parts of them."""
@@ -337,6 +324,24 @@ class Columns:
         encoded = OneHotEncoder(sparse_output=False, dtype=np.float32, **rare)
         steps = [("numbers", make_pipeline(StandardScaler(), filled), rest), ("categories", encoded, text)]
         return ColumnTransformer([step for step in steps if step[2]], sparse_threshold=0).fit(features)
+
+
+def unread(column: Any, known: Any, expected: str) -> dict[str, dict[str, Any]]:
+    """Return how many cells of a column hold something, but not what is expected, and the first; {} where none does."""
+    cells = column[column.notna() & ~known]
+    if not len(cells):
+        return {}
+    return {column.name: {"expected": expected, "cells": len(cells), "example": text_of(cells.iloc[0])[:40]}}
+
+
+def unread_lines(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Say which cells are taken for gaps, a line for each of at most 8 columns."""
+    said = [
+        f"no {each['expected']} could be read in {counted(each['cells'], 'cell')} of {name!r}, such as "
+        f"{each['example']!r}: taken for gaps"
+        for name, each in found.items()
+    ]
+    return said[:8] + [f"the same in {counted(len(said) - 8, 'more column')}"] * (len(said) > 8)
 
 
 def rare_below(rows: int) -> int:
@@ -421,7 +426,7 @@ def target_of(column: Any, task: str | None = None) -> tuple[Any, Array, list[An
     elif task == "regression":
         raise ValueError(f"target {name!r} holds {str(values.iloc[0])[:40]!r}; expected numbers, for regression")
     if len(values) < _MIN_ROWS:
-        raise ValueError(f"target {name!r} is known in {len(values)} rows; expected at least {_MIN_ROWS}")
+        raise ValueError(f"target {name!r} is known in {counted(len(values), 'row')}; expected at least {_MIN_ROWS}")
     distinct = values.nunique()
     if distinct == 1:
         raise ValueError(f"target {name!r} holds {text_of(values.iloc[0])} in every row; there is nothing to learn")

@@ -17,8 +17,9 @@ import numpy as np
 from .io import model, storage, table_onnx
 from .kernels.specs.base import Array
 from .kernels.specs.losses import LOSSES
+from .messages import counted, listed, one_line
 from .network import Network
-from .table import Columns, as_text, check_columns, listed, numbers, one_line, text_of
+from .table import Columns, as_text, check_columns, numbers, text_of, unread_lines
 
 try:
     import pandas
@@ -125,12 +126,13 @@ class TableModel:
         known = {*self.columns.kinds, *self.columns.left_out, self.target, self.id}
         others = [name for name in frame.columns if name not in known]
         found = [f"ignored, since the model was not trained on them: {listed(others)}"] if others else []
+        found += unread_lines(self.columns.unread(frame))
         features = self.columns.features(frame[[*self.columns.kinds]])
         encoder = {name: fitted for name, fitted, _ in self.members[0][0].transformers_}.get("categories")
         for name, values in zip(self.columns.text, encoder.categories_ if encoder else (), strict=True):
             new = features[name][~features[name].isin(values)]
             if len(new):
-                found.append(f"{len(new):,} rows hold values of {name!r} that are new, such as {new.iloc[0]!r}")
+                found.append(f"{counted(len(new), 'row')} with a new value of {name!r}, such as {new.iloc[0]!r}")
         return found
 
     def truth(self, column: Any) -> tuple[Array, Array]:

@@ -30,9 +30,10 @@ from . import scores
 from .ensemble import Ensemble
 from .kernels.specs.base import Array
 from .many import fit_many
+from .messages import listed
 from .network import Network
 from .optimizers import Adam, CosineDecay
-from .table import Columns, listed
+from .table import Columns
 from .trainer import Trainer
 
 _BETA2 = 0.95

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..diagnosis import diagnose
@@ -30,6 +30,7 @@ class Data:
     columns: Any = None
     scaling: tuple[float, float] = (0.0, 1.0)
     balanced: bool = False
+    unread: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def task(self) -> str:

@@ -15,6 +15,7 @@ from ..ensemble import Ensemble, load
 from ..io import storage
 from ..kernels.specs.base import Array
 from ..kernels.specs.losses import LOSSES
+from ..messages import counted, listed, one_line
 
 
 def add_parser(subparsers: Any) -> None:
@@ -72,17 +73,19 @@ def _of_table(options: argparse.Namespace) -> dict[str, Any]:
     name = model.id if options.id is None and model.id in frame.columns else options.id
     if name is not None:
         table.check_columns([name], list(frame.columns), shown)
-    with table.one_line(shown, "cannot be predicted"):
+    with one_line(shown, "cannot be predicted"):
         outputs = model.outputs(frame)
     result = {"target": model.target} | ({} if name is None else {"id": name, "ids": frame[name].tolist()})
     result |= _described(outputs, model.classes, model.has_probabilities)
     notes = model.notes(frame)
     if model.target in frame.columns:
         known, truth = model.truth(frame[model.target])
+        expected = "number" if model.classes is None else "class of the model"
+        notes += table.unread_lines(table.unread(frame[model.target], known, expected))
         if known.any():
             result["scores"] = scores.scores(truth, outputs[known])
             said = ", ".join(f"{key} {value:.4g}" for key, value in result["scores"].items())
-            notes.append(f"{said} on the {len(truth):,} rows whose {model.target!r} is known")
+            notes.append(f"{said} on {counted(len(truth), 'row')} with a known {model.target!r}")
     for note in notes:
         print(f"fastnet predict: {note}", file=sys.stderr)
     return result
@@ -100,7 +103,7 @@ def _of_network(options: argparse.Namespace) -> dict[str, Any]:
     features = frame.drop(columns=[] if options.id is None else options.id)
     wrong = [name for name in features.columns if table.numbers(features[name]).isna().any()]
     if wrong:
-        raise ValueError(f"{shown}: columns {table.listed(wrong)} hold gaps or text; a network takes numbers only")
+        raise ValueError(f"{shown}: columns {listed(wrong)} hold gaps or text; a network takes numbers only")
     if features.shape[1] != first.layer_sizes[0]:
         raise ValueError(
             f"{shown} has {features.shape[1]} columns of features; this model takes {first.layer_sizes[0]}"

@@ -98,7 +98,7 @@ def facts(found: Data, members: list[Member], held_out: dict[str, Any], options:
     first, kept = members[0], [member.kept() for member in members]
     result = {"file": options.file, "task": found.task, "target": found.target, "classes": found.classes}
     if found.columns is not None:
-        result |= {"columns": found.columns.kinds, "left_out": found.columns.left_out}
+        result |= {"columns": found.columns.kinds, "left_out": found.columns.left_out, "unread": found.unread}
     result |= {"rows": first.rows, "validation_rows": len(first.validation[1]), "seed": options.seed}
     result |= {"layer_sizes": first.trainer.network.layer_sizes, "optimizer": str(first.trainer.optimizer)}
     result |= {"epochs": first.history.epochs, "best_epoch": kept[0][0], "diagnosis": first.diagnosis()}

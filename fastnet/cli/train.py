@@ -17,6 +17,7 @@ from ..kernels.jit.announcer import compile_seconds
 from ..kernels.specs.activations import ACTIVATIONS
 from ..kernels.specs.base import Array
 from ..kernels.specs.losses import LOSSES
+from ..messages import counted, listed, one_line
 from ..network import Network
 from ..optimizers import OPTIMIZER_CLASSES, CosineDecay, StepDecay, WarmUp
 from ..trainer import BACKENDS, Trainer
@@ -224,21 +225,24 @@ def _table(options: argparse.Namespace) -> Data:
         options.target = "y"
     frame = table.read(options.file, options.target or "y")
     if options.target is None:
-        raise ValueError(
-            f"{shown}: which column is to be predicted? Name it by --target; there are: {table.listed(frame)}"
-        )
+        raise ValueError(f"{shown}: which column is to be predicted? Name it by --target; there are: {listed(frame)}")
     ids = [] if options.id is None else [options.id]
     table.check_columns([options.target, *options.drop, *options.category, *ids], list(frame.columns), shown)
-    with table.one_line(shown, "cannot be learnt"):
+    with one_line(shown, "cannot be learnt"):
         known, y, classes, reason = table.target_of(frame[options.target], options.task)
+    unread = table.unread(frame[options.target], known, "number")
     frame = frame[known].drop(columns=options.target)
     columns = table.Columns.of(frame, [*options.drop, *ids], options.category)
     if not columns.kinds:
         reasons = ", ".join(f"{name} ({why})" for name, why in columns.left_out.items())
         raise ValueError(f"{shown} has no column to predict {options.target!r} from; left out: {reasons}")
-    lines = [f"data      {shown}: {len(known):,} rows, {frame.shape[1] + 1:,} columns", *columns.lines(frame)]
+    size = f"{counted(len(known), 'row')}, {counted(frame.shape[1] + 1, 'column')}"
+    lines = [f"data      {shown}: {size}", *columns.lines(frame)]
+    unread |= columns.unread(frame)
+    lines += [f"unread    {line}" for line in table.unread_lines(unread)]
     if not known.all():
-        lines.append(f"gaps      {int((~known).sum()):,} rows are left out, whose {options.target!r} is not known")
+        left_out = counted(int((~known).sum()), "row")
+        lines.append(f"gaps      {left_out} without a known {options.target!r} left out")
     scaling = (0.0, 1.0)
     if classes is None:
         scaling = float(y.mean()), float(y.std())
@@ -258,9 +262,8 @@ def _table(options: argparse.Namespace) -> Data:
     if classes and shares.min() < 0.2 / len(classes) and not options.class_weight:
         rare = f"{str(classes[int(shares.argmin())])[:20]!r} is {shares.min():.1%} of the rows"
         lines.append(f"note      classes are imbalanced: {rare}; --class-weight balanced counts them alike")
-    return Data(
-        columns.features(frame), y, classes, options.target, lines, columns, scaling, options.class_weight is not None
-    )
+    balanced = options.class_weight is not None
+    return Data(columns.features(frame), y, classes, options.target, lines, columns, scaling, balanced, unread)
 
 
 def _parts(found: Data, options: argparse.Namespace) -> list[tuple[Array, Array]]:

@@ -16,6 +16,7 @@ from sklearn.preprocessing import FunctionTransformer
 
 import fastnet
 from fastnet import Network, scores, table, table_model
+from fastnet.messages import one_line
 from fastnet.table import Columns
 from fastnet.table_model import TableModel
 
@@ -69,7 +70,7 @@ def test_other_forms(tmp_path: Path) -> None:
 
 def learnt(path: Path, target: str) -> None:
     frame = table.read(path, target)
-    with table.one_line(path):
+    with one_line(path):
         table.check_columns([target], list(frame.columns), str(path))
         table.target_of(frame[target])
 

@@ -12,6 +12,7 @@ from fuzz import trials
 import fastnet
 from fastnet import Adam, Network, Trainer, table
 from fastnet.io import storage
+from fastnet.messages import one_line
 
 JSON = [
     None,
@@ -169,7 +170,7 @@ def test_hostile_tables(tmp_path: Path) -> None:
         try:
             frame = table.read(path)
             table.check_columns(["c0"], list(frame.columns), str(path))
-            with table.one_line(path):
+            with one_line(path):
                 known, y, _, _ = table.target_of(frame["c0"])
                 features = frame[known].drop(columns="c0")
                 columns = table.Columns.of(features)

@@ -17,7 +17,7 @@ import pandas
 import pytest
 
 import fastnet
-from fastnet import scores, table_model
+from fastnet import scores, table, table_model
 from fastnet.cli import main as cli
 from fastnet.cli import predict as commands
 from fastnet.kernels.specs.losses import LOSSES
@@ -93,9 +93,7 @@ def test_classification_from_file_to_predictions(folder: Path, capsys: pytest.Ca
 
     assert cli.main(["predict", "m", "insects.csv"]) == 0
     captured = capsys.readouterr()
-    assert re.fullmatch(
-        r"fastnet predict: accuracy (1|0\.9.*),.* on the 200 rows whose 'kind' is known\n", captured.err
-    )
+    assert re.fullmatch(r"fastnet predict: accuracy (1|0\.9.*),.* on 200 rows with a known 'kind'\n", captured.err)
     rows = rows_of(captured.out)
     assert rows[0] == ["kind", "probability_ant", "probability_bee", "probability_cicada"]
     truth = [line.split(";")[2] for line in (folder / "insects.csv").read_text().splitlines()[1:]]
@@ -137,14 +135,14 @@ def test_table_with_text_and_gaps(people: pandas.DataFrame, capsys: pytest.Captu
         r"category  town \(4 values, 1 in fewer than 2 rows taken together; \d+ gaps\), zone \(3 values\)",
         r"date      since \(%d.%m.%Y\)",
         r"left out  Unnamed: 0 \(an id: every row has another\), person \(as requested\), noise \(as requested\), .*",
-        r"gaps      1 rows are left out, whose 'rich' is not known",
+        r"gaps      1 row without a known 'rich' left out",
         r"task      classification of 'rich': text, 2 different: no \(\d+%\), yes \(\d+%\)",
     ):
         assert re.search(f"^{line}$", output, re.M), line
     assert "planet (constant)" in output
     assert cli.main(["predict", "m", "people.parquet"]) == 0
     captured = capsys.readouterr()
-    assert "on the 299 rows whose 'rich' is known" in captured.err
+    assert "on 299 rows with a known 'rich'" in captured.err
     rows = rows_of(captured.out)
     assert rows[0] == ["person", "rich", "probability_no", "probability_yes"]
     assert [row[0] for row in rows[1:]] == people["person"].tolist()
@@ -153,8 +151,38 @@ def test_table_with_text_and_gaps(people: pandas.DataFrame, capsys: pytest.Captu
     assert cli.main(["predict", "m", "new.feather"]) == 0
     assert capsys.readouterr().err.splitlines() == [
         "fastnet predict: ignored, since the model was not trained on them: 'more'",
-        "fastnet predict: 300 rows hold values of 'town' that are new, such as 'Nice'",
+        "fastnet predict: 300 rows with a new value of 'town', such as 'Nice'",
     ]
+
+
+def test_cells_that_cannot_be_read_are_counted(people: pandas.DataFrame, capsys: pytest.CaptureFixture[str]) -> None:
+    people = people.drop(columns="noise").assign(income=np.arange(300.0) ** 2).astype(object)
+    people.loc[[1, 4], "age"], people.loc[5, "since"], people.loc[6, "income"] = ["abc", "n/a?"], "soon", np.inf
+    people.to_csv("people.csv", index=False)
+    unread = [
+        "no number could be read in 2 cells of 'age', such as 'abc': taken for gaps",
+        "no date could be read in 1 cell of 'since', such as 'soon': taken for gaps",
+        "no number could be read in 1 cell of 'income', such as 'inf': taken for gaps",
+    ]
+    arguments = ["people.csv", "--target", "rich", "--epochs", "1", *QUICK]
+    output = run(capsys, "train", *arguments, "--out", "m").splitlines()
+    assert [line[10:] for line in output if line.startswith("unread ")] == unread
+    told = json.loads(run(capsys, "train", *arguments, "--json"))
+    assert told["unread"]["age"] == {"expected": "number", "cells": 2, "example": "abc"}
+    assert [*told["unread"]] == ["age", "since", "income"]
+    people.assign(rich=["maybe", *people["rich"][1:]]).to_csv("new.csv", index=False)
+    assert cli.main(["predict", "m", "new.csv"]) == 0
+    said = [line for line in capsys.readouterr().err.splitlines() if "could be read" in line]
+    expected = [*unread, "no class of the model could be read in 1 cell of 'rich', such as 'maybe': taken for gaps"]
+    assert said == [f"fastnet predict: {line}" for line in expected]
+    people.loc[10, "income"] = "x"
+    people.to_csv("people.csv", index=False)
+    output = run(capsys, "train", "people.csv", "--target", "income", "--epochs", "1", *QUICK)
+    assert "unread    no number could be read in 2 cells of 'income', such as 'inf': taken for gaps\n" in output
+    assert "gaps      2 rows without a known 'income' left out\n" in output
+    many = table.unread_lines({str(i): told["unread"]["age"] for i in range(10)})
+    assert len(many) == 9
+    assert many[-1] == "the same in 2 more columns"
 
 
 def outputs_of_onnx(path: str, frame: pandas.DataFrame) -> dict[str, Any]:

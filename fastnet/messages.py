@@ -1,0 +1,31 @@
+"""Wording that messages of several modules share."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from .io import storage
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, which agrees with it: 1 row, 1,234 rows."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
+def listed(names: Iterable[Any]) -> str:
+    """Join names for a message; after 8 only their number."""
+    every = [repr(str(name)[:40]) for name in names]
+    return ", ".join(every[:8]) + (f" and {len(every) - 8:,} more" if len(every) > 8 else "")
+
+
+@contextmanager
+def one_line(path: storage.Path, doing: str = "cannot be read") -> Iterator[None]:
+    """Turn whatever other libraries raise over a file into a ValueError of one line that names it."""
+    try:
+        yield
+    except (ImportError, MemoryError):
+        raise
+    except Exception as error:
+        said = " ".join(str(error).removeprefix("Error tokenizing data. ").split())[:300] or type(error).__name__
+        shown = storage.display_path(path)
+        raise ValueError(said if said.startswith(shown) else f"{shown} {doing}: {said}") from None
