@@ -233,6 +233,8 @@ def load(path: storage.Path) -> TableModel:
         data = file.read()
     with one_line(path, "is not a model of a table"):
         with zipfile.ZipFile(BytesIO(data)) as archive:
+            if "schema.json" not in archive.namelist():
+                raise ValueError("it is an archive of another kind, as .npz and .xlsx files are")
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
                 raise ValueError("it is compressed, which this fastnet never writes")
             unknown = sorted(_types(json.loads(archive.read("schema.json"))))

@@ -6,6 +6,7 @@ import io
 import json
 import math
 import os
+import shlex
 import sys
 from typing import Any
 
@@ -50,8 +51,32 @@ def is_table_model(path: str) -> bool:
         return file.read(4) == b"PK\x03\x04"
 
 
+def _is_model(path: str) -> bool:
+    """Return whether a file is laid out as a model: by skops, or as safetensors, which no table is."""
+    with storage.reading(path) as file:
+        start = file.read(9)
+        file.seek(-min(file.seek(0, os.SEEK_END), 1 << 12), os.SEEK_END)
+        end = file.read()  # of an archive, its directory, in which skops' schema is last
+    return (start[:4] == b"PK\x03\x04" and b"schema.json" in end) or (start[8:] == b"{" and b"\0" in start)
+
+
+def _check_arguments(options: argparse.Namespace) -> None:
+    """Refuse a model as the file to predict; say so where the arguments are swapped."""
+    shown = storage.display_path(options.file)
+    if not _is_model(options.file):
+        return
+    if _is_model(options.model):
+        raise ValueError(f"{shown} is a model; expected a table to predict: fastnet predict MODEL FILE")
+    words = ["fastnet", "predict", options.file, options.model]
+    for name, value in (("--id", options.id), ("--out", options.out)):
+        words += [] if value is None else [name, value]
+    words += ["--json"] * options.json
+    raise ValueError(f"{shown} is a model: the arguments are swapped; write {shlex.join(words)}")
+
+
 def predict(options: argparse.Namespace) -> int:
     """Apply a model to a file, write the predictions, and return the exit status."""
+    _check_arguments(options)
     if options.out is not None:
         check_output(options.out, options.model, options.file)
     result = _of_table(options) if is_table_model(options.model) else _of_network(options)

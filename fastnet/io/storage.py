@@ -42,7 +42,7 @@ _SIGNATURES = {
     b"\x80": "a pickle, which fastnet never opens",
     b"\x1f\x8b": "a gzip file",
     b"\x89PNG": "a PNG image",
-    b"": "not a safetensors file",
+    b"": "neither a model nor a checkpoint",
 }
 
 # ------------------------------------------------------------------------------------------ safetensors

@@ -404,13 +404,25 @@ def test_train_divergence_writes_no_model(folder: Path, capsys: pytest.CaptureFi
 
 def test_predict_errors_are_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(capsys, "train", "houses.csv", "--target", "price", "--epochs", "1", "--out", "m", *QUICK)
+    fastnet.Network([2, 1]).save("net")
+    np.savez("t.npz", X=np.eye(2))
     for arguments, message in [
         (("no", "houses.csv"), "cannot read no: no such file"),
-        (("houses.csv", "houses.csv"), "houses.csv is not a safetensors file; expected a file"),
+        (("houses.csv", "houses.csv"), "houses.csv is neither a model nor a checkpoint; expected a file"),
         (
             ("m", "insects.csv"),
             "insects.csv cannot be predicted: the table has no columns 'area', 'rooms'; there are: 'wing'",
         ),
+        (
+            ("houses.csv", "m", "--id", "area", "--out", "a b.csv"),
+            "m is a model: the arguments are swapped; write fastnet predict m houses.csv --id area --out 'a b.csv'\n",
+        ),
+        (
+            ("houses.csv", "net", "--json"),
+            "net is a model: the arguments are swapped; write fastnet predict net h",
+        ),
+        (("net", "m"), "m is a model; expected a table to predict: fastnet predict MODEL FILE\n"),
+        (("t.npz", "houses.csv"), "t.npz is not a model of a table: it is an archive of another kind"),
         (("m", "houses.csv", "--out", "houses.csv"), "houses.csv is an input of this command; write to another file"),
         (("m", "houses.csv", "--out", "m"), "m is an input of this command; write to another file"),
         (("m", "houses.csv", "--out", "no/p.csv"), "cannot write no/p.csv: there is no folder"),

@@ -249,8 +249,8 @@ OURS = {"__metadata__": {"format": "fastnet", "format_version": "1", "kind": "mo
     ("content", "message"),
     [
         (b"", "is empty; expected a file that fastnet wrote"),
-        (b"\x10\0\0", "is not a safetensors file"),
-        (b"a,b,c\n1,2,3\n4,5,6\n", "is not a safetensors file"),
+        (b"\x10\0\0", "is neither a model nor a checkpoint"),
+        (b"a,b,c\n1,2,3\n4,5,6\n", "is neither a model nor a checkpoint"),
         (b"PK\x03\x04" + bytes(60), "a ZIP archive, as .npz"),
         (b"\x80\x04cos\nsystem\n(S'touch /tmp/fastnet-hostile'\ntR.", "a pickle, which fastnet never opens"),
         (b"\x89HDF\r\n\x1a\n" + bytes(60), "an HDF5 file, as Keras writes"),
