@@ -15,6 +15,7 @@ from .kernels.engine.plan import owner
 from .kernels.specs.base import Array
 from .kernels.specs.batches import MICRO_BATCH_ROWS
 from .kernels.specs.losses import LOSSES
+from .messages import counted
 from .network import Network
 from .validation import check_inputs, check_targets
 
@@ -76,7 +77,7 @@ class Dataset:
             validation.nonempty(self._names[0], X)
             if self._y.ndim == 0 or len(self._y) != len(X):
                 raise ValueError(
-                    f"{self._names[1]} has shape {self._y.shape}; expected {len(X)} rows, one for each of X"
+                    f"{self._names[1]} has shape {self._y.shape}; expected {counted(len(X), 'row')}, one for each of X"
                 )
             self.rows = len(X)
             self._read(np.arange(1))  # what is wrong with all rows is wrong with the first
@@ -199,7 +200,7 @@ def split_rows(rows: int, share: float, seed: int) -> tuple[Array, Array]:
     """Return the rows to keep and those to hold out, each in ascending order."""
     held_out = max(1, round(share * rows))
     if held_out >= rows:
-        raise ValueError(f"a share of {share:g} of {rows} rows leaves none on the other side")
+        raise ValueError(f"a share of {share:g} of {counted(rows, 'row')} leaves none on the other side")
     order = rng.permutation(seed, rng.SPLIT, 0, rows)
     return np.sort(order[held_out:]), np.sort(order[:held_out])
 

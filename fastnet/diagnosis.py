@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from statistics import fmean, median
 from typing import NamedTuple
 
+from .messages import counted
+
 MIN_EPOCHS = 10
 """Fewer are not judged: curved falls over 5 epochs were mistaken for noise around a level."""
 RISE = 0.05
@@ -120,7 +122,7 @@ def diagnose(
         return Diagnosis("diverged", f"Diverged in epoch {epochs}: the loss is no longer finite. {calmer}")
     first = max((t + 1 for t in range(epochs) if not math.isfinite(loss[t])), default=0)
     if epochs - first < MIN_EPOCHS:
-        few = f"Only {epochs - first} epoch{'s' * (epochs - first > 1)}: too few to judge by."
+        few = f"Only {counted(epochs - first, 'epoch')}: too few to judge by."
         return Diagnosis("too short", f"{few} Train for at least {MIN_EPOCHS}.")
     train = _Curve(loss[first:])
     if train.end > BLOWN_UP * train.level(loss[first]):

@@ -13,6 +13,7 @@ from .io import model, onnx, storage
 from .kernels.api import validation
 from .kernels.specs.base import Array
 from .kernels.specs.losses import LOSSES
+from .messages import counted
 from .network import Network
 from .validation import check_inputs, takes_softmax
 
@@ -229,7 +230,8 @@ class Ensemble:
 
 
 def _interface(network: Network) -> str:
-    return f"{network.layer_sizes[0]} inputs, {network.layer_sizes[-1]} outputs and dtype {network.dtype}"
+    inputs, *_, outputs = network.layer_sizes
+    return f"{counted(inputs, 'input')}, {counted(outputs, 'output')} and dtype {network.dtype}"
 
 
 def _mean(outputs: Array) -> Array:

@@ -12,6 +12,7 @@ from . import checks
 from .kernels.api import validation
 from .kernels.specs.base import Array
 from .kernels.specs.losses import LOSSES
+from .messages import counted
 
 
 def finite_matrix(name: str, X: ArrayLike, at: Array | None = None, columns: int | None = None) -> Array:
@@ -46,7 +47,8 @@ def check_inputs(
     X = finite_matrix(name, X, at, layer_sizes[0])
     if X.shape[1] != layer_sizes[0]:
         raise ValueError(
-            f"{name} has {X.shape[1]} columns; this network takes {layer_sizes[0]} (layer sizes {list(layer_sizes)})"
+            f"{name} has {counted(X.shape[1], 'column')}; this network takes {layer_sizes[0]} "
+            f"(layer sizes {list(layer_sizes)})"
         )
     return _converted(X, dtype, name)
 

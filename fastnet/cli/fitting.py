@@ -14,6 +14,7 @@ from ..diagnosis import diagnose
 from ..history import History
 from ..kernels.cpu.threads.pool import num_threads
 from ..kernels.specs.base import Array
+from ..messages import counted
 from ..network import Network
 from ..trainer import DivergenceWarning, Trainer
 
@@ -149,7 +150,7 @@ def fit(members: Sequence[Member], epochs: int, patience: int) -> int:
         said = "interrupted" if status == 130 else "stopped by SIGTERM"
         done = min(member.history.epochs for member in members)
         kept = "; the best of them is kept" if done else "; nothing is kept"
-        print(f"fastnet train: {said} after {done} whole epoch{'s' * (done != 1)}{kept}", file=sys.stderr)
+        print(f"fastnet train: {said} after {counted(done, 'whole epoch')}{kept}", file=sys.stderr)
     return status
 
 

@@ -131,7 +131,7 @@ def _of_network(options: argparse.Namespace) -> dict[str, Any]:
         raise ValueError(f"{shown}: columns {listed(wrong)} hold gaps or text; a network takes numbers only")
     if features.shape[1] != first.layer_sizes[0]:
         raise ValueError(
-            f"{shown} has {features.shape[1]} columns of features; this model takes {first.layer_sizes[0]}"
+            f"{shown} has {counted(features.shape[1], 'column')} of features; this model takes {first.layer_sizes[0]}"
         )
     X = features.apply(table.numbers).to_numpy()
     function = LOSSES[first.loss].probabilities if first.loss else None

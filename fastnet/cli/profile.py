@@ -15,6 +15,7 @@ from ..kernels.jit import target
 from ..kernels.registry import Variant
 from ..kernels.specs.losses import LOSSES
 from ..kernels.specs.operations import OP_SPECS
+from ..messages import counted
 from ..profiling import (
     baseline,
     llvm_mca,
@@ -89,9 +90,9 @@ def measure(threads: Sequence[int]) -> list[tuple[str, str]]:
     for count in threads:
         limits = variants.machine_limits(count)
         rates = ", ".join(f"{rate:.0f} GFLOP/s {dtype}" for dtype, rate in limits["gflops"].items())
-        lines.append(("FMA peak", f"{tables.threads_text(count)}: {rates}"))
+        lines.append(("FMA peak", f"{counted(count, 'thread')}: {rates}"))
         rates = ", ".join(f"{level} {rate:.0f}" for level, rate in limits["gbps"].items())
-        lines.append(("bandwidth", f"{tables.threads_text(count)}: {rates} GB/s, read"))
+        lines.append(("bandwidth", f"{counted(count, 'thread')}: {rates} GB/s, read"))
     return lines
 
 
@@ -216,7 +217,7 @@ def _describe(loop: machine_code.Loop | None) -> str:
     if loop is None:
         return "not found: no loop with floating-point arithmetic"
     others = loop.arithmetic - loop.fmas
-    also = f" and {others} other{'s' * (others > 1)}" if others else ""
+    also = f" and {counted(others, 'other')}" if others else ""
     return f"{loop.fmas} FMAs{also} of {loop.vector_bytes} bytes in {loop.instructions} instructions, {loop.function}"
 
 
@@ -234,7 +235,7 @@ def _plot(picture: Any, path: str, profiles: Sequence[variants.Profile]) -> None
     for ax, profile in zip(axes, profiles, strict=True):
         limits = variants.machine_limits(profile.limits.threads)
         points = [roofline.Point(m.variant, profile.intensity, m.gflops, m.variant) for m in profile.measurements]
-        title = f"{profile.operation} {profile.case}, {profile.dtype}, {tables.threads_text(profile.limits.threads)}"
+        title = f"{profile.operation} {profile.case}, {profile.dtype}, {counted(profile.limits.threads, 'thread')}"
         roofline.draw(ax, points, profile.limits.gflops, limits["gbps"], title)
     figure.save_figure(picture, path)
 

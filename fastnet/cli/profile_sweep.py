@@ -8,7 +8,8 @@ from typing import Any
 
 from ..io import storage
 from ..kernels.specs.operations import OP_SPECS
-from ..profiling import sweep, tables, variants
+from ..messages import counted
+from ..profiling import sweep, variants
 from . import arguments, figure, textplot
 from .profile_options import add_common_options, check_threads, hardware
 
@@ -56,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
         )
         return 0
     texts = [f"{options.operation}, {options.dtype}, GFLOP/s; {hardware()['cpu']}"]
-    texts += [f"{tables.threads_text(count)}\n{table(profiles)}" for count, profiles in found.items()]
+    texts += [f"{counted(count, 'thread')}\n{table(profiles)}" for count, profiles in found.items()]
     texts += [f"plot      {storage.display_path(options.plot)}"] if picture is not None else []
     print("\n\n".join(texts))
     return 0

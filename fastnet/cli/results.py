@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from ..kernels.specs.base import Array
+from ..messages import counted
 from . import textplot
 from .fitting import Data, Member
 
@@ -67,9 +68,9 @@ def said(found: Data, members: list[Member], parts: list[tuple[Array, Array]], h
     if not held_out:
         held = parts[0][1]
         accuracy = float(np.mean(members[0].trainer.network.predict(found.X[held]).argmax(axis=1) == found.y[held]))
-        return [f"accuracy  {accuracy:.2%} of the {len(held)} held-out images"]
+        return [f"accuracy  {accuracy:.2%} of {counted(len(held), 'held-out image')}"]
     table, names = held_out["scores"], list(held_out["scores"][OURS])
-    cells = [[f"{held_out['rows']:,} held-out rows", *names]]
+    cells = [[f"{counted(held_out['rows'], 'held-out row')}", *names]]
     cells += [[name, *(f"{row[key]:.4g}" for key in names)] for name, row in table.items()]
     lines = ["", textplot.table("<" + ">" * len(names), cells)]
     if "folds" in held_out:

@@ -132,7 +132,7 @@ def train(options: argparse.Namespace) -> int:
     share = f", {compiling:.2f} s of it compiling" if compiling else ""
     epochs = sum(history.epochs for member in members for history in member.histories)
     where = members[0].trainer.backend + (f" on {ranks.size} ranks" if ranks.size > 1 else "")
-    lines.append(f"time      {seconds:.2f} s for {epochs} epochs{share}; backend {where}")
+    lines.append(f"time      {seconds:.2f} s for {counted(epochs, 'epoch')}{share}; backend {where}")
     print(*lines, *written, sep="\n")
     return status
 

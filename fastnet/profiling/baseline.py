@@ -15,6 +15,7 @@ from typing import Any
 from .. import __version__
 from ..io import storage
 from ..kernels.specs.base import Case
+from ..messages import counted
 from .variants import SETS, Profile
 from .verdicts import Verdict, verdict
 
@@ -123,7 +124,7 @@ def compare(profile: Profile, runs: Runs, threshold: float | None = None) -> dic
 
 def key(operation: str, case: Case, dtype: str, threads: int) -> str:
     """Name a profile, as files do."""
-    return f"{operation} {case} {dtype}, {threads} thread{'s' * (threads > 1)}"
+    return f"{operation} {case} {dtype}, {counted(threads, 'thread')}"
 
 
 def _key_of(profile: Profile) -> str:

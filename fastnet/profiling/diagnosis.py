@@ -7,6 +7,7 @@ the times, the sizes and the inner loop; they cannot see a cache miss, or a bran
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from ..messages import counted
 from .loop_bounds import Bounds
 
 NEAR_COMPUTE = 0.85
@@ -121,7 +122,7 @@ def _loop(facts: Facts) -> str:
         return ""
     counts, cycles, name = facts.loop.counts, facts.loop.cycles, facts.loop.binding
     count = counts["arithmetic"]
-    arithmetic = f"{count} floating-point instruction{'s' * (count > 1)}"
+    arithmetic = counted(count, "floating-point instruction")
     if name in ("loads", "stores") and 2 * counts["stores"] >= count:
         moved = f"{counts['loads']} loads and {counts['stores']} stores for {arithmetic}"
         if facts.binds == "compute":

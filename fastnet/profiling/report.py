@@ -11,6 +11,7 @@ from html import escape
 from typing import Any
 
 from ..kernels.jit import target
+from ..messages import counted
 from . import llvm_mca, roofline, sweep, tables
 from .loop_bounds import bounds, kinds_of
 from .variants import Measurement, Profile, machine_limits
@@ -84,7 +85,7 @@ def page(
     facts = _table([("machine", ""), *((name, str(value)) for name, value in machine.items())])
     body = [f'<div class="facts">{facts}</div>']
     for i, profile in enumerate(profiles):
-        body += [f"<h2>{tables.threads_text(profile.limits.threads)}</h2>", f"<p>{escape(tables.limits(profile))}</p>"]
+        body += [f"<h2>{counted(profile.limits.threads, 'thread')}</h2>", f"<p>{escape(tables.limits(profile))}</p>"]
         body.append(_table(tables.measurements(profile)))
         body.append(_list(": ".join(filter(None, said)) for said in tables.diagnoses(profile)))
         body += [_comparison(compared[i])] if compared else []
@@ -154,7 +155,7 @@ def _roofline(profile: Profile) -> str:
     count = profile.limits.threads
     points = [roofline.Point(m.variant, profile.intensity, m.gflops, m.variant) for m in profile.measurements]
     gbps = machine_limits(count)["gbps"]
-    title = f"roofline, {tables.threads_text(count)}"
+    title = f"roofline, {counted(count, 'thread')}"
     return _plot(lambda ax: roofline.draw(ax, points, profile.limits.gflops, gbps, title), title)
 
 

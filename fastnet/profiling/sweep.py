@@ -14,6 +14,7 @@ import numpy as np
 from ..kernels.jit import target
 from ..kernels.registry import Variant
 from ..kernels.specs.operations import OP_SPECS
+from ..messages import counted
 from .roofline import COLOURS, MARKS
 from .variants import Measurement, Profile, case_of, profile
 
@@ -124,7 +125,7 @@ def draw(ax: Any, profiles: Sequence[Profile], shown: Sequence[Cliff] = (), time
     ax.set(xscale="log", xlabel=names, ylabel="microseconds" if times else "GFLOP/s")
     scale: dict[str, Any] = {"yscale": "log"} if times else {"ylim": (0, 1.15 * max(limits))}
     ax.set(**scale)
-    title = f"{first.operation}, {first.dtype}, {count} thread{'s' * (count > 1)}, {target.target_cpu()}"
+    title = f"{first.operation}, {first.dtype}, {counted(count, 'thread')}, {target.target_cpu()}"
     ax.set_title(title, fontsize=10)
     ticks = [size for size in sizes if math.log2(size).is_integer()] or sizes
     ax.set_xticks(ticks, [str(size) for size in ticks])

@@ -2,17 +2,13 @@
 
 from collections.abc import Mapping
 
+from ..messages import counted
 from . import counters
 from .timing import Spread
 from .variants import Profile
 from .verdicts import Verdict
 
 Rows = list[tuple[str, ...]]
-
-
-def threads_text(count: int) -> str:
-    """Write a number of threads."""
-    return f"{count} thread{'s' * (count > 1)}"
 
 
 def microseconds(seconds: float) -> str:
@@ -31,7 +27,7 @@ def limits(profile: Profile) -> str:
     found = profile.limits
     least = found.seconds(profile.flops, profile.bytes_moved)
     return (
-        f"{threads_text(found.threads)}: at most {found.gflops:.0f} GFLOP/s of FMAs, {found.gbps:.0f} GB/s from "
+        f"{counted(found.threads, 'thread')}: at most {found.gflops:.0f} GFLOP/s of FMAs, {found.gbps:.0f} GB/s from "
         f"{found.level}; {profile.flops / 1e6:.3g} MFLOP, {profile.bytes_moved / 1e6:.3g} MB, "
         f"{profile.intensity:.2f} FLOP/byte: {profile.binds} binds, {microseconds(least)} us at the limit"
     )

@@ -82,7 +82,7 @@ def test_networks_are_a_tuple_and_not_copied() -> None:
         (ValueError, "networks is empty", []),
         (
             ValueError,
-            r"networks\[1\] has 3 inputs, 1 outputs and dtype float32; expected 3 inputs, 2 outputs",
+            r"networks\[1\] has 3 inputs, 1 output and dtype float32; expected 3 inputs, 2 outputs",
             [Network([3, 2]), Network([3, 1])],
         ),
         (ValueError, "has 4 inputs", [Network([3, 2]), Network([4, 2])]),

@@ -9,6 +9,7 @@ import pytest
 
 from fastnet import SGD, Adam, Network, Trainer
 from fastnet.kernels.api import validation
+from fastnet.messages import counted
 
 
 class Column:
@@ -181,3 +182,8 @@ def test_diagnosis_names_a_constant_target() -> None:
     assert "same class" not in diagnosis(X, rare, "cross_entropy", outputs=2)
     wide = diagnosis(X, np.ones((300, 2)), outputs=2)
     assert wide.startswith("Every row has the same target, [1.0, 1.0]")
+
+
+@pytest.mark.parametrize(("number", "expected"), [(0, "0 rows"), (1, "1 row"), (2, "2 rows"), (1234, "1,234 rows")])
+def test_nouns_agree_with_numbers(number: int, expected: str) -> None:
+    assert counted(number, "row") == expected

@@ -488,7 +488,7 @@ NAN_X = np.where(np.arange(150) == 31, np.nan, X.ravel()).reshape(50, 3)
         (ValueError, "both given", "mse", (X, Y), {"validation_split": 0.1, "validation_data": (X, Y)}),
         (ValueError, "leaves none", "mse", (X[:1], Y[:1]), {"validation_split": 0.5}),
         (TypeError, "must be a pair", "mse", (X, Y), {"validation_data": X}),
-        (ValueError, "validation X has 1 columns", "mse", (X, Y), {"validation_data": (X[:, :1], Y)}),
+        (ValueError, "validation X has 1 column;", "mse", (X, Y), {"validation_data": (X[:, :1], Y)}),
         (ValueError, r"validation y has shape \(50, 1\)", "mse", (X, Y), {"validation_data": (X, Y[:, :1])}),
         (TypeError, "callbacks holds 3", "mse", (X, Y), {"callbacks": [3]}),
         (TypeError, "callbacks is <built-in function print>; expected a list", "mse", (X, Y), {"callbacks": print}),
