@@ -11,6 +11,7 @@ scikit-learn's own `_backprop` runs on scikit-learn's batches.
 
 from __future__ import annotations
 
+import copy
 import inspect
 import math
 import threading
@@ -21,29 +22,27 @@ from typing import Any
 import numpy as np
 
 from .kernels.cpu.threads.pool import limit_threads
-from .kernels.engine import sklearn_conversions
-from .kernels.engine.backend import start_epoch
-from .kernels.engine.engine import CPU
 from .kernels.engine.forward import forward_through
-from .kernels.engine.numpy_engine import NumpyEngine
-from .kernels.engine.optimizer_state import OptimizerState
-from .kernels.engine.plan import aligned, aligned_zeros, parameter_count
-from .kernels.specs.activations import ACTIVATIONS
 from .kernels.specs.base import Array
-from .kernels.specs.optimizers import OPTIMIZERS
+from .messages import counted
+from .progress import progress_bar, update_bar
 
 try:
     from joblib.parallel import get_active_backend
     from scipy.sparse import issparse
     from sklearn import neural_network
+    from sklearn.base import is_classifier
+    from sklearn.neural_network._base import LOSS_FUNCTIONS
     from sklearn.neural_network._stochastic_optimizers import AdamOptimizer, SGDOptimizer
+    from sklearn.utils import TransformerTags, check_array, check_consistent_length, compute_sample_weight
     from sklearn.utils._param_validation import Interval, StrOptions
-    from sklearn.utils.validation import validate_data
+    from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 except ImportError as error:
     raise ImportError(
         f'fastnet.sklearn needs scikit-learn 1.7 or newer: pip install "scikit-learn>=1.7,<1.10" ({error})'
     ) from error
 
+from .sklearn_session import ACTIVATION_NAMES, LOSS_NAMES, Session
 
 _OF_TABLES = ("TabularClassifier", "TabularRegressor")
 
@@ -61,14 +60,8 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-_ACTIVATIONS = {"identity": "identity", "logistic": "sigmoid", "tanh": "tanh", "relu": "relu"}
-"""fastnet's name of each of scikit-learn's activations."""
-
-_LOSSES = {"softmax": "cross_entropy", "logistic": "binary_cross_entropy", "identity": "mse"}
-"""The loss of each output activation; poisson's, exp, has none here."""
-
-_OUTPUTS = {"softmax": "identity", "logistic": "sigmoid", "identity": "identity"}
-"""fastnet's name of each output activation; softmax comes after it."""
+_OUTPUTS = {**ACTIVATION_NAMES, "softmax": "identity"}
+"""fastnet's name of each output activation, or of the last hidden layer's; softmax comes after it."""
 
 _MIN_DENSITY = 0.05
 """Sparse data with a smaller share of nonzero elements are left to scikit-learn, whose products skip zeros."""
@@ -78,120 +71,6 @@ _MAX_DENSE_BYTES = 2**30
 
 _MAX_RATE_RATIO = 1e18
 """SGD's velocity is kept divided by the rate; if the rate falls by more than this, it could overflow in float32."""
-
-
-class _Session:
-    """One call of `_fit_stochastic`: parameters and the optimizer's state in the engine's layout, and the engine."""
-
-    def __init__(self, estimator: Any, rows: int) -> None:
-        self._rows = rows
-        self._coefs, self._intercepts = estimator.coefs_, estimator.intercepts_
-        self._sizes = [len(self._coefs[0]), *(len(b) for b in self._intercepts)]
-        self._flat = aligned(parameter_count(self._sizes), self._coefs[0].dtype)
-        self._views = self._transposed(self._flat)
-        sklearn_conversions.fill(self._views, self._coefs + self._intercepts)
-        # Until the end the attributes are views, so that scores see each epoch's parameters.
-        estimator.coefs_, estimator.intercepts_ = self._views[: len(self._coefs)], self._views[len(self._coefs) :]
-        self._loss = _LOSSES[estimator.out_activation_]
-        self._scale = sklearn_conversions.GRADIENT_SCALE[self._loss]
-        self._batch = 200 if estimator.batch_size == "auto" else int(estimator.batch_size)
-        self.batch_size = rows if rows > self._batch else estimator.batch_size
-        self._order = np.arange(rows) if estimator.shuffle else None
-        self._optimizer: Any = None
-
-    def _transposed(self, flat: Array) -> list[Array]:
-        return sklearn_conversions.transposed_views(flat, self._sizes)
-
-    def _start(self, estimator: Any, X: Any, y: Array, sample_weight: Array | None) -> None:
-        """Take over the state of scikit-learn's optimizer, which exists by now, and prepare the data."""
-        if X.shape[0] != self._rows:
-            raise RuntimeError(
-                f"this version of scikit-learn trains on {X.shape[0]} rows where {self._rows} were expected; use one "
-                "that fastnet was tested with"
-            )
-        dtype, optimizer = self._flat.dtype, estimator._optimizer
-        self._X = np.ascontiguousarray(X.toarray() if issparse(X) else X, dtype)
-        self._targets = y.argmax(axis=1) if self._loss == "cross_entropy" else np.ascontiguousarray(y, dtype)
-        self._weights = None if sample_weight is None else np.ascontiguousarray(sample_weight, np.float64)
-        if isinstance(optimizer, AdamOptimizer):
-            rule = "adam"
-            vectors = aligned_zeros(2, self._flat.size, dtype)
-            means, squares = map(self._transposed, vectors)
-            sklearn_conversions.fill(means, optimizer.ms, self._scale)
-            sklearn_conversions.fill(squares, optimizer.vs, self._scale**2)
-            hyper: tuple[float, ...] = (optimizer.beta_1, optimizer.beta_2, optimizer.epsilon * self._scale)
-        else:
-            rule = "sgd" if optimizer.momentum == 0 else "nesterov" if optimizer.nesterov else "momentum"
-            self._rate, hyper = optimizer.learning_rate, (optimizer.momentum,)
-            vectors = aligned_zeros(OPTIMIZERS[rule].state_vectors, self._flat.size, dtype)
-            for vector in vectors:
-                sklearn_conversions.fill(self._transposed(vector), optimizer.velocities, -self._scale / self._rate)
-        clipped = self._loss == "cross_entropy" or (self._loss == "binary_cross_entropy" and self._sizes[-1] == 1)
-        l2 = float(estimator.alpha) * self._scale
-        max_row_loss = sklearn_conversions.largest_log_loss(dtype) if clipped else math.inf
-        rule_code = OPTIMIZERS[rule].code
-        self._state = OptimizerState(rule_code, vectors, hyper, l2_per_batch=l2, max_row_loss=max_row_loss)
-        self._state.progress["step"] = sklearn_conversions.FAR_STEP + getattr(optimizer, "t", 0)
-        hidden = ACTIVATIONS[_ACTIVATIONS[estimator.activation]].code
-        codes = [*[hidden] * (len(self._sizes) - 2), ACTIVATIONS["identity"].code]
-        engine: Any = NumpyEngine if estimator.backend == "numpy" else CPU
-        uses_order = self._order is not None
-        self._engine = engine(self._flat, self._sizes, codes, self._loss, self._batch, self._state, uses_order)
-        self._optimizer = optimizer
-
-    @property
-    def _steps(self) -> int:
-        """Number of steps taken, Adam's before this session included."""
-        return int(self._state.progress["step"]) - sklearn_conversions.FAR_STEP
-
-    def train(self, estimator: Any, X: Any, y: Array, sample_weight: Array | None) -> float:
-        """Train an epoch on these rows, the same every time, and return the mean of its batches' objectives."""
-        if self._optimizer is None:
-            self._start(estimator, X, y, sample_weight)
-        optimizer, state, order = self._optimizer, self._state, self._order
-        if order is not None:  # as sklearn.utils.shuffle, without its 0.1 ms of checks
-            shuffled = np.arange(len(order))
-            estimator._random_state.shuffle(shuffled)
-            self._order = order = order[shuffled]
-        if self._weights is not None:
-            visited = self._weights if order is None else self._weights[order]
-            if not sklearn_conversions.batch_sums(visited, self._batch).all():
-                raise ZeroDivisionError("Weights sum to zero, can't be normalized")
-        if isinstance(optimizer, AdamOptimizer):
-            betas, steps = (optimizer.beta_1, optimizer.beta_2), -(-self._rows // self._batch)
-            rates = sklearn_conversions.adam_rates(optimizer.learning_rate_init, *betas, self._steps, steps)
-        else:
-            if optimizer.learning_rate != self._rate:
-                sklearn_conversions.fill([*state.state], [*state.state], self._rate / optimizer.learning_rate)
-                self._rate = optimizer.learning_rate
-            rates = np.array([self._rate / self._scale])
-        objective = self._engine.objective
-        objective["mean_loss"] = objective["penalty"] = 0
-        start_epoch(state.progress, state.totals, 0)
-        self._engine.train(self._X, self._targets, self._weights, order, rates)
-        loss, penalty = float(objective["mean_loss"]), float(objective["penalty"])
-        if self._loss == "mse":
-            loss /= self._sizes[-1]
-        return float((loss + penalty) / self._scale / self._rows)
-
-    def finish(self, estimator: Any) -> None:
-        """Write parameters and optimizer state back to scikit-learn's attributes."""
-        sklearn_conversions.fill(self._coefs + self._intercepts, self._views)
-        if estimator.coefs_ and estimator.coefs_[0] is self._views[0]:  # not the best ones of early stopping
-            estimator.coefs_, estimator.intercepts_ = self._coefs, self._intercepts
-        optimizer = self._optimizer
-        if isinstance(optimizer, AdamOptimizer):
-            means, squares = map(self._transposed, self._state.state)
-            optimizer.ms = sklearn_conversions.copies(means, 1 / self._scale)
-            optimizer.vs = sklearn_conversions.copies(squares, 1 / self._scale**2)
-            optimizer.t = self._steps
-            if optimizer.t > 0:
-                betas = optimizer.beta_1, optimizer.beta_2
-                last = sklearn_conversions.adam_rates(optimizer.learning_rate_init, *betas, optimizer.t - 1, 1)
-                optimizer.learning_rate = float(last[0])
-        elif optimizer is not None:
-            velocity = self._state.state[0] if len(self._state.state) else np.zeros_like(self._flat)
-            optimizer.velocities = sklearn_conversions.copies(self._transposed(velocity), -self._rate / self._scale)
 
 
 def _max_threads(estimator: Any) -> int | None:
@@ -209,6 +88,109 @@ def _max_threads(estimator: Any) -> int | None:
 class _EngineMixin:
     """Trains scikit-learn's estimators on the engine, and predicts as `Network` does."""
 
+    _validation: Any = None
+    _bar: Any = None
+
+    def fit(self, X: Any, y: Any, sample_weight: Array | None = None, *, X_val: Any = None, y_val: Any = None) -> Any:
+        """Fit the model.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix, shape (n, n_features)
+        y : array-like, shape (n,) or (n, n_outputs)
+        sample_weight : array-like, shape (n,), optional
+        X_val, y_val : array-like, optional
+            Other rows, whose loss after each epoch becomes ``validation_loss_curve_``; nothing else depends on them.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            As scikit-learn's ``fit`` does, and if only one of X_val and y_val is given, or they do not fit X and y.
+        """
+        if (X_val is None) != (y_val is None):
+            missing = "X_val" if X_val is None else "y_val"
+            raise ValueError(f"{missing} is missing; X_val and y_val are given together or not at all")
+        me: Any = self
+        with progress_bar(me.max_iter, me.progress) as bar:
+            try:
+                self._bar, self._validation = bar, None if X_val is None else (X_val, y_val)
+                return super().fit(X, y, sample_weight)  # type: ignore[misc]
+            finally:
+                del self._bar, self._validation
+
+    def transform(self: Any, X: Any) -> Any:
+        """Return the outputs of the last hidden layer: (n, its size).
+
+        Raises
+        ------
+        ValueError
+            If X does not fit what the model was fitted on, or there is no hidden layer.
+        """
+        check_is_fitted(self)
+        if len(self.coefs_) == 1:
+            raise ValueError("hidden_layer_sizes is empty; transform returns the outputs of the last hidden layer")
+        hidden = copy.copy(self)
+        hidden.coefs_, hidden.intercepts_ = self.coefs_[:-1], self.intercepts_[:-1]
+        hidden.n_layers_, hidden.out_activation_ = self.n_layers_ - 1, self.activation
+        return hidden._forward_pass_fast(X)
+
+    def __sklearn_tags__(self) -> Any:
+        """Return scikit-learn's tags: the estimator is a transformer too."""
+        tags = super().__sklearn_tags__()  # type: ignore[misc]
+        tags.transformer_tags = TransformerTags(preserves_dtype=["float64", "float32"])
+        return tags
+
+    def _fit(self: Any, X: Any, y: Any, sample_weight: Any = None, incremental: bool = False) -> Any:
+        class_weight = getattr(self, "class_weight", None)
+        if class_weight is not None:
+            if incremental and class_weight == "balanced":
+                raise ValueError("partial_fit sees some rows only; give class_weight as a dict, not 'balanced'")
+            weights = compute_sample_weight(class_weight, y)
+            sample_weight = weights if sample_weight is None else weights * _check_sample_weight(sample_weight, X)
+        return super()._fit(X, y, sample_weight, incremental)  # type: ignore[misc]
+
+    def _initialize(self, *args: Any) -> None:
+        super()._initialize(*args)  # type: ignore[misc]
+        self.validation_loss_curve_: list[float] = []
+
+    def _validate_input(self: Any, X: Any, y: Any, *args: Any, **options: Any) -> Any:
+        X, y = super()._validate_input(X, y, *args, **options)  # type: ignore[misc]
+        if self._validation is not None:
+            X_val, y_val = self._validation
+            X_val = validate_data(self, X_val, accept_sparse=["csr", "csc"], dtype=X.dtype, reset=False)
+            if is_classifier(self):
+                unknown = np.setdiff1d(y_val, self.classes_)
+                if len(unknown):
+                    raise ValueError(f"y_val holds {unknown[0]}, a class that y lacks")
+                y_val = self._label_binarizer.transform(y_val)
+            y_val = check_array(y_val, ensure_2d=False, dtype=X.dtype, input_name="y_val")
+            check_consistent_length(X_val, y_val)
+            y_val = y_val.reshape(len(y_val), -1)
+            outputs = 1 if y.ndim == 1 else y.shape[1]
+            if y_val.shape[1] != outputs:
+                raise ValueError(f"y_val has {counted(y_val.shape[1], 'output')}; expected {outputs}, as y has")
+            self._validation = X_val, y_val
+        return X, y
+
+    def _update_no_improvement_count(self: Any, *args: Any) -> None:
+        row = {"epoch": self.n_iter_ - 1, "loss": float(self.loss_)}
+        if self._validation is not None:
+            X_val, y_val = self._validation
+            loss = "binary_log_loss" if (self.loss, self.out_activation_) == ("log_loss", "logistic") else self.loss
+            self.validation_loss_curve_.append(
+                float(LOSS_FUNCTIONS[loss](y_val, self._forward_pass_fast(X_val, check_input=False)))
+            )
+            row["val_loss"] = self.validation_loss_curve_[-1]
+        if self._bar is not None:
+            update_bar(self._bar, row)
+        for callback in self.callbacks:
+            callback(row)
+        super()._update_no_improvement_count(*args)  # type: ignore[misc]
+
     def _forward_pass_fast(self, X: Any, check_input: bool = True) -> Any:
         """Return scikit-learn's outputs; by scikit-learn's code where arrays are not what the kernels take."""
         me: Any = self
@@ -216,7 +198,7 @@ class _EngineMixin:
             X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
         dtype, last = me.coefs_[0].dtype, _OUTPUTS.get(me.out_activation_)
         if not (last is None or issparse(X) or me.backend == "numpy" or np.result_type(X.dtype, dtype) != dtype):
-            rows, names = np.ascontiguousarray(X, dtype), [_ACTIVATIONS[me.activation]] * (me.n_layers_ - 2)
+            rows, names = np.ascontiguousarray(X, dtype), [ACTIVATION_NAMES[me.activation]] * (me.n_layers_ - 2)
             with limit_threads(_max_threads(me)):
                 outputs = forward_through(
                     me.coefs_, me.intercepts_, (*names, last), rows, me.out_activation_ == "softmax"
@@ -236,7 +218,7 @@ class _EngineMixin:
         rate_falls = self.learning_rate == "invscaling" and (optimizer is not None or self.solver == "sgd")
         last_step = self.t_ + X.shape[0] * self.max_iter + 1
         return bool(
-            self.out_activation_ in _LOSSES
+            self.out_activation_ in LOSS_NAMES
             and [np.shape(p) for p in parameters] == shapes
             and all(isinstance(p, np.ndarray) and p.dtype == X.dtype and p.flags.writeable for p in parameters)
             and isinstance(y, np.ndarray)
@@ -257,7 +239,7 @@ class _EngineMixin:
         rows, asked = X.shape[0], (self.batch_size, self.shuffle)
         if self.early_stopping:  # as train_test_split rounds
             rows -= math.ceil(self.validation_fraction * rows)
-        session = _Session(self, rows)
+        session = Session(self, rows)
         with limit_threads(_max_threads(self)):
             try:
                 self._session = session
@@ -279,24 +261,31 @@ class _EngineMixin:
 _CONSTRAINTS = {
     "backend": [StrOptions({"auto", "numpy", "cpu"})],  # cuda has neither l2_per_batch nor max_row_loss
     "threads": [Interval(Integral, 1, None, closed="left"), None],
+    "progress": ["boolean", None],
+    "callbacks": ["array-like"],
 }
 """Constraints of the parameters that scikit-learn's estimators do not have."""
 
 
-def _constructor(estimator: Any) -> Any:
-    """Return the ``__init__`` of a subclass of scikit-learn's estimator: the same parameters, backend and threads.
+_ADDED: dict[str, Any] = {"backend": "auto", "threads": None, "progress": False, "callbacks": ()}
+"""The parameters that both estimators have besides scikit-learn's, and their defaults."""
+
+
+def _constructor(estimator: Any, **added: Any) -> Any:
+    """Return the ``__init__`` of a subclass of scikit-learn's estimator: its parameters, and others by their defaults.
 
     scikit-learn reads the parameters of an estimator, for `get_params` and `clone`, from its constructor's signature.
     """
 
-    def __init__(self: Any, *args: Any, backend: str = "auto", threads: int | None = None, **parameters: Any) -> None:  # noqa: N807
+    def __init__(self: Any, *args: Any, **parameters: Any) -> None:  # noqa: N807
+        for name, default in added.items():
+            setattr(self, name, parameters.pop(name, default))
         estimator.__init__(self, *args, **parameters)
-        self.backend, self.threads = backend, threads
 
     inherited = inspect.signature(estimator.__init__).parameters.values()
-    added = [p for p in inspect.signature(__init__).parameters.values() if p.kind == p.KEYWORD_ONLY]
+    own = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=value) for name, value in added.items()]
     constructor: Any = __init__
-    constructor.__signature__ = inspect.Signature([*inherited, *added])
+    constructor.__signature__ = inspect.Signature([*inherited, *own])
     return constructor
 
 
@@ -317,6 +306,18 @@ class MLPClassifier(_EngineMixin, neural_network.MLPClassifier):  # type: ignore
     threads : int or None, default None
         Upper bound of cpu's threads, which do not change a bit; more than available is no error. None means all, but
         one in a thread in which joblib's backends threading and dask run a task.
+    progress : bool or None, default False
+        Whether `fit` shows a progress bar on standard error; None shows it on terminals and in notebooks.
+    callbacks : sequence of callables, default ()
+        Called after each epoch with a dict of its "epoch", from 0 on, its "loss", and "val_loss" where `fit` has X_val.
+        KeyboardInterrupt raised in one ends the fit, with scikit-learn's warning. lbfgs has no epochs.
+    class_weight : "balanced", dict of class to float, or None, default None
+        Factor of each class's sample weights: balanced makes all classes count alike, however rare.
+
+    Attributes
+    ----------
+    validation_loss_curve_ : list of float
+        The log-loss of `fit`'s X_val after each epoch, without the penalty; empty without X_val, and for lbfgs.
 
     Notes
     -----
@@ -333,9 +334,13 @@ class MLPClassifier(_EngineMixin, neural_network.MLPClassifier):  # type: ignore
     True
     """
 
-    _parameter_constraints: dict[str, Any] = {**neural_network.MLPClassifier._parameter_constraints, **_CONSTRAINTS}  # noqa: RUF012
+    _parameter_constraints: dict[str, Any] = {  # noqa: RUF012
+        **neural_network.MLPClassifier._parameter_constraints,
+        **_CONSTRAINTS,
+        "class_weight": [StrOptions({"balanced"}), dict, None],
+    }
 
-    __init__ = _constructor(neural_network.MLPClassifier)
+    __init__ = _constructor(neural_network.MLPClassifier, **_ADDED, class_weight=None)
 
 
 class MLPRegressor(_EngineMixin, neural_network.MLPRegressor):  # type: ignore[misc]
@@ -355,6 +360,17 @@ class MLPRegressor(_EngineMixin, neural_network.MLPRegressor):  # type: ignore[m
     threads : int or None, default None
         Upper bound of cpu's threads, which do not change a bit; more than available is no error. None means all, but
         one in a thread in which joblib's backends threading and dask run a task.
+    progress : bool or None, default False
+        Whether `fit` shows a progress bar on standard error; None shows it on terminals and in notebooks.
+    callbacks : sequence of callables, default ()
+        Called after each epoch with a dict of its "epoch", from 0 on, its "loss", and "val_loss" where `fit` has X_val.
+        KeyboardInterrupt raised in one ends the fit, with scikit-learn's warning. lbfgs has no epochs.
+
+    Attributes
+    ----------
+    validation_loss_curve_ : list of float
+        The loss of `fit`'s X_val after each epoch, without the penalty, on the scale of ``loss_curve_``; empty without
+        X_val, and for lbfgs.
 
     Notes
     -----
@@ -373,4 +389,4 @@ class MLPRegressor(_EngineMixin, neural_network.MLPRegressor):  # type: ignore[m
 
     _parameter_constraints: dict[str, Any] = {**neural_network.MLPRegressor._parameter_constraints, **_CONSTRAINTS}  # noqa: RUF012
 
-    __init__ = _constructor(neural_network.MLPRegressor)
+    __init__ = _constructor(neural_network.MLPRegressor, **_ADDED)

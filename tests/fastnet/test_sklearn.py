@@ -111,13 +111,19 @@ def test_sklearn_tests_of_its_mlp(tmp_path: Path) -> None:
     assert "failed" not in done.stdout
 
 
+def added_to(name: str) -> dict[str, Any]:
+    """The parameters that scikit-learn's estimator lacks, and their defaults."""
+    added = {"backend": "auto", "threads": None, "progress": False, "callbacks": ()}
+    return added | ({"class_weight": None} if name == "MLPClassifier" else {})
+
+
 @pytest.mark.parametrize("name", ["MLPClassifier", "MLPRegressor"])
-def test_parameters_are_those_of_sklearn_and_two_more(name: str) -> None:
+def test_parameters_are_those_of_sklearn_and_few_more(name: str) -> None:
     mine, theirs = (inspect.signature(getattr(module, name)).parameters for module in (ours, sk))
     expected = {key: (one.default, one.kind) for key, one in theirs.items()}
     found = {key: (one.default, one.kind) for key, one in mine.items()}
     assert list(found)[: len(expected)] == list(expected)
-    assert {key: found.pop(key)[0] for key in ("backend", "threads")} == {"backend": "auto", "threads": None}
+    assert {key: found.pop(key)[0] for key in added_to(name)} == added_to(name)
     assert found == expected
     for key in mine:
         assert re.search(rf"\b{key}\b", getattr(ours, name).__doc__), key
@@ -308,8 +314,9 @@ def test_fit_leaves_no_state_behind() -> None:
     mine, theirs, y = pair("one target")
     mine.fit(X, y)
     theirs.fit(X, y)
-    assert set(vars(mine)) - {"backend", "threads"} == set(vars(theirs))
-    assert mine.get_params() == {**theirs.get_params(), "backend": "auto", "threads": None}
+    added = added_to("MLPRegressor")
+    assert set(vars(mine)) - {*added, "validation_loss_curve_"} == set(vars(theirs))
+    assert mine.get_params() == {**theirs.get_params(), **added}
     assert all(p.base is None for p in mine.coefs_ + mine.intercepts_)
 
 
@@ -374,3 +381,66 @@ def test_adam_bias_corrections_are_in_the_rate() -> None:
     expected = [0.1 * np.sqrt(1 - 0.999**t) / (1 - 0.9**t) for t in (5, 6, 7)]
     np.testing.assert_allclose(rates, expected, rtol=1e-14)
     assert 1 - np.nextafter(1, 0) ** float(conventions.FAR_STEP) == 1
+
+
+# ------------------------------------------------------------------------------ what scikit-learn's lack
+
+
+def test_class_weight_is_a_factor_of_sample_weights() -> None:
+    rare = np.where(X[:, 0] > 1, "rare", "often")
+    counts = {label: np.sum(rare == label) for label in ("rare", "often")}
+    factors = {label: ROWS / 2 / count for label, count in counts.items()}
+    weights = WEIGHTS + 1
+    expected = sk.MLPClassifier(**COMMON).fit(X, rare, weights * np.array([factors[label] for label in rare]))
+    for class_weight in ("balanced", factors):
+        found = ours.MLPClassifier(**COMMON, class_weight=class_weight).fit(X, rare, weights)
+        assert_same(found, expected, 1e-9)
+    with pytest.raises(ValueError, match="partial_fit sees some rows only; give class_weight as a dict"):
+        ours.MLPClassifier(class_weight="balanced").partial_fit(X, rare, classes=["often", "rare"])
+
+
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_validation_curve_callbacks_and_bar(problem: str, capsys: pytest.CaptureFixture[str]) -> None:
+    rows: list[dict[str, float]] = []
+    mine, theirs, y = pair(problem, alpha=0.0, batch_size=ROWS)
+    mine.set_params(callbacks=[rows.append], progress=True).fit(X, y, X_val=X, y_val=y)
+    assert_same(mine, theirs.fit(X, y))
+    assert [row["epoch"] for row in rows] == list(range(mine.n_iter_))
+    assert [row["loss"] for row in rows] == mine.loss_curve_
+    assert [row["val_loss"] for row in rows] == mine.validation_loss_curve_
+    # A step on all rows reports the loss before it, so that of the same rows after it is the next one's.
+    np.testing.assert_allclose(mine.validation_loss_curve_[:-1], mine.loss_curve_[1:], rtol=1e-6)
+    assert "9/9" in capsys.readouterr().err
+    assert mine.fit(X, y).validation_loss_curve_ == []
+
+
+@pytest.mark.parametrize("activation", ["identity", "logistic", "tanh", "relu"])
+@pytest.mark.parametrize("backend", ["numpy", "cpu"])
+def test_transform_returns_the_last_hidden_layer(activation: str, backend: str) -> None:
+    mine, _, y = pair("many classes", activation=activation, backend=backend)
+    hidden = mine.fit(X, y).transform(X)
+    assert hidden.shape == (ROWS, 5)
+    logits = hidden @ mine.coefs_[-1] + mine.intercepts_[-1]
+    shares = np.exp(logits - logits.max(axis=1, keepdims=True))
+    np.testing.assert_allclose(shares / shares.sum(axis=1, keepdims=True), mine.predict_proba(X), rtol=1e-9)
+    with pytest.raises(ValueError, match="hidden_layer_sizes is empty"):
+        mine.set_params(hidden_layer_sizes=()).fit(X, y).transform(X)
+
+
+@pytest.mark.parametrize(
+    ("problem", "X_val", "y_val", "message"),
+    [
+        ("many classes", X, None, "y_val is missing"),
+        ("many classes", None, [1], "X_val is missing"),
+        ("many classes", X[:2], [1, 7], "y_val holds 7, a class that y lacks"),
+        ("many classes", X[:2], [1], "inconsistent numbers of samples"),
+        ("many classes", X[:2, :3], [1, 2], "X has 3 features"),
+        ("one target", X[:2], [1.0, np.nan], "y_val contains NaN"),
+        ("many targets", X[:2], [1.0, 2.0], "y_val has 1 output; expected 3, as y has"),
+    ],
+)
+def test_validation_rows_are_checked(problem: str, X_val: Any, y_val: Any, message: str) -> None:
+    mine, _, y = pair(problem)
+    with pytest.raises(ValueError, match=message):
+        mine.fit(X, y, X_val=X_val, y_val=y_val)
+    assert not {"_bar", "_validation"} & set(vars(mine))

@@ -1,0 +1,143 @@
+"""One fit of fastnet.sklearn's estimators: scikit-learn's parameters and optimizer in the layout of the engine.
+
+`Session.train` stands in for scikit-learn's loop over the batches of an epoch; see `fastnet.sklearn`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from scipy.sparse import issparse
+from sklearn.neural_network._stochastic_optimizers import AdamOptimizer
+
+from .kernels.engine import sklearn_conversions
+from .kernels.engine.backend import start_epoch
+from .kernels.engine.engine import CPU
+from .kernels.engine.numpy_engine import NumpyEngine
+from .kernels.engine.optimizer_state import OptimizerState
+from .kernels.engine.plan import aligned, aligned_zeros, parameter_count
+from .kernels.specs.activations import ACTIVATIONS
+from .kernels.specs.base import Array
+from .kernels.specs.optimizers import OPTIMIZERS
+
+ACTIVATION_NAMES = {"identity": "identity", "logistic": "sigmoid", "tanh": "tanh", "relu": "relu"}
+"""fastnet's name of each of scikit-learn's activations."""
+
+LOSS_NAMES = {"softmax": "cross_entropy", "logistic": "binary_cross_entropy", "identity": "mse"}
+"""The loss of each output activation; poisson's, exp, has none here."""
+
+
+class Session:
+    """One call of `_fit_stochastic`: parameters and the optimizer's state in the engine's layout, and the engine."""
+
+    def __init__(self, estimator: Any, rows: int) -> None:
+        self._rows = rows
+        self._coefs, self._intercepts = estimator.coefs_, estimator.intercepts_
+        self._sizes = [len(self._coefs[0]), *(len(b) for b in self._intercepts)]
+        self._flat = aligned(parameter_count(self._sizes), self._coefs[0].dtype)
+        self._views = self._transposed(self._flat)
+        sklearn_conversions.fill(self._views, self._coefs + self._intercepts)
+        # Until the end the attributes are views, so that scores see each epoch's parameters.
+        estimator.coefs_, estimator.intercepts_ = self._views[: len(self._coefs)], self._views[len(self._coefs) :]
+        self._loss = LOSS_NAMES[estimator.out_activation_]
+        self._scale = sklearn_conversions.GRADIENT_SCALE[self._loss]
+        self._batch = 200 if estimator.batch_size == "auto" else int(estimator.batch_size)
+        self.batch_size = rows if rows > self._batch else estimator.batch_size
+        self._order = np.arange(rows) if estimator.shuffle else None
+        self._optimizer: Any = None
+
+    def _transposed(self, flat: Array) -> list[Array]:
+        return sklearn_conversions.transposed_views(flat, self._sizes)
+
+    def _start(self, estimator: Any, X: Any, y: Array, sample_weight: Array | None) -> None:
+        """Take over the state of scikit-learn's optimizer, which exists by now, and prepare the data."""
+        if X.shape[0] != self._rows:
+            raise RuntimeError(
+                f"this version of scikit-learn trains on {X.shape[0]} rows where {self._rows} were expected; use one "
+                "that fastnet was tested with"
+            )
+        dtype, optimizer = self._flat.dtype, estimator._optimizer
+        self._X = np.ascontiguousarray(X.toarray() if issparse(X) else X, dtype)
+        self._targets = y.argmax(axis=1) if self._loss == "cross_entropy" else np.ascontiguousarray(y, dtype)
+        self._weights = None if sample_weight is None else np.ascontiguousarray(sample_weight, np.float64)
+        if isinstance(optimizer, AdamOptimizer):
+            rule = "adam"
+            vectors = aligned_zeros(2, self._flat.size, dtype)
+            means, squares = map(self._transposed, vectors)
+            sklearn_conversions.fill(means, optimizer.ms, self._scale)
+            sklearn_conversions.fill(squares, optimizer.vs, self._scale**2)
+            hyper: tuple[float, ...] = (optimizer.beta_1, optimizer.beta_2, optimizer.epsilon * self._scale)
+        else:
+            rule = "sgd" if optimizer.momentum == 0 else "nesterov" if optimizer.nesterov else "momentum"
+            self._rate, hyper = optimizer.learning_rate, (optimizer.momentum,)
+            vectors = aligned_zeros(OPTIMIZERS[rule].state_vectors, self._flat.size, dtype)
+            for vector in vectors:
+                sklearn_conversions.fill(self._transposed(vector), optimizer.velocities, -self._scale / self._rate)
+        clipped = self._loss == "cross_entropy" or (self._loss == "binary_cross_entropy" and self._sizes[-1] == 1)
+        l2 = float(estimator.alpha) * self._scale
+        max_row_loss = sklearn_conversions.largest_log_loss(dtype) if clipped else math.inf
+        rule_code = OPTIMIZERS[rule].code
+        self._state = OptimizerState(rule_code, vectors, hyper, l2_per_batch=l2, max_row_loss=max_row_loss)
+        self._state.progress["step"] = sklearn_conversions.FAR_STEP + getattr(optimizer, "t", 0)
+        hidden = ACTIVATIONS[ACTIVATION_NAMES[estimator.activation]].code
+        codes = [*[hidden] * (len(self._sizes) - 2), ACTIVATIONS["identity"].code]
+        engine: Any = NumpyEngine if estimator.backend == "numpy" else CPU
+        uses_order = self._order is not None
+        self._engine = engine(self._flat, self._sizes, codes, self._loss, self._batch, self._state, uses_order)
+        self._optimizer = optimizer
+
+    @property
+    def _steps(self) -> int:
+        """Number of steps taken, Adam's before this session included."""
+        return int(self._state.progress["step"]) - sklearn_conversions.FAR_STEP
+
+    def train(self, estimator: Any, X: Any, y: Array, sample_weight: Array | None) -> float:
+        """Train an epoch on these rows, the same every time, and return the mean of its batches' objectives."""
+        if self._optimizer is None:
+            self._start(estimator, X, y, sample_weight)
+        optimizer, state, order = self._optimizer, self._state, self._order
+        if order is not None:  # as sklearn.utils.shuffle, without its 0.1 ms of checks
+            shuffled = np.arange(len(order))
+            estimator._random_state.shuffle(shuffled)
+            self._order = order = order[shuffled]
+        if self._weights is not None:
+            visited = self._weights if order is None else self._weights[order]
+            if not sklearn_conversions.batch_sums(visited, self._batch).all():
+                raise ZeroDivisionError("Weights sum to zero, can't be normalized")
+        if isinstance(optimizer, AdamOptimizer):
+            betas, steps = (optimizer.beta_1, optimizer.beta_2), -(-self._rows // self._batch)
+            rates = sklearn_conversions.adam_rates(optimizer.learning_rate_init, *betas, self._steps, steps)
+        else:
+            if optimizer.learning_rate != self._rate:
+                sklearn_conversions.fill([*state.state], [*state.state], self._rate / optimizer.learning_rate)
+                self._rate = optimizer.learning_rate
+            rates = np.array([self._rate / self._scale])
+        objective = self._engine.objective
+        objective["mean_loss"] = objective["penalty"] = 0
+        start_epoch(state.progress, state.totals, 0)
+        self._engine.train(self._X, self._targets, self._weights, order, rates)
+        loss, penalty = float(objective["mean_loss"]), float(objective["penalty"])
+        if self._loss == "mse":
+            loss /= self._sizes[-1]
+        return float((loss + penalty) / self._scale / self._rows)
+
+    def finish(self, estimator: Any) -> None:
+        """Write parameters and optimizer state back to scikit-learn's attributes."""
+        sklearn_conversions.fill(self._coefs + self._intercepts, self._views)
+        if estimator.coefs_ and estimator.coefs_[0] is self._views[0]:  # not the best ones of early stopping
+            estimator.coefs_, estimator.intercepts_ = self._coefs, self._intercepts
+        optimizer = self._optimizer
+        if isinstance(optimizer, AdamOptimizer):
+            means, squares = map(self._transposed, self._state.state)
+            optimizer.ms = sklearn_conversions.copies(means, 1 / self._scale)
+            optimizer.vs = sklearn_conversions.copies(squares, 1 / self._scale**2)
+            optimizer.t = self._steps
+            if optimizer.t > 0:
+                betas = optimizer.beta_1, optimizer.beta_2
+                last = sklearn_conversions.adam_rates(optimizer.learning_rate_init, *betas, optimizer.t - 1, 1)
+                optimizer.learning_rate = float(last[0])
+        elif optimizer is not None:
+            velocity = self._state.state[0] if len(self._state.state) else np.zeros_like(self._flat)
+            optimizer.velocities = sklearn_conversions.copies(self._transposed(velocity), -self._rate / self._scale)
