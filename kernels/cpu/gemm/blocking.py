@@ -64,7 +64,8 @@ FEW_ROWS = 64 if WIDE else 24
 """With fewer rows, packing B does not pay: a copy costs as much as some 3 rows."""
 
 B_IN_PLACE_BYTES = min(L2, 128 << 10) if WIDE else L1 // 2
-"""Bytes of a B that is read in place whatever A's rows; half of it from MANY_ROWS on."""
+"""Bytes of a B that is read in place whatever A's rows; half of it from MANY_ROWS on. Fewer than L2 would hold: its
+rows lie in as many pages, and those a power of two apart share sets of L1."""
 
 MANY_ROWS = 512
 """Rows from which less of B is read in place."""
@@ -73,7 +74,7 @@ SET_STRIDE = 2048
 """Rows of A a multiple of this many bytes apart have all lines of a tile in one or two sets of L1."""
 
 PACK_A_COLUMNS = 128
-"""With fewer columns, packing A does not pay."""
+"""With fewer columns, packing A does not pay, unless with AVX-512 it is larger than L2."""
 
 
 class Blocking(NamedTuple):
