@@ -23,7 +23,7 @@ from typing import Any
 
 import numba
 
-from .numba_internals import FunctionCache, NullCache, cpu_target
+from .numba_internals import LoadingCache, NullCache, cpu_target
 
 _STALE_DAYS = 30
 
@@ -227,7 +227,7 @@ class SafeCache:
             warn_once(f"fastnet could not save a compiled kernel: {error}")
 
 
-class KernelCache(SafeCache, FunctionCache):  # type: ignore[misc]
+class KernelCache(SafeCache, LoadingCache):
     """The cache of a kernel for the CPU."""
 
 

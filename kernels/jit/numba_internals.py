@@ -38,6 +38,7 @@ from numba.core.caching import FunctionCache as FunctionCache
 from numba.core.caching import NullCache as NullCache
 from numba.core.registry import CPUDispatcher as CPUDispatcher
 from numba.core.registry import cpu_target as cpu_target
+from numba.core.runtime import rtsys
 from numba.np import arrayobj as arrayobj
 
 _REQUIRED = (
@@ -48,9 +49,11 @@ _REQUIRED = (
     (CPUDispatcher, "compile get_compile_result"),
     (numba.types.Dispatcher, "get_call_type"),
     (arrayobj, "populate_array"),
+    (FunctionCache, "_load_overload _guard_against_spurious_io_errors"),
+    (rtsys, "initialize"),
 )
-"""Objects and the attributes of theirs that the kernels cannot do without. The cache is not among them: where Numba
-organises its own otherwise, `decorator` warns, and each process compiles anew."""
+"""Objects and the attributes of theirs that the kernels cannot do without. Of the cache, what warns is not among them:
+where Numba organises its files otherwise, `decorator` warns, and each process compiles anew."""
 
 
 def check(required: tuple[tuple[Any, str], ...] = _REQUIRED) -> None:
@@ -83,6 +86,19 @@ def target_triple() -> tuple[str, str, str]:
     """Return triple, CPU and features compiled for: the host's, or what ``NUMBA_CPU_NAME`` and its like ask for."""
     triple, cpu, features = cpu_target.target_context.codegen().magic_tuple()
     return str(triple), str(cpu), str(features)
+
+
+class LoadingCache(FunctionCache):  # type: ignore[misc]
+    """Numba's cache, without the imports that only compiling needs: scipy.linalg among them, 0.2 s.
+
+    Compiled code needs only the runtime, which counts references. Before it compiles anything, Numba imports the rest.
+    """
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """Load a compiled function; return None where there is none."""
+        rtsys.initialize(target_context)
+        with self._guard_against_spurious_io_errors():
+            return self._load_overload(sig, target_context)
 
 
 def code_address(dispatcher: Any, signature: tuple[Any, ...]) -> int:

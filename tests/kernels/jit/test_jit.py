@@ -388,6 +388,13 @@ def test_importing_compiles_nothing(tmp_path: Path) -> None:
     run(code, environment(install(tmp_path / "site"), tmp_path / "cache"))
 
 
+def test_loading_imports_nothing_that_only_compiling_needs(tmp_path: Path) -> None:
+    env = environment(install(tmp_path / "site"), tmp_path / "cache")
+    code = RELU_OF_MINUS_ONE + "print('numba.np.arraymath' in sys.modules)\n"
+    assert run(code, env).stdout == "0.0\nTrue\n"
+    assert run(code, env).stdout == "0.0\nFalse\n"
+
+
 @pytest.mark.exhaustive
 def test_long_compilation_is_announced_once_on_standard_error(tmp_path: Path) -> None:
     site, cache = install(tmp_path / "site"), tmp_path / "cache"
