@@ -9,11 +9,13 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 
 from .. import __version__
 from ..kernels.verify import WrongKernelError
-from . import export, info, predict, profile, train
 from .arguments import Parser
+
+COMMANDS = ("train", "predict", "export", "profile", "info")
 
 _EXAMPLES = """\
 examples:
@@ -24,8 +26,8 @@ examples:
 `fastnet COMMAND --help` lists the options of a command."""
 
 
-def make_parser() -> Parser:
-    """Make the parser of the whole command line."""
+def make_parser(commands: Sequence[str] = COMMANDS) -> Parser:
+    """Make the parser of the whole command line, or of some of its commands: their modules are imported."""
     parser = Parser(
         prog="fastnet",
         description="Train dense networks with compiled kernels.",
@@ -34,8 +36,8 @@ def make_parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"fastnet {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="command", required=True)
-    for command in (train, predict, export, profile, info):
-        command.add_parser(subparsers)
+    for command in commands:
+        import_module(f".{command}", __package__).add_parser(subparsers)
     return parser
 
 
@@ -52,7 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     int
         The exit status.
     """
-    options = make_parser().parse_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    named = [command for command in COMMANDS if command in arguments[:1]]
+    options = make_parser(named or COMMANDS).parse_args(arguments)
     try:
         status: int = options.run(options)
         if sys.stdout is not None:  # None where the shell closed it

@@ -127,6 +127,14 @@ def test_train_survives_a_closed_standard_output() -> None:
     assert (result.returncode, errors(result.stderr)) == (0, "")
 
 
+@pytest.mark.parametrize(("argument", "imports"), [("train", False), ("profile", True), ("--help", True)])
+def test_a_command_imports_no_other(argument: str, imports: bool) -> None:
+    code = "import sys; from fastnet.cli.main import main\ntry: main([sys.argv[1], '--help'])\n"
+    code += "finally: print('fastnet.cli.profile' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code, argument], capture_output=True, text=True, timeout=60)
+    assert found.stdout.splitlines()[-1] == str(imports)
+
+
 def test_help_is_complete() -> None:
     result = run("train", "--help")
     assert result.returncode == 0
