@@ -39,7 +39,6 @@ from numba.core.caching import NullCache as NullCache
 from numba.core.registry import CPUDispatcher as CPUDispatcher
 from numba.core.registry import cpu_target as cpu_target
 from numba.core.runtime import rtsys
-from numba.np import arrayobj as arrayobj
 
 _REQUIRED = (
     (cpu_target, "target_context typing_context"),
@@ -48,7 +47,6 @@ _REQUIRED = (
     (cpu_target.target_context.call_conv, "get_function_type call_function return_status_propagate"),
     (CPUDispatcher, "compile get_compile_result"),
     (numba.types.Dispatcher, "get_call_type"),
-    (arrayobj, "populate_array"),
     (FunctionCache, "_load_overload _guard_against_spurious_io_errors"),
     (rtsys, "initialize"),
 )
@@ -99,6 +97,14 @@ class LoadingCache(FunctionCache):  # type: ignore[misc]
         rtsys.initialize(target_context)
         with self._guard_against_spurious_io_errors():
             return self._load_overload(sig, target_context)
+
+
+def populate_array(*arguments: Any) -> None:
+    """Fill in a struct of an array, as Numba's function of this name; for what generates code."""
+    from numba.np import arrayobj  # 20 ms, which only compiling needs
+
+    check(((arrayobj, "populate_array"),))
+    arrayobj.populate_array(*arguments)
 
 
 def code_address(dispatcher: Any, signature: tuple[Any, ...]) -> int:

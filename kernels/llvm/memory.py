@@ -8,11 +8,8 @@ from typing import Any
 from llvmlite import ir
 from numba.extending import intrinsic as _intrinsic
 
-from ..jit.numba_internals import arrayobj as _arrayobj
+from ..jit.numba_internals import populate_array
 from .builder import POINTER, VectorBuilder, cgutils, emits, intrinsic, set_optsize, types
-
-arrayobj: Any = _arrayobj  # no types
-
 
 # ------------------------------------------------------------------------------------ arrays and addresses
 
@@ -52,7 +49,7 @@ def array_at(typing_context: Any, dtype: Any, address: Any, shape: Any) -> Any:
             strides.insert(0, builder.mul(strides[0], extent))
         result = context.make_array(array)(context, builder)
         data = builder.inttoptr(address, result.data.type)
-        arrayobj.populate_array(result, data, shape, strides, shape[0].type(item), None)
+        populate_array(result, data, shape, strides, shape[0].type(item), None)
         return result._getvalue()
 
     return array(dtype, types.intp, shape), codegen
