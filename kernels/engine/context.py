@@ -6,7 +6,7 @@ import numba
 import numpy as np
 
 from ..jit.decorator import jit
-from ..llvm.memory import array_at, record_at
+from ..llvm.memory import record_at, vector_at
 from .plan import CONTEXT, LAYER
 
 INT64, FLOAT64 = np.dtype(np.int64), np.dtype(np.float64)
@@ -15,18 +15,6 @@ CONTEXT_TYPE = numba.from_dtype(CONTEXT)
 """Numba's type of a CONTEXT; compiled functions receive a pointer to it."""
 
 _LAYER_BYTES = LAYER.itemsize
-
-
-@jit(inline=True)
-def vector_at(dtype: Any, address: int, size: int) -> Any:
-    """Return the array (size,) at an address."""
-    return array_at(dtype, address, (size,))
-
-
-@jit(inline=True)
-def matrix_at(dtype: Any, address: int, rows: int, columns: int) -> Any:
-    """Return the array (rows, columns) at an address."""
-    return array_at(dtype, address, (rows, columns))
 
 
 @jit(inline=True)

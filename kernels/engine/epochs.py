@@ -16,9 +16,9 @@ from ..cpu.elementwise import all_finite
 from ..cpu.threads.pool import POOL
 from ..jit.call_by_address import by_address, call, kernel_address
 from ..jit.decorator import jit
-from ..llvm.memory import item_bytes, optimize_for_size, record_at
+from ..llvm.memory import item_bytes, optimize_for_size, record_at, vector_at
 from .backend import PROGRESS, TOTALS, Array, check_interrupt, record
-from .context import FLOAT64, INT64, vector_at
+from .context import FLOAT64, INT64
 from .plan import CONTEXT, address_of
 from .rng import shuffle_rows
 from .training_step import run

@@ -30,13 +30,15 @@ from ..llvm.memory import (
     copy_bytes,
     item_bytes,
     keep_alive,
+    matrix_at,
     optimize_for_size,
     record_at,
     release,
     stack_memory,
+    vector_at,
 )
 from .backend import record
-from .context import INT64, matrix_at, vector_at
+from .context import INT64
 from .plan import LINE
 from .weights_task import pack_weights
 

@@ -30,7 +30,7 @@ from ..cpu.threads.parallel_for import parallel_for
 from ..jit.call_by_address import by_address, call, succeeds
 from ..jit.decorator import jit
 from ..llvm.builder import VECTOR
-from ..llvm.memory import copy_bytes, item_bytes, optimize_for_size, record_at
+from ..llvm.memory import copy_bytes, item_bytes, matrix_at, optimize_for_size, record_at, vector_at
 from ..specs.activations import IDENTITY, RELU
 from ..specs.batches import GROUP_ROWS, MICRO_BATCH_ROWS
 from .backend import OBJECTIVE, PROGRESS, TOTALS
@@ -39,11 +39,9 @@ from .context import (
     FLOAT64,
     INT64,
     layer_at,
-    matrix_at,
     sample_weight,
     task_bounds,
     task_count,
-    vector_at,
 )
 from .plan import CONTEXT, LINE
 from .weights_task import weights_task

@@ -26,11 +26,19 @@ from ..cpu.softmax import tree_sum
 from ..jit.call_by_address import by_address, call
 from ..jit.decorator import jit
 from ..llvm.builder import VECTOR
-from ..llvm.memory import address_and_strides, copy_vector, item_bytes, optimize_for_size, record_at, stack_memory
+from ..llvm.memory import (
+    address_and_strides,
+    copy_vector,
+    item_bytes,
+    optimize_for_size,
+    record_at,
+    stack_memory,
+    vector_at,
+)
 from ..specs.batches import GROUP_ROWS
 from ..specs.optimizers import OPTIMIZERS
 from .backend import PROGRESS
-from .context import CONTEXT_TYPE, FLOAT64, layer_at, vector_at
+from .context import CONTEXT_TYPE, FLOAT64, layer_at
 from .plan import WEIGHT_TASK
 
 _LANES = 32

@@ -3,6 +3,7 @@
 Addresses, strides and sizes are integers in bytes, of NumPy's intp. Nothing here checks bounds.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from llvmlite import ir
@@ -41,18 +42,43 @@ def array_at(typing_context: Any, dtype: Any, address: Any, shape: Any) -> Any:
     array = types.Array(dtype.dtype, len(shape), "C")
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        _, address, packed = arguments
-        shape = cgutils.unpack_tuple(builder, packed)
-        item = context.get_abi_sizeof(context.get_data_type(array.dtype))
-        strides = [shape[0].type(item)]
-        for extent in shape[:0:-1]:
-            strides.insert(0, builder.mul(strides[0], extent))
-        result = context.make_array(array)(context, builder)
-        data = builder.inttoptr(address, result.data.type)
-        populate_array(result, data, shape, strides, shape[0].type(item), None)
-        return result._getvalue()
+        return _emit_array(context, builder, array, arguments[1], cgutils.unpack_tuple(builder, arguments[2]))
 
     return array(dtype, types.intp, shape), codegen
+
+
+@intrinsic
+def vector_at(typing_context: Any, dtype: Any, address: Any, size: Any) -> Any:
+    """The array (size,) at an address, as of `array_at`."""
+    array = types.Array(dtype.dtype, 1, "C")
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        return _emit_array(context, builder, array, arguments[1], arguments[2:])
+
+    return array(dtype, types.intp, types.intp), codegen
+
+
+@intrinsic
+def matrix_at(typing_context: Any, dtype: Any, address: Any, rows: Any, columns: Any) -> Any:
+    """The array (rows, columns) at an address, as of `array_at`."""
+    array = types.Array(dtype.dtype, 2, "C")
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        return _emit_array(context, builder, array, arguments[1], arguments[2:])
+
+    return array(dtype, types.intp, types.intp, types.intp), codegen
+
+
+def _emit_array(context: Any, builder: ir.IRBuilder, array: Any, address: ir.Value, shape: Sequence[ir.Value]) -> Any:
+    """Emit the array of a C-contiguous type at an address."""
+    item = context.get_abi_sizeof(context.get_data_type(array.dtype))
+    strides = [shape[0].type(item)]
+    for extent in shape[:0:-1]:
+        strides.insert(0, builder.mul(strides[0], extent))
+    result = context.make_array(array)(context, builder)
+    data = builder.inttoptr(address, result.data.type)
+    populate_array(result, data, shape, strides, shape[0].type(item), None)
+    return result._getvalue()
 
 
 @emits(lambda dtype: (dtype,), lambda _: types.intp)
