@@ -31,10 +31,10 @@ try:
     from joblib.parallel import get_active_backend
     from scipy.sparse import issparse
     from sklearn import neural_network
-    from sklearn.base import is_classifier
+    from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin, is_classifier
     from sklearn.neural_network._base import LOSS_FUNCTIONS
     from sklearn.neural_network._stochastic_optimizers import AdamOptimizer, SGDOptimizer
-    from sklearn.utils import TransformerTags, check_array, check_consistent_length, compute_sample_weight
+    from sklearn.utils import check_array, check_consistent_length, compute_sample_weight
     from sklearn.utils._param_validation import Interval, StrOptions
     from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 except ImportError as error:
@@ -85,7 +85,7 @@ def _max_threads(estimator: Any) -> int | None:
     return given
 
 
-class _EngineMixin:
+class _EngineMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):  # type: ignore[misc]
     """Trains scikit-learn's estimators on the engine, and predicts as `Network` does."""
 
     _validation: Any = None
@@ -118,7 +118,7 @@ class _EngineMixin:
         with progress_bar(me.max_iter, me.progress) as bar:
             try:
                 self._bar, self._validation = bar, None if X_val is None else (X_val, y_val)
-                return super().fit(X, y, sample_weight)  # type: ignore[misc]
+                return super().fit(X, y, sample_weight)
             finally:
                 del self._bar, self._validation
 
@@ -139,10 +139,15 @@ class _EngineMixin:
         return hidden._forward_pass_fast(X)
 
     def __sklearn_tags__(self) -> Any:
-        """Return scikit-learn's tags: the estimator is a transformer too."""
-        tags = super().__sklearn_tags__()  # type: ignore[misc]
-        tags.transformer_tags = TransformerTags(preserves_dtype=["float64", "float32"])
+        """Return scikit-learn's tags: what `transform` returns keeps the dtype of X."""
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
+
+    @property
+    def _n_features_out(self: Any) -> int:
+        """The width of what `transform` returns, from which scikit-learn makes names."""
+        return len(self.coefs_[-1])
 
     def _fit(self: Any, X: Any, y: Any, sample_weight: Any = None, incremental: bool = False) -> Any:
         class_weight = getattr(self, "class_weight", None)
@@ -151,14 +156,14 @@ class _EngineMixin:
                 raise ValueError("partial_fit sees some rows only; give class_weight as a dict, not 'balanced'")
             weights = compute_sample_weight(class_weight, y)
             sample_weight = weights if sample_weight is None else weights * _check_sample_weight(sample_weight, X)
-        return super()._fit(X, y, sample_weight, incremental)  # type: ignore[misc]
+        return super()._fit(X, y, sample_weight, incremental)
 
     def _initialize(self, *args: Any) -> None:
-        super()._initialize(*args)  # type: ignore[misc]
+        super()._initialize(*args)
         self.validation_loss_curve_: list[float] = []
 
     def _validate_input(self: Any, X: Any, y: Any, *args: Any, **options: Any) -> Any:
-        X, y = super()._validate_input(X, y, *args, **options)  # type: ignore[misc]
+        X, y = super()._validate_input(X, y, *args, **options)
         if self._validation is not None:
             X_val, y_val = self._validation
             X_val = validate_data(self, X_val, accept_sparse=["csr", "csc"], dtype=X.dtype, reset=False)
@@ -189,7 +194,7 @@ class _EngineMixin:
             update_bar(self._bar, row)
         for callback in self.callbacks:
             callback(row)
-        super()._update_no_improvement_count(*args)  # type: ignore[misc]
+        super()._update_no_improvement_count(*args)
 
     def _forward_pass_fast(self, X: Any, check_input: bool = True) -> Any:
         """Return scikit-learn's outputs; by scikit-learn's code where arrays are not what the kernels take."""
@@ -205,7 +210,7 @@ class _EngineMixin:
                 )
             if outputs is not None:
                 return outputs
-        return super()._forward_pass_fast(X, check_input=False)  # type: ignore[misc]
+        return super()._forward_pass_fast(X, check_input=False)
 
     def _can_engine(
         self: Any, X: Any, y: Any, sample_weight: Array | None, layer_units: list[int], incremental: bool
@@ -231,7 +236,7 @@ class _EngineMixin:
         )
 
     def _fit_stochastic(self: Any, X: Any, y: Any, sample_weight: Any, *rest: Any) -> None:
-        super_fit = super()._fit_stochastic  # type: ignore[misc]
+        super_fit = super()._fit_stochastic
         layer_units, incremental = rest[-2:]
         if not self._can_engine(X, y, sample_weight, layer_units, incremental):
             super_fit(X, y, sample_weight, *rest)
@@ -253,7 +258,7 @@ class _EngineMixin:
     def _backprop(self: Any, X: Any, y: Any, sample_weight: Any, *rest: Any) -> Any:
         session = self.__dict__.get("_session")
         if session is None:
-            return super()._backprop(X, y, sample_weight, *rest)  # type: ignore[misc]
+            return super()._backprop(X, y, sample_weight, *rest)
         # Without gradients scikit-learn's optimizer changes nothing.
         return session.train(self, X, y, sample_weight), [], []
 

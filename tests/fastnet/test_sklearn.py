@@ -417,9 +417,11 @@ def test_validation_curve_callbacks_and_bar(problem: str, capsys: pytest.Capture
 @pytest.mark.parametrize("activation", ["identity", "logistic", "tanh", "relu"])
 @pytest.mark.parametrize("backend", ["numpy", "cpu"])
 def test_transform_returns_the_last_hidden_layer(activation: str, backend: str) -> None:
-    mine, _, y = pair("many classes", activation=activation, backend=backend)
-    hidden = mine.fit(X, y).transform(X)
+    mine, _, y = pair("many classes", activation=activation)
+    hidden = mine.set_params(backend=backend).fit(X, y).transform(X)
     assert hidden.shape == (ROWS, 5)
+    np.testing.assert_allclose(mine.transform(csr_matrix(X)), hidden, rtol=1e-9, atol=1e-12)
+    assert mine.get_feature_names_out().tolist() == [f"mlpclassifier{i}" for i in range(5)]
     logits = hidden @ mine.coefs_[-1] + mine.intercepts_[-1]
     shares = np.exp(logits - logits.max(axis=1, keepdims=True))
     np.testing.assert_allclose(shares / shares.sum(axis=1, keepdims=True), mine.predict_proba(X), rtol=1e-9)
