@@ -36,6 +36,7 @@ try:
     from sklearn.neural_network._stochastic_optimizers import AdamOptimizer, SGDOptimizer
     from sklearn.utils import check_array, check_consistent_length, compute_sample_weight
     from sklearn.utils._param_validation import Interval, StrOptions
+    from sklearn.utils.multiclass import type_of_target
     from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 except ImportError as error:
     raise ImportError(
@@ -100,7 +101,8 @@ class _EngineMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):  # type: 
         y : array-like, shape (n,) or (n, n_outputs)
         sample_weight : array-like, shape (n,), optional
         X_val, y_val : array-like, optional
-            Other rows, whose loss after each epoch becomes ``validation_loss_curve_``; nothing else depends on them.
+            Other rows, whose loss after each epoch becomes ``validation_loss_curve_``; nothing else depends on them,
+            early stopping neither. A pipeline passes them on as they are, not through its other steps.
 
         Returns
         -------
@@ -115,7 +117,9 @@ class _EngineMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):  # type: 
             missing = "X_val" if X_val is None else "y_val"
             raise ValueError(f"{missing} is missing; X_val and y_val are given together or not at all")
         me: Any = self
-        with progress_bar(me.max_iter, me.progress) as bar:
+        me._validate_params()  # before a bar is shown
+        self._check_callbacks()
+        with progress_bar(me.max_iter, False if me.solver == "lbfgs" else me.progress) as bar:
             try:
                 self._bar, self._validation = bar, None if X_val is None else (X_val, y_val)
                 return super().fit(X, y, sample_weight)
@@ -150,13 +154,24 @@ class _EngineMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):  # type: 
         return len(self.coefs_[-1])
 
     def _fit(self: Any, X: Any, y: Any, sample_weight: Any = None, incremental: bool = False) -> Any:
+        self._check_callbacks()
         class_weight = getattr(self, "class_weight", None)
-        if class_weight is not None:
+        if class_weight is not None and y is not None:  # a y of None is refused by scikit-learn
             if incremental and class_weight == "balanced":
                 raise ValueError("partial_fit sees some rows only; give class_weight as a dict, not 'balanced'")
+            check_consistent_length(X, y)
+            if class_weight != "balanced" and type_of_target(y).startswith("multilabel"):
+                raise ValueError("class_weight is a dict and y multi-label; give 'balanced', or sample_weight")
+            if incremental:  # which need not hold every class
+                class_weight = {label: class_weight.get(label, 1.0) for label in np.unique(y)}
             weights = compute_sample_weight(class_weight, y)
             sample_weight = weights if sample_weight is None else weights * _check_sample_weight(sample_weight, X)
         return super()._fit(X, y, sample_weight, incremental)
+
+    def _check_callbacks(self: Any) -> None:
+        for callback in self.callbacks:
+            if not callable(callback):
+                raise TypeError(f"callbacks holds {callback!r}; expected functions of a dict")
 
     def _initialize(self, *args: Any) -> None:
         super()._initialize(*args)
@@ -166,8 +181,13 @@ class _EngineMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):  # type: 
         X, y = super()._validate_input(X, y, *args, **options)
         if self._validation is not None:
             X_val, y_val = self._validation
-            X_val = validate_data(self, X_val, accept_sparse=["csr", "csc"], dtype=X.dtype, reset=False)
+            try:
+                X_val = validate_data(self, X_val, accept_sparse=["csr", "csc"], dtype=X.dtype, reset=False)
+            except ValueError as error:
+                raise ValueError(f"X_val: {error}") from None
             if is_classifier(self):
+                if np.ndim(y_val) == 1 and self._label_binarizer.y_type_.startswith("multilabel"):
+                    raise ValueError(f"y_val has one dimension; expected {y.shape[1]} labels a row, as y has")
                 unknown = np.setdiff1d(y_val, self.classes_)
                 if len(unknown):
                     raise ValueError(f"y_val holds {unknown[0]}, a class that y lacks")
@@ -182,6 +202,7 @@ class _EngineMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):  # type: 
         return X, y
 
     def _update_no_improvement_count(self: Any, *args: Any) -> None:
+        super()._update_no_improvement_count(*args)  # first: a callback may end the fit
         row = {"epoch": self.n_iter_ - 1, "loss": float(self.loss_)}
         if self._validation is not None:
             X_val, y_val = self._validation
@@ -194,7 +215,6 @@ class _EngineMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):  # type: 
             update_bar(self._bar, row)
         for callback in self.callbacks:
             callback(row)
-        super()._update_no_improvement_count(*args)
 
     def _forward_pass_fast(self, X: Any, check_input: bool = True) -> Any:
         """Return scikit-learn's outputs; by scikit-learn's code where arrays are not what the kernels take."""
@@ -315,9 +335,11 @@ class MLPClassifier(_EngineMixin, neural_network.MLPClassifier):  # type: ignore
         Whether `fit` shows a progress bar on standard error; None shows it on terminals and in notebooks.
     callbacks : sequence of callables, default ()
         Called after each epoch with a dict of its "epoch", from 0 on, its "loss", and "val_loss" where `fit` has X_val.
-        KeyboardInterrupt raised in one ends the fit, with scikit-learn's warning. lbfgs has no epochs.
+        KeyboardInterrupt raised in one ends the fit, with scikit-learn's warning. lbfgs has no epochs. `clone`, and so
+        a search, copies them: give functions, not methods of an object that collects something.
     class_weight : "balanced", dict of class to float, or None, default None
-        Factor of each class's sample weights: balanced makes all classes count alike, however rare.
+        Factor of each class's sample weights: balanced makes all classes count alike where these are equal.
+        `partial_fit` takes a dict, in which a class that is missing counts 1.
 
     Attributes
     ----------
@@ -369,7 +391,8 @@ class MLPRegressor(_EngineMixin, neural_network.MLPRegressor):  # type: ignore[m
         Whether `fit` shows a progress bar on standard error; None shows it on terminals and in notebooks.
     callbacks : sequence of callables, default ()
         Called after each epoch with a dict of its "epoch", from 0 on, its "loss", and "val_loss" where `fit` has X_val.
-        KeyboardInterrupt raised in one ends the fit, with scikit-learn's warning. lbfgs has no epochs.
+        KeyboardInterrupt raised in one ends the fit, with scikit-learn's warning. lbfgs has no epochs. `clone`, and so
+        a search, copies them: give functions, not methods of an object that collects something.
 
     Attributes
     ----------

@@ -329,6 +329,7 @@ class Columns:
 def unread(column: Any, known: Any, expected: str) -> dict[str, dict[str, Any]]:
     """Return how many cells of a column hold something, but not what is expected, and the first; {} where none does."""
     cells = column[column.notna() & ~known]
+    cells = cells[as_text(cells) != ""]  # blank ones are gaps
     if not len(cells):
         return {}
     return {column.name: {"expected": expected, "cells": len(cells), "example": text_of(cells.iloc[0])[:40]}}

@@ -242,7 +242,7 @@ def _table(options: argparse.Namespace) -> Data:
     lines += [f"unread    {line}" for line in table.unread_lines(unread)]
     if not known.all():
         left_out = counted(int((~known).sum()), "row")
-        lines.append(f"gaps      {left_out} without a known {options.target!r} left out")
+        lines.append(f"gaps      {left_out} left out: {options.target!r} is not known there")
     scaling = (0.0, 1.0)
     if classes is None:
         scaling = float(y.mean()), float(y.std())

@@ -45,8 +45,8 @@ from .weights_task import pack_weights
 FEW_ROWS = 96
 """Rows up to which threads share out the columns of every layer instead of rows: each then reads its part of W only."""
 
-FEW_ROWS_IN_PLACE = 256 if VECTOR == 64 else FEW_ROWS
-"""The same where W is not in micro-panels: sharing rows would have all of W packed before."""
+FEW_ROWS_IN_PLACE = 240 if VECTOR == 64 else FEW_ROWS
+"""The same where W is not in micro-panels: to share rows, all of a large W is packed before."""
 
 COLUMNS_FLOPS = 1_500_000
 """Layers of less work stay on one thread."""

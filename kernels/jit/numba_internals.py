@@ -12,6 +12,8 @@ undocumented                            used for                      public way
 ``registry.CPUDispatcher``,             `decorator`: a kernel without  none: with ``no_cpython_wrapper`` a call from
 a dispatcher's ``__class__``            an entry from Python refuses  Python jumps to address 0
                                         calls from Python
+its ``_load_overload`` and guard,       `LoadingCache`                none: ``load_overload`` imports all of Numba
+``runtime.rtsys``                                                     first
 ``caching.FunctionCache``: ``_impl``,   `cache`                       ``cache=True``, whose stamps cover one file only,
 ``_impl_class``, ``_locator_classes``,                                whose data files have numbers for names, and
 ``_cache_file``, ``_index_key``, a                                    whose folder is a setting of the process
@@ -55,7 +57,7 @@ where Numba organises its files otherwise, `decorator` warns, and each process c
 
 
 def check(required: tuple[tuple[Any, str], ...] = _REQUIRED) -> None:
-    """Look for what the kernels need, by name; run once, at import.
+    """Look for what the kernels need, by name; run at import, and where something is imported later.
 
     Raises
     ------

@@ -399,6 +399,39 @@ def test_class_weight_is_a_factor_of_sample_weights() -> None:
         ours.MLPClassifier(class_weight="balanced").partial_fit(X, rare, classes=["often", "rare"])
 
 
+def test_class_weight_of_rows_without_every_class() -> None:
+    """A batch of partial_fit may lack a class; what scikit-learn refuses stays refused in its words."""
+    model = ours.MLPClassifier(**COMMON, class_weight={0: 2, 1: 5})
+    expected = sk.MLPClassifier(**COMMON)
+    some = np.arange(ROWS) % 2 * 2  # classes 0 and 2
+    assert_same(
+        model.partial_fit(X, some, classes=[0, 1, 2]),
+        expected.partial_fit(X, some, np.where(some == 0, 2.0, 1.0), [0, 1, 2]),
+        1e-9,
+    )
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        model.fit(X, some[:20], WEIGHTS + 1)
+    with pytest.raises(ValueError, match="requires y to be passed"):
+        model.fit(X, None)
+    with pytest.raises(ValueError, match="class_weight is a dict and y multi-label"):
+        model.fit(X, np.eye(3)[some].astype(int) | 1)
+
+
+def test_a_callback_ends_a_fit_after_the_epoch_has_been_scored() -> None:
+    def stop(_: Any) -> None:
+        raise KeyboardInterrupt
+
+    y = PROBLEMS["many classes"][1]
+    options = {**COMMON, "early_stopping": True, "max_iter": 1}
+    with pytest.warns(UserWarning, match="Training interrupted by user"):
+        found = ours.MLPClassifier(**options, callbacks=[stop]).fit(X, y)
+    assert_same(found, ours.MLPClassifier(**options).fit(X, y))
+    with pytest.raises(TypeError, match="callbacks holds 3; expected functions of a dict"):
+        found.set_params(callbacks=[3]).fit(X, y)
+    with pytest.raises(TypeError, match="callbacks holds 3"):
+        found.set_params(early_stopping=False).partial_fit(X, y)
+
+
 @pytest.mark.parametrize("problem", PROBLEMS)
 def test_validation_curve_callbacks_and_bar(problem: str, capsys: pytest.CaptureFixture[str]) -> None:
     rows: list[dict[str, float]] = []
@@ -436,7 +469,8 @@ def test_transform_returns_the_last_hidden_layer(activation: str, backend: str) 
         ("many classes", None, [1], "X_val is missing"),
         ("many classes", X[:2], [1, 7], "y_val holds 7, a class that y lacks"),
         ("many classes", X[:2], [1], "inconsistent numbers of samples"),
-        ("many classes", X[:2, :3], [1, 2], "X has 3 features"),
+        ("many classes", X[:2, :3], [1, 2], "X_val: X has 3 features"),
+        ("many classes", np.full((2, X.shape[1]), np.nan), [1, 2], "X_val: Input X contains NaN"),
         ("one target", X[:2], [1.0, np.nan], "y_val contains NaN"),
         ("many targets", X[:2], [1.0, 2.0], "y_val has 1 output; expected 3, as y has"),
     ],

@@ -342,3 +342,9 @@ def test_foreign_types_are_refused(tmp_path: Path) -> None:
         assert re.search("ColumnTransformer", json.dumps(json.loads(stored.read("schema.json"))))
     (tmp_path / "m").write_bytes(file.getvalue())
     refused("it is compressed, which this fastnet never writes")
+
+
+def test_blank_cells_are_gaps_not_unreadable() -> None:
+    column = pandas.Series(["", "  ", None, "abc"], name="age")
+    found = table.unread(column, pandas.Series([False] * 4), "number")
+    assert found == {"age": {"expected": "number", "cells": 1, "example": "abc"}}

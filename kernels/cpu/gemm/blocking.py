@@ -32,9 +32,9 @@ L1 = 32 << 10
 """Bytes of a core's L1 data cache, of which the rules below use half: its other hardware thread may use the rest."""
 
 WIDE = NV * VECTOR > 64
-"""Whether a row of a micro-panel of B is several cache lines, as with AVX-512. B in place is then read almost as well
-as packed, and what stays in L1 is A's micro-panel. With AVX2 and NEON it is one line of 64 bytes, of another page every
-few rows: there both factors are packed, as in BLIS."""
+"""Whether a row of a micro-panel of B is several cache lines, as with AVX-512. A small B in place is then read
+as well as packed, and what stays in L1 is A's micro-panel. With AVX2 and NEON it is one line of 64 bytes, of another
+page every few rows: there both factors are packed, as in BLIS."""
 
 KC_BYTES = 4096
 """KC in bytes of one row of A: 1024 float32. The same on every machine, since it decides where sums are cut."""
@@ -64,8 +64,11 @@ FEW_ROWS = 64 if WIDE else 24
 """With fewer rows, packing B does not pay: a copy costs as much as some 3 rows."""
 
 B_IN_PLACE_BYTES = min(L2, 128 << 10) if WIDE else L1 // 2
-"""Bytes of a B that is read in place whatever A's rows; half of it from MANY_ROWS on. Fewer than L2 would hold: its
-rows lie in as many pages, and those a power of two apart share sets of L1."""
+"""Bytes of a B that is read in place whatever A's rows; half of it from MANY_ROWS on. Less than L2 with
+AVX-512: each row of B in place lies in another page, and rows a power of two apart share sets of L1."""
+
+A_IN_PLACE_BYTES = min(L2, 512 << 10)
+"""Bytes of an A.T that is read in place with AVX-512, where C has PACK_A_COLUMNS; with fewer columns L2."""
 
 MANY_ROWS = 512
 """Rows from which less of B is read in place."""
@@ -137,7 +140,7 @@ def choose_blocking(item: int, shape: Shape, a: Matrix, b: Matrix) -> Any:
     if not a_rows and not a_columns:
         pack_a = m > 1  # the micro-kernel knows no such A
     elif WIDE:
-        large = m * k * item > (L2 // 4 if n >= PACK_A_COLUMNS else L2)
+        large = m * k * item > (A_IN_PLACE_BYTES if n >= PACK_A_COLUMNS else L2)
         pack_a = a_columns and (large or (a.column_stride % 4096 == 0 and n >= 512))
     else:
         # A row of A.T is a new line, or page, for every k.

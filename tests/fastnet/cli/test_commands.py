@@ -135,7 +135,7 @@ def test_table_with_text_and_gaps(people: pandas.DataFrame, capsys: pytest.Captu
         r"category  town \(4 values, 1 in fewer than 2 rows taken together; \d+ gaps\), zone \(3 values\)",
         r"date      since \(%d.%m.%Y\)",
         r"left out  Unnamed: 0 \(an id: every row has another\), person \(as requested\), noise \(as requested\), .*",
-        r"gaps      1 row without a known 'rich' left out",
+        r"gaps      1 row left out: 'rich' is not known there",
         r"task      classification of 'rich': text, 2 different: no \(\d+%\), yes \(\d+%\)",
     ):
         assert re.search(f"^{line}$", output, re.M), line
@@ -179,7 +179,7 @@ def test_cells_that_cannot_be_read_are_counted(people: pandas.DataFrame, capsys:
     people.to_csv("people.csv", index=False)
     output = run(capsys, "train", "people.csv", "--target", "income", "--epochs", "1", *QUICK)
     assert "unread    no number could be read in 2 cells of 'income', such as 'inf': taken for gaps\n" in output
-    assert "gaps      2 rows without a known 'income' left out\n" in output
+    assert "gaps      2 rows left out: 'income' is not known there\n" in output
     many = table.unread_lines({str(i): told["unread"]["age"] for i in range(10)})
     assert len(many) == 9
     assert many[-1] == "the same in 2 more columns"
