@@ -507,6 +507,9 @@ threading.Thread.start = refuse
 
 PROCESS_LIMIT = """
 import resource
+from numba.core.registry import cpu_target
+cpu_target.typing_context.refresh()  # imports what compiling needs, which the other user may not be able to read
+cpu_target.target_context.refresh()
 os.setuid(54321)  # the limit does not bind root
 count = len(os.listdir("/proc/self/task")) + 1
 resource.setrlimit(resource.RLIMIT_NPROC, (count, count))
