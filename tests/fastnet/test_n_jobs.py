@@ -13,7 +13,7 @@ import joblib
 from sklearn.ensemble import BaggingClassifier
 from sklearn.model_selection import GridSearchCV, cross_val_score
 
-import fastnet.sklearn
+import fastnet.sklearn_session
 from fastnet.kernels.cpu.threads.pool import num_threads
 from fastnet.kernels.engine import engine
 from fastnet.sklearn import MLPClassifier
@@ -54,7 +54,7 @@ class Noting(engine.CpuEngine):
 def threads_of_fit(n: int) -> tuple[int, int]:
     """Return how many threads an engine was built for within a task of joblib, and the process."""
     engine.THREAD_FLOPS, engine.SURE_FLOPS = 0, 0  # otherwise networks so small stay on one thread
-    fastnet.sklearn.CPU = Noting
+    fastnet.sklearn_session.CPU = Noting
     estimator().fit(X, Y)
     return Noting.seen[threading.get_ident()], os.getpid()
 
@@ -74,7 +74,7 @@ def test_processes_share_the_cores() -> None:
 def test_threads_train_on_one_thread_each(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "THREAD_FLOPS", 0)
     monkeypatch.setattr(engine, "SURE_FLOPS", 0)
-    monkeypatch.setattr(fastnet.sklearn, "CPU", Noting)
+    monkeypatch.setattr(fastnet.sklearn_session, "CPU", Noting)
     found = joblib.Parallel(2, backend="threading")(joblib.delayed(threads_of_fit)(i) for i in range(4))
     assert {threads for threads, _ in found} == {1}
     own: list[tuple[int, int]] = []
