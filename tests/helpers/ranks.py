@@ -181,16 +181,20 @@ def resumed(comm: Any, folder: Path) -> dict[str, Any]:
     return {"parameters": one.network.parameters}
 
 
+INTERRUPTED_EPOCHS = 400
+"""Epochs that `interrupted` trains: more than a fast machine ends before Ctrl-C comes."""
+
+
 def interrupted(comm: Any, folder: Path) -> dict[str, Any]:
     """Train, while Ctrl-C comes to one rank or another at random; return where each one ended training, and the end."""
-    trainer, rng, steps, epochs = make(comm, optimizer=Adam(0.01), batch_size=16), random.Random(1), [], 60
-    while trainer.history.epochs < epochs:
-        rank, after = rng.randrange(comm.size), rng.uniform(0.05, 0.3)
+    trainer, rng, steps = make(comm, optimizer=Adam(0.01), batch_size=16), random.Random(1), []
+    while (left := INTERRUPTED_EPOCHS - trainer.history.epochs) > 0:
+        rank, after = rng.randrange(comm.size), rng.uniform(0.01, 0.1)
         timer = threading.Timer(after, os.kill, (os.getpid(), signal.SIGINT))
         if comm.rank == rank and len(steps) < 3:
             timer.start()
         try:
-            trainer.fit(X, Y, epochs - trainer.history.epochs)
+            trainer.fit(X, Y, left)
         except KeyboardInterrupt:
             steps.append(int(trainer._state.step[0]))
     return {"steps": steps, "parameters": trainer.network.parameters}
