@@ -12,12 +12,12 @@ undocumented                            used for                      public way
 ``registry.CPUDispatcher``,             `decorator`: a kernel without  none: with ``no_cpython_wrapper`` a call from
 a dispatcher's ``__class__``            an entry from Python refuses  Python jumps to address 0
                                         calls from Python
-its ``_load_overload`` and guard,       `LoadingCache`                none: ``load_overload`` imports all of Numba
-``runtime.rtsys``                                                     first
 ``caching.FunctionCache``: ``_impl``,   `cache`                       ``cache=True``, whose stamps cover one file only,
 ``_impl_class``, ``_locator_classes``,                                whose data files have numbers for names, and
 ``_cache_file``, ``_index_key``, a                                    whose folder is a setting of the process
 dispatcher's ``_cache``
+``FunctionCache._load_overload``,       `LoadingCache`                none: ``load_overload`` imports all of Numba
+its guard, ``runtime.rtsys``                                          first
 an overload's ``library``, ``fndesc``   `code_address`                ``numba.cfunc``: no arrays, no exceptions
 a codegen's ``_engine``, a library's    `perf_map`, only where it is  none
 ``_object_compiled_hook`` and           asked for
