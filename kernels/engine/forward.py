@@ -59,6 +59,9 @@ CALL_FLOPS = 10**10
 PACK_ONCE_BYTES = L2 // 2
 """Parameters of fewer bytes are packed anew for every block: that takes less than waiting for other threads."""
 
+PACK_ONCE_BLOCKS = 4
+"""Unless each thread computes this many blocks."""
+
 NO_VALUES = {item: np.empty(0, f"f{item}") for item in (4, 8)}
 """What layers that say themselves where their arrays are count from."""
 
@@ -131,7 +134,8 @@ class Forward:
             return _done(run(self.address, values, X, out, kept, 0, len(X), 1))
         begin, threads = 0, num_threads()
         many = len(X) > (few_rows(self._few_rows, self._panels, threads) if threads > 1 else self._block_rows)
-        if many and self._reads_parameters and values.nbytes >= PACK_ONCE_BYTES:
+        once = values.nbytes >= PACK_ONCE_BYTES or len(X) >= PACK_ONCE_BLOCKS * threads * self._block_rows
+        if many and self._reads_parameters and once:
             packed = None if kept and np.may_share_memory(out, values) else self.pack(values, threads)
             return packed is not None and self.packed()(packed, X, out, kept)
         while _done(run(self.address, values, X, out, kept, begin, begin + self._rows_per_call, threads)):

@@ -10,7 +10,7 @@ from ...jit.decorator import jit
 from ...llvm.builder import VECTOR
 from .microkernel import MR, NV
 from .operands import Matrix, Shape
-from .transpose import MAX_ROWS
+from .transpose import MAX_ROWS, MAX_ROWS_IN_PLACE
 
 
 def _l2_bytes() -> int:
@@ -163,7 +163,9 @@ def choose_blocking(item: int, shape: Shape, a: Matrix, b: Matrix) -> Any:
         if pack_a and b_in_place:  # packed once
             nc = max(nc, n)
     a_panel_bytes = MR * (kc + lanes) * item if pack_a else 0
+    if transposes_b and m > MAX_ROWS_IN_PLACE:
+        a_panel_bytes = MAX_ROWS * (kc + lanes) * item
     b_block_bytes = 0 if b_in_place else (kc + lanes) * nc * item
-    packed_bytes = b_block_bytes + -(-mc // MR) * a_panel_bytes
+    packed_bytes = b_block_bytes + (1 if transposes_b else -(-mc // MR)) * a_panel_bytes
     buffer_bytes = packed_bytes + (VECTOR if packed_bytes > 0 else 0)
     return Blocking(k_blocks, kc, nc, mc, a_panel_bytes, b_block_bytes, buffer_bytes, transposes_b)

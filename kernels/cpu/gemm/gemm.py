@@ -50,7 +50,7 @@ from .operands import (
     shape_type,
     workspace_type,
 )
-from .packing import pack_a, pack_b
+from .packing import pack_a, pack_a_rows, pack_b
 from .transpose import MAX_ROWS, gemm_bt_microkernel, single_row_width, transpose_panel
 
 NO_WORKSPACE = Workspace(0, 0)
@@ -114,7 +114,7 @@ def _macro_kernel(dtype: Any, block: Any, a: Any, b: Any, c: Any, epilogue: Any)
             if b.panel_stride < 0:
                 width = min(lanes, nb - j)
                 if tile_rows == 1:
-                    width = single_row_width(item, kb, nb - j, b.column_stride)
+                    width = single_row_width(item, kb, nb, nb - j, b.column_stride)
                 columns = Rows(b.address + j * b.column_stride, b.column_stride)
                 tile = Tile(tile_rows, width, kb, 1)
                 gemm_bt_microkernel(
@@ -252,7 +252,10 @@ def gemm(dtype: Any, shape: Any, a: Any, b: Any, c: Any, epilogue: Any, workspac
                 a_address = a.address + i * a.row_stride + s * kc * a.column_stride
                 a_block = Matrix(a_address, a.row_stride, a.column_stride, blocking.a_panel_bytes)
                 if blocking.a_panel_bytes > 0:
-                    if mc < m or j == 0:  # a single block stays packed
+                    if blocking.transposes_b:
+                        if j == 0:
+                            pack_a_rows(dtype, m, kb, a_block, a_packed)
+                    elif mc < m or j == 0:  # a single block stays packed
                         pack_a(dtype, rows, -(-rows // MR), kb, m - i, a_block, a_packed)
                     a_block = Matrix(a_packed, a.row_stride, a.column_stride, blocking.a_panel_bytes)
                 c_block = _offset(c, i, j * item)

@@ -9,7 +9,7 @@ from ...llvm.builder import LINE, VECTOR, VectorBuilder, emits, types
 from ...llvm.memory import copy_element, copy_vector, item_bytes
 from .microkernel import MR, NV
 from .operands import Matrix, Rows, rows_type
-from .transpose import PAGE, PANELS, transpose_panel
+from .transpose import MAX_ROWS, PAGE, PANELS, transpose_panel
 
 ROWS_AT_ONCE = 8
 """Rows of the source of which the same columns are copied together: they are contiguous in the micro-panel, and rows
@@ -143,3 +143,16 @@ def pack_a(dtype: Any, rows: int, tiles: int, kb: int, readable_rows: int, a: Ma
                 for q in range(tile_rows):
                     element = source + q * a.row_stride + k * a.column_stride
                     copy_element(dtype, to + (k * tile_rows + q) * item, element)
+
+
+@jit(internal=True)
+def pack_a_rows(dtype: Any, rows: int, kb: int, a: Matrix, target: int) -> None:
+    """Copy up to MAX_ROWS contiguous rows of A into the micro-panel that `gemm_bt_microkernel` reads.
+
+    It has MAX_ROWS for each k; those that are missing in a vector of rows repeat the last one.
+    """
+    item = item_bytes(dtype)
+    lanes = VECTOR // item
+    for q in range(0, rows, lanes):
+        source, columns = a.address + q * a.row_stride, min(lanes, rows - q)
+        transpose_panel(dtype, target + q * item, MAX_ROWS * item, source, a.row_stride, columns, kb)

@@ -28,12 +28,23 @@ once for a whole tile: with 32 registers up to 16 rows share that (docs/performa
 
 MAX_ROWS = HEIGHTS[0]
 
+MAX_ROWS_IN_PLACE = 4
+"""Rows up to which A is read in place. More of them are copied into a micro-panel, MAX_ROWS for each k: else their
+addresses, which no registers are left for, are read from memory with each element."""
+
 PANELS = 2
 """Vectors of columns in a tile of a single row at most. The FMAs on one vector wait for each other, 4 cycles each;
 meanwhile the CPU transposes and multiplies the other."""
 
 PAGE = 4096
 """Columns a multiple of this many bytes apart share one set of L1, which holds those of one vector."""
+
+HAS_LAG = VECTOR < 64
+"""Whether a single row takes two vectors also of columns a multiple of PAGE apart. With AVX-512 their 32 columns are
+more streams than the CPU reads ahead, so it takes them neither there nor from a B.T beyond L2."""
+
+NEAR_BYTES = 1 << 20
+"""Without that, bytes of a B.T from which on a single row takes one vector of columns at a time."""
 
 LAG_BYTES = 1024
 """Of such columns, the second vector of a tile reads this many bytes behind the first: in other sets of L1, beyond what
@@ -196,12 +207,15 @@ def _emit_tile(height: int, panels: int) -> Callable[..., None]:
         builder, intp = code.builder, k.type
         a_start = code.pointer(a.address)
         numbers = _clamped_numbers(builder, rows, height)
-        a_rows = [code.at(a_start, builder.mul(number, a.row_stride)) for number in numbers]
+        in_panel = height > MAX_ROWS_IN_PLACE
+        steps = [intp(i * code.bytes) for i in range(height)]
+        if not in_panel:
+            steps = [builder.mul(number, a.row_stride) for number in numbers]
 
         def add(sums: Values, number: ir.Value, vectors: Values) -> Values:
             """Emit the FMAs of a row of B; the sums are row by row of C."""
-            offset = builder.mul(number, intp(code.bytes))
-            elements = [builder.load(code.at(a_i, offset), typ=code.scalar, align=code.bytes) for a_i in a_rows]
+            column = code.at(a_start, builder.mul(number, intp(code.bytes * (MAX_ROWS if in_panel else 1))))
+            elements = [builder.load(code.at(column, step), typ=code.scalar, align=code.bytes) for step in steps]
             factors = [(code.splat(x), vector) for x in elements for vector in vectors]
             return [code.fma(x, vector, total) for (x, vector), total in zip(factors, sums, strict=True)]
 
@@ -246,12 +260,15 @@ def _emit_lagging_row(
 
 
 @jit(scalar=True)
-def single_row_width(item: int, k: int, columns: int, column_stride: int) -> int:
-    """Return how many columns of B `gemm_bt_microkernel` had better compute at once for a single row."""
+def single_row_width(item: int, k: int, columns: int, left: int, column_stride: int) -> int:
+    """Return how many of the columns of B that are left `gemm_bt_microkernel` had better compute for a single row."""
     lanes = VECTOR // item
-    # Two vectors of columns a page apart need k to be whole parts, more than the second one lags behind.
-    fits = column_stride % PAGE != 0 or (k * item > LAG_BYTES and k * item % READ_BYTES == 0)
-    return PANELS * lanes if columns >= PANELS * lanes and fits else min(lanes, columns)
+    fits = column_stride % PAGE != 0
+    if HAS_LAG:  # then k has to be whole parts, more than the second vector lags behind
+        fits = fits or (k * item > LAG_BYTES and k * item % READ_BYTES == 0)
+    else:
+        fits = fits and columns * column_stride < NEAR_BYTES
+    return PANELS * lanes if left >= PANELS * lanes and fits else min(lanes, left)
 
 
 @emits(lambda dtype, *_: (dtype, tile_type(), rows_type(), rows_type(), rows_type(), epilogue_type(dtype.dtype)))
@@ -268,7 +285,8 @@ def gemm_bt_microkernel(
         rows from 1 to MAX_ROWS; columns up to a vector's, or for a single row `single_row_width`; k products summed;
         one tile.
     a : Rows
-        A; its rows are contiguous.
+        A; its rows are contiguous. With more rows than MAX_ROWS_IN_PLACE, the address of its micro-panel, of MAX_ROWS
+        for each k; missing rows repeat the last one.
     b : Rows
         Address of B[0, 0], and the stride from a column to the next.
     c, epilogue
@@ -277,13 +295,16 @@ def gemm_bt_microkernel(
     code = VectorBuilder(builder, dtype)
     operands = tile.rows, tile.columns, tile.k, a, b, Outputs(c, *epilogue)
     kinds = {f"{height}x1": _emit_tile(height, 1) for height in HEIGHTS}
-    kinds |= {f"1x{PANELS}": _emit_tile(1, PANELS), f"1x{PANELS}.lag": _emit_lagging_row}
+    kinds[f"1x{PANELS}"] = _emit_tile(1, PANELS)
     intp = tile.rows.type
     flags = [builder.icmp_signed("<=", tile.rows, intp(height)) for height in HEIGHTS[1:]]
-    wide = builder.icmp_signed(">", tile.columns, intp(code.lanes))
-    far = builder.icmp_signed("==", builder.and_(b.row_stride, intp(PAGE - 1)), intp(0))
+    flags.append(builder.icmp_signed(">", tile.columns, intp(code.lanes)))
+    if HAS_LAG:
+        kinds[f"1x{PANELS}.lag"] = _emit_lagging_row
+        far = builder.icmp_signed("==", builder.and_(b.row_stride, intp(PAGE - 1)), intp(0))
+        flags.append(builder.and_(flags[-1], far))
     choice = intp(0)
-    for flag in (*flags, wide, builder.and_(wide, far)):  # each implies those before it: their number is the kind's
+    for flag in flags:  # each implies those before it: their number is the kind's
         choice = builder.add(choice, builder.zext(flag, intp))
     done = builder.append_basic_block("tile_done")
     blocks = [builder.append_basic_block(f"tile_bt_{name}") for name in kinds]

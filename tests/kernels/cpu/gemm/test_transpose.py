@@ -18,10 +18,13 @@ from fastnet.kernels import matmul
 from fastnet.kernels.cpu.gemm import blocking, transpose
 from fastnet.kernels.cpu.gemm import gemm as simd
 from fastnet.kernels.cpu.gemm.microkernel import MR
-from fastnet.kernels.cpu.gemm.operands import Epilogue, Rows, Tile
+from fastnet.kernels.cpu.gemm.operands import Epilogue, Matrix, Rows, Tile
+from fastnet.kernels.cpu.gemm.packing import pack_a_rows
 from fastnet.kernels.cpu.gemm.transpose import (
+    HAS_LAG,
     LAG_BYTES,
     MAX_ROWS,
+    MAX_ROWS_IN_PLACE,
     PAGE,
     PANELS,
     READ_BYTES,
@@ -30,7 +33,7 @@ from fastnet.kernels.cpu.gemm.transpose import (
     transpose_panel,
 )
 from fastnet.kernels.llvm import builder
-from fastnet.kernels.llvm.memory import address_and_strides
+from fastnet.kernels.llvm.memory import address_and_strides, keep_alive
 
 pytestmark = pytest.mark.compiled
 DTYPES = (np.float32, np.float64)
@@ -61,9 +64,15 @@ def kernels(dtype: Any) -> dict[str, Any]:
         )
         tile = Tile(A.shape[0], W.shape[0], A.shape[1], 1)
         outputs = Rows(c[0] if store else 0, c[1])
-        gemm_bt_microkernel(C.dtype, tile, Rows(a[0], a[1]), Rows(w[0], w[1]), outputs, epilogue)
+        a_rows = Rows(a[0], a[1])
+        panel = np.full(((A.shape[1] + lanes) * MAX_ROWS,), np.nan, C.dtype)
+        if A.shape[0] > MAX_ROWS_IN_PLACE and A.shape[1] > 0:
+            a_rows = Rows(address_and_strides(panel)[0], 0)
+            pack_a_rows(C.dtype, A.shape[0], A.shape[1], Matrix(a[0], a[1], a[2], 0), a_rows.address)
+        gemm_bt_microkernel(C.dtype, tile, a_rows, Rows(w[0], w[1]), outputs, epilogue)
+        keep_alive(panel)
 
-    scalar = numba.from_dtype(np.dtype(dtype))
+    lanes, scalar = lanes_of(dtype), numba.from_dtype(np.dtype(dtype))
     matrix = types.Array(scalar, 2, "A")
     signatures = {panel: (matrix, matrix), tile: (*[matrix] * 6, scalar, types.boolean)}
     return {f.__name__: numba.njit(signature)(f) for f, signature in signatures.items()}
@@ -143,8 +152,8 @@ def test_a_row_times_columns_a_page_apart_has_the_bits_of_the_microkernel(dtype:
     lanes, item = lanes_of(dtype), np.dtype(dtype).itemsize
     lag, part = LAG_BYTES // item, READ_BYTES // item
     for k in (part, lag, lag + 1, lag + part, 3 * lag, 4 * lag - 1, PAGE // item):
-        columns = single_row_width.py_func(item, k, 3 * lanes, pages * PAGE)
-        assert columns == (PANELS * lanes if k > lag and k % part == 0 else lanes)
+        columns = single_row_width.py_func(item, k, 3 * lanes, 3 * lanes, pages * PAGE)
+        assert columns == (PANELS * lanes if HAS_LAG and k > lag and k % part == 0 else lanes)
         W = np.full((columns, pages * PAGE // item), np.nan, dtype)[:, :k]
         outer_a, A = guarded(dtype, 1, k)
         outer_a[:] = np.nan
