@@ -65,6 +65,9 @@ TALL = MR - 1
 PREFETCH_INTERVAL = 64
 """Iterations of k between which the micro-kernel prefetches what it will need next."""
 
+PREFETCH_BYTES = 512
+"""How far ahead the micro-kernel prefetches A where its columns are contiguous, as in packed micro-panels."""
+
 
 class Outputs(NamedTuple):
     """What a tile's sums go into: C, and the fields of its `Epilogue`."""
@@ -132,15 +135,19 @@ def _sums_over_k(
 
     ``size`` also says how many iterations are one round of the loop. After every PREFETCH_INTERVAL iterations it
     prefetches what will be needed next: another row of C, and of the tile below the part of A that is as far along k
-    as the last interval, where A's rows or columns are contiguous.
+    as the last interval. Of an A whose columns are contiguous it prefetches what comes soon, line by line.
     """
     builder, intp = code.builder, k.type
     rows, vectors, unroll = size
     offsets = [builder.mul(intp(i), a.row_stride) for i in range(rows)]
+    columns_are_contiguous = isinstance(a.row_stride, ir.Constant)
+    per_line = max(1, LINE // (rows * code.bytes))  # iterations, about, in which a line of such an A is read
 
     def add(a_k: ir.Value, b_k: ir.Value, sums: list[ir.Value], unrolled: int) -> list[ir.Value]:
         """Emit the FMAs of ``unrolled`` iterations; return where the next begins, and the sums."""
-        for _ in range(unrolled):
+        for iteration in range(unrolled):
+            if columns_are_contiguous and iteration % per_line == 0:
+                code.prefetch(code.at(a_k, intp(PREFETCH_BYTES)))
             b_vectors = [code.load(p, lane_mask) for p in code.vectors_at(b_k, vectors)]
             new = []
             for i in range(rows):
@@ -165,11 +172,8 @@ def _sums_over_k(
             for pointer in code.vectors_at(code.pointer(c_row), vectors):
                 code.prefetch(pointer)
             below = code.at(a_start, a.tile_stride)
-            parts = [(offset, PREFETCH_INTERVAL) for offset in offsets]
-            if isinstance(a.row_stride, ir.Constant):  # as in packed micro-panels, one row of the tile after the other
-                parts = [(intp(0), rows * PREFETCH_INTERVAL)]
-            for offset, elements in parts:
-                for line in range(0, elements * code.bytes, LINE):
+            for offset in [] if columns_are_contiguous else offsets:
+                for line in range(0, PREFETCH_INTERVAL * code.bytes, LINE):
                     code.prefetch(code.at(below, builder.add(offset, intp(line))))
         return [left, builder.add(c_row, c.row_stride), *rest]
 
