@@ -15,6 +15,7 @@ import numpy as np
 
 from .kernels.api.validation import FLOATS
 from .kernels.specs.activations import ACTIVATIONS
+from .messages import counted
 
 
 def number(
@@ -89,6 +90,21 @@ def activations(hidden: Any, output: Any, hidden_layers: int) -> tuple[str, ...]
     for name in [hidden] if isinstance(hidden, str) else names:
         choice("hidden activation", name, ACTIVATIONS)
     return (*names, choice("output activation", output, ACTIVATIONS))
+
+
+def dropout(value: Any, hidden_layers: int) -> tuple[float | tuple[float, ...], tuple[float, ...]]:
+    """Return rates as they were given, a number or a tuple, and those of the hidden layers, empty where all are 0."""
+    if isinstance(value, (list, tuple, np.ndarray)):
+        rates = tuple(number(f"dropout[{i}]", rate, least=0, below=1) for i, rate in enumerate(value))
+        if len(rates) != hidden_layers:
+            raise ValueError(
+                f"dropout has {counted(len(rates), 'rate')}; expected {hidden_layers}, one for each hidden layer"
+            )
+        return rates, rates if any(rates) else ()
+    rate = number("dropout", value, least=0, below=1)
+    if rate and not hidden_layers:
+        raise ValueError(f"dropout is {value!r}, but the network has no hidden layer whose outputs could be dropped")
+    return rate, (rate,) * hidden_layers if rate else ()
 
 
 def dtype(value: Any) -> np.dtype[Any]:

@@ -361,7 +361,7 @@ def facts_of(
 ) -> dict[str, Any]:
     """Return by name what has to be equal on all ranks for them to train one network."""
     network, sets = trainer.network, {"": data, "validation ": held}
-    settings = ("loss", "optimizer", "batch_size", "shuffle", "seed", "l2", "clip_norm")
+    settings = ("loss", "optimizer", "batch_size", "shuffle", "seed", "l2", "clip_norm", "dropout")
     facts = {
         "fastnet's version": metadata.version("fastnet-jit"),
         "Numba's version": numba.__version__,

@@ -55,7 +55,10 @@ def _compile_kernels(trainer: Trainer) -> None:
     """Compile what the steps of a trainer call, where that is not in the cache."""
     if trainer.backend != "numpy" and COMPILES:
         network = trainer.network
-        kernels = training_kernels(LOSSES[trainer.loss], trainer._state.code, network.activation_codes)
+        state = trainer._state
+        kernels = training_kernels(
+            LOSSES[trainer.loss], state.code, network.activation_codes, drops=bool(state.dropout)
+        )
         compile_side_by_side(list(kernels.values()), network.dtype)
         for kernel in kernels.values():
             kernel.address(network.dtype)

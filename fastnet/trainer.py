@@ -96,11 +96,14 @@ class Trainer:
     shuffle : bool, default True
         Visit the rows in another order each epoch, a function of seed and epoch. False is the plain loop.
     seed : int or None, default 0
-        Of the shuffling and of ``validation_split``. None draws one, which the attribute then holds.
+        Of the shuffling, of dropout and of ``validation_split``. None draws one, which the attribute then holds.
     l2 : float, default 0.0
         Adds l2/2 times the sum of all squared weights, biases excepted, to what is minimised (not to what is reported).
     clip_norm : float, optional
         The gradient of a step, l2's share included, is scaled down to this Euclidean norm where it is longer.
+    dropout : float or sequence of float, default 0.0
+        The share of the hidden layers' outputs, or of each one's, that a step sets to 0; the others are divided by the
+        rest. Only training drops, so the ``loss`` of the history is that of the thinned network.
     backend : {"auto", "numpy", "cpu", "cuda"}, default "auto"
         numpy runs the reference equations; cpu, which auto means, the compiled kernels, with the same bits for any
         number of threads: small networks stay on one thread, medium ones periodically time both and keep the faster.
@@ -153,6 +156,7 @@ class Trainer:
         seed: int | None = 0,
         l2: float = 0.0,
         clip_norm: float | None = None,
+        dropout: float | Sequence[float] = 0.0,
         backend: str = "auto",
         threads: int | None = None,
         comm: Any = None,
@@ -168,6 +172,7 @@ class Trainer:
         self.batch_size = checks.count_or_none("batch_size", batch_size, " for the full batch")
         self.l2 = checks.number("l2", l2, least=0)
         self.clip_norm = None if clip_norm is None else checks.number("clip_norm", clip_norm, above=0)
+        self.dropout, rates = checks.dropout(dropout, len(network.layer_sizes) - 2)
         _check_dtype(network, optimizer)
         self.network, self.loss, self.optimizer, self.shuffle = network, loss, optimizer, bool(shuffle)
         self.seed = checks.seed(seed)
@@ -187,7 +192,7 @@ class Trainer:
         self.history.set_title(
             f"{'-'.join(map(str, network.layer_sizes))}: {loss}, {optimizer}, {network.dtype}, {batch}"
         )
-        self._state = TrainingState(network, optimizer, self.l2, self.clip_norm)
+        self._state = TrainingState(network, optimizer, self.l2, self.clip_norm, rates, self.seed)
         self._fitting = False
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -389,7 +394,7 @@ class Trainer:
         return (
             f"Trainer({self.network!r}, loss={self.loss!r}, optimizer={self.optimizer}, batch_size={self.batch_size}, "
             f"shuffle={self.shuffle}, seed={self.seed}, l2={self.l2:g}, clip_norm={self.clip_norm}, "
-            f"backend={self.backend!r}, threads={self.threads})"
+            f"dropout={self.dropout}, backend={self.backend!r}, threads={self.threads})"
         )
 
     # ---------------------------------------------------------------------------------------- inside

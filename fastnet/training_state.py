@@ -1,6 +1,7 @@
 """TrainingState: what a Trainer carries from one call of `fit` to the next, besides the network and the history."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from .kernels.cpu.elementwise import all_finite
@@ -24,10 +25,19 @@ class TrainingState(OptimizerState):
         Of the last backend.
     """
 
-    def __init__(self, network: Network, optimizer: Optimizer, l2: float, clip_norm: float | None) -> None:
+    def __init__(
+        self,
+        network: Network,
+        optimizer: Optimizer,
+        l2: float,
+        clip_norm: float | None,
+        dropout: Sequence[float],
+        seed: int,
+    ) -> None:
         self.vectors = aligned_zeros(optimizer.spec.state_vectors, network.parameters.size, network.dtype)
         longest = math.inf if clip_norm is None else clip_norm
-        super().__init__(optimizer.spec.code, self.vectors, optimizer.hyper, l2, longest)
+        rules = l2, longest
+        super().__init__(optimizer.spec.code, self.vectors, optimizer.hyper, *rules, dropout=dropout, seed=seed)
         self.tuner: Any = None
 
     def __setstate__(self, attributes: dict[str, Any]) -> None:

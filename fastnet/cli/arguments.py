@@ -62,6 +62,7 @@ def _counts(text: str, least: int = 1) -> list[int]:
 integer = _type("a whole number of at least 1", _count)
 seed = _type("a whole number from 0 to 2**64 - 1", lambda text: checks.seed(int(text)))
 not_negative = _type("a number of at least 0", lambda text: checks.number("number", float(text), least=0))
+share = _type("a number >= 0 and < 1", lambda text: checks.number("number", float(text), least=0, below=1))
 positive = _type("a number above 0", lambda text: checks.number("number", float(text), above=0))
 _BATCHES = {"full": None, "auto": 0}
 batch_size = _type(

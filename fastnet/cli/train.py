@@ -91,6 +91,8 @@ def add_parser(subparsers: Any) -> None:
     add("--lr", f"learning rate (default: {rates})", type=arguments.positive, metavar="RATE")
     add("--schedule", "of the learning rate over the epochs", choices=list(SCHEDULES), default="constant")
     add("--l2", "penalty on squared weights", type=arguments.not_negative, default=0.0, metavar="L2")
+    dropout = "share of the hidden layers' outputs that a step drops"
+    add("--dropout", dropout, type=arguments.share, default=0.0, metavar="RATE")
     losses = ", ".join(f"{loss} for {task}" for task, loss in DEFAULT_LOSSES.items())
     add("--loss", f"what is minimised (default: {losses})", choices=list(LOSSES))
     add("--optimizer", "how it is minimised", choices=list(OPTIMIZERS), default="adam")
@@ -321,6 +323,7 @@ def _prepared(
     net = Network([inputs[0].shape[1], *options.hidden, outputs], hidden=options.activation, seed=seed)
     rate = SCHEDULES[options.schedule](options.lr or RATES[options.optimizer], options.epochs)
     run = {"seed": seed, "backend": options.backend, "l2": options.l2}
+    run["dropout"] = options.dropout
     run["comm"] = options.comm
     run["threads"] = options.threads if _count(options) == 1 else 1
     trainer = Trainer(net, loss, OPTIMIZERS[options.optimizer](rate), options.batch_size, **run)

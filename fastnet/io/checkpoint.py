@@ -20,7 +20,7 @@ from . import model, storage
 SHARE = 0.05
 """The largest share of the time that is spent writing, except for the first and the last checkpoint."""
 
-SETTINGS = ("loss", "batch_size", "shuffle", "seed", "l2", "clip_norm", "backend", "threads")
+SETTINGS = ("loss", "batch_size", "shuffle", "seed", "l2", "clip_norm", "dropout", "backend", "threads")
 """Attributes of a Trainer that are kept as they are."""
 
 _KNOWN: dict[str, Any] = OPTIMIZER_CLASSES | SCHEDULE_CLASSES

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..engine.backend import Array
+from ..jit.decorator import jit
 from .device import cuda, empty
 from .graph import side_stream
 
@@ -107,6 +108,21 @@ def send_to(array: Array, vector: Any) -> None:
     """Copy a host array, flattened, to the front of a device vector of its dtype, after all steps launched so far."""
     if array.size:
         vector[: array.size].copy_to_device(np.ascontiguousarray(array).reshape(-1))
+
+
+@jit
+def settle(kept: tuple[Array, Array, Array, Array], new: tuple[Array, Array, Array, Array]) -> None:
+    """Write everything that came back, in one compiled call: no KeyboardInterrupt comes in between.
+
+    Parameters
+    ----------
+    kept, new : tuple of ndarray
+        Parameters (P,), state (vectors, P), PROGRESS (1,), TOTALS (1,): the host's arrays, and what they become.
+    """
+    kept[0][:] = new[0]
+    kept[1][:, :] = new[1]
+    kept[2][:] = new[2]
+    kept[3][:] = new[3]
 
 
 def _purpose(name: str) -> str:

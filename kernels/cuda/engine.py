@@ -23,15 +23,15 @@ import numpy as np
 
 from ..engine.backend import OBJECTIVE, Array, Chunk, new_progress, new_totals, results_of
 from ..engine.optimizer_state import OptimizerState
-from ..engine.plan import layer_views, padded, parameter_count
+from ..engine.plan import drops_in_place, layer_views, padded, parameter_count
 from ..engine.tuner import Tuner
-from ..jit.decorator import jit
+from ..specs import dropout
 from ..specs.activations import ACTIVATION_BY_CODE, IDENTITY
 from ..specs.batches import MICRO_BATCH_ROWS
 from ..specs.losses import LOSSES
 from . import training_step as e
 from .arguments import DEVICE_PROGRESS, GEMM_ARGS, GemmArgs, gemm_args
-from .data import DeviceData, send_to
+from .data import DeviceData, send_to, settle
 from .device import SIMULATED, cuda, empty, enqueue, require
 from .graph import CapturedStep
 from .launch import launch
@@ -55,21 +55,6 @@ class _Epoch(NamedTuple):
     batch_weights: Array  # float64, of all batches
     arrays: dict[str, Any]  # fields of `StepArrays`
     trains: bool
-
-
-@jit
-def _settle(kept: tuple[Array, Array, Array, Array], new: tuple[Array, Array, Array, Array]) -> None:
-    """Write everything that came back, in one compiled call: no KeyboardInterrupt comes in between.
-
-    Parameters
-    ----------
-    kept, new : tuple of ndarray
-        Parameters (P,), state (vectors, P), PROGRESS (1,), TOTALS (1,): the host's arrays, and what they become.
-    """
-    kept[0][:] = new[0]
-    kept[1][:, :] = new[1]
-    kept[2][:] = new[2]
-    kept[3][:] = new[3]
 
 
 def _assign(record: Any, **values: Any) -> None:
@@ -168,8 +153,15 @@ class CudaEngine:
         _assign(context, gradient=region(count * clips), l2=region(count) if optimizer.l2 != 0 else -1)
         _assign(context, scale=region(1), losses=region(batch), clips=clips, clip_norm=optimizer.clip_norm)
         _assign(context, inputs=sizes[0], outputs=sizes[-1], out_code=codes[-1])
+        context["dropout_key"] = dropout.seed_key(optimizer.seed)
+        rates = [*optimizer.dropout, *[0.0] * (len(codes) - len(optimizer.dropout))]
+
+        def dropping(i: int, source: int, target: int) -> tuple[float, ...]:
+            """Return a record DROPOUT of layer i."""
+            return source, target, sizes[i + 1], i, dropout.threshold(rates[i]), dropout.scale(rates[i])
 
         forwards, backwards, gradients, sums = [], [], [], []
+        drops = np.zeros(3 * len(codes) - 1, e.DROPOUT)  # of the products in their order: forward, dZ, dW
         below, offset = gathered, weights
         # Of the layer below: where its dZ is, and how dX is multiplied by its activation's derivative.
         under, gate = 0, dict[str, int]()
@@ -181,6 +173,8 @@ class CudaEngine:
             forwards.append(gemm_args((-1, k, n), (below, n, 1), (offset, n, 1), (a, k), dtype, **after))
             if trains and i > 0:
                 backwards.append(gemm_args((-1, n, k), (d, k, 1), (offset, 1, n), (under, n), dtype, **gate))
+                if rates[i - 1] > 0:
+                    drops[2 * len(codes) - 1 - i] = dropping(i - 1, under, under)
             if trains:
                 splits = 1 if self.launch_mode == "resident" else splits_for(dtype, k, n, batch)
                 part, size = -(-batch // splits), (n + 1) * k
@@ -191,7 +185,10 @@ class CudaEngine:
             _assign(context, a_last=a, z_last=z if z >= 0 else a, d_last=d)
             gate = {"gate_code": code, "gate_a": a, "gate_z": z if z >= 0 else a} if code != IDENTITY else {}
             below, under, offset = a, d, offset + (n + 1) * k
-        self._forwards, self._backwards = forwards, [*reversed(backwards), *gradients]
+            if rates[i] > 0:
+                below = a if drops_in_place(code) else region(batch * k)
+                drops[i] = dropping(i, a, below)
+        self._forwards, self._backwards, self._drops = forwards, [*reversed(backwards), *gradients], drops
         self._sums = np.array(sums or [(0,) * 6], e.LAYER_SUMS)  # a kernel takes an array of one at least
 
     @property
@@ -216,6 +213,7 @@ class CudaEngine:
             "totals": empty(1, np.float64),
             "gemms": cuda.to_device(np.array([*self._forwards, *self._backwards], GEMM_ARGS)),
             "sums": cuda.to_device(self._sums),
+            "drops": cuda.to_device(self._drops),
             "correct": empty(self._batch, np.int64),
             "norms": empty(blocks(self._count), np.float64),
         }
@@ -400,7 +398,7 @@ class CudaEngine:
         state, at = self._optimizer.state, int(self._context[0]["state"])
         trained = self._on_device["flat"][: at + state.size].copy_to_host()  # both, which are the buffer's first
         new = trained[: self._count], trained[at:].reshape(state.shape), progress[None], totals[None]
-        _settle((self._host, state, epoch.counters[0][None], epoch.counters[1][None]), new)
+        settle((self._host, state, epoch.counters[0][None], epoch.counters[1][None]), new)
 
     # ------------------------------------------------------------------------------------ steps
 
@@ -426,21 +424,23 @@ class CudaEngine:
         """Launch the phases of one step, in order; ``stream``: a stream, or the builder of a graph."""
         batch, wide, across = self._batch, blocks(self._count), -(-max(self._sizes[1:]) // THREADS)
 
-        def phase(kernel: Any, grid: Any) -> None:
+        def phase(kernel: Any, grid: Any, *index: int) -> None:
             """Launch one phase's kernel."""
-            enqueue(kernel, grid, THREADS, step, stream=stream)
+            enqueue(kernel, grid, THREADS, step, *index, stream=stream)
 
-        def products(gemms: list[GemmArgs]) -> None:
-            """Launch products one after the other; those that sum over rows in parts."""
-            for args in gemms:
+        def products(gemms: list[GemmArgs], first: int) -> None:
+            """Launch products one after the other, each with its dropout; those that sum over rows in parts."""
+            for i, args in enumerate(gemms, first):
                 arrays = step.progress, step.flat, step.flat, step.flat
                 launch("cuda", args, arrays, -(-batch // args.split), batch, stream)
+                if self._drops["threshold"][i] > 0:
+                    phase(e.epoch_dropout, blocks(batch * int(self._drops["columns"][i])), i)
 
         phase(e.epoch_gather, blocks(batch * self._sizes[0]))
-        products(self._forwards)
+        products(self._forwards, 0)
         phase(e.epoch_losses, blocks(batch))
         if trains:
-            products(self._backwards)
+            products(self._backwards, len(self._forwards))
             phase(e.epoch_sums, (across, int(self._sums["parts"].max())))
             if self._context[0]["clips"]:
                 phase(e.epoch_squares, wide)

@@ -107,9 +107,9 @@ def _types(function: Callable[..., Any], dtype: str) -> tuple[Any, ...]:
     i, floats, doubles = types.int64, types.Array(real, 1, "C"), types.Array(types.float64, 1, "C")
     ints = types.Array(i, 1, "C")
     records = {"context": training_step.DEVICE_CONTEXT, "sums": training_step.LAYER_SUMS}
-    records |= {"gemms": arguments.GEMM_ARGS, "progress": arguments.DEVICE_PROGRESS}
+    records |= {"drops": training_step.DROPOUT, "gemms": arguments.GEMM_ARGS, "progress": arguments.DEVICE_PROGRESS}
     known = {name: types.Array(from_dtype(fields), 1, "C") for name, fields in records.items()}
-    known |= dict.fromkeys(("code", "size", "rows", "k", "count", "part_rows", "vectors", "steps"), i)
+    known |= dict.fromkeys(("code", "size", "rows", "k", "count", "part_rows", "vectors", "steps", "index"), i)
     known |= dict.fromkeys(("labels", "order", "correct"), ints) | dict.fromkeys(("totals", "norms", "result"), doubles)
     known["args"] = types.NamedUniTuple(i, len(arguments.GemmArgs._fields), arguments.GemmArgs)
     known |= {"constants": types.UniTuple(real, CONSTANTS), "derives": types.boolean}

@@ -3,9 +3,9 @@
 A step is::
 
     gather      the batch's rows of X, in the epoch's order
-    products    forward, layer by layer
+    products    forward, layer by layer; each hidden layer's dropout after it
     losses      loss of every row, and dZ of the last layer
-    products    dZ of the layers below; then dW of every layer, in parts
+    products    dZ of the layers below, with dropout; then dW of every layer, in parts
     sums        db of every layer, in the same parts
     update      parts added up in order, l2, the optimizer
     finish      the losses added up; where the epoch stands
@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..engine.backend import record
+from ..specs import dropout
 from ..specs.activations import IDENTITY
 from .activations import slope
 from .device import CUDA_KERNELS, cuda, device, kernel
@@ -32,7 +33,7 @@ from .steps import THREADS, Row, block_sum, column_sum, row_gradient, row_loss, 
 
 DEVICE_CONTEXT = record(
     "inputs outputs layers loss out_code optimizer batch ordered weighted trains clips first_row",
-    "vectors count gathered a_last z_last d_last losses parameters gradient state l2 scale",
+    "vectors count gathered a_last z_last d_last losses parameters gradient state l2 scale dropout_key",
     floats="clip_norm",
 )
 """What the phases of a step read.
@@ -45,6 +46,7 @@ DEVICE_CONTEXT = record(
 - vectors: state vectors of the optimizer
 - count: parameters, P
 - clip_norm: largest norm of the gradient
+- dropout_key: of the seed
 
 Offsets in the buffer of floats, in elements:
 
@@ -65,6 +67,13 @@ LAYER_SUMS = record("dz neurons begin count parts to")
 - parts, to: parts of the sum, and the offset of the first; each has ``count`` elements, dW and then db
 """
 
+DROPOUT = record("source target columns layer threshold", floats="scale")
+"""What dropout does after a product of the same number; a threshold of 0: nothing.
+
+- source, target: offsets of the matrix (batch, columns), and of where the result goes, which may be the same
+- layer, threshold, scale: number of the layer, and its constants of `specs.dropout`
+"""
+
 
 class StepArrays(NamedTuple):
     """The arrays of a step, as every phase gets them; all on the device, contiguous vectors."""
@@ -75,6 +84,7 @@ class StepArrays(NamedTuple):
     totals: Any  # float64 (1,): the epoch's loss
     gemms: Any  # GEMM_ARGS of the products: forward, dZ from the last layer on, dW
     sums: Any  # LAYER_SUMS of every layer
+    drops: Any  # DROPOUT of every product
     correct: Any  # int64 (batch,): correct answers of the rows
     norms: Any  # float64: each block's share of the gradient's squared length
     X: Any
@@ -96,6 +106,25 @@ def epoch_gather(step: StepArrays) -> None:
         r = e // n
         at = step.order[start + r] if context.ordered > 0 else start + r
         step.flat[context.gathered + e] = step.X[(at - context.first_row) * n + e - r * n]
+
+
+_mixed = device(dropout.mixed)
+_folded = device(dropout.folding(_mixed))
+
+
+@kernel(THREADS)
+def epoch_dropout(step: StepArrays, index: int) -> None:
+    """Drop what the product of this number computed, or copy it where nothing is trained; a thread an element."""
+    flat, context, progress, drop = step.flat, step.context[0], step.progress[0], step.drops[index]
+    zero, factor, columns = flat.dtype.type(0), flat.dtype.type(drop.scale), drop.columns
+    key = _folded(_folded(np.uint64(context.dropout_key), np.uint64(progress.step)), np.uint64(drop.layer))
+    for e in range(cuda.grid(1), progress.batch_rows * columns, cuda.gridsize(1)):
+        row = e // columns
+        value = flat[drop.source + e]
+        if context.trains > 0:
+            bits = _mixed(_folded(key, np.uint64(row)) ^ np.uint64(e - row * columns))
+            value = value * factor if bits >= np.uint64(drop.threshold) else zero
+        flat[drop.target + e] = value
 
 
 @kernel(THREADS)
@@ -233,21 +262,25 @@ def epoch_close(step: StepArrays) -> None:
 
 # --------------------------------------------------------------------------------- one block, one launch
 
-_gather, _losses, _sums, _update, _close = (
-    device(CUDA_KERNELS[f"epoch_{phase}"][0]) for phase in ("gather", "losses", "sums", "update", "close")
+_gather, _dropout, _losses, _sums, _update, _close = (
+    device(CUDA_KERNELS[f"epoch_{phase}"][0]) for phase in ("gather", "dropout", "losses", "sums", "update", "close")
 )
 
 
 @device
-def _block_product(step: StepArrays, args: Any) -> None:
-    """C = A B with its epilogue, by the threads of one block, a thread an element; the sum in one part. No barrier.
+def _block_product(step: StepArrays, index: int) -> None:
+    """C = A B with its epilogue, by the threads of one block, a thread an element; the sum in one part. Then dropout.
+
+    All threads of the block call it: it ends with a barrier.
 
     Parameters
     ----------
     step : StepArrays
         ``flat`` holds A, B and C.
-    args : record GEMM_ARGS
+    index : int
+        Number of the product.
     """
+    args = step.gemms[index]
     rows, columns, flat = step.progress[0].batch_rows, args.n, step.flat
     height = rows if args.m < 0 else args.m
     depth = rows if args.k < 0 else args.k
@@ -259,6 +292,10 @@ def _block_product(step: StepArrays, args: Any) -> None:
         for k in range(depth):
             total += flat[a + k * args.a_k] * flat[b + k * args.b_k]
         store_epilogue(args, i, n, total, flat, flat, flat, 0)
+    cuda.syncthreads()
+    if step.drops[index].threshold > 0:
+        _dropout(step, index)
+        cuda.syncthreads()
 
 
 @kernel(THREADS)
@@ -277,14 +314,12 @@ def resident(step: StepArrays, steps: int) -> None:
         _gather(step)
         cuda.syncthreads()
         for j in range(layers):
-            _block_product(step, step.gemms[j])
-            cuda.syncthreads()
+            _block_product(step, j)
         _losses(step)
         cuda.syncthreads()
         if step.context[0].trains > 0:
             for j in range(layers, step.gemms.shape[0]):
-                _block_product(step, step.gemms[j])
-                cuda.syncthreads()
+                _block_product(step, j)
             _sums(step)
             cuda.syncthreads()
             if step.context[0].clips > 0:

@@ -54,6 +54,10 @@ def check_network(
         raise ValueError(f"the optimizer's state has {len(optimizer.state)} vectors; expected {vectors}")
     for vector in optimizer.state:
         check_array("a state vector of the optimizer", vector, (size,), dtype)
+    if optimizer.dropout and len(optimizer.dropout) != len(codes) - 1:
+        raise ValueError(f"there are {len(optimizer.dropout)} rates of dropout; expected one for each hidden layer")
+    if not all(0 <= rate < 1 for rate in optimizer.dropout):
+        raise ValueError(f"the rates of dropout are {optimizer.dropout}; expected numbers >= 0 and < 1")
     check_array("hyper", optimizer.hyper, (HYPER_SIZE,), np.float64)
     check_array("progress", optimizer.progress, (), PROGRESS)
     check_array("totals", optimizer.totals, (), TOTALS)

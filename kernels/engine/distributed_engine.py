@@ -199,7 +199,7 @@ class DistributedEngine:
         if (rows, trains) not in self._row_gatherings:
             arrays, last = [plan.row_losses[:rows]], len(plan.layers) - 1
             for i, layer in enumerate(plan.layers if trains else ()):
-                offsets = [layer["gradient"]] if i == last else [layer["output"], layer["gradient"]]
+                offsets = [layer["gradient"]] if i == last else [layer["dropped"], layer["gradient"]]
                 arrays += [_matrix(plan.workspace, offset, rows, layer["n_out"]) for offset in offsets]
             self._row_gatherings[rows, trains] = _Gathering(self._ranks, arrays)
         return self._row_gatherings[rows, trains]

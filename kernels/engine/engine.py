@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..cpu import activations, losses, optimizers
+from ..cpu import activations, dropout, losses, optimizers
 from ..cpu.gemm import blocking
 from ..cpu.gemm.gemm import gemm
 from ..cpu.gemm.microkernel import NV
@@ -18,6 +18,7 @@ from ..jit.target import COMPILES
 from ..llvm.builder import VECTOR
 from ..specs.activations import IDENTITY, RELU
 from ..specs.batches import GROUP_ROWS, MICRO_BATCH_ROWS
+from ..specs.dropout import seed_key
 from ..specs.losses import LOSSES, LossSpec
 from ..specs.optimizers import OPTIMIZERS
 from . import epochs, training_step, weights_task
@@ -117,7 +118,7 @@ class CpuEngine:
         lanes = VECTOR // dtype.itemsize
         rows, neurons = micro_batch_rows(batch_rows), sum(layer_sizes[1:])
         self._loss, self._sizes, self._uses_order = spec, layer_sizes, uses_order
-        layers, workspace = layer_table(layer_sizes, codes, rows, lanes, NV * lanes)
+        layers, workspace = layer_table(layer_sizes, codes, optimizer.dropout, rows, lanes, NV * lanes)
         flops = 6 * parameter_count(layer_sizes)  # 2 each for forward, dX and dW
         threads = num_threads() if rows * flops >= THREAD_FLOPS else 1
         self.tuner = Tuner(max(1, int(_FIRST_CALL_FLOPS / flops)), threads, rows * flops < SURE_FLOPS)
@@ -162,6 +163,7 @@ class CpuEngine:
         context["task_rows"], context["scratch_size"], context["flops_per_row"] = task_rows, scratch_size, flops
         context["scratch_slots"], context["ranks"] = threads, 1
         context["l2"], context["clip_norm"] = optimizer.l2, optimizer.clip_norm
+        context["dropout_key"] = seed_key(optimizer.seed)
         self._address = 0  # of the context of `_bound`
         self._bound: tuple[Array | None, tuple[Array | None, ...]] = (None, (None,) * 5)
 
@@ -190,9 +192,13 @@ class CpuEngine:
         if context["gemm"] != 0:
             return
         self.plan.bind_arrays()
-        kernels = training_kernels(self._loss, int(context["optimizer"]), layers["activation"].tolist())
+        drops = layers["threshold"] > 0
+        codes = layers["activation"].tolist()
+        kernels = training_kernels(self._loss, int(context["optimizer"]), codes, bool(drops.any()))
         compile_side_by_side(list(kernels.values()), dtype)
-        for layer, code in zip(layers, layers["activation"].tolist(), strict=True):
+        if "dropout" in kernels:
+            layers["drop"][drops] = kernels["dropout"].address(dtype)
+        for layer, code in zip(layers, codes, strict=True):
             for field, prefix in (("activate", "activation"), ("derive", "derivative")):
                 if (kernel := kernels.get(f"{prefix} {code}")) is not None:
                     layer[field] = kernel.address(dtype)
@@ -349,8 +355,13 @@ class CpuEngine:
             context["scratch"], context["scratch_size"] = address_of(self.plan.scratch), needed
 
 
-def training_kernels(loss: LossSpec, optimizer: int, activations_of_layers: Sequence[int]) -> dict[str, Kernel]:
-    """Return the kernels that training a network takes, by field of CONTEXT or by activation, and the loops."""
+def training_kernels(
+    loss: LossSpec, optimizer: int, activations_of_layers: Sequence[int], drops: bool
+) -> dict[str, Kernel]:
+    """Return the kernels that training a network takes, by field of CONTEXT or by activation, and the loops.
+
+    ``drops``: whether some layer has dropout.
+    """
     found = {
         "gemm": Kernel(gemm.__module__, "gemm"),
         "weights_task": Kernel(weights_task.__name__, "weights_task"),
@@ -367,6 +378,8 @@ def training_kernels(loss: LossSpec, optimizer: int, activations_of_layers: Sequ
         if code not in (IDENTITY, RELU):  # the product applies these two itself
             found[f"activation {code}"] = Kernel(activations.__name__, "activation_kernel", code)
             found[f"derivative {code}"] = Kernel(activations.__name__, "times_derivative_kernel", code)
+    if drops:
+        found["dropout"] = Kernel(dropout.__name__, "drop_rows")
     if activations_of_layers[-1] == RELU:
         found[f"derivative {RELU}"] = Kernel(activations.__name__, "times_derivative_kernel", RELU)
     return found

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from ..reference import activations, losses, optimizers, training_step
+from ..reference import activations, dropout, losses, optimizers, training_step
 from ..specs.batches import MICRO_BATCH_ROWS
 from ..specs.losses import LOSSES
 from .backend import OBJECTIVE, Array, Chunk, check_interrupt, new_progress, new_totals, results_of, start_epoch
@@ -81,20 +81,37 @@ class NumpyEngine:
                     self._sums[:] = 0
                     visited: Any = slice(begin, end) if order is None else order[begin:end]
                     totals["batch_weight"] = end - begin if weights is None else weights[visited].sum()
-                self._add_gradient(X, y, weights, order, (start, stop, first_row))
+                self._add_gradient(
+                    X, y, weights, order, (start, stop, first_row), self._drops(start - begin, stop - begin)
+                )
                 if stop == end:
                     self._update(float(rates[min(begin // batch, len(rates) - 1)]), end - begin)
                 _count(progress, totals, stop, stop == end, 1)
                 check_interrupt()
 
+    def _drops(self, start: int, stop: int) -> training_step.Drops:
+        """Return dropout of each hidden layer, if there is any, for some rows of the batch."""
+        rule, widths = self._optimizer, [len(b) for _, b in self._network[:-1]]
+        place = rule.seed, int(rule.progress["step"])
+        return [
+            dropout.drop(rate, dropout.mask(rate, *place, i, range(start, stop), width))
+            for i, (rate, width) in enumerate(zip(rule.dropout, widths, strict=False))
+        ]
+
     def _add_gradient(
-        self, X: Array, y: Array, weights: Array | None, order: Array | None, rows: tuple[int, int, int]
+        self,
+        X: Array,
+        y: Array,
+        weights: Array | None,
+        order: Array | None,
+        rows: tuple[int, int, int],
+        drops: training_step.Drops,
     ) -> None:
         """Forward, loss and backward over a micro-batch; rows: its start and stop, and the row that X begins with."""
         start, stop, first_row = rows
         chosen: Any = slice(start - first_row, stop - first_row) if order is None else order[start:stop]
         visited: Any = slice(start, stop) if order is None else chosen
-        inputs, Zs, outputs = training_step.forward(self._network, self._activations, X[chosen])
+        inputs, Zs, outputs = training_step.forward(self._network, self._activations, X[chosen], drops)
         w = np.ones(stop - start) if weights is None else weights[visited]
         derivative = self._measure(y[chosen], outputs, w, self._optimizer.progress, self._optimizer.totals)
         batch_weight = self._optimizer.totals["batch_weight"]
@@ -102,7 +119,7 @@ class NumpyEngine:
         dL_dA = derivative * row_weights[:, None].astype(derivative.dtype)
         for (gradient_W, gradient_b), (dW, db) in zip(
             self._layer_sums,
-            training_step.backward(self._network, self._activations, inputs, Zs, dL_dA),
+            training_step.backward(self._network, self._activations, inputs, Zs, dL_dA, drops),
             strict=True,
         ):
             gradient_W += dW

@@ -30,6 +30,10 @@ class OptimizerState:
         An l2 that each batch divides by its weight, as scikit-learn does.
     max_row_loss : float, default inf
         The largest loss that a row may count for in what is reported.
+    dropout : sequence of float, optional
+        Of each hidden layer, the share of outputs that training drops; empty: none.
+    seed : int, default 0
+        Of dropout's masks.
     """
 
     def __init__(
@@ -43,6 +47,8 @@ class OptimizerState:
         totals: Array | None = None,
         l2_per_batch: float = 0.0,
         max_row_loss: float = math.inf,
+        dropout: Sequence[float] = (),
+        seed: int = 0,
     ) -> None:
         self.code = code
         self.state = state
@@ -52,6 +58,7 @@ class OptimizerState:
         self.progress = new_progress() if progress is None else progress
         self.totals = new_totals() if totals is None else totals
         self.l2_per_batch, self.max_row_loss = l2_per_batch, max_row_loss
+        self.dropout, self.seed = tuple(dropout), seed
 
     @classmethod
     def none(cls, dtype: np.dtype[np.floating]) -> "OptimizerState":

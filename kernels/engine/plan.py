@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..specs import dropout
 from ..specs.activations import ACTIVATION_BY_CODE, IDENTITY, RELU
 from ..specs.batches import MICRO_BATCH_ROWS
 from .backend import Array, record
@@ -23,7 +24,11 @@ from .backend import Array, record
 LINE = 64
 """Bytes of a cache line, and of the longest vectors."""
 
-LAYER = record("n_in n_out activation weights biases packed output preactivation gradient first_neuron activate derive")
+LAYER = record(
+    "n_in n_out activation weights biases packed output preactivation gradient first_neuron activate derive",
+    "dropped drop threshold",
+    floats="scale",
+)
 """One row of the table of layers. Offsets are in elements.
 
 - n_in, n_out: columns and rows of W
@@ -36,6 +41,9 @@ LAYER = record("n_in n_out activation weights biases packed output preactivation
 - first_neuron: neurons in the layers before
 - activate: address of the activation's kernel (Z, A)
 - derive: address of the kernel (A, Z, dZ) that multiplies dZ by the derivative
+- dropped: offset of A (rows, n_out) after dropout, which is what the next layer reads where it trains; without dropout
+  that of A, and also where no derivative needs A as it was before
+- drop, threshold, scale: address of dropout's kernel, 0 without, and its constants
 """
 
 WEIGHT_TASK = record("layer row_begin row_end")
@@ -117,7 +125,7 @@ CONTEXT = record(
     "scratch_slots task_rows flops_per_row rank ranks",
     *(name for name in Plan._fields if name not in ("context", "state")),
     "state0 state1",
-    "gemm loss_kernel correct_kernel update_kernel rows_task weights_task",
+    "gemm loss_kernel correct_kernel update_kernel rows_task weights_task dropout_key",
     "trains packs X targets sample_weights order rates rate_count first_row stop_row epoch_rows",
     "start rows inputs is_first is_last is_group_first is_group_last group",
     "row_begin row_end correct_count stage paused",
@@ -142,7 +150,7 @@ The network and its training:
 
 Addresses of the arrays of `Plan`, 0 where an array has no elements; state0 and state1: the optimizer's state vectors.
 
-Addresses of kernels; correct_kernel is 0 where the loss counts no correct answers.
+Addresses of kernels; correct_kernel is 0 where the loss counts no correct answers. dropout_key: of the seed.
 
 One call of the loop, and addresses of its data:
 
@@ -232,16 +240,23 @@ def micro_batch_rows(batch: int) -> int:
     return min(batch, MICRO_BATCH_ROWS)
 
 
+def drops_in_place(activation: int) -> bool:
+    """Whether outputs may be dropped where they are: no derivative reads them but ReLU's, of which 0 says as much."""
+    return activation == RELU or ACTIVATION_BY_CODE[activation].derivative_from_output is None
+
+
 def layer_table(
-    layer_sizes: Sequence[int], activations: Sequence[int], rows: int, lanes: int, nr: int
+    layer_sizes: Sequence[int], activations: Sequence[int], rates: Sequence[float], rows: int, lanes: int, nr: int
 ) -> tuple[Array, int]:
     """Return the table of layers for micro-batches of ``rows`` rows, and the workspace's size without gathered rows.
 
-    ``lanes`` are the elements of a vector, ``nr`` those of a micro-panel's row.
+    ``rates`` are the hidden layers' of dropout, or none; ``lanes`` the elements of a vector, ``nr`` those of a
+    micro-panel's row.
     """
+    rates = [*rates, *[0.0] * (len(activations) - len(rates))]
     layers = []  # in the order of LAYER's fields: assigning a record field by field takes ten times as long
     weights = packed = output = neurons = 0
-    for (n, k), activation in zip(pairwise(layer_sizes), activations, strict=True):
+    for (n, k), activation, rate in zip(pairwise(layer_sizes), activations, rates, strict=True):
         size = padded(rows * k, lanes)
         gradient, end = output + size, output + 2 * size
         # Z in the memory of dZ, which is free until then: in A's, LLVM finds that source and target overlap and takes
@@ -249,8 +264,13 @@ def layer_table(
         preactivation = output if activation in (IDENTITY, RELU) else gradient
         if ACTIVATION_BY_CODE[activation].needs_z:
             preactivation, end = end, end + size
+        dropped = output
+        if rate > 0 and not drops_in_place(activation):
+            dropped, end = end, end + size
         biases = weights + n * k
-        layers.append((n, k, activation, weights, biases, packed, output, preactivation, gradient, neurons, 0, 0))
+        dropping = dropped, 0, dropout.threshold(rate), dropout.scale(rate)
+        places = weights, biases, packed, output, preactivation, gradient
+        layers.append((n, k, activation, *places, neurons, 0, 0, *dropping))
         weights, packed, output = biases + k, packed + padded(n, lanes) * padded(k, nr), end
         neurons += k
     return np.array(layers, LAYER), output

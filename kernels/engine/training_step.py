@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numba import types
 
-from ..cpu import activations, losses
+from ..cpu import activations, dropout, losses
 from ..cpu.gemm.gemm import gemm
 from ..cpu.gemm.microkernel import NV
 from ..cpu.gemm.operands import NO_ROWS, Epilogue, Matrix, Rows, Shape, Workspace
@@ -57,6 +57,18 @@ def gather(dtype: Any, source: int, chosen: Any, target: int, size: int, rows: A
         copy_bytes(target + i * nbytes, source + chosen[i] * nbytes, nbytes)
 
 
+@jit(internal=True)
+def drop(dtype: Any, ctx: Any, i: int, offset: int, row_begin: int, row_end: int) -> None:
+    """Apply dropout to rows of a matrix at an offset of the workspace: layer i's outputs, or the gradient of these."""
+    layer = layer_at(ctx, i)
+    first = ctx.start % ctx.batch_rows + row_begin
+    address = ctx.workspace + (offset + row_begin * layer.n_out) * item_bytes(dtype)
+    values = matrix_at(dtype, address, row_end - row_begin, layer.n_out)
+    step = record_at(PROGRESS, ctx.progress).step
+    arguments = (values, ctx.dropout_key, step, i, first, layer.threshold, layer.scale)
+    call(dropout.drop_rows, layer.drop, dtype, arguments)
+
+
 @jit(inline=True)
 def forward(dtype: Any, ctx: Any, x: int, row_begin: int, row_end: int, workspace: Any) -> None:
     """Compute A, and where needed Z, of every layer; x is the address of the micro-batch's inputs."""
@@ -81,6 +93,13 @@ def forward(dtype: Any, ctx: Any, x: int, row_begin: int, row_end: int, workspac
             size = (row_end - row_begin) * k
             source, target = vector_at(dtype, z.address, size), vector_at(dtype, x + row_begin * k * item, size)
             call(activations.apply_activation, layer.activate, dtype, (source, target))
+        if layer.drop != 0 and ctx.trains != 0:
+            if layer.dropped != layer.output:
+                nbytes = k * item
+                dropped = ctx.workspace + layer.dropped * item
+                copy_bytes(dropped + row_begin * nbytes, x + row_begin * nbytes, (row_end - row_begin) * nbytes)
+                x = dropped
+            drop(dtype, ctx, i, layer.dropped, row_begin, row_end)
 
 
 @jit(inline=True)
@@ -124,6 +143,8 @@ def backward(dtype: Any, ctx: Any, row_begin: int, row_end: int, workspace: Any)
         layer = layer_at(ctx, i)
         n, k, code = layer.n_in, layer.n_out, layer.activation
         d = ctx.workspace + (layer.gradient + row_begin * k) * item
+        if layer.drop != 0:
+            drop(dtype, ctx, i, layer.gradient, row_begin, row_end)
 
         # dZ = dL/dA * activation'(Z). A hidden ReLU's happened in the product below.
         if code != IDENTITY and (code != RELU or i == last):

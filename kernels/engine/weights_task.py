@@ -134,7 +134,7 @@ def _gradient(dtype: Any, ctx: Any, task: Any, fused: bool, scratch: int) -> Non
     n, k, height = layer.n_in, layer.n_out, task.row_end - task.row_begin
     inputs = ctx.inputs
     if task.layer > 0:
-        inputs = ctx.workspace + layer_at(ctx, task.layer - 1).output * item
+        inputs = ctx.workspace + layer_at(ctx, task.layer - 1).dropped * item
     dz = Matrix(ctx.workspace + (layer.gradient + task.row_begin) * item, np.intp(item), k * item, np.intp(0))
     x = Matrix(inputs, n * item, np.intp(item), np.intp(NV * lanes * item))
     destination = ctx.parameters if fused else ctx.gradient

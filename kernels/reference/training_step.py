@@ -3,7 +3,7 @@
 Networks are lists of layers (W (k, n), b (k,)) with one activation each.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,24 +15,37 @@ from .activations import Activation
 Array = NDArray[Any]
 Layers = Sequence[tuple[Array, Array]]
 
+Drops = Sequence[Callable[[Array], Array]]
+"""What multiplies a hidden layer's outputs, and in the backward pass their gradient, by its mask of dropout."""
 
-def forward(network: Layers, activations: Sequence[Activation], X: Array) -> tuple[list[Array], list[Array], Array]:
+
+def forward(
+    network: Layers, activations: Sequence[Activation], X: Array, drops: Drops = ()
+) -> tuple[list[Array], list[Array], Array]:
     """Return the input X of every layer, its Z, and the outputs."""
     inputs, Zs = [X], []
-    for (W, b), activation in zip(network, activations, strict=True):
+    for i, ((W, b), activation) in enumerate(zip(network, activations, strict=True)):
         A, Z = layers.dense_forward(inputs[-1], W, b, activation.function)
-        inputs.append(A)
+        inputs.append(drops[i](A) if i < len(drops) else A)
         Zs.append(Z)
     return inputs[:-1], Zs, inputs[-1]
 
 
 def backward(
-    network: Layers, activations: Sequence[Activation], inputs: list[Array], Zs: list[Array], dL_dA: Array
+    network: Layers,
+    activations: Sequence[Activation],
+    inputs: list[Array],
+    Zs: list[Array],
+    dL_dA: Array,
+    drops: Drops = (),
 ) -> list[tuple[Array, Array]]:
     """Return (dW, db) of every layer from the gradient with respect to the outputs."""
     gradients = []
-    for (W, _), activation, X, Z in reversed(list(zip(network, activations, inputs, Zs, strict=True))):
-        dW, db, dL_dA = layers.dense_backward_batch(X, Z, dL_dA, W, activation.derivative)
+    for i in reversed(range(len(network))):
+        if i < len(drops):
+            dL_dA = drops[i](dL_dA)
+        X, Z, derivative = inputs[i], Zs[i], activations[i].derivative
+        dW, db, dL_dA = layers.dense_backward_batch(X, Z, dL_dA, network[i][0], derivative)
         gradients.append((dW, db))
     return gradients[::-1]
 

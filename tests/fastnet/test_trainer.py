@@ -557,7 +557,7 @@ def test_progress_without_standard_error(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_repr_of_a_trainer() -> None:
     assert repr(trainer(optimizer=Adam(0.01), seed=3)).endswith(
         "loss='mse', optimizer=Adam(learning_rate=0.01, beta1=0.9, beta2=0.999, epsilon=1e-08), "
-        "batch_size=32, shuffle=True, seed=3, l2=0, clip_norm=None, backend='cpu', threads=None)"
+        "batch_size=32, shuffle=True, seed=3, l2=0, clip_norm=None, dropout=0.0, backend='cpu', threads=None)"
     )
 
 

@@ -63,6 +63,7 @@ def setting(rng: np.random.Generator) -> tuple[dict[str, Any], dict[str, Any], d
         "seed": int(rng.integers(2**40)),
         "l2": float(rng.choice([0, 0, 1e-3])),
         "clip_norm": [None, None, 0.1, 1e3][rng.integers(4)],
+        "dropout": [float(rng.choice([0, 0, 0.1, 0.5])) for _ in sizes[2:]],
     }
     fit = {"epochs": int(rng.integers(1, 4))}
     if rng.random() < 0.4:

@@ -42,6 +42,7 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "a last batch of one row": {"batch_size": 101, "clip_norm": 0.1, "hidden": "tanh"},
     "micro-batches": {"batch_size": 2500, "optimizer": Adam(0.01), "rows": (LONG, LONG[:, :5])},
+    "dropout": {"hidden": "tanh", "dropout": (0.5, 0.2), "batch_size": 2500, "rows": (LONG, LONG[:, :5])},
     "a memory map in its order": {"shuffle": False, "mapped": True, "fit": {"validation_data": (X[:40], Y[:40])}},
     "shards": {
         "sharded": True,

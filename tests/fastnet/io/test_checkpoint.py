@@ -27,6 +27,8 @@ TRAINERS: dict[str, dict[str, Any]] = {
     "nesterov": {"optimizer": SGD(StepDecay(0.05, 4, 0.5), 0.9, nesterov=True), "clip_norm": 0.5},
     "adam": {"optimizer": Adam(0.01), "batch_size": None, "shuffle": False},
     "adamw": {"optimizer": AdamW(WarmUp(2, CosineDecay(0.02, 15))), "l2": 0.01, "seed": 5, "backend": "numpy"},
+    "dropout": {"optimizer": Adam(0.01), "dropout": 0.3},
+    "dropout in numpy": {"dropout": [0.3], "backend": "numpy"},
 }
 
 

@@ -223,6 +223,8 @@ CHOSEN: list[Run] = [
     ("binary_cross_entropy", AdamW(0.01), "leaky_relu", True, {"clip_norm": 0.05, "l2": 0.01, "shuffle": False}),
     ("huber", AdamW(0.01), "identity", True, {"clip_norm": 0.5}),
     ("log_cosh", RMSprop(0.01), "mish", False, {}),
+    ("mse", SGD(0.05), "tanh", True, {"dropout": 0.4, "seed": 2**63}),
+    ("cross_entropy", Adam(), "relu", False, {"dropout": (0.3,)}),
 ]
 
 
