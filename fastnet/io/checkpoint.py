@@ -108,7 +108,7 @@ def check_optimizer(optimizer: Any) -> None:
 def settings(metadata: Mapping[str, str]) -> dict[str, Any]:
     """Return the arguments of a Trainer from a checkpoint's metadata."""
     try:
-        stored = json.loads(metadata["trainer"])
+        stored = {"dropout": 0.0, **json.loads(metadata["trainer"])}  # 0.1 had none
         return {**{name: stored[name] for name in SETTINGS}, "optimizer": _from_json(stored["optimizer"])}
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"it describes its trainer in a way that fastnet does not write ({error!r:.100})") from None

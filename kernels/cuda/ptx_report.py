@@ -37,8 +37,9 @@ DTYPES = ("float32", "float64")
 ADDS_UP = ("loss_kernel", "epoch_squares", "epoch_clip", "epoch_close", "resident")
 """Kernels that add up in float64 whatever the dtype."""
 
-ROW_SUMS = {"softmax_kernel": 10, "loss_gradient_kernel": 10, "epoch_losses": 20}
-"""Kernels that add up only the parts of a row's exponentials in float64, and the instructions that this takes."""
+ROW_SUMS = {"softmax_kernel": 10, "loss_gradient_kernel": 10, "epoch_losses": 20, "epoch_dropout": 2}
+"""Kernels that add up only the parts of a row's exponentials in float64, or only read dropout's scale, and the
+instructions that this takes."""
 
 APPROXIMATE = re.compile(r"\b(?:div\.full|(?:div|tanh|sin|cos|lg2|sqrt|rsqrt)\.approx)[\w.]*|__nv_fast_\w+")
 """What only fast math emits, in PTX and in the LLVM IR that it is made from. ``ex2.approx`` and ``rcp.approx`` may be

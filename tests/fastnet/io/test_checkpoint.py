@@ -124,6 +124,17 @@ def test_checkpoint_is_written_however_fit_ends(tmp_path: Path, rng: np.random.G
     assert np.isfinite(Trainer.resume(tmp_path / "b.safetensors").network.parameters).all()
 
 
+def test_a_checkpoint_without_dropout_is_read(tmp_path: Path) -> None:
+    """As 0.1 wrote it."""
+    file = tmp_path / "run.safetensors"
+    ours = trainer("sgd")
+    ours.fit(X, LABELS, epochs=1, checkpoint=file)
+    arrays, metadata = storage.read(file, "checkpoint")
+    settings = {name: value for name, value in json.loads(metadata["trainer"]).items() if name != "dropout"}
+    storage.write(file, arrays, {**metadata, "trainer": json.dumps(settings), "kind": "checkpoint"})
+    assert is_compatible(Trainer.resume(file), ours)
+
+
 def test_checkpoint_path_is_checked_before_training(tmp_path: Path) -> None:
     ours = trainer("sgd")
     with pytest.raises(OSError, match="there is no folder"):
