@@ -16,7 +16,7 @@ import inspect
 import math
 import threading
 from itertools import pairwise
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -32,7 +32,6 @@ try:
     from scipy.sparse import issparse
     from sklearn import neural_network
     from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin, is_classifier
-    from sklearn.neural_network._base import LOSS_FUNCTIONS
     from sklearn.neural_network._stochastic_optimizers import AdamOptimizer, SGDOptimizer
     from sklearn.utils import check_array, check_consistent_length, compute_sample_weight
     from sklearn.utils._param_validation import Interval, StrOptions
@@ -43,6 +42,8 @@ except ImportError as error:
         f'fastnet.sklearn needs scikit-learn 1.7 or newer: pip install "scikit-learn>=1.7,<1.10" ({error})'
     ) from error
 
+from . import sklearn_additions
+from .sklearn_additions import CallbackSupportMixin
 from .sklearn_session import ACTIVATION_NAMES, LOSS_NAMES, Session
 
 _OF_TABLES = ("TabularClassifier", "TabularRegressor")
@@ -86,7 +87,7 @@ def _max_threads(estimator: Any) -> int | None:
     return given
 
 
-class _EngineMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):  # type: ignore[misc]
+class _EngineMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSupportMixin):  # type: ignore[misc]
     """Trains scikit-learn's estimators on the engine, and predicts as `Network` does."""
 
     _validation: Any = None
@@ -155,6 +156,8 @@ class _EngineMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):  # type: 
 
     def _fit(self: Any, X: Any, y: Any, sample_weight: Any = None, incremental: bool = False) -> Any:
         self._check_callbacks()
+        sklearn_additions.check_engine(self, self.solver != "lbfgs")
+        given = sample_weight
         class_weight = getattr(self, "class_weight", None)
         if class_weight is not None and y is not None:  # a y of None is refused by scikit-learn
             if incremental and class_weight == "balanced":
@@ -166,7 +169,8 @@ class _EngineMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):  # type: 
                 class_weight = {label: class_weight.get(label, 1.0) for label in np.unique(y)}
             weights = compute_sample_weight(class_weight, y)
             sample_weight = weights if sample_weight is None else weights * _check_sample_weight(sample_weight, X)
-        return super()._fit(X, y, sample_weight, incremental)
+        with sklearn_additions.fit_task(self, X, y, given):
+            return super()._fit(X, y, sample_weight, incremental)
 
     def _check_callbacks(self: Any) -> None:
         for callback in self.callbacks:
@@ -206,15 +210,14 @@ class _EngineMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):  # type: 
         row = {"epoch": self.n_iter_ - 1, "loss": float(self.loss_)}
         if self._validation is not None:
             X_val, y_val = self._validation
-            loss = "binary_log_loss" if (self.loss, self.out_activation_) == ("log_loss", "logistic") else self.loss
-            self.validation_loss_curve_.append(
-                float(LOSS_FUNCTIONS[loss](y_val, self._forward_pass_fast(X_val, check_input=False)))
-            )
+            found = self._forward_pass_fast(X_val, check_input=False)
+            self.validation_loss_curve_.append(sklearn_additions.validation_loss(self, y_val, found))
             row["val_loss"] = self.validation_loss_curve_[-1]
         if self._bar is not None:
             update_bar(self._bar, row)
         for callback in self.callbacks:
             callback(row)
+        sklearn_additions.epoch_task(self)
 
     def _forward_pass_fast(self, X: Any, check_input: bool = True) -> Any:
         """Return scikit-learn's outputs; by scikit-learn's code where arrays are not what the kernels take."""
@@ -230,6 +233,8 @@ class _EngineMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):  # type: 
                 )
             if outputs is not None:
                 return outputs
+        if me.activation in sklearn_additions.OWN_ACTIVATIONS:
+            return sklearn_additions.outputs(me, X)
         return super()._forward_pass_fast(X, check_input=False)
 
     def _can_engine(
@@ -259,6 +264,7 @@ class _EngineMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):  # type: 
         super_fit = super()._fit_stochastic
         layer_units, incremental = rest[-2:]
         if not self._can_engine(X, y, sample_weight, layer_units, incremental):
+            sklearn_additions.check_engine(self, False)
             super_fit(X, y, sample_weight, *rest)
             return
         rows, asked = X.shape[0], (self.batch_size, self.shuffle)
@@ -288,11 +294,13 @@ _CONSTRAINTS = {
     "threads": [Interval(Integral, 1, None, closed="left"), None],
     "progress": ["boolean", None],
     "callbacks": ["array-like"],
+    "activation": [StrOptions({"identity", "logistic", "tanh", "relu", *sklearn_additions.OWN_ACTIVATIONS})],
+    "dropout": [Interval(Real, 0, 1, closed="left"), "array-like"],
 }
-"""Constraints of the parameters that scikit-learn's estimators do not have."""
+"""Constraints of the parameters that scikit-learn's estimators do not have, or only with fewer values."""
 
 
-_ADDED: dict[str, Any] = {"backend": "auto", "threads": None, "progress": False, "callbacks": ()}
+_ADDED: dict[str, Any] = {"backend": "auto", "threads": None, "progress": False, "callbacks": (), "dropout": 0.0}
 """The parameters that both estimators have besides scikit-learn's, and their defaults."""
 
 
@@ -325,7 +333,7 @@ class MLPClassifier(_EngineMixin, neural_network.MLPClassifier):  # type: ignore
     hidden_layer_sizes, activation, solver, alpha, batch_size, learning_rate, learning_rate_init, power_t, max_iter, \
     shuffle, random_state, tol, verbose, warm_start, momentum, nesterovs_momentum, early_stopping, \
     validation_fraction, beta_1, beta_2, epsilon, n_iter_no_change, max_fun
-        As `sklearn.neural_network.MLPClassifier` takes them.
+        As `sklearn.neural_network.MLPClassifier` takes them. ``activation`` may be any of `Network` too, by name.
     backend : {"auto", "numpy", "cpu"}, default "auto"
         numpy runs the reference equations, cpu the compiled kernels; auto is cpu.
     threads : int or None, default None
@@ -337,6 +345,8 @@ class MLPClassifier(_EngineMixin, neural_network.MLPClassifier):  # type: ignore
         Called after each epoch with a dict of its "epoch", from 0 on, its "loss", and "val_loss" where `fit` has X_val.
         KeyboardInterrupt raised in one ends the fit, with scikit-learn's warning. lbfgs has no epochs. `clone`, and so
         a search, copies them: give functions, not methods of an object that collects something.
+    dropout : float or sequence of float, default 0.0
+        Share of the hidden layers' outputs, or of each one's, that a step of sgd or adam drops.
     class_weight : "balanced", dict of class to float, or None, default None
         Factor of each class's sample weights: balanced makes all classes count alike where these are equal.
         `partial_fit` takes a dict, in which a class that is missing counts 1.
@@ -381,7 +391,8 @@ class MLPRegressor(_EngineMixin, neural_network.MLPRegressor):  # type: ignore[m
     loss, hidden_layer_sizes, activation, solver, alpha, batch_size, learning_rate, learning_rate_init, power_t, \
     max_iter, shuffle, random_state, tol, verbose, warm_start, momentum, nesterovs_momentum, early_stopping, \
     validation_fraction, beta_1, beta_2, epsilon, n_iter_no_change, max_fun
-        As `sklearn.neural_network.MLPRegressor` takes them.
+        As `sklearn.neural_network.MLPRegressor` takes them. ``activation`` may be any of `Network` too, by name, and
+        ``loss`` "mae", "huber" or "log_cosh" of `Trainer`; scikit-learn's solver lbfgs knows none of these.
     backend : {"auto", "numpy", "cpu"}, default "auto"
         numpy runs the reference equations, cpu the compiled kernels; auto is cpu.
     threads : int or None, default None
@@ -393,6 +404,8 @@ class MLPRegressor(_EngineMixin, neural_network.MLPRegressor):  # type: ignore[m
         Called after each epoch with a dict of its "epoch", from 0 on, its "loss", and "val_loss" where `fit` has X_val.
         KeyboardInterrupt raised in one ends the fit, with scikit-learn's warning. lbfgs has no epochs. `clone`, and so
         a search, copies them: give functions, not methods of an object that collects something.
+    dropout : float or sequence of float, default 0.0
+        Share of the hidden layers' outputs, or of each one's, that a step of sgd or adam drops.
 
     Attributes
     ----------
@@ -415,6 +428,10 @@ class MLPRegressor(_EngineMixin, neural_network.MLPRegressor):  # type: ignore[m
     True
     """
 
-    _parameter_constraints: dict[str, Any] = {**neural_network.MLPRegressor._parameter_constraints, **_CONSTRAINTS}  # noqa: RUF012
+    _parameter_constraints: dict[str, Any] = {  # noqa: RUF012
+        **neural_network.MLPRegressor._parameter_constraints,
+        **_CONSTRAINTS,
+        "loss": [StrOptions({"squared_error", "poisson", *sklearn_additions.OWN_LOSSES})],
+    }
 
     __init__ = _constructor(neural_network.MLPRegressor, **_ADDED)

@@ -20,10 +20,12 @@ from .kernels.engine.optimizer_state import OptimizerState
 from .kernels.engine.plan import aligned, aligned_zeros, parameter_count
 from .kernels.specs.activations import ACTIVATIONS
 from .kernels.specs.base import Array
+from .kernels.specs.losses import LOSSES
 from .kernels.specs.optimizers import OPTIMIZERS
+from .sklearn_additions import OWN_LOSSES, dropout_rates
 
-ACTIVATION_NAMES = {"identity": "identity", "logistic": "sigmoid", "tanh": "tanh", "relu": "relu"}
-"""fastnet's name of each of scikit-learn's activations."""
+ACTIVATION_NAMES = {"logistic": "sigmoid", **{name: name for name in ACTIVATIONS if name != "sigmoid"}}
+"""fastnet's name of each activation: scikit-learn has another one for sigmoid."""
 
 LOSS_NAMES = {"softmax": "cross_entropy", "logistic": "binary_cross_entropy", "identity": "mse"}
 """The loss of each output activation; poisson's, exp, has none here."""
@@ -41,11 +43,14 @@ class Session:
         sklearn_conversions.fill(self._views, self._coefs + self._intercepts)
         # Until the end the attributes are views, so that scores see each epoch's parameters.
         estimator.coefs_, estimator.intercepts_ = self._views[: len(self._coefs)], self._views[len(self._coefs) :]
-        self._loss = LOSS_NAMES[estimator.out_activation_]
-        self._scale = sklearn_conversions.GRADIENT_SCALE[self._loss]
+        self._loss = estimator.loss if estimator.loss in OWN_LOSSES else LOSS_NAMES[estimator.out_activation_]
+        self._scale = sklearn_conversions.GRADIENT_SCALE.get(self._loss, 1.0)
         self._batch = 200 if estimator.batch_size == "auto" else int(estimator.batch_size)
         self.batch_size = rows if rows > self._batch else estimator.batch_size
         self._order = np.arange(rows) if estimator.shuffle else None
+        self._dropout, self._seed = dropout_rates(estimator), 0
+        if self._dropout:  # rows seen before, so that each call of partial_fit has masks of its own
+            self._seed = (int(estimator._random_state.randint(2**31)) << 32) + estimator.t_ % 2**32
         self._optimizer: Any = None
 
     def _transposed(self, flat: Array) -> list[Array]:
@@ -79,7 +84,9 @@ class Session:
         l2 = float(estimator.alpha) * self._scale
         max_row_loss = sklearn_conversions.largest_log_loss(dtype) if clipped else math.inf
         rule_code = OPTIMIZERS[rule].code
-        self._state = OptimizerState(rule_code, vectors, hyper, l2_per_batch=l2, max_row_loss=max_row_loss)
+        extras: dict[str, Any] = {"l2_per_batch": l2, "max_row_loss": max_row_loss}
+        extras |= {"dropout": self._dropout, "seed": self._seed}
+        self._state = OptimizerState(rule_code, vectors, hyper, **extras)
         self._state.progress["step"] = sklearn_conversions.FAR_STEP + getattr(optimizer, "t", 0)
         hidden = ACTIVATIONS[ACTIVATION_NAMES[estimator.activation]].code
         codes = [*[hidden] * (len(self._sizes) - 2), ACTIVATIONS["identity"].code]
@@ -119,7 +126,7 @@ class Session:
         start_epoch(state.progress, state.totals, 0)
         self._engine.train(self._X, self._targets, self._weights, order, rates)
         loss, penalty = float(objective["mean_loss"]), float(objective["penalty"])
-        if self._loss == "mse":
+        if LOSSES[self._loss].mean_over_outputs:
             loss /= self._sizes[-1]
         return float((loss + penalty) / self._scale / self._rows)
 

@@ -160,6 +160,7 @@ def test_scikit_learn_and_pandas_are_imported_by_these_modules_only() -> None:
     }
     assert found == {
         "fastnet.sklearn",
+        "fastnet.sklearn_additions",
         "fastnet.sklearn_session",
         "fastnet.table",
         "fastnet.table_model",

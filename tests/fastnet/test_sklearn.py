@@ -113,7 +113,7 @@ def test_sklearn_tests_of_its_mlp(tmp_path: Path) -> None:
 
 def added_to(name: str) -> dict[str, Any]:
     """The parameters that scikit-learn's estimator lacks, and their defaults."""
-    added = {"backend": "auto", "threads": None, "progress": False, "callbacks": ()}
+    added = {"backend": "auto", "threads": None, "progress": False, "callbacks": (), "dropout": 0.0}
     return added | ({"class_weight": None} if name == "MLPClassifier" else {})
 
 

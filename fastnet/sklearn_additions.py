@@ -1,0 +1,118 @@
+"""What fastnet's estimators have and scikit-learn's MLP lacks: activations, losses, dropout, scikit-learn's callbacks.
+
+scikit-learn's code knows nothing of these, so where the engine cannot train, as for ``solver="lbfgs"``, they are
+refused.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from sklearn.neural_network._base import ACTIVATIONS as SKLEARN_ACTIVATIONS
+from sklearn.neural_network._base import LOSS_FUNCTIONS
+from sklearn.utils.extmath import safe_sparse_dot
+
+from . import checks
+from .kernels.reference import activations as reference_activations
+from .kernels.reference import losses as reference_losses
+from .kernels.specs.activations import ACTIVATIONS
+from .kernels.specs.base import Array
+from .kernels.specs.losses import LOSSES
+
+try:
+    from sklearn.callback import CallbackSupportMixin as CallbackSupportMixin
+except ImportError:  # before scikit-learn 1.9
+
+    class CallbackSupportMixin:  # type: ignore[no-redef]
+        """Nothing: there is no protocol yet."""
+
+
+OWN_ACTIVATIONS = set(ACTIVATIONS) - {*SKLEARN_ACTIVATIONS, "sigmoid"}
+"""Names of the activations that scikit-learn lacks; its name of sigmoid is logistic."""
+
+OWN_LOSSES = {name for name, spec in LOSSES.items() if not spec.probabilities} - {"mse"}
+"""Names of the losses of numbers that it lacks; its name of mse is squared_error."""
+
+
+def dropout_rates(estimator: Any) -> tuple[float, ...]:
+    """Return dropout of each hidden layer; empty for none."""
+    return checks.dropout(estimator.dropout, len(np.atleast_1d(estimator.hidden_layer_sizes)))[1]
+
+
+def check_engine(estimator: Any, trains: bool) -> None:
+    """Refuse to leave to scikit-learn's code what only the engine knows; ``trains``: whether the engine will."""
+    wanted = [f"activation={estimator.activation!r}"] * (estimator.activation in OWN_ACTIVATIONS)
+    wanted += [f"loss={estimator.loss!r}"] * (estimator.loss in OWN_LOSSES)
+    wanted += [f"dropout={estimator.dropout!r}"] * bool(dropout_rates(estimator))
+    if wanted and not trains:
+        raise ValueError(
+            f"{' and '.join(wanted)} {'is' if len(wanted) == 1 else 'are'} not scikit-learn's, whose code would train "
+            "here; use the solver sgd or adam, loss other than poisson, no negative sample weights, no classes of two "
+            "labels a row, and dense data"
+        )
+
+
+def outputs(estimator: Any, X: Any) -> Array:
+    """Return the outputs by the reference's activations, where arrays are not what the kernels take."""
+    names = [*[estimator.activation] * (estimator.n_layers_ - 2), estimator.out_activation_]
+    A = X
+    for W, b, name in zip(estimator.coefs_, estimator.intercepts_, names, strict=True):
+        A = safe_sparse_dot(A, W) + b
+        if name in OWN_ACTIVATIONS:
+            A = getattr(reference_activations, name)(A)
+        else:
+            SKLEARN_ACTIVATIONS[name](A)  # in place
+    return np.asarray(A)
+
+
+def validation_loss(estimator: Any, y: Array, found: Array) -> float:
+    """Return the loss of outputs (n, k), on the scale of ``loss_curve_``."""
+    if estimator.loss in OWN_LOSSES:
+        return float(getattr(reference_losses, estimator.loss)(y, found))
+    is_binary = (estimator.loss, estimator.out_activation_) == ("log_loss", "logistic")
+    return float(LOSS_FUNCTIONS["binary_log_loss" if is_binary else estimator.loss](y, found))
+
+
+@contextmanager
+def fit_task(estimator: Any, X: Any, y: Any, sample_weight: Any) -> Iterator[None]:
+    """Tell callbacks of scikit-learn's protocol, if there are any, that a fit begins and ends."""
+    if not getattr(estimator, "_skl_callbacks", ()):
+        yield
+        return
+    data = {"estimator": estimator, "X": X, "y": y}
+    data["metadata"] = None if sample_weight is None else {"sample_weight": sample_weight}
+    epochs = 0 if estimator.solver == "lbfgs" else estimator.max_iter
+    context = estimator._init_callback_context(max_subtasks=epochs)
+    context.call_on_fit_task_begin(**data)
+    estimator._epoch_task = context, data
+    try:
+        yield
+    finally:
+        del estimator._epoch_task
+        if getattr(estimator, "_no_improvement_count", 0) == math.inf:
+            estimator._no_improvement_count = 0
+            if estimator.solver == "sgd":
+                estimator._optimizer.lr_schedule = estimator.learning_rate
+    context.call_on_fit_task_end(**data, reconstruction_attributes=lambda: _fitted(estimator))
+
+
+def epoch_task(estimator: Any) -> None:
+    """Tell them that an epoch has ended; where one wants to stop, it is the last."""
+    context, data = getattr(estimator, "_epoch_task", (None, {}))
+    if context is None:
+        return
+    task = context.subcontext(task_name="epoch")
+    task.call_on_fit_task_begin(**data)
+    if task.call_on_fit_task_end(**data, reconstruction_attributes=lambda: _fitted(estimator)):
+        estimator._no_improvement_count = math.inf  # ends scikit-learn's loop, unless rates would fall instead
+        if estimator.solver == "sgd":
+            estimator._optimizer.lr_schedule = "constant"
+
+
+def _fitted(estimator: Any) -> dict[str, Any]:
+    """Return what makes a copy of the estimator predict as it does now."""
+    return {name: [array.copy() for array in getattr(estimator, name)] for name in ("coefs_", "intercepts_")}

@@ -1,0 +1,180 @@
+"""What fastnet's MLPClassifier and MLPRegressor have and scikit-learn's lack."""
+
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("sklearn.neural_network")
+
+from scipy.sparse import csr_matrix
+from sklearn.base import clone
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from fastnet import SGD, Network, Trainer
+from fastnet import sklearn as ours
+from fastnet.sklearn_additions import OWN_ACTIVATIONS, OWN_LOSSES
+
+pytestmark = [
+    pytest.mark.compiled,
+    pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
+]
+
+ROWS = 107
+X = np.random.default_rng(0).standard_normal((ROWS, 7))
+LABELS = np.random.default_rng(2).integers(0, 4, ROWS)
+TARGETS = X[:, :3] ** 2
+COMMON: dict[str, Any] = {"hidden_layer_sizes": (9, 5), "batch_size": 32, "max_iter": 9, "random_state": 3}
+PLAIN: dict[str, Any] = {"solver": "sgd", "momentum": 0.0, "alpha": 0.0, "shuffle": False, "learning_rate_init": 0.01}
+
+
+@pytest.mark.parametrize(
+    ("activation", "loss"),
+    [*((name, "mae") for name in sorted(OWN_ACTIVATIONS)), *(("tanh", name) for name in sorted(OWN_LOSSES))],
+)
+def test_steps_are_those_of_a_trainer(activation: str, loss: str) -> None:
+    found = ours.MLPRegressor(activation=activation, loss=loss, **COMMON | PLAIN).fit(X, TARGETS)
+    network = Network((7, 9, 5, 3), hidden=activation, dtype="float64")
+    for W, b, coef, intercept in zip(network.weights, network.biases, found.coefs_, found.intercepts_, strict=True):
+        W[...], b[...] = coef.T, intercept
+    trainer = Trainer(network, loss, SGD(0.01), 32, shuffle=False)
+    history = trainer.fit(X, TARGETS, 1)
+    found.partial_fit(X, TARGETS)
+    for W, coef in zip(network.weights, found.coefs_, strict=True):
+        np.testing.assert_allclose(coef.T, W, rtol=1e-12, atol=1e-15)
+    assert found.loss_ == pytest.approx(history["loss"][0], rel=1e-12)
+
+
+@pytest.mark.parametrize("activation", sorted(OWN_ACTIVATIONS))
+def test_predictions_of_every_kind_of_array(activation: str) -> None:
+    found = ours.MLPClassifier(activation=activation, **COMMON).fit(X, LABELS)
+    expected, hidden = found.predict_proba(X), found.transform(X)
+    found.set_params(backend="numpy")
+    np.testing.assert_allclose(found.predict_proba(X), expected, rtol=1e-9)
+    np.testing.assert_allclose(found.transform(X), hidden, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(found.predict_proba(csr_matrix(X)), expected, rtol=1e-9)
+    assert hidden.shape == (ROWS, 5)
+
+
+@pytest.mark.parametrize("loss", sorted(OWN_LOSSES))
+def test_validation_loss_is_on_the_scale_of_the_curve(loss: str) -> None:
+    """A step on all rows reports the loss before it, so that of the same rows after it is the next one's."""
+    options = COMMON | {"batch_size": ROWS, "alpha": 0.0}
+    found = ours.MLPRegressor(loss=loss, **options).fit(X, TARGETS, X_val=X, y_val=TARGETS)
+    np.testing.assert_allclose(found.validation_loss_curve_[:-1], found.loss_curve_[1:], rtol=1e-9)
+
+
+@pytest.mark.parametrize("solver", ["adam", "sgd"])
+@pytest.mark.parametrize("dropout", [0.3, (0.0, 0.5)])
+def test_dropout(dropout: Any, solver: str) -> None:
+    runs = [
+        ours.MLPClassifier(dropout=dropout, solver=solver, **COMMON, **options).fit(X, LABELS)
+        for options in ({"backend": "numpy"}, {"threads": 1}, {})
+    ]
+    for a, b, c in zip(*(run.coefs_ for run in runs), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
+        assert b.tobytes() == c.tobytes()
+    plain = ours.MLPClassifier(solver=solver, **COMMON).fit(X, LABELS)
+    assert not np.allclose(plain.coefs_[0], runs[0].coefs_[0])
+    again = pickle.loads(pickle.dumps(clone(runs[2]))).fit(X, LABELS)
+    assert again.coefs_[0].tobytes() == runs[2].coefs_[0].tobytes()
+
+
+@pytest.mark.parametrize("solver", ["adam", "sgd"])
+def test_each_epoch_has_masks_of_its_own(solver: str) -> None:
+    """With rates so small that the weights stay, losses differ by the masks alone; prediction has none."""
+    options = COMMON | {"learning_rate_init": 1e-14, "shuffle": False, "batch_size": ROWS, "alpha": 0.0}
+    found = ours.MLPRegressor(dropout=0.5, solver=solver, **options)
+    found.fit(X, TARGETS, X_val=X, y_val=TARGETS)
+    assert len({round(loss, 8) for loss in found.loss_curve_}) == 9
+    assert np.ptp(found.validation_loss_curve_) < 1e-9
+    losses = []
+    for _ in range(3):
+        found.partial_fit(X, TARGETS)
+        losses.append(found.loss_)
+    assert len({round(loss, 8) for loss in [*losses, *found.loss_curve_[:1]]}) == 4
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"solver": "lbfgs", "activation": "mish"}, "activation='mish' is not scikit-learn's, whose code would train"),
+        ({"solver": "lbfgs", "loss": "mae"}, "loss='mae' is not scikit-learn's"),
+        ({"loss": "poisson", "dropout": 0.1, "activation": "elu"}, "activation='elu' and dropout=0.1 are not"),
+        ({"dropout": [0.1]}, "dropout has 1 rate; expected 2, one for each hidden layer"),
+        ({"dropout": 1.0}, "'dropout' parameter of MLPRegressor"),
+        ({"activation": "sigmoid"}, "'activation' parameter of MLPRegressor"),
+        ({"loss": "cross_entropy"}, "'loss' parameter of MLPRegressor"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ours.MLPRegressor(**COMMON | options).fit(X, abs(TARGETS[:, 0]))
+
+
+# ------------------------------------------------------------------------- scikit-learn's own callbacks
+
+
+class Recorder:
+    """A callback of scikit-learn's protocol that stops after some epochs."""
+
+    def __init__(self, epochs: int = 10**9) -> None:
+        self.seen: list[Any] = []
+        self.epochs = epochs
+
+    def setup(self, estimator: Any, context: Any) -> None:
+        """Before the fit."""
+        self.seen.append("setup")
+
+    def teardown(self, estimator: Any, context: Any) -> None:
+        """After the fit."""
+        self.seen.append("teardown")
+
+    def on_fit_task_begin(self, estimator: Any, context: Any) -> None:
+        """Before the fit, and before an epoch."""
+        self.seen.append(f"begin {context.task_name}")
+
+    def on_fit_task_end(
+        self, estimator: Any, context: Any, *, X: Any = None, y: Any = None, fitted_estimator: Any = None
+    ) -> bool:
+        """After the fit, and after an epoch: return whether to stop."""
+        self.seen.append((context.task_name, context.task_id, fitted_estimator.score(X, y)))
+        return context.task_name == "epoch" and context.task_id + 1 == self.epochs
+
+
+@pytest.fixture
+def protocol() -> Any:
+    return pytest.importorskip("sklearn.callback", reason="scikit-learn has the protocol since 1.9")
+
+
+@pytest.mark.parametrize("name", ["MLPClassifier", "MLPRegressor"])
+@pytest.mark.parametrize("options", [{"solver": "adam"}, {"solver": "sgd", "learning_rate": "adaptive"}])
+def test_callbacks_of_sklearn(name: str, options: dict[str, Any], protocol: Any) -> None:
+    y = LABELS if name == "MLPClassifier" else TARGETS
+    recorder = Recorder()
+    found = clone(getattr(ours, name)(**COMMON, **options).set_callbacks(recorder)).fit(X, y)
+    assert recorder.seen[:2] == ["setup", "begin fit"]
+    assert recorder.seen[-1] == "teardown"
+    ends = [each for each in recorder.seen if isinstance(each, tuple)]
+    assert [each[:2] for each in ends] == [*(("epoch", i) for i in range(9)), ("fit", 0)]
+    assert ends[-1][2] == ends[-2][2] == found.score(X, y)
+    assert len({each[2] for each in ends}) > 1, "each epoch's estimator has parameters of its own"
+    stopped = getattr(ours, name)(**COMMON, **options).set_callbacks(Recorder(4)).fit(X, y)
+    assert stopped.n_iter_ == 4
+    same = getattr(ours, name)(**COMMON | {"max_iter": 4}, **options).fit(X, y)
+    assert same.coefs_[0].tobytes() == stopped.coefs_[0].tobytes()
+    assert stopped.set_callbacks().partial_fit(X, y).n_iter_ == 1
+
+
+def test_callbacks_of_sklearn_in_a_pipeline_and_for_lbfgs(protocol: Any) -> None:
+    monitor = protocol.ScoringMonitor(scoring="accuracy")
+    pipeline = make_pipeline(StandardScaler(), ours.MLPClassifier(**COMMON).set_callbacks(monitor))
+    pipeline.fit(X, LABELS)
+    assert len([row for row in monitor.get_logs().data if row["task_name"] == "epoch"]) == 9
+    recorder = Recorder()
+    ours.MLPClassifier(**COMMON | {"solver": "lbfgs"}).set_callbacks(recorder).fit(X, LABELS)
+    assert [each if isinstance(each, str) else each[0] for each in recorder.seen] == [
+        *("setup", "begin fit", "fit", "teardown")
+    ]
