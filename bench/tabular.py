@@ -148,9 +148,10 @@ def page(found: list[tuple[str, Runs]], options: argparse.Namespace) -> str:
     lines = [
         f"Written by `python bench/tabular.py --folds {options.folds}{repeats} --rows {options.rows} --write`;",
         "its docstring says how. Scores are means over the folds: accuracy, or R^2 of numbers; the best of a row",
-        "is bold. In brackets the processor's seconds to fit on one thread, rough: other work ran on the machine,",
-        f"a shared {cpu.target_cpu()}, at the same time. The last columns are fastnet's lead over the better of",
-        f"HistGradientBoosting and scikit-learn's MLP, and over the best of all others, with intervals. {versions}.",
+        "is bold. In brackets the processor's seconds to fit on one thread, rough: the other core was busy, too, on",
+        f"a shared {cpu.target_cpu()}. The last columns are fastnet's lead over the better of",
+        "HistGradientBoosting and scikit-learn's MLP, and over the best of all others, with intervals.",
+        f"{versions}.",
         "",
         f"| table: target | rows | kind | {' | '.join(SIDES)} | lead over these two | over all |",
         "|---|---|---|" + "---|" * (len(SIDES) + 2),

@@ -295,6 +295,33 @@ def test_a_wrong_step_is_noticed() -> None:
     assert not np.allclose(ours.network.parameters, truth.network.parameters, rtol=1e-6)
 
 
+@pytest.mark.parametrize("resident", [True, False])
+def test_dropout(resident: bool) -> None:
+    """Another layer's mask is not the CPU's; an engine that trains evaluates with the whole network."""
+
+    def trained(backend: str) -> Trainer:
+        network = Network([5, 9, 4, 3], hidden="tanh", dtype="float64", seed=1)
+        trainer = Trainer(network, "mse", SGD(0.05), BATCH, backend=backend, dropout=(0.4, 0.2))
+        with _resident(resident):
+            trainer.fit(X, _targets("mse"), epochs=1)
+        return trainer
+
+    lay_out, truth = cuda_engine.CudaEngine._lay_out, trained("cpu")
+
+    def wrong(self: Any, *arguments: Any) -> None:
+        lay_out(self, *arguments)
+        self._drops["layer"][1:] += 1
+
+    np.testing.assert_allclose(trained("cuda").network.parameters, truth.network.parameters, rtol=1e-9, atol=1e-13)
+    with mock.patch.object(cuda_engine.CudaEngine, "_lay_out", wrong):
+        assert not np.allclose(trained("cuda").network.parameters, truth.network.parameters, rtol=1e-6)
+    with _resident(resident):
+        training, measuring = (trained("cuda")._build(BATCH, train) for train in (True, False))
+        inputs = X.astype(np.float64), _targets("mse")
+        found, expected = (engine.evaluate([(*inputs, None, 0)], len(X)) for engine in (training, measuring))
+    assert found == expected
+
+
 def test_every_product_has_its_own_parts() -> None:
     """A wide layer's gradient is not kept in as many parts as that of a small one."""
     found = []
