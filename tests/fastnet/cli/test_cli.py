@@ -77,6 +77,7 @@ def test_train_without_hidden_layer_in_full_batch(capsys: pytest.CaptureFixture[
         (("train", "--hidden", "8,x"), "argument --hidden: '8,x' is not a list of sizes such as 64,64, or none"),
         (("train", "--batch-size", "-1"), "argument --batch-size: '-1' is not a whole number of at least 1, or full"),
         (("train", "--lr", "nan"), "argument --lr: 'nan' is not a number above 0"),
+        (("train", "--dropout", "1"), "argument --dropout: '1' is not a number >= 0 and < 1"),
         (("train", "--loss", "mad"), "argument --loss: invalid choice: 'mad'"),
         (("train", "--seed", "1.5"), "argument --seed: '1.5' is not a whole number"),
         (("train", "--hidden", "64,,64"), "argument --hidden: '64,,64' is not a list of sizes"),
@@ -258,7 +259,7 @@ def test_info_compiles_what_training_and_predicting_take(tmp_path: Path) -> None
     In one process: two that save the same function at the same time may lose one's entry.
     """
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "cache"), "FASTNET_COMPILE_PROCESSES": "1"}
-    train = ["train", "--epochs", "2", "--out", str(tmp_path / "model.safetensors")]
+    train = ["train", "--epochs", "2", "--dropout", "0.1", "--out", str(tmp_path / "model.safetensors")]
     outputs = []
     for arguments in (["info", "--compile", "--losses", "cross_entropy", "--optimizers", "adam"], train):
         command = [sys.executable, "-m", "fastnet", *arguments]

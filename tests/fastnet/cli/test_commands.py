@@ -270,8 +270,11 @@ def test_checkpoint_is_resumed_from_its_best_epoch(folder: Path, capsys: pytest.
         "cosine",
         "--l2",
         "1e-4",
+        "--dropout",
+        "0.2",
     ]
     run(capsys, "train", *arguments, "--epochs", "4")
+    assert fastnet.Trainer.resume("run").dropout == 0.2
     output = run(capsys, "train", *arguments, "--epochs", "6")
     assert "resumed   from epoch 4 of run\n" in output
     assert re.search(r" of 6: val_loss .*; refitted on all rows for [1-6]\n", output)
