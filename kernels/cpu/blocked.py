@@ -14,6 +14,7 @@ import numpy as np
 
 from ..jit.decorator import jit
 from .layers import dense_layer
+from .row_parts import sums_terms
 
 ROWS = 64
 """Rows of a block of C; with COLUMNS, 128 KiB in float32: L2."""
@@ -22,8 +23,9 @@ COLUMNS = 512
 """Columns of a block; eight rows of B are then 16 KiB in float32: half of L1."""
 
 
+@sums_terms
 def matmul(A: Any, B: Any, C: Any) -> None:
-    """C (M, N) = A (M, K) B (K, N).  Any strides; a B whose rows are not contiguous is copied once."""
+    """C (M, N) = A (M, K) B (K, N).  Any strides; a B whose rows are not contiguous is copied."""
     _multiply(A, np.ascontiguousarray(B), C)
 
 

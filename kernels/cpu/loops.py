@@ -21,6 +21,7 @@ from ..specs.batches import MICRO_BATCH_ROWS
 from ..specs.losses import LOSS_BY_CODE, LossSpec
 from .elementwise import named
 from .layers import dense_layer
+from .row_parts import sums_terms
 
 # ------------------------------------------------------------------------------------------- layers
 
@@ -36,11 +37,9 @@ def _multiply(A: Any, B: Any, C: Any) -> None:
                 C[i, j] += a * B[k, j]
 
 
+@sums_terms
 def matmul(A: Any, B: Any, C: Any) -> None:
-    """C (M, N) = A (M, K) B (K, N).  Any strides; a B whose rows are not contiguous is copied once.
-
-    An element is one chain of K terms, whose error grows with K, as in the equation.
-    """
+    """C (M, N) = A (M, K) B (K, N).  Any strides; a B whose rows are not contiguous is copied."""
     _multiply(A, np.ascontiguousarray(B), C)
 
 

@@ -1,4 +1,4 @@
-"""Gradients of many rows, summed part by part."""
+"""Gradients of many rows, and products of many terms, summed part by part."""
 
 import functools
 from collections.abc import Callable
@@ -6,7 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from ..specs.batches import MICRO_BATCH_ROWS
+
 Backward = Callable[..., None]
+Product = Callable[[Any, Any, Any], None]
 
 
 def sums_parts(rows: int) -> Callable[[Backward], Backward]:
@@ -34,3 +37,26 @@ def sums_parts(rows: int) -> Callable[[Backward], Backward]:
         return summed
 
     return decorate
+
+
+def sums_terms(product: Product) -> Product:
+    """Make a variant's ``matmul(A, B, C)`` sum at most MICRO_BATCH_ROWS terms in a chain, and add those sums in order.
+
+    That is where the variant `simd` cuts float32, too. Of 16 million terms of one sign, an element is then off by 2e-6
+    of itself; as one chain of float32 it was by 2e-2.
+    """
+
+    @functools.wraps(product)
+    def summed(A: Any, B: Any, C: Any) -> None:
+        if len(B) <= MICRO_BATCH_ROWS:
+            product(A, B, C)
+            return
+        part_c = np.empty_like(C)
+        C[...] = 0
+        for start in range(0, len(B), MICRO_BATCH_ROWS):
+            part = slice(start, start + MICRO_BATCH_ROWS)
+            product(A[:, part], B[part], part_c)
+            with np.errstate(all="ignore"):
+                C += part_c
+
+    return summed

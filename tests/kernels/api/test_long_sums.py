@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastnet.kernels import cross_entropy, dense_backward_batch, identity_derivative, mse, softmax
+from fastnet.kernels import cross_entropy, dense_backward_batch, identity_derivative, matmul, mse, softmax
 from fastnet.kernels.registry import TABLE
 from fastnet.kernels.specs.batches import GROUP_ROWS, MICRO_BATCH_ROWS
 
@@ -27,6 +27,19 @@ def positive(*shape: int) -> Any:
 
 def error(found: Any, expected: Any) -> float:
     return float(np.abs(found - expected).max() / np.abs(expected).max())
+
+
+@pytest.mark.parametrize("variant", names("matmul"))
+def test_products(variant: str) -> None:
+    A, B = positive(1, TERMS), positive(TERMS, 2)
+    assert error(matmul(A, B, variant=variant), A.astype("f8") @ B) < 2 * TOLERANCE
+
+
+@pytest.mark.parametrize("variant", names("matmul"))
+def test_parts_of_a_product_meet(variant: str) -> None:
+    """No term is lost or counted twice where parts of the sum meet."""
+    for terms in (MICRO_BATCH_ROWS - 1, MICRO_BATCH_ROWS, MICRO_BATCH_ROWS + 1, 3 * MICRO_BATCH_ROWS + 5):
+        assert (matmul(np.ones((3, terms)), np.ones((terms, 40)), variant=variant) == terms).all()
 
 
 @pytest.mark.parametrize("variant", names("dense_backward_batch"))
