@@ -211,9 +211,11 @@ class SafeCache:
             return False
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
-        """Load a compiled function; return None where there is none that can be read."""
+        """Load a compiled function; return None where there is none that can be read. A MemoryError is passed on."""
         try:
             return super().load_overload(sig, target_context)  # type: ignore[misc]
+        except MemoryError:  # the file is sound, and to compile takes more memory
+            raise
         except Exception:  # a file truncated by a crash unpickles to anything; the kernel is compiled again
             with contextlib.suppress(OSError):
                 self.flush()  # a truncated index would make every later save fail

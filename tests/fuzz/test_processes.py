@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -51,12 +53,18 @@ if epochs > ours.history.epochs:
 EPOCHS = 150
 
 
-def start(code: str, *arguments: Any, **environment: str) -> subprocess.Popen[str]:
-    """Start a Python process that heeds Ctrl-C, which a shell's background jobs ignore."""
+@contextmanager
+def start(code: str, *arguments: Any, **environment: str) -> Iterator[subprocess.Popen[str]]:
+    """Run a Python process that heeds Ctrl-C, which a shell's background jobs ignore, within a block."""
     heeding = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
     command = [sys.executable, "-W", "ignore", "-c", code, *map(str, arguments)]
     pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, preexec_fn=heeding, env={**os.environ, **environment}, **pipes)
+    with subprocess.Popen(command, preexec_fn=heeding, env={**os.environ, **environment}, **pipes) as process:
+        try:
+            yield process
+        except BaseException:  # a timeout, say: the block's end waits for the process
+            process.kill()
+            raise
 
 
 def finish(code: str, *arguments: Any, **environment: str) -> str:
@@ -139,6 +147,12 @@ assert not wrong
 )
 
 
+def test_a_process_that_hangs_fails_its_test() -> None:
+    with pytest.raises(subprocess.TimeoutExpired), start("import time; time.sleep(1000)") as process:
+        process.communicate(timeout=0.5)
+    assert process.returncode == -signal.SIGKILL
+
+
 def test_forks_while_threads_train() -> None:
     for number, _ in trials("processes that fork while they train", 2, 0.04):
         finish(FORK, number, PYTHONWARNINGS="ignore")
@@ -179,6 +193,7 @@ limit = int(sys.argv[1])
 ours, expected = trainer(), trainer()
 expected.fit(X, y, 3)
 ours.fit(X, y, 1)
+ours.network.predict(X)  # what it imports would otherwise be short of memory, which CPython 3.11 may not survive
 size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (size + limit, resource.RLIM_INFINITY))
 try:
@@ -257,14 +272,14 @@ def test_first_runs_at_once_on_a_damaged_cache(tmp_path: Path) -> None:
     """Eight processes compile, load and save side by side, while files vanish and are cut short."""
     cache = tmp_path / "cache"
     for _, rng in trials("eight first runs at once", 2, 0.08):
-        running = [start(FIRST, NUMBA_CACHE_DIR=str(cache)) for _ in range(8)]
-        time.sleep(rng.uniform(0, 3))
-        if cache.exists():
-            damage(rng, cache)
-        for process in running:
-            with process:
+        with ExitStack() as stack:
+            running = [stack.enter_context(start(FIRST, NUMBA_CACHE_DIR=str(cache))) for _ in range(8)]
+            time.sleep(rng.uniform(0, 3))
+            if cache.exists():
+                damage(rng, cache)
+            for process in running:
                 _, errors = process.communicate(timeout=600)
-            assert process.returncode == 0, errors
+                assert process.returncode == 0, errors
         if cache.exists():
             damage(rng, cache)
         finish(FIRST, NUMBA_CACHE_DIR=str(cache))

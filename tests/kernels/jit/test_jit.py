@@ -357,6 +357,29 @@ def test_truncated_cache_files_are_compiled_again(tmp_path: Path, pattern: str) 
     assert compiled_files(cache) == repaired, "the next run must find a complete cache again"
 
 
+NO_MEMORY = """
+import numba.core.caching as caching
+def no_memory(*a, **k):
+    raise MemoryError
+caching.IndexDataCacheFile._load_data = no_memory
+from fastnet.kernels import relu
+try:
+    relu(1.0, variant="loops")
+except MemoryError:
+    print("MemoryError")
+"""
+
+
+@pytest.mark.exhaustive
+def test_a_kernel_that_memory_does_not_suffice_for_is_not_compiled_again(tmp_path: Path) -> None:
+    """Compiling takes more memory than loading, and LLVM ends the process where it gets none."""
+    env = environment(install(tmp_path / "site"), tmp_path / "cache")
+    run(RELU_OF_MINUS_ONE, env)
+    kept = {path: path.read_bytes() for path in (tmp_path / "cache").rglob("*.nb?")}
+    assert run(NO_MEMORY, env).stdout == "MemoryError\n"
+    assert {path: path.read_bytes() for path in (tmp_path / "cache").rglob("*.nb?")} == kept
+
+
 FULL_DISK = """
 import errno
 def no_space(*a, **k):
