@@ -55,6 +55,7 @@ def oldest() -> list[str]:
 def run(python: str, pins: list[str], arguments: list[str]) -> tuple[str, str]:
     """Install the package with its tests' requirements and run pytest; return the versions and how it ended."""
     with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)  # some tests run as another user
         subprocess.run([python, "-m", "venv", folder], check=True)
         own = str(Path(folder, "Scripts" if os.name == "nt" else "bin", "python"))
         pip = ["uv", "pip", "install", "--python", own] if shutil.which("uv") else [own, "-m", "pip", "install"]

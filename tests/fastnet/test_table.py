@@ -326,7 +326,7 @@ def test_foreign_types_are_refused(tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
 
     (tmp_path / "m").write_bytes(skops.io.dumps({"members": FunctionTransformer(np.exp)}))
-    refused(r"it holds 'numpy\.exp', 'sklearn\.preprocessing\._function_transfor', which such a file never does")
+    refused(r"it holds 'numpy\S*\.exp', 'sklearn\.preprocessing\._function_transfor', which such a file never does")
     (tmp_path / "m").write_bytes(skops.io.dumps({"format": "another"}))
     refused("its format is 'another'; this fastnet reads")
     (tmp_path / "m").write_bytes(skops.io.dumps([1]))
