@@ -17,8 +17,6 @@ class TrainingState(OptimizerState):
 
     Attributes
     ----------
-    vectors : ndarray, shape (vectors, P)
-        State vectors of the optimizer, each at the beginning of a cache line.
     progress, totals : ndarray
         Records PROGRESS and TOTALS of `kernels.engine.backend`.
     tuner : Tuner or None
@@ -34,18 +32,23 @@ class TrainingState(OptimizerState):
         dropout: Sequence[float],
         seed: int,
     ) -> None:
-        self.vectors = aligned_zeros(optimizer.spec.state_vectors, network.parameters.size, network.dtype)
+        vectors = aligned_zeros(optimizer.spec.state_vectors, network.parameters.size, network.dtype)
         longest = math.inf if clip_norm is None else clip_norm
         rules = l2, longest
-        super().__init__(optimizer.spec.code, self.vectors, optimizer.hyper, *rules, dropout=dropout, seed=seed)
+        super().__init__(optimizer.spec.code, vectors, optimizer.hyper, *rules, dropout=dropout, seed=seed)
         self.tuner: Any = None
 
     def __setstate__(self, attributes: dict[str, Any]) -> None:
         """Align the vectors of a copy as those of the original are."""
         self.__dict__.update(attributes)
-        vectors = self.vectors
-        self.state = self.vectors = aligned_zeros(len(vectors), vectors.shape[1], vectors.dtype)
-        self.vectors[...] = vectors
+        vectors = self.state
+        self.state = aligned_zeros(len(vectors), vectors.shape[1], vectors.dtype)
+        self.state[...] = vectors
+
+    @property
+    def vectors(self) -> Array:
+        """State vectors of the optimizer (vectors, P), each at the beginning of a cache line."""
+        return self.state
 
     @property
     def step(self) -> Array:

@@ -117,6 +117,7 @@ class CpuEngine:
         check_network(parameters, layer_sizes, codes, optimizer)
         lanes = VECTOR // dtype.itemsize
         rows, neurons = micro_batch_rows(batch_rows), sum(layer_sizes[1:])
+        uses_order = bool(uses_order)  # it decides about the workspace's size
         self._loss, self._sizes, self._uses_order = spec, layer_sizes, uses_order
         layers, workspace = layer_table(layer_sizes, codes, optimizer.dropout, rows, lanes, NV * lanes)
         flops = 6 * parameter_count(layer_sizes)  # 2 each for forward, dX and dW

@@ -143,6 +143,27 @@ def test_callbacks_may_reshape_their_own_arrays() -> None:
 
 
 @pytest.mark.compiled
+@pytest.mark.parametrize("value", [-1, 3])
+def test_a_replaced_shuffle_does_not_change_the_size_of_the_workspace(value: int) -> None:
+    layers: Any = np.zeros(4 * 3 + 3, "float32"), (4, 3), (0,)
+    as_true, as_value = (engine.CpuEngine(*layers, uses_order=given) for given in (True, value))
+    assert as_value.nbytes == as_true.nbytes
+    ours, twin = trainer(batch_size=5), trainer(batch_size=5)
+    ours.__dict__["shuffle"] = value
+    ours.fit(X, Y, 1)
+    twin.fit(X, Y, 1)
+    assert ours.network.parameters.tobytes() == twin.network.parameters.tobytes()
+
+
+def test_state_vectors_are_those_that_were_checked() -> None:
+    state = trainer()._state
+    with pytest.raises(AttributeError):
+        state.vectors = np.zeros((1, 1), "float32")  # type: ignore[misc]
+    for twin in (copy.deepcopy(state), pickle.loads(pickle.dumps(state))):
+        assert twin.vectors is twin.state
+
+
+@pytest.mark.compiled
 def test_engine_checks_the_data_of_every_call() -> None:
     parameters = np.ones(4 * 3 + 3, "float32")
     ours = engine.CpuEngine(parameters, (4, 3), (0,), batch_rows=10)
