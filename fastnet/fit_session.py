@@ -104,12 +104,13 @@ class FitSession:
         network, history = trainer.network, trainer.history
         validates = self._validation is not None
         monitor = "val_loss" if validates else "loss"
-        if validates:
-            best.update(self._validated()[monitor], of_snapshot=False)
-        restores = patience is not None
-        loop = None if callbacks or writer is not None or epochs == 1 else self._epoch_loop()
-        end = history.epochs + epochs
+        restores, end = patience is not None, history.epochs + epochs
+        loop: EpochLoop | None = None
         try:
+            if validates:
+                best.update(self._validated()[monitor], of_snapshot=False)
+            if not callbacks and writer is None and epochs > 1:
+                loop = self._epoch_loop()
             while history.epochs < end:
                 epoch = history.epochs
                 count = 1 if loop is None else min(end - epoch, loop.epochs_of_a_call)

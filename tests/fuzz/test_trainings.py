@@ -66,10 +66,11 @@ def setting(rng: np.random.Generator) -> tuple[dict[str, Any], dict[str, Any], d
         "dropout": [float(rng.choice([0, 0, 0.1, 0.5])) for _ in sizes[2:]],
     }
     fit = {"epochs": int(rng.integers(1, 4))}
-    if rng.random() < 0.4:
-        fit["sample_weight"] = rng.choice([0.0, 0.5, 1.0, 3.0], rows) + (np.arange(rows) == 0)
     if rng.random() < 0.4 and rows > 3:
         fit["validation_split"] = 0.3
+    if rng.random() < 0.4:
+        lightest = 0.1 if "validation_split" in fit else 0.0  # rows held out that are all of weight 0 are refused
+        fit["sample_weight"] = rng.choice([lightest, 0.5, 1.0, 3.0], rows) + (np.arange(rows) == 0)
     if rng.random() < 0.3:
         fit["patience"] = 2
     dtype = str(rng.choice(["float32", "float64"]))

@@ -135,6 +135,25 @@ def test_a_checkpoint_without_dropout_is_read(tmp_path: Path) -> None:
     assert is_compatible(Trainer.resume(file), ours)
 
 
+def test_checkpoint_is_written_if_the_first_validation_is_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That comes before the first step."""
+    file, straight, ours = tmp_path / "a.safetensors", trainer("adam"), trainer("adam")
+    straight.fit(X, LABELS, epochs=2, validation_split=0.2)
+
+    def interrupt(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.CpuEngine, "evaluate", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            ours.fit(X, LABELS, epochs=2, validation_split=0.2, checkpoint=file)
+    resumed = Trainer.resume(file)
+    resumed.fit(X, LABELS, epochs=2, validation_split=0.2)
+    assert is_compatible(resumed, straight)
+
+
 def test_checkpoint_path_is_checked_before_training(tmp_path: Path) -> None:
     ours = trainer("sgd")
     with pytest.raises(OSError, match="there is no folder"):
