@@ -243,6 +243,8 @@ def _paths(checkpoint: Any, count: int) -> list[Any]:
 
 def _indices(name: str, value: Any, rows: int) -> Array:
     """Return row numbers as int64, a copy that nobody changes: compiled code reads the rows without a check."""
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{name} holds a masked array, whose masked rows would be used; give its compressed()")
     array = np.asarray(value)
     if array.ndim != 1 or array.dtype.kind not in "iu":
         hint = "; for a mask use np.flatnonzero(mask)" if array.dtype == bool else ""

@@ -308,9 +308,14 @@ class Columns:
         for name, kind in self.kinds.items():
             if kind.startswith("date"):
                 dates = dates_of(frame[name], kind[5:])
-                parts[f"{name} (days)"] = (dates - pandas.Timestamp(_EPOCH)) / pandas.Timedelta(days=1)
+                found = {"days": (dates - pandas.Timestamp(_EPOCH)) / pandas.Timedelta(days=1)}
                 for part in ("month", "day", "day_of_week", "hour"):
-                    parts[f"{name} ({part})"] = getattr(dates.dt, part).astype("float64")
+                    found[part] = getattr(dates.dt, part).astype("float64")
+                for part, values in found.items():
+                    called = f"{name} ({part})"
+                    while called in self.kinds:  # a column of the table
+                        called += "'"
+                    parts[called] = values
             else:
                 parts[name] = numbers(frame[name]) if kind == "number" else as_text(frame[name])
         return pandas.DataFrame(parts, index=frame.index)

@@ -257,6 +257,7 @@ def same_network() -> list[Trainer]:
         (TypeError, "rows is a int", make, {"rows": 5}),
         (ValueError, "rows has 2 elements; expected 3", make, {"rows": ROWS[:2]}),
         (TypeError, "rows holds an array of bool, .* np.flatnonzero", make, {"rows": [np.ones(150, bool)] * 3}),
+        (TypeError, "rows holds a masked array", make, {"rows": [np.ma.masked_equal([1, 2], 2)] * 3}),
         (TypeError, "rows holds an array of float64", make, {"rows": [ROWS[0], ROWS[1], ROWS[2] / 2]}),
         (ValueError, "rows holds no row", make, {"rows": [ROWS[0], np.zeros(0, int), ROWS[2]]}),
         (ValueError, "rows runs from 0 to 150; expected numbers from 0 to 149", make, {"rows": [np.arange(151)] * 3}),

@@ -202,6 +202,17 @@ def test_kinds_of_columns() -> None:
     assert (Columns.of(frame, category=["year"], drop=["town"]).kinds)["year"] == "category"
 
 
+def test_columns_that_are_called_as_parts_of_a_date_are_kept() -> None:
+    days = pandas.date_range("2020-01-01", periods=40)
+    size, height = (np.random.default_rng(i).normal(size=40) for i in range(2))
+    frame = pandas.DataFrame({"d (days)": size, "d": days, "d (month)": height})
+    features = Columns.of(frame).features(frame)
+    assert (features["d (days)"] == size).all()
+    assert (features["d (month)"] == height).all()
+    assert (features["d (days)'"].diff()[1:] == 1).all()
+    assert features.shape[1] == 7
+
+
 @pytest.mark.parametrize(
     ("values", "classes"),
     [
