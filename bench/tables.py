@@ -29,7 +29,7 @@ import numpy as np
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import make_pipeline
 
-from fastnet import scores, table
+from fastnet import scores, table, table_file
 from fastnet.cli import main as cli
 from fastnet.kernels.jit import target as cpu
 
@@ -84,7 +84,7 @@ def measured(path: Path, target: str, drop: list[str], seed: int) -> dict[str, t
         said = trained(path, target, drop, "--seed", str(seed), *options)
         row = said["held_out"]["scores"]["this model"]
         found[side] = row["r2" if "r2" in row else "accuracy"], said["seconds"]
-    frame = table.read(path)
+    frame = table_file.read(path)
     known, y, classes, _ = table.target_of(frame[target])
     frame = frame[known].drop(columns=target)
     columns = table.Columns.of(frame, drop)
@@ -114,7 +114,7 @@ def rows(seeds: int, only: str) -> list[tuple[str, dict[str, list[tuple[float, f
             continue
         trained(path, target, drop, "--epochs", "1")  # compiles
         each = [measured(path, target, drop, seed) for seed in range(seeds)]
-        _, y, classes, _ = table.target_of(table.read(path)[target])
+        _, y, classes, _ = table.target_of(table_file.read(path)[target])
         about = f"{package} {path.name}: {target} | {len(y):,} | {f'{len(classes)} classes' if classes else 'numbers'}"
         found.append((about, {side: [one[side] for one in each] for side in SIDES}))
         print(about, {side: f"{fmean(s for s, _ in runs):.4f}" for side, runs in found[-1][1].items()}, flush=True)

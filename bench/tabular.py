@@ -42,7 +42,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OrdinalEncoder, StandardScaler
 from tables import PAGE, TABLES, place
 
-from fastnet import scores, table
+from fastnet import scores, table, table_file
 from fastnet.kernels.jit import target as cpu
 from fastnet.sklearn import TabularClassifier, TabularRegressor
 
@@ -111,7 +111,7 @@ def measured(name: tuple[str, str, str, list[str]], options: argparse.Namespace)
     package, file, target, drop = name
     path = place(package, file)
     assert path is not None
-    frame = table.read(path)
+    frame = table_file.read(path)
     if len(frame) > options.rows:
         frame = frame.sample(options.rows, random_state=0).sort_index().reset_index(drop=True)
     known, y, classes, _ = table.target_of(frame[target])

@@ -1,4 +1,4 @@
-"""Tables: files read by pandas, and the kinds of their columns, which scikit-learn turns into inputs of a network.
+"""Tables: the kinds of their columns, which scikit-learn turns into inputs of a network.
 
 It needs pandas and scikit-learn (``pip install pandas scikit-learn skops``).
 """
@@ -9,15 +9,13 @@ import difflib
 import re
 import warnings
 from collections.abc import Collection, Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from .io import storage
 from .kernels.specs.base import Array
-from .messages import counted, listed, one_line
+from .messages import counted, listed
 
 try:
     import pandas
@@ -30,138 +28,11 @@ except ImportError as error:
         f"tables need pandas and scikit-learn: pip install pandas scikit-learn skops ({error})"
     ) from error
 
-_ENCODINGS = ("utf-8-sig", "cp1252")
-_SEPARATORS = (",", ";", "\t", "|", r"\s+")
-_GAPS = ["?", "-", "--", ".", "missing"]
-"""Cells that are gaps besides those that pandas takes for them: empty ones, NA, N/A, NaN, NULL, None."""
-
 _MOSTLY = 0.95
 """Text is read as numbers, or as dates, if at least this share of its cells can be; the others are gaps then."""
 
-_MAX_COLUMNS = 1 << 16
 _ID = re.compile(r"(?i:(^|[ _.-])(id|index|rownames?)$|^unnamed: \d+$)|Id$|ID$")
 _EPOCH = "2000-01-01"
-
-
-# ----------------------------------------------------------------------------------------------- reading
-
-
-def read(path: storage.Path, target: str = "y") -> Any:
-    """Read a table as a pandas DataFrame.
-
-    Parameters
-    ----------
-    path : str or path-like
-        By its suffix Parquet (``.parquet``), Feather (``.feather``, ``.arrow``), NPZ (arrays ``X`` (rows, n), whose
-        columns are called X0, X1, ..., and the target), or else CSV: the separator, the encoding (UTF-8, UTF-16 or
-        Windows-1252), decimal commas and the compression are recognised.
-    target : str, default "y"
-        The array of an NPZ file that is read beside X, if it is there.
-
-    Returns
-    -------
-    pandas.DataFrame
-        An index that the file holds, such as the row names that R writes, is left out.
-
-    Raises
-    ------
-    ImportError
-        If Parquet or Feather is to be read, and pyarrow is not installed.
-    OSError, ValueError
-        If the file cannot be read; the message is one line.
-    """
-    shown, suffix = storage.display_path(path), str(path).lower().rpartition(".")[2]
-    with storage.reading(path) as file:
-        head = file.read(4096)
-    if not head:
-        raise ValueError(f"{shown} is empty")
-    readers = {"parquet": pandas.read_parquet, "pq": pandas.read_parquet}
-    readers |= {"feather": pandas.read_feather, "arrow": pandas.read_feather}
-    with one_line(path):
-        if suffix == "npz":
-            frame = _read_npz(path, target)
-        elif suffix in readers:
-            try:
-                frame = readers[suffix](path)
-            except ImportError:
-                raise ImportError(
-                    f"{shown}: reading this file needs the package pyarrow: pip install pyarrow"
-                ) from None
-        else:
-            frame = _read_csv(path, head)
-    frame.columns = [str(name).strip() for name in frame.columns]
-    twice = frame.columns[frame.columns.duplicated()]
-    if len(twice):
-        raise ValueError(f"{shown} has two columns called {twice[0]!r}; rename one")
-    return frame
-
-
-def _read_csv(path: storage.Path, head: bytes) -> Any:
-    compressed = str(path).lower().endswith((".gz", ".bz2", ".zip", ".xz", ".zst"))
-    utf16 = head[:2] in (b"\xff\xfe", b"\xfe\xff")
-    if b"\0" in head and not (compressed or utf16):
-        raise ValueError("it holds bytes that are not text; is it a CSV file?")
-    for encoding in ("utf-16",) if utf16 and not compressed else _ENCODINGS:
-        with suppress(UnicodeDecodeError):
-            return _parse_csv(path, {"encoding": encoding, "na_values": _GAPS, "skipinitialspace": True})
-    raise ValueError("its text is neither UTF-8 nor Windows-1252; save it as UTF-8")
-
-
-def _has_names(frame: Any) -> bool:
-    """Whether rows of a CSV are one cell longer than its header: by names, as R writes, or a separator at the end."""
-    return not isinstance(frame.index, pandas.RangeIndex)
-
-
-def _parse_csv(path: storage.Path, options: dict[str, Any]) -> Any:
-    samples, ragged = dict[str, Any](), list[str]()
-    for separator in _SEPARATORS:
-        try:
-            sampled = {"nrows": 100, "dtype": str, "keep_default_na": False, "na_values": []}
-            sample = pandas.read_csv(path, sep=separator, **{**options, **sampled})
-        except pandas.errors.ParserError:
-            ragged.append(separator)
-        else:
-            if sample.index.nlevels == 1:  # rows are at most one longer, by a name
-                samples[separator] = sample
-    # By a wrong separator the rows are shorter than the header. Spaces are one only where no other character is.
-    reach = {tried: sample.iloc[:, -1].ne("").any() or _has_names(sample) for tried, sample in samples.items()}
-    whole = {tried: sample for tried, sample in samples.items() if reach[tried]} or samples
-    widths = {tried: sample.shape[1] for tried, sample in whole.items()}
-    separator = max(widths, key=lambda tried: (tried != r"\s+" and widths[tried] > 1, widths[tried]), default=",")
-    for tried in ragged if widths.get(separator, 1) == 1 else ():
-        if pandas.read_csv(path, sep=tried, nrows=0, **options).shape[1] > 1:
-            return pandas.read_csv(path, sep=tried, **options)  # raises an error that names the line
-    sample = whole[separator]
-    if sample.shape[1] > _MAX_COLUMNS:
-        raise ValueError(
-            f"it has {sample.shape[1]:,} columns; a CSV may have {_MAX_COLUMNS:,}: use an NPZ or Parquet file"
-        )
-    if separator == ";" and sample.stack().str.fullmatch(r"[+-]?\d+,\d+").any():
-        options = {**options, "decimal": ","}
-    options = {**options, "sep": separator, "low_memory": False}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # dates of several formats, lengths that differ
-        frame = pandas.read_csv(path, **options)
-        if _has_names(frame) and frame.iloc[:, -1].isna().all():
-            frame = pandas.read_csv(path, index_col=False, **options)  # rows end with a separator
-    if all(re.fullmatch(r"[+-]?\d*[.,]?\d+(\.\d+)?", str(name)) for name in frame.columns):
-        raise ValueError(f"its first line must name the columns, and here it holds numbers: {listed(frame.columns)}")
-    return frame.reset_index(drop=True)
-
-
-def _read_npz(path: storage.Path, target: str) -> Any:
-    with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:  # NumPy leaves a damaged file open
-        if "X" not in stored:
-            raise ValueError(f"it has no array 'X'; there are: {listed(stored)}")
-        X, y = stored["X"], stored.get(target)
-    if X.ndim != 2 or X.dtype.kind not in "iubf" or X.size == 0:
-        raise ValueError(f"X has shape {X.shape} and dtype {X.dtype}; expected numbers (rows, n), at least one")
-    frame = pandas.DataFrame(X, columns=[f"X{i}" for i in range(X.shape[1])])
-    if y is not None:
-        if y.shape not in ((len(X),), (len(X), 1)) or y.dtype.kind not in "iubfUS":
-            raise ValueError(f"{target} has shape {y.shape} and dtype {y.dtype}; expected ({len(X)},) numbers or text")
-        frame[target] = (y.astype(str) if y.dtype.kind == "S" else y).reshape(-1)
-    return frame
 
 
 def check_columns(wanted: Iterable[str], columns: Collection[str], where: str) -> None:
@@ -280,45 +151,45 @@ class Columns:
             found += [f"{kind:<10}{', '.join(names[:12])}{more}"] if names else []
         return found
 
-    def check(self, frame: Any) -> None:
-        """Refuse a table in which a column that held numbers, or dates, holds hardly any.
+    def features(self, frame: Any) -> Any:
+        """Return the columns that are taken as a frame of float64 and text; dates become days and parts of them."""
+        return self.parse(frame)[0]
+
+    def checked(self, frame: Any) -> tuple[Any, dict[str, dict[str, Any]]]:
+        """Return what `parse` does, for a table that is not trained on.
 
         Raises
         ------
         ValueError
+            If a column that held numbers, or dates, holds hardly any.
         """
-        for name, wrong in self.unread(frame).items():
+        features, found = self.parse(frame)
+        for name, wrong in found.items():
             if wrong["cells"] > 0.5 * frame[name].notna().sum():
                 raise ValueError(
                     f"column {name!r} holds {wrong['example']!r}; the model was trained on {wrong['expected']}s there"
                 )
+        return features, found
 
-    def unread(self, frame: Any) -> dict[str, dict[str, Any]]:
-        """Return `unread` cells of the columns of numbers and of dates: they become gaps."""
-        found: dict[str, dict[str, Any]] = {}
-        for name, kind in self.kinds.items():
-            if kind == "number" or kind.startswith("date"):
-                parsed = numbers(frame[name]) if kind == "number" else dates_of(frame[name], kind[5:])
-                found |= unread(frame[name], parsed.notna(), kind.split()[0])
-        return found
-
-    def features(self, frame: Any) -> Any:
-        """Return the columns that are taken as a frame of float64 and text; dates become days and parts of them."""
-        parts: dict[str, Any] = {}
+    def parse(self, frame: Any) -> tuple[Any, dict[str, dict[str, Any]]]:
+        """Return `features`, and the `unread` cells of the columns of numbers and of dates, which become gaps."""
+        parts, found = dict[str, Any](), dict[str, dict[str, Any]]()
         for name, kind in self.kinds.items():
             if kind.startswith("date"):
-                dates = dates_of(frame[name], kind[5:])
-                found = {"days": (dates - pandas.Timestamp(_EPOCH)) / pandas.Timedelta(days=1)}
+                parsed = dates_of(frame[name], kind[5:])
+                values = {"days": (parsed - pandas.Timestamp(_EPOCH)) / pandas.Timedelta(days=1)}
                 for part in ("month", "day", "day_of_week", "hour"):
-                    found[part] = getattr(dates.dt, part).astype("float64")
-                for part, values in found.items():
+                    values[part] = getattr(parsed.dt, part).astype("float64")
+                for part, column in values.items():
                     called = f"{name} ({part})"
                     while called in self.kinds:  # a column of the table
                         called += "'"
-                    parts[called] = values
+                    parts[called] = column
             else:
-                parts[name] = numbers(frame[name]) if kind == "number" else as_text(frame[name])
-        return pandas.DataFrame(parts, index=frame.index)
+                parsed = parts[name] = numbers(frame[name]) if kind == "number" else as_text(frame[name])
+            if name not in self.text:
+                found |= unread(frame[name], parsed.notna(), kind.split()[0])
+        return pandas.DataFrame(parts, index=frame.index), found
 
     def transformer(self, features: Any) -> Any:
         """Return scikit-learn's transformer from `features` to inputs of a network, fitted on these rows."""
@@ -340,11 +211,11 @@ def unread(column: Any, known: Any, expected: str) -> dict[str, dict[str, Any]]:
     return {column.name: {"expected": expected, "cells": len(cells), "example": text_of(cells.iloc[0])[:40]}}
 
 
-def unread_lines(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Say which cells are taken for gaps, a line for each of at most 8 columns."""
+def unread_lines(found: Mapping[str, Mapping[str, Any]], fate: str = "taken for gaps") -> list[str]:
+    """Say which cells could not be read and what becomes of them, a line for each of at most 8 columns."""
     said = [
         f"no {each['expected']} could be read in {counted(each['cells'], 'cell')} of {name!r}, such as "
-        f"{each['example']!r}: taken for gaps"
+        f"{each['example']!r}: {fate}"
         for name, each in found.items()
     ]
     return said[:8] + [f"the same in {counted(len(said) - 8, 'more column')}"] * (len(said) > 8)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
@@ -19,7 +19,7 @@ from .kernels.specs.base import Array
 from .kernels.specs.losses import LOSSES
 from .messages import counted, listed, one_line
 from .network import Network
-from .table import Columns, as_text, check_columns, numbers, text_of, unread_lines
+from .table import Columns, as_text, check_columns, numbers, text_of, unread, unread_lines
 
 try:
     import pandas
@@ -95,7 +95,7 @@ class TableModel:
         ValueError
             If columns are missing, or one that held numbers or dates holds hardly any.
         """
-        return self.outputs_of(self.columns.features(self.checked(frame)))
+        return self.outputs_of(self.parse(frame)[0])
 
     def outputs_of(self, features: Any, members: Sequence[int] | None = None) -> Array:
         """Return the mean outputs of some members, by number, or of all, for a frame of `Columns.features`."""
@@ -110,24 +110,22 @@ class TableModel:
             return np.asarray(found[:, 0] * self.scaling[1] + self.scaling[0])
         return found / found.sum(axis=1, keepdims=True) if self.has_probabilities else found
 
-    def checked(self, frame: Any) -> Any:
-        """Return the columns that are taken; see `outputs`."""
+    def parse(self, frame: Any) -> tuple[Any, dict[str, dict[str, Any]]]:
+        """Return `Columns.features` of a table, and the cells that could not be read; see `outputs`."""
         frame = frame.to_pandas() if hasattr(frame, "to_pandas") else frame
         if not isinstance(frame, pandas.DataFrame):
             raise TypeError(f"frame is a {type(frame).__name__}; expected a pandas or polars DataFrame")
         if not len(frame):
             raise ValueError("the table has no rows of data")
         check_columns(self.columns.kinds, list(frame.columns), "the table")
-        self.columns.check(frame)
-        return frame[[*self.columns.kinds]]
+        return self.columns.checked(frame)
 
-    def notes(self, frame: Any) -> list[str]:
-        """Say what of a table is ignored or new: columns, and values of categories that were not trained on."""
+    def notes(self, frame: Any, features: Any, unread: Mapping[str, Any]) -> list[str]:
+        """Say what of a table, which `parse` has read, is ignored or new: columns, cells, values of categories."""
         known = {*self.columns.kinds, *self.columns.left_out, self.target, self.id}
         others = [name for name in frame.columns if name not in known]
         found = [f"ignored, since the model was not trained on them: {listed(others)}"] if others else []
-        found += unread_lines(self.columns.unread(frame))
-        features = self.columns.features(frame[[*self.columns.kinds]])
+        found += unread_lines(unread)
         encoder = {name: fitted for name, fitted, _ in self.members[0][0].transformers_}.get("categories")
         for name, values in zip(self.columns.text, encoder.categories_ if encoder else (), strict=True):
             new = features[name][~features[name].isin(values)]
@@ -143,6 +141,18 @@ class TableModel:
         names = {text_of(label): number for number, label in enumerate(self.classes)}
         labels = as_text(column).map(names)
         return labels.notna().to_numpy(), labels.dropna().to_numpy(np.int64)
+
+    def unscored(self, column: Any, known: Array) -> list[str]:
+        """Say which cells of a target's column, besides those that `truth` knows, hold no number or known class."""
+        if self.classes is None:
+            return unread_lines(unread(column, known, "number"), "not scored")
+        names = as_text(column)
+        counts = names[~known & (names != "")].value_counts()
+        if not len(counts):
+            return []
+        said = ", ".join(f"{name[:40]!r} in {counted(rows, 'row')}" for name, rows in counts.iloc[:8].items())
+        more = f", and {len(counts) - 8:,} more" if len(counts) > 8 else ""
+        return [f"not scored, since the model has no such class of {self.target!r}: {said}{more}"]
 
     def predict(self, frame: Any) -> Array:
         """Predict the target.

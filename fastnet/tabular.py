@@ -139,9 +139,7 @@ class _Tabular(BaseEstimator):  # type: ignore[misc]
             if not self.columns_.kinds:
                 why = ", ".join(f"{name} ({reason})" for name, reason in self.columns_.left_out.items())
                 raise ValueError(f"X has no column to learn from; left out: {why}")
-        else:
-            self.columns_.check(frame)
-        features = self.columns_.features(frame)
+        features, _ = self.columns_.parse(frame) if fits else self.columns_.checked(frame)
         if fits:
             self.transformer_ = self.columns_.transformer(features)
         return np.asarray(self.transformer_.transform(features), np.float32)

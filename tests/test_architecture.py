@@ -163,6 +163,7 @@ def test_scikit_learn_and_pandas_are_imported_by_these_modules_only() -> None:
         "fastnet.sklearn_additions",
         "fastnet.sklearn_session",
         "fastnet.table",
+        "fastnet.table_file",
         "fastnet.table_model",
         "fastnet.tabular",
         "fastnet.scores",

@@ -91,22 +91,22 @@ def predict(options: argparse.Namespace) -> int:
 
 def _of_table(options: argparse.Namespace) -> dict[str, Any]:
     """Predict by a model of a table."""
-    from .. import scores, table, table_model
+    from .. import scores, table, table_file, table_model
 
     model, shown = table_model.load(options.model), storage.display_path(options.file)
-    frame = table.read(options.file, model.target)
+    frame = table_file.read(options.file, model.target)
     name = model.id if options.id is None and model.id in frame.columns else options.id
     if name is not None:
         table.check_columns([name], list(frame.columns), shown)
     with one_line(shown, "cannot be predicted"):
-        outputs = model.outputs(frame)
+        features, unread = model.parse(frame)
+        outputs = model.outputs_of(features)
     result = {"target": model.target} | ({} if name is None else {"id": name, "ids": frame[name].tolist()})
     result |= _described(outputs, model.classes, model.has_probabilities)
-    notes = model.notes(frame)
+    notes = model.notes(frame, features, unread)
     if model.target in frame.columns:
         known, truth = model.truth(frame[model.target])
-        expected = "number" if model.classes is None else "class of the model"
-        notes += table.unread_lines(table.unread(frame[model.target], known, expected))
+        notes += model.unscored(frame[model.target], known)
         if known.any():
             result["scores"] = scores.scores(truth, outputs[known])
             said = ", ".join(f"{key} {value:.4g}" for key, value in result["scores"].items())
@@ -120,15 +120,16 @@ def _of_network(options: argparse.Namespace) -> dict[str, Any]:
     """Predict by a network or an ensemble, which take all columns in order."""
     net, shown = load(options.model), storage.display_path(options.file)
     first = net.networks[0] if isinstance(net, Ensemble) else net
-    from .. import table
+    from .. import table, table_file
 
-    frame = table.read(options.file, "")
+    frame = table_file.read(options.file, "")
     if options.id is not None:
         table.check_columns([options.id], list(frame.columns), shown)
     features = frame.drop(columns=[] if options.id is None else options.id)
     wrong = [name for name in features.columns if table.numbers(features[name]).isna().any()]
     if wrong:
-        raise ValueError(f"{shown}: columns {listed(wrong)} hold gaps or text; a network takes numbers only")
+        hold = f"column {listed(wrong)} holds" if len(wrong) == 1 else f"columns {listed(wrong)} hold"
+        raise ValueError(f"{shown}: {hold} gaps or text; a network takes numbers only")
     if features.shape[1] != first.layer_sizes[0]:
         raise ValueError(
             f"{shown} has {counted(features.shape[1], 'column')} of features; this model takes {first.layer_sizes[0]}"

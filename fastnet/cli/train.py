@@ -220,12 +220,12 @@ def _digits() -> Data:
 
 def _table(options: argparse.Namespace) -> Data:
     """Read a table, and recognise its columns and its target."""
-    from .. import table, table_model  # noqa: F401 - what is missing for the model's file is said before training
+    from .. import table, table_file, table_model  # noqa: F401 - what is missing for the model's file is said before training
 
     shown = storage.display_path(options.file)
     if options.target is None and shown.lower().endswith(".npz"):
         options.target = "y"
-    frame = table.read(options.file, options.target or "y")
+    frame = table_file.read(options.file, options.target or "y")
     if options.target is None:
         raise ValueError(f"{shown}: which column is to be predicted? Name it by --target; there are: {listed(frame)}")
     ids = [] if options.id is None else [options.id]
@@ -240,7 +240,8 @@ def _table(options: argparse.Namespace) -> Data:
         raise ValueError(f"{shown} has no column to predict {options.target!r} from; left out: {reasons}")
     size = f"{counted(len(known), 'row')}, {counted(frame.shape[1] + 1, 'column')}"
     lines = [f"data      {shown}: {size}", *columns.lines(frame)]
-    unread |= columns.unread(frame)
+    features, of_columns = columns.parse(frame)
+    unread |= of_columns
     lines += [f"unread    {line}" for line in table.unread_lines(unread)]
     if not known.all():
         left_out = counted(int((~known).sum()), "row")
@@ -265,7 +266,7 @@ def _table(options: argparse.Namespace) -> Data:
         rare = f"{str(classes[int(shares.argmin())])[:20]!r} is {shares.min():.1%} of the rows"
         lines.append(f"note      classes are imbalanced: {rare}; --class-weight balanced counts them alike")
     balanced = options.class_weight is not None
-    return Data(columns.features(frame), y, classes, options.target, lines, columns, scaling, balanced, unread)
+    return Data(features, y, classes, options.target, lines, columns, scaling, balanced, unread)
 
 
 def _parts(found: Data, options: argparse.Namespace) -> list[tuple[Array, Array]]:

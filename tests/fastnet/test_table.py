@@ -15,7 +15,7 @@ import skops.io
 from sklearn.preprocessing import FunctionTransformer
 
 import fastnet
-from fastnet import Network, scores, table, table_model
+from fastnet import Network, scores, table, table_file, table_model
 from fastnet.messages import one_line
 from fastnet.table import Columns
 from fastnet.table_model import TableModel
@@ -38,7 +38,7 @@ def test_separators_quotes_encodings_and_blanks(separator: str, encoding: str, e
     text = ['"b, ""c"""', "ö", ""]
     rows = [f'"{i}"{separator} {i}.5e1 {separator}{text[i % 3]}' for i in range(10)]
     header = separator.join(["one", '"two, or so"', " three "])
-    frame = table.read(written(tmp_path, header, *rows[:5], "", *rows[5:], "", end=end, encoding=encoding))
+    frame = table_file.read(written(tmp_path, header, *rows[:5], "", *rows[5:], "", end=end, encoding=encoding))
     assert list(frame.columns) == ["one", "two, or so", "three"]
     assert frame["one"].tolist() == list(range(10))
     assert frame["two, or so"].tolist() == [i * 10 + 5 if i else 5 for i in range(10)]
@@ -55,21 +55,21 @@ def test_other_forms(tmp_path: Path) -> None:
         ["x,y", "1.5,a b,", "2.5,c,"],  # rows that end with a separator
         ["x,y", "1.5,a b", "2.5,c", "?,NA"],
     ):
-        frame = table.read(written(tmp_path, *lines))
+        frame = table_file.read(written(tmp_path, *lines))
         assert frame.iloc[:2].values.tolist() == expected, lines
     assert frame.iloc[2].isna().all()
     content = (tmp_path / "t.csv").read_bytes()
     (tmp_path / "t.csv.gz").write_bytes(gzip.compress(content))
-    assert table.read(tmp_path / "t.csv.gz").equals(frame)
+    assert table_file.read(tmp_path / "t.csv.gz").equals(frame)
     X = np.arange(24, dtype="float32").reshape(12, 2)
     np.savez(tmp_path / "t.npz", X=X, kind=np.array(["b", "a"] * 6).reshape(12, 1), other=np.ones(3))
-    frame = table.read(tmp_path / "t.npz", "kind")
+    frame = table_file.read(tmp_path / "t.npz", "kind")
     assert list(frame.columns) == ["X0", "X1", "kind"]
     assert frame["kind"].tolist() == ["b", "a"] * 6
 
 
 def learnt(path: Path, target: str) -> None:
-    frame = table.read(path, target)
+    frame = table_file.read(path, target)
     with one_line(path):
         table.check_columns([target], list(frame.columns), str(path))
         table.target_of(frame[target])
@@ -93,7 +93,7 @@ def test_broken_files_are_one_line(tmp_path: Path) -> None:
     csv(b"x,y\n", "'y' is known in 0 rows; expected at least 10")
     csv(b"x,y\n" + body + b"1,2,3,4\n", "Expected 2 fields in line 14, saw 4")
     csv(b"x,y\n" + body + b'"1,2\n', "EOF inside string")
-    csv(b"\x89PNG\r\n\x1a\n\0\0", "holds bytes that are not text")
+    csv(b"x,y\n\0\0", "holds bytes that are not text; expected a table: CSV, Parquet, Feather or NPZ")
     csv(b"x,y\n" + body + b"\x81,1\n", "neither UTF-8 nor Windows-1252")
     csv(body, "its first line must name the columns, and here it holds numbers: '0'")
     csv(b"x,z\n" + body, "has no column 'y'; there are: 'x', 'z'")
@@ -107,6 +107,56 @@ def test_broken_files_are_one_line(tmp_path: Path) -> None:
     refused(tmp_path / "no.csv", "cannot read .*no.csv: no such file")
     (tmp_path / "d.csv").mkdir()
     refused(tmp_path / "d.csv", "it is a folder")
+
+
+def other_kinds(folder: Path) -> dict[str, str]:
+    """Write files that are no tables here; return what each is said to be."""
+    frame = pandas.DataFrame({"x": range(30), "y": [0, 1] * 15})
+    frame.to_pickle(folder / "p"), frame.to_json(folder / "j"), frame.to_stata(folder / "s")
+    frame.to_json(folder / "l", orient="records", lines=True), frame.to_html(folder / "h")
+    frame.to_parquet(folder / "parquet.csv"), frame.to_feather(folder / "feather.csv")
+    np.save(folder / "a", frame), Network([1, 1]).save(folder / "n"), model()[0].save(folder / "m")
+    with zipfile.ZipFile(folder / "t.xlsx", "w") as archive:
+        archive.writestr("[Content_Types].xml", "<Types/>")
+    (folder / "c").write_bytes(gzip.compress(b"x,y\n1,2\n"))
+    (folder / "w").write_text(f"<!DOCTYPE html><html>{(folder / 'h').read_text()}</html>")
+    (folder / "w2").write_text("\ufeff\n<html>")
+    (folder / "r").write_text("% of flowers\n@RELATION iris\n@DATA\n1,2\n")
+    (folder / "i").write_bytes(b"\x89PNG\r\n\x1a\n\0\0")
+    return {
+        "p": "it is a pickle, which may run code and is not opened; .*; write what it holds as CSV",
+        "j": r"it is JSON; .*; in Python, pandas.read_json\(FILE\).to_csv\('table.csv', index=False\) may convert it",
+        "l": "it is JSON",
+        "s": r"it is a Stata file; .*pandas\.read_stata",
+        "parquet.csv": "it is Parquet; .*; rename it to end in .parquet",
+        "feather.csv": "it is Feather; .*; rename it to end in .feather",
+        "a.npy": "it is a single NumPy array",
+        "n": "it is a safetensors file, as networks are; .*; fastnet predict MODEL FILE applies one",
+        "m": "it is a ZIP archive, as models of tables are",
+        "t.xlsx": "it is an Office file.*pandas.read_excel",
+        "c": r"it is compressed; .*; end its name in one of \.gz, ",
+        "w": "it is a web page; .*; download the file",
+        "w2": "it is a web page",
+        "r": "it is ARFF",
+        "i": "it is an image",
+    }
+
+
+def test_files_of_other_kinds_are_named(tmp_path: Path) -> None:
+    for name, message in other_kinds(tmp_path).items():
+        refused(tmp_path / name, f"{name} cannot be read: {message}")
+        for suffix in (".npz", ".parquet"):
+            (tmp_path / f"t{suffix}").write_bytes((tmp_path / name).read_bytes())
+            if name not in ("parquet.csv", "m", "t.xlsx"):
+                refused(
+                    tmp_path / f"t{suffix}", "no NPZ archive; numpy.savez" if suffix == ".npz" else "cannot be read"
+                )
+
+
+def test_headers_that_begin_like_other_files_are_read(tmp_path: Path) -> None:
+    for first in ("[kg]", "{x}", "<b>", "%", "PARTS", "@id", "(d", "BZ", "$FL"):
+        frame = table_file.read(written(tmp_path, f"{first},y", *[f"{i},{i % 2}" for i in range(12)]))
+        assert list(frame.columns) == [first, "y"]
 
 
 @pytest.mark.parametrize(
@@ -139,7 +189,7 @@ def test_changed_bytes_are_read_or_refused(tmp_path: Path) -> None:
             changed[random.integers(0, len(content))] = random.integers(0, 256)
             path.write_bytes(changed[: random.choice([len(content), random.integers(1, len(content))])])
             try:
-                table.read(path)
+                table_file.read(path)
             except (ValueError, OSError) as error:
                 said = str(error)
                 assert "\n" not in said, path

@@ -10,7 +10,7 @@ import pytest
 from fuzz import trials
 
 import fastnet
-from fastnet import Adam, Network, Trainer, table
+from fastnet import Adam, Network, Trainer, table, table_file
 from fastnet.io import storage
 from fastnet.messages import one_line
 
@@ -168,7 +168,7 @@ def test_hostile_tables(tmp_path: Path) -> None:
             text = bytes(rng.integers(0, 256, int(rng.integers(0, 200)), np.uint8))
         path.write_bytes(text)
         try:
-            frame = table.read(path)
+            frame = table_file.read(path)
             table.check_columns(["c0"], list(frame.columns), str(path))
             with one_line(path):
                 known, y, _, _ = table.target_of(frame["c0"])

@@ -170,19 +170,37 @@ def test_cells_that_cannot_be_read_are_counted(people: pandas.DataFrame, capsys:
     told = json.loads(run(capsys, "train", *arguments, "--json"))
     assert told["unread"]["age"] == {"expected": "number", "cells": 2, "example": "abc"}
     assert [*told["unread"]] == ["age", "since", "income"]
-    people.assign(rich=["maybe", *people["rich"][1:]]).to_csv("new.csv", index=False)
+    people.assign(rich=["maybe", "no idea", "maybe", *people["rich"][3:]]).to_csv("new.csv", index=False)
     assert cli.main(["predict", "m", "new.csv"]) == 0
-    said = [line for line in capsys.readouterr().err.splitlines() if "could be read" in line]
-    expected = [*unread, "no class of the model could be read in 1 cell of 'rich', such as 'maybe': taken for gaps"]
-    assert said == [f"fastnet predict: {line}" for line in expected]
+    said = capsys.readouterr().err.splitlines()
+    unknown = "not scored, since the model has no such class of 'rich': 'maybe' in 2 rows, 'no idea' in 1 row"
+    assert [line for line in said[:-1] if "new value" not in line] == [
+        f"fastnet predict: {line}" for line in (*unread, unknown)
+    ]
+    assert said[-1].endswith("on 296 rows with a known 'rich'")
     people.loc[10, "income"] = "x"
     people.to_csv("people.csv", index=False)
     output = run(capsys, "train", "people.csv", "--target", "income", "--epochs", "1", *QUICK)
     assert "unread    no number could be read in 2 cells of 'income', such as 'inf': taken for gaps\n" in output
     assert "gaps      2 rows left out: 'income' is not known there\n" in output
+    run(capsys, "train", "people.csv", "--target", "income", "--epochs", "1", "--out", "m", *QUICK)
+    assert cli.main(["predict", "m", "people.csv"]) == 0
+    said = capsys.readouterr().err
+    assert "fastnet predict: no number could be read in 2 cells of 'income', such as 'inf': not scored\n" in said
     many = table.unread_lines({str(i): told["unread"]["age"] for i in range(10)})
     assert len(many) == 9
     assert many[-1] == "the same in 2 more columns"
+
+
+def test_predict_parses_each_column_once(
+    people: pandas.DataFrame, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(capsys, "train", "people.parquet", *PEOPLE, "--out", "m")
+    parsed, dates_of, numbers = [], table.dates_of, table.numbers
+    monkeypatch.setattr(table, "dates_of", lambda *column: parsed.append(column[0].name) or dates_of(*column))
+    monkeypatch.setattr(table, "numbers", lambda column: parsed.append(column.name) or numbers(column))
+    run(capsys, "predict", "m", "people.parquet")
+    assert sorted(parsed) == ["age", "since"]
 
 
 def outputs_of_onnx(path: str, frame: pandas.DataFrame) -> dict[str, Any]:
@@ -409,6 +427,8 @@ def test_predict_errors_are_one_line(folder: Path, capsys: pytest.CaptureFixture
     run(capsys, "train", "houses.csv", "--target", "price", "--epochs", "1", "--out", "m", *QUICK)
     fastnet.Network([2, 1]).save("net")
     np.savez("t.npz", X=np.eye(2))
+    (folder / "gap.csv").write_text("a,b\n1,2\n2,\n")
+    (folder / "people.csv").write_text("a,b\nx,2\n2,y\n")
     for arguments, message in [
         (("no", "houses.csv"), "cannot read no: no such file"),
         (("houses.csv", "houses.csv"), "houses.csv is neither a model nor a checkpoint; expected a file"),
@@ -425,6 +445,9 @@ def test_predict_errors_are_one_line(folder: Path, capsys: pytest.CaptureFixture
             "net is a model: the arguments are swapped; write fastnet predict net h",
         ),
         (("net", "m"), "m is a model; expected a table to predict: fastnet predict MODEL FILE\n"),
+        (("net", "gap.csv"), "gap.csv: column 'b' holds gaps or text; a network takes numbers only\n"),
+        (("net", "insects.csv"), "insects.csv: column 'kind' holds gaps or text; a network"),
+        (("net", "people.csv"), "people.csv: columns 'a', 'b' hold gaps or text; a network"),
         (("t.npz", "houses.csv"), "t.npz is not a model of a table: it is an archive of another kind"),
         (("m", "houses.csv", "--out", "houses.csv"), "houses.csv is an input of this command; write to another file"),
         (("m", "houses.csv", "--out", "m"), "m is an input of this command; write to another file"),

@@ -1,0 +1,195 @@
+"""Files of tables, which pandas reads: what kind of file it is, and how a CSV is written.
+
+It needs pandas (``pip install pandas scikit-learn skops``).
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+
+from .io import storage
+from .messages import listed, one_line
+
+try:
+    import pandas
+except ImportError as error:
+    raise ImportError(f"tables need pandas: pip install pandas scikit-learn skops ({error})") from error
+
+_ENCODINGS = ("utf-8-sig", "cp1252")
+_SEPARATORS = (",", ";", "\t", "|", r"\s+")
+_GAPS = ["?", "-", "--", ".", "missing"]
+"""Cells that are gaps besides those that pandas takes for them: empty ones, NA, N/A, NaN, NULL, None."""
+
+_MAX_COLUMNS = 1 << 16
+
+_FORMS = "a table: CSV, Parquet, Feather or NPZ"
+_COMPRESSED = (".gz", ".bz2", ".zip", ".xz", ".zst")
+
+
+def _by(reader: str) -> str:
+    return f"in Python, pandas.{reader}(FILE).to_csv('table.csv', index=False) may convert it"
+
+
+_OTHER_KINDS = (
+    (rb'\s*(\{\s*["}]|\[\s*[\[{"\d\]-])', "JSON", _by("read_json")),
+    (
+        rb"\x80[\x02-\x05]|\(dp0|\(lp0|ccopy_reg",
+        "a pickle, which may run code and is not opened",
+        "write what it holds as CSV",
+    ),
+    (rb".{8}\{(?s:.*)\x00", "a safetensors file, as networks are", "fastnet predict MODEL FILE applies one to a table"),
+    (rb"PK\x03\x04(?s:.*)(\[Content_Types\]|docProps/|xl/)", "an Office file, such as of Excel", _by("read_excel")),
+    (rb"PK\x03\x04", "a ZIP archive, as models of tables are", "fastnet predict MODEL FILE applies one to a table"),
+    (rb"\xd0\xcf\x11\xe0", "an old Office file, such as of Excel", _by("read_excel")),
+    (rb"PAR1", "Parquet", "rename it to end in .parquet"),
+    (rb"ARROW1|FEA1", "Feather", "rename it to end in .feather"),
+    (rb"\x93NUMPY", "a single NumPy array", "numpy.savez('table.npz', X=X, y=y) writes a table"),
+    (rb"\x1f\x8b|BZh|\xfd7zXZ|\x28\xb5\x2f\xfd", "compressed", f"end its name in one of {', '.join(_COMPRESSED)}"),
+    (rb"\x89HDF", "an HDF5 file", _by("read_hdf")),
+    (rb"SQLite format", "a database of SQLite", "sqlite3 -header -csv FILE 'select * from TABLE' writes CSV"),
+    (rb"\x89PNG|\xff\xd8\xff|GIF8|%PDF", "an image or a PDF", "export the table that it shows as CSV"),
+    (
+        rb"(?i:\s*<(!doctype html|html))",
+        "a web page",
+        "download the file that it shows, by its raw address",
+    ),
+    (rb"\s*<\?xml", "XML", _by("read_xml")),
+    (rb"<stata_dta|[\x6c-\x73][\x01\x02]\x01\x00", "a Stata file", _by("read_stata")),
+    (rb"\$FL[23]@", "an SPSS file", _by("read_spss")),
+    (rb"(?i:(\s*%.*\n)*\s*@relation)", "ARFF", "in Python, scipy.io.arff.loadarff reads it; write it as CSV"),
+)
+"""How files that are no tables here begin, what they are, and what to do."""
+
+
+def _check_kind(head: bytes) -> None:
+    """Refuse a file of another kind by its first bytes; say which, what is expected, and what to do."""
+    for pattern, kind, remedy in _OTHER_KINDS:
+        if re.match(pattern, head.removeprefix(b"\xef\xbb\xbf")):
+            raise ValueError(f"it is {kind}; expected {_FORMS}; {remedy}")
+    if b"\0" in head and head[:2] not in (b"\xff\xfe", b"\xfe\xff"):
+        raise ValueError(f"it holds bytes that are not text; expected {_FORMS}")
+
+
+def read(path: storage.Path, target: str = "y") -> Any:
+    """Read a table as a pandas DataFrame.
+
+    Parameters
+    ----------
+    path : str or path-like
+        By its suffix Parquet (``.parquet``), Feather (``.feather``, ``.arrow``), NPZ (arrays ``X`` (rows, n), whose
+        columns are called X0, X1, ..., and the target), or else CSV: the separator, the encoding (UTF-8, UTF-16 or
+        Windows-1252), decimal commas and the compression are recognised.
+    target : str, default "y"
+        The array of an NPZ file that is read beside X, if it is there.
+
+    Returns
+    -------
+    pandas.DataFrame
+        An index that the file holds, such as the row names that R writes, is left out.
+
+    Raises
+    ------
+    ImportError
+        If Parquet or Feather is to be read, and pyarrow is not installed.
+    OSError, ValueError
+        If the file cannot be read; the message is one line.
+    """
+    shown, suffix = storage.display_path(path), str(path).lower().rpartition(".")[2]
+    with storage.reading(path) as file:
+        head = file.read(4096)
+    if not head:
+        raise ValueError(f"{shown} is empty")
+    readers = {"parquet": pandas.read_parquet, "pq": pandas.read_parquet}
+    readers |= {"feather": pandas.read_feather, "arrow": pandas.read_feather}
+    with one_line(path):
+        if suffix == "npz":
+            if head[:2] != b"PK":
+                raise ValueError("it is no NPZ archive; numpy.savez('table.npz', X=X, y=y) writes one")
+            frame = _read_npz(path, target)
+        elif suffix in readers:
+            try:
+                frame = readers[suffix](path)
+            except ImportError:
+                raise ImportError(
+                    f"{shown}: reading this file needs the package pyarrow: pip install pyarrow"
+                ) from None
+        else:
+            frame = _read_csv(path, head)
+    frame.columns = [str(name).strip() for name in frame.columns]
+    twice = frame.columns[frame.columns.duplicated()]
+    if len(twice):
+        raise ValueError(f"{shown} has two columns called {twice[0]!r}; rename one")
+    return frame
+
+
+def _read_csv(path: storage.Path, head: bytes) -> Any:
+    compressed = str(path).lower().endswith(_COMPRESSED)
+    if not compressed:
+        _check_kind(head)
+    utf16 = not compressed and head[:2] in (b"\xff\xfe", b"\xfe\xff")
+    for encoding in ("utf-16",) if utf16 else _ENCODINGS:
+        with suppress(UnicodeDecodeError):
+            return _parse_csv(path, {"encoding": encoding, "na_values": _GAPS, "skipinitialspace": True})
+    raise ValueError("its text is neither UTF-8 nor Windows-1252; save it as UTF-8")
+
+
+def _has_names(frame: Any) -> bool:
+    """Whether rows of a CSV are one cell longer than its header: by names, as R writes, or a separator at the end."""
+    return not isinstance(frame.index, pandas.RangeIndex)
+
+
+def _parse_csv(path: storage.Path, options: dict[str, Any]) -> Any:
+    samples, ragged = dict[str, Any](), list[str]()
+    for separator in _SEPARATORS:
+        try:
+            sampled = {"nrows": 100, "dtype": str, "keep_default_na": False, "na_values": []}
+            sample = pandas.read_csv(path, sep=separator, **{**options, **sampled})
+        except pandas.errors.ParserError:
+            ragged.append(separator)
+        else:
+            if sample.index.nlevels == 1:  # rows are at most one longer, by a name
+                samples[separator] = sample
+    # By a wrong separator the rows are shorter than the header. Spaces are one only where no other character is.
+    reach = {tried: sample.iloc[:, -1].ne("").any() or _has_names(sample) for tried, sample in samples.items()}
+    whole = {tried: sample for tried, sample in samples.items() if reach[tried]} or samples
+    widths = {tried: sample.shape[1] for tried, sample in whole.items()}
+    separator = max(widths, key=lambda tried: (tried != r"\s+" and widths[tried] > 1, widths[tried]), default=",")
+    for tried in ragged if widths.get(separator, 1) == 1 else ():
+        if pandas.read_csv(path, sep=tried, nrows=0, **options).shape[1] > 1:
+            return pandas.read_csv(path, sep=tried, **options)  # raises an error that names the line
+    sample = whole[separator]
+    if sample.shape[1] > _MAX_COLUMNS:
+        raise ValueError(
+            f"it has {sample.shape[1]:,} columns; a CSV may have {_MAX_COLUMNS:,}: use an NPZ or Parquet file"
+        )
+    if separator == ";" and sample.stack().str.fullmatch(r"[+-]?\d+,\d+").any():
+        options = {**options, "decimal": ","}
+    options = {**options, "sep": separator, "low_memory": False}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # dates of several formats, lengths that differ
+        frame = pandas.read_csv(path, **options)
+        if _has_names(frame) and frame.iloc[:, -1].isna().all():
+            frame = pandas.read_csv(path, index_col=False, **options)  # rows end with a separator
+    if all(re.fullmatch(r"[+-]?\d*[.,]?\d+(\.\d+)?", str(name)) for name in frame.columns):
+        raise ValueError(f"its first line must name the columns, and here it holds numbers: {listed(frame.columns)}")
+    return frame.reset_index(drop=True)
+
+
+def _read_npz(path: storage.Path, target: str) -> Any:
+    with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:  # NumPy leaves a damaged file open
+        if "X" not in stored:
+            raise ValueError(f"it has no array 'X'; there are: {listed(stored)}")
+        X, y = stored["X"], stored.get(target)
+    if X.ndim != 2 or X.dtype.kind not in "iubf" or X.size == 0:
+        raise ValueError(f"X has shape {X.shape} and dtype {X.dtype}; expected numbers (rows, n), at least one")
+    frame = pandas.DataFrame(X, columns=[f"X{i}" for i in range(X.shape[1])])
+    if y is not None:
+        if y.shape not in ((len(X),), (len(X), 1)) or y.dtype.kind not in "iubfUS":
+            raise ValueError(f"{target} has shape {y.shape} and dtype {y.dtype}; expected ({len(X)},) numbers or text")
+        frame[target] = (y.astype(str) if y.dtype.kind == "S" else y).reshape(-1)
+    return frame
