@@ -34,7 +34,7 @@ from .kernels.engine.engine import CpuEngine
 from .kernels.jit.target import COMPILES
 from .kernels.llvm.builder import VECTOR
 from .kernels.specs.base import Array
-from .shards import ShardedDataset
+from .shards import DividedDataset, ShardedDataset
 from .training_state import TrainingState
 
 T = TypeVar("T")
@@ -105,13 +105,12 @@ class Ranks(Alone):
     ----------
     rank, size : int
     dataset : callable
-        Makes a `Dataset`, or a `ShardedDataset`.
+        Makes a `ShardedDataset`, or a `DividedDataset`.
     """
 
     def __init__(self, comm: Any, sharded: bool) -> None:
         self._comm, self.rank, self.size = comm, comm.rank, comm.size
-        if sharded:
-            self.dataset = partial(ShardedDataset, self)
+        self.dataset = partial(ShardedDataset if sharded else DividedDataset, self)
         self._sharing = 0  # ranks that use the CPUs of this one; 0 before they have been counted
         self.interrupted = False
         self._shared: BaseException | None = None  # an error that all ranks raise
@@ -238,6 +237,8 @@ class Ranks(Alone):
         finally:
             if heeds:
                 signal.signal(signal.SIGINT, signal.default_int_handler)
+        if self.interrupted:  # after the last agreement, when the others have gone on: it counts for this rank alone
+            raise KeyboardInterrupt
 
     def fail(self, error: BaseException) -> None:
         """End all ranks at once, unless all of them raise this error: they would wait for this one forever."""

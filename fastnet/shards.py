@@ -1,4 +1,4 @@
-"""ShardedDataset: X and y of which each rank of a communicator has its own rows."""
+"""X and y of which each rank of a communicator has, or reads, its own rows."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class ShardedDataset(Dataset):
             own = Dataset(network, loss, X, y, prefix=prefix)
             return own, None if weights is None else row_weights(weights, own.rows)
 
-        own, own_weights = ranks.own(f"the {prefix}data", checked)
+        own, own_weights = ranks.own(f"the {prefix}shards", checked)
         network_of = f"{network.layer_sizes} {network.dtype}"
-        everyone = ranks.agree(f"the {prefix}data", value=(own.rows, own_weights, network_of))
+        everyone = ranks.agree(f"the {prefix}shards", value=(own.rows, own_weights, network_of))
         rows, weights_of, networks = zip(*everyone, strict=True)
         for rank, other in enumerate(networks):
             if other != networks[0]:  # the bytes of a row would differ
@@ -60,10 +60,47 @@ class ShardedDataset(Dataset):
         owner = np.searchsorted(self._ends, places, "right")
         me = self._ranks.rank
         mine = places[owner == me] - (self._ends[me - 1] if me else 0)
-        # Without rows of its own a rank reads one all the same, for dtype and shape.
-        places = mine if len(mine) else np.arange(1)
-        X, y = (array[: len(mine)] for array in self._ranks.own("the data", lambda: self._own._read(places)))
-        soft = any(self._ranks.agree("the targets", value=y.ndim == 2))
-        if soft and y.ndim == 1:  # one-hot rows have become labels here, but not on all ranks
-            y = np.eye(self._network.layer_sizes[-1], dtype=self._network.dtype)[y]
-        return self._ranks.gather_rows(X, owner), self._ranks.gather_rows(y, owner)
+        return _gathered(self._ranks, self._own, mine, owner)
+
+
+class DividedDataset(Dataset):
+    """The same arrays on every rank, or memory maps of the same file, of whose parts each rank reads some rows.
+
+    Where a memory map is on all ranks, each reads, converts and checks an equal share of a part's rows, and receives
+    the others. All ranks make it and read it alike.
+
+    Parameters
+    ----------
+    ranks : Ranks
+        Of `distributed`.
+    network, loss, X, y, weights, prefix
+        As `Dataset` takes them.
+    """
+
+    def __init__(
+        self, ranks: Any, network: Network, loss: str, X: Any, y: Any, weights: Any = None, *, prefix: str = ""
+    ) -> None:
+        where = f"the {prefix}data"
+        self._whole: Dataset = ranks.own(where, lambda: Dataset(network, loss, X, y, weights, prefix=prefix))
+        self.__dict__.update(self._whole.__dict__)
+        shape = self.mapped, self._X.shape, self._y.shape, network.layer_sizes, network.dtype.name
+        same = [other == shape for other in ranks.agree(where, value=shape)]
+        self._ranks, self._divides = ranks, self.mapped and all(same)  # what differs is an error, which `fit` raises
+
+    def _read(self, places: Array) -> tuple[Array, Array]:
+        """Rows of X and y, of which this rank reads a share."""
+        if not self._divides:
+            return super()._read(places)
+        owner = np.arange(len(places)) * self._ranks.size // len(places)
+        return _gathered(self._ranks, self._whole, places[owner == self._ranks.rank], owner)
+
+
+def _gathered(ranks: Any, own: Dataset, mine: Array, owner: Array) -> tuple[Array, Array]:
+    """Return rows of X and y of which each rank reads its own, in the order in which ``owner`` names their ranks."""
+    # Without rows of its own a rank reads one all the same, for dtype and shape.
+    places = mine if len(mine) else np.arange(1)
+    X, y = (array[: len(mine)] for array in ranks.own("the data", lambda: own._read(places)))
+    soft = any(ranks.agree("the targets", value=y.ndim == 2))
+    if soft and y.ndim == 1:  # one-hot rows have become labels here, but not on all ranks
+        y = np.eye(own._network.layer_sizes[-1], dtype=own._network.dtype)[y]
+    return ranks.gather_rows(X, owner), ranks.gather_rows(y, owner)

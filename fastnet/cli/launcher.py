@@ -1,6 +1,8 @@
 """``fastnet train`` under mpiexec: all of its processes train one network, and the first one prints."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any
 
 _RANKS = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK")
@@ -8,6 +10,16 @@ _RANKS = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK")
 
 _SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE")
 """Variables by which they tell how many processes they have started; PMIx has none."""
+
+
+@contextmanager
+def only_first_prints() -> Iterator[None]:
+    """Have a block print nothing on the processes of a launcher but the first, by what it tells them, without MPI."""
+    if all(os.environ.get(name, "0") == "0" for name in _RANKS):
+        yield
+        return
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        yield
 
 
 def communicator() -> Any:

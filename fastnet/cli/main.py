@@ -13,6 +13,7 @@ from importlib import import_module
 
 from .. import __version__
 from ..kernels.verify import WrongKernelError
+from . import launcher
 from .arguments import Parser
 
 COMMANDS = ("train", "predict", "export", "profile", "info")
@@ -56,7 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     named = [command for command in COMMANDS if command in arguments[:1]]
-    options = make_parser(named or COMMANDS).parse_args(arguments)
+    with launcher.only_first_prints():
+        options = make_parser(named or COMMANDS).parse_args(arguments)
     try:
         status: int = options.run(options)
         if sys.stdout is not None:  # None where the shell closed it

@@ -60,6 +60,18 @@ def test_bits_are_those_of_one_process(count: int, folder: Path, expected: dict[
         assert not different
 
 
+@pytest.mark.parametrize("count", [2, 3])
+def test_each_rank_reads_its_share_of_a_memory_map(count: int, folder: Path) -> None:
+    done = launch(count, "rows_read", folder)
+    assert done.returncode == 0, done.stderr
+    alone = ranks.rows_read(None, folder)["rows"]
+    found = [int(np.load(folder / f"rows_read-{rank}.npz")["rows"]) for rank in range(count)]
+    reads = alone // 203  # of all rows: each epoch, and the sample by which ranks compare their data
+    assert reads >= 3
+    assert sum(found) == (reads + 1) * 203
+    assert max(found) <= (reads + 1) * (203 // count + 1)
+
+
 # ----------------------------------------------------------------------------------------------- errors
 
 ERRORS = {
@@ -83,7 +95,7 @@ ERRORS = {
     "an argument": "TypeError: patience is 'many'",
     "version": "ValueError: the ranks differ in fastnet's version",
     "shards": "RuntimeError: the ranks run apart: rank 0 is at",
-    "places": "RuntimeError: the ranks run apart: rank 0 is at the arguments of fit, rank 1 at a checkpoint",
+    "places": "RuntimeError: the ranks run apart: rank 0 is at the data, rank 1 at a checkpoint",
     "a callback": "LookupError: a callback's",
     "no folder": "FileNotFoundError: cannot write",
     "no file": "FileNotFoundError: cannot read",
@@ -153,6 +165,7 @@ def test_ctrl_c_on_one_rank_ends_all_wherever_they_are(folder: Path) -> None:
     assert done.returncode == 0, done.stderr
     for rank in range(2):
         found = {name: str(text) for name, text in np.load(folder / f"stopped-{rank}.npz").items()}
+        assert found.pop("after the end of fit") == ("interrupted" if rank == 1 else "trained")
         assert found == {"the end of fit": "interrupted", "resume": "interrupted", "the command line": "130"}
 
 
@@ -176,6 +189,25 @@ def test_the_command_line_reports_an_error_once(arguments: list[str]) -> None:
     assert done.returncode != 0
     assert done.stderr.count("fastnet train: ") == 1
     assert not done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said", "status"),
+    [
+        (["train", "--epochs", "x"], "fastnet train: argument --epochs", 2),
+        (["train", "--cv", "1"], "fastnet train: --cv needs a FILE to train on", 2),
+        (["trian"], "fastnet: argument command: invalid choice", 2),
+        (["train", "--help"], "usage: fastnet train", 0),
+    ],
+)
+def test_the_command_line_reports_wrong_usage_once(arguments: list[str], said: str, status: int) -> None:
+    done = mpiexec(3, "-m", "fastnet", *arguments)
+    assert (done.stdout + done.stderr).count(said) == 1
+    assert (done.returncode != 0) == (status != 0)
+    if said.startswith("fastnet train: arg"):
+        command, later = [sys.executable, "-m", "fastnet", *arguments], os.environ | {"PMI_RANK": "1"}
+        alone = subprocess.run(command, env=later, capture_output=True, text=True, timeout=LIMIT_S)
+        assert (alone.returncode, alone.stdout, alone.stderr) == (status, "", "")
 
 
 @pytest.mark.parametrize("name", ["OMPI_COMM_WORLD", "PMI"])

@@ -44,6 +44,15 @@ CASES: dict[str, dict[str, Any]] = {
     "micro-batches": {"batch_size": 2500, "optimizer": Adam(0.01), "rows": (LONG, LONG[:, :5])},
     "dropout": {"hidden": "tanh", "dropout": (0.5, 0.2), "batch_size": 2500, "rows": (LONG, LONG[:, :5])},
     "a memory map in its order": {"shuffle": False, "mapped": True, "fit": {"validation_data": (X[:40], Y[:40])}},
+    "a memory map, split": {"mapped": True, "batch_size": 64, "fit": {"validation_split": 0.3, "patience": 3}},
+    "a memory map with soft labels": {
+        "mapped": True,
+        "loss": "cross_entropy",
+        "sizes": (20, 8, 3),
+        "rows": (X, SOFT[3]),
+        "shuffle": False,
+        "fit": {"sample_weight": WEIGHTS},
+    },
     "shards": {
         "sharded": True,
         "loss": "cross_entropy",
@@ -214,6 +223,12 @@ def stopped(comm: Any, folder: Path) -> dict[str, Any]:
 
         return interrupt_first if comm.rank == 0 else function
 
+    def agree_late(self: Any, where: str, *arguments: Any, **options: Any) -> list[Any]:
+        values = agree(self, where, *arguments, **options)
+        if where == "the end" and comm.rank == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        return values
+
     def late(*arguments: Any) -> str:
         warning = run(*arguments)
         if comm.rank == 1:
@@ -221,6 +236,14 @@ def stopped(comm: Any, folder: Path) -> dict[str, Any]:
         return warning
 
     make(comm).fit(X, Y, 1, checkpoint=path)
+    found, agree = dict[str, Any](), distributed.Ranks.agree
+    distributed.Ranks.agree = agree_late  # type: ignore[method-assign]
+    try:
+        make(comm).fit(X, Y, 1)
+        found["after the end of fit"] = "trained"
+    except KeyboardInterrupt:
+        found["after the end of fit"] = "interrupted"
+    distributed.Ranks.agree = agree  # type: ignore[method-assign]
     run, FitSession.run = FitSession.run, late  # type: ignore[method-assign]
     storage.read, command._digits = slow(storage.read), slow(command._digits)  # type: ignore[assignment]
     calls: dict[str, Callable[[], Any]] = {
@@ -228,7 +251,6 @@ def stopped(comm: Any, folder: Path) -> dict[str, Any]:
         "resume": lambda: Trainer.resume(path, comm=comm),
         "the command line": lambda: command_line(["train", "--epochs", "1"]),
     }
-    found = {}
     for name, call in calls.items():
         comm.Barrier()
         try:
@@ -236,6 +258,24 @@ def stopped(comm: Any, folder: Path) -> dict[str, Any]:
         except KeyboardInterrupt:
             found[name] = "interrupted"
     return found
+
+
+class Counted(np.memmap):
+    """A memory map that counts the rows read, but for the first, which shows dtype and shape."""
+
+    read = 0
+
+    def __getitem__(self, key: Any) -> Any:
+        Counted.read += len(key) if isinstance(key, np.ndarray) and len(key) > 1 else 0
+        return super().__getitem__(key)
+
+
+def rows_read(comm: Any, folder: Path) -> dict[str, Any]:
+    """Return how many rows of a memory map training reads."""
+    Counted.read = 0
+    x = np.load(folder / "X.npy", mmap_mode="r").view(Counted)
+    make(comm).fit(x, Y, 3)
+    return {"rows": Counted.read}
 
 
 def doomed(comm: Any, folder: Path) -> dict[str, Any]:
@@ -265,7 +305,7 @@ def main() -> None:
     from mpi4py import MPI
 
     name, folder = sys.argv[1], Path(sys.argv[2])
-    found = {each.__name__: each for each in (bits, errors, resumed, interrupted, stopped, doomed)}[name](
+    found = {each.__name__: each for each in (bits, errors, resumed, interrupted, stopped, doomed, rows_read)}[name](
         MPI.COMM_WORLD, folder
     )
     np.savez(folder / f"{name}-{MPI.COMM_WORLD.rank}.npz", **found)
