@@ -41,6 +41,8 @@ class Network(NamedTuple):
 
 
 LINKS = {"10 Gb/s": Network(1.1e9, 25e-6), "100 Gb/s": Network(11e9, 3e-6)}
+MEMORY = Network(12e9, 5e-6)
+"""Between ranks of one machine: MPICH 5 on two cores of an Emerald Rapids."""
 
 
 def blocks(sizes: tuple[int, ...], batch: int, machines: int) -> list[int]:
@@ -51,15 +53,16 @@ def blocks(sizes: tuple[int, ...], batch: int, machines: int) -> list[int]:
     return [rank_share(rows, machines) * (ITEM * columns + 8) for rows in micro] + [ITEM * weights]
 
 
-def seconds(sizes: tuple[int, ...], batch: int, machines: int, link: Network) -> float:
-    """Return the seconds of a step of plain SGD."""
+def seconds(sizes: tuple[int, ...], batch: int, machines: int, link: Network, cores: int = CORES) -> float:
+    """Return the seconds of a step of plain SGD, on machines of so many cores."""
     if machines == 1:
-        return many_cores.step(sizes, batch, CORES)[0]
+        return many_cores.step(sizes, batch, cores)[0]
     # Forward and backward of the machine's rows, its part of dW over all rows, and the packing of all of W^T.
-    share, packed_rows = rank_share(batch, machines), PACK_COST_ROWS * 6 / many_cores.FLOPS / CORES
+    share, packed_rows = rank_share(batch, machines), PACK_COST_ROWS * 6 / many_cores.FLOPS / cores
     total = packed_rows * parameter_count(sizes) + min(
         many_cores.rows_region(sizes, share, threads) + many_cores.weights_region(sizes, batch, threads, machines)
-        for threads in (1, 2, 4, CORES)
+        for threads in (1, 2, 4, 8)
+        if threads <= cores
     )
     for block in blocks(sizes, batch, machines):
         total += PYTHON_S + link.latency * math.ceil(math.log2(machines))

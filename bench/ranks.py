@@ -3,13 +3,16 @@
     mpiexec -n 2 python bench/ranks.py [--rounds 9] [--epochs 2]
 
 In each round both train the same network for some epochs, in turns; the ratio is the median over rounds. At the end
-their parameters are compared to the bit. Plain SGD, mse, ReLU, float32, shuffled.
+their parameters are compared to the bit. Plain SGD, mse, ReLU, float32, shuffled. In brackets is what the model of
+`many_machines.py` predicts, for a core for each rank and each thread.
 """
 
 import argparse
 import statistics
 import time
 
+import many_cores
+import many_machines
 import numpy as np
 from limit_epoch import NETWORKS
 from mpi4py import MPI
@@ -33,7 +36,7 @@ def main() -> None:
     options, comm = parser.parse_args(), MPI.COMM_WORLD
     if comm.rank == 0:
         columns = f"{comm.size} ranks x 1 thread", f"1 rank x {comm.size} threads", "ratio"
-        print(f"{'us a step':<20}{'batch':>7}{columns[0]:>20}{columns[1]:>20}{columns[2]:>8}", flush=True)
+        print(f"{'us a step':<20}{'batch':>7}{columns[0]:>20}{columns[1]:>20}{columns[2]:>14}", flush=True)
     for name in NAMES:
         sizes, batch, rows = NETWORKS[name]
         rng = np.random.default_rng(0)
@@ -54,7 +57,11 @@ def main() -> None:
             assert together.network.parameters.tobytes() == alone.network.parameters.tobytes(), "bits differ"
             ours, theirs = (statistics.median(column) * 1e6 for column in zip(*times[1:], strict=True))
             ratio = statistics.median(a / b for b, a in times[1:])
-            print(f"{name:<20}{batch:>7}{ours:>20.0f}{theirs:>20.0f}{ratio:>8.2f}", flush=True)
+            model = many_machines.seconds(sizes, batch, comm.size, many_machines.MEMORY, cores=1) * 1e6
+            model_of_threads = many_cores.regions(sizes, batch, comm.size) * 1e6
+            cells = [f"{ours:.0f} ({model:.0f})", f"{theirs:.0f} ({model_of_threads:.0f})"]
+            said = f"{ratio:.2f} ({model_of_threads / model:.2f})"
+            print(f"{name:<20}{batch:>7}{cells[0]:>20}{cells[1]:>20}{said:>14}", flush=True)
 
 
 if __name__ == "__main__":
