@@ -6,11 +6,13 @@
 Each round trains all networks once by each way, on the same data; the ratio is the median over rounds. Before that,
 parameters and losses of both ways of fastnet are compared to the bit, and JAX's losses with them. Adam, cross-entropy,
 float32. fastnet shuffles the rows, each network by its seed; JAX visits them in order, all networks in one program:
-vmap over networks of a lax.scan over batches, compiled once.
+vmap over networks of a lax.scan over batches, compiled once. The last line is what the machine allows: as many
+processes as `fit_many` has threads, which share nothing, each of which trains its part of the networks in turn.
 """
 
 import argparse
 import importlib.util
+import multiprocessing
 import statistics
 import time
 from collections.abc import Callable
@@ -61,6 +63,46 @@ def jax_run(trainers: list[Trainer], X: Any, y: Any, batch: int, epochs: int) ->
     return run
 
 
+def problem(options: argparse.Namespace) -> tuple[Any, Any, list[Trainer]]:
+    """Return X, y and untrained trainers."""
+    sizes, rng = [int(size) for size in options.layers.split(",")], np.random.default_rng(0)
+    X = rng.standard_normal((options.rows, sizes[0])).astype("float32")
+    y = np.argmax(X @ rng.standard_normal((sizes[0], sizes[-1])), axis=1)
+    networks = [Network(sizes, seed=i) for i in range(options.networks)]
+    return X, y, [Trainer(net, "cross_entropy", Adam(RATE), options.batch_size, seed=net.seed) for net in networks]
+
+
+def _process(pipe: Any, options: argparse.Namespace, part: slice) -> None:
+    """Train a part of the networks whenever a message comes, until the other end is closed."""
+    X, y, trainers = problem(options)
+    while True:
+        try:
+            pipe.recv()
+        except EOFError:
+            return
+        pipe.send([trainer.fit(X, y, options.epochs, progress=False)["loss"][-1] for trainer in trainers[part]])
+
+
+def processes_run(options: argparse.Namespace, count: int) -> Run:
+    """Return a function that trains all networks in so many processes, and returns the last losses."""
+    context, pipes, parts = multiprocessing.get_context("spawn"), [], [slice(i, None, count) for i in range(count)]
+    for part in parts:
+        ours, theirs = context.Pipe()
+        context.Process(target=_process, args=(theirs, options, part), daemon=True).start()
+        theirs.close()
+        pipes.append(ours)
+
+    def run() -> Any:
+        losses = np.empty(options.networks)
+        for pipe in pipes:
+            pipe.send(None)
+        for pipe, part in zip(pipes, parts, strict=True):
+            losses[part] = pipe.recv()
+        return losses
+
+    return run
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     for name, default in (("networks", 16), ("rows", 2048), ("batch-size", 32), ("epochs", 20), ("rounds", 7)):
@@ -68,16 +110,8 @@ def main() -> None:
     parser.add_argument("--layers", default="64,128,10")
     parser.add_argument("--threads", type=int)
     options = parser.parse_args()
-    sizes = [int(size) for size in options.layers.split(",")]
-    rng = np.random.default_rng(0)
-    X = rng.standard_normal((options.rows, sizes[0])).astype("float32")
-    y = np.argmax(X @ rng.standard_normal((sizes[0], sizes[-1])), axis=1)
-
-    def make() -> list[Trainer]:
-        networks = [Network(sizes, seed=i) for i in range(options.networks)]
-        return [Trainer(net, "cross_entropy", Adam(RATE), options.batch_size, seed=net.seed) for net in networks]
-
-    one, many = make(), make()
+    (X, y, one), (_, _, many), (_, _, of_jax) = (problem(options) for _ in range(3))
+    threads = min(options.threads or num_threads(), options.networks)
 
     def one_after_the_other() -> Any:
         return [trainer.fit(X, y, options.epochs, progress=False)["loss"][-1] for trainer in one]
@@ -88,9 +122,11 @@ def main() -> None:
 
     ways = {"fit, one after the other": one_after_the_other, "fit_many": at_once}
     if importlib.util.find_spec("jax"):
-        ways["jax, vmap"] = jax_run(make(), X, y, options.batch_size, options.epochs)
+        ways["jax, vmap"] = jax_run(of_jax, X, y, options.batch_size, options.epochs)
+    ways[f"fit in {threads} processes"] = processes_run(options, threads)
     losses = {name: np.array(run()) for name, run in ways.items()}
-    assert losses["fit_many"].tobytes() == losses["fit, one after the other"].tobytes(), "losses differ"
+    for name in ("fit_many", f"fit in {threads} processes"):
+        assert losses[name].tobytes() == losses["fit, one after the other"].tobytes(), "losses differ"
     for a, b in zip(one, many, strict=True):
         assert a.network.parameters.tobytes() == b.network.parameters.tobytes(), "parameters differ"
     if "jax, vmap" in losses and not np.allclose(losses["jax, vmap"], losses["fit_many"], rtol=0.3):
@@ -104,8 +140,8 @@ def main() -> None:
             seconds.append(time.perf_counter() - start)
         rounds.append(seconds)
     print(
-        f"{options.networks} networks {'-'.join(map(str, sizes))}, {options.rows} rows, batches of "
-        f"{options.batch_size}, {options.epochs} epochs, {num_threads()} threads; bits of fit and fit_many are equal"
+        f"{options.networks} networks {options.layers.replace(',', '-')}, {options.rows} rows, batches of "
+        f"{options.batch_size}, {options.epochs} epochs, {threads} threads; bits of fit and fit_many are equal"
     )
     first = [seconds[0] for seconds in rounds]
     for name, column in zip(ways, zip(*rounds, strict=True), strict=True):

@@ -187,13 +187,13 @@ def validation_arrays(data: tuple[ArrayLike, ...]) -> tuple[ArrayLike, ...]:
 
 def _far_from_unit_scale(name: str, rows: Array) -> str:
     """Describe the first column whose mean or standard deviation is far from 0 and 1."""
-    columns = rows.T
-    for i, column in enumerate(columns):
-        mean, deviation = column.mean(dtype=np.float64), column.std(dtype=np.float64)
-        if max(abs(mean), deviation) > _FAR or 0 < deviation < 1 / _FAR:
-            where = f"column {i} of {name}" if len(columns) > 1 else name
-            return f"{where} has mean {mean:.3g} and standard deviation {deviation:.3g}"
-    return ""
+    means, deviations = rows.mean(axis=0, dtype=np.float64), rows.std(axis=0, dtype=np.float64)
+    far = (abs(means) > _FAR) | (deviations > _FAR) | ((deviations > 0) & (deviations < 1 / _FAR))
+    if not far.any():
+        return ""
+    i = int(far.argmax())
+    where = f"column {i} of {name}" if len(means) > 1 else name
+    return f"{where} has mean {means[i]:.3g} and standard deviation {deviations[i]:.3g}"
 
 
 def split_rows(rows: int, share: float, seed: int) -> tuple[Array, Array]:
