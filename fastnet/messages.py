@@ -26,6 +26,9 @@ def one_line(path: storage.Path, doing: str = "cannot be read") -> Iterator[None
     except (ImportError, MemoryError):
         raise
     except Exception as error:
-        said = " ".join(str(error).removeprefix("Error tokenizing data. ").split())[:300] or type(error).__name__
+        said = (
+            " ".join(str(error).removeprefix("Error tokenizing data. ").removeprefix("C error: ").split())[:300]
+            or type(error).__name__
+        )
         shown = storage.display_path(path)
         raise ValueError(said if said.startswith(shown) else f"{shown} {doing}: {said}") from None

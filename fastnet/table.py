@@ -47,7 +47,8 @@ def check_columns(wanted: Iterable[str], columns: Collection[str], where: str) -
     if missing:
         what = "no column" if len(missing) == 1 else "no columns"
         meant = f"; did you mean {listed(near)}?" if near else ""
-        raise ValueError(f"{where} has {what} {listed(missing)}{meant}; there are: {listed(columns)}")
+        one = "; does its first line name all columns, and one character separate them?" if len(columns) == 1 else ""
+        raise ValueError(f"{where} has {what} {listed(missing)}{meant}; there are: {listed(columns)}{one}")
 
 
 # ------------------------------------------------------------------------------------------------- kinds
@@ -250,8 +251,9 @@ def _useless(name: str, column: Any) -> str:
         return "a duration; give it as a number"
     if different <= len(values) / 2 or _kind(values) != "category":
         return ""
-    some = f"text, {different:,} different in {len(values):,} rows"
-    return "an id: every row has another" if different == len(column) else some
+    example = f", such as {text_of(values.iloc[0])[:20]!r}"  # which shows why it is taken for text
+    some = f"text, {different:,} different in {len(values):,} rows{example}"
+    return f"an id: every row has another text{example}" if different == len(column) else some
 
 
 def _kind(values: Any) -> str:
@@ -312,8 +314,9 @@ def target_of(column: Any, task: str | None = None) -> tuple[Any, Array, list[An
     if task == "regression" or (task is None and kind == "number" and not (whole and few)):
         reason = f"whole numbers, {distinct:,} different" if whole else "numbers with fractions"
         return known, values.to_numpy(np.float64), None, "as requested" if task else reason
-    if distinct > _MAX_CLASSES or (kind == "category" and distinct > len(values) / 2):
-        raise ValueError(f"target {name!r} holds {distinct:,} different values in {len(values):,} rows; is it a name?")
+    if distinct > min(_MAX_CLASSES, len(values) / 2):
+        what = "numbers, to be predicted without --task classification" if kind == "number" else "a name"
+        raise ValueError(f"target {name!r} holds {distinct:,} different values in {len(values):,} rows; is it {what}?")
     values = values.astype("int64") if whole else values if kind == "number" else as_text(values)
     labels, classes = pandas.factorize(values, sort=True)
     reasons = {"boolean": "booleans", "category": "text", "number": "whole numbers" if whole else "numbers"}

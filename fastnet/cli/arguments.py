@@ -66,7 +66,7 @@ share = _type("a number >= 0 and < 1", lambda text: checks.number("number", floa
 positive = _type("a number above 0", lambda text: checks.number("number", float(text), above=0))
 _BATCHES = {"full": None, "auto": 0}
 batch_size = _type(
-    "a whole number of at least 1, or full", lambda text: _BATCHES[text] if text in _BATCHES else _count(text)
+    "a whole number of at least 1, full, or auto", lambda text: _BATCHES[text] if text in _BATCHES else _count(text)
 )
 integers = _type("a list of whole numbers of at least 1, such as 64,64", _counts)
 hidden_sizes = _type("a list of sizes such as 64,64, or none", lambda text: [] if text == "none" else _counts(text))

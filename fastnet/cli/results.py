@@ -46,13 +46,17 @@ def fitted(members: list[Member]) -> list[str]:
     first, kept = members[0].history, [member.kept() for member in members]
 
     def named(epoch: int | None) -> str:
-        return "that before training" if epoch is None else f"epoch {epoch + 1}"
+        return "none" if epoch is None else f"epoch {epoch + 1}"
 
     if len(members) == 1:
         epoch, value = kept[0]
         best = f"best      {named(epoch)} of {first.epochs} is kept: val_loss {value:.4g}"
         if members[0].refitted is not None:
             best = best.replace(" is kept:", ":") + f"; refitted on all rows for {members[0].refitted.history.epochs}"
+        if epoch is None:
+            best = (
+                f"best      none of {first.epochs}: the network as it was before training is kept, val_loss {value:.4g}"
+            )
         if first.best_epoch is None:
             best = "best      none: no epoch has a finite loss"
         curves = {name: first[name] for name in ("loss", "val_loss") if name in first}
@@ -86,7 +90,8 @@ def said(found: Data, members: list[Member], parts: list[tuple[Array, Array]], h
             lines.append(f"warning   this model is no better than the {name}{ranks}")
         elif name.startswith("Hist"):
             how = {"ahead": "less good", "even": "as good, within the noise", "behind": "better"}[verdict]
-            lines.append(f"beside    {name}, fitted on the same rows, is {how}")
+            measure = " by balanced accuracy" if found.balanced else ""
+            lines.append(f"beside    {name}, fitted on the same rows, is {how}{measure}")
     if found.classes and len(found.classes) <= 10:
         labels = [str(name)[:12] for name in found.classes]
         body = [[label, *map(str, row)] for label, row in zip(labels, held_out["confusion"], strict=True)]

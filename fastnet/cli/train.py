@@ -68,7 +68,7 @@ def add_parser(subparsers: Any) -> None:
         ("--drop", "columns to leave out"),
         ("--category", "columns whose values are names, even if they are numbers"),
     ):
-        add(name, text, metavar="A,B,...", type=lambda names: names.split(","), default=[])
+        add(name, text, metavar="A,B,...", type=lambda names: [*filter(None, names.split(","))], default=[])
     add("--id", "the column that names a row: it is left out, and predictions copy it", metavar="COLUMN")
     add("--class-weight", "balanced: classes count alike, however rare", choices=["balanced"])
     add(
@@ -148,6 +148,11 @@ def _begin(options: argparse.Namespace, ranks: Any) -> tuple[Data, list[Member],
         raise ValueError(
             f"{loss} is a loss for classes, but this is regression; --task classification takes the target for classes"
         )
+    if options.class_weight and found.task == "regression":
+        raise ValueError(
+            f"--class-weight is for classes, but {found.target!r} is predicted as a number; leave it out, or give "
+            "--task classification"
+        )
     rows = len(found.y)
     if options.batch_size == 0:
         options.batch_size = 32 if rows < 10_000 else 128
@@ -170,10 +175,20 @@ def _check(options: argparse.Namespace, ranks: Any) -> None:
     given = [name for name, value in of_file.items() if value]
     if options.file is None and given:
         options.parser.error(f"{' and '.join(given)} {'need' if len(given) > 1 else 'needs'} a FILE to train on")
+    others = {"--drop": options.drop, "--category": options.category, "--id": [options.id]}
+    named = [name for name, columns in others.items() if options.target is not None and options.target in columns]
+    if named:
+        advice = "; --task classification takes its numbers for names" if "--category" in named else ""
+        options.parser.error(f"{' and '.join(named)} cannot name {options.target!r}, the --target{advice}")
     if options.cv == 1:
         options.parser.error("--cv 1 holds nothing out; expected at least 2 parts")
     if ranks.size > 1 and _count(options) > 1:
         options.parser.error(f"{ranks.size} ranks train one network together; leave out --cv and --ensemble")
+    if (options.out or "").lower().endswith(".onnx"):
+        raise ValueError(
+            f"--out {options.out}: the model is no ONNX file; name it otherwise, and "
+            f"fastnet export MODEL {options.out} converts it"
+        )
     outputs = _outputs(options) + _checkpoints(options)
     for name in outputs if ranks.rank == 0 else []:
         check_output(name, *([] if options.file is None else [options.file]))
@@ -236,7 +251,7 @@ def _table(options: argparse.Namespace) -> Data:
     frame = frame[known].drop(columns=options.target)
     columns = table.Columns.of(frame, [*options.drop, *ids], options.category)
     if not columns.kinds:
-        reasons = ", ".join(f"{name} ({why})" for name, why in columns.left_out.items())
+        reasons = ", ".join(f"{name} ({why})" for name, why in columns.left_out.items()) or "none, it has no other"
         raise ValueError(f"{shown} has no column to predict {options.target!r} from; left out: {reasons}")
     size = f"{counted(len(known), 'row')}, {counted(frame.shape[1] + 1, 'column')}"
     lines = [f"data      {shown}: {size}", *columns.lines(frame)]
@@ -248,7 +263,8 @@ def _table(options: argparse.Namespace) -> Data:
         lines.append(f"gaps      {left_out} left out: {options.target!r} is not known there")
     scaling = (0.0, 1.0)
     if classes is None:
-        scaling = float(y.mean()), float(y.std())
+        with np.errstate(over="ignore", invalid="ignore"):
+            scaling = float(y.mean()), float(y.std())
         if not np.isfinite(scaling).all():
             raise ValueError(
                 f"{shown}: target {options.target!r} holds numbers too large to be scaled; divide it first"

@@ -91,12 +91,15 @@ def test_broken_files_are_one_line(tmp_path: Path) -> None:
     csv(b"", "t.csv is empty$")
     csv(b"\n \n", "cannot be read")
     csv(b"x,y\n", "'y' is known in 0 rows; expected at least 10")
-    csv(b"x,y\n" + body + b"1,2,3,4\n", "Expected 2 fields in line 14, saw 4")
+    csv(b"x,y\n" + body + b"1,2,3,4\n", "t.csv cannot be read: Expected 2 fields in line 14, saw 4")
     csv(b"x,y\n" + body + b'"1,2\n', "EOF inside string")
     csv(b"x,y\n\0\0", "holds bytes that are not text; expected a table: CSV, Parquet, Feather or NPZ")
     csv(b"x,y\n" + body + b"\x81,1\n", "neither UTF-8 nor Windows-1252")
     csv(body, "its first line must name the columns, and here it holds numbers: '0'")
-    csv(b"x,z\n" + body, "has no column 'y'; there are: 'x', 'z'")
+    csv(
+        b"Table 1\n\nx,y\n" + body, "no column 'y'; there are: 'Table 1'; does its first line name all columns, and one"
+    )
+    csv(b"x,z\n" + body, "has no column 'y'; there are: 'x', 'z'$")
     csv(b"x,y\n" + b"1,2\n" * 12, "target 'y' holds 2 in every row; there is nothing to learn")
     csv(b"x,y\n" + b"".join(b"1,n%d\n" % i for i in range(1500)), "is it a name")
     csv(b"x,y\n" + b"".join(b"1,2020-01-%02d\n" % i for i in range(1, 29)), "target 'y' holds dates; predict a number")
@@ -236,7 +239,7 @@ def test_kinds_of_columns() -> None:
     assert found.left_out == {
         "PassengerId": "an id: every row has another",
         "row": "an id: every row has another",
-        "name": "an id: every row has another",
+        "name": f"an id: every row has another text, such as {frame['name'][0]!r}",
         "essay": found.left_out["essay"],
         "constant": "constant",
         "empty": "empty",

@@ -140,6 +140,7 @@ def test_table_with_text_and_gaps(people: pandas.DataFrame, capsys: pytest.Captu
     ):
         assert re.search(f"^{line}$", output, re.M), line
     assert "planet (constant)" in output
+    assert re.search(r"^beside    HistGradientBoosting, .* by balanced accuracy$", output, re.M)
     assert cli.main(["predict", "m", "people.parquet"]) == 0
     captured = capsys.readouterr()
     assert "on 299 rows with a known 'rich'" in captured.err
@@ -327,6 +328,19 @@ def test_result_is_trained_on_the_rows_that_chose_the_epoch_too(
     assert scaler.mean_[0] == pytest.approx(area[kept].mean())
 
 
+def test_network_before_training_is_kept_where_no_epoch_is_better(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["insects.csv", "--target", "kind", "--epochs", "1", "--drop", "leg,", *QUICK, "--lr", "50"]
+    output = run(capsys, "train", *arguments)
+    assert re.search(
+        r"^best      none of 1: the network as it was before training is kept, val_loss [\d.]+$", output, re.M
+    )
+    assert "left out  leg (as requested)\n" in output
+    output = run(capsys, "train", *arguments, "--ensemble", "2")
+    assert re.search(r"^2 +1 +1 +none +[\d.]+$", output, re.M)
+
+
 def test_model_no_better_than_the_trivial_one_is_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     random = np.random.default_rng(0)
     np.savez("t.npz", X=random.normal(size=(300, 3)), y=(random.random(300) < 0.07).astype(int))
@@ -385,8 +399,22 @@ def test_train_patience_keeps_the_best_model(folder: Path, capsys: pytest.Captur
         (("houses.csv", "--target", "price", "--drop", "a,rom"), "has no columns 'a', 'rom'; did you mean 'rooms'?"),
         (
             ("houses.csv", "--target", "price", "--drop", "area,rooms"),
-            "has no column to predict 'price' from; left out",
+            "has no column to predict 'price' from; left out: area (as requested), rooms (as requested)",
         ),
+        (
+            ("houses.csv", "--target", "price", "--class-weight", "balanced"),
+            "--class-weight is for classes, but 'price' is predicted as a number; leave it out, or give ",
+        ),
+        (
+            ("houses.csv", "--target", "price", "--out", "m.ONNX"),
+            "--out m.ONNX: the model is no ONNX file; name it otherwise, and fastnet export MODEL m.ONNX converts it\n",
+        ),
+        (
+            ("houses.csv", "--target", "price", "--task", "classification"),
+            "200 different values in 200 rows; is it numbers, to be predicted without --task classification?\n",
+        ),
+        (("one.csv", "--target", "y"), "one.csv has no column to predict 'y' from; left out: none, it has no other\n"),
+        (("huge.csv", "--target", "y"), "target 'y' holds numbers too large to be scaled; divide it first\n"),
         (("houses.csv", "--target", "price", "--out", "no/m"), "cannot write no/m: there is no folder"),
         (("houses.csv", "--target", "price", "--out", "."), "cannot write .: it is a folder; name a file in it"),
         (("houses.csv", "--target", "price", "--out", "./houses.csv"), "houses.csv is an input of this command"),
@@ -397,13 +425,15 @@ def test_train_patience_keeps_the_best_model(folder: Path, capsys: pytest.Captur
             "--out, --plot and --checkpoint name the same",
         ),
         (("houses.csv", "--target", "price", "--loss", "cross_entropy"), "cross_entropy is a loss for classes"),
-        (("houses.csv", "--target", "price", "--task", "classification", "--hidden", "9" * 13), "Unable to allocate"),
+        (("insects.csv", "--target", "kind", "--hidden", "9" * 13), "Unable to allocate"),
     ],
 )
 def test_train_rejects_bad_options_before_training(
     arguments: tuple[str, ...], message: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("matplotlib")
+    (folder / "one.csv").write_text("y\n" + "1\n2\n" * 10)
+    (folder / "huge.csv").write_text("x,y\n" + "".join(f"{i % 7},{i}.5e305\n" for i in range(30)))
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert cli.main(["train", "--epochs", "1000000", *arguments]) == 1
     captured = capsys.readouterr()
