@@ -152,7 +152,8 @@ class TableModel:
             return []
         said = ", ".join(f"{name[:40]!r} in {counted(rows, 'row')}" for name, rows in counts.iloc[:8].items())
         more = f", and {len(counts) - 8:,} more" if len(counts) > 8 else ""
-        return [f"not scored, since the model has no such class of {self.target!r}: {said}{more}"]
+        rows = counted(int(counts.sum()), "row")
+        return [f"{rows} not scored, since the model has no such class of {self.target!r}: {said}{more}"]
 
     def predict(self, frame: Any) -> Array:
         """Predict the target.

@@ -174,7 +174,7 @@ def test_cells_that_cannot_be_read_are_counted(people: pandas.DataFrame, capsys:
     people.assign(rich=["maybe", "no idea", "maybe", *people["rich"][3:]]).to_csv("new.csv", index=False)
     assert cli.main(["predict", "m", "new.csv"]) == 0
     said = capsys.readouterr().err.splitlines()
-    unknown = "not scored, since the model has no such class of 'rich': 'maybe' in 2 rows, 'no idea' in 1 row"
+    unknown = "3 rows not scored, since the model has no such class of 'rich': 'maybe' in 2 rows, 'no idea' in 1 row"
     assert [line for line in said[:-1] if "new value" not in line] == [
         f"fastnet predict: {line}" for line in (*unread, unknown)
     ]
