@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -93,6 +94,12 @@ class DividedDataset(Dataset):
             return super()._read(places)
         owner = np.arange(len(places)) * self._ranks.size // len(places)
         return _gathered(self._ranks, self._whole, places[owner == self._ranks.rank], owner)
+
+    def sample(self) -> tuple[Array, Array, Array | None]:
+        """Return `Dataset.sample` as this rank alone reads it: the ranks compare theirs."""
+        alone = copy.copy(self)
+        alone._divides = False
+        return Dataset.sample(alone)
 
 
 def _gathered(ranks: Any, own: Dataset, mine: Array, owner: Array) -> tuple[Array, Array]:

@@ -123,6 +123,9 @@ def errors(comm: Any, folder: Path) -> dict[str, Any]:
     spoilt_map = np.memmap(folder / f"spoilt-{comm.rank}", X.dtype, "w+", shape=X.shape)
     spoilt_map[...] = spoilt if odd else X
 
+    other_map = np.memmap(folder / f"other-{comm.rank}", X.dtype, "w+", shape=X.shape)
+    other_map[...] = X[::-1] if odd else X
+
     def fit(x: Any = X, y: Any = Y, *, fits: Any = None, **options: Any) -> None:
         make(comm, **options).fit(x, y, 2, **(fits or {}))
 
@@ -149,6 +152,7 @@ def errors(comm: Any, folder: Path) -> dict[str, Any]:
         "columns": lambda: fit(X[:, :19] if odd else X),
         "other data": lambda: fit(X[::-1].copy() if odd else X),
         "NaN": lambda: fit(spoilt if odd else X),
+        "another memory map": lambda: fit(other_map),
         "NaN in a memory map": lambda: fit(spoilt_map),
         "no weight": lambda: fit(sharded=True, fits={"sample_weight": np.zeros(203)}),
         "a rank's weights": lambda: fit(sharded=True, fits={"sample_weight": np.full(203, -1.0 if odd else 0.0)}),
