@@ -317,9 +317,9 @@ class _FirstWrites:
         self._ranks = ranks
         self._writer: Any = CheckpointWriter(path, optimizer) if ranks.rank == 0 else None
 
-    def write_if_due(self, arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> None:
+    def write_if_due(self, contents: Callable[[], tuple[Mapping[str, Array], Mapping[str, str]]]) -> None:
         """See `CheckpointWriter`."""
-        self._ranks.on_first("a checkpoint", lambda: self._writer.write_if_due(arrays, metadata))
+        self._ranks.on_first("a checkpoint", lambda: self._writer.write_if_due(contents))
 
     def write(self, arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> None:
         """See `CheckpointWriter`."""

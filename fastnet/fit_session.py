@@ -88,7 +88,16 @@ class FitSession:
         # A backend of its own, so that a loss does not depend on the batch size: other micro-batches round otherwise.
         self._validator = self._evaluator(validation) if validation is not None else self._backend
         self._order = np.empty(data.rows, np.int64) if trainer.shuffle else None
-        self._best = BestState(trainer.network.parameters, state.vectors, state.step)
+        self._best = self._best_state()
+
+    def _best_state(self) -> Any:
+        """Return what keeps the best state, where the parameters are trained."""
+        network, state = self._trainer.network, self._state
+        if self._trainer.backend != "cuda":
+            return BestState(network.parameters, state.vectors, state.step)
+        from .kernels.cuda.best import DeviceBestState  # imports numba.cuda
+
+        return DeviceBestState(network._synced, state.synced, state.step)
 
     def _evaluator(self, data: Dataset) -> Backend:
         return self._build(min(data.rows, MICRO_BATCH_ROWS), False)
@@ -128,7 +137,7 @@ class FitSession:
                     self._train_epoch(epoch)
                     row = self._backend.results() | self._validated()
                     history.append(row)
-                    finite = all(map(math.isfinite, row.values())) and state.is_finite(network)
+                    finite = all(map(math.isfinite, row.values())) and best.is_finite()
                     if finite or not validates:
                         best.update(row[monitor], of_snapshot=not validates)
                 if not finite:
@@ -144,7 +153,7 @@ class FitSession:
                     update_bar(bar, row, history.epochs - epoch)
                 wants_stop = [callback({"epoch": epoch, **row}) for callback in callbacks]
                 if writer is not None:
-                    writer.write_if_due(*state_dict(trainer, state, best.arrays))
+                    writer.write_if_due(lambda: state_dict(trainer, state, best.arrays))
                 if any(wants_stop) or (patience is not None and best.age >= patience):
                     break
             if patience is not None and not validates and not warning:
@@ -161,7 +170,7 @@ class FitSession:
             discard_partial_step(state.progress, state.totals)
             if state.progress["step"] > 0:
                 network.loss = trainer.loss
-            if restores or not state.is_finite(network):
+            if restores or not best.is_finite():
                 best.restore()
                 start_epoch(state.progress, state.totals, history.epochs)
             if writer is not None:

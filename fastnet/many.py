@@ -23,6 +23,7 @@ from .io.checkpoint import CheckpointWriter
 from .kernels.cpu.threads.pool import limit_threads, num_threads
 from .kernels.engine.backend import interruptible
 from .kernels.engine.engine import training_kernels
+from .kernels.engine.plan import parameter_count
 from .kernels.jit.side_by_side import compile_side_by_side
 from .kernels.jit.target import COMPILES
 from .kernels.specs.base import Array
@@ -48,12 +49,12 @@ class _Job(NamedTuple):
     @property
     def work(self) -> int:
         """Something proportional to the time it takes."""
-        return self.trainer.network.parameters.size * self.data.rows
+        return parameter_count(self.trainer.network.layer_sizes) * self.data.rows
 
 
 def _compile_kernels(trainer: Trainer) -> None:
     """Compile what the steps of a trainer call, where that is not in the cache."""
-    if trainer.backend != "numpy" and COMPILES:
+    if trainer.backend == "cpu" and COMPILES:
         network = trainer.network
         state = trainer._state
         kernels = training_kernels(
@@ -113,7 +114,8 @@ def fit_many(
     checkpoint : str, path-like, or sequence of these or None, optional
         A file for each trainer, or a text such as ``"run-{}.safetensors"``, whose ``{}`` is replaced by the index.
     threads : int, optional
-        How many to train at once; None means as many as there are cores that this process may use.
+        How many to train at once; None means as many as there are cores that this process may use. If one of them
+        trains by ``backend="cuda"``, all are trained one after the other.
 
     Returns
     -------
@@ -187,7 +189,7 @@ def fit_many(
 
 
 def _checked_trainers(trainers: Any) -> list[Trainer]:
-    """Return the trainers as a list, of different networks and of backends that run on cores."""
+    """Return the trainers as a list, of different networks."""
     if isinstance(trainers, Trainer) or not isinstance(trainers, Iterable):
         raise TypeError(f"trainers is {trainers!r}; expected a list of Trainers")
     found, networks = list(trainers), dict[int, int]()
@@ -196,8 +198,6 @@ def _checked_trainers(trainers: Any) -> list[Trainer]:
     for i, trainer in enumerate(found):
         if not isinstance(trainer, Trainer):
             raise TypeError(f"trainers[{i}] is a {type(trainer).__name__}; expected a fastnet.Trainer")
-        if trainer.backend == "cuda":
-            raise ValueError(f'trainers[{i}] has the backend "cuda"; fit_many trains on CPU cores: call its fit')
         if trainer.ranks > 1:
             raise ValueError(
                 f"trainers[{i}] has a comm of {trainer.ranks} ranks; fit_many trains on cores: call its fit"
@@ -305,6 +305,8 @@ def _run(jobs: list[_Job], progress: bool | None, threads: int | None) -> list[F
     """Run all jobs on threads, the longest first; return what became of each."""
     with limit_threads(threads):
         workers = min(num_threads(), len(jobs))
+    if any(job.trainer.backend == "cuda" for job in jobs):
+        workers = 1  # on one card, steps of several would only wait for each other
     started, stop = threading.Event(), threading.Event()
     fatal: list[BaseException] = []
 

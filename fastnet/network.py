@@ -19,6 +19,7 @@ from .kernels.engine import rng
 from .kernels.engine.engine import CPU
 from .kernels.engine.forward import forward_of
 from .kernels.engine.plan import aligned, hold, layer_views, parameter_count
+from .kernels.engine.synced import SyncedArray
 from .kernels.specs.activations import ACTIVATIONS
 from .kernels.specs.base import Array
 from .kernels.specs.batches import MICRO_BATCH_ROWS
@@ -49,7 +50,8 @@ class Network:
     Attributes
     ----------
     parameters : ndarray, shape (P,)
-        All parameters, writable: W1, b1, W2, b2, ..., row-major, no padding.
+        All parameters, writable: W1, b1, W2, b2, ..., row-major, no padding. Always the same memory; what a GPU has
+        trained is copied to it when the attribute is read.
     weights, biases : tuple of ndarray
         Writable views into ``parameters``, W (k, n) and b (k,), one a layer.
     layer_sizes : tuple of int
@@ -86,9 +88,8 @@ class Network:
         self.dtype = checks.dtype(dtype)
         self.seed = checks.seed(seed)
         self._loss: str | None = None
-        self._parameters = aligned(parameter_count(self.layer_sizes), self.dtype)
-        hold(self._parameters)
-        self._parameters[:] = 0
+        self._synced = self._allocate()
+        self.parameters[:] = 0
         for i, W in enumerate(self.weights):
             k, n = W.shape
             limit = math.sqrt(6 / (n if ACTIVATIONS[self.activations[i]].he_init else n + k))
@@ -100,23 +101,32 @@ class Network:
             raise AttributeError(f"{name} cannot be changed; make another Network")
         super().__setattr__(name, value)
 
+    def _allocate(self) -> SyncedArray:
+        """Return uninitialised parameters, on the host."""
+        memory = aligned(parameter_count(self.layer_sizes), self.dtype)
+        hold(memory)
+        return SyncedArray(memory)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy has the parameters as they are now, wherever they are."""
+        return {**self.__dict__, "_synced": self.parameters}
+
     def __setstate__(self, attributes: dict[str, Any]) -> None:
         """Parameters of a copy are aligned as those of the original."""
         self.__dict__.update(attributes)
-        given, size = attributes["_parameters"], parameter_count(self.layer_sizes)
+        given, size = attributes["_synced"], parameter_count(self.layer_sizes)
         if given.shape != (size,) or given.dtype != self.dtype:
             arrived = f"{given.shape} parameters of {given.dtype}"
             raise ValueError(f"a pickle holds {arrived}; expected ({size},) of {self.dtype} for {self.layer_sizes}")
-        self._parameters = aligned(size, self.dtype)
-        hold(self._parameters)
-        self._parameters[:] = given
+        self._synced = self._allocate()
+        self.parameters[:] = given
 
     # ------------------------------------------------------------------------------------ parameters
 
     @property
     def parameters(self) -> Array:
-        """All parameters, one flat vector (P,)."""
-        return self._parameters
+        """All parameters, one flat vector (P,); fetched from the GPU, if they were trained there."""
+        return self._synced.host
 
     @property
     def loss(self) -> str | None:
@@ -132,12 +142,12 @@ class Network:
     @property
     def weights(self) -> tuple[Array, ...]:
         """Views W (k, n), one a layer."""
-        return tuple(W for W, _ in layer_views(self._parameters, self.layer_sizes))
+        return tuple(W for W, _ in layer_views(self.parameters, self.layer_sizes))
 
     @property
     def biases(self) -> tuple[Array, ...]:
         """Views b (k,), one a layer."""
-        return tuple(b for _, b in layer_views(self._parameters, self.layer_sizes))
+        return tuple(b for _, b in layer_views(self.parameters, self.layer_sizes))
 
     # ------------------------------------------------------------------------------------ prediction
 
@@ -145,7 +155,7 @@ class Network:
         """Raw outputs, whatever the loss.
 
         A row's outputs do not depend on the rows that come with it, nor on threads, to the bit. Several Python threads
-        may predict with one network at once.
+        may predict with one network at once. Parameters that are on a GPU are used there: the same to rounding.
 
         Parameters
         ----------
@@ -168,8 +178,7 @@ class Network:
             If X is of the wrong shape, empty, or holds NaN or infinity, or ``out`` is of the wrong shape, read-only,
             not contiguous, or overlaps what is read. ``out`` is then as it was.
         """
-        forward = forward_of(tuple(self.layer_sizes), tuple(self.activations), self.dtype)
-        return predict(forward, self._parameters, X, out)
+        return self._predict(self.activations, False, X, out)
 
     def predict_proba(self, X: ArrayLike, out: Array | None = None) -> Array:
         """Class probabilities: the softmax of the outputs, or after binary_cross_entropy their sigmoid.
@@ -195,7 +204,16 @@ class Network:
         """
         softmax = takes_softmax(self.loss)
         names = (*self.activations[:-1], "identity" if softmax else "sigmoid")
-        return predict(forward_of(tuple(self.layer_sizes), names, self.dtype, False, softmax), self._parameters, X, out)
+        return self._predict(names, softmax, X, out)
+
+    def _predict(self, names: tuple[str, ...], softmax: bool, X: ArrayLike, out: Array | None) -> Array:
+        """Return the outputs of layers with these activations, computed where the parameters are."""
+        sizes, on_device = tuple(self.layer_sizes), self._synced.device
+        if on_device is None:
+            return predict(forward_of(sizes, tuple(names), self.dtype, False, softmax), self._synced.host, X, out)
+        from .kernels.cuda.forward import DeviceForward  # imports numba.cuda
+
+        return predict(DeviceForward(on_device, sizes, names, softmax), self._synced.memory, X, out)
 
     def predict_labels(self, X: ArrayLike) -> Array:
         """Decisions: class labels, or after binary_cross_entropy a 0 or 1 for each output.
@@ -231,7 +249,7 @@ class Network:
             ``predictor(X)`` gives what `predict` gives now, whatever becomes of this network;
             ``predictor.address`` can be called from compiled code. It takes about the memory of the parameters.
         """
-        return Predictor(tuple(self.layer_sizes), tuple(self.activations), self._parameters)
+        return Predictor(tuple(self.layer_sizes), tuple(self.activations), self.parameters)
 
     def loss_and_gradient(self, X: ArrayLike, y: ArrayLike, loss: str = "mse") -> tuple[float, Array]:
         """The objective that training minimises, and its gradient, at the present parameters.
@@ -290,7 +308,7 @@ class Network:
         """
         count = checks.integer("count", count, least=1)
         twin = Network(self.layer_sizes, self.activations[:-1], self.activations[-1], "float64", self.seed)
-        twin.parameters[:] = self._parameters
+        twin.parameters[:] = self.parameters
         loss = loss or self.loss or "mse"
         _, gradient = twin.loss_and_gradient(X, y, loss)
         tried = rng.permutation(checks.seed(seed), rng.SPLIT, 1, len(gradient))[:count]
@@ -314,7 +332,7 @@ class Network:
     def _engine(self, loss: str | None = None, batch: int = MICRO_BATCH_ROWS, uses_order: bool = False) -> Any:
         """Build the CPU's backend over this network's own parameters."""
         codes = self.activation_codes
-        return CPU(self._parameters, self.layer_sizes, codes, loss or "mse", batch, None, uses_order)
+        return CPU(self.parameters, self.layer_sizes, codes, loss or "mse", batch, None, uses_order)
 
     # ----------------------------------------------------------------------------------------- files
 
@@ -334,7 +352,7 @@ class Network:
         ValueError
             If a parameter is NaN or infinite.
         """
-        validation.finite("network.parameters", self._parameters)
+        validation.finite("network.parameters", self.parameters)
         arrays, metadata = model.state_of(self)
         storage.write(path, arrays, {**metadata, "kind": "model"})
 
@@ -359,7 +377,7 @@ class Network:
         ValueError
             If a parameter is NaN or infinite, or the model is larger than ONNX's 2 GiB.
         """
-        validation.finite("network.parameters", self._parameters)
+        validation.finite("network.parameters", self.parameters)
         layers = list(zip(self.weights, self.biases, self.activations, strict=True))
         onnx.to_onnx(path, [layers], self.dtype, self.loss)
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .kernels.engine.forward import Forward, forward_of
+from .kernels.engine.forward import forward_of
 from .kernels.specs.base import Array
 from .validation import check_inputs
 
@@ -92,14 +92,14 @@ class Predictor:
         return int(self._values.nbytes)
 
 
-def predict(forward: Forward, values: Array, X: ArrayLike, out: Array | None) -> Array:
+def predict(forward: Any, values: Array, X: ArrayLike, out: Array | None) -> Array:
     """Return the outputs for X (B, n_in): ``out``, or a new array.
 
     Parameters
     ----------
-    forward : Forward
+    forward : Forward or DeviceForward
     values : ndarray
-        Its parameters, or what it has packed.
+        Its parameters, or what it has packed; of a DeviceForward, the host's memory of them.
     X : array_like
     out : ndarray or None
 

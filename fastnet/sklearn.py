@@ -119,7 +119,7 @@ class _EngineMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSu
             raise ValueError(f"{missing} is missing; X_val and y_val are given together or not at all")
         me: Any = self
         me._validate_params()  # before a bar is shown
-        self._check_callbacks()
+        self._check_added()
         with progress_bar(me.max_iter, False if me.solver == "lbfgs" else me.progress) as bar:
             try:
                 self._bar, self._validation = bar, None if X_val is None else (X_val, y_val)
@@ -155,7 +155,7 @@ class _EngineMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSu
         return len(self.coefs_[-1])
 
     def _fit(self: Any, X: Any, y: Any, sample_weight: Any = None, incremental: bool = False) -> Any:
-        self._check_callbacks()
+        self._check_added()
         sklearn_additions.check_engine(self, self.solver != "lbfgs")
         given = sample_weight
         class_weight = getattr(self, "class_weight", None)
@@ -172,7 +172,12 @@ class _EngineMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSu
         with sklearn_additions.fit_task(self, X, y, given):
             return super()._fit(X, y, sample_weight, incremental)
 
-    def _check_callbacks(self: Any) -> None:
+    def _check_added(self: Any) -> None:
+        """Refuse callbacks that cannot be called, and a GPU that is not there."""
+        if self.backend == "cuda":
+            from .kernels.cuda.device import require  # imports numba.cuda
+
+            require('backend="cuda"')
         for callback in self.callbacks:
             if not callable(callback):
                 raise TypeError(f"callbacks holds {callback!r}; expected functions of a dict")
@@ -290,7 +295,7 @@ class _EngineMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSu
 
 
 _CONSTRAINTS = {
-    "backend": [StrOptions({"auto", "numpy", "cpu"})],  # cuda has neither l2_per_batch nor max_row_loss
+    "backend": [StrOptions({"auto", "numpy", "cpu", "cuda"})],
     "threads": [Interval(Integral, 1, None, closed="left"), None],
     "progress": ["boolean", None],
     "callbacks": ["array-like"],
@@ -334,8 +339,10 @@ class MLPClassifier(_EngineMixin, neural_network.MLPClassifier):  # type: ignore
     shuffle, random_state, tol, verbose, warm_start, momentum, nesterovs_momentum, early_stopping, \
     validation_fraction, beta_1, beta_2, epsilon, n_iter_no_change, max_fun
         As `sklearn.neural_network.MLPClassifier` takes them. ``activation`` may be any of `Network` too, by name.
-    backend : {"auto", "numpy", "cpu"}, default "auto"
-        numpy runs the reference equations, cpu the compiled kernels; auto is cpu.
+    backend : {"auto", "numpy", "cpu", "cuda"}, default "auto"
+        numpy runs the reference equations, cpu, which auto means, the compiled kernels; cuda trains on an NVIDIA GPU:
+        attributes are fetched from it at the end, and after each epoch where early stopping, ``X_val`` or callbacks
+        look at them, and predictions are cpu's.
     threads : int or None, default None
         Upper bound of cpu's threads, which do not change a bit; more than available is no error. None means all, but
         one in a thread in which joblib's backends threading and dask run a task.
@@ -393,8 +400,10 @@ class MLPRegressor(_EngineMixin, neural_network.MLPRegressor):  # type: ignore[m
     validation_fraction, beta_1, beta_2, epsilon, n_iter_no_change, max_fun
         As `sklearn.neural_network.MLPRegressor` takes them. ``activation`` may be any of `Network` too, by name, and
         ``loss`` "mae", "huber" or "log_cosh" of `Trainer`; scikit-learn's solver lbfgs knows none of these.
-    backend : {"auto", "numpy", "cpu"}, default "auto"
-        numpy runs the reference equations, cpu the compiled kernels; auto is cpu.
+    backend : {"auto", "numpy", "cpu", "cuda"}, default "auto"
+        numpy runs the reference equations, cpu, which auto means, the compiled kernels; cuda trains on an NVIDIA GPU:
+        attributes are fetched from it at the end, and after each epoch where early stopping, ``X_val`` or callbacks
+        look at them, and predictions are cpu's.
     threads : int or None, default None
         Upper bound of cpu's threads, which do not change a bit; more than available is no error. None means all, but
         one in a thread in which joblib's backends threading and dask run a task.

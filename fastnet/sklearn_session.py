@@ -18,6 +18,7 @@ from .kernels.engine.engine import CPU
 from .kernels.engine.numpy_engine import NumpyEngine
 from .kernels.engine.optimizer_state import OptimizerState
 from .kernels.engine.plan import aligned, aligned_zeros, parameter_count
+from .kernels.engine.synced import SyncedArray
 from .kernels.specs.activations import ACTIVATIONS
 from .kernels.specs.base import Array
 from .kernels.specs.losses import LOSSES
@@ -39,6 +40,7 @@ class Session:
         self._coefs, self._intercepts = estimator.coefs_, estimator.intercepts_
         self._sizes = [len(self._coefs[0]), *(len(b) for b in self._intercepts)]
         self._flat = aligned(parameter_count(self._sizes), self._coefs[0].dtype)
+        self._parameters = SyncedArray(self._flat)
         self._views = self._transposed(self._flat)
         sklearn_conversions.fill(self._views, self._coefs + self._intercepts)
         # Until the end the attributes are views, so that scores see each epoch's parameters.
@@ -90,9 +92,14 @@ class Session:
         self._state.progress["step"] = sklearn_conversions.FAR_STEP + getattr(optimizer, "t", 0)
         hidden = ACTIVATIONS[ACTIVATION_NAMES[estimator.activation]].code
         codes = [*[hidden] * (len(self._sizes) - 2), ACTIVATIONS["identity"].code]
-        engine: Any = NumpyEngine if estimator.backend == "numpy" else CPU
-        uses_order = self._order is not None
-        self._engine = engine(self._flat, self._sizes, codes, self._loss, self._batch, self._state, uses_order)
+        layers = self._sizes, codes, self._loss, self._batch, self._state
+        if estimator.backend == "cuda":
+            from .kernels.cuda.engine import CudaEngine  # imports numba.cuda
+
+            self._engine: Any = CudaEngine(self._parameters, *layers)
+        else:
+            engine: Any = NumpyEngine if estimator.backend == "numpy" else CPU
+            self._engine = engine(self._flat, *layers, self._order is not None)
         self._optimizer = optimizer
 
     @property
@@ -125,6 +132,8 @@ class Session:
         objective["mean_loss"] = objective["penalty"] = 0
         start_epoch(state.progress, state.totals, 0)
         self._engine.train(self._X, self._targets, self._weights, order, rates)
+        if estimator.early_stopping or estimator.callbacks or estimator._validation is not None:
+            self._parameters.host  # noqa: B018 - fetches what the attributes, which are looked at, are views of
         loss, penalty = float(objective["mean_loss"]), float(objective["penalty"])
         if LOSSES[self._loss].mean_over_outputs:
             loss /= self._sizes[-1]
@@ -132,6 +141,7 @@ class Session:
 
     def finish(self, estimator: Any) -> None:
         """Write parameters and optimizer state back to scikit-learn's attributes."""
+        self._parameters.host  # noqa: B018 - fetches what was trained on a device
         sklearn_conversions.fill(self._coefs + self._intercepts, self._views)
         if estimator.coefs_ and estimator.coefs_[0] is self._views[0]:  # not the best ones of early stopping
             estimator.coefs_, estimator.intercepts_ = self._coefs, self._intercepts

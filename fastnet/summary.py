@@ -4,6 +4,7 @@ from itertools import pairwise
 from typing import Any
 
 from .kernels.engine.forward import scratch_bytes
+from .kernels.engine.plan import parameter_count
 from .kernels.specs.batches import MICRO_BATCH_ROWS
 
 
@@ -12,7 +13,8 @@ def summary(network: Any, batch_size: int | None, workspace_bytes: int) -> str:
     lines = [f"{'layer':<8}{'inputs':>8}{'outputs':>9}  {'activation':<12}{'parameters':>12}"]
     for i, ((n, k), activation) in enumerate(zip(pairwise(network.layer_sizes), network.activations, strict=True)):
         lines.append(f"{f'dense {i + 1}':<8}{n:>8}{k:>9}  {activation:<12}{(n + 1) * k:>12,}")
-    lines.append(f"total {network.parameters.size:,} parameters, {network.dtype}, {_amount(network.parameters.nbytes)}")
+    count = parameter_count(network.layer_sizes)
+    lines.append(f"total {count:,} parameters, {network.dtype}, {_amount(count * network.dtype.itemsize)}")
     batches = f"batches of {batch_size:,}" if batch_size else "full batches"
     lines.append(f"training in {batches} takes {_amount(workspace_bytes)} of workspace, gradient included")
     row, many = (_amount(scratch_bytes(network.layer_sizes, network.dtype, rows)) for rows in (1, MICRO_BATCH_ROWS))

@@ -18,7 +18,7 @@ try:
     import pandas
     from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
     from sklearn.utils import check_consistent_length, check_random_state, column_or_1d
-    from sklearn.utils._param_validation import Interval
+    from sklearn.utils._param_validation import Interval, StrOptions
     from sklearn.utils.multiclass import check_classification_targets
     from sklearn.utils.validation import _check_sample_weight, assert_all_finite, check_is_fitted, validate_data
 except ImportError as error:
@@ -57,6 +57,7 @@ class _Tabular(BaseEstimator):  # type: ignore[misc]
         "validation_fraction": [_SHARE],
         "random_state": ["random_state"],
         "threads": [_COUNT, None],
+        "backend": [StrOptions({"auto", "numpy", "cpu", "cuda"})],
     }
 
     def __sklearn_tags__(self) -> Any:
@@ -160,7 +161,8 @@ class _Tabular(BaseEstimator):  # type: ignore[misc]
         for seed in seeds:
             network = Network(sizes, hidden=self._activation, seed=seed)
             network.weights[-1][...] = 0  # at first all rows are predicted alike
-            trainers.append(Trainer(network, self._loss, optimizer, batch, seed=seed, threads=self.threads))
+            how = {"seed": seed, "threads": self.threads, "backend": self.backend}
+            trainers.append(Trainer(network, self._loss, optimizer, batch, **how))
         options: dict[str, Any] = {"patience": self.epochs if held or parts else None, "progress": False}
         if len(trainers) == 1:  # several threads train one network, to the same bits
             if parts:
@@ -217,6 +219,8 @@ class TabularClassifier(ClassifierMixin, _Tabular):  # type: ignore[misc]
     threads : int or None, default None
         Upper bound of threads, which do not change a bit: they train one network together, and of several each one at a
         time. None means all.
+    backend : {"auto", "numpy", "cpu", "cuda"}, default "auto"
+        As of `fastnet.Trainer`. On an NVIDIA GPU, cuda, several members are trained one after the other.
 
     Attributes
     ----------
@@ -256,10 +260,12 @@ class TabularClassifier(ClassifierMixin, _Tabular):  # type: ignore[misc]
         validation_fraction: float = 0.2,
         random_state: Any = None,
         threads: int | None = None,
+        backend: str = "auto",
     ) -> None:
         self.hidden_layer_sizes, self.epochs, self.batch_size = hidden_layer_sizes, epochs, batch_size
         self.learning_rate, self.label_smoothing, self.n_members = learning_rate, label_smoothing, n_members
         self.validation_fraction, self.random_state, self.threads = validation_fraction, random_state, threads
+        self.backend = backend
 
     def _targets(self, y: Array) -> tuple[Array, Array]:
         """Find the classes; return labels and what the networks are trained towards."""
@@ -297,7 +303,7 @@ class TabularRegressor(RegressorMixin, _Tabular):  # type: ignore[misc]
 
     Parameters
     ----------
-    hidden_layer_sizes, epochs, batch_size, n_members, validation_fraction, random_state, threads
+    hidden_layer_sizes, epochs, batch_size, n_members, validation_fraction, random_state, threads, backend
         As of `TabularClassifier`.
     learning_rate : float, default 0.004
         The rate at first; the default was chosen on the tables of docs/tables.md.
@@ -334,10 +340,11 @@ class TabularRegressor(RegressorMixin, _Tabular):  # type: ignore[misc]
         validation_fraction: float = 0.2,
         random_state: Any = None,
         threads: int | None = None,
+        backend: str = "auto",
     ) -> None:
         self.hidden_layer_sizes, self.epochs, self.batch_size = hidden_layer_sizes, epochs, batch_size
         self.learning_rate, self.n_members, self.validation_fraction = learning_rate, n_members, validation_fraction
-        self.random_state, self.threads = random_state, threads
+        self.random_state, self.threads, self.backend = random_state, threads, backend
 
     def _targets(self, y: Array) -> tuple[Array, Array]:
         """Find the scale; return scaled numbers, twice: as they are split, and as the networks are trained."""

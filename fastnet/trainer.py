@@ -108,7 +108,7 @@ class Trainer:
         numpy runs the reference equations; cpu, which auto means, the compiled kernels, with the same bits for any
         number of threads: small networks stay on one thread, medium ones periodically time both and keep the faster.
         cuda is an NVIDIA GPU: other bits, the same from run to run; X and y are copied to it once a `fit`, so changes
-        that a callback makes to them are not seen.
+        that a callback makes to them are not seen. It keeps the parameters until somebody looks at them.
     threads : int, optional
         Upper bound for cpu, of no meaning to the others; 1 is serial; more than there are is no error, None means all.
     comm : mpi4py.MPI.Intracomm, optional
@@ -410,20 +410,23 @@ class Trainer:
                 "another Trainer is training this network, in another thread or above a callback; wait for it, or "
                 "train a copy.deepcopy of the network"
             )
-        if not self.network.parameters.flags.writeable:
+        if not self.network._synced.memory.flags.writeable:
             raise ValueError("network.parameters is read-only; training changes it in place")
-        validation.finite("network.parameters", self.network.parameters)
+        if self.network._synced.device is None:  # what `fit` has left on a device is finite
+            validation.finite("network.parameters", self.network.parameters)
 
     def _build(self, batch_rows: int, train: bool = False) -> Backend:
         """Build the backend: one that trains, or one that only evaluates."""
-        engine: Any = CPU
-        if self.backend == "numpy":
-            engine = NumpyEngine
-        elif self.backend == "cuda":
-            from .kernels.cuda.engine import CudaEngine as engine  # noqa: N813 - imports numba.cuda
         network, state = self.network, self._state if train else None
-        layers = network.parameters, network.layer_sizes, network.activation_codes, self.loss
-        backend = engine(*layers, batch_rows, state, train and self.shuffle, self._state.tuner)
+        layers = network.layer_sizes, network.activation_codes, self.loss, batch_rows, state
+        backend: Any
+        if self.backend == "cuda":
+            from .kernels.cuda.engine import CudaEngine  # imports numba.cuda
+
+            backend = CudaEngine(network._synced, *layers)
+        else:
+            engine: Any = NumpyEngine if self.backend == "numpy" else CPU
+            backend = engine(network.parameters, *layers, train and self.shuffle, self._state.tuner)
         if train:
             self._state.tuner = backend.tuner
         return backend

@@ -4,9 +4,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from .kernels.cpu.elementwise import all_finite
 from .kernels.engine.optimizer_state import OptimizerState
-from .kernels.engine.plan import aligned_zeros
+from .kernels.engine.plan import aligned_zeros, parameter_count
+from .kernels.engine.synced import SyncedArray
 from .kernels.specs.base import Array
 from .network import Network
 from .optimizers import Optimizer
@@ -32,18 +32,23 @@ class TrainingState(OptimizerState):
         dropout: Sequence[float],
         seed: int,
     ) -> None:
-        vectors = aligned_zeros(optimizer.spec.state_vectors, network.parameters.size, network.dtype)
+        size = parameter_count(network.layer_sizes)
+        vectors = aligned_zeros(optimizer.spec.state_vectors, size, network.dtype)
         longest = math.inf if clip_norm is None else clip_norm
         rules = l2, longest
         super().__init__(optimizer.spec.code, vectors, optimizer.hyper, *rules, dropout=dropout, seed=seed)
         self.tuner: Any = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy has the state vectors as they are now, wherever they are."""
+        return {**self.__dict__, "synced": self.state}
+
     def __setstate__(self, attributes: dict[str, Any]) -> None:
         """Align the vectors of a copy as those of the original are."""
         self.__dict__.update(attributes)
-        vectors = self.state
-        self.state = aligned_zeros(len(vectors), vectors.shape[1], vectors.dtype)
-        self.state[...] = vectors
+        vectors: Array = attributes["synced"]
+        self.synced = SyncedArray(aligned_zeros(len(vectors), vectors.shape[1], vectors.dtype))
+        self.vectors[...] = vectors
 
     @property
     def vectors(self) -> Array:
@@ -54,10 +59,6 @@ class TrainingState(OptimizerState):
     def step(self) -> Array:
         """The number of steps taken, as a view (1,) of int64."""
         return self.progress.reshape(1)["step"]
-
-    def is_finite(self, network: Network) -> bool:
-        """Whether parameters and state vectors hold finite numbers; a state of infinity would never move again."""
-        return all(map(all_finite, (network.parameters, *self.vectors)))
 
     def can_continue(self, epoch: int, rows: int, batch: int) -> bool:
         """Whether an interrupted epoch of the same rows and batches can be continued where it stands."""

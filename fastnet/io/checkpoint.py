@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -43,10 +43,10 @@ class CheckpointWriter:
         self._path = path
         self._due = 0.0
 
-    def write_if_due(self, arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> None:
-        """Write, unless too little time has passed for what the last checkpoint took."""
+    def write_if_due(self, contents: Callable[[], tuple[Mapping[str, Array], Mapping[str, str]]]) -> None:
+        """Write the arrays and metadata of ``contents``, unless too little time has passed for the last checkpoint."""
         if time.monotonic() >= self._due:
-            self.write(arrays, metadata)
+            self.write(*contents())
 
     def write(self, arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> None:
         """Write a checkpoint now."""

@@ -1,4 +1,4 @@
-"""DeviceData: the rows that steps read, on the device, and how they get there.
+"""DeviceData: the rows that steps read, on the device, and how they get there; and copies of a `SyncedArray`.
 
 Arrays are copied once. The parts of a memory map take turns in the two halves of one vector: a part is copied, from
 pinned memory and on a stream of its own, while steps still read the part before it; those over the part before that,
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..engine.backend import Array
-from ..jit.decorator import jit
+from ..engine.synced import SyncedArray
 from .device import cuda, empty
 from .graph import side_stream
 
@@ -55,6 +55,32 @@ class DeviceData:
             send_to(array.astype(dtype, copy=False), copy)
         self._copies[name] = array, copy
         return copy
+
+    def copy_rows(self, X: Array, y: Array, dtype: Any, whole: bool) -> tuple[dict[str, Any], int]:
+        """Return ``X``, ``labels`` and ``targets`` of `StepArrays`, and the row of them that X begins with.
+
+        Parameters
+        ----------
+        X, y : ndarray
+            Rows as `CudaEngine.train` is given them.
+        dtype : dtype
+            Of X and targets on the device.
+        whole : bool
+            Whether they are a whole epoch's, kept for the next one; else a part, see `copy_part`.
+
+        Raises
+        ------
+        MemoryError
+            If they do not fit the card.
+        """
+        name, kind = ("labels", np.int64) if y.ndim == 1 else ("targets", dtype)
+        if whole:
+            data, begins = {"X": self.copy("X", X, dtype), name: self.copy(name, y, kind)}, 0
+        else:
+            part = {"X": X.astype(dtype, copy=False), name: y.astype(kind, copy=False)}
+            data, begins = self.copy_part(part)
+        absent, kind = ("targets", dtype) if y.ndim == 1 else ("labels", np.int64)
+        return data | {absent: self.copy(absent, None, kind)}, begins
 
     def copy_part(self, arrays: Mapping[str, Array]) -> tuple[dict[str, Any], int]:
         """Copy a part of a memory map into the half that no step reads, once none does.
@@ -104,25 +130,39 @@ class DeviceData:
         self._read[self._half].record()
 
 
+def move_to_device(array: SyncedArray) -> Any:
+    """Return the device's vector of the newest values, which the device owns from now on.
+
+    Raises
+    ------
+    MemoryError
+        If the values are on the host, and do not fit the card.
+    """
+    if array.device is None:
+        vector = empty(array.memory.size, array.dtype, "parameters and optimizer state")
+        send_to(array.host, vector)
+        array.device = vector
+    return array.device
+
+
+def copy_newest(array: SyncedArray, vector: Any) -> None:
+    """Copy the newest values to the front of a device vector, over the bus only where the host owns them."""
+    if array.device is None:
+        send_to(array.host, vector)
+    else:
+        copy_between(array.device, vector, array.memory.size)
+
+
+def copy_between(source: Any, target: Any, size: int) -> None:
+    """Copy so many elements of a device vector to the front of another, after all steps launched so far."""
+    if size:
+        target[:size].copy_to_device(source[:size])
+
+
 def send_to(array: Array, vector: Any) -> None:
     """Copy a host array, flattened, to the front of a device vector of its dtype, after all steps launched so far."""
     if array.size:
         vector[: array.size].copy_to_device(np.ascontiguousarray(array).reshape(-1))
-
-
-@jit
-def settle(kept: tuple[Array, Array, Array, Array], new: tuple[Array, Array, Array, Array]) -> None:
-    """Write everything that came back, in one compiled call: no KeyboardInterrupt comes in between.
-
-    Parameters
-    ----------
-    kept, new : tuple of ndarray
-        Parameters (P,), state (vectors, P), PROGRESS (1,), TOTALS (1,): the host's arrays, and what they become.
-    """
-    kept[0][:] = new[0]
-    kept[1][:, :] = new[1]
-    kept[2][:] = new[2]
-    kept[3][:] = new[3]
 
 
 def _purpose(name: str) -> str:

@@ -3,11 +3,13 @@
 Arrays that arrive have been validated, as `Backend` says.
 
 What is on the device: X, y and weights, sent when they are first seen; parameters, optimizer state, gradient and
-workspace, in one buffer; where the epoch stands. Sent before an epoch's first step: parameters and state, which a
-callback may have changed; the order of the rows and the learning rate of each step. The order is made on the host,
-since its shuffle is a chain of swaps whose bits are the same everywhere, and 8 bytes a row. Fetched after its last
-step: parameters, state, the loss. In between nothing crosses the bus but the parts of a memory map: while steps run,
-the next part is read, and copied by `DeviceData`.
+workspace, in one buffer; where the epoch stands. Parameters and state are `SyncedArray`s, which the device owns while
+it trains: an epoch starts from their vectors there, and its results are copied back to these; they are sent again only
+where somebody has looked at them on the host, and may have changed them. Sent before an epoch's first step: the order
+of the rows and the learning rate of each step. The order is made on the host, since its shuffle is a chain of swaps
+whose bits are the same everywhere, and 8 bytes a row. Fetched after its last step: where it stands, the loss. In
+between nothing crosses the bus but the parts of a memory map: while steps run, the next part is read, and copied by
+`DeviceData`.
 
 A batch goes through all layers as one piece: memory grows with it.
 """
@@ -21,9 +23,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..engine.backend import OBJECTIVE, Array, Chunk, new_progress, new_totals, results_of
+from ..engine.backend import OBJECTIVE, Array, Chunk, check_interrupt, new_progress, new_totals, results_of
 from ..engine.optimizer_state import OptimizerState
 from ..engine.plan import drops_in_place, layer_views, padded, parameter_count
+from ..engine.synced import SyncedArray
 from ..engine.tuner import Tuner
 from ..specs import dropout
 from ..specs.activations import ACTIVATION_BY_CODE, IDENTITY
@@ -31,7 +34,8 @@ from ..specs.batches import MICRO_BATCH_ROWS
 from ..specs.losses import LOSSES
 from . import training_step as e
 from .arguments import DEVICE_PROGRESS, GEMM_ARGS, GemmArgs, gemm_args
-from .data import DeviceData, send_to, settle
+from .counters import Counters
+from .data import DeviceData, copy_between, copy_newest, move_to_device, send_to
 from .device import SIMULATED, cuda, empty, enqueue, require
 from .graph import CapturedStep
 from .launch import launch
@@ -50,8 +54,9 @@ _ALIGNED = 32
 class _Epoch(NamedTuple):
     """An epoch whose steps have begun: what all its parts have in common."""
 
-    counters: tuple[Array, Array]  # records PROGRESS and TOTALS of the host
+    counters: Counters
     rows: int
+    visits: bool  # whether there is an order, so that X holds all rows
     batch_weights: Array  # float64, of all batches
     arrays: dict[str, Any]  # fields of `StepArrays`
     trains: bool
@@ -68,8 +73,8 @@ class CudaEngine:
 
     Parameters
     ----------
-    parameters : ndarray, shape (P,)
-        float32 or float64, on the host; sent before a call's first step, and written by `train` after its last.
+    parameters : SyncedArray, shape (P,)
+        float32 or float64; the device owns them once `train` has begun, and `evaluate` leaves them where they are.
     layer_sizes : sequence of int
         Inputs, hidden sizes, outputs.
     codes : sequence of int
@@ -80,8 +85,6 @@ class CudaEngine:
         Rows of a step; all of them are on the device at once.
     optimizer : OptimizerState, optional
         Without it the engine evaluates only.
-    uses_order, tuner : optional
-        Accepted as by `CpuEngine`, and ignored.
 
     Attributes
     ----------
@@ -95,27 +98,21 @@ class CudaEngine:
     ------
     OSError
         If there is no device.
-    ValueError
-        If the optimizer has scikit-learn's l2 or a largest loss of a row.
     """
 
     def __init__(
         self,
-        parameters: Array,
+        parameters: SyncedArray,
         layer_sizes: Sequence[int],
         codes: Sequence[int],
         loss: str = "mse",
         batch_rows: int = MICRO_BATCH_ROWS,
         optimizer: OptimizerState | None = None,
-        uses_order: bool = False,
-        tuner: Tuner | None = None,
     ) -> None:
         require('backend="cuda"')
         self._trains = optimizer is not None
         self._optimizer = optimizer or OptimizerState.none(parameters.dtype)
-        if self._optimizer.l2_per_batch != 0 or self._optimizer.max_row_loss < np.inf:
-            raise ValueError("backend cuda has neither scikit-learn's l2 nor its largest loss of a row; use cpu")
-        self._host, self._sizes, self._dtype = parameters, tuple(layer_sizes), parameters.dtype
+        self._parameters, self._sizes, self._dtype = parameters, tuple(layer_sizes), parameters.dtype
         self._loss, self._batch, self._count = LOSSES[loss], batch_rows, parameter_count(layer_sizes)
         flops = 6 * self._count * batch_rows
         small = flops <= RESIDENT_FLOPS and batch_rows <= MICRO_BATCH_ROWS  # whose sums have one part
@@ -126,6 +123,7 @@ class CudaEngine:
         self.objective = np.zeros((), OBJECTIVE)
         self._data = DeviceData()
         self._epoch: _Epoch | None = None
+        self._trained: list[tuple[SyncedArray, Any, int]] = []  # what is trained, its vector, its offset in the buffer
         self._row = 0  # where it stands once the steps launched so far are done
         self._graphs: dict[bool, tuple[CapturedStep, e.StepArrays]] = {}  # of a step that trains, or measures
         self._on_device: dict[str, Any] = {}  # the other arrays of `StepArrays`
@@ -145,13 +143,15 @@ class CudaEngine:
             start, self._size = self._size, self._size + padded(elements, _ALIGNED)
             return start
 
-        vectors, clips = len(optimizer.state), bool(optimizer.clip_norm < np.inf)
+        vectors, clips = len(optimizer.synced.memory), bool(optimizer.clip_norm < np.inf)
+        decays = optimizer.l2 != 0 or optimizer.l2_per_batch != 0
         weights, state = region(count), region(vectors * count)
         gathered = region(batch * sizes[0])
         _assign(context, parameters=weights, state=state, gathered=gathered, optimizer=optimizer.code)
         _assign(context, count=count, vectors=vectors, batch=batch, layers=len(codes))
-        _assign(context, gradient=region(count * clips), l2=region(count) if optimizer.l2 != 0 else -1)
+        _assign(context, gradient=region(count * clips), l2=region(count) if decays else -1)
         _assign(context, scale=region(1), losses=region(batch), clips=clips, clip_norm=optimizer.clip_norm)
+        _assign(context, l2_per_batch=optimizer.l2_per_batch)
         _assign(context, inputs=sizes[0], outputs=sizes[-1], out_code=codes[-1])
         context["dropout_key"] = dropout.seed_key(optimizer.seed)
         rates = [*optimizer.dropout, *[0.0] * (len(codes) - len(optimizer.dropout))]
@@ -194,7 +194,7 @@ class CudaEngine:
     @property
     def nbytes(self) -> int:
         """Bytes of the device's buffer without parameters and state."""
-        return (self._size - (1 + len(self._optimizer.state)) * self._count) * self._dtype.itemsize
+        return (self._size - (1 + len(self._optimizer.synced.memory)) * self._count) * self._dtype.itemsize
 
     def _allocate(self) -> None:
         """Allocate and fill all that is on the device but the data, the first time. Raises MemoryError."""
@@ -202,20 +202,20 @@ class CudaEngine:
             return
         flat = empty(self._size, self._dtype, f"batches of {self._batch} rows; use a smaller batch_size")
         if self._context[0]["l2"] >= 0:
-            l2 = np.zeros(self._count, self._dtype)
-            for weights, _ in layer_views(l2, self._sizes):
-                weights[...] = self._optimizer.l2
-            send_to(l2, flat[int(self._context[0]["l2"]) :])
+            is_weight = np.zeros(self._count, self._dtype)
+            for weights, _ in layer_views(is_weight, self._sizes):
+                weights[...] = 1
+            send_to(is_weight, flat[int(self._context[0]["l2"]) :])
         self._on_device = {
             "flat": flat,
             "context": empty(1, e.DEVICE_CONTEXT),
             "progress": empty(1, DEVICE_PROGRESS),
-            "totals": empty(1, np.float64),
+            "totals": empty(3, np.float64),
             "gemms": cuda.to_device(np.array([*self._forwards, *self._backwards], GEMM_ARGS)),
             "sums": cuda.to_device(self._sums),
             "drops": cuda.to_device(self._drops),
             "correct": empty(self._batch, np.int64),
-            "norms": empty(blocks(self._count), np.float64),
+            "norms": empty(1 if self.launch_mode == "resident" else blocks(self._count), np.float64),
         }
 
     # ------------------------------------------------------------------------------------ training
@@ -232,8 +232,9 @@ class CudaEngine:
     ) -> None:
         """Train from where the epoch stands to the last row of X.
 
-        After the epoch's last row, parameters, state, progress and totals are written. Before, the steps may still run
-        when this returns, and it may be called for the next part only; `finish` waits for them.
+        After the epoch's last row, progress, totals and objective are written, and the device owns what was trained.
+        Before, the steps may still run when this returns, and it may be called for the next part only; `finish` waits
+        for them.
 
         Parameters
         ----------
@@ -263,21 +264,27 @@ class CudaEngine:
         assert self._trains, "this engine only measures"
         epoch_rows = len(X) if epoch_rows is None else epoch_rows
         if self._epoch is None:
-            counters = self._optimizer.progress, self._optimizer.totals
+            counters = Counters(self._optimizer.progress, self._optimizer.totals, self.objective)
             self._start(counters, epoch_rows, weights, order, np.zeros(1) if rates is None else rates)
         self._advance(X, y, first_row)
         if self._row >= epoch_rows:
             self.finish()
 
     def finish(self) -> None:
-        """Wait for the steps of `train`, and write parameters, state, progress and totals; nothing, where none run."""
-        if self._epoch is not None:
-            cuda.synchronize()
-            self._fetch(self._epoch)
-            self._epoch = None
+        """Wait for the steps of `train`, and write their results, however often Ctrl-C comes; without steps nothing."""
+        interrupted = False
+        while self._epoch is not None:
+            try:
+                cuda.synchronize()
+                self._fetch(self._epoch)
+                self._epoch = None
+            except KeyboardInterrupt:
+                interrupted = True
+        if interrupted:
+            raise KeyboardInterrupt
 
     def evaluate(self, chunks: Iterable[Chunk], rows: int) -> dict[str, float]:
-        """Return the loss, and for classification the accuracy, with the host's present parameters; changes nothing.
+        """Return the loss, and for classification the accuracy, with the newest parameters; changes nothing.
 
         Parameters
         ----------
@@ -296,7 +303,7 @@ class CudaEngine:
         ValueError, MemoryError
             As `train`.
         """
-        counters = new_progress(), new_totals()
+        counters = Counters(new_progress(), new_totals(), np.zeros((), OBJECTIVE))
         try:
             for X, y, weights, first_row in chunks:
                 if self._epoch is None:
@@ -304,11 +311,11 @@ class CudaEngine:
                 self._advance(X, y, first_row)
         finally:
             self.finish()
-        return results_of(*counters, self._loss, self._sizes[-1])
+        return results_of(counters.progress, counters.totals, self._loss, self._sizes[-1])
 
     def _start(
         self,
-        counters: tuple[Array, Array],
+        counters: Counters,
         rows: int,
         weights: Array | None,
         order: Array | None = None,
@@ -316,29 +323,32 @@ class CudaEngine:
     ) -> None:
         """Send what all parts of an epoch of ``rows`` rows need: where it stands, parameters, state, rates.
 
-        ``counters``: PROGRESS and TOTALS, which `finish` will write. ``weights``, ``order``, ``rates``: as of `train`;
+        ``counters``: what `finish` will write. ``weights``, ``order``, ``rates``: as of `train`;
         without ``rates`` steps only evaluate.
         """
         self._allocate()
-        optimizer, batch, trains, progress = self._optimizer, self._batch, rates is not None, counters[0]
+        optimizer, batch, trains, progress = self._optimizer, self._batch, rates is not None, counters.progress
         batch_weights = batch_weights_of(weights, order, rows, batch)
         first, self._row = int(progress["row"]) // batch, int(progress["row"])
         used = range(first, len(batch_weights) if trains else 0)
         steps_before = int(progress["step"]) - first
-        table = rate_table(optimizer.code, optimizer.hyper, rates, batch_weights, used, steps_before)
+        table = rate_table(optimizer, rates, batch_weights, used, steps_before)
         arrays = {
             "weights": self._data.copy("weights", weights, self._dtype),
             "order": self._data.copy("order", order, np.int64, changes=True),
             "rates": self._data.copy("rates", table, self._dtype, changes=True),
         }
         _assign(self._context[0], ordered=order is not None, weighted=weights is not None, trains=trains)
-        stands = np.array([(*progress.item(), min(batch, rows - self._row))], DEVICE_PROGRESS)
-        stands["rows"] = rows
-        send_to(stands, self._on_device["progress"])
-        send_to(counters[1]["loss"], self._on_device["totals"])  # to which the steps add
-        send_to(self._host, self._on_device["flat"])
-        send_to(optimizer.state, self._on_device["flat"][int(self._context[0]["state"]) :])
-        self._epoch = _Epoch(counters, rows, batch_weights, self._on_device | arrays, trains)
+        counters.send(self._on_device, rows, batch)
+        flat = self._on_device["flat"]
+        if trains:
+            held = (self._parameters, 0), (optimizer.synced, int(self._context[0]["state"]))
+            self._trained = [(array, move_to_device(array), at) for array, at in held]
+            for array, vector, at in self._trained:
+                copy_between(vector, flat[at:], array.memory.size)
+        else:
+            copy_newest(self._parameters, flat)
+        self._epoch = _Epoch(counters, rows, order is not None, batch_weights, self._on_device | arrays, trains)
 
     def _advance(self, X: Array, y: Array, first_row: int) -> None:
         """Launch the steps over a part, X and y from the epoch's ``first_row`` on, and wait for all but the last ones.
@@ -346,14 +356,15 @@ class CudaEngine:
         Where anything is raised, a KeyboardInterrupt say, what steps have done is fetched first.
         """
         assert self._epoch is not None
-        (_, rows, _, arrays, trains), batch, stop = self._epoch, self._batch, first_row + len(X)
+        (_, rows, visits, _, arrays, trains), batch = self._epoch, self._batch
+        stop = rows if visits else first_row + len(X)
         try:
             if stop < rows and (stop - self._row) % batch != 0:
                 raise ValueError(
                     f"backend cuda takes a batch as one piece, and {batch} rows do not fit a part of this memory map; "
                     "use a smaller batch_size, or load the data: numpy.array(X)"
                 )
-            data, begins = self._copy_rows(X, y, whole=len(X) >= rows)
+            data, begins = self._data.copy_rows(X, y, self._dtype, whole=visits or len(X) >= rows)
             step = e.StepArrays(**arrays, **data)
             loss = SOFT_CROSS_ENTROPY if self._loss.takes_labels and y.ndim > 1 else self._loss.code
             _assign(self._context[0], first_row=first_row - begins, loss=loss)
@@ -367,38 +378,18 @@ class CudaEngine:
                 if self._row < last:
                     cuda.synchronize()
                     self.tuner.update(steps * batch, time.perf_counter() - began)
+                    check_interrupt()
             self._data.mark_launched()
         except BaseException:
             self.finish()
             raise
 
-    def _copy_rows(self, X: Array, y: Array, whole: bool) -> tuple[dict[str, Any], int]:
-        """Return the data of `StepArrays` on the device, and the row of them that X begins with."""
-        labelled, copy = y.ndim == 1, self._data.copy
-        name, dtype = ("labels", np.int64) if labelled else ("targets", self._dtype)
-        if whole:
-            data, begins = {"X": copy("X", X, self._dtype), name: copy(name, y, dtype)}, 0
-        else:
-            part = {"X": X.astype(self._dtype, copy=False), name: y.astype(dtype, copy=False)}
-            data, begins = self._data.copy_part(part)
-        absent = "targets" if labelled else "labels"
-        return data | {absent: copy(absent, None, self._dtype if labelled else np.int64)}, begins
-
     def _fetch(self, epoch: _Epoch) -> None:
-        """Bring back where the epoch stands, and what steps trained; a second call, after Ctrl-C, changes no more."""
-        progress, totals = epoch.counters[0].copy(), epoch.counters[1].copy()
-        ends = self._on_device["progress"].copy_to_host()[0]
-        done = slice(*(-(-int(record["row"]) // self._batch) for record in (progress, ends)))  # batches
-        _assign(progress, **{name: ends[name] for name in ("row", "step", "done", "correct")})
-        totals["loss"] = self._on_device["totals"].copy_to_host()[0]
-        totals["weight"] += epoch.batch_weights[done].sum()
-        if not epoch.trains:
-            epoch.counters[0][...], epoch.counters[1][...] = progress, totals
-            return
-        state, at = self._optimizer.state, int(self._context[0]["state"])
-        trained = self._on_device["flat"][: at + state.size].copy_to_host()  # both, which are the buffer's first
-        new = trained[: self._count], trained[at:].reshape(state.shape), progress[None], totals[None]
-        settle((self._host, state, epoch.counters[0][None], epoch.counters[1][None]), new)
+        """Keep what the epoch trained, and bring back where it stands; a second call, after Ctrl-C, changes no more."""
+        for array, vector, at in self._trained if epoch.trains else ():
+            copy_between(self._on_device["flat"][at:], vector, array.memory.size)
+            array.device = vector
+        epoch.counters.fetch(self._on_device, epoch.batch_weights, self._batch)
 
     # ------------------------------------------------------------------------------------ steps
 
@@ -445,5 +436,7 @@ class CudaEngine:
             if self._context[0]["clips"]:
                 phase(e.epoch_squares, wide)
                 phase(e.epoch_clip, 1)
+            if self._context[0]["l2_per_batch"] > 0:
+                phase(e.epoch_penalty, wide)
             phase(e.epoch_update, wide)
         phase(e.epoch_close, 1)

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from ..engine.optimizer_state import OptimizerState
 from ..specs.losses import LOSS_BY_CODE
 from ..specs.optimizers import HYPER_SIZE, OPTIMIZER_BY_CODE, OptimizerSpec, flushed
 from .device import by_code, device
@@ -11,8 +12,10 @@ from .device import by_code, device
 CONSTANTS = HYPER_SIZE
 """Numbers that all elements of an update share, computed once a step on the host, in float64."""
 
-RATES = CONSTANTS + 1
-"""Columns of the table of rates, a row a step: the update rule's constants, 1 / the batch's weight."""
+INVERSE_WEIGHT, L2, MAX_ROW_LOSS = range(CONSTANTS, CONSTANTS + 3)
+RATES = CONSTANTS + 3
+"""Columns of the table of rates, a row a step: the update rule's constants, 1 / the batch's weight, the step's l2, the
+largest loss that a row may count for."""
 
 loss_value = by_code({loss.code: loss.value for loss in LOSS_BY_CODE if loss.value is not None})
 """``(code, z, y)`` -> the loss of one element, where the loss is a sum over elements."""
@@ -86,15 +89,14 @@ def constants(rule: OptimizerSpec, hyper: Any, rate: float, step: int) -> tuple[
 
 
 def rate_table(
-    code: int, hyper: Any, rates: Any, batch_weights: Any, steps: range, steps_before: int
+    optimizer: OptimizerState, rates: Any, batch_weights: Any, steps: range, steps_before: int
 ) -> np.ndarray[Any, Any]:
     """Return an epoch's table of rates, which steps read on the device.
 
     Parameters
     ----------
-    code : int
-        Of the OptimizerSpec.
-    hyper : ndarray of float64, shape (HYPER_SIZE,)
+    optimizer : OptimizerState
+        Its rule and hyper-parameters; its l2, per row and per batch, and its largest loss of a row.
     rates : ndarray of float64, shape (steps,), or None
         Learning rate of each step of the epoch; steps beyond the last have its rate. Not read without ``steps``.
     batch_weights : ndarray of float64, shape (batches,)
@@ -107,11 +109,14 @@ def rate_table(
     Returns
     -------
     ndarray of float64, shape (batches, RATES)
-        `constants` of the step, then 1 / the batch's weight, 0 for a weight of 0.
+        `constants` of the step, then 1 / the batch's weight, 0 for a weight of 0, then what it multiplies weights by to
+        add l2's gradient, and the largest loss.
     """
     table = np.zeros((len(batch_weights), RATES))
-    np.divide(1, batch_weights, out=table[:, CONSTANTS], where=batch_weights > 0)
-    rule, values = OPTIMIZER_BY_CODE[code], hyper.tolist()
+    np.divide(1, batch_weights, out=table[:, INVERSE_WEIGHT], where=batch_weights > 0)
+    table[:, L2] = optimizer.l2 + optimizer.l2_per_batch * table[:, INVERSE_WEIGHT]
+    table[:, MAX_ROW_LOSS] = optimizer.max_row_loss
+    rule, values = OPTIMIZER_BY_CODE[optimizer.code], optimizer.hyper.tolist()
     for step in steps:
         rate = float(rates[min(step, len(rates) - 1)])
         table[step, :CONSTANTS] = constants(rule, values, rate, step + steps_before + 1)

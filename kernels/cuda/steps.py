@@ -11,7 +11,7 @@ Sums over rows are float64, each thread's in order and then a tree over the thre
 depend on who is first. No atomics anywhere.
 """
 
-from math import exp, log
+from math import exp, isfinite, log
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -369,6 +369,22 @@ def reduce_kernel(parts: Any, count: int, size: int, out: Any) -> None:
     """
     for i in range(cuda.grid(1), size, cuda.gridsize(1)):
         out[i] = sum_of_parts(parts, i, count, size)
+
+
+@kernel(THREADS)
+def finite_kernel(z: Any, size: int, result: Any) -> None:
+    """result = 1 where an element is NaN or infinite, else as it was; any grid.
+
+    Parameters
+    ----------
+    z : vector of ``size`` elements
+    size : int
+    result : vector of int64, shape (1,)
+        Every thread that writes it writes the same.
+    """
+    for i in range(cuda.grid(1), size, cuda.gridsize(1)):
+        if not isfinite(z[i]):
+            result[0] = 1
 
 
 @kernel(THREADS)

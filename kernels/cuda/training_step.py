@@ -28,13 +28,13 @@ from ..specs.activations import IDENTITY
 from .activations import slope
 from .device import CUDA_KERNELS, cuda, device, kernel
 from .gemm import store_epilogue
-from .rules import CONSTANTS, RATES, update_element
+from .rules import INVERSE_WEIGHT, L2, MAX_ROW_LOSS, RATES, update_element
 from .steps import THREADS, Row, block_sum, column_sum, row_gradient, row_loss, sum_of_parts
 
 DEVICE_CONTEXT = record(
     "inputs outputs layers loss out_code optimizer batch ordered weighted trains clips first_row",
     "vectors count gathered a_last z_last d_last losses parameters gradient state l2 scale dropout_key",
-    floats="clip_norm",
+    floats="clip_norm l2_per_batch",
 )
 """What the phases of a step read.
 
@@ -47,6 +47,7 @@ DEVICE_CONTEXT = record(
 - count: parameters, P
 - clip_norm: largest norm of the gradient
 - dropout_key: of the seed
+- l2_per_batch: an l2 that each batch divides by its weight, whose penalty is reported
 
 Offsets in the buffer of floats, in elements:
 
@@ -55,7 +56,7 @@ Offsets in the buffer of floats, in elements:
 - losses: of the rows (batch,)
 - parameters, gradient: (P,)
 - state: (vectors, P)
-- l2: l2 for each parameter (P,); negative: none
+- l2: 1 for each weight, 0 for each bias (P,); negative: no l2
 - scale: what the gradient is multiplied by
 """
 
@@ -81,12 +82,12 @@ class StepArrays(NamedTuple):
     flat: Any  # the buffer of floats
     context: Any  # a record DEVICE_CONTEXT
     progress: Any  # a record DEVICE_PROGRESS
-    totals: Any  # float64 (1,): the epoch's loss
+    totals: Any  # float64 (3,): the epoch's loss; OBJECTIVE's mean_loss and penalty
     gemms: Any  # GEMM_ARGS of the products: forward, dZ from the last layer on, dW
     sums: Any  # LAYER_SUMS of every layer
     drops: Any  # DROPOUT of every product
     correct: Any  # int64 (batch,): correct answers of the rows
-    norms: Any  # float64: each block's share of the gradient's squared length
+    norms: Any  # float64: each block's share of a squared length: of the gradient, then of the weights
     X: Any
     targets: Any
     labels: Any
@@ -131,18 +132,19 @@ def epoch_dropout(step: StepArrays, index: int) -> None:
 def epoch_losses(step: StepArrays) -> None:
     """Store losses and correct answers of the batch's rows; where it trains, dZ of the last layer; a thread a row.
 
-    A row counts its sample weight in the loss; in dZ, that / the batch's weight.
+    A row counts its sample weight in the loss, which has a largest value; in dZ, that / the batch's weight.
     """
     flat, context, start, k = step.flat, step.context[0], step.progress[0].row, step.context[0].outputs
     one = flat.dtype.type(1)
-    inverse = step.rates[start // context.batch * RATES + CONSTANTS]
+    at_rates = start // context.batch * RATES
+    inverse, limit = step.rates[at_rates + INVERSE_WEIGHT], step.rates[at_rates + MAX_ROW_LOSS]
     for r in range(cuda.grid(1), step.progress[0].batch_rows, cuda.gridsize(1)):
         at = step.order[start + r] if context.ordered > 0 else start + r
         weight = step.weights[at] if context.weighted > 0 else one
         y = at - context.first_row
         row = Row(context.loss, step.labels, step.targets, y, flat, context.a_last + r * k, k)
         loss, right = row_loss(row)
-        flat[context.losses + r] = loss * weight
+        flat[context.losses + r] = (limit if loss > limit else loss) * weight
         step.correct[r] = right
         if context.trains > 0:
             to = context.d_last + r * k
@@ -172,7 +174,8 @@ def _gradient_element(step: StepArrays, sums: Any, i: int) -> Any:
     context = step.context[0]
     total = sum_of_parts(step.flat, sums.to + i - sums.begin, sums.parts, sums.count)
     if context.l2 >= 0:
-        total += step.flat[context.l2 + i] * step.flat[context.parameters + i]
+        l2 = step.rates[step.progress[0].row // context.batch * RATES + L2]
+        total += step.flat[context.l2 + i] * l2 * step.flat[context.parameters + i]
     return total
 
 
@@ -241,6 +244,20 @@ def epoch_clip(step: StepArrays) -> None:
 
 
 @kernel(THREADS)
+def epoch_penalty(step: StepArrays) -> None:
+    """Store each block's share of the squared length of all weights, before the update, in ``norms``; any grid."""
+    context, flat = step.context[0], step.flat
+    shared = cuda.shared.array(THREADS, np.float64)
+    total = 0.0
+    for i in range(cuda.grid(1), context.count, cuda.gridsize(1)):
+        w = float(flat[context.l2 + i] * flat[context.parameters + i])
+        total += w * w
+    total = block_sum(shared, total)
+    if cuda.threadIdx.x == 0:
+        step.norms[cuda.blockIdx.x] = total
+
+
+@kernel(THREADS)
 def epoch_close(step: StepArrays) -> None:
     """Add the batch's losses and correct answers to the epoch's, in one block, and move on to the next batch."""
     context, progress = step.context[0], step.progress[0]
@@ -250,9 +267,16 @@ def epoch_close(step: StepArrays) -> None:
     for r in range(cuda.threadIdx.x, rows, THREADS):
         total += step.flat[context.losses + r]
         right += step.correct[r]
-    total, right = block_sum(shared, total), block_sum(shared, right)
+    total, right, squares = block_sum(shared, total), block_sum(shared, right), 0.0
+    if context.l2_per_batch > 0:
+        for i in range(cuda.threadIdx.x, step.norms.size, THREADS):
+            squares += step.norms[i]
+        squares = block_sum(shared, squares)
     if cuda.threadIdx.x == 0:
+        mean = rows * float(step.rates[progress.row // context.batch * RATES + INVERSE_WEIGHT])
         step.totals[0] += total
+        step.totals[1] += total * mean
+        step.totals[2] += context.l2_per_batch / 2 * squares * mean
         progress.correct += int(right)
         progress.row += rows
         progress.done = progress.row
@@ -262,8 +286,9 @@ def epoch_close(step: StepArrays) -> None:
 
 # --------------------------------------------------------------------------------- one block, one launch
 
-_gather, _dropout, _losses, _sums, _update, _close = (
-    device(CUDA_KERNELS[f"epoch_{phase}"][0]) for phase in ("gather", "dropout", "losses", "sums", "update", "close")
+_gather, _dropout, _losses, _sums, _penalty, _update, _close = (
+    device(CUDA_KERNELS[f"epoch_{phase}"][0])
+    for phase in ("gather", "dropout", "losses", "sums", "penalty", "update", "close")
 )
 
 
@@ -324,6 +349,9 @@ def resident(step: StepArrays, steps: int) -> None:
             cuda.syncthreads()
             if step.context[0].clips > 0:
                 _clip(step, _squares(step))
+                cuda.syncthreads()
+            if step.context[0].l2_per_batch > 0:
+                _penalty(step)
                 cuda.syncthreads()
             _update(step)
             cuda.syncthreads()

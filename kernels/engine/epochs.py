@@ -112,6 +112,11 @@ class BestState:
             self.record["best"] = 1 - self.record["best"]
             self.record["value"], self.record["age"] = value, 0
 
+    def is_finite(self) -> bool:
+        """Whether the present state holds finite numbers only; an optimizer's infinity would never move again."""
+        parameters, vectors, _ = self._now
+        return all(map(all_finite, (parameters, *vectors)))
+
     def restore(self) -> None:
         """Make the best state the present one."""
         for kept, array in zip(self.arrays, self._now, strict=True):

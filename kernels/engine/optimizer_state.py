@@ -7,6 +7,7 @@ import numpy as np
 
 from ..specs.optimizers import HYPER_SIZE, OPTIMIZERS
 from .backend import Array, new_progress, new_totals
+from .synced import SyncedArray
 
 
 class OptimizerState:
@@ -51,7 +52,7 @@ class OptimizerState:
         seed: int = 0,
     ) -> None:
         self.code = code
-        self.state = state
+        self.synced = SyncedArray(state)
         self.hyper = np.zeros(HYPER_SIZE)
         self.hyper[: len(hyper)] = hyper
         self.l2, self.clip_norm = l2, clip_norm
@@ -59,6 +60,11 @@ class OptimizerState:
         self.totals = new_totals() if totals is None else totals
         self.l2_per_batch, self.max_row_loss = l2_per_batch, max_row_loss
         self.dropout, self.seed = tuple(dropout), seed
+
+    @property
+    def state(self) -> Array:
+        """The state vectors (vectors, P), fetched from a device if that has the newest ones."""
+        return self.synced.host
 
     @classmethod
     def none(cls, dtype: np.dtype[np.floating]) -> "OptimizerState":

@@ -18,6 +18,7 @@ from fastnet import SGD, Adam, Network, Trainer
 from fastnet.kernels.engine import engine
 from fastnet.kernels.engine.bounds import check_network
 from fastnet.kernels.engine.optimizer_state import OptimizerState
+from fastnet.kernels.engine.synced import SyncedArray
 from fastnet.kernels.specs.optimizers import OPTIMIZERS
 from fastnet.optimizers import Optimizer
 
@@ -62,15 +63,15 @@ DAMAGE: dict[str, Callable[[Trainer], None]] = {
     "layer sizes": in_dict("layer_sizes", (4000, 3000, 2000)),
     "dtype": in_dict("dtype", np.dtype("float64")),
     "activations": in_dict("activations", ("relu",)),
-    "fewer parameters": in_dict("_parameters", np.zeros(3, "float32")),
-    "parameters of integers": in_dict("_parameters", np.zeros(180_500, "int32")),
-    "wider parameters": in_dict("_parameters", np.zeros(180_500, "float64")),
-    "strided parameters": in_dict("_parameters", np.zeros(2 * 180_500, "float32")[::2]),
+    "fewer parameters": in_dict("_synced", SyncedArray(np.zeros(3, "float32"))),
+    "parameters of integers": in_dict("_synced", SyncedArray(np.zeros(180_500, "int32"))),
+    "wider parameters": in_dict("_synced", SyncedArray(np.zeros(180_500, "float64"))),
+    "strided parameters": in_dict("_synced", SyncedArray(np.zeros(2 * 180_500, "float32")[::2])),
     "another network's parameters": lambda ours: ours.network.__dict__.update(Network([4000, 300, 200]).__dict__),
     "another network": lambda ours: ours.__dict__.update(network=Network([4000, 300, 200])),
-    "fewer state vectors": assign("state", np.zeros((1, 180_500), "float32")),
-    "shorter state vectors": assign("state", np.zeros((2, 2), "float32")),
-    "wider state vectors": assign("state", np.zeros((2, 180_500), "float64")),
+    "fewer state vectors": assign("synced", SyncedArray(np.zeros((1, 180_500), "float32"))),
+    "shorter state vectors": assign("synced", SyncedArray(np.zeros((2, 2), "float32"))),
+    "wider state vectors": assign("synced", SyncedArray(np.zeros((2, 180_500), "float64"))),
     "hyper": assign("hyper", np.zeros(1)),
     "narrow hyper": assign("hyper", np.zeros(8, "float32")),
     "progress": assign("progress", np.zeros((), [("epoch", "i1"), ("rows", "i1"), ("row", "i1"), ("step", "i1")])),
@@ -106,8 +107,8 @@ def test_gradient_and_predictions_refuse_arrays_that_do_not_fit(damage: str) -> 
 
 
 def test_pickles_that_contradict_themselves_are_refused() -> None:
-    state = dict(Network([4, 3, 2]).__dict__)
-    for name, value in (("layer_sizes", (4000, 3000, 2000)), ("_parameters", np.zeros(3, "float32"))):
+    state = Network([4, 3, 2]).__getstate__()
+    for name, value in (("layer_sizes", (4000, 3000, 2000)), ("_synced", np.zeros(3, "float32"))):
         with pytest.raises(ValueError, match="a pickle holds"):
             Network.__new__(Network).__setstate__({**state, name: value})
     net = Network([4, 3, 2])

@@ -355,7 +355,7 @@ def test_warnings_and_messages_equal_those_of_sklearn(capsys: pytest.CaptureFixt
 def test_errors_equal_those_of_sklearn() -> None:
     y = np.arange(ROWS) % 3
     with pytest.raises(ValueError, match="The 'backend' parameter of MLPClassifier must be a str among"):
-        ours.MLPClassifier(backend="cuda").fit(X, y)
+        ours.MLPClassifier(backend="gpu").fit(X, y)
     with pytest.raises(ValueError, match="The 'threads' parameter of MLPRegressor must be an int"):
         ours.MLPRegressor(threads=0).fit(X, y)
     for module in (ours, sk):

@@ -22,6 +22,7 @@ from fastnet import SGD, Adam, AdamW, CosineDecay, Network, RMSprop, Trainer, Wa
 from fastnet.kernels import matmul
 from fastnet.kernels import registry as variants
 from fastnet.kernels.cuda import arguments, steps
+from fastnet.kernels.cuda import counters as cuda_counters
 from fastnet.kernels.cuda import engine as cuda_engine
 from fastnet.kernels.cuda import launch as cuda_launch
 from fastnet.kernels.cuda import variants as cuda_variants
@@ -396,9 +397,9 @@ def test_interrupted_and_taken_up_again() -> None:
 
 
 def test_an_interruption_while_results_are_written_counts_nothing_twice() -> None:
-    """Ctrl-C right after the epoch's results are the host's: the session lets the engine finish once more."""
+    """Ctrl-C right after the epoch's results are the host's: the engine finishes once more."""
     ours, truth = (_trainer("cuda", "mse", Adam(), "tanh") for _ in range(2))
-    settle, calls = cuda_engine._settle, []
+    settle, calls = cuda_counters._settle, []
 
     def interrupted(*arguments: Any) -> None:
         settle(*arguments)
@@ -406,7 +407,7 @@ def test_an_interruption_while_results_are_written_counts_nothing_twice() -> Non
         if len(calls) == 1:
             raise KeyboardInterrupt
 
-    with mock.patch.object(cuda_engine, "_settle", interrupted), pytest.raises(KeyboardInterrupt):
+    with mock.patch.object(cuda_counters, "_settle", interrupted), pytest.raises(KeyboardInterrupt):
         ours.fit(X, _targets("mse"), epochs=1)
     assert len(calls) == 2
     ours.fit(X, _targets("mse"), epochs=1)  # of which nothing is left to train
@@ -595,9 +596,13 @@ FULL = mock.Mock(side_effect=RuntimeError("[CUresult.CUDA_ERROR_OUT_OF_MEMORY] .
 
 
 def test_a_batch_that_does_not_fit_is_refused() -> None:
-    trainer = _trainer("cuda", "mse", SGD(0.05), "relu")
+    trainer, allocate = _trainer("cuda", "mse", SGD(0.05), "relu"), cuda.device_array
+
+    def small_ones(size: int, dtype: Any) -> Any:
+        return FULL() if size > 4 * trainer.network.parameters.size else allocate(size, dtype)
+
     with (
-        mock.patch.object(cuda, "device_array", FULL),
+        mock.patch.object(cuda, "device_array", small_ones),
         pytest.raises(
             MemoryError, match=r"no memory left for 0 MiB of batches of 9 rows; use a smaller batch_size .*OUT_OF"
         ),

@@ -22,6 +22,9 @@ from fastnet.cli import main as cli
 from fastnet.kernels.cuda import device as cuda
 from fastnet.kernels.registry import CUDA_VARIANTS, OP_SPECS, TABLE, find, variants
 
+SIMULATED = ("tests/kernels/cuda/simulated_cuda.py", "tests/kernels/cuda/simulated_parameters.py")
+"""Files of tests that a process of their own runs."""
+
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
@@ -33,9 +36,9 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
 def simulated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     """Both long runs in the simulator, side by side: a core each."""
     found = tmp_path_factory.mktemp("simulated") / "gpu.json"
-    # Assertions of a file that pytest does not know by its name are rewritten too, since it is named outright.
+    # Assertions of files that pytest does not know by their names are rewritten too, since they are named outright.
     commands = {
-        "kernels": ("-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/kernels/cuda/simulated_cuda.py"),
+        "kernels": ("-m", "pytest", "-q", "-p", "no:cacheprovider", *SIMULATED),
         "benchmark": ("bench/gpu.py", "--tiny", "--json", str(found)),
     }
     environment = {**os.environ, "NUMBA_ENABLE_CUDASIM": "1"}

@@ -1,0 +1,86 @@
+"""DeviceBestState: what `BestState` is for the CPU, for parameters and optimizer state on the device."""
+
+import math
+
+import numpy as np
+
+from ..engine.backend import Array
+from ..engine.synced import SyncedArray
+from .data import copy_between, move_to_device
+from .device import empty, enqueue
+from .steps import THREADS, finite_kernel
+from .variants import blocks
+
+
+class DeviceBestState:
+    """The best state so far, on the device, and how many epochs ago it was; as `engine.epochs.BestState`.
+
+    Nothing of it crosses the bus but where `arrays` is asked for.
+
+    Parameters
+    ----------
+    parameters, vectors : SyncedArray
+        Of shapes (P,) and (vectors, P); moved to the device.
+    step : ndarray of int64, shape (1,)
+
+    Attributes
+    ----------
+    age : int
+        Epochs since the best one.
+
+    Raises
+    ------
+    MemoryError
+        If the copies do not fit the card.
+    """
+
+    def __init__(self, parameters: SyncedArray, vectors: SyncedArray, step: Array) -> None:
+        self._now, self._step = (parameters, vectors), step
+        sizes = [array.memory.size for array in self._now]
+        purpose = "the best parameters and optimizer state"
+        self._copies = [[empty(size, parameters.dtype, purpose) for size in sizes] for _ in range(2)]
+        self._steps = [0, 0]
+        self._found = empty(1, np.int64)
+        self._value, self.age, self._best = math.inf, 0, 1
+        self.snapshot()
+        self._best = 0
+
+    @property
+    def arrays(self) -> tuple[Array, ...]:
+        """The best parameters, state vectors and number of steps, fetched."""
+        shapes = [array.memory.shape for array in self._now]
+        copies = zip(self._copies[self._best], shapes, strict=True)
+        found = [copy.copy_to_host()[: math.prod(shape)].reshape(shape) for copy, shape in copies]
+        return *found, np.array([self._steps[self._best]])
+
+    def snapshot(self) -> None:
+        """Keep the present state, in case it turns out to be the best."""
+        other = 1 - self._best
+        for copy, array in zip(self._copies[other], self._now, strict=True):
+            copy_between(move_to_device(array), copy, array.memory.size)
+        self._steps[other] = int(self._step[0])
+
+    def update(self, value: float, of_snapshot: bool) -> None:
+        """Take account of a loss: that of the snapshot, or of the present state."""
+        self.age += 1
+        if value < self._value:
+            if not of_snapshot:
+                self.snapshot()
+            self._best, self._value, self.age = 1 - self._best, value, 0
+
+    def is_finite(self) -> bool:
+        """Whether the present state holds finite numbers only; an optimizer's infinity would never move again."""
+        self._found.copy_to_device(np.zeros(1, np.int64))
+        for array in self._now:
+            vector, size = array.device, array.memory.size
+            if vector is not None:
+                enqueue(finite_kernel, blocks(size), THREADS, vector, size, self._found)
+            elif not np.isfinite(array.host).all():  # where a callback has looked at it
+                return False
+        return not self._found.copy_to_host()[0]
+
+    def restore(self) -> None:
+        """Make the best state the present one."""
+        for copy, array in zip(self._copies[self._best], self._now, strict=True):
+            copy_between(copy, move_to_device(array), array.memory.size)
+        self._step[0] = self._steps[self._best]
