@@ -34,7 +34,7 @@ SHARED_BYTES = {(8, 0): 164 << 10, (9, 0): 228 << 10, (10, 0): 228 << 10}
 
 DTYPES = ("float32", "float64")
 
-ADDS_UP = ("loss_kernel", "epoch_squares", "epoch_clip", "epoch_close", "resident")
+ADDS_UP = ("loss_kernel", "epoch_squares", "epoch_clip", "epoch_penalty", "epoch_close", "resident")
 """Kernels that add up in float64 whatever the dtype."""
 
 ROW_SUMS = {"softmax_kernel": 10, "loss_gradient_kernel": 10, "epoch_losses": 20, "epoch_dropout": 2}

@@ -1,7 +1,7 @@
 """The CUDA kernels compiled for cards that are not here; needs numba-cuda, which tests do not install.
 
-``.ci/run`` installs the extra cuda12 in an environment of its own, and there runs ``pytest offline_cuda.py`` besides
-``python -m fastnet.kernels.cuda.ptx_report``.
+``.ci/run`` installs the extra cuda12 in an environment of its own, and there runs ``pytest offline_*.py``, these tests
+and those of `offline_arithmetic`, besides ``python -m fastnet.kernels.cuda.ptx_report``.
 """
 
 import math
