@@ -1,10 +1,11 @@
 """The fast product, variant ``cuda``: block, warp and thread tiles.
 
-Each thread holds 8 x 8 sums in registers, so four 16-byte loads from shared memory feed 64 FMAs; warps of 4 x 8
-threads, so that those loads are broadcasts or free of conflicts; the next panels are on their way from memory, in
-registers, while these are multiplied, and shared memory is double, so that one barrier a panel does. Costs: 17 KB of
-shared memory, some 120 registers, and whole tiles of work at the edges. Not measured: no card was at hand;
-docs/performance-notes/cuda.md has what the assembler says.
+Each thread holds 16 x 8 or 8 x 8 sums in registers, so six 16-byte loads from shared memory feed 128 FMAs, or four 64;
+warps of 4 x 8 threads, so that those loads are broadcasts or free of conflicts; the next panels are on their way from
+memory, in registers, while these are multiplied, and shared memory is double, so that one barrier a panel does. The
+terms of a panel follow one another without a loop. Costs: 26 or 17 KB of shared memory, some 250 or 128 registers, and
+whole tiles of work at the edges. Not measured: no card was at hand; docs/performance-notes/cuda.md has what the
+assembler says.
 
 A kernel for each way in which two factors of whole vectors lie, whose main loop has no branch, and one for all others.
 """
@@ -37,6 +38,16 @@ class BlockTile(NamedTuple):
     def threads(self) -> int:
         """Threads of a block."""
         return self.m // self.tm * (self.n // self.tn)
+
+    @property
+    def together(self) -> int:
+        """Terms of a panel that follow one another without a loop: all, where that spills no registers."""
+        return 2 if self.tm * self.tn == 64 else self.k
+
+    @property
+    def blocks(self) -> int:
+        """Blocks that are to share an SM: of so many threads that each has the registers for its sums."""
+        return 1 if self.tm * self.tn > 64 else 2 if self.threads >= 256 else 4
 
 
 def _tile_storer(real: Any, tile: BlockTile) -> Any:
@@ -132,6 +143,68 @@ def _tile_storer(real: Any, tile: BlockTile) -> Any:
     return store_tile
 
 
+def _panel_product(terms: int, row_of_a: Any, a_stride: int, row_of_b: Any, b_stride: int) -> Any:
+    """Make the device function that adds terms of a panel to a thread's sums, one after the other, without a loop.
+
+    NVVM leaves a loop as it is, and the counter, the offsets and the branch would be a twentieth of the instructions.
+
+    Parameters
+    ----------
+    terms : int
+        A power of two.
+    row_of_a, row_of_b : device function
+        See `Panels.row`.
+    a_stride, b_stride : int
+        See `Panels.stride`.
+
+    Returns
+    -------
+    multiplied : device function
+        ``(sums, left, at_a, right, at_b) -> sums``: panels of A and B in shared memory, and where the thread's rows and
+        columns of the first term begin in them. It does not synchronise.
+    """
+    if terms == 1:
+
+        @device
+        def term(sums: Any, left: Any, at_a: int, right: Any, at_b: int) -> Any:
+            """Add one term."""
+            return outer(sums, row_of_a(left, at_a), row_of_b(right, at_b))
+
+        return term
+    half = terms // 2
+    part = _panel_product(half, row_of_a, a_stride, row_of_b, b_stride)
+    to_a, to_b = half * a_stride, half * b_stride
+
+    @device
+    def parts(sums: Any, left: Any, at_a: int, right: Any, at_b: int) -> Any:
+        """Add the first half of the terms, then the second."""
+        return part(part(sums, left, at_a, right, at_b), left, at_a + to_a, right, at_b + to_b)
+
+    return parts
+
+
+def _looped_product(terms: int, together: int, rows: Any) -> Any:
+    """Make the same function with a loop of ``together`` terms, for kernels that have too few registers without.
+
+    ``rows``: row_of_a, a_stride, row_of_b, b_stride.
+    """
+    some, (_, a_stride, _, b_stride) = _panel_product(together, *rows), rows
+    if together == terms:
+        return some
+    to_a, to_b = together * a_stride, together * b_stride
+
+    @device
+    def looped(sums: Any, left: Any, at_a: int, right: Any, at_b: int) -> Any:
+        """Add some terms at a time."""
+        for _ in range(0, terms, together):
+            sums = some(sums, left, at_a, right, at_b)
+            at_a += to_a
+            at_b += to_b
+        return sums
+
+    return looped
+
+
 @cache
 def fast(dtype: Any, tile: BlockTile, a_mode: int = ANY_MODE, b_mode: int = ANY_MODE) -> Any:
     """Make a kernel of variant ``cuda``.
@@ -158,6 +231,8 @@ def fast(dtype: Any, tile: BlockTile, a_mode: int = ANY_MODE, b_mode: int = ANY_
     start_a, advance_a, take_a, put_a, row_of_a, a_stride = panels(bm, bk, tm, lanes, threads, a_mode)
     start_b, advance_b, take_b, put_b, row_of_b, b_stride = panels(bn, bk, tn, lanes, threads, b_mode)
     store_tile = _tile_storer(real, tile)
+    together = min(bk, 2 if a_mode == ANY_MODE else tile.together)
+    multiplied = _looped_product(bk, together, (row_of_a, a_stride, row_of_b, b_stride))
     a_size, b_size = bk * a_stride, bk * b_stride
     a_buffer, b_buffer = 2 * a_size, 2 * b_size
     # A warp is 4 threads high and 8 wide; a thread's rows and columns come in pieces of 16 bytes.
@@ -203,12 +278,7 @@ def fast(dtype: Any, tile: BlockTile, a_mode: int = ANY_MODE, b_mode: int = ANY_
             k = np.int32(k - bk)
             a_at, b_at = advance_a(a_at, a_moved), advance_b(b_at, b_moved)
             a_pieces, b_pieces = take_a(a, a_at, a_moved, k), take_b(b, b_at, b_moved, k)
-            from_a, from_b = half * a_size + y, half * b_size + x
-            for _ in range(0, bk, 2):
-                sums = outer(sums, row_of_a(left, from_a), row_of_b(right, from_b))
-                sums = outer(sums, row_of_a(left, from_a + a_stride), row_of_b(right, from_b + b_stride))
-                from_a += 2 * a_stride
-                from_b += 2 * b_stride
+            sums = multiplied(sums, left, half * a_size + y, right, half * b_size + x)
             half = np.int32(1 - half)
             put_a(left, half * a_size, a_moved, a_pieces)
             put_b(right, half * b_size, b_moved, b_pieces)
@@ -217,4 +287,4 @@ def fast(dtype: Any, tile: BlockTile, a_mode: int = ANY_MODE, b_mode: int = ANY_
 
     layout = "" if a_mode == ANY_MODE else "_" + "".join("kl"[mode & ALONG_LONG] for mode in (a_mode, b_mode))
     cuda_fast.__name__ = f"cuda_{np.dtype(dtype).name}_{bm}x{bn}x{bk}{layout}"
-    return kernel(threads, 2 if threads >= 256 else 4)(cuda_fast)
+    return kernel(threads, tile.blocks)(cuda_fast)

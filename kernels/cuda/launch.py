@@ -17,18 +17,24 @@ from .gemm import SIDE, naive, tiled
 from .gemm_fast import BlockTile, fast
 
 TILES: dict[str, tuple[BlockTile, ...]] = {
-    "float32": (BlockTile(128, 128, 8, 8, 8, 4), BlockTile(64, 64, 16, 4, 4, 4), BlockTile(32, 32, 16, 4, 4, 4)),
+    "float32": (
+        BlockTile(256, 128, 8, 16, 8, 4),
+        BlockTile(128, 128, 8, 8, 8, 4),
+        BlockTile(64, 64, 16, 4, 4, 4),
+        BlockTile(32, 32, 16, 4, 4, 4),
+    ),
     "float64": (BlockTile(64, 64, 8, 4, 4, 2), BlockTile(32, 32, 8, 4, 4, 2)),
 }
 """Largest first. `launch` takes the largest that still gives every SM a block; else the smallest."""
 
-SIMULATED_TILE = BlockTile(8, 8, 2, 4, 4, SIMULATED_LANES)
-"""So small that inputs of some ten rows cross blocks."""
+SIMULATED_TILES = BlockTile(16, 16, 4, 8, 2, SIMULATED_LANES), BlockTile(8, 8, 2, 4, 4, SIMULATED_LANES)
+"""So small that inputs of some ten rows cross blocks; a thread's rows come in as many pieces as on a card, and panels
+are as deep as it takes for a loop over terms."""
 
 MODES = tuple(product((VECTORS, VECTORS | ALONG_LONG), repeat=2))
 """The modes of A and B for which the fast variant has kernels of their own."""
 
-SMS = 132
+SMS = 4 if SIMULATED else 132
 """Streaming multiprocessors of an H100 SXM (NVIDIA H100 whitepaper): how many blocks a grid should have at least."""
 
 GRID_Y = 65535
@@ -59,7 +65,7 @@ class GemmKernel(NamedTuple):
 
 def _fast(dtype: Any) -> tuple[GemmKernel, ...]:
     """Return the kernels of variant ``cuda``, one for each tile, the largest tile first."""
-    tiles = (SIMULATED_TILE,) if SIMULATED else TILES[np.dtype(dtype).name]
+    tiles = SIMULATED_TILES if SIMULATED else TILES[np.dtype(dtype).name]
     return tuple(
         GemmKernel(fast(dtype, tile), tile.m, tile.n, tile.threads, partial(fast, dtype, tile)) for tile in tiles
     )

@@ -186,10 +186,19 @@ def panels(size: int, depth: int, side: int, lanes: int, threads: int, mode: int
         if two:
             put_piece(shared, at + moved.spot + moved.next_spot, moved.mode, pieces[1])
 
-    @device
-    def two_pieces(shared: Any, at: int) -> Any:
-        """A thread's elements of a row in shared memory."""
-        return load(shared, at) + load(shared, at + size // 2)
+    take = take_vectors if known else take_any
+    return Panels(start, advance, take, put, _row(load, side // lanes, size * lanes // side), stride)
 
-    row = load if side == lanes else two_pieces
-    return Panels(start, advance, take_vectors if known else take_any, put, row, stride)
+
+def _row(load: Any, pieces: int, apart: int) -> Any:
+    """Make ``(shared, at) -> tuple``: so many pieces, a power of two, whose starts are ``apart`` elements."""
+    if pieces == 1:
+        return load
+    half, far = _row(load, pieces // 2, apart), pieces // 2 * apart
+
+    @device
+    def row(shared: Any, at: int) -> Any:
+        """A thread's elements of a row in shared memory."""
+        return half(shared, at) + half(shared, at + far)
+
+    return row
