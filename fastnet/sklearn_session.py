@@ -132,7 +132,8 @@ class Session:
         objective["mean_loss"] = objective["penalty"] = 0
         start_epoch(state.progress, state.totals, 0)
         self._engine.train(self._X, self._targets, self._weights, order, rates)
-        if estimator.early_stopping or estimator.callbacks or estimator._validation is not None:
+        called = estimator.callbacks or getattr(estimator, "_skl_callbacks", ())
+        if estimator.early_stopping or called or estimator._validation is not None:
             self._parameters.host  # noqa: B018 - fetches what the attributes, which are looked at, are views of
         loss, penalty = float(objective["mean_loss"]), float(objective["penalty"])
         if LOSSES[self._loss].mean_over_outputs:
