@@ -269,27 +269,17 @@ def losses(results: Results) -> str:
 
 
 def summary(results: Results) -> str:
-    """One training step of each network on one thread, predictions, and the machine: README's tables."""
+    """One training step of each network and predictions, on one thread, and the machine: README's table."""
     of, task = results["about"], next(iter(TASKS))
-    libraries = [name for name in ("fastnet", "numpy", "sklearn", "torch", "jax") if name in results["libraries"]]
-    lines = _head(["network, batch", *(plots.SHOWN.get(name, name) for name in libraries)])
-    for step in results["steps"]:
-        if (step["task"], step["threads"]) == (task, 1):
-            us = step["us"]
+    libraries = ["fastnet", "predictor", "numpy", "sklearn", "torch", "jax", "onnxruntime"]
+    lines = _head(["network, rows", *(plots.SHOWN.get(name, name) for name in libraries)])
+    for step in results["steps"] + results.get("predictions", []):
+        trains = step["task"] in TASKS
+        rows = NETWORKS[step["network"]][1] if trains else predictions.TASKS[step["task"]]
+        if step["threads"] == 1 and (step["task"] == task if trains else rows in (1, 200)):
+            us, what = step["us"], "step" if trains else "predict"
             cells = [_against(us.get(library), us["fastnet"], library) for library in libraries]
-            lines.append(_row([f"{step['network']}, {NETWORKS[step['network']][1]}", *cells]))
-    if results.get("predictions"):
-        lines += [
-            "",
-            "A prediction on one thread; `predictor` is `net.predictor()`, the weights packed beforehand:",
-            "",
-        ]
-        lines += _head(["network, rows", "fastnet", "predictor", "NumPy", "PyTorch", "ONNX Runtime"])
-    for step in results.get("predictions", []):
-        if step["threads"] == 1 and predictions.TASKS[step["task"]] in (1, 200):
-            us = step["us"]
-            cells = [_against(us.get(library), us["fastnet"], library) for library in predictions.LIBRARIES]
-            lines.append(_row([f"{step['network']}, {predictions.TASKS[step['task']]}", *cells]))
+            lines.append(_row([f"{what} {step['network']}, {rows}", *cells]))
     cpu = f"{of['cores']} cores of a shared {of['cpu']} with {of['vector_bytes']}-byte vectors"
     return "\n".join([*lines, "", f"Measured {of['date']} on {cpu}; medians. {of['versions']}."])
 
@@ -342,8 +332,11 @@ def html_page(markdown: str, results: Results) -> str:
 
 
 def summaries(found: dict[str, Results]) -> str:
-    """README's tables: a machine after the other."""
-    return "\n\n".join(summary(results) for results in found.values())
+    """README's tables, of the newest version measured: a machine after the other."""
+    versions = [results["about"]["versions"].split(",")[0] for results in found.values()]
+    newest = max(versions, key=lambda version: [int(number) for number in re.findall(r"\d+", version)])
+    recent = [results for results, version in zip(found.values(), versions, strict=True) if version == newest]
+    return "\n\n".join(map(summary, recent))
 
 
 def main() -> None:

@@ -210,10 +210,21 @@ def test_html_pages_hold_the_committed_results_and_their_plots() -> None:
 
 def test_the_summary_names_the_machine(results: dict[str, Any]) -> None:
     summary = report.summary(results)
-    assert "| 1-16-1, 16 | 2.00 | 20.0 (10.0) | - | 1.00 (0.50) |" in summary
-    assert "| 64-128-10, 1 | 2.00 | - | 5.00 (2.50) | 1.00 (0.50) | - |" in summary
-    assert "| 64-128-10, 16 |" not in summary, "the rest is in the machine's page"
+    assert "| step 1-16-1, 16 | 2.00 | - | 20.0 (10.0) | - | - | 1.00 (0.50) | - |" in summary
+    assert "| predict 64-128-10, 1 | 2.00 | - | 5.00 (2.50) | - | 1.00 (0.50) | - | - |" in summary
+    assert "predict 64-128-10, 16 |" not in summary, "the rest is in the machine's page"
     assert "Measured 2026-01-02 on 4 cores of a shared acme9 with 32-byte vectors" in summary
+
+
+def test_the_summaries_are_of_the_newest_version(results: dict[str, Any]) -> None:
+    def machine(cpu: str, version: str) -> dict[str, Any]:
+        return {**results, "about": {**results["about"], "cpu": cpu, "versions": f"fastnet-jit {version}, numpy 2.0"}}
+
+    found = {cpu: machine(cpu, version) for cpu, version in (("a", "0.9.0"), ("b", "0.10.0"), ("c", "0.10.0"))}
+    summaries = report.summaries(found)
+    assert "shared a " not in summaries
+    assert "shared b " in summaries
+    assert "shared c " in summaries
 
 
 def test_plots_are_drawn_and_small(results: dict[str, Any], tmp_path: Path) -> None:
