@@ -89,6 +89,8 @@ def activations(hidden: Any, output: Any, hidden_layers: int) -> tuple[str, ...]
         raise ValueError(f"hidden names {len(names)} activations; expected {hidden_layers}, one for each hidden layer")
     for name in [hidden] if isinstance(hidden, str) else names:
         choice("hidden activation", name, ACTIVATIONS)
+    if output == "softmax":
+        raise ValueError('output is "softmax"; leave it out and train with loss="cross_entropy", which applies it')
     return (*names, choice("output activation", output, ACTIVATIONS))
 
 

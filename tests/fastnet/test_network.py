@@ -177,7 +177,8 @@ def test_summary_and_repr() -> None:
         ),
         (ValueError, "hidden names 1 activations; expected 2, one for each hidden layer", ([3, 2, 2, 1], ["relu"])),
         (TypeError, "hidden is None; expected the name of an activation", ([3, 1], None)),
-        (ValueError, "unknown output activation 'softmax'", ([3, 1], "relu", "softmax")),
+        (ValueError, "unknown output activation 'sofmax'", ([3, 1], "relu", "sofmax")),
+        (ValueError, 'train with loss="cross_entropy", which applies it', ([3, 2], "relu", "softmax")),
         (ValueError, "dtype is 'float16'; expected 'float32' or 'float64'", ([3, 1], "relu", "identity", "float16")),
         (ValueError, "dtype is None", ([3, 1], "relu", "identity", None)),
         (ValueError, "dtype is 'fast'", ([3, 1], "relu", "identity", "fast")),
@@ -248,5 +249,5 @@ def test_predict_labels_are_decisions() -> None:
     one.loss = "binary_cross_entropy"
     assert one.predict_labels([[0.0, 0.0], [1.0, 1.0]]).shape == (2,)
     one.loss = "mse"
-    with pytest.raises(RuntimeError, match="was trained with mse, so its outputs are no probabilities"):
+    with pytest.raises(RuntimeError, match="was trained with mse, so its outputs are neither labels nor"):
         one.predict_labels([[0.0, 0.0]])
