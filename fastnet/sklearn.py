@@ -15,7 +15,6 @@ import copy
 import inspect
 import math
 import threading
-from itertools import pairwise
 from numbers import Integral, Real
 from typing import Any
 
@@ -32,7 +31,6 @@ try:
     from scipy.sparse import issparse
     from sklearn import neural_network
     from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin, is_classifier
-    from sklearn.neural_network._stochastic_optimizers import AdamOptimizer, SGDOptimizer
     from sklearn.utils import check_array, check_consistent_length, compute_sample_weight
     from sklearn.utils._param_validation import Interval, StrOptions
     from sklearn.utils.multiclass import type_of_target
@@ -44,7 +42,7 @@ except ImportError as error:
 
 from . import sklearn_additions
 from .sklearn_additions import CallbackSupportMixin
-from .sklearn_session import ACTIVATION_NAMES, LOSS_NAMES, Session
+from .sklearn_session import ACTIVATION_NAMES, Session, unsupported
 
 _OF_TABLES = ("TabularClassifier", "TabularRegressor")
 
@@ -65,15 +63,6 @@ def __getattr__(name: str) -> Any:
 _OUTPUTS = {**ACTIVATION_NAMES, "softmax": "identity"}
 """fastnet's name of each output activation, or of the last hidden layer's; softmax comes after it."""
 
-_MIN_DENSITY = 0.05
-"""Sparse data with a smaller share of nonzero elements are left to scikit-learn, whose products skip zeros."""
-
-_MAX_DENSE_BYTES = 2**30
-"""Largest size of sparse data when made dense."""
-
-_MAX_RATE_RATIO = 1e18
-"""SGD's velocity is kept divided by the rate; if the rate falls by more than this, it could overflow in float32."""
-
 
 def _max_threads(estimator: Any) -> int | None:
     """Return the bound of an estimator's threads: its own, or 1 in a thread of joblib's, beside which others train.
@@ -93,6 +82,11 @@ class _EngineMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSu
     _validation: Any = None
     _bar: Any = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy, made in a callback say, is not in `fit`."""
+        during = ("_session", "_epoch_task", "_bar", "_validation")
+        return {name: value for name, value in super().__getstate__().items() if name not in during}
+
     def fit(self, X: Any, y: Any, sample_weight: Array | None = None, *, X_val: Any = None, y_val: Any = None) -> Any:
         """Fit the model.
 
@@ -111,8 +105,14 @@ class _EngineMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSu
 
         Raises
         ------
+        TypeError
+            If something in callbacks cannot be called.
         ValueError
-            As scikit-learn's ``fit`` does, and if only one of X_val and y_val is given, or they do not fit X and y.
+            As scikit-learn's ``fit`` does; if only one of X_val and y_val is given, or they do not fit X and y; if
+            dropout has another number of rates than there are hidden layers; if scikit-learn's code would have to train
+            what it lacks.
+        OSError
+            If the backend is cuda, and numba-cuda, the driver or the card is missing; the message says which.
         """
         if (X_val is None) != (y_val is None):
             missing = "X_val" if X_val is None else "y_val"
@@ -156,7 +156,7 @@ class _EngineMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSu
 
     def _fit(self: Any, X: Any, y: Any, sample_weight: Any = None, incremental: bool = False) -> Any:
         self._check_added()
-        sklearn_additions.check_engine(self, self.solver != "lbfgs")
+        sklearn_additions.check_engine(self, "solver is 'lbfgs'" if self.solver == "lbfgs" else "")
         given = sample_weight
         class_weight = getattr(self, "class_weight", None)
         if class_weight is not None and y is not None:  # a y of None is refused by scikit-learn
@@ -169,7 +169,7 @@ class _EngineMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSu
                 class_weight = {label: class_weight.get(label, 1.0) for label in np.unique(y)}
             weights = compute_sample_weight(class_weight, y)
             sample_weight = weights if sample_weight is None else weights * _check_sample_weight(sample_weight, X)
-        with sklearn_additions.fit_task(self, X, y, given):
+        with sklearn_additions.fit_task(self, X, y, given, incremental):
             return super()._fit(X, y, sample_weight, incremental)
 
     def _check_added(self: Any) -> None:
@@ -242,34 +242,12 @@ class _EngineMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSu
             return sklearn_additions.outputs(me, X)
         return super()._forward_pass_fast(X, check_input=False)
 
-    def _can_engine(
-        self: Any, X: Any, y: Any, sample_weight: Array | None, layer_units: list[int], incremental: bool
-    ) -> bool:
-        """Whether the engine can express this fit, exactly and without loss."""
-        parameters = self.coefs_ + self.intercepts_
-        shapes = [*pairwise(layer_units), *((k,) for k in layer_units[1:])]
-        elements = math.prod(X.shape)
-        optimizer = getattr(self, "_optimizer", None) if incremental else None
-        rate_falls = self.learning_rate == "invscaling" and (optimizer is not None or self.solver == "sgd")
-        last_step = self.t_ + X.shape[0] * self.max_iter + 1
-        return bool(
-            self.out_activation_ in LOSS_NAMES
-            and [np.shape(p) for p in parameters] == shapes
-            and all(isinstance(p, np.ndarray) and p.dtype == X.dtype and p.flags.writeable for p in parameters)
-            and isinstance(y, np.ndarray)
-            and (self.out_activation_ != "softmax" or (y.sum(axis=1) == 1).all())
-            and (sample_weight is None or (sample_weight >= 0).all())
-            and (not issparse(X) or X.nnz >= _MIN_DENSITY * elements)
-            and (not issparse(X) or elements * X.dtype.itemsize <= _MAX_DENSE_BYTES)
-            and (optimizer is None or type(optimizer) in (SGDOptimizer, AdamOptimizer))
-            and (not rate_falls or self.power_t * math.log(last_step) < math.log(_MAX_RATE_RATIO))
-        )
-
     def _fit_stochastic(self: Any, X: Any, y: Any, sample_weight: Any, *rest: Any) -> None:
         super_fit = super()._fit_stochastic
         layer_units, incremental = rest[-2:]
-        if not self._can_engine(X, y, sample_weight, layer_units, incremental):
-            sklearn_additions.check_engine(self, False)
+        reason = unsupported(self, X, y, sample_weight, layer_units, incremental)
+        if reason:
+            sklearn_additions.check_engine(self, reason)
             super_fit(X, y, sample_weight, *rest)
             return
         rows, asked = X.shape[0], (self.batch_size, self.shuffle)
@@ -338,7 +316,8 @@ class MLPClassifier(_EngineMixin, neural_network.MLPClassifier):  # type: ignore
     hidden_layer_sizes, activation, solver, alpha, batch_size, learning_rate, learning_rate_init, power_t, max_iter, \
     shuffle, random_state, tol, verbose, warm_start, momentum, nesterovs_momentum, early_stopping, \
     validation_fraction, beta_1, beta_2, epsilon, n_iter_no_change, max_fun
-        As `sklearn.neural_network.MLPClassifier` takes them. ``activation`` may be any of `Network` too, by name.
+        As `sklearn.neural_network.MLPClassifier` takes them. ``activation`` may be any of `Network` too, by name; with
+        these, as with dropout, what scikit-learn's code would have to train, see the notes, raises ValueError.
     backend : {"auto", "numpy", "cpu", "cuda"}, default "auto"
         numpy runs the reference equations, cpu, which auto means, the compiled kernels; cuda trains on an NVIDIA GPU:
         attributes are fetched from it at the end, and after each epoch where early stopping, ``X_val`` or callbacks
@@ -351,9 +330,13 @@ class MLPClassifier(_EngineMixin, neural_network.MLPClassifier):  # type: ignore
     callbacks : sequence of callables, default ()
         Called after each epoch with a dict of its "epoch", from 0 on, its "loss", and "val_loss" where `fit` has X_val.
         KeyboardInterrupt raised in one ends the fit, with scikit-learn's warning. lbfgs has no epochs. `clone`, and so
-        a search, copies them: give functions, not methods of an object that collects something.
+        a search, copies them: give functions, not methods of an object that collects something. From
+        scikit-learn 1.9 on, ``set_callbacks`` takes those of its own protocol, which may end the fit.
     dropout : float or sequence of float, default 0.0
-        Share of the hidden layers' outputs, or of each one's, that a step of sgd or adam drops.
+        Share of the hidden layers' outputs, at least 0 and less than 1, that a step of sgd or adam sets to 0, or a rate
+        for each hidden layer; the other outputs are divided by 1 - rate. The masks follow ``random_state``. Only
+        training drops, and `loss_curve_` is that of the thinned network, whose noise may end a fit by ``tol``:
+        ``early_stopping``, which scores the whole network, is the better end.
     class_weight : "balanced", dict of class to float, or None, default None
         Factor of each class's sample weights: balanced makes all classes count alike where these are equal.
         `partial_fit` takes a dict, in which a class that is missing counts 1.
@@ -399,7 +382,8 @@ class MLPRegressor(_EngineMixin, neural_network.MLPRegressor):  # type: ignore[m
     max_iter, shuffle, random_state, tol, verbose, warm_start, momentum, nesterovs_momentum, early_stopping, \
     validation_fraction, beta_1, beta_2, epsilon, n_iter_no_change, max_fun
         As `sklearn.neural_network.MLPRegressor` takes them. ``activation`` may be any of `Network` too, by name, and
-        ``loss`` "mae", "huber" or "log_cosh" of `Trainer`; scikit-learn's solver lbfgs knows none of these.
+        ``loss`` "mae", "huber" or "log_cosh" of `Trainer`; with these, as with dropout, what scikit-learn's code would
+        have to train, see the notes, raises ValueError.
     backend : {"auto", "numpy", "cpu", "cuda"}, default "auto"
         numpy runs the reference equations, cpu, which auto means, the compiled kernels; cuda trains on an NVIDIA GPU:
         attributes are fetched from it at the end, and after each epoch where early stopping, ``X_val`` or callbacks
@@ -412,9 +396,13 @@ class MLPRegressor(_EngineMixin, neural_network.MLPRegressor):  # type: ignore[m
     callbacks : sequence of callables, default ()
         Called after each epoch with a dict of its "epoch", from 0 on, its "loss", and "val_loss" where `fit` has X_val.
         KeyboardInterrupt raised in one ends the fit, with scikit-learn's warning. lbfgs has no epochs. `clone`, and so
-        a search, copies them: give functions, not methods of an object that collects something.
+        a search, copies them: give functions, not methods of an object that collects something. From
+        scikit-learn 1.9 on, ``set_callbacks`` takes those of its own protocol, which may end the fit.
     dropout : float or sequence of float, default 0.0
-        Share of the hidden layers' outputs, or of each one's, that a step of sgd or adam drops.
+        Share of the hidden layers' outputs, at least 0 and less than 1, that a step of sgd or adam sets to 0, or a rate
+        for each hidden layer; the other outputs are divided by 1 - rate. The masks follow ``random_state``. Only
+        training drops, and `loss_curve_` is that of the thinned network, whose noise may end a fit by ``tol``:
+        ``early_stopping``, which scores the whole network, is the better end.
 
     Attributes
     ----------

@@ -6,7 +6,6 @@ refused.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -43,16 +42,15 @@ def dropout_rates(estimator: Any) -> tuple[float, ...]:
     return checks.dropout(estimator.dropout, len(np.atleast_1d(estimator.hidden_layer_sizes)))[1]
 
 
-def check_engine(estimator: Any, trains: bool) -> None:
-    """Refuse to leave to scikit-learn's code what only the engine knows; ``trains``: whether the engine will."""
+def check_engine(estimator: Any, reason: str) -> None:
+    """Refuse what only the engine knows, where for some reason, if not "", scikit-learn's code would train."""
     wanted = [f"activation={estimator.activation!r}"] * (estimator.activation in OWN_ACTIVATIONS)
     wanted += [f"loss={estimator.loss!r}"] * (estimator.loss in OWN_LOSSES)
     wanted += [f"dropout={estimator.dropout!r}"] * bool(dropout_rates(estimator))
-    if wanted and not trains:
+    if wanted and reason:
         raise ValueError(
             f"{' and '.join(wanted)} {'is' if len(wanted) == 1 else 'are'} not scikit-learn's, whose code would train "
-            "here; use the solver sgd or adam, loss other than poisson, no negative sample weights, no classes of two "
-            "labels a row, and dense data"
+            f"here, because {reason}; change this, or use what scikit-learn has"
         )
 
 
@@ -78,25 +76,24 @@ def validation_loss(estimator: Any, y: Array, found: Array) -> float:
 
 
 @contextmanager
-def fit_task(estimator: Any, X: Any, y: Any, sample_weight: Any) -> Iterator[None]:
+def fit_task(estimator: Any, X: Any, y: Any, sample_weight: Any, incremental: bool) -> Iterator[None]:
     """Tell callbacks of scikit-learn's protocol, if there are any, that a fit begins and ends."""
     if not getattr(estimator, "_skl_callbacks", ()):
         yield
         return
     data = {"estimator": estimator, "X": X, "y": y}
     data["metadata"] = None if sample_weight is None else {"sample_weight": sample_weight}
-    epochs = 0 if estimator.solver == "lbfgs" else estimator.max_iter
+    epochs = 0 if estimator.solver == "lbfgs" else 1 if incremental else estimator.max_iter
     context = estimator._init_callback_context(max_subtasks=epochs)
     context.call_on_fit_task_begin(**data)
-    estimator._epoch_task = context, data
+    estimator._epoch_task, patience = (context, data), estimator.n_iter_no_change
     try:
         yield
     finally:
         del estimator._epoch_task
-        if getattr(estimator, "_no_improvement_count", 0) == math.inf:
-            estimator._no_improvement_count = 0
-            if estimator.solver == "sgd":
-                estimator._optimizer.lr_schedule = estimator.learning_rate
+        if estimator.n_iter_no_change < 0:  # a callback has ended it
+            estimator.n_iter_no_change = patience
+            del estimator._optimizer.trigger_stopping
     context.call_on_fit_task_end(**data, reconstruction_attributes=lambda: _fitted(estimator))
 
 
@@ -108,9 +105,9 @@ def epoch_task(estimator: Any) -> None:
     task = context.subcontext(task_name="epoch")
     task.call_on_fit_task_begin(**data)
     if task.call_on_fit_task_end(**data, reconstruction_attributes=lambda: _fitted(estimator)):
-        estimator._no_improvement_count = math.inf  # ends scikit-learn's loop, unless rates would fall instead
-        if estimator.solver == "sgd":
-            estimator._optimizer.lr_schedule = "constant"
+        # The loop ends where more epochs than these brought no gain, unless the optimizer lowers its rate instead.
+        estimator.n_iter_no_change = -1
+        estimator._optimizer.trigger_stopping = lambda message, verbose: True
 
 
 def _fitted(estimator: Any) -> dict[str, Any]:

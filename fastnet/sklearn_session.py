@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from scipy.sparse import issparse
-from sklearn.neural_network._stochastic_optimizers import AdamOptimizer
+from sklearn.neural_network._stochastic_optimizers import AdamOptimizer, SGDOptimizer
 
 from .kernels.engine import sklearn_conversions
 from .kernels.engine.backend import start_epoch
@@ -30,6 +31,48 @@ ACTIVATION_NAMES = {"logistic": "sigmoid", **{name: name for name in ACTIVATIONS
 
 LOSS_NAMES = {"softmax": "cross_entropy", "logistic": "binary_cross_entropy", "identity": "mse"}
 """The loss of each output activation; poisson's, exp, has none here."""
+
+_MIN_DENSITY = 0.05
+"""Sparse data with a smaller share of nonzero elements are left to scikit-learn, whose products skip zeros."""
+
+_MAX_DENSE_BYTES = 2**30
+"""Largest size of sparse data when made dense."""
+
+_MAX_RATE_RATIO = 1e18
+"""SGD's velocity is kept divided by the rate; if the rate falls by more than this, it could overflow in float32."""
+
+
+def unsupported(
+    estimator: Any, X: Any, y: Any, sample_weight: Array | None, layer_units: list[int], incremental: bool
+) -> str:
+    """Return why the engine cannot express this fit, exactly and without loss; "" if it can."""
+    parameters = estimator.coefs_ + estimator.intercepts_
+    shapes = [*pairwise(layer_units), *((k,) for k in layer_units[1:])]
+    elements = math.prod(X.shape)
+    optimizer = getattr(estimator, "_optimizer", None) if incremental else None
+    rate_falls = estimator.learning_rate == "invscaling" and (optimizer is not None or estimator.solver == "sgd")
+    last_step = estimator.t_ + X.shape[0] * estimator.max_iter + 1
+    if estimator.out_activation_ not in LOSS_NAMES:
+        return f"loss is {estimator.loss!r}"
+    if [np.shape(p) for p in parameters] != shapes:
+        return "hidden_layer_sizes are not those of the coefs_ to go on from"
+    if not all(isinstance(p, np.ndarray) and p.dtype == X.dtype and p.flags.writeable for p in parameters):
+        return f"the coefs_ and intercepts_ to go on from are not all writeable arrays of {X.dtype}, X's dtype"
+    if not isinstance(y, np.ndarray):
+        return "y is sparse"
+    if estimator.out_activation_ == "softmax" and not (y.sum(axis=1) == 1).all():
+        return "rows of y have several labels or none, where one class a row was fitted before"
+    if sample_weight is not None and not (sample_weight >= 0).all():
+        return "sample_weight holds negative numbers"
+    if issparse(X) and X.nnz < _MIN_DENSITY * elements:
+        return f"X is sparse, and less than {_MIN_DENSITY:.0%} of it is not zero"
+    if issparse(X) and elements * X.dtype.itemsize > _MAX_DENSE_BYTES:
+        return f"X is sparse, and would take more than {_MAX_DENSE_BYTES >> 20} MiB as an array"
+    if optimizer is not None and type(optimizer) not in (SGDOptimizer, AdamOptimizer):
+        return f"the optimizer to go on with is a {type(optimizer).__name__}"
+    if rate_falls and not estimator.power_t * math.log(last_step) < math.log(_MAX_RATE_RATIO):
+        return "power_t and max_iter let the rate of invscaling fall to less than 1e-18 of the first"
+    return ""
 
 
 class Session:
@@ -132,7 +175,7 @@ class Session:
         objective["mean_loss"] = objective["penalty"] = 0
         start_epoch(state.progress, state.totals, 0)
         self._engine.train(self._X, self._targets, self._weights, order, rates)
-        called = estimator.callbacks or getattr(estimator, "_skl_callbacks", ())
+        called = len(estimator.callbacks) > 0 or hasattr(estimator, "_epoch_task")
         if estimator.early_stopping or called or estimator._validation is not None:
             self._parameters.host  # noqa: B018 - fetches what the attributes, which are looked at, are views of
         loss, penalty = float(objective["mean_loss"]), float(objective["penalty"])

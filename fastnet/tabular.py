@@ -91,6 +91,10 @@ class _Tabular(BaseEstimator):  # type: ignore[misc]
         ValueError
             If a parameter is out of range, X and y do not fit or are not finite, y holds a single class, or no column
             tells anything; the estimator is as it was then.
+        TypeError
+            If X is a sparse matrix, or its columns' names are of several types.
+        OSError
+            If the backend is cuda, and numba-cuda, the driver or the card is missing; the message says which.
         """
         self._validate_params()
         if (X_val is None) != (y_val is None):

@@ -1,6 +1,7 @@
 """What fastnet's MLPClassifier and MLPRegressor have and scikit-learn's lack."""
 
 import pickle
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -100,9 +101,12 @@ def test_each_epoch_has_masks_of_its_own(solver: str) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"solver": "lbfgs", "activation": "mish"}, "activation='mish' is not scikit-learn's, whose code would train"),
+        ({"solver": "lbfgs", "activation": "mish"}, "activation='mish' is not .* here, because solver is 'lbfgs';"),
         ({"solver": "lbfgs", "loss": "mae"}, "loss='mae' is not scikit-learn's"),
-        ({"loss": "poisson", "dropout": 0.1, "activation": "elu"}, "activation='elu' and dropout=0.1 are not"),
+        (
+            {"loss": "poisson", "dropout": 0.1, "activation": "elu"},
+            "activation='elu' and dropout=0.1 are not .* because loss is 'poisson';",
+        ),
         ({"dropout": [0.1]}, "dropout has 1 rate; expected 2, one for each hidden layer"),
         ({"dropout": 1.0}, "'dropout' parameter of MLPRegressor"),
         ({"activation": "sigmoid"}, "'activation' parameter of MLPRegressor"),
@@ -112,6 +116,23 @@ def test_each_epoch_has_masks_of_its_own(solver: str) -> None:
 def test_what_cannot_be_trained_is_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ours.MLPRegressor(**COMMON | options).fit(X, abs(TARGETS[:, 0]))
+
+
+def test_the_reason_why_scikit_learn_would_train_is_told() -> None:
+    def refused(because: str, found: Any = None, rows: Any = X, y: Any = LABELS, weights: Any = None) -> None:
+        found = ours.MLPClassifier(dropout=0.1, **COMMON) if found is None else found
+        with pytest.raises(ValueError, match=f"^dropout=0.1 is not .* train here, because .*{because}.*; change this"):
+            found.fit(rows, y, weights)
+
+    def fitted(**options: Any) -> Any:
+        return ours.MLPClassifier(dropout=0.1, warm_start=True, **COMMON).fit(X, LABELS).set_params(**options)
+
+    refused("sample_weight holds negative", weights=np.linspace(-1, 1, ROWS))
+    refused("less than 5% of it is not zero", rows=csr_matrix((ROWS, 7)))
+    refused("hidden_layer_sizes are not those", fitted(hidden_layer_sizes=(9, 4)))
+    refused("arrays of float32, X's dtype", fitted(), rows=X.astype("float32"))
+    falling = {"solver": "sgd", "learning_rate": "invscaling", "power_t": 9}
+    refused("rate of invscaling", ours.MLPClassifier(dropout=0.1, **COMMON, **falling))
 
 
 # ------------------------------------------------------------------------- scikit-learn's own callbacks
@@ -151,7 +172,7 @@ def protocol() -> Any:
 
 @pytest.mark.parametrize("name", ["MLPClassifier", "MLPRegressor"])
 @pytest.mark.parametrize("options", [{"solver": "adam"}, {"solver": "sgd", "learning_rate": "adaptive"}])
-def test_callbacks_of_sklearn(name: str, options: dict[str, Any], protocol: Any) -> None:
+def test_callbacks_of_sklearn(name: str, options: dict[str, Any], protocol: Any, capsys: Any) -> None:
     y = LABELS if name == "MLPClassifier" else TARGETS
     recorder = Recorder()
     found = clone(getattr(ours, name)(**COMMON, **options).set_callbacks(recorder)).fit(X, y)
@@ -161,10 +182,14 @@ def test_callbacks_of_sklearn(name: str, options: dict[str, Any], protocol: Any)
     assert [each[:2] for each in ends] == [*(("epoch", i) for i in range(9)), ("fit", 0)]
     assert ends[-1][2] == ends[-2][2] == found.score(X, y)
     assert len({each[2] for each in ends}) > 1, "each epoch's estimator has parameters of its own"
-    stopped = getattr(ours, name)(**COMMON, **options).set_callbacks(Recorder(4)).fit(X, y)
-    assert stopped.n_iter_ == 4
-    same = getattr(ours, name)(**COMMON | {"max_iter": 4}, **options).fit(X, y)
+    stopped = getattr(ours, name)(**COMMON, **options, verbose=True).set_callbacks(Recorder(3)).fit(X, y)
+    assert stopped.n_iter_ == 3
+    assert stopped.n_iter_no_change == options.get("n_iter_no_change", 10)
+    assert "Stopping" not in capsys.readouterr().out, "it is no lack of progress that has ended it"
+    same = getattr(ours, name)(**COMMON | {"max_iter": 3}, **options).fit(X, y)
     assert same.coefs_[0].tobytes() == stopped.coefs_[0].tobytes()
+    assert vars(same._optimizer).keys() == vars(stopped._optimizer).keys()
+    assert same._optimizer.learning_rate == stopped._optimizer.learning_rate
     assert stopped.set_callbacks().partial_fit(X, y).n_iter_ == 1
 
 
@@ -178,3 +203,60 @@ def test_callbacks_of_sklearn_in_a_pipeline_and_for_lbfgs(protocol: Any) -> None
     assert [each if isinstance(each, str) else each[0] for each in recorder.seen] == [
         *("setup", "begin fit", "fit", "teardown")
     ]
+
+
+def test_a_call_of_partial_fit_is_one_epoch(protocol: Any) -> None:
+    class Counter(Recorder):
+        def on_fit_task_begin(self, estimator: Any, context: Any) -> None:
+            self.seen.append((context.task_name, context.max_subtasks))
+
+    counter = Counter()
+    ours.MLPRegressor(**COMMON).set_callbacks(counter).partial_fit(X, TARGETS)
+    assert ("fit", 1) in counter.seen
+    assert len([each for each in counter.seen if each == ("epoch", 0)]) == 1
+
+
+class Copier(Recorder):
+    """A callback that pickles the estimator, and one that is as fitted by now, and copies the latter."""
+
+    def on_fit_task_end(
+        self, estimator: Any, context: Any, *, X: Any = None, y: Any = None, fitted_estimator: Any = None
+    ) -> bool:
+        """After the fit, and after an epoch."""
+        copies = [pickle.loads(pickle.dumps(each)) for each in (estimator, fitted_estimator)]
+        copies.append(deepcopy(fitted_estimator))
+        COPIES.extend((copied, fitted_estimator.predict(X)) for copied in copies)
+        return False
+
+
+COPIES: list[Any] = []
+
+
+def test_estimators_can_be_copied_in_callbacks_of_sklearn(protocol: Any) -> None:
+    COPIES.clear()
+    ours.MLPRegressor(**COMMON, progress=True).set_callbacks(Copier()).fit(X, TARGETS, X_val=X, y_val=TARGETS)
+    assert len(COPIES) == 30
+    for copied, expected in COPIES:
+        np.testing.assert_allclose(copied.predict(X), expected, rtol=1e-12)
+        assert copied._bar is copied._validation is None
+
+
+def test_estimators_can_be_copied_in_callbacks() -> None:
+    """Which may come as an array, too."""
+    copies: list[Any] = []
+
+    def copied(row: Any) -> None:
+        found.set_params(callbacks=())
+        copies.extend((pickle.loads(pickle.dumps(found)), deepcopy(found)))
+        found.set_params(callbacks=called)
+
+    def nothing(row: Any) -> None:
+        """The second of two."""
+
+    called = np.array([copied, nothing])
+    found = ours.MLPClassifier(**COMMON, callbacks=called)
+    found.fit(X, LABELS, X_val=X, y_val=LABELS)
+    assert len(copies) == 18
+    for each in copies[-2:]:
+        np.testing.assert_allclose(each.predict_proba(X), found.predict_proba(X), rtol=1e-12)
+        assert each._validation is None

@@ -275,6 +275,32 @@ def test_estimators_of_scikit_learn(kind: Any, options: dict[str, Any], resident
 
 
 @pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
+@pytest.mark.parametrize("own", [True, False])
+def test_callbacks_of_estimators_see_each_epochs_parameters(own: bool) -> None:
+    """fastnet's, two in an array, and those of scikit-learn's protocol."""
+    if own:
+        pytest.importorskip("sklearn.callback", reason="scikit-learn has the protocol since 1.9")
+    curves = []
+    for backend in ("cuda", "numpy"):
+        found = MLPClassifier((4,), max_iter=3, batch_size=9, random_state=0, backend=backend)
+        seen: list[Any] = []
+
+        class Recorder:
+            setup = teardown = on_fit_task_begin = lambda *arguments, **data: None
+
+            def on_fit_task_end(self, estimator: Any, context: Any, seen: Any = seen) -> None:
+                seen.append(estimator.coefs_[0].copy())
+
+        def record(row: Any, found: Any = found, seen: Any = seen) -> None:
+            seen.append(found.coefs_[0].copy())
+
+        (found.set_callbacks(Recorder()) if own else found.set_params(callbacks=np.array([record, record]))).fit(X, Y)
+        curves.append(np.array(seen))
+    np.testing.assert_allclose(*curves, rtol=1e-9, atol=1e-13)
+    assert not np.array_equal(curves[0][0], curves[0][2])
+
+
+@pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
 def test_the_largest_loss_of_a_row_is_scikit_learns() -> None:
     """Where it is sure of the wrong class."""
     far = MLPClassifier((), max_iter=1, batch_size=9, backend="numpy", random_state=0)
