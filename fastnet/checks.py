@@ -96,7 +96,7 @@ def activations(hidden: Any, output: Any, hidden_layers: int) -> tuple[str, ...]
 
 def dropout(value: Any, hidden_layers: int) -> tuple[float | tuple[float, ...], tuple[float, ...]]:
     """Return rates as they were given, a number or a tuple, and those of the hidden layers, empty where all are 0."""
-    if isinstance(value, (list, tuple, np.ndarray)):
+    if isinstance(value, (list, tuple)) or np.ndim(value) > 0:
         rates = tuple(number(f"dropout[{i}]", rate, least=0, below=1) for i, rate in enumerate(value))
         if len(rates) != hidden_layers:
             raise ValueError(

@@ -317,6 +317,10 @@ class _FirstWrites:
         self._ranks = ranks
         self._writer: Any = CheckpointWriter(path, optimizer) if ranks.rank == 0 else None
 
+    def is_there(self) -> bool:
+        """See `CheckpointWriter`."""
+        return self._ranks.on_first("a checkpoint", lambda: self._writer.is_there())
+
     def write_if_due(self, contents: Callable[[], tuple[Mapping[str, Array], Mapping[str, str]]]) -> None:
         """See `CheckpointWriter`."""
         self._ranks.on_first("a checkpoint", lambda: self._writer.write_if_due(contents))

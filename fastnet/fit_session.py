@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -47,6 +47,14 @@ class FitOptions(NamedTuple):
             if not callable(callback):
                 raise TypeError(f"callbacks holds {callback!r}; expected functions of an epoch's row")
         return cls(epochs, patience, callbacks)
+
+    def check_monitor(self, dropout: Sequence[float], validates: bool) -> None:
+        """Refuse patience that would compare losses of the thinned network with one of the whole network."""
+        if self.patience is not None and dropout and not validates:
+            raise ValueError(
+                f"patience is {self.patience} and dropout {max(dropout):g}, but without validation there is only the "
+                "thinned network's loss to watch; give validation_data or validation_split, or leave out patience"
+            )
 
 
 def measure(backend: Backend, data: Dataset) -> dict[str, float]:
@@ -168,12 +176,13 @@ class FitSession:
                 for row in loop.results(history.epochs):
                     history.append(row)
             discard_partial_step(state.progress, state.totals)
-            if state.progress["step"] > 0:
+            trained = state.progress["step"] > 0
+            if trained:
                 network.loss = trainer.loss
             if restores or not best.is_finite():
                 best.restore()
                 start_epoch(state.progress, state.totals, history.epochs)
-            if writer is not None:
+            if writer is not None and (trained or not writer.is_there()):  # else the file may hold a trained network
                 writer.write(*state_dict(trainer, state, best.arrays))
         if history.epochs >= MIN_EPOCHS:
             history.set_remarks(*self._data.remarks())

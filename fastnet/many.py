@@ -91,7 +91,7 @@ def fit_many(
     Parameters
     ----------
     trainers : iterable of Trainer
-        Of different networks, on the backends cpu or numpy; ``threads`` of each is ignored here.
+        Of different networks; ``threads`` of each is ignored here.
     X, y, epochs
         As `Trainer.fit` takes them, for all trainers.
     rows : sequence of array_like of int, optional
@@ -115,7 +115,8 @@ def fit_many(
         A file for each trainer, or a text such as ``"run-{}.safetensors"``, whose ``{}`` is replaced by the index.
     threads : int, optional
         How many to train at once; None means as many as there are cores that this process may use. If one of them
-        trains by ``backend="cuda"``, all are trained one after the other.
+        trains by ``backend="cuda"``, all are trained one after the other, those of the CPU on one core too: give them
+        to a call of their own.
 
     Returns
     -------
@@ -173,6 +174,7 @@ def fit_many(
                 data, validation = data.split(share, trainer.seed)
             if held_selections is not None:
                 validation = whole.select(_indices("validation_rows", held_selections[i], whole.rows))
+            options.check_monitor(trainer._state.dropout, validation is not None)
             path = paths[i]
             writer = None if path is None else CheckpointWriter(path, trainer.optimizer)
         own = options._replace(callbacks=[partial(_call, callback, i) for callback in options.callbacks])

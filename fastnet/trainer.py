@@ -102,8 +102,8 @@ class Trainer:
     clip_norm : float, optional
         The gradient of a step, l2's share included, is scaled down to this Euclidean norm where it is longer.
     dropout : float or sequence of float, default 0.0
-        The share of the hidden layers' outputs, or of each one's, that a step sets to 0; the others are divided by the
-        rest. Only training drops, so the ``loss`` of the history is that of the thinned network.
+        Share in [0, 1) of the hidden layers' outputs that a step sets to 0, or a rate for each hidden layer; the other
+        outputs are divided by 1 - rate. Only training drops: ``loss`` of the history is the thinned network's.
     backend : {"auto", "numpy", "cpu", "cuda"}, default "auto"
         numpy runs the reference equations; cpu, which auto means, the compiled kernels, with the same bits for any
         number of threads: small networks stay on one thread, medium ones periodically time both and keep the faster.
@@ -240,8 +240,8 @@ class Trainer:
         validation_split : float, optional
             Share of the rows to hold out instead, chosen by the seed, 0 < share < 1.
         patience : int, optional
-            Stop after this many epochs without a new best ``val_loss`` (``loss`` where there is no
-            validation); at the end the network holds the best parameters of this call, those at its start
+            Stop after this many epochs without a new best ``val_loss`` (``loss`` where there is no validation; with
+            dropout there has to be); at the end the network holds the best parameters of this call, those at its start
             included, and the optimizer the state that goes with them.
         callbacks : iterable of callable
             Each is called after every epoch with its row, a dict such as ``{"epoch": 3, "loss": 0.1}``; if
@@ -250,7 +250,8 @@ class Trainer:
             A bar on standard error; by default only where that is a terminal, and in notebooks.
         checkpoint : str or path-like, optional
             A file for `resume`, replaced as a whole after the first epoch, then after each (where writing takes long,
-            so rarely that it takes a twentieth of the time), and when `fit` ends, for whatever reason.
+            so rarely that it takes a twentieth of the time), and when `fit` ends, for whatever reason; what is there
+            already is not replaced before the first step.
 
         Returns
         -------
@@ -294,6 +295,7 @@ class Trainer:
                 share = checks.number("validation_split", validation_split, above=0, below=1)
                 data, validation = data.split(share, self.seed)
             options = FitOptions.checked(epochs, patience, callbacks)
+            options.check_monitor(self._state.dropout, validation is not None)
             if ranks.size > 1:
                 self._check_ready()  # here its error reaches all ranks
             return data, validation, options, None if checkpoint is None else ranks.writer(checkpoint, self.optimizer)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -42,6 +43,10 @@ class CheckpointWriter:
         storage.check_target(path)
         self._path = path
         self._due = 0.0
+
+    def is_there(self) -> bool:
+        """Whether the file exists."""
+        return os.path.exists(self._path)
 
     def write_if_due(self, contents: Callable[[], tuple[Mapping[str, Array], Mapping[str, str]]]) -> None:
         """Write the arrays and metadata of ``contents``, unless too little time has passed for the last checkpoint."""
@@ -108,7 +113,7 @@ def check_optimizer(optimizer: Any) -> None:
 def settings(metadata: Mapping[str, str]) -> dict[str, Any]:
     """Return the arguments of a Trainer from a checkpoint's metadata."""
     try:
-        stored = {"dropout": 0.0, **json.loads(metadata["trainer"])}  # 0.1 had none
+        stored = json.loads(metadata["trainer"])
         return {**{name: stored[name] for name in SETTINGS}, "optimizer": _from_json(stored["optimizer"])}
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"it describes its trainer in a way that fastnet does not write ({error!r:.100})") from None

@@ -276,6 +276,7 @@ def same_network() -> list[Trainer]:
         (TypeError, "callbacks holds 1", make, {"callbacks": [1]}),
         (ValueError, "threads is 0", make, {"threads": 0}),
         (ValueError, "epochs is 0", make, {"epochs": 0}),
+        (ValueError, "give validation_data or", lambda: make(2) + make(1, dropout=0.1), {"patience": 1}),
         (ValueError, "X has 4 columns; this network takes 5", lambda: make(2) + make(1, sizes=(5, 3)), {}),
         (ValueError, "y holds 2 in row 6", lambda: make(2) + make(1, sizes=(4, 2)), {}),
     ],

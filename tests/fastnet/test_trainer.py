@@ -1,5 +1,6 @@
 """Trainer: batches, shuffling, validation, patience, callbacks, progress, divergence, validation; both backends."""
 
+import array
 import dataclasses
 import math
 import pickle
@@ -249,6 +250,27 @@ def test_patience_without_validation_watches_the_loss(rate: float) -> None:
     assert history.epochs < 500
     assert history.best_epoch == history.epochs - 1 - 3
     assert ours.evaluate(X, Y)["loss"] == pytest.approx(min(history["loss"]), rel=1e-12)
+
+
+def test_patience_with_dropout_needs_validation() -> None:
+    """Else it would compare the loss of the thinned network with that of the whole one."""
+    ours, zero = (trainer((3, 8, 5, 2), dropout=rates) for rates in ((0.0, 0.5), 0.0))
+    before = ours.network.parameters.copy()
+    with pytest.raises(ValueError, match="give validation_data or validation_split, or leave out patience"):
+        ours.fit(X, Y, patience=3)
+    assert (ours.network.parameters == before).all()
+    ours.fit(X, Y, epochs=2, patience=3, validation_split=0.2)
+    ours.fit(X, Y, epochs=2)
+    zero.fit(X, Y, epochs=2, patience=3)
+
+
+def test_rates_of_dropout_may_be_any_sequence() -> None:
+    for rates in ([0.25, 0.5], np.array([0.25, 0.5], "float32"), array.array("d", [0.25, 0.5])):
+        ours = trainer((3, 8, 5, 2), dropout=rates)
+        assert ours.dropout == ours._state.dropout == (0.25, 0.5)
+    for wrong in ("ab", np.array(0.5), ["a", "b"]):
+        with pytest.raises(TypeError, match="expected a number"):
+            trainer((3, 8, 5, 2), dropout=wrong)
 
 
 def test_patience_without_validation_may_keep_the_last_epoch() -> None:

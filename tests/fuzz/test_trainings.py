@@ -71,7 +71,7 @@ def setting(rng: np.random.Generator) -> tuple[dict[str, Any], dict[str, Any], d
     if rng.random() < 0.4:
         lightest = 0.1 if "validation_split" in fit else 0.0  # rows held out that are all of weight 0 are refused
         fit["sample_weight"] = rng.choice([lightest, 0.5, 1.0, 3.0], rows) + (np.arange(rows) == 0)
-    if rng.random() < 0.3:
+    if rng.random() < 0.3 and ("validation_split" in fit or not any(training["dropout"])):
         fit["patience"] = 2
     dtype = str(rng.choice(["float32", "float64"]))
     return {"sizes": sizes, "hidden": names[:-1], "output": names[-1], "dtype": dtype}, training, fit, (X, y)

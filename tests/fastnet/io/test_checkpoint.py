@@ -124,17 +124,6 @@ def test_checkpoint_is_written_however_fit_ends(tmp_path: Path, rng: np.random.G
     assert np.isfinite(Trainer.resume(tmp_path / "b.safetensors").network.parameters).all()
 
 
-def test_a_checkpoint_without_dropout_is_read(tmp_path: Path) -> None:
-    """As 0.1 wrote it."""
-    file = tmp_path / "run.safetensors"
-    ours = trainer("sgd")
-    ours.fit(X, LABELS, epochs=1, checkpoint=file)
-    arrays, metadata = storage.read(file, "checkpoint")
-    settings = {name: value for name, value in json.loads(metadata["trainer"]).items() if name != "dropout"}
-    storage.write(file, arrays, {**metadata, "trainer": json.dumps(settings), "kind": "checkpoint"})
-    assert is_compatible(Trainer.resume(file), ours)
-
-
 def test_checkpoint_is_written_if_the_first_validation_is_interrupted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -152,6 +141,27 @@ def test_checkpoint_is_written_if_the_first_validation_is_interrupted(
     resumed = Trainer.resume(file)
     resumed.fit(X, LABELS, epochs=2, validation_split=0.2)
     assert is_compatible(resumed, straight)
+
+
+@pytest.mark.parametrize("patience", [None, 3])
+def test_checkpoint_survives_if_the_first_validation_fails(
+    patience: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "a.safetensors"
+    trainer("adam").fit(X, LABELS, epochs=2, validation_split=0.2, checkpoint=file)
+    before = file.read_bytes()
+
+    def fails(*arguments: Any) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.CpuEngine, "evaluate", fails)
+        with pytest.raises(MemoryError):
+            trainer("adam").fit(X, LABELS, epochs=2, validation_split=0.2, patience=patience, checkpoint=file)
+    assert file.read_bytes() == before
+    ours = trainer("sgd")
+    ours.fit(X, LABELS, epochs=2, validation_split=0.2, patience=patience, checkpoint=file)
+    assert is_compatible(Trainer.resume(file), ours), "a fit that trains replaces it"
 
 
 def test_checkpoint_path_is_checked_before_training(tmp_path: Path) -> None:
