@@ -84,9 +84,10 @@ class DividedDataset(Dataset):
         where = f"the {prefix}data"
         self._whole: Dataset = ranks.own(where, lambda: Dataset(network, loss, X, y, weights, prefix=prefix))
         self.__dict__.update(self._whole.__dict__)
-        shape = self.mapped, self._X.shape, self._y.shape, network.layer_sizes, network.dtype.name
-        same = [other == shape for other in ranks.agree(where, value=shape)]
-        self._ranks, self._divides = ranks, self.mapped and all(same)  # what differs is an error, which `fit` raises
+        facts = self.mapped, self._X.shape, self._y.shape, network.layer_sizes, network.dtype.name
+        alike = all(other == facts for other in ranks.agree(where, value=facts))
+        self._ranks = ranks
+        self._divides = self.mapped and alike  # where they differ, `fit` raises an error
 
     def _read(self, places: Array) -> tuple[Array, Array]:
         """Rows of X and y, of which this rank reads a share."""

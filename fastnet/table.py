@@ -315,8 +315,8 @@ def target_of(column: Any, task: str | None = None) -> tuple[Any, Array, list[An
         reason = f"whole numbers, {distinct:,} different" if whole else "numbers with fractions"
         return known, values.to_numpy(np.float64), None, "as requested" if task else reason
     if distinct > min(_MAX_CLASSES, len(values) / 2):
-        what = "numbers, to be predicted without --task classification" if kind == "number" else "a name"
-        raise ValueError(f"target {name!r} holds {distinct:,} different values in {len(values):,} rows; is it {what}?")
+        advice = "if these are numbers, leave out --task classification" if kind == "number" else "is it a name?"
+        raise ValueError(f"target {name!r} holds {distinct:,} different values in {len(values):,} rows; {advice}")
     values = values.astype("int64") if whole else values if kind == "number" else as_text(values)
     labels, classes = pandas.factorize(values, sort=True)
     reasons = {"boolean": "booleans", "category": "text", "number": "whole numbers" if whole else "numbers"}

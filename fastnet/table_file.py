@@ -31,18 +31,24 @@ _FORMS = "a table: CSV, Parquet, Feather or NPZ"
 _COMPRESSED = (".gz", ".bz2", ".zip", ".xz", ".zst")
 
 
-def _by(reader: str) -> str:
-    return f"in Python, pandas.{reader}(FILE).to_csv('table.csv', index=False) may convert it"
+def _by(reader: str, options: str = "") -> str:
+    return f"in Python, pandas.{reader}(FILE{options}).to_csv('table.csv', index=False) may convert it"
 
 
 _OTHER_KINDS = (
+    (rb'\s*\{\s*["}].*\}\s*\n\s*\{', "JSON, one object a line", _by("read_json", ", lines=True")),
     (rb'\s*(\{\s*["}]|\[\s*[\[{"\d\]-])', "JSON", _by("read_json")),
     (
         rb"\x80[\x02-\x05]|\(dp0|\(lp0|ccopy_reg",
         "a pickle, which may run code and is not opened",
         "write what it holds as CSV",
     ),
-    (rb".{8}\{(?s:.*)\x00", "a safetensors file, as networks are", "fastnet predict MODEL FILE applies one to a table"),
+    (rb"(?s:.{8}\{.*\x00)", "a safetensors file, as networks are", "fastnet predict MODEL FILE applies one to a table"),
+    (
+        rb"PK\x03\x04(?s:.*)application/vnd\.oasis\.opendocument",
+        "an OpenDocument file, such as of LibreOffice",
+        f"pip install odfpy; {_by('read_excel')}",
+    ),
     (rb"PK\x03\x04(?s:.*)(\[Content_Types\]|docProps/|xl/)", "an Office file, such as of Excel", _by("read_excel")),
     (rb"PK\x03\x04", "a ZIP archive, as models of tables are", "fastnet predict MODEL FILE applies one to a table"),
     (rb"\xd0\xcf\x11\xe0", "an old Office file, such as of Excel", _by("read_excel")),

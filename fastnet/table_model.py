@@ -120,12 +120,12 @@ class TableModel:
         check_columns(self.columns.kinds, list(frame.columns), "the table")
         return self.columns.checked(frame)
 
-    def notes(self, frame: Any, features: Any, unread: Mapping[str, Any]) -> list[str]:
+    def notes(self, frame: Any, features: Any, unreadable: Mapping[str, Any]) -> list[str]:
         """Say what of a table, which `parse` has read, is ignored or new: columns, cells, values of categories."""
         known = {*self.columns.kinds, *self.columns.left_out, self.target, self.id}
         others = [name for name in frame.columns if name not in known]
         found = [f"ignored, since the model was not trained on them: {listed(others)}"] if others else []
-        found += unread_lines(unread)
+        found += unread_lines(unreadable)
         encoder = {name: fitted for name, fitted, _ in self.members[0][0].transformers_}.get("categories")
         for name, values in zip(self.columns.text, encoder.categories_ if encoder else (), strict=True):
             new = features[name][~features[name].isin(values)]

@@ -9,6 +9,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from importlib import import_module
 
 from .. import __version__
@@ -57,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     named = [command for command in COMMANDS if command in arguments[:1]]
-    with launcher.only_first_prints():
+    with launcher.only_first_prints() if named == ["train"] else nullcontext():
         options = make_parser(named or COMMANDS).parse_args(arguments)
     try:
         status: int = options.run(options)

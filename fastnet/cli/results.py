@@ -50,17 +50,18 @@ def fitted(members: list[Member]) -> list[str]:
 
     if len(members) == 1:
         epoch, value = kept[0]
-        best = f"best      {named(epoch)} of {first.epochs} is kept: val_loss {value:.4g}"
-        if members[0].refitted is not None:
-            best = best.replace(" is kept:", ":") + f"; refitted on all rows for {members[0].refitted.history.epochs}"
-        if epoch is None:
-            best = (
-                f"best      none of {first.epochs}: the network as it was before training is kept, val_loss {value:.4g}"
-            )
+        refitted = members[0].refitted
         if first.best_epoch is None:
-            best = "best      none: no epoch has a finite loss"
+            best = "none: no epoch has a finite loss"
+        elif epoch is None:
+            best = f"none of {first.epochs}: the network as it was before training is kept, val_loss {value:.4g}"
+        elif refitted is None:
+            best = f"{named(epoch)} of {first.epochs} is kept: val_loss {value:.4g}"
+        else:
+            best = f"{named(epoch)} of {first.epochs}: val_loss {value:.4g}; refitted on all rows for "
+            best += str(refitted.history.epochs)
         curves = {name: first[name] for name in ("loss", "val_loss") if name in first}
-        return [textplot.curves(curves), "", best, f"diagnosis {members[0].diagnosis()}"]
+        return [textplot.curves(curves), "", f"best      {best}", f"diagnosis {members[0].diagnosis()}"]
     cells = [["network", "fold", "epochs", "best", "val_loss"]]
     for i, (member, (epoch, value)) in enumerate(zip(members, kept, strict=True), 1):
         cells.append([str(i), str(member.fold + 1), str(member.history.epochs), named(epoch), f"{value:.4g}"])

@@ -251,7 +251,8 @@ def _table(options: argparse.Namespace) -> Data:
     frame = frame[known].drop(columns=options.target)
     columns = table.Columns.of(frame, [*options.drop, *ids], options.category)
     if not columns.kinds:
-        reasons = ", ".join(f"{name} ({why})" for name, why in columns.left_out.items()) or "none, it has no other"
+        reasons = ", ".join(f"{name} ({why})" for name, why in columns.left_out.items())
+        reasons = reasons or "none, it has no other column"
         raise ValueError(f"{shown} has no column to predict {options.target!r} from; left out: {reasons}")
     size = f"{counted(len(known), 'row')}, {counted(frame.shape[1] + 1, 'column')}"
     lines = [f"data      {shown}: {size}", *columns.lines(frame)]
@@ -359,7 +360,7 @@ def _baseline(loss: str, y: Array, weights: Array | None = None) -> float | None
 
 
 def _resume(member: Member, options: argparse.Namespace, ranks: Any) -> None:
-    """Go on from a checkpoint that is there, if it is of the same network, loss and data."""
+    """Go on from a checkpoint that is there, if it is of the same network, options and data."""
     path = member.checkpoint
     if path is None or not ranks.on_first("the command line", lambda: os.path.exists(path)):
         return
@@ -372,8 +373,13 @@ def _resume(member: Member, options: argparse.Namespace, ranks: Any) -> None:
                 f"{shown} is the checkpoint of another network: its {name} "
                 f"{'are' if name != 'seed' else 'is'} {there}, not {here}; remove it, or name another file"
             )
-    if member.trainer.loss != ours.loss:
-        raise ValueError(f"{shown} was trained with {member.trainer.loss}, not {ours.loss}")
+    for name in ("loss", "optimizer", "batch_size", "l2", "dropout"):
+        there, here = getattr(member.trainer, name), getattr(ours, name)
+        if there != here:
+            raise ValueError(
+                f"{shown} was trained with another {name.replace('_', ' ')}: {there}, not {here}; give the same "
+                "options, remove it, or name another file"
+            )
     best = member.history.best_epoch
     was_trained = not np.array_equal(member.trainer.network.parameters, ours.network.parameters)
     if best is not None and was_trained and not np.isclose(member.kept()[1], member.history["val_loss"][best], 1e-4):
@@ -395,6 +401,7 @@ def _introduction(
     rows = f"{first.rows:,} to train on, {chosen:,} choose the best epoch, {held:,} held out"
     where = f"; each of {len(parts)} parts is held out in turn" if len(parts) > 1 else ""
     rate = f"{first.trainer.optimizer}, batch size {options.batch_size or 'full'}, seed {options.seed}"
+    rate += f", dropout {options.dropout:g}" if options.dropout else ""
     lines = [*found.lines, f"rows      {rows}{where}", f"training  {loss}, {rate}"]
     if first.prepare_all is not None:
         lines.append(f"refit     on all {first.rows + chosen:,} rows, for as many epochs as the best took")

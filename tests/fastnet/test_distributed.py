@@ -198,7 +198,6 @@ def test_the_command_line_reports_an_error_once(arguments: list[str]) -> None:
     [
         (["train", "--epochs", "x"], "fastnet train: argument --epochs", 2),
         (["train", "--cv", "1"], "fastnet train: --cv needs a FILE to train on", 2),
-        (["trian"], "fastnet: argument command: invalid choice", 2),
         (["train", "--help"], "usage: fastnet train", 0),
     ],
 )
@@ -210,6 +209,13 @@ def test_the_command_line_reports_wrong_usage_once(arguments: list[str], said: s
         command, later = [sys.executable, "-m", "fastnet", *arguments], os.environ | {"PMI_RANK": "1"}
         alone = subprocess.run(command, env=later, capture_output=True, text=True, timeout=LIMIT_S)
         assert (alone.returncode, alone.stdout, alone.stderr) == (status, "", "")
+
+
+def test_other_commands_print_in_whatever_inherits_a_rank() -> None:
+    command, later = [sys.executable, "-m", "fastnet", "predict"], os.environ | {"PMI_RANK": "1"}
+    done = subprocess.run(command, env=later, capture_output=True, text=True, timeout=LIMIT_S)
+    assert done.returncode == 2
+    assert "fastnet predict: " in done.stderr
 
 
 @pytest.mark.parametrize("name", ["OMPI_COMM_WORLD", "PMI"])

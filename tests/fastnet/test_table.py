@@ -121,6 +121,10 @@ def other_kinds(folder: Path) -> dict[str, str]:
     np.save(folder / "a", frame), Network([1, 1]).save(folder / "n"), model()[0].save(folder / "m")
     with zipfile.ZipFile(folder / "t.xlsx", "w") as archive:
         archive.writestr("[Content_Types].xml", "<Types/>")
+    with zipfile.ZipFile(folder / "t.ods", "w") as archive:
+        archive.writestr("mimetype", "application/vnd.oasis.opendocument.spreadsheet")
+    net = (folder / "n").read_bytes()
+    (folder / "n10").write_bytes(b"\n" + net[1:])
     (folder / "c").write_bytes(gzip.compress(b"x,y\n1,2\n"))
     (folder / "w").write_text(f"<!DOCTYPE html><html>{(folder / 'h').read_text()}</html>")
     (folder / "w2").write_text("\ufeff\n<html>")
@@ -129,13 +133,15 @@ def other_kinds(folder: Path) -> dict[str, str]:
     return {
         "p": "it is a pickle, which may run code and is not opened; .*; write what it holds as CSV",
         "j": r"it is JSON; .*; in Python, pandas.read_json\(FILE\).to_csv\('table.csv', index=False\) may convert it",
-        "l": "it is JSON",
+        "l": r"it is JSON, one object a line; .*pandas.read_json\(FILE, lines=True\)",
         "s": r"it is a Stata file; .*pandas\.read_stata",
         "parquet.csv": "it is Parquet; .*; rename it to end in .parquet",
         "feather.csv": "it is Feather; .*; rename it to end in .feather",
         "a.npy": "it is a single NumPy array",
         "n": "it is a safetensors file, as networks are; .*; fastnet predict MODEL FILE applies one",
+        "n10": "it is a safetensors file",
         "m": "it is a ZIP archive, as models of tables are",
+        "t.ods": r"it is an OpenDocument file.*pip install odfpy; in Python, pandas.read_excel\(FILE\)",
         "t.xlsx": "it is an Office file.*pandas.read_excel",
         "c": r"it is compressed; .*; end its name in one of \.gz, ",
         "w": "it is a web page; .*; download the file",
@@ -150,7 +156,7 @@ def test_files_of_other_kinds_are_named(tmp_path: Path) -> None:
         refused(tmp_path / name, f"{name} cannot be read: {message}")
         for suffix in (".npz", ".parquet"):
             (tmp_path / f"t{suffix}").write_bytes((tmp_path / name).read_bytes())
-            if name not in ("parquet.csv", "m", "t.xlsx"):
+            if name not in ("parquet.csv", "m", "t.xlsx", "t.ods"):
                 refused(
                     tmp_path / f"t{suffix}", "no NPZ archive; numpy.savez" if suffix == ".npz" else "cannot be read"
                 )

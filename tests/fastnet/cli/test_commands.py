@@ -286,19 +286,31 @@ def test_checkpoint_is_resumed_from_its_best_epoch(folder: Path, capsys: pytest.
         "--checkpoint",
         "run",
         "--schedule",
-        "cosine",
+        "constant",
         "--l2",
         "1e-4",
         "--dropout",
         "0.2",
     ]
-    run(capsys, "train", *arguments, "--epochs", "4")
+    output = run(capsys, "train", *arguments, "--epochs", "4")
+    assert re.search(r"^training  mse, Adam\(.*, seed 0, dropout 0.2$", output, re.M)
     assert fastnet.Trainer.resume("run").dropout == 0.2
     output = run(capsys, "train", *arguments, "--epochs", "6")
     assert "resumed   from epoch 4 of run\n" in output
     assert re.search(r" of 6: val_loss .*; refitted on all rows for [1-6]\n", output)
     assert cli.main(["train", *arguments, "--seed", "1"]) == 1
     assert "run is the checkpoint of another network: its seed is 0, not 1; remove it" in capsys.readouterr().err
+    for option, value, said in (
+        ("--dropout", "0.3", "another dropout: 0.2, not 0.3; give the same options, remove it, or"),
+        ("--l2", "0", "another l2: 0.0001, not 0.0"),
+        ("--batch-size", "16", "another batch size: 32, not 16"),
+        ("--loss", "mae", "another loss: mse, not mae"),
+        ("--lr", "0.03", "another optimizer: Adam(learning_rate=0.02"),
+        ("--optimizer", "adamw", "another optimizer: Adam(learning_rate=0.02"),
+        ("--schedule", "cosine", "not Adam(learning_rate=CosineDecay("),
+    ):
+        assert cli.main(["train", *arguments, option, value]) == 1
+        assert said in capsys.readouterr().err
 
 
 def test_several_networks_have_checkpoints_and_curves(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -411,9 +423,12 @@ def test_train_patience_keeps_the_best_model(folder: Path, capsys: pytest.Captur
         ),
         (
             ("houses.csv", "--target", "price", "--task", "classification"),
-            "200 different values in 200 rows; is it numbers, to be predicted without --task classification?\n",
+            "200 different values in 200 rows; if these are numbers, leave out --task classification\n",
         ),
-        (("one.csv", "--target", "y"), "one.csv has no column to predict 'y' from; left out: none, it has no other\n"),
+        (
+            ("one.csv", "--target", "y"),
+            "one.csv has no column to predict 'y' from; left out: none, it has no other column\n",
+        ),
         (("huge.csv", "--target", "y"), "target 'y' holds numbers too large to be scaled; divide it first\n"),
         (("houses.csv", "--target", "price", "--out", "no/m"), "cannot write no/m: there is no folder"),
         (("houses.csv", "--target", "price", "--out", "."), "cannot write .: it is a folder; name a file in it"),
