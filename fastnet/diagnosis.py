@@ -106,7 +106,7 @@ def diagnose(
         - too short: fewer than 10 epochs;
         - overfitting: validation ends more than 5% above its lowest, while the loss has not risen since;
         - falling: validation (or the loss, without) fell by more than 2% over the last third of the epochs;
-        - underfitting: it has levelled off, with the loss less than 10% (or 4 sigma) below the baseline;
+        - underfitting: it has levelled off, with both it and the loss less than 10% (or 4 sigma) below the baseline;
         - converged: none of these; since the epoch from which it stays within 2% of its end, or within noise.
     """
     epochs = len(loss)
@@ -149,7 +149,7 @@ def _overfitting(train: _Curve, curve: _Curve, epochs: Sequence[int], first: int
     words = (
         f"Overfitting since epoch {epochs[best] + 1}: val_loss has risen by {(curve.end - low) / curve.level(low):.0%} "
         f"since, from {low:.3g} to {curve.end:.3g}, while loss has not. Stop there (patience does), or use more data, "
-        "l2 or a smaller network."
+        "l2, dropout or a smaller network."
     )
     return Diagnosis("overfitting", words)
 
@@ -163,12 +163,13 @@ def _levelled(
         words = f"Still falling: {name} fell by {fall:.0%} over the last {count} epochs, to {curve.end:.3g}."
         return Diagnosis("falling", f"{words} Train longer.")
     start = train.values[0] if baseline is None else baseline
-    if start - train.end <= max(LEARNT * start, 0.0 if baseline else ERRORS * train.sigma):
+    lower, end = min(("loss", train.end), (name, curve.end), key=lambda each: each[1])  # dropout raises loss alone
+    if start - end <= max(LEARNT * start, 0.0 if baseline else ERRORS * train.sigma):
         against = "its first epoch's" if baseline is None else "that of always predicting the same"
-        share = 1 - train.end / start if start > 0 else 0.0
+        share = 1 - end / start if start > 0 else 0.0
         where = f"{share:.0%} below {against}" if share > 0 else f"not below {against}"
         advice = unscaled or "Use a larger network, inputs that say more, or another learning rate."
-        words = f"Underfitting: loss has levelled off at {train.end:.3g}, {where} ({start:.3g}). {advice}"
+        words = f"Underfitting: {lower} has levelled off at {end:.3g}, {where} ({start:.3g}). {advice}"
         return Diagnosis("underfitting", words)
     reach = max(FALL * curve.level(curve.end), 3 * curve.error(1))
     # The first medians are over the same epochs, so the values themselves are compared there.

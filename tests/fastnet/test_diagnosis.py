@@ -88,7 +88,7 @@ def test_diagnosis_reports_epoch_and_amount() -> None:
     words = diagnose(loss, validation).words
     assert 38 <= int(words.removeprefix("Overfitting since epoch ").split(":")[0]) <= 42
     assert "patience" in words
-    assert "l2" in words
+    assert "l2, dropout" in words
     # From 0.5 to 1.09; medians over ten epochs, at the end and at the lowest, make it 0.54 to 1.05.
     assert 90 < float(words.split("risen by ")[1].split("%")[0]) < 112
     assert "since epoch 31" in diagnose([1 - 0.02 * t if t < 30 else 0.4 for t in range(90)], []).words
@@ -129,6 +129,16 @@ def test_diagnosis_with_a_baseline_is_not_underfitting() -> None:
     assert diagnose(loss, [], baseline=1.0).kind == "converged"
     found = diagnose([5, 2, *[0.97] * 20], [], baseline=1.0)
     assert found.words.startswith("Underfitting: loss has levelled off at 0.97, 3% below that of always predicting")
+
+
+def test_diagnosis_with_dropout_heeds_the_whole_networks_loss() -> None:
+    """The loss is the thinned network's; its distance from the baseline says little."""
+    loss, validation = [1.2, *[0.97] * 30], [1.1, *[0.5] * 30]
+    assert diagnose(loss, validation, baseline=1.0).kind == "converged"
+    found = diagnose(loss, [1.1, *[0.95] * 30], baseline=1.0)
+    assert found.words.startswith("Underfitting: val_loss has levelled off at 0.95, 5% below that of always")
+    words = diagnose(loss, [1.1, *[1.0] * 30], baseline=1.0).words
+    assert words.startswith("Underfitting: loss has levelled off at 0.97")
 
 
 def test_diagnosis_exists_for_any_curve() -> None:
