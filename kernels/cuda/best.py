@@ -1,6 +1,7 @@
 """DeviceBestState: what `BestState` is for the CPU, for parameters and optimizer state on the device."""
 
 import math
+from functools import partial
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from .variants import blocks
 class DeviceBestState:
     """The best state so far, on the device, and how many epochs ago it was; as `engine.epochs.BestState`.
 
-    Nothing of it crosses the bus but where `arrays` is asked for.
+    The state crosses the bus only where `arrays` is asked for; `is_finite` sends and fetches one number.
 
     Parameters
     ----------
@@ -37,7 +38,7 @@ class DeviceBestState:
     def __init__(self, parameters: SyncedArray, vectors: SyncedArray, step: Array) -> None:
         self._now, self._step = (parameters, vectors), step
         sizes = [array.memory.size for array in self._now]
-        purpose = "the best parameters and optimizer state"
+        purpose = 'the best parameters and optimizer state; use a smaller network, or the CPU: backend="cpu"'
         self._copies = [[empty(size, parameters.dtype, purpose) for size in sizes] for _ in range(2)]
         self._steps = [0, 0]
         self._found = empty(1, np.int64)
@@ -82,5 +83,6 @@ class DeviceBestState:
     def restore(self) -> None:
         """Make the best state the present one."""
         for copy, array in zip(self._copies[self._best], self._now, strict=True):
-            copy_between(copy, move_to_device(array), array.memory.size)
+            vector = move_to_device(array)
+            array.move(vector, partial(copy_between, copy, vector, array.memory.size))
         self._step[0] = self._steps[self._best]

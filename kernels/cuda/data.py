@@ -7,6 +7,7 @@ graph serves them all.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -138,19 +139,21 @@ def move_to_device(array: SyncedArray) -> Any:
     MemoryError
         If the values are on the host, and do not fit the card.
     """
-    if array.device is None:
-        vector = empty(array.memory.size, array.dtype, "parameters and optimizer state")
-        send_to(array.host, vector)
-        array.device = vector
-    return array.device
+    vector = array.device  # read once: another thread may look at the values, and make it None
+    if vector is None:
+        purpose = 'parameters and optimizer state; use a smaller network, or the CPU: backend="cpu"'
+        vector = empty(array.memory.size, array.dtype, purpose)
+        array.move(vector, partial(send_to, array.memory, vector))
+    return vector
 
 
 def copy_newest(array: SyncedArray, vector: Any) -> None:
     """Copy the newest values to the front of a device vector, over the bus only where the host owns them."""
-    if array.device is None:
+    source = array.device
+    if source is None:
         send_to(array.host, vector)
     else:
-        copy_between(array.device, vector, array.memory.size)
+        copy_between(source, vector, array.memory.size)
 
 
 def copy_between(source: Any, target: Any, size: int) -> None:

@@ -193,8 +193,8 @@ class CudaEngine:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the device's buffer without parameters and state."""
-        return (self._size - (1 + len(self._optimizer.synced.memory)) * self._count) * self._dtype.itemsize
+        """Bytes of the device's buffer, second copies of parameters and state in it included."""
+        return self._size * self._dtype.itemsize
 
     def _allocate(self) -> None:
         """Allocate and fill all that is on the device but the data, the first time. Raises MemoryError."""
@@ -387,8 +387,7 @@ class CudaEngine:
     def _fetch(self, epoch: _Epoch) -> None:
         """Keep what the epoch trained, and bring back where it stands; a second call, after Ctrl-C, changes no more."""
         for array, vector, at in self._trained if epoch.trains else ():
-            copy_between(self._on_device["flat"][at:], vector, array.memory.size)
-            array.device = vector
+            array.move(vector, partial(copy_between, self._on_device["flat"][at:], vector, array.memory.size))
         epoch.counters.fetch(self._on_device, epoch.batch_weights, self._batch)
 
     # ------------------------------------------------------------------------------------ steps
