@@ -166,7 +166,7 @@ def warn_once(message: str) -> None:
 
 
 class SafeCache:
-    """What a cache of Numba's lacks: safety with several processes, full disks and truncated files; a mixin before it.
+    """What a cache of Numba's lacks: safety with several processes, full disks and damaged files; a mixin before it.
 
     Numba numbers the data files of a function. Two processes that compile different signatures at the same time both
     take number 1, and the index of one can end up beside the data of the other, which would later run float32 code on
@@ -203,22 +203,23 @@ class SafeCache:
         """
         return sig, codegen.magic_tuple()
 
-    def holds(self, sig: Any) -> bool:
-        """Return whether the index names a compiled function of this signature for the CPU compiled for."""
+    def holds(self, sig: Any, target_context: Any = None) -> bool:
+        """Return whether the index names a compiled function of this signature; by default for the CPU compiled for."""
         try:
-            return self._index_key(sig, cpu_target.target_context.codegen()) in self._cache_file._load_index()
+            context = cpu_target.target_context if target_context is None else target_context
+            return self._index_key(sig, context.codegen()) in self._cache_file._load_index()
         except Exception:  # as in `load_overload`
             return False
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
-        """Load a compiled function; return None where there is none that can be read. A MemoryError is passed on."""
+        """Load a compiled function; return None where there is none that can be read. Raises MemoryError."""
         try:
             return super().load_overload(sig, target_context)  # type: ignore[misc]
-        except MemoryError:  # the file is sound, and to compile takes more memory
-            raise
-        except Exception:  # a file truncated by a crash unpickles to anything; the kernel is compiled again
+        except Exception as error:  # a damaged file unpickles to anything, or asks for any amount of memory
+            if isinstance(error, MemoryError) and self.holds(sig, target_context):
+                raise  # the index is sound, so memory is short, and to compile takes more
             with contextlib.suppress(OSError):
-                self.flush()  # a truncated index would make every later save fail
+                self.flush()  # a damaged index would make every later save fail
             return None
 
     def save_overload(self, sig: Any, data: Any) -> None:

@@ -250,7 +250,10 @@ FIRST += "assert (matmul(A, A.T, variant='loops') == A @ A.T).all() and relu(-1.
 
 
 def damage(rng: np.random.Generator, cache: Path) -> None:
-    """Delete, truncate or overwrite some files of a compile cache, or all of it."""
+    """Delete or truncate some files of a compile cache, or all of it, or overwrite bytes of its indices.
+
+    Machine code has no checksum: overwritten, it would be run.
+    """
     kind = rng.integers(4)
     if kind == 0:
         shutil.rmtree(cache)
@@ -262,14 +265,15 @@ def damage(rng: np.random.Generator, cache: Path) -> None:
                 path.unlink()
             elif kind == 2:
                 path.write_bytes(content[: rng.integers(len(content))])
-            else:
-                begin = int(rng.integers(len(content) // 2))
-                path.write_bytes(content[:begin])
+            elif path.suffix == ".nbi":
+                for place in rng.integers(len(content), size=4):
+                    content[place] ^= int(rng.integers(1, 256))
+                path.write_bytes(content)
 
 
 @pytest.mark.exhaustive
 def test_first_runs_at_once_on_a_damaged_cache(tmp_path: Path) -> None:
-    """Eight processes compile, load and save side by side, while files vanish and are cut short."""
+    """Eight processes compile, load and save side by side, while files vanish, are cut short or overwritten."""
     cache = tmp_path / "cache"
     for _, rng in trials("eight first runs at once", 2, 0.08):
         with ExitStack() as stack:

@@ -5,6 +5,7 @@ own.
 """
 
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -355,6 +356,24 @@ def test_truncated_cache_files_are_compiled_again(tmp_path: Path, pattern: str) 
     repaired = compiled_files(cache)
     assert run(RELU_OF_MINUS_ONE, env).stdout == "0.0\n"
     assert compiled_files(cache) == repaired, "the next run must find a complete cache again"
+
+
+@pytest.mark.exhaustive
+def test_a_damaged_index_that_asks_for_too_much_memory_is_written_again(tmp_path: Path) -> None:
+    """Its first pickle begins with the length of its frame, after two bytes of protocol and one for the frame."""
+    site, cache = install(tmp_path / "site"), tmp_path / "cache"
+    env = environment(site, cache)
+    run(RELU_OF_MINUS_ONE, env)
+    for path in cache.rglob("*.nbi"):
+        content = bytearray(path.read_bytes())
+        content[9] = 16  # of 8 bytes the last but one
+        path.write_bytes(content)
+        with path.open("rb") as file, pytest.raises(MemoryError):
+            pickle.load(file)
+    assert run(RELU_OF_MINUS_ONE, env).stdout == "0.0\n"
+    for path in cache.rglob("*.nbi"):
+        with path.open("rb") as file:
+            assert pickle.load(file) == numba.__version__
 
 
 NO_MEMORY = """
