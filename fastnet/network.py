@@ -155,7 +155,8 @@ class Network:
         """Raw outputs, whatever the loss.
 
         A row's outputs do not depend on the rows that come with it, nor on threads, to the bit. Several Python threads
-        may predict with one network at once. Parameters that are on a GPU are used there: the same to rounding.
+        may predict with one network at once. Parameters that are on a GPU are used there, if it
+        has memory for that: the same to rounding.
 
         Parameters
         ----------
@@ -213,7 +214,10 @@ class Network:
             return predict(forward_of(sizes, tuple(names), self.dtype, False, softmax), self._synced.host, X, out)
         from .kernels.cuda.forward import DeviceForward  # imports numba.cuda
 
-        return predict(DeviceForward(on_device, sizes, names, softmax), self._synced.memory, X, out)
+        try:
+            return predict(DeviceForward(on_device, sizes, names, softmax), self._synced.memory, X, out)
+        except MemoryError:  # the card's
+            return predict(forward_of(sizes, tuple(names), self.dtype, False, softmax), self._synced.host, X, out)
 
     def predict_labels(self, X: ArrayLike) -> Array:
         """Decisions: class labels, or after binary_cross_entropy a 0 or 1 for each output.

@@ -10,7 +10,7 @@ from ..engine.backend import Array
 from ..specs.activations import ACTIVATIONS
 from .arguments import DEVICE_PROGRESS, gemm_args
 from .data import send_to
-from .device import cuda, empty, enqueue
+from .device import empty, enqueue, send
 from .launch import launch
 from .steps import THREADS, softmax_kernel
 from .variants import blocks
@@ -73,8 +73,8 @@ class DeviceForward:
             return False
         widest = max(self.layer_sizes)
         rows = min(len(X), MAX_ROWS, max(1, BUFFER_BYTES // (2 * widest * self.dtype.itemsize)))
-        buffers = [empty(rows * widest, self.dtype, "outputs of layers; predict fewer rows at a time") for _ in "ab"]
-        progress = cuda.to_device(np.zeros(1, DEVICE_PROGRESS))
+        buffers = [empty(rows * widest, self.dtype, "outputs of layers; predict fewer rows at a time, or on the CPU") for _ in "ab"]
+        progress = send(np.zeros(1, DEVICE_PROGRESS))
         for start in range(0, len(X), rows):
             part = X[start : start + rows]
             out[start : start + rows] = self._outputs(part, progress, *buffers)
