@@ -44,8 +44,8 @@ from .steps import SOFT_CROSS_ENTROPY, THREADS
 from .variants import blocks, splits_for
 
 RESIDENT_FLOPS = 1_000_000
-"""Steps of fewer floating-point operations are one block's work. An estimate, not a measurement: a graph's 13 launches
-cost some 26 us, in which one SM does about that much."""
+"""Steps of fewer floating-point operations are one block's work. An estimate, not a measurement: a graph's
+3 L + 4 launches of L layers, 13 of three, cost some 26 us, in which one SM does about that much."""
 
 _ALIGNED = 32
 """Elements to which regions of the buffer are aligned: whole sectors, and whole vectors."""
@@ -149,7 +149,7 @@ class CudaEngine:
         gathered = region(batch * sizes[0])
         _assign(context, parameters=weights, state=state, gathered=gathered, optimizer=optimizer.code)
         _assign(context, count=count, vectors=vectors, batch=batch, layers=len(codes))
-        _assign(context, gradient=region(count * clips), l2=region(count) if decays else -1)
+        _assign(context, gradient=region(count * clips), is_weight=region(count) if decays else -1)
         _assign(context, scale=region(1), losses=region(batch), clips=clips, clip_norm=optimizer.clip_norm)
         _assign(context, l2_per_batch=optimizer.l2_per_batch)
         _assign(context, inputs=sizes[0], outputs=sizes[-1], out_code=codes[-1])
@@ -201,11 +201,11 @@ class CudaEngine:
         if self._on_device:
             return
         flat = empty(self._size, self._dtype, f"batches of {self._batch} rows; use a smaller batch_size")
-        if self._context[0]["l2"] >= 0:
+        if self._context[0]["is_weight"] >= 0:
             is_weight = np.zeros(self._count, self._dtype)
             for weights, _ in layer_views(is_weight, self._sizes):
                 weights[...] = 1
-            send_to(is_weight, flat[int(self._context[0]["l2"]) :])
+            send_to(is_weight, flat[int(self._context[0]["is_weight"]) :])
         self._on_device = {
             "flat": flat,
             "context": empty(1, e.DEVICE_CONTEXT),
@@ -244,7 +244,7 @@ class CudaEngine:
         y : ndarray, shape (rows,) or (rows, n_out)
             Labels or targets of these rows, kept likewise.
         weights : ndarray of float64, shape (epoch_rows,), optional
-            A sample weight for each row of the epoch, kept likewise.
+            A sample weight for each row of the epoch; with an order, for each row of X. Kept likewise.
         order : ndarray of int64, shape (epoch_rows,), optional
             The order in which to visit the rows; X and y then hold all of them.
         rates : ndarray of float64, optional

@@ -73,7 +73,8 @@ class DeviceForward:
             return False
         widest = max(self.layer_sizes)
         rows = min(len(X), MAX_ROWS, max(1, BUFFER_BYTES // (2 * widest * self.dtype.itemsize)))
-        buffers = [empty(rows * widest, self.dtype, "outputs of layers; predict fewer rows at a time, or on the CPU") for _ in "ab"]
+        purpose = "outputs of layers; predict fewer rows at a time, or on the CPU"
+        buffers = [empty(rows * widest, self.dtype, purpose) for _ in "ab"]
         progress = send(np.zeros(1, DEVICE_PROGRESS))
         for start in range(0, len(X), rows):
             part = X[start : start + rows]

@@ -7,8 +7,10 @@ A step is::
     losses      loss of every row, and dZ of the last layer
     products    dZ of the layers below, with dropout; then dW of every layer, in parts
     sums        db of every layer, in the same parts
-    update      parts added up in order, l2, the optimizer
-    finish      the losses added up; where the epoch stands
+    clip        where the gradient's norm has a limit: parts added up in order, l2, the norm, a scale
+    penalty     where it is reported: squares of the weights
+    update      the optimizer, on what clip scaled, or else on parts added up in order, with l2
+    close       losses and penalty added up; where the epoch stands
 
 Everything lies in two buffers, one of the network's dtype and one of integers, and a kernel gets offsets; the step's
 number, its rows and its learning rate are read on the device, so that every step is the same launches: a graph.
@@ -33,7 +35,7 @@ from .steps import THREADS, Row, block_sum, column_sum, row_gradient, row_loss, 
 
 DEVICE_CONTEXT = record(
     "inputs outputs layers loss out_code optimizer batch ordered weighted trains clips first_row",
-    "vectors count gathered a_last z_last d_last losses parameters gradient state l2 scale dropout_key",
+    "vectors count gathered a_last z_last d_last losses parameters gradient state is_weight scale dropout_key",
     floats="clip_norm l2_per_batch",
 )
 """What the phases of a step read.
@@ -56,7 +58,7 @@ Offsets in the buffer of floats, in elements:
 - losses: of the rows (batch,)
 - parameters, gradient: (P,)
 - state: (vectors, P)
-- l2: 1 for each weight, 0 for each bias (P,); negative: no l2
+- is_weight: 1 for each weight, 0 for each bias (P,); negative: no l2
 - scale: what the gradient is multiplied by
 """
 
@@ -173,9 +175,9 @@ def _gradient_element(step: StepArrays, sums: Any, i: int) -> Any:
     """Return element i of the gradient, in the layer of ``sums``: its parts in order, and l2's share. One thread."""
     context = step.context[0]
     total = sum_of_parts(step.flat, sums.to + i - sums.begin, sums.parts, sums.count)
-    if context.l2 >= 0:
+    if context.is_weight >= 0:
         l2 = step.rates[step.progress[0].row // context.batch * RATES + L2]
-        total += step.flat[context.l2 + i] * l2 * step.flat[context.parameters + i]
+        total += step.flat[context.is_weight + i] * l2 * step.flat[context.parameters + i]
     return total
 
 
@@ -250,7 +252,7 @@ def epoch_penalty(step: StepArrays) -> None:
     shared = cuda.shared.array(THREADS, np.float64)
     total = 0.0
     for i in range(cuda.grid(1), context.count, cuda.gridsize(1)):
-        w = float(flat[context.l2 + i] * flat[context.parameters + i])
+        w = float(flat[context.is_weight + i] * flat[context.parameters + i])
         total += w * w
     total = block_sum(shared, total)
     if cuda.threadIdx.x == 0:
@@ -268,7 +270,7 @@ def epoch_close(step: StepArrays) -> None:
         total += step.flat[context.losses + r]
         right += step.correct[r]
     total, right, squares = block_sum(shared, total), block_sum(shared, right), 0.0
-    if context.l2_per_batch > 0:
+    if context.l2_per_batch > 0 and context.trains > 0:  # else no phase has written norms
         for i in range(cuda.threadIdx.x, step.norms.size, THREADS):
             squares += step.norms[i]
         squares = block_sum(shared, squares)

@@ -91,7 +91,7 @@ class Backend(Protocol):
         weights : ndarray of float64, shape (epoch_rows,), optional
             A sample weight for each row of the epoch, whichever part of it X is; with an order, for each row of X.
         order : ndarray of int64, shape (epoch_rows,), optional
-            The rows of X and y to visit, in this order, each from 0 to len(X) - 1. cuda takes a permutation only.
+            The rows of X and y to visit, in this order, each from 0 to len(X) - 1; a row may come several times.
         rates : ndarray of float64, optional
             The learning rate of each of the epoch's steps, or one for all.
         first_row, epoch_rows : int, optional

@@ -5,7 +5,8 @@
 
 import copy
 import pickle
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
 
@@ -18,7 +19,9 @@ from fastnet.kernels.cuda import counters as cuda_counters
 from fastnet.kernels.cuda import engine as cuda_engine
 from fastnet.kernels.cuda import forward as cuda_forward
 from fastnet.kernels.cuda.device import SIMULATED, cuda
+from fastnet.kernels.engine.optimizer_state import OptimizerState
 from fastnet.kernels.engine.synced import SyncedArray
+from fastnet.kernels.specs.activations import IDENTITY
 from fastnet.sklearn import MLPClassifier, MLPRegressor, TabularClassifier, TabularRegressor
 
 assert SIMULATED, "run by test_cuda.py"
@@ -30,8 +33,11 @@ Y = np.arange(ROWS) % SIZES[-1]
 
 
 @pytest.fixture
-def bus() -> Iterator[list[tuple[str, int]]]:
-    """What of the size of P or 2 P, parameters or Adam's state, goes over the bus: the direction, and elements."""
+def crossings() -> Iterator[Callable[[], list[tuple[str, int]]]]:
+    """What of the size of P or 2 P, parameters or Adam's state, has crossed the bus since the last call.
+
+    The direction, and elements.
+    """
     array, seen = type(cuda.to_device(np.zeros(1))), list[tuple[str, int]]()
     fetch, send = array.copy_to_host, array.copy_to_device
 
@@ -44,14 +50,13 @@ def bus() -> Iterator[list[tuple[str, int]]]:
             seen.append(("device", source.size))
         send(self, source, *arguments, **options)
 
-    class Crossings(list[tuple[str, int]]):
-        def new(self) -> list[tuple[str, int]]:
-            found = [each for each in seen if each[1] in (P, 2 * P)]
-            seen.clear()
-            return found
+    def new() -> list[tuple[str, int]]:
+        found = [each for each in seen if each[1] in (P, 2 * P)]
+        seen.clear()
+        return found
 
     with mock.patch.object(array, "copy_to_host", fetched), mock.patch.object(array, "copy_to_device", sent):
-        yield Crossings()
+        yield new
 
 
 def _trainer(backend: str = "cuda", loss: str = "cross_entropy", optimizer: Any = None, **options: Any) -> Trainer:
@@ -65,7 +70,7 @@ def _same(ours: Any, truth: Any) -> None:
     assert ours._state.progress == truth._state.progress
 
 
-def test_parameters_cross_the_bus_when_somebody_looks(bus: Any) -> None:
+def test_parameters_cross_the_bus_when_somebody_looks(crossings: Any) -> None:
     trainer, truth = _trainer(), _trainer("numpy")
     net = trainer.network
     for each in (trainer, truth):
@@ -73,21 +78,21 @@ def test_parameters_cross_the_bus_when_somebody_looks(bus: Any) -> None:
     trainer.evaluate(X, Y)
     outputs = net.predict(X), net.predict_proba(X)
     labels = net.predict_labels(X)
-    assert bus.new() == [("device", P), ("device", 2 * P)]
+    assert crossings() == [("device", P), ("device", 2 * P)]
     for each in (trainer, truth):
         each.fit(X, Y, epochs=1)
-    assert bus.new() == []
+    assert crossings() == []
     np.testing.assert_allclose(trainer.evaluate(X, Y)["loss"], truth.evaluate(X, Y)["loss"])
-    assert bus.new() == []
+    assert crossings() == []
     _same(trainer, truth)
-    assert bus.new() == [("host", P), ("host", 2 * P)]
+    assert crossings() == [("host", P), ("host", 2 * P)]
     before = net.parameters.copy()
     np.testing.assert_allclose(net.predict(X), truth.network.predict(X), rtol=1e-12)
-    assert bus.new() == []
+    assert crossings() == []
     assert not np.array_equal(outputs[0], net.predict(X)), "another epoch was trained in between"
     assert (labels == outputs[1].argmax(axis=1)).all()
     trainer.fit(X, Y, epochs=1)
-    assert bus.new() == [("device", P), ("device", 2 * P)]
+    assert crossings() == [("device", P), ("device", 2 * P)]
     assert not np.array_equal(net.parameters, before)
 
 
@@ -130,6 +135,17 @@ def test_predictions_of_every_kind_of_output(output: str) -> None:
     np.testing.assert_allclose(found, net.predict(X), rtol=1e-12)
 
 
+def test_predictions_on_a_full_card_are_the_cpus() -> None:
+    """The parameters are fetched for them, and stay on the host."""
+    trainer = _trainer()
+    trainer.fit(X, Y, epochs=1)
+    net, out = trainer.network, np.full((ROWS, 3), np.nan)
+    with mock.patch.object(cuda_forward, "empty", side_effect=MemoryError):
+        assert net.predict_proba(X, out) is out
+    assert net._synced.device is None
+    np.testing.assert_array_equal(out, net.predict_proba(X))
+
+
 def test_predictions_on_the_device_refuse_what_the_cpu_refuses() -> None:
     net, hidden = Network([5, 5]), np.ones((2, 5), "float32")
     memory = net.parameters
@@ -150,6 +166,42 @@ def test_predictions_on_the_device_refuse_what_the_cpu_refuses() -> None:
     assert net._synced.device is not None
 
 
+def test_a_look_while_steps_run_loses_nothing() -> None:
+    """A look that began before the epoch's end, and ends after it: the network has what the epoch trained."""
+    ours, truth = _trainer(), _trainer("numpy")
+    array, step, move = type(cuda.to_device(np.zeros(1))), cuda_engine.CudaEngine._step, SyncedArray.move
+    fetch, asked, ends = array.copy_to_host, threading.Event(), threading.Event()
+    looks = threading.Thread(target=lambda: ours.network.parameters)
+
+    def fetched(self: Any, *arguments: Any, **options: Any) -> Any:
+        found = fetch(self, *arguments, **options)
+        if threading.current_thread() is looks:
+            asked.set()
+            ends.wait(20)
+        return found
+
+    def stepped(self: Any, *arguments: Any) -> None:
+        if looks.ident is None:
+            looks.start()
+            assert asked.wait(60)
+        step(self, *arguments)
+
+    def moved(self: Any, *arguments: Any) -> None:
+        if asked.is_set():
+            ends.set()
+        move(self, *arguments)
+
+    with (
+        mock.patch.object(array, "copy_to_host", fetched),
+        mock.patch.object(cuda_engine.CudaEngine, "_step", stepped),
+        mock.patch.object(SyncedArray, "move", moved),
+    ):
+        ours.fit(X, Y, epochs=1)
+        looks.join()
+    truth.fit(X, Y, epochs=1)
+    _same(ours, truth)
+
+
 def test_copies_have_the_parameters_of_the_device() -> None:
     trainer, truth = _trainer(), _trainer("numpy")
     for each in (trainer, truth):
@@ -161,7 +213,7 @@ def test_copies_have_the_parameters_of_the_device() -> None:
     _same(copy.deepcopy(trainer), truth)
 
 
-def test_callbacks_that_change_parameters_are_heeded(bus: Any) -> None:
+def test_callbacks_that_change_parameters_are_heeded(crossings: Any) -> None:
     trainers = _trainer(), _trainer("numpy")
     for each in trainers:
 
@@ -169,7 +221,7 @@ def test_callbacks_that_change_parameters_are_heeded(bus: Any) -> None:
             each.network.weights[0][...] /= 2
 
         each.fit(X, Y, epochs=3, callbacks=[halve])
-    assert bus.new() == [("device", P), ("device", 2 * P), *[("host", P), ("device", P)] * 2, ("host", P)]
+    assert crossings() == [("device", P), ("device", 2 * P), *[("host", P), ("device", P)] * 2, ("host", P)]
     _same(*trainers)
 
 
@@ -191,6 +243,21 @@ def test_divergence_restores_finite_parameters() -> None:
     with pytest.warns(RuntimeWarning, match="diverged"):
         trainer.fit(X, np.eye(3)[Y], epochs=3)
     np.testing.assert_array_equal(trainer.network.parameters, before)
+
+
+@pytest.mark.parametrize("resident", [True, False])
+def test_evaluation_adds_no_penalty(resident: bool) -> None:
+    """Nothing stores the weights' squares then; and the engine says how large its buffer is."""
+    rule = OptimizerState.none(np.dtype("float64"))
+    rule.l2_per_batch = 1.0
+    with mock.patch.object(cuda_engine, "RESIDENT_FLOPS", 10**9 if resident else 0):
+        engine = cuda_engine.CudaEngine(SyncedArray(np.ones(P)), SIZES, (IDENTITY, IDENTITY), "cross_entropy", BATCH, rule)
+    engine._allocate()
+    norms, totals, flat = (engine._on_device[name] for name in ("norms", "totals", "flat"))
+    norms.copy_to_device(np.full(norms.size, np.nan))
+    engine.evaluate([(X, Y, None, 0)], ROWS)
+    assert totals.copy_to_host()[2] == 0
+    assert engine.nbytes == 8 * flat.size
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
