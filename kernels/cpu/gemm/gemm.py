@@ -11,7 +11,7 @@ The five loops are BLIS's::
 With AVX2 and NEON, A_BYTES are a block of A that stays in L2, and each micro-panel of B stays in L1 while the tiles
 below each other use it; packed B lies in L3. With AVX-512 it is the other way round: A_BYTES are one micro-panel,
 which stays in L1, and the block of B stays in L2; the micro-kernel broadcasts single elements of A, which is therefore
-packed only where it is a large transpose, or has neither contiguous rows nor columns.
+packed only where it is a large transpose, has neither contiguous rows nor columns, or has 5 to 16 rows beside a B.T.
 
 **Same bits.** An element of C is one chain of FMAs for each block of KC, over ascending k from zero; the blocks are
 added in their order. KC depends on the dtype and the blocks on K alone. Where tiles, blocks and panels begin changes
@@ -64,7 +64,7 @@ def _offset(rows: Any, i: int, nbytes: int) -> Any:
 
 
 @jit(inline=True)
-def _macro_kernel(dtype: Any, block: Any, a: Any, b: Any, c: Any, epilogue: Any) -> None:
+def _macro_kernel(dtype: Any, block: Any, n: int, a: Any, b: Any, c: Any, epilogue: Any) -> None:
     """Loops 2 and 1: a block of C from a block of A and a block of B.
 
     The rows are divided evenly among the tiles: 37 make tiles of 6, 6, 5, 5, 5, 5, 5, none of a single row, whose few
@@ -76,6 +76,8 @@ def _macro_kernel(dtype: Any, block: Any, a: Any, b: Any, c: Any, epilogue: Any)
         float32 or float64.
     block : Shape
         Rows, columns and k of the block.
+    n : int
+        Columns of the whole B.
     a : Matrix
         A's block; where it is packed, panel_stride is the distance between micro-panels, otherwise 0.
     b : Matrix
@@ -114,7 +116,7 @@ def _macro_kernel(dtype: Any, block: Any, a: Any, b: Any, c: Any, epilogue: Any)
             if b.panel_stride < 0:
                 width = min(lanes, nb - j)
                 if tile_rows == 1:
-                    width = single_row_width(item, kb, nb, nb - j, b.column_stride)
+                    width = single_row_width(item, kb, n, nb - j, b.column_stride)
                 columns = Rows(b.address + j * b.column_stride, b.column_stride)
                 tile = Tile(tile_rows, width, kb, 1)
                 gemm_bt_microkernel(
@@ -266,7 +268,7 @@ def gemm(dtype: Any, shape: Any, a: Any, b: Any, c: Any, epilogue: Any, workspac
                     if relu.address == c_block.address:
                         c_block = NO_ROWS
                 block_epilogue = Epilogue(addend, relu, mask, epilogue.alpha)
-                _macro_kernel(dtype, Shape(rows, nb, kb), a_block, b_block, c_block, block_epilogue)
+                _macro_kernel(dtype, Shape(rows, nb, kb), n, a_block, b_block, c_block, block_epilogue)
                 i += mc
             j += nc
     if turns:

@@ -39,16 +39,16 @@ meanwhile the CPU transposes and multiplies the other."""
 PAGE = 4096
 """Columns a multiple of this many bytes apart share one set of L1, which holds those of one vector."""
 
+LAG_BYTES = 1024
+"""Of such columns, the second vector of a tile reads this many bytes behind the first: in other sets of L1, beyond what
+the CPU reads ahead (docs/performance-notes/gemm.md)."""
+
 HAS_LAG = VECTOR < 64
 """Whether a single row takes two vectors also of columns a multiple of PAGE apart. With AVX-512 their 32 columns are
 more streams than the CPU reads ahead, so it takes them neither there nor from a B.T beyond L2."""
 
 NEAR_BYTES = 1 << 20
-"""Without that, bytes of a B.T from which on a single row takes one vector of columns at a time."""
-
-LAG_BYTES = 1024
-"""Of such columns, the second vector of a tile reads this many bytes behind the first: in other sets of L1, beyond what
-the CPU reads ahead (docs/performance-notes/gemm.md)."""
+"""Where HAS_LAG is false, bytes of a whole B.T from which on a single row takes one vector of columns at a time."""
 
 _INT32 = ir.IntType(32)
 
@@ -261,7 +261,10 @@ def _emit_lagging_row(
 
 @jit(scalar=True)
 def single_row_width(item: int, k: int, columns: int, left: int, column_stride: int) -> int:
-    """Return how many of the columns of B that are left `gemm_bt_microkernel` had better compute for a single row."""
+    """Return how many columns of B `gemm_bt_microkernel` had better compute for a single row.
+
+    B.T has ``columns`` in all, and ``left`` of them are still to be computed in the present block.
+    """
     lanes = VECTOR // item
     fits = column_stride % PAGE != 0
     if HAS_LAG:  # then k has to be whole parts, more than the second vector lags behind

@@ -25,6 +25,7 @@ from fastnet.kernels.cpu.gemm.transpose import (
     LAG_BYTES,
     MAX_ROWS,
     MAX_ROWS_IN_PLACE,
+    NEAR_BYTES,
     PAGE,
     PANELS,
     READ_BYTES,
@@ -168,6 +169,22 @@ def test_a_row_times_columns_a_page_apart_has_the_bits_of_the_microkernel(dtype:
             run_transposing(A, W, C, **epilogue)
             assert C.tobytes() == expected.tobytes(), (k, list(epilogue))
             assert_guard(outer, 1, columns)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("has_lag", [True, False])
+def test_how_many_columns_a_single_row_takes(has_lag: bool, dtype: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where none lags, two vectors only of a B.T that is small as a whole, whatever is left of it."""
+    monkeypatch.setattr(transpose, "HAS_LAG", has_lag)
+    width, lanes, item = single_row_width.py_func, lanes_of(dtype), np.dtype(dtype).itemsize
+    k, stride = PAGE // item, PAGE + 64
+    near = (NEAR_BYTES - 1) // stride
+    assert near * stride < NEAR_BYTES <= (near + 1) * stride
+    assert width(item, k, near, PANELS * lanes, stride) == PANELS * lanes
+    assert width(item, k, near, PANELS * lanes - 1, stride) == lanes
+    assert width(item, k, near, 3, stride) == min(3, lanes)
+    assert width(item, k, near + 1, PANELS * lanes, stride) == (PANELS * lanes if has_lag else lanes)
+    assert width(item, k, near, PANELS * lanes, PAGE) == (PANELS * lanes if has_lag else lanes)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
