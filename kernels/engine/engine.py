@@ -198,7 +198,7 @@ class CpuEngine:
         kernels = training_kernels(self._loss, int(context["optimizer"]), codes, bool(drops.any()))
         compile_side_by_side(list(kernels.values()), dtype)
         if "dropout" in kernels:
-            layers["drop"][drops] = kernels["dropout"].address(dtype)
+            layers["drop_kernel"][drops] = kernels["dropout"].address(dtype)
         for layer, code in zip(layers, codes, strict=True):
             for field, prefix in (("activate", "activation"), ("derive", "derivative")):
                 if (kernel := kernels.get(f"{prefix} {code}")) is not None:

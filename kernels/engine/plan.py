@@ -26,7 +26,7 @@ LINE = 64
 
 LAYER = record(
     "n_in n_out activation weights biases packed output preactivation gradient first_neuron activate derive",
-    "dropped drop threshold",
+    "dropped drop_kernel threshold",
     floats="scale",
 )
 """One row of the table of layers. Offsets are in elements.
@@ -41,9 +41,9 @@ LAYER = record(
 - first_neuron: neurons in the layers before
 - activate: address of the activation's kernel (Z, A)
 - derive: address of the kernel (A, Z, dZ) that multiplies dZ by the derivative
-- dropped: offset of A (rows, n_out) after dropout, which is what the next layer reads where it trains; without dropout
-  that of A, and also where no derivative needs A as it was before
-- drop, threshold, scale: address of dropout's kernel, 0 without, and its constants
+- dropped: offset of A (rows, n_out) after dropout, which the next layer reads where it trains. It is that of A without
+  dropout, and where no derivative needs A as it was before
+- drop_kernel, threshold, scale: address of dropout's kernel, 0 without, and its constants
 """
 
 WEIGHT_TASK = record("layer row_begin row_end")

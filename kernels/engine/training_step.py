@@ -66,7 +66,7 @@ def drop(dtype: Any, ctx: Any, i: int, offset: int, row_begin: int, row_end: int
     values = matrix_at(dtype, address, row_end - row_begin, layer.n_out)
     step = record_at(PROGRESS, ctx.progress).step
     arguments = (values, ctx.dropout_key, step, i, first, layer.threshold, layer.scale)
-    call(dropout.drop_rows, layer.drop, dtype, arguments)
+    call(dropout.drop_rows, layer.drop_kernel, dtype, arguments)
 
 
 @jit(inline=True)
@@ -93,7 +93,7 @@ def forward(dtype: Any, ctx: Any, x: int, row_begin: int, row_end: int, workspac
             size = (row_end - row_begin) * k
             source, target = vector_at(dtype, z.address, size), vector_at(dtype, x + row_begin * k * item, size)
             call(activations.apply_activation, layer.activate, dtype, (source, target))
-        if layer.drop != 0 and ctx.trains != 0:
+        if layer.drop_kernel != 0 and ctx.trains != 0:
             if layer.dropped != layer.output:
                 nbytes = k * item
                 dropped = ctx.workspace + layer.dropped * item
@@ -143,7 +143,7 @@ def backward(dtype: Any, ctx: Any, row_begin: int, row_end: int, workspace: Any)
         layer = layer_at(ctx, i)
         n, k, code = layer.n_in, layer.n_out, layer.activation
         d = ctx.workspace + (layer.gradient + row_begin * k) * item
-        if layer.drop != 0:
+        if layer.drop_kernel != 0:
             drop(dtype, ctx, i, layer.gradient, row_begin, row_end)
 
         # dZ = dL/dA * activation'(Z). A hidden ReLU's happened in the product below.

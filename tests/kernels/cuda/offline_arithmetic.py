@@ -254,6 +254,8 @@ def test_rounding_is_that_of_numpy() -> None:
         a, b, one, zero = np.float32(a), np.float32(b), np.float32(1), np.float32(-0.0)
         assert _fma("rn", a, b, zero) == a * b
         assert _fma("rn", a, one, b) == a + b
-        assert _fma("rm", a, one, b) in (a + b, np.nextafter(a + b, np.float32(-np.inf)))
-        assert Fraction(float(_fma("rm", a, one, b))) <= Fraction(float(a)) + Fraction(float(b))
-        assert abs(_rounded(Fraction(float(a)) + Fraction(float(b)), "rz")) <= abs(float(a) + float(b))
+        exact, infinite = Fraction(float(a)) + Fraction(float(b)), np.float32(np.inf)
+        below, inside = _fma("rm", a, one, b), _rounded(exact, "rz")
+        assert Fraction(float(below)) <= exact < Fraction(float(np.nextafter(below, infinite)))
+        away = np.nextafter(inside, infinite if exact > 0 else -infinite)
+        assert abs(Fraction(float(inside))) <= abs(exact) < abs(Fraction(float(away)))
