@@ -1,4 +1,4 @@
-"""A training step with and without dropout, beside PyTorch's, on one thread in turns; the mask of both is 0.5.
+"""A training step with and without dropout, beside PyTorch's, on one thread in turns, with dropout of 0.5 in both.
 
     python bench/dropout.py [--rounds 15] [--hidden relu]
 

@@ -7,7 +7,7 @@ Each round trains all networks once by each way, on the same data; the ratio is 
 parameters and losses of both ways of fastnet are compared to the bit, and JAX's losses with them. Adam, cross-entropy,
 float32. fastnet shuffles the rows, each network by its seed; JAX visits them in order, all networks in one program:
 vmap over networks of a lax.scan over batches, compiled once. The last line is what the machine allows: as many
-processes as `fit_many` has threads, which share nothing, each of which trains its part of the networks in turn.
+processes as `fit_many` has threads, which share nothing, each of which trains its part of the networks in turn on one thread.
 """
 
 import argparse
@@ -63,18 +63,19 @@ def jax_run(trainers: list[Trainer], X: Any, y: Any, batch: int, epochs: int) ->
     return run
 
 
-def problem(options: argparse.Namespace) -> tuple[Any, Any, list[Trainer]]:
+def problem(options: argparse.Namespace, threads: int | None = None) -> tuple[Any, Any, list[Trainer]]:
     """Return X, y and untrained trainers."""
     sizes, rng = [int(size) for size in options.layers.split(",")], np.random.default_rng(0)
     X = rng.standard_normal((options.rows, sizes[0])).astype("float32")
     y = np.argmax(X @ rng.standard_normal((sizes[0], sizes[-1])), axis=1)
     networks = [Network(sizes, seed=i) for i in range(options.networks)]
-    return X, y, [Trainer(net, "cross_entropy", Adam(RATE), options.batch_size, seed=net.seed) for net in networks]
+    options_of_all = "cross_entropy", Adam(RATE), options.batch_size
+    return X, y, [Trainer(net, *options_of_all, seed=net.seed, threads=threads) for net in networks]
 
 
 def _process(pipe: Any, options: argparse.Namespace, part: slice) -> None:
     """Train a part of the networks whenever a message comes, until the other end is closed."""
-    X, y, trainers = problem(options)
+    X, y, trainers = problem(options, threads=1)
     while True:
         try:
             pipe.recv()

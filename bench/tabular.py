@@ -12,8 +12,8 @@ defaults and early stopping, behind the transformer of `fastnet train`. RealMLP 
 for fastnet and RealMLP. A score is the accuracy or R^2. An interval holds 95%: Student's t times the standard error of
 the mean of the folds' differences, corrected for training rows that folds share (Nadeau and Bengio 2003). Times are of
 fitting on one thread, in seconds of the processor, medians over folds; compilation is left out by a first fit.
-``--json`` keeps what is measured, table by table, and goes on from there. ``--write`` replaces a part of
-docs/tables.md.
+``--json`` keeps what is measured, table by table, and goes on from there, if options and versions are the same.
+``--write`` replaces a part of docs/tables.md.
 """
 
 import os
@@ -139,18 +139,35 @@ def difference(runs: Runs, side: str, folds: int) -> tuple[float, float]:
     return float(differences.mean()), float(t.ppf(0.975, len(differences) - 1)) * math.sqrt(spread)
 
 
-def page(found: list[tuple[str, Runs]], options: argparse.Namespace) -> str:
-    """Return the part of the page: scores, differences, ranks, times."""
+def versions_here() -> dict[str, str]:
+    """Return the version of every package that is compared, and of those that both sides use."""
     names = ["fastnet-jit", "scikit-learn", "pandas"]
     names += [name for side, name in zip(OTHERS, ("lightgbm", "pytabkit"), strict=True) if side in SIDES]
-    versions = ", ".join(f"{name} {metadata.version(name)}" for name in names)
+    return {name: metadata.version(name) for name in names}
+
+
+def measured_before(path: Path, measured_by: dict[str, Any]) -> list[tuple[str, Runs]]:
+    """Return what a file of `--json` holds; exit if it was measured by other options or versions."""
+    if not path.exists():
+        return []
+    kept = json.loads(path.read_text())
+    if not isinstance(kept, dict) or kept.get("by") != measured_by:
+        by = kept.get("by") if isinstance(kept, dict) else "unknown options"
+        raise SystemExit(f"{path} was measured by {by}; expected {measured_by}: name another file, or delete this one")
+    return [(about, runs) for about, runs in kept["tables"]]
+
+
+def page(found: list[tuple[str, Runs]], options: argparse.Namespace) -> str:
+    """Return the part of the page: scores, differences, ranks, times."""
+    versions = ", ".join(f"{name} {version}" for name, version in versions_here().items())
+    epochs = f" --epochs {options.epochs}" if options.epochs else ""
     repeats = f" --repeats {options.repeats}" * (options.repeats > 1)
     lines = [
-        f"Written by `python bench/tabular.py --folds {options.folds}{repeats} --rows {options.rows} --write`;",
+        f"Written by `python bench/tabular.py --folds {options.folds}{repeats} --rows {options.rows}{epochs} --write`;",
         "its docstring says how. Scores are means over the folds: accuracy, or R^2 of numbers; the best of a row",
         "is bold. In brackets the processor's seconds to fit on one thread, rough: the other core was busy, too, on",
         f"a shared {cpu.target_cpu()}. The last columns are fastnet's lead over the better of",
-        "HistGradientBoosting and scikit-learn's MLP, and over the best of all others, with intervals.",
+        "HistGradientBoosting and scikit-learn's MLP, and over the best of all others, with intervals of 95%.",
         f"{versions}.",
         "",
         f"| table: target | rows | kind | {' | '.join(SIDES)} | lead over these two | over all |",
@@ -197,9 +214,9 @@ def main() -> None:
     options = parser.parse_args()
     if options.write and options.only:
         parser.error("--write replaces the scores of all tables; leave out --only")
-    rng, found = np.random.default_rng(0), []
-    if options.json and options.json.exists():
-        found = json.loads(options.json.read_text())
+    rng = np.random.default_rng(0)
+    by = {name: getattr(options, name) for name in ("folds", "repeats", "rows", "epochs")} | versions_here()
+    found = measured_before(options.json, by) if options.json else []
     for name in ("pytorch_lightning", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.ERROR)
     with warnings.catch_warnings():
@@ -215,7 +232,7 @@ def main() -> None:
                 means = {side: f"{fmean(score for score, _ in each):.4f}" for side, each in runs.items()}
                 print(about, means, [f"{d:+.3f}" for d in difference(runs, BOOSTING, options.folds)], flush=True)
                 if options.json:
-                    options.json.write_text(json.dumps(found))
+                    options.json.write_text(json.dumps({"by": by, "tables": found}))
     text = page(found, options)
     print(text)
     if options.write:
