@@ -7,7 +7,8 @@ Each round trains all networks once by each way, on the same data; the ratio is 
 parameters and losses of both ways of fastnet are compared to the bit, and JAX's losses with them. Adam, cross-entropy,
 float32. fastnet shuffles the rows, each network by its seed; JAX visits them in order, all networks in one program:
 vmap over networks of a lax.scan over batches, compiled once. The last line is what the machine allows: as many
-processes as `fit_many` has threads, which share nothing, each of which trains its part of the networks in turn on one thread.
+processes as `fit_many` has threads, which share nothing, each of which trains its part of the networks in turn, on one
+thread.
 """
 
 import argparse
