@@ -42,8 +42,8 @@ def sums_parts(rows: int) -> Callable[[Backward], Backward]:
 def sums_terms(product: Product) -> Product:
     """Make a variant's ``matmul(A, B, C)`` sum at most MICRO_BATCH_ROWS terms in a chain, and add those sums in order.
 
-    Here the last sum has the rest; the variant `simd` cuts K into about equal blocks, of at most as many terms in float32.
-    Of 16 million terms of one sign, an element is then off by 2e-6 of itself; as one chain of float32 it was by 2e-2.
+    Here the last sum has the rest; the variant `simd` cuts K into about equal blocks, of at most as many terms in
+    float32. Of 16 million terms of one sign, an element is then off by 2e-6 of itself; as one chain it was by 2e-2.
     """
 
     @functools.wraps(product)
