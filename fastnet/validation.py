@@ -100,7 +100,7 @@ def takes_softmax(loss: str | None) -> bool:
         trained = f"was trained with {loss}" if loss else "has not been trained"
         raise RuntimeError(
             f"this network {trained}, so its outputs are neither labels nor probabilities: net.predict returns them; "
-            'for classes train it with Trainer(net, loss="cross_entropy"), or set net.loss if it was trained so elsewhere'
+            'for classes train it with Trainer(net, loss="cross_entropy"), or set net.loss if its parameters were'
         )
     return LOSSES[loss].probabilities == "softmax"
 
