@@ -251,7 +251,9 @@ def test_evaluation_adds_no_penalty(resident: bool) -> None:
     rule = OptimizerState.none(np.dtype("float64"))
     rule.l2_per_batch = 1.0
     with mock.patch.object(cuda_engine, "RESIDENT_FLOPS", 10**9 if resident else 0):
-        engine = cuda_engine.CudaEngine(SyncedArray(np.ones(P)), SIZES, (IDENTITY, IDENTITY), "cross_entropy", BATCH, rule)
+        engine = cuda_engine.CudaEngine(
+            SyncedArray(np.ones(P)), SIZES, (IDENTITY, IDENTITY), "cross_entropy", BATCH, rule
+        )
     engine._allocate()
     norms, totals, flat = (engine._on_device[name] for name in ("norms", "totals", "flat"))
     norms.copy_to_device(np.full(norms.size, np.nan))

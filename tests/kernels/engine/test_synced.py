@@ -17,6 +17,7 @@ class Vector:
         self.asked, self.released = threading.Event(), threading.Event()
 
     def copy_to_host(self) -> Any:
+        """Wait until it may."""
         found = self._values.copy()
         self.asked.set()
         assert self.released.wait(60)
