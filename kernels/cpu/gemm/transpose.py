@@ -45,9 +45,9 @@ the CPU reads ahead (docs/performance-notes/gemm.md)."""
 
 HAS_LAG = VECTOR < 64
 """Whether a single row takes two vectors also of columns a multiple of PAGE apart. With AVX-512 their 32 columns are
-more streams than the CPU reads ahead, so it takes them neither there nor from a B.T beyond L2."""
+more streams than the CPU reads ahead, so it takes them neither there nor from a B.T that is larger than L2."""
 
-NEAR_BYTES = 1 << 20
+NEAR_BYTES = 1 << 21
 """Where HAS_LAG is false, bytes of a whole B.T from which on a single row takes one vector of columns at a time."""
 
 _INT32 = ir.IntType(32)
