@@ -103,7 +103,8 @@ class Trainer:
         The gradient of a step, l2's share included, is scaled down to this Euclidean norm where it is longer.
     dropout : float or sequence of float, default 0.0
         Share in [0, 1) of the hidden layers' outputs that a step sets to 0, or a rate for each hidden layer; the other
-        outputs are divided by 1 - rate. Only training drops: ``loss`` of the history is the thinned network's.
+        outputs are divided by 1 - rate. Only training drops: ``loss`` of the history is the thinned network's, so that
+        `fit` refuses ``patience`` without validation.
     backend : {"auto", "numpy", "cpu", "cuda"}, default "auto"
         numpy runs the reference equations; cpu, which auto means, the compiled kernels, with the same bits for any
         number of threads: small networks stay on one thread, medium ones periodically time both and keep the faster.
