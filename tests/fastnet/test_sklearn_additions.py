@@ -170,8 +170,16 @@ def protocol() -> Any:
     return pytest.importorskip("sklearn.callback", reason="scikit-learn has the protocol since 1.9")
 
 
+STOPPED: list[dict[str, Any]] = [
+    {"solver": "adam"},
+    {"solver": "adam", "n_iter_no_change": np.inf},
+    {"solver": "sgd", "learning_rate": "adaptive", "n_iter_no_change": 2, "tol": 1e9},
+    {"solver": "sgd", "learning_rate": "invscaling"},
+]
+
+
 @pytest.mark.parametrize("name", ["MLPClassifier", "MLPRegressor"])
-@pytest.mark.parametrize("options", [{"solver": "adam"}, {"solver": "sgd", "learning_rate": "adaptive"}])
+@pytest.mark.parametrize("options", STOPPED)
 def test_callbacks_of_sklearn(name: str, options: dict[str, Any], protocol: Any, capsys: Any) -> None:
     y = LABELS if name == "MLPClassifier" else TARGETS
     recorder = Recorder()
