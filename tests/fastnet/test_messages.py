@@ -146,8 +146,8 @@ def test_checkpoint_of_an_unknown_optimizer_names_the_class(tmp_path: Path) -> N
     with pytest.raises(ValueError, match="optimizer is of class 'Mine'; there are: SGD, Adam"):
         checkpoint.settings(
             {
-                "trainer": '{"loss": "mse", "batch_size": 1, "shuffle": true, "seed": 0, "l2": 0, "clip_norm": null, "dropout": 0, '
-                '"backend": "cpu", "threads": null, "optimizer": {"name": "Mine"}}'
+                "trainer": '{"loss": "mse", "batch_size": 1, "shuffle": true, "seed": 0, "l2": 0, "clip_norm": null, '
+                '"dropout": 0, "backend": "cpu", "threads": null, "optimizer": {"name": "Mine"}}'
             }
         )
 
