@@ -39,6 +39,9 @@ from .training_state import TrainingState
 
 T = TypeVar("T")
 
+FORWARDING_SECONDS = 0.2
+"""Between a rank's last words and the end of all: mpiexec drops what it has not yet read by then."""
+
 _yield_core: Callable[[], None] = getattr(os, "sched_yield", lambda: time.sleep(0))
 
 YIELD_S, SLEEP_S = 0.01, 0.001
@@ -244,9 +247,9 @@ class Ranks(Alone):
         """End all ranks at once, unless all of them raise this error: they would wait for this one forever."""
         if error is self._shared:
             return
-        traceback.print_exception(error, file=sys.__stderr__)
         text = f"rank {self.rank} of {self.size} failed ({_line(error)}), which ends all ranks; checkpoints are whole"
-        print(f"fastnet: {text}", file=sys.__stderr__, flush=True)
+        print(f"{''.join(traceback.format_exception(error))}fastnet: {text}", file=sys.__stderr__, flush=True)
+        time.sleep(FORWARDING_SECONDS)
         self._comm.Abort(1)
 
     def agreed(self, prepare: Callable[[], T], facts: Callable[[T], Mapping[str, Any]]) -> T:
