@@ -86,7 +86,7 @@ def _process(pipe: Any, options: argparse.Namespace, part: slice) -> None:
 
 
 def processes_run(options: argparse.Namespace, count: int) -> Run:
-    """Return a function that trains all networks in so many processes, and returns the last losses."""
+    """Return a function that trains all networks in ``count`` processes, and returns the last losses."""
     context, pipes, parts = multiprocessing.get_context("spawn"), [], [slice(i, None, count) for i in range(count)]
     for part in parts:
         ours, theirs = context.Pipe()

@@ -54,7 +54,7 @@ def blocks(sizes: tuple[int, ...], batch: int, machines: int) -> list[int]:
 
 
 def seconds(sizes: tuple[int, ...], batch: int, machines: int, link: Network, cores: int = CORES) -> float:
-    """Return the seconds of a step of plain SGD, on machines of so many cores."""
+    """Return the seconds of a step of plain SGD, on machines of that number of cores."""
     if machines == 1:
         return many_cores.step(sizes, batch, cores)[0]
     # Forward and backward of the machine's rows, its part of dW over all rows, and the packing of all of W^T.

@@ -157,7 +157,7 @@ def copy_newest(array: SyncedArray, vector: Any) -> None:
 
 
 def copy_between(source: Any, target: Any, size: int) -> None:
-    """Copy so many elements of a device vector to the front of another, after all steps launched so far."""
+    """Copy the first elements of a device vector to the front of another, after all steps launched so far."""
     if size:
         target[:size].copy_to_device(source[:size])
 

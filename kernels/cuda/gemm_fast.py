@@ -46,7 +46,7 @@ class BlockTile(NamedTuple):
 
     @property
     def blocks(self) -> int:
-        """Blocks that are to share an SM: of so many threads that each has the registers for its sums."""
+        """Blocks that are to share an SM: few enough that each of their threads has the registers for its sums."""
         return 1 if self.tm * self.tn > 64 else 2 if self.threads >= 256 else 4
 
 

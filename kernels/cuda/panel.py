@@ -191,7 +191,7 @@ def panels(size: int, depth: int, side: int, lanes: int, threads: int, mode: int
 
 
 def _row(load: Any, pieces: int, apart: int) -> Any:
-    """Make ``(shared, at) -> tuple``: so many pieces, a power of two, whose starts are ``apart`` elements."""
+    """Make ``(shared, at) -> tuple``: the ``pieces``, a power of two, whose starts are ``apart`` elements."""
     if pieces == 1:
         return load
     half, far = _row(load, pieces // 2, apart), pieces // 2 * apart

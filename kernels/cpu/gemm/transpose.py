@@ -48,7 +48,8 @@ HAS_LAG = VECTOR < 64
 more streams than the CPU reads ahead, so it takes them neither there nor from a B.T that is larger than L2."""
 
 NEAR_BYTES = 1 << 21
-"""Where HAS_LAG is false, bytes of a whole B.T from which on a single row takes one vector of columns at a time."""
+"""Where HAS_LAG is false, bytes of a whole B.T from which on a single row takes one vector of columns at a time: L2 of
+the Emerald Rapids on which it was measured; other CPUs with AVX-512 have not been."""
 
 _INT32 = ir.IntType(32)
 
