@@ -6,7 +6,8 @@ transposes them once, into a micro-panel, if there are many rows of A; for the f
 
 What is read of each column is joined into vectors; then their 16-byte blocks are transposed, all those of a vector at
 once, in steps that exchange neighbouring lanes. Reading whole vectors instead takes more steps, and the shuffles are
-what takes the time (docs/performance-notes/gemm.md).
+what takes the time (docs/performance-notes/gemm.md); but columns that share one set of L1 drive each other out of it,
+and there reading each of their cache lines once is what counts.
 """
 
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from typing import Any
 from llvmlite import ir
 
 from ...jit.decorator import jit
-from ...llvm.builder import VECTOR, Values, VectorBuilder, emits, types
+from ...llvm.builder import LINE, VECTOR, Values, VectorBuilder, emits, types
 from .microkernel import Outputs, store_epilogue
 from .operands import Epilogue, Rows, Tile, epilogue_type, rows_type, tile_type
 
@@ -37,13 +38,23 @@ PANELS = 2
 meanwhile the CPU transposes and multiplies the other."""
 
 PAGE = 4096
-"""Columns a multiple of this many bytes apart share one set of L1, which holds those of one vector."""
+"""Columns a multiple of this many bytes apart share one set of L1, which holds 8 lines or more."""
+
+READS_LINES = VECTOR == LINE
+"""Whether of such columns a whole cache line is read at a time: where a vector holds it."""
+
+LINES_HEIGHTS = (8, 4, 1)
+"""Rows of the tiles that do so: beside more sums, a line's vectors do not fit the registers."""
+
+SHARED_SETS = 16 * PAGE // (PANELS * VECTOR)
+"""Times the bytes of an element: PANELS vectors of columns a multiple of so many bytes apart are 16 lines or more in
+each set of L1 that they use. From there on, as from PAGE on, one vector at a time is read."""
 
 LAG_BYTES = 1024
 """Of such columns, the second vector of a tile reads this many bytes behind the first: in other sets of L1, beyond what
 the CPU reads ahead (docs/performance-notes/gemm.md)."""
 
-HAS_LAG = VECTOR < 64
+HAS_LAG = not READS_LINES
 """Whether a single row takes two vectors also of columns a multiple of PAGE apart. With AVX-512 their 32 columns are
 more streams than the CPU reads ahead, so it takes them neither there nor from a B.T that is larger than L2."""
 
@@ -54,9 +65,9 @@ the Emerald Rapids on which it was measured; other CPUs with AVX-512 have not be
 _INT32 = ir.IntType(32)
 
 
-def _part(code: VectorBuilder, columns: Values, count: ir.Value | None = None) -> Values:
-    """Read READ_BYTES from pointers to a vector's columns, as vectors of rows; of ``count`` rows, zeros below them."""
-    lanes, height = code.lanes, READ_BYTES // code.bytes
+def _part(code: VectorBuilder, columns: Values, nbytes: int, count: ir.Value | None = None) -> Values:
+    """Read nbytes from pointers to a vector's columns, as vectors of rows; of ``count`` rows, zeros below them."""
+    lanes, height = code.lanes, nbytes // code.bytes
     part = VectorBuilder(code.builder, code.dtype, height)
     lane_mask = None if count is None else part.first_lanes(count)
     rows = []
@@ -107,29 +118,35 @@ def _for_all_rows(
     carried: Values,
     body: Callable[[Values, ir.Value, Values], Values],
     exact: bool,
+    lines: bool,
 ) -> Values:
     """Emit ``carried = body(carried, number, vectors)`` for the k rows of a B given by its columns; transpose them.
 
-    ``offsets`` are the columns' distances in bytes from the first. READ_BYTES of each are read at a time. ``exact``:
-    body runs for these k rows only; otherwise also for rows of zeros that fill up the last part.
+    ``offsets`` are the columns' distances in bytes from the first. READ_BYTES of each are read at a time, or whole
+    ``lines`` of the first column's between. ``exact``: body runs for these k rows only; otherwise also for rows of
+    zeros that fill up the last part.
     """
     builder, intp = code.builder, k.type
     start, step = code.pointer(b.address), READ_BYTES // code.bytes
 
-    def rows_from(number: ir.Value, count: ir.Value | None = None) -> list[tuple[ir.Value, Values]]:
+    def rows_from(number: ir.Value, nbytes: int, count: ir.Value | None = None) -> list[tuple[ir.Value, Values]]:
         first = code.at(start, builder.mul(number, intp(code.bytes)))
         pointers = [code.at(first, offset) for offset in offsets]
-        parts = [_part(code, pointers[i : i + code.lanes], count) for i in range(0, len(pointers), code.lanes)]
+        vectors = [pointers[i : i + code.lanes] for i in range(0, len(pointers), code.lanes)]
+        parts = [_part(code, vector, nbytes, count) for vector in vectors]
         return [(builder.add(number, intp(i)), list(row)) for i, row in enumerate(zip(*parts, strict=True))]
 
-    def whole_part(carried: Values) -> Values:
-        number, *values = carried
-        for row in rows_from(number):
-            values = body(values, *row)
-        return [builder.add(number, intp(step)), *values]
+    def until(end: ir.Value, carried: Values, nbytes: int = READ_BYTES) -> Values:
+        def part(now: Values) -> Values:
+            number, *values = now
+            for row in rows_from(number, nbytes):
+                values = body(values, *row)
+            return [builder.add(number, intp(nbytes // code.bytes)), *values]
+
+        return code.loop(carried, lambda now: builder.icmp_signed("<", now[0], end), part)
 
     def rest(values: Values) -> Values:
-        for row in rows_from(whole, left):
+        for row in rows_from(whole, READ_BYTES, left):
 
             def change(old: Values, row: tuple[ir.Value, Values] = row) -> Values:
                 return body(old, *row)
@@ -140,12 +157,19 @@ def _for_all_rows(
 
     whole = builder.and_(k, intp(-step))
     left = builder.sub(k, whole)
-    _, *carried = code.loop([intp(0), *carried], lambda now: builder.icmp_signed("<", now[0], whole), whole_part)
+    carried = [intp(0), *carried]
+    if lines:
+        gap = builder.udiv(builder.and_(builder.neg(b.address), intp(LINE - 1)), intp(code.bytes))
+        gap = builder.and_(builder.select(builder.icmp_signed("<", gap, whole), gap, whole), intp(-step))
+        carried = until(gap, carried)
+        in_lines = builder.and_(builder.sub(whole, gap), intp(-(LINE // code.bytes)))
+        carried = until(builder.add(gap, in_lines), carried, LINE)
+    _, *carried = until(whole, carried)
     return code.change_unless_zero(left, carried, rest)
 
 
-def _emit_transpose(vectors: int) -> Callable[..., None]:
-    """Return what emits the function that transposes ``vectors`` vectors of columns."""
+def _emit_transpose(vectors: int, lines: bool = False) -> Callable[..., None]:
+    """Return what emits the function that transposes ``vectors`` vectors of columns, read in ``lines`` or not."""
 
     def emit(code: VectorBuilder, target: Rows, source: Rows, columns: ir.Value, k: ir.Value) -> None:
         start = code.pointer(target.address)
@@ -156,7 +180,8 @@ def _emit_transpose(vectors: int) -> Callable[..., None]:
                 code.store(x, pointer)
             return carried
 
-        _for_all_rows(code, source, _offsets(code, source.row_stride, columns, vectors), k, [], store, exact=False)
+        offsets = _offsets(code, source.row_stride, columns, vectors)
+        _for_all_rows(code, source, offsets, k, [], store, exact=False, lines=lines)
 
     return emit
 
@@ -190,16 +215,23 @@ def transpose_panel(
     """
     code = VectorBuilder(builder, dtype)
     operands = Rows(target, target_row), Rows(source, source_column), columns, k
-    with builder.if_else(builder.icmp_signed("<=", columns, columns.type(code.lanes))) as (narrow, wide):
-        for vectors, branch in ((1, narrow), (PANELS, wide)):
-            with branch:
-                code.call_shared(f"fastnet.transpose.{dtype}.{vectors}", _emit_transpose(vectors), *operands)
+    intp = columns.type
+    with builder.if_else(builder.icmp_signed("<=", columns, intp(code.lanes))) as (narrow, wide):
+        with wide:
+            code.call_shared(f"fastnet.transpose.{dtype}.{PANELS}", _emit_transpose(PANELS), *operands)
+        with narrow:
+            far = builder.icmp_signed("==", builder.and_(source_column, intp(PAGE - 1)), intp(0))
+            with builder.if_else(builder.and_(far, far.type(READS_LINES))) as (conflicting, others):
+                with conflicting:
+                    code.call_shared(f"fastnet.transpose.{dtype}.lines", _emit_transpose(1, READS_LINES), *operands)
+                with others:
+                    code.call_shared(f"fastnet.transpose.{dtype}.1", _emit_transpose(1), *operands)
 
 
-def _emit_tile(height: int, panels: int) -> Callable[..., None]:
+def _emit_tile(height: int, panels: int, lines: bool = False) -> Callable[..., None]:
     """Return what emits the function that computes a tile of up to ``height`` rows and ``panels`` vectors of columns.
 
-    A single vector may have fewer columns; several are whole.
+    A single vector may have fewer columns; several are whole. ``lines``: columns are read a cache line at a time.
     """
 
     def emit(
@@ -221,7 +253,7 @@ def _emit_tile(height: int, panels: int) -> Callable[..., None]:
             return [code.fma(x, vector, total) for (x, vector), total in zip(factors, sums, strict=True)]
 
         offsets = _offsets(code, b.row_stride, columns, panels)
-        sums = _for_all_rows(code, b, offsets, k, [code.zero] * (height * panels), add, exact=True)
+        sums = _for_all_rows(code, b, offsets, k, [code.zero] * (height * panels), add, exact=True, lines=lines)
         store_epilogue(code, sums, panels, columns if panels == 1 else None, outputs, numbers)
 
     return emit
@@ -240,7 +272,7 @@ def _emit_lagging_row(
         """Emit the FMAs of as many rows of one vector of columns as are read at a time."""
         first_a, first_b = (code.at(start, builder.mul(number, intp(code.bytes))) for start in starts)
         pointers = [code.at(first_b, x) for x in offsets[vector * code.lanes : (vector + 1) * code.lanes]]
-        for i, row in enumerate(_part(code, pointers)):
+        for i, row in enumerate(_part(code, pointers, READ_BYTES)):
             x = builder.load(code.at(first_a, intp(i * code.bytes)), typ=code.scalar, align=code.bytes)
             total = code.fma(code.splat(x), row, total)
         return total
@@ -267,7 +299,7 @@ def single_row_width(item: int, k: int, columns: int, left: int, column_stride: 
     B.T has ``columns`` in all, and ``left`` of them are still to be computed in the present block.
     """
     lanes = VECTOR // item
-    fits = column_stride % PAGE != 0
+    fits = column_stride % min(PAGE, SHARED_SETS * item) != 0
     if HAS_LAG:  # then k has to be whole parts, more than the second vector lags behind
         fits = fits or (k * item > LAG_BYTES and k * item % READ_BYTES == 0)
     else:
@@ -303,13 +335,18 @@ def gemm_bt_microkernel(
     intp = tile.rows.type
     flags = [builder.icmp_signed("<=", tile.rows, intp(height)) for height in HEIGHTS[1:]]
     flags.append(builder.icmp_signed(">", tile.columns, intp(code.lanes)))
+    far = builder.icmp_signed("==", builder.and_(b.row_stride, intp(PAGE - 1)), intp(0))
     if HAS_LAG:
         kinds[f"1x{PANELS}.lag"] = _emit_lagging_row
-        far = builder.icmp_signed("==", builder.and_(b.row_stride, intp(PAGE - 1)), intp(0))
         flags.append(builder.and_(flags[-1], far))
     choice = intp(0)
     for flag in flags:  # each implies those before it: their number is the kind's
         choice = builder.add(choice, builder.zext(flag, intp))
+    if READS_LINES:  # of such columns, PANELS vectors are never asked for
+        low = builder.icmp_signed("<=", tile.rows, intp(LINES_HEIGHTS[0]))
+        others = intp(len(kinds) - HEIGHTS.index(LINES_HEIGHTS[0]))
+        choice = builder.add(choice, builder.select(builder.and_(far, low), others, intp(0)))
+        kinds |= {f"{height}x1.lines": _emit_tile(height, 1, lines=True) for height in LINES_HEIGHTS}
     done = builder.append_basic_block("tile_done")
     blocks = [builder.append_basic_block(f"tile_bt_{name}") for name in kinds]
     switch = builder.switch(choice, blocks[0])

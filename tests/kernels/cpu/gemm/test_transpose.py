@@ -29,11 +29,13 @@ from fastnet.kernels.cpu.gemm.transpose import (
     PAGE,
     PANELS,
     READ_BYTES,
+    READS_LINES,
     gemm_bt_microkernel,
     single_row_width,
     transpose_panel,
 )
 from fastnet.kernels.llvm import builder
+from fastnet.kernels.llvm.builder import LINE, VECTOR
 from fastnet.kernels.llvm.memory import address_and_strides, keep_alive
 
 pytestmark = pytest.mark.compiled
@@ -172,6 +174,33 @@ def test_a_row_times_columns_a_page_apart_has_the_bits_of_the_microkernel(dtype:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("offset", [0, 1, 3, 4, 9, 15])
+def test_columns_a_page_apart_are_read_in_lines_from_anywhere(dtype: Any, offset: int) -> None:
+    """From any place in a cache line; k ends before, in and behind the first and the last of its lines."""
+    lanes, line = lanes_of(dtype), LINE // np.dtype(dtype).itemsize
+    rng = np.random.default_rng(offset)
+    outer = np.full((lanes * PAGE + 4 * LINE) // np.dtype(dtype).itemsize, np.nan, dtype)
+    start = -outer.ctypes.data % LINE // outer.itemsize + offset
+    outer = outer[start : start + lanes * PAGE // outer.itemsize].reshape(lanes, -1)
+    for k in (1, line - 1, line, line + 1, 2 * line + offset, 5 * line + 3, 9 * line):
+        outer[:] = np.nan
+        outer[:, :k] = rng.standard_normal((lanes, k))
+        for columns in (lanes, lanes - 1, 1):
+            W = outer[:columns, :k]
+            _, target = guarded(dtype, k + line, lanes)
+            kernels(dtype)["panel"](target, W)
+            assert np.array_equal(target[:k, :columns], W.T)
+            for rows in range(1, min(9, MAX_ROWS) + 1):
+                A = rng.standard_normal((rows, k)).astype(dtype)
+                outer_c, C = guarded(dtype, rows, columns, 5)
+                run_transposing(A, W, C)
+                expected = np.empty((rows, columns), dtype)
+                run_transposing(A, np.ascontiguousarray(W), expected)
+                assert C.tobytes() == expected.tobytes(), (k, columns, rows)
+                assert_guard(outer_c, rows, columns)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("has_lag", [True, False])
 def test_how_many_columns_a_single_row_takes(has_lag: bool, dtype: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where none lags, two vectors only of a B.T that is small as a whole, whatever is left of it."""
@@ -184,7 +213,12 @@ def test_how_many_columns_a_single_row_takes(has_lag: bool, dtype: Any, monkeypa
     assert width(item, k, near, PANELS * lanes - 1, stride) == lanes
     assert width(item, k, near, 3, stride) == min(3, lanes)
     assert width(item, k, near + 1, PANELS * lanes, stride) == (PANELS * lanes if has_lag else lanes)
-    assert width(item, k, near, PANELS * lanes, PAGE) == (PANELS * lanes if has_lag else lanes)
+    for pages in (1, 3):
+        assert width(item, k, near, PANELS * lanes, pages * PAGE) == (PANELS * lanes if has_lag else lanes)
+    if VECTOR == 64:  # 32 columns half a page apart are 16 lines in each of two sets
+        assert width(4, k, near, PANELS * lanes_of("f4"), PAGE // 2) == (PANELS if has_lag else 1) * lanes_of("f4")
+        assert width(8, k, near, PANELS * lanes_of("f8"), PAGE // 2) == PANELS * lanes_of("f8")
+    assert width(item, k, near, PANELS * lanes, PAGE // 4) == PANELS * lanes
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -240,13 +274,20 @@ MUTANTS = {
     "parts joined in the wrong order": ("transpose._joined", "lambda code, x, y: real(code, y, x)", "panel"),
     "a rest that is a whole part": (
         "transpose._for_all_rows",
-        "lambda *operands, exact: real(*operands, exact=False)",
+        "lambda *operands, exact, lines: real(*operands, exact=False, lines=lines)",
         "tile",
     ),
 }
+if READS_LINES:
+    MUTANTS["the rows of a line in the wrong order"] = (
+        "transpose._part",
+        "lambda code, columns, nbytes, *count: real(code, columns, nbytes, *count)[:: 1 if nbytes == 16 else -1]",
+        "lines",
+    )
 MODULES = {"builder": builder, "transpose": transpose}
 CHECKS = {
     "panel": "t.test_panel_is_the_transpose(np.float32)",
+    "lines": "t.test_columns_a_page_apart_are_read_in_lines_from_anywhere(np.float32, 3)",
     "tile": "t.test_transposing_tile_has_the_bits_of_the_microkernel(np.float32, 2)",
 }
 
