@@ -62,6 +62,10 @@ NEAR_BYTES = 1 << 21
 """Where HAS_LAG is false, bytes of a whole B.T from which on a single row takes one vector of columns at a time: L2 of
 the Emerald Rapids on which it was measured; other CPUs with AVX-512 have not been."""
 
+PACKED_VECTORS = LINE // VECTOR
+"""Vectors of columns that are packed at once, where so many are left: together as many columns as a cache line has
+elements. With AVX-512, one; packing two gained nothing."""
+
 _INT32 = ir.IntType(32)
 
 
@@ -197,7 +201,7 @@ def transpose_panel(
     columns: ir.Value,
     k: ir.Value,
 ) -> None:
-    """Copy k rows of up to a vector, or of PANELS whole vectors, of contiguous columns to contiguous rows.
+    """Copy k rows of up to a vector, or of PACKED_VECTORS whole ones, of contiguous columns to contiguous rows.
 
     READ_BYTES of each column are stored at a time: rows of zeros may follow the last one. Missing columns repeat the
     last one.
@@ -216,16 +220,15 @@ def transpose_panel(
     code = VectorBuilder(builder, dtype)
     operands = Rows(target, target_row), Rows(source, source_column), columns, k
     intp = columns.type
-    with builder.if_else(builder.icmp_signed("<=", columns, intp(code.lanes))) as (narrow, wide):
-        with wide:
-            code.call_shared(f"fastnet.transpose.{dtype}.{PANELS}", _emit_transpose(PANELS), *operands)
-        with narrow:
-            far = builder.icmp_signed("==", builder.and_(source_column, intp(PAGE - 1)), intp(0))
-            with builder.if_else(builder.and_(far, far.type(READS_LINES))) as (conflicting, others):
-                with conflicting:
-                    code.call_shared(f"fastnet.transpose.{dtype}.lines", _emit_transpose(1, READS_LINES), *operands)
-                with others:
-                    code.call_shared(f"fastnet.transpose.{dtype}.1", _emit_transpose(1), *operands)
+    special = builder.icmp_signed(">", columns, intp(code.lanes))
+    if READS_LINES:
+        special = builder.icmp_signed("==", builder.and_(source_column, intp(PAGE - 1)), intp(0))
+    with builder.if_else(special) as (then, otherwise):
+        with then:
+            emit = _emit_transpose(PACKED_VECTORS, lines=READS_LINES)
+            code.call_shared(f"fastnet.transpose.{dtype}.special", emit, *operands)
+        with otherwise:
+            code.call_shared(f"fastnet.transpose.{dtype}", _emit_transpose(1), *operands)
 
 
 def _emit_tile(height: int, panels: int, lines: bool = False) -> Callable[..., None]:

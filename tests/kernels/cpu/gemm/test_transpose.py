@@ -26,6 +26,7 @@ from fastnet.kernels.cpu.gemm.transpose import (
     MAX_ROWS,
     MAX_ROWS_IN_PLACE,
     NEAR_BYTES,
+    PACKED_VECTORS,
     PAGE,
     PANELS,
     READ_BYTES,
@@ -92,7 +93,7 @@ def run_transposing(A: Any, W: Any, C: Any, **epilogue: Any) -> None:
 def test_panel_is_the_transpose(dtype: Any) -> None:
     """Every number of columns; rows on both sides of whole parts, zeros below them; nothing else is touched."""
     lanes, part = lanes_of(dtype), READ_BYTES // np.dtype(dtype).itemsize
-    for columns in (*range(1, lanes + 1), PANELS * lanes):
+    for columns in (*range(1, lanes + 1), PACKED_VECTORS * lanes):
         width = max(columns, lanes)
         for k in (1, 2, 3, lanes - 1, lanes, lanes + 1, 3 * lanes, 3 * lanes + 5):
             outer_source, source = guarded(dtype, columns, k)
