@@ -154,7 +154,6 @@ class CpuEngine:
             totals=optimizer.totals,
             objective=np.zeros((), OBJECTIVE),
             scratch=aligned(threads * scratch_size, dtype),
-            scratch_taken=np.zeros((threads, LINE // 8), np.int64),
         )
         context, objective = self.plan.context, self.plan.objective
         objective["l2_per_batch"], objective["max_row_loss"] = optimizer.l2_per_batch, optimizer.max_row_loss
@@ -162,7 +161,7 @@ class CpuEngine:
         context["layer_count"], context["weight_task_count"] = len(layers), len(weight_tasks)
         context["gathered_inputs"], context["gathered_targets"] = inputs, targets
         context["task_rows"], context["scratch_size"], context["flops_per_row"] = task_rows, scratch_size, flops
-        context["scratch_slots"], context["ranks"] = threads, 1
+        context["scratch_threads"], context["ranks"] = threads, 1
         context["l2"], context["clip_norm"] = optimizer.l2, optimizer.clip_norm
         context["dropout_key"] = seed_key(optimizer.seed)
         self._address = 0  # of the context of `_bound`
@@ -181,7 +180,7 @@ class CpuEngine:
             own += [(layer, begin, end)] if begin < end else []
         self.plan = plan._replace(weight_tasks=np.array(own, WEIGHT_TASK))
         rows = rank_share(len(plan.row_losses), ranks)
-        context["task_rows"] = _task_rows(self._sizes, item, rows, int(context["scratch_slots"]))
+        context["task_rows"] = _task_rows(self._sizes, item, rows, int(context["scratch_threads"]))
         context["rank"], context["ranks"], context["weight_task_count"] = rank, ranks, len(own)
 
     def _link_kernels(self) -> None:
@@ -352,7 +351,7 @@ class CpuEngine:
         arguments = self._sizes, self.plan.weight_tasks, int(context["task_rows"])
         needed = padded(max((_scratch_size(*arguments, rows, dtype.itemsize) for rows in short), default=0), LINE)
         if needed > context["scratch_size"]:
-            self.plan = self.plan._replace(scratch=aligned(int(context["scratch_slots"]) * needed, dtype))
+            self.plan = self.plan._replace(scratch=aligned(int(context["scratch_threads"]) * needed, dtype))
             context["scratch"], context["scratch_size"] = address_of(self.plan.scratch), needed
 
 

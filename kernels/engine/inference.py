@@ -103,7 +103,7 @@ by_address(lambda real: (types.Array(real, 2, "C"),) * 2 + (types.Array(real, 1,
 
 
 @jit(internal=True)
-def _columns_task(task: int, dtype: Any, address: int, product: Any, tasks: int) -> None:
+def _columns_task(task: int, thread: int, dtype: Any, address: int, product: Any, tasks: int) -> None:
     """Compute one task's columns of a layer's `Product` by the address of `gemm`."""
     (m, n, k), a, w, z, bias, relu = product
     item = item_bytes(dtype)
@@ -189,7 +189,7 @@ def predict_rows(
 
 
 @jit(internal=True)
-def _task(task: int, dtype: Any, addresses: Any, first: int, stop: int, tasks: int, threads: int) -> None:
+def _task(task: int, thread: int, dtype: Any, addresses: Any, first: int, stop: int, tasks: int, threads: int) -> None:
     """Compute one task's part of the rows from ``first`` to ``stop``, on some threads."""
     forward, values, x, out, refused = addresses
     net, item = record_at(FORWARD, forward), item_bytes(dtype)
@@ -240,7 +240,9 @@ def run(forward: int, values: Any, X: Any, out: Any, kept: bool, begin: int, end
 
 
 @jit(internal=True)
-def _pack_task(task: int, dtype: Any, forward: int, source: int, packed_forward: int, target: int, tasks: int) -> None:
+def _pack_task(
+    task: int, thread: int, dtype: Any, forward: int, source: int, packed_forward: int, target: int, tasks: int
+) -> None:
     """Copy one task's share of the parameters at ``source`` to ``target``, every W in micro-panels."""
     net, packed = record_at(FORWARD, forward), record_at(FORWARD, packed_forward)
     item = item_bytes(dtype)

@@ -85,8 +85,6 @@ class Plan(NamedTuple):
     scratch : vector
         For packing and for the loss; a slot of scratch_size elements for each thread. Tasks allocate nothing: no lack
         of memory may end a step when some weights have changed.
-    scratch_taken : int64, shape (slots, words of a cache line)
-        The first word is 1 while a task has the slot.
     """
 
     context: Array
@@ -109,7 +107,6 @@ class Plan(NamedTuple):
     totals: Array
     objective: Array
     scratch: Array
-    scratch_taken: Array
 
     def bind_arrays(self) -> None:
         """Write the arrays' addresses into the context."""
@@ -122,7 +119,7 @@ class Plan(NamedTuple):
 
 CONTEXT = record(
     "takes_labels optimizer batch_rows layer_count weight_task_count gathered_inputs gathered_targets scratch_size",
-    "scratch_slots task_rows flops_per_row rank ranks",
+    "scratch_threads task_rows flops_per_row rank ranks",
     *(name for name in Plan._fields if name not in ("context", "state")),
     "state0 state1",
     "gemm loss_kernel correct_kernel update_kernel rows_task weights_task dropout_key",
@@ -140,7 +137,7 @@ The network and its training:
 - batch_rows: rows of a step
 - gathered_inputs, gathered_targets: offsets in `workspace` of a micro-batch's inputs and targets, where rows are
   gathered
-- scratch_size, scratch_slots: elements of scratch that a task needs, and number of slots
+- scratch_size, scratch_threads: elements of scratch that a task needs, and number of slots
 - task_rows: rows that go through all layers together
 - flops_per_row: floating-point operations of a step, a row
 - l2: adds l2/2 times the sum of squared weights to the objective

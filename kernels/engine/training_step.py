@@ -25,7 +25,6 @@ from ..cpu.gemm.gemm import gemm
 from ..cpu.gemm.microkernel import NV
 from ..cpu.gemm.operands import NO_ROWS, Epilogue, Matrix, Rows, Shape, Workspace
 from ..cpu.softmax import tree_sum
-from ..cpu.threads.atomics import atomic_swap
 from ..cpu.threads.parallel_for import parallel_for
 from ..jit.call_by_address import by_address, call, succeeds
 from ..jit.decorator import jit
@@ -43,7 +42,7 @@ from .context import (
     task_bounds,
     task_count,
 )
-from .plan import CONTEXT, LINE
+from .plan import CONTEXT
 from .weights_task import weights_task
 
 # ------------------------------------------------------------------------------------------- rows
@@ -217,36 +216,19 @@ PACK_COST_ROWS = 8
 
 
 @jit(internal=True)
-def _take_slot(ctx: Any) -> int:
-    """Return the number of a slot of scratch that no other task has; there are as many as threads."""
-    slot = 0
-    while atomic_swap(ctx.scratch_taken + slot * LINE, 1) == 1:
-        slot = slot + 1 if slot + 1 < ctx.scratch_slots else 0
-    return slot
-
-
-@jit(internal=True)
-def _give_slot(ctx: Any, slot: int, done: bool) -> None:
-    """Give a slot back; then raise MemoryError where its task has raised."""
-    atomic_swap(ctx.scratch_taken + slot * LINE, 0)
-    if not done:
+def call_rows_task(task: int, thread: int, dtype: Any, ctx: Any) -> None:
+    """Call `rows_task` by its address: linked into `run`, it would be optimised a second time."""
+    scratch = ctx.scratch + thread * ctx.scratch_size * item_bytes(dtype)
+    if not succeeds(rows_task, ctx.rows_task, dtype, (task, dtype, ctx, scratch)):
         raise MemoryError
 
 
 @jit(internal=True)
-def call_rows_task(task: int, dtype: Any, ctx: Any) -> None:
-    """Call `rows_task` by its address: linked into `run`, it would be optimised a second time."""
-    slot = _take_slot(ctx)
-    scratch = ctx.scratch + slot * ctx.scratch_size * item_bytes(dtype)
-    _give_slot(ctx, slot, succeeds(rows_task, ctx.rows_task, dtype, (task, dtype, ctx, scratch)))
-
-
-@jit(internal=True)
-def call_weights_task(task: int, dtype: Any, ctx: Any) -> None:
+def call_weights_task(task: int, thread: int, dtype: Any, ctx: Any) -> None:
     """Call `weights_task` by its address."""
-    slot = _take_slot(ctx)
-    scratch = ctx.scratch + slot * ctx.scratch_size * item_bytes(dtype)
-    _give_slot(ctx, slot, succeeds(weights_task, ctx.weights_task, dtype, (task, dtype, ctx, scratch)))
+    scratch = ctx.scratch + thread * ctx.scratch_size * item_bytes(dtype)
+    if not succeeds(weights_task, ctx.weights_task, dtype, (task, dtype, ctx, scratch)):
+        raise MemoryError
 
 
 @jit(inline=True)

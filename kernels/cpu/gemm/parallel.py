@@ -113,7 +113,7 @@ def _part(rows: Any, row: int, nbytes: int) -> Any:
 
 
 @jit(internal=True)
-def _product_task(task: int, dtype: Any, address: int, product: Any, grid: Any) -> None:
+def _product_task(task: int, thread: int, dtype: Any, address: int, product: Any, grid: Any) -> None:
     """Compute one task's block of a `Product`."""
     row_begin, row_end, col_begin, col_end = _block(dtype, product.shape, task, grid)
     a, b, item = product.a, product.b, item_bytes(dtype)
@@ -154,9 +154,9 @@ def matmul(A: Any, B: Any, C: Any) -> None:
 
 
 @jit(internal=True)
-def _forward_task(task: int, dtype: Any, product: Any, a: Any, grid: Any, team: Any) -> None:
+def _forward_task(task: int, thread: int, dtype: Any, product: Any, a: Any, grid: Any, team: Any) -> None:
     """Compute one task's block of Z and of A, whose `Rows` are ``a``."""
-    _product_task(task, dtype, team.gemm, product, grid)
+    _product_task(task, thread, dtype, team.gemm, product, grid)
     if team.activation != 0:
         row_begin, row_end, col_begin, col_end = _block(dtype, product.shape, task, grid)
         nbytes = col_begin * item_bytes(dtype)
@@ -186,7 +186,9 @@ def dense_forward(X: Any, W: Any, b: Any, activation: int, A: Any, Z: Any) -> No
 
 
 @jit(internal=True)
-def _dz_task(task: int, derive: int, Z: Any, dL_dA: Any, dZ: Any, db: Any, scratch: Any, tasks: int) -> None:
+def _dz_task(task: int, thread: int, derive: int, arrays: Any, tasks: int) -> None:
+    """Compute a strip of columns; arrays: Z, dL_dA, dZ, db, scratch."""
+    Z, dL_dA, dZ, db, scratch = arrays
     col_begin, col_end = chunk_bounds(Z.shape[1], VECTOR // Z.itemsize, task, tasks)
     dense.dz_columns(derive, Z, dL_dA, dZ, db, scratch, col_begin, col_end)
 
@@ -196,18 +198,20 @@ def _dz(team_fields: Any, flops: int, Z: Any, dL_dA: Any, dZ: Any, db: Any, scra
     """Compute dZ and db; ``flops``: of the products that follow."""
     team = Team(*team_fields)
     strips = max(1, min(team.threads, Z.shape[1] * Z.itemsize // VECTOR))
-    arguments = (team.activation, Z, dL_dA, dZ, db, scratch, strips)
+    arguments = (team.activation, (Z, dL_dA, dZ, db, scratch), strips)
     return parallel_for(_dz_task, strips, team.threads, flops, team.pool, arguments)
 
 
 @jit(internal=True)
-def _backward_task(task: int, dtype: Any, address: int, dw: Any, dw_grid: Any, dx: Any, dx_grid: Any) -> None:
-    """Compute a block of dW, or after the last of these a block of dX; one call for both, so that it is linked once."""
-    product, grid = dw, dw_grid
-    first_dx = dw_grid.rows * dw_grid.columns
+def _backward_task(task: int, thread: int, dtype: Any, address: int, dw: Any, dx: Any) -> None:
+    """Compute a block of dW, or after the last of these a block of dX; one call for both, so that it is linked once.
+
+    ``dw`` and ``dx`` are each a `Product` and its `Grid`.
+    """
+    (product, grid), first_dx = dw, dw[1].rows * dw[1].columns
     if task >= first_dx:
-        product, grid, task = dx, dx_grid, task - first_dx
-    _product_task(task, dtype, address, product, grid)
+        (product, grid), task = dx, task - first_dx
+    _product_task(task, thread, dtype, address, product, grid)
 
 
 @jit
@@ -220,7 +224,7 @@ def _products(team_fields: Any, dZ: Any, X: Any, W: Any, dW: Any, dX: Any) -> bo
     if dX.size > 0:
         dx_grid = partition(dtype, dx, threads)
     tasks = dw_grid.rows * dw_grid.columns + dx_grid.rows * dx_grid.columns
-    return parallel_for(_backward_task, tasks, threads, 0, team.pool, (dtype, team.gemm, dw, dw_grid, dx, dx_grid))
+    return parallel_for(_backward_task, tasks, threads, 0, team.pool, (dtype, team.gemm, (dw, dw_grid), (dx, dx_grid)))
 
 
 @sums_parts(GROUP_ROWS)

@@ -102,8 +102,9 @@ def set_affinity(builder: Any, mask: Any) -> None:
 # ----------------------------------------------------------------------------------------------- calls
 
 
-@_emits(types.void, types.intp, types.intp)
-def invoke(builder: Any, function: Any, environment: Any) -> None:
-    """Call ``void function(intptr_t environment)``, given its address."""
-    function_type = ir.FunctionType(VOID, [environment.type])
-    builder.call(FunctionPointer(builder, function, function_type), [environment])
+@_emits(types.void, *[types.intp] * 5)
+def invoke(builder: Any, function: Any, environment: Any, me: Any, threads: Any, counters: Any) -> None:
+    """Call ``void function(environment, me, threads, counters)``, all integers, given its address."""
+    arguments = [environment, me, threads, counters]
+    function_type = ir.FunctionType(VOID, [x.type for x in arguments])
+    builder.call(FunctionPointer(builder, function, function_type), arguments)

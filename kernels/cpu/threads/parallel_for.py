@@ -1,8 +1,10 @@
 """Parallel loops of compiled code: `parallel_for` runs numbered tasks on the caller and on the pool's workers.
 
-A call opens a job. Workers that are awake join it; every thread takes the next task until none is left; then the caller
-closes the job and waits for tasks that other threads have begun, and for nothing else. Results must not depend on which
-thread runs a task; callers guarantee this.
+A call opens a job. Workers that are awake join it. Thread t of T owns the tasks t, t + T, t + 2 T, ...; when it has run
+its own, it takes what others have not begun. So a thread runs much the same tasks in every step and finds what it wrote
+there before in its own caches; and one that sleeps or has lost its core holds up at most the task that it is in. When
+no task is left, the caller closes the job and waits for those that other threads have begun, and for nothing else.
+Results must not depend on which thread runs a task; callers guarantee this.
 
 A worker looks for jobs for SPIN_ITERATIONS pauses, then sleeps on a lock. Waking it costs the caller more time than a
 small product takes, so sleeping workers are woken only after WAKE_FLOPS operations have been requested, by one call or
@@ -23,6 +25,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from ...jit.decorator import jit
+from ...llvm.memory import stack_memory, vector_at
 from .atomics import (
     MASK_BYTES,
     acquire,
@@ -69,8 +72,9 @@ _LINES = (
     ("active",),
 )
 
-_WORKER = np.dtype({"names": ["asleep", "lock"], "formats": [np.int64, np.int64], "itemsize": LINE})
-"""One worker: 1 while it sleeps; the lock that it sleeps on."""
+_WORKER = np.dtype({"names": ["asleep", "lock", "taken"], "formats": [np.int64] * 3, "itemsize": LINE})
+"""One thread of the pool: 1 while it sleeps; the lock that it sleeps on; how many of its own tasks have been taken, by
+itself or by others."""
 
 _WORDS = {name: line * LINE + 8 * i for line, names in enumerate(_LINES) for i, name in enumerate(names)}
 
@@ -81,13 +85,15 @@ POOL_RECORD = np.dtype(
         "offsets": [*_WORDS.values(), len(_LINES) * LINE],
     }
 )
-"""What the threads of a pool share. Worker 0 stands for the caller and is not used."""
+"""What the threads of a pool share. Worker 0 is the caller, which neither sleeps nor has a lock."""
 
 _BUSY, _CREDIT = _WORDS["busy"], _WORDS["credit"]
 _WIDTH, _FUNCTION, _ENVIRONMENT = _WORDS["width"], _WORDS["function"], _WORDS["environment"]
 _WAKING, _CPU, _STOP = _WORDS["waking"], _WORDS["cpu"], _WORDS["stop"]
 _MASKS, _MASK_ROWS = _WORDS["masks"], _WORDS["mask_rows"]
 _ACTIVE, _WORKERS, _LOCK = _WORDS["active"], len(_LINES) * LINE, 8
+_INT64 = np.dtype(np.int64)
+_COUNTERS = _WORKERS + 16  # of the words `taken`, LINE bytes apart
 
 # ------------------------------------------------------------------------------------------ the workers
 
@@ -148,7 +154,8 @@ def worker_loop(pool: int, me: int) -> None:
                     for other in range(2 * me, min(2 * me + 2, width)):
                         wake(pool, other)
                 _leave_callers_cpu(pool)
-                invoke(atomic_load(pool + _FUNCTION), atomic_load(pool + _ENVIRONMENT))
+                environment = atomic_load(pool + _ENVIRONMENT)
+                invoke(atomic_load(pool + _FUNCTION), environment, me, width, pool + _COUNTERS)
                 atomic_swap(pool + _WIDTH, 0)  # no task is left; it is still this job, since this worker is active
             atomic_add(pool + _ACTIVE, -1)
             waited = 0
@@ -171,10 +178,14 @@ def worker_loop(pool: int, me: int) -> None:
 
 @jit(internal=True)
 def _run_job(function: int, environment: int, threads: int, flops: int, pool: int) -> None:
-    """Call ``function(environment)`` on this thread and on up to ``threads - 1`` workers; return when all are done."""
+    """Call ``function`` on this thread and on up to ``threads - 1`` workers; return when all are done."""
     if threads <= 1 or atomic_swap(pool + _BUSY, 1) == 1:
-        invoke(function, environment)
+        counter = stack_memory(8)
+        vector_at(_INT64, counter, 1)[0] = 0
+        invoke(function, environment, 0, 1, counter)
         return
+    for t in range(threads):
+        vector_at(_INT64, pool + _COUNTERS + t * LINE, 1)[0] = 0  # seen before the swaps below
     credit = atomic_load(pool + _CREDIT) + flops
     waking = 1 if credit >= WAKE_FLOPS else 0
     atomic_swap(pool + _CREDIT, 0 if waking else credit)
@@ -185,7 +196,7 @@ def _run_job(function: int, environment: int, threads: int, flops: int, pool: in
     atomic_swap(pool + _WIDTH, threads)
     if waking:
         wake(pool, np.intp(1))  # a literal would be compiled apart
-    invoke(function, environment)
+    invoke(function, environment, 0, threads, pool + _COUNTERS)
     atomic_swap(pool + _WIDTH, 0)
     waited = 0
     while atomic_load(pool + _ACTIVE) > 0:
@@ -196,12 +207,12 @@ def _run_job(function: int, environment: int, threads: int, flops: int, pool: in
 
 @intrinsic  # type: ignore[untyped-decorator]
 def _run_tasks(typing_context: Any, body: Any, tasks: Any, threads: Any, flops: Any, pool: Any, arguments: Any) -> Any:
-    """Run ``body(task, *arguments)`` for every task; return how many ended without an error.
+    """Run ``body(task, thread, *arguments)`` for every task; return how many ended without an error.
 
     Does what an OpenMP compiler does with a loop: the arguments go into a record on the caller's stack, the loop
-    into a function that takes its address. The record: next task, tasks completed, number of tasks, arguments.
+    into a function that takes its address. The record: tasks completed, number of tasks, arguments.
     """
-    body_signature = body.get_call_type(typing_context, (types.intp, *arguments.types), {})
+    body_signature = body.get_call_type(typing_context, (types.intp, types.intp, *arguments.types), {})
     job_type = typing_context.resolve_value_type(_run_job)
     job_signature = job_type.get_call_type(typing_context, (types.intp,) * 5, {})
 
@@ -210,9 +221,9 @@ def _run_tasks(typing_context: Any, body: Any, tasks: Any, threads: Any, flops: 
         compiled = body.dispatcher.get_compile_result(body_signature)
         context.add_linking_libs([compiled.library])
         intp = tasks.type
-        record = ir.LiteralStructType([intp, intp, intp, packed.type])
+        record = ir.LiteralStructType([intp, intp, packed.type])
         environment = cgutils.alloca_once(builder, record)
-        values = (intp(0), intp(0), tasks, packed)
+        values = (intp(0), tasks, packed)
         builder.store(cgutils.pack_struct(builder, values), environment)
 
         function = _task_loop(context, builder, record, compiled.fndesc, body_signature)
@@ -220,47 +231,75 @@ def _run_tasks(typing_context: Any, body: Any, tasks: Any, threads: Any, flops: 
         context.add_linking_libs(getattr(run_job, "libs", ()))
         addresses = [builder.ptrtoint(pointer, intp) for pointer in (function, environment)]
         run_job(builder, [*addresses, threads, flops, pool])
-        return builder.extract_value(builder.load(environment, typ=record), 1)
+        return builder.extract_value(builder.load(environment, typ=record), 0)
 
     return types.intp(body, *[types.intp] * 4, arguments), codegen
 
 
 def _task_loop(context: Any, caller: ir.IRBuilder, record: ir.Type, descriptor: Any, signature: Any) -> Any:
-    """Emit the function that each thread runs: it takes the next task and calls the body until no task is left."""
+    """Emit the function that each thread runs: it calls the body for its own tasks, then for those of the next threads.
+
+    Its arguments: address of the record, number of this thread, number of threads, address of their counters.
+    """
     name = caller.module.get_unique_name(f"{caller.function.name}.tasks")
     intp = record.elements[0]
-    function = ir.Function(caller.module, ir.FunctionType(ir.VoidType(), [intp]), name)
+    function = ir.Function(caller.module, ir.FunctionType(ir.VoidType(), [intp] * 4), name)
     function.linkage = "internal"
-    entry, take, do, done, end = (function.append_basic_block(name) for name in ("entry", "take", "do", "done", "end"))
+    address, me, threads, counters = function.args
+    names = ("entry", "owner", "look", "take", "do", "done", "next_owner", "end")
+    entry, owner, look, take, do, done, next_owner, end = (function.append_basic_block(name) for name in names)
     builder = ir.IRBuilder(entry)
-    environment = builder.inttoptr(function.args[0], ir.PointerType())
-    next_task, completed, count, packed = (
+    environment = builder.inttoptr(address, ir.PointerType())
+    completed, count, packed = (
         builder.gep(environment, [ir.IntType(32)(0), ir.IntType(32)(i)], inbounds=True, source_etype=record)
-        for i in range(4)
+        for i in range(3)
     )
     tasks = builder.load(count, typ=intp)
-    arguments = cgutils.unpack_tuple(builder, builder.load(packed, typ=record.elements[3]))
-    builder.branch(take)
+    arguments = cgutils.unpack_tuple(builder, builder.load(packed, typ=record.elements[2]))
+    owners_left, mine, ended = (cgutils.alloca_once_value(builder, x) for x in (threads, me, intp(0)))
+    builder.branch(owner)
 
+    builder.position_at_end(owner)
+    first = builder.load(mine, typ=intp)
+    counter = builder.inttoptr(builder.add(counters, builder.mul(first, intp(LINE))), ir.PointerType())
+    builder.branch(look)
+
+    def below(taken: ir.Value, then: ir.Block) -> ir.Value:
+        task = builder.add(first, builder.mul(taken, threads))
+        builder.cbranch(builder.icmp_signed("<", task, tasks), then, next_owner)
+        return task
+
+    builder.position_at_end(look)  # only then add: a thread's last look at all others' words leaves them where they are
+    below(builder.load_atomic(counter, "monotonic", 8, typ=intp), take)
     builder.position_at_end(take)
-    task = builder.atomic_rmw("add", next_task, intp(1), "seq_cst")
-    builder.cbranch(builder.icmp_signed("<", task, tasks), do, end)
+    task = below(builder.atomic_rmw("add", counter, intp(1), "seq_cst"), do)
 
     builder.position_at_end(do)
-    status, _ = context.call_internal_no_propagate(builder, descriptor, signature, [task, *arguments])
-    builder.cbranch(status.is_ok, done, take)
+    status, _ = context.call_internal_no_propagate(builder, descriptor, signature, [task, me, *arguments])
+    builder.cbranch(status.is_ok, done, look)
     builder.position_at_end(done)
-    builder.atomic_rmw("add", completed, intp(1), "seq_cst")
-    builder.branch(take)
+    builder.store(builder.add(builder.load(ended, typ=intp), intp(1)), ended)
+    builder.branch(look)
+
+    builder.position_at_end(next_owner)
+    following = builder.add(first, intp(1))
+    wrapped = builder.select(builder.icmp_signed("==", following, threads), intp(0), following)
+    builder.store(wrapped, mine)
+    left = builder.sub(builder.load(owners_left, typ=intp), intp(1))
+    builder.store(left, owners_left)
+    builder.cbranch(builder.icmp_signed(">", left, intp(0)), owner, end)
 
     builder.position_at_end(end)
+    builder.atomic_rmw("add", completed, builder.load(ended, typ=intp), "seq_cst")
     builder.ret_void()
     return function
 
 
 @jit(inline=True)
 def parallel_for(body: Any, tasks: int, threads: int, flops: int, pool: int, arguments: Any) -> bool:
-    """Run ``body(task, *arguments)`` for each task from 0 on, on up to ``threads`` threads; return when all are done.
+    """Run ``body(task, thread, *arguments)`` for each task, on up to ``threads`` threads; return when all are done.
+
+    ``thread``, from 0 to threads - 1, is a number that no other thread has meanwhile: for scratch.
 
     For compiled callers. It does not raise, since a caller that has arrays must not: Numba would never give back its
     references to them.

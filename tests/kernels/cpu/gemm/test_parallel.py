@@ -22,9 +22,11 @@ from fastnet.kernels import matmul
 from fastnet.kernels.cpu.gemm import dense, parallel
 from fastnet.kernels.cpu.gemm import gemm as simd
 from fastnet.kernels.cpu.threads import pool
+from fastnet.kernels.cpu.threads.atomics import atomic_add, atomic_load, pause
 from fastnet.kernels.cpu.threads.parallel_for import WAKE_FLOPS, parallel_for
 from fastnet.kernels.cpu.threads.pool import POOL, limit_threads, num_threads
 from fastnet.kernels.jit.decorator import jit
+from fastnet.kernels.llvm.memory import address_and_strides
 from fastnet.kernels.registry import Variant, find, prepare
 from fastnet.kernels.specs.base import Case
 from fastnet.kernels.specs.operations import OP_SPECS
@@ -219,7 +221,7 @@ def test_numba_threads_are_left_alone() -> None:
 
 
 @jit
-def _count_task(task: int, counts: Any) -> None:
+def _count_task(task: int, thread: int, counts: Any) -> None:
     counts[task] += 1
 
 
@@ -229,7 +231,7 @@ def _count(counts: Any, threads: int, flops: int, shared: int) -> bool:
 
 
 @jit
-def _failing_task(task: int, counts: Any) -> None:
+def _failing_task(task: int, thread: int, counts: Any) -> None:
     if task == 3:
         raise MemoryError
     counts[task] += 1
@@ -238,6 +240,58 @@ def _failing_task(task: int, counts: Any) -> None:
 @jit
 def _fail(counts: Any, threads: int, shared: int) -> bool:
     return parallel_for(_failing_task, counts.size, threads, 0, shared, (counts,))
+
+
+@jit
+def _waiting_task(task: int, thread: int, runners: Any, left: Any) -> None:
+    """Note who ran a task; the first one ends after all others, or after some seconds."""
+    runners[task] = thread
+    word = address_and_strides(left)[0]
+    atomic_add(word, -1)
+    waited = 0
+    while task == 0 and atomic_load(word) > 0 and waited < 100_000_000:
+        waited += 1
+        pause()
+
+
+@jit
+def _wait(runners: Any, left: Any, threads: int, shared: int) -> bool:
+    return parallel_for(_waiting_task, runners.size, threads, WAKE_FLOPS, shared, (runners, left))
+
+
+def test_tasks_of_a_thread_that_is_held_up_are_taken_by_others() -> None:
+    """The caller waits in its first task for all others, its own included."""
+    num_threads()
+    for threads in (2, 3, 7):
+        runners, left = np.full(50, -1), np.array([50])
+        assert _wait(runners, left, threads, POOL)
+        assert left[0] == 0
+        assert runners[0] == 0
+        assert ((runners[1:] > 0) & (runners[1:] < threads)).all()
+
+
+@jit
+def _busy_task(task: int, thread: int, users: Any, found: Any) -> None:
+    """Count how many tasks have the thread's number at once."""
+    word = address_and_strides(users)[0] + thread * 8
+    if atomic_add(word, 1) != 0:
+        found[0] = 1
+    for _ in range(50):
+        pause()
+    atomic_add(word, -1)
+
+
+@jit
+def _use(users: Any, found: Any, tasks: int, shared: int) -> bool:
+    return parallel_for(_busy_task, tasks, users.size, WAKE_FLOPS, shared, (users, found))
+
+
+def test_no_two_tasks_have_one_threads_number_at_once() -> None:
+    num_threads()
+    users, found = np.zeros(7, np.int64), np.zeros(1)
+    assert all(_use(users, found, 100, POOL) for _ in range(100))
+    assert not users.any()
+    assert not found.any()
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3, 7])
