@@ -130,7 +130,9 @@ class CpuEngine:
         tasks = max(len(layers), -(-parameters.nbytes // WEIGHT_TASK_BYTES))
         if threads > 1:
             tasks = max(tasks, threads * WEIGHT_TASKS_PER_THREAD)
-        weight_tasks = partition_weights(layer_sizes, tasks, WEIGHT_TASK_ROWS if threads == 1 else lanes)
+        weight_tasks = partition_weights(
+            layer_sizes, tasks, WEIGHT_TASK_ROWS if threads == 1 else LINE // dtype.itemsize
+        )
         task_rows = _task_rows(layer_sizes, dtype.itemsize, rows, threads)
         scratch_size = padded(_scratch_size(layer_sizes, weight_tasks, task_rows, rows, dtype.itemsize), LINE)
         self.plan = Plan(

@@ -253,7 +253,7 @@ def _pack_task(
         begin, end = chunk_bounds(k, NV * VECTOR // item, task, tasks)
         copy_bytes(target + into.biases + begin * item, source + layer.biases + begin * item, (end - begin) * item)
         if k > 1:
-            pack_weights(dtype, source + layer.weights, target + into.weights, n, begin, end)
+            pack_weights(dtype, source + layer.weights, target + into.weights, n, begin, end, False)
         elif begin < end:
             copy_bytes(target + into.weights, source + layer.weights, n * item)
 

@@ -21,11 +21,12 @@ from ..cpu import optimizers
 from ..cpu.gemm.gemm import gemm
 from ..cpu.gemm.microkernel import NV, sum_rows
 from ..cpu.gemm.operands import NO_ROWS, Epilogue, Matrix, Rows, Shape, Workspace
-from ..cpu.gemm.transpose import transpose_panel
+from ..cpu.gemm.transpose import stream_panel, transpose_panel
 from ..cpu.softmax import tree_sum
+from ..cpu.threads.atomics import store_fence
 from ..jit.call_by_address import by_address, call
 from ..jit.decorator import jit
-from ..llvm.builder import VECTOR
+from ..llvm.builder import LINE, VECTOR
 from ..llvm.memory import (
     address_and_strides,
     copy_vector,
@@ -99,18 +100,29 @@ def _update(dtype: Any, ctx: Any, start: int, size: int) -> None:
 
 
 @jit(internal=True)
-def pack_weights(dtype: Any, w: int, packed: int, n: int, row_begin: int, row_end: int) -> None:
-    """Transpose rows of the W (k, n) at w into the micro-panels at ``packed``; row_begin is a multiple of the lanes."""
+def pack_weights(dtype: Any, w: int, packed: int, n: int, row_begin: int, row_end: int, streams: bool) -> None:
+    """Transpose rows of the W (k, n) at w into the micro-panels at ``packed``; row_begin is a multiple of the lanes.
+
+    ``streams``: past the caches, for other threads.
+    """
     item = item_bytes(dtype)
     lanes = VECTOR // item
     nr = NV * lanes
     panel = -(-n // lanes) * lanes * nr * item
-    for j in range(row_begin, row_end, lanes):
+    j = row_begin
+    if streams and n > 1:
+        while row_end - j >= LINE // item:
+            target = packed + j // nr * panel + j % nr * item
+            stream_panel(dtype, target, nr * item, w + j * n * item, n * item, n)
+            j += LINE // item
+        store_fence()
+    while j < row_end:
         target = packed + j // nr * panel + j % nr * item
         if n == 1:  # nothing to transpose
             copy_vector(dtype, target, w + j * item, row_end - j)
         else:
             transpose_panel(dtype, target, nr * item, w + j * n * item, n * item, min(lanes, row_end - j), n)
+        j += lanes
 
 
 @jit(internal=True)
@@ -212,4 +224,4 @@ def weights_task(index: int, dtype: Any, ctx: Any, scratch: int) -> None:
         _update(dtype, ctx, b_start, height)
     if layer.n_out > 1:
         w, packed = ctx.parameters + layer.weights * item, ctx.packed_weights + layer.packed * item
-        pack_weights(dtype, w, packed, n, task.row_begin, task.row_end)
+        pack_weights(dtype, w, packed, n, task.row_begin, task.row_end, ctx.scratch_threads > 1)

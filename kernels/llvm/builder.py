@@ -168,6 +168,11 @@ class VectorBuilder:
             name = f"masked.store.v{self.lanes}f{self.bits}.p0"
             self.intrinsic(name, VOID, value, pointer, _INT32(self.bytes), mask)
 
+    def stream(self, value: ir.Value, pointer: ir.Value) -> None:
+        """Write a vector to its own alignment, past the caches; other threads see it after a store fence."""
+        stored = self.builder.store(value, pointer, align=self.lanes * self.bytes)
+        stored.set_metadata("nontemporal", self.builder.module.add_metadata([_INT32(1)]))
+
     def store_first(self, values: list[ir.Value], pointers: list[ir.Value], count: ir.Value) -> None:
         """Write the first ``count`` elements of each vector, at least 1; other memory is not touched.
 

@@ -172,7 +172,7 @@ def _for_all_rows(
     return code.change_unless_zero(left, carried, rest)
 
 
-def _emit_transpose(vectors: int, lines: bool = False) -> Callable[..., None]:
+def _emit_transpose(vectors: int, lines: bool = False, streams: bool = False) -> Callable[..., None]:
     """Return what emits the function that transposes ``vectors`` vectors of columns, read in ``lines`` or not."""
 
     def emit(code: VectorBuilder, target: Rows, source: Rows, columns: ir.Value, k: ir.Value) -> None:
@@ -181,7 +181,7 @@ def _emit_transpose(vectors: int, lines: bool = False) -> Callable[..., None]:
         def store(carried: Values, number: ir.Value, row: Values) -> Values:
             at_row = code.at(start, code.builder.mul(number, target.row_stride))
             for x, pointer in zip(row, code.vectors_at(at_row, vectors), strict=True):
-                code.store(x, pointer)
+                code.stream(x, pointer) if streams else code.store(x, pointer)
             return carried
 
         offsets = _offsets(code, source.row_stride, columns, vectors)
@@ -217,18 +217,42 @@ def transpose_panel(
     columns, k : intp
         At least 1.
     """
-    code = VectorBuilder(builder, dtype)
-    operands = Rows(target, target_row), Rows(source, source_column), columns, k
     intp = columns.type
-    special = builder.icmp_signed(">", columns, intp(code.lanes))
+    operands = Rows(target, target_row), Rows(source, source_column), columns, k
     if READS_LINES:
         special = builder.icmp_signed("==", builder.and_(source_column, intp(PAGE - 1)), intp(0))
+    else:
+        special = builder.icmp_signed(">", columns, intp(VECTOR // (dtype.bitwidth // 8)))
+    code = VectorBuilder(builder, dtype)
     with builder.if_else(special) as (then, otherwise):
         with then:
             emit = _emit_transpose(PACKED_VECTORS, lines=READS_LINES)
             code.call_shared(f"fastnet.transpose.{dtype}.special", emit, *operands)
         with otherwise:
             code.call_shared(f"fastnet.transpose.{dtype}", _emit_transpose(1), *operands)
+
+
+@emits(lambda dtype, *_: (dtype, *[types.intp] * 5))
+def stream_panel(
+    builder: ir.IRBuilder,
+    dtype: Any,
+    target: ir.Value,
+    target_row: ir.Value,
+    source: ir.Value,
+    source_column: ir.Value,
+    k: ir.Value,
+) -> None:
+    """Copy k rows of PACKED_VECTORS whole vectors of contiguous columns to cache lines, past the caches.
+
+    As `transpose_panel`, for a target whose rows begin lines and that other threads read next: storing to lines that
+    another core has read waits until that core has given them up (docs/performance-notes/threads.md). Other threads see
+    them after `store_fence`.
+    """
+    code = VectorBuilder(builder, dtype)
+    columns = k.type(PACKED_VECTORS * code.lanes)
+    operands = Rows(target, target_row), Rows(source, source_column), columns, k
+    emit = _emit_transpose(PACKED_VECTORS, lines=READS_LINES, streams=True)
+    code.call_shared(f"fastnet.stream.{dtype}", emit, *operands)
 
 
 def _emit_tile(height: int, panels: int, lines: bool = False) -> Callable[..., None]:

@@ -50,6 +50,15 @@ def atomic_add(builder: Any, address: Any, value: Any) -> Any:
     return builder.atomic_rmw("add", builder.inttoptr(address, POINTER), value, "seq_cst")
 
 
+@_emits(types.void)
+def store_fence(builder: Any) -> None:
+    """Have other threads see what was stored past the caches before what is stored from here on."""
+    if IS_X86:
+        call_function(builder, "llvm.x86.sse.sfence", VOID)
+    else:
+        builder.fence("release")
+
+
 # --------------------------------------------------------------------------------------------- waiting
 
 

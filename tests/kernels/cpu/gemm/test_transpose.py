@@ -33,8 +33,10 @@ from fastnet.kernels.cpu.gemm.transpose import (
     READS_LINES,
     gemm_bt_microkernel,
     single_row_width,
+    stream_panel,
     transpose_panel,
 )
+from fastnet.kernels.cpu.threads.atomics import store_fence
 from fastnet.kernels.llvm import builder
 from fastnet.kernels.llvm.builder import LINE, VECTOR
 from fastnet.kernels.llvm.memory import address_and_strides, keep_alive
@@ -50,6 +52,11 @@ def kernels(dtype: Any) -> dict[str, Any]:
     def panel(target: Any, source: Any) -> None:
         t, s = address_and_strides(target), address_and_strides(source)
         transpose_panel(target.dtype, t[0], t[1], s[0], s[1], source.shape[0], source.shape[1])
+
+    def stream(target: Any, source: Any) -> None:
+        t, s = address_and_strides(target), address_and_strides(source)
+        stream_panel(target.dtype, t[0], t[1], s[0], s[1], source.shape[1])
+        store_fence()
 
     def tile(A: Any, W: Any, C: Any, addend: Any, relu: Any, mask: Any, alpha: Any, store: Any) -> None:
         a, w, c, s, r, g = (
@@ -78,7 +85,7 @@ def kernels(dtype: Any) -> dict[str, Any]:
 
     lanes, scalar = lanes_of(dtype), numba.from_dtype(np.dtype(dtype))
     matrix = types.Array(scalar, 2, "A")
-    signatures = {panel: (matrix, matrix), tile: (*[matrix] * 6, scalar, types.boolean)}
+    signatures = {panel: (matrix, matrix), stream: (matrix, matrix), tile: (*[matrix] * 6, scalar, types.boolean)}
     return {f.__name__: numba.njit(signature)(f) for f, signature in signatures.items()}
 
 
@@ -105,6 +112,26 @@ def test_panel_is_the_transpose(dtype: Any) -> None:
             assert np.array_equal(target[:k, :columns], source.T)
             assert (target[k:] == 0).all()
             assert_guard(outer, height, width)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("page", [True, False])
+def test_streamed_panel_is_the_transpose(dtype: Any, page: bool) -> None:
+    """A line's columns, a page apart or not, into the second of two lines a row; nothing else is touched."""
+    item = np.dtype(dtype).itemsize
+    line, part = LINE // item, READ_BYTES // item
+    for k in (1, part, part + 1, line - 1, line, 3 * line + part + 1):
+        source = np.full((line, PAGE // item if page else 5 * line), np.nan, dtype)[:, :k]
+        source[:] = np.arange(1, 1 + line * k, dtype=dtype).reshape(line, k)
+        height = -(-k // part) * part
+        raw = np.full((height + 2) * 3 * line, 7, dtype)
+        begin = -raw.ctypes.data % LINE // item
+        outer = raw[begin : begin + (height + 1) * 2 * line].reshape(-1, 2 * line)
+        kernels(dtype)["stream"](outer[:height, line:], source)
+        assert np.array_equal(outer[:k, line:], source.T)
+        assert (outer[k:height, line:] == 0).all()
+        assert (outer[:, :line] == 7).all()
+        assert (outer[height:] == 7).all()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
