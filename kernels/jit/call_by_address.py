@@ -21,7 +21,7 @@ from numba.extending import intrinsic as _intrinsic
 
 from .cache import is_compiled
 from .decorator import F
-from .numba_internals import code_address, cpu_target
+from .numba_internals import addressed, code_address, cpu_target
 
 _signatures: dict[Any, Callable[[Any], tuple[Any, ...]]] = {}
 
@@ -41,7 +41,9 @@ def by_address(signature: Callable[[Any], tuple[Any, ...]]) -> Callable[[F], F]:
     """
 
     def register(function: F) -> F:
-        _signatures[getattr(function, "py_func", function)] = signature
+        python_function: Any = getattr(function, "py_func", function)
+        _signatures[python_function] = signature
+        addressed.add(python_function)
         return function
 
     return register

@@ -9,6 +9,8 @@ Flags, and why:
 - ``fastmath={"contract"}``: a multiplication and an addition may become one FMA. Nothing more:
   ``nnan`` or ``ninf`` would hide the NaN that tells a user of a diverged network, and ``reassoc``
   gives contiguous and strided arrays different bits.
+- ``no_cfunc_wrapper``: nobody calls kernels as C functions of Numba's; each would be compiled.
+- ``pipeline_class``: fewer passes, and no machine code of what is only linked into callers.
 """
 
 from collections.abc import Callable
@@ -19,12 +21,18 @@ import numba
 from . import perf_map
 from .announcer import listen
 from .cache import new_cache
-from .numba_internals import CPUDispatcher
+from .numba_internals import CPUDispatcher, KernelCompiler, NullCache, addressed
 from .target import COMPILES
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_FLAGS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
+_FLAGS: dict[str, Any] = {
+    "nogil": True,
+    "error_model": "numpy",
+    "fastmath": {"contract"},
+    "no_cfunc_wrapper": True,
+    "pipeline_class": KernelCompiler,
+}
 
 listen()
 if perf_map.WANTED and COMPILES:
@@ -83,14 +91,32 @@ class _KernelDispatcher(CPUDispatcher):  # type: ignore[misc]
 
 
 class _InternalDispatcher(_KernelDispatcher):
-    """Dispatcher of a kernel without an entry from Python: without this check, such a call would end the process."""
+    """Dispatcher of a kernel without an entry from Python: without this check, such a call would end the process.
+
+    What is only linked into callers is not cached: they are, with all that they link.
+    """
+
+    @property
+    def _cache(self) -> Any:
+        return super()._cache if self.py_func in addressed else NullCache()
+
+    @_cache.setter
+    def _cache(self, cache: Any) -> None:
+        """Ignore the cache that Numba makes."""
+
+    def add_overload(self, compiled: Any) -> None:
+        """Add what was compiled or loaded; where it is only linked, there is no function to call from Python."""
+        if self.py_func in addressed:
+            super().add_overload(compiled)
+        else:
+            self.overloads[tuple(compiled.signature.args)] = compiled
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
         raise TypeError(f"{self.py_func.__qualname__} has no entry from Python; only compiled code can call it")
 
 
 def _compile_lazily(function: F, inline: bool, internal: bool, scalar: bool) -> F:
-    entries = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True} if internal or scalar else {}
+    entries = {"no_cpython_wrapper": True} if internal or scalar else {}
     flags = {"inline": "always" if inline else "never", "forceinline": scalar, **entries, **_FLAGS}
     dispatcher: Any = numba.njit(**flags)(function)
     if COMPILES:

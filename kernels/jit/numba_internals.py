@@ -18,6 +18,11 @@ a dispatcher's ``__class__``            an entry from Python refuses  Python jum
 dispatcher's ``_cache``
 ``FunctionCache._load_overload``,       `LoadingCache`                none: ``load_overload`` imports all of Numba
 its guard, ``runtime.rtsys``                                          first
+``compiler.PassManager.passes``,        `KernelCompiler`: passes that find    none, but for ``pipeline_class``
+``state.flags``, ``func_id``            nothing in a kernel are left out
+``codegen.JITCodeLibrary``,             `_LinkedLowering`: a kernel that is   none: each is optimised and emitted by
+``NativeLowering``, ``no_compile``,     only linked into its callers          itself, and once more in every caller
+``insert_user_function``
 an overload's ``library``, ``fndesc``   `code_address`                ``numba.cfunc``: no arrays, no exceptions
 a codegen's ``_engine``, a library's    `perf_map`, only where it is  none
 ``_object_compiled_hook`` and           asked for
@@ -36,8 +41,12 @@ from collections.abc import Callable
 from typing import Any
 
 import numba
+from numba.core import typed_passes, untyped_passes
 from numba.core.caching import FunctionCache as FunctionCache
 from numba.core.caching import NullCache as NullCache
+from numba.core.codegen import JITCodeLibrary
+from numba.core.compiler import CompilerBase, DefaultPassBuilder
+from numba.core.compiler_machinery import register_pass
 from numba.core.registry import CPUDispatcher as CPUDispatcher
 from numba.core.registry import cpu_target as cpu_target
 from numba.core.runtime import rtsys
@@ -51,6 +60,10 @@ _REQUIRED = (
     (numba.types.Dispatcher, "get_call_type"),
     (FunctionCache, "_load_overload _guard_against_spurious_io_errors"),
     (rtsys, "initialize"),
+    (cpu_target.target_context, "insert_user_function"),
+    (JITCodeLibrary, "_optimize_final_module _finalize_final_module _finalize_dynamic_globals enable_object_caching"),
+    (typed_passes, "AnnotateTypes DumpParforDiagnostics InlineOverloads NativeLowering NopythonRewrites"),
+    (untyped_passes, "FindLiterallyCalls InlineClosureLikes LiteralUnroll MakeFunctionToJitFunction WithLifting"),
 )
 """Objects and the attributes of theirs that the kernels cannot do without. Of the cache, what warns is not among them:
 where Numba organises its files otherwise, `decorator` warns, and each process compiles anew."""
@@ -99,6 +112,61 @@ class LoadingCache(FunctionCache):  # type: ignore[misc]
         rtsys.initialize(target_context)
         with self._guard_against_spurious_io_errors():
             return self._load_overload(sig, target_context)
+
+
+addressed: set[Any] = set()
+"""Python functions of internal kernels that are called by address; other internal kernels are linked into callers."""
+
+
+class _LinkedLibrary(JITCodeLibrary):  # type: ignore[misc]
+    """LLVM code of a kernel that is linked into its callers: they optimise it and emit its machine code."""
+
+    def _optimize_final_module(self) -> None:
+        pass
+
+    def _finalize_final_module(self) -> None:
+        self._finalize_dynamic_globals()
+        self._finalized = True
+
+
+@register_pass(mutates_CFG=True, analysis_only=False)
+class _LinkedLowering(typed_passes.NativeLowering):  # type: ignore[misc]
+    """Numba's lowering, for a kernel that is linked into its callers."""
+
+    _name = "linked_lowering"
+
+    def run_pass(self, state: Any) -> bool:
+        """Generate LLVM code, and tell the callers where it is."""
+        state.library = _LinkedLibrary(state.targetctx.codegen(), state.func_id.func_qualname)
+        state.flags.no_compile = True
+        super().run_pass(state)
+        key = object()  # in place of the function that Python would call
+        state.cr = state.cr._replace(cfunc=key)
+        state.targetctx.insert_user_function(key, state.cr.fndesc, [state.library])
+        return True
+
+
+_NOTHING_TO_DO = {
+    *(typed_passes.AnnotateTypes, typed_passes.DumpParforDiagnostics),
+    *(typed_passes.InlineOverloads, typed_passes.NopythonRewrites),
+    *(untyped_passes.FindLiterallyCalls, untyped_passes.InlineClosureLikes, untyped_passes.LiteralUnroll),
+    *(untyped_passes.MakeFunctionToJitFunction, untyped_passes.WithLifting),
+}
+"""Passes for what no kernel contains: functions inside functions, expressions of whole arrays, ``with``. A twentieth of
+the time."""
+
+
+class KernelCompiler(CompilerBase):  # type: ignore[misc]
+    """Numba's compiler, without passes that have nothing to do; what callers link is lowered by `_LinkedLowering`."""
+
+    def define_pipelines(self) -> list[Any]:
+        """Return the passes, as Numba's compiler asks for them."""
+        manager = DefaultPassBuilder.define_nopython_pipeline(self.state)
+        manager.passes = [found for found in manager.passes if found[0] not in _NOTHING_TO_DO]
+        if self.state.flags.no_cpython_wrapper and self.state.func_id.func not in addressed:
+            lowering = typed_passes.NativeLowering
+            manager.passes = [(_LinkedLowering if at is lowering else at, name) for at, name in manager.passes]
+        return [manager]
 
 
 def populate_array(*arguments: Any) -> None:

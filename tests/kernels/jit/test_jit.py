@@ -507,3 +507,22 @@ def test_internal_kernels_refuse_calls_from_python() -> None:
     assert outer(1) == 2
     with pytest.raises(TypeError, match=r"inner has no entry from Python"):
         inner(1)
+
+
+def test_what_is_linked_into_its_callers_has_neither_machine_code_nor_cache_of_its_own() -> None:
+    """Both would cost time at a first run, and nothing would use them."""
+
+    @jit(internal=True)
+    def inner(x: Any) -> Any:
+        return x + 1
+
+    @jit
+    def outer(x: Any) -> Any:
+        return inner(x)
+
+    assert outer(1) == 2
+    dispatcher: Any = inner
+    assert not numba_internals.cpu_target.target_context.codegen()._engine.is_symbol_defined(
+        dispatcher.overloads[(numba.int64,)].fndesc.llvm_func_name
+    )
+    assert isinstance(dispatcher._cache, numba_internals.NullCache)
