@@ -14,9 +14,12 @@ from .diagnosis import MIN_EPOCHS
 from .io.checkpoint import CheckpointWriter, state_dict
 from .kernels.engine import rng
 from .kernels.engine.backend import Backend, discard_partial_step, start_epoch
-from .kernels.engine.engine import CpuEngine
+from .kernels.engine.engine import COMPANIONS, CpuEngine, training_kernels
 from .kernels.engine.epochs import BestState, EpochLoop
+from .kernels.jit.side_by_side import compile_side_by_side
+from .kernels.jit.target import COMPILES
 from .kernels.specs.batches import MICRO_BATCH_ROWS
+from .kernels.specs.losses import LOSSES
 from .progress import update_bar
 from .training_state import TrainingState
 
@@ -63,6 +66,18 @@ def measure(backend: Backend, data: Dataset) -> dict[str, float]:
     return backend.evaluate(chunks, data.rows)
 
 
+def compile_kernels(trainer: Any) -> None:
+    """Compile what training a network takes, and what calls it or predicts, where that is not in the cache."""
+    if trainer.backend == "cpu" and COMPILES:
+        network, state = trainer.network, trainer._state
+        kernels = training_kernels(
+            LOSSES[trainer.loss], state.code, network.activation_codes, drops=bool(state.dropout)
+        ).values()
+        compile_side_by_side([*kernels, *COMPANIONS], network.dtype)
+        for kernel in kernels:
+            kernel.address(network.dtype)
+
+
 class FitSession:
     """One call of `Trainer.fit`.
 
@@ -91,6 +106,9 @@ class FitSession:
     ) -> None:
         self._trainer, self._state, self._data, self._validation, self._build = trainer, state, data, validation, build
         self._fail = fail
+        compile_kernels(
+            trainer
+        )  # first: the backends below start the worker threads, whose loop would be compiled alone
         self._batch = data.rows if trainer.batch_size is None else min(trainer.batch_size, data.rows)
         self._backend = build(self._batch, True)
         # A backend of its own, so that a loss does not depend on the batch size: other micro-batches round otherwise.

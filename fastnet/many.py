@@ -16,18 +16,14 @@ from numpy.typing import ArrayLike
 
 from . import checks
 from .dataset import Dataset, validation_arrays
-from .fit_session import Callback, DivergenceWarning, FitOptions
+from .fit_session import Callback, DivergenceWarning, FitOptions, compile_kernels
 from .history import History
 from .io import storage
 from .io.checkpoint import CheckpointWriter
 from .kernels.cpu.threads.pool import limit_threads, num_threads
 from .kernels.engine.backend import interruptible
-from .kernels.engine.engine import training_kernels
 from .kernels.engine.plan import parameter_count
-from .kernels.jit.side_by_side import compile_side_by_side
-from .kernels.jit.target import COMPILES
 from .kernels.specs.base import Array
-from .kernels.specs.losses import LOSSES
 from .progress import progress_bar
 from .trainer import Trainer, fit_prepared, in_fit
 from .validation import check_inputs
@@ -50,19 +46,6 @@ class _Job(NamedTuple):
     def work(self) -> int:
         """Something proportional to the time it takes."""
         return parameter_count(self.trainer.network.layer_sizes) * self.data.rows
-
-
-def _compile_kernels(trainer: Trainer) -> None:
-    """Compile what the steps of a trainer call, where that is not in the cache."""
-    if trainer.backend == "cpu" and COMPILES:
-        network = trainer.network
-        state = trainer._state
-        kernels = training_kernels(
-            LOSSES[trainer.loss], state.code, network.activation_codes, drops=bool(state.dropout)
-        )
-        compile_side_by_side(list(kernels.values()), network.dtype)
-        for kernel in kernels.values():
-            kernel.address(network.dtype)
 
 
 def fit_many(
@@ -181,7 +164,7 @@ def fit_many(
         jobs.append(_Job(trainer, data, validation, own, writer, trainer.history.epochs))
     with in_fit(trainers):
         for trainer in trainers:
-            _compile_kernels(trainer)  # in this thread, where Ctrl-C ends the compilation
+            compile_kernels(trainer)  # in this thread, where Ctrl-C ends the compilation
         futures = _run(jobs, progress, threads)
     _report(futures)
     return [trainer.history for trainer in trainers]

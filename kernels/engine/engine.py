@@ -12,6 +12,7 @@ from ..cpu.gemm import blocking
 from ..cpu.gemm.gemm import gemm
 from ..cpu.gemm.microkernel import NV
 from ..cpu.gemm.operands import Matrix, Shape
+from ..cpu.threads import parallel_for
 from ..cpu.threads.pool import POOL, num_threads
 from ..jit.side_by_side import Kernel, compile_side_by_side
 from ..jit.target import COMPILES
@@ -21,7 +22,7 @@ from ..specs.batches import GROUP_ROWS, MICRO_BATCH_ROWS
 from ..specs.dropout import seed_key
 from ..specs.losses import LOSSES, LossSpec
 from ..specs.optimizers import OPTIMIZERS
-from . import epochs, training_step, weights_task
+from . import epochs, inference, rng, training_step, weights_task
 from .backend import OBJECTIVE, Array, Chunk, check_interrupt, new_progress, new_totals, results_of, start_epoch
 from .bounds import check_data, check_network
 from .numpy_engine import NumpyEngine
@@ -71,6 +72,16 @@ MAX_TASK_ROWS = 128
 
 MAX_TASK_ROWS_LARGE_W = 256
 """The same where a W is larger than L2 and is packed for every task."""
+
+COMPANIONS = (
+    Kernel(inference.__name__, "predict_rows"),
+    Kernel(inference.__name__, "run"),
+    Kernel(rng.__name__, "shuffle_rows"),
+    Kernel(parallel_for.__name__, "worker_loop"),
+    Kernel(parallel_for.__name__, "wake"),
+)
+"""What nearly every program that trains needs as well, soon: compiled with the kernels of the training step, side by
+side."""
 
 
 class CpuEngine:

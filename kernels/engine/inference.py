@@ -205,6 +205,15 @@ def _overlap(a: Any, b: Any) -> bool:
     return first < second + b.size * b.itemsize and second < first + a.size * a.itemsize
 
 
+@by_address(
+    lambda real: (
+        types.intp,
+        types.Array(real, 1, "C"),
+        *[types.Array(real, 2, "C")] * 2,
+        types.boolean,
+        *[types.intp] * 3,
+    )
+)
 @jit
 def run(forward: int, values: Any, X: Any, out: Any, kept: bool, begin: int, end: int, threads: int) -> int:
     """Compute rows from ``begin`` to ``end``, at most the last, as `forward.Forward` does; look at all arrays.

@@ -11,8 +11,10 @@ Seeds are integers from 0 to 2^64 - 1; indices are integers from 0 to 2^48 - 1.
 from typing import Any
 
 import numpy as np
+from numba import types
 from numpy.typing import NDArray
 
+from ..jit.call_by_address import by_address
 from ..jit.decorator import jit
 
 WEIGHTS, _, SPLIT = range(3)
@@ -55,6 +57,7 @@ def _mix(z: Any) -> Any:
     return z ^ (z >> _31)
 
 
+@by_address(lambda real: (types.Array(types.int64, 1, "C"), types.uint64, types.uint64))
 @jit
 def shuffle_rows(order: Any, seed: Any, index: Any) -> None:
     """Fill order, int64 (n,); seed and index are uint64."""

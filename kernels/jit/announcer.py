@@ -1,10 +1,10 @@
-"""Measures the time spent on compiling kernels, and tells the user about the first long compilation."""
+"""Measures the time spent on compiling kernels, and tells the user about the first long compilation and how it goes."""
 
 import contextlib
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from numba.core import event
@@ -18,6 +18,9 @@ ANNOUNCE_AFTER_S = 1.0
 LATER_RUNS_S = 5.0
 """The same where the cache holds kernels already: what is compiled then is a few that no run has used yet."""
 
+PROGRESS_S = 0.5
+"""Seconds between two looks at how many kernels are there."""
+
 
 class _Announcer(event.Listener):  # type: ignore[misc]
     """Adds up the seconds spent on compiling kernels, and announces them once on standard error.
@@ -27,7 +30,7 @@ class _Announcer(event.Listener):  # type: ignore[misc]
 
     def __init__(self) -> None:
         self.spent_s = 0.0
-        self._said = False
+        self.said = False
         self._is_first_run = cache_folder is None or next(cache_folder.rglob("*.nbi"), None) is None
         self._depth = 0
         self._start = 0.0
@@ -44,7 +47,7 @@ class _Announcer(event.Listener):  # type: ignore[misc]
         self._depth += 1
         if self._depth == 1:  # the outermost kernel; those it calls are compiled meanwhile
             self._start = time.perf_counter()
-            if not self._said:
+            if not self.said:
                 after = ANNOUNCE_AFTER_S if self._is_first_run else LATER_RUNS_S
                 timer = threading.Timer(max(0.0, after - self.spent_s), self._say)
                 timer.daemon = True
@@ -63,8 +66,8 @@ class _Announcer(event.Listener):  # type: ignore[misc]
                 self._timer = None
 
     def _say(self) -> None:
-        if not self._said:
-            self._said = True
+        if not self.said:
+            self.said = True
             kept = "kept for later runs" if cache_folder is not None else "not kept: no cache folder can be written"
             usual = "; a first training takes about 15 s on two cores" if self._is_first_run else ""
             print(f"fastnet: compiling kernels for {target_cpu()} ({kept}{usual}) ...", file=sys.stderr, flush=True)
@@ -86,6 +89,35 @@ def waiting_counts() -> Iterator[None]:
         yield
     finally:
         _announcer.spent_s += time.perf_counter() - start
+
+
+@contextlib.contextmanager
+def progress(count: Callable[[], int], total: int) -> Iterator[None]:
+    """Show on a terminal, while a block compiles ``total`` kernels, how many are there, which ``count`` returns.
+
+    Nothing before the compilation has been announced; in a log, that line says it all.
+    """
+    ended, shown = threading.Event(), False
+
+    def show() -> None:
+        nonlocal shown
+        while not ended.wait(PROGRESS_S):
+            if _announcer.said:
+                shown = True
+                print(f"\rfastnet: {count()} of {total} kernels ", end="", file=sys.stderr, flush=True)
+
+    thread = threading.Thread(target=show, daemon=True)
+    if sys.stderr is not None and sys.stderr.isatty():
+        with contextlib.suppress(RuntimeError):  # no more threads may be started
+            thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        if thread.ident is not None:
+            thread.join()
+        if shown:
+            print(file=sys.stderr, flush=True)
 
 
 def compile_seconds() -> float:

@@ -27,7 +27,7 @@ _signatures: dict[Any, Callable[[Any], tuple[Any, ...]]] = {}
 
 
 def by_address(signature: Callable[[Any], tuple[Any, ...]]) -> Callable[[F], F]:
-    """Register a kernel that returns nothing for calls by address.
+    """Register a kernel: for calls by address, if it returns nothing; or so that `kernel_address` compiles it early.
 
     Parameters
     ----------

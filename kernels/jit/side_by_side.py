@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 
-from .announcer import waiting_counts
+from .announcer import progress, waiting_counts
 from .cache import cache_folder, keeps
 from .call_by_address import is_cached, kernel_address
 from .quota import cpu_quota, memory_available
@@ -38,21 +38,22 @@ MAX_PROCESSES = 4
 PROCESS_BYTES = 300 << 20
 """Memory that a process takes while it compiles, about."""
 
-START_S = 1.2
-"""Seconds until a helper has started and imported what it needs."""
-
-SECONDS = {"gemm": 5.5, "weights_task": 3.7, "run": 2.2, "rows_task": 2.0, "loss_kernel": 1.9}
-"""Seconds that kernels take to compile, about, by name: for an even division. Others take OTHER_S."""
-
-OTHER_S = 0.5
+LONGEST = (
+    *("gemm.gemm", "training_step.run", "weights_task.weights_task", "losses.loss_kernel", "training_step.rows_task"),
+    *("epochs.run_epochs", "inference.run", "inference.predict_rows", "losses.correct_kernel"),
+)
+"""Kernels that take longest to compile: they are begun first, so that no process is left with a long one."""
 
 PATIENCE_S = 60
 """Seconds to wait for a helper at most; then this process compiles what is missing."""
 
 _compiling = threading.Lock()
 
-_COMMAND = "import json, signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); task = json.loads(sys.argv[1]); "
-_COMMAND += "sys.path[:] = task['path']; from fastnet.kernels.jit import side_by_side; side_by_side.help_out(task)"
+# Without SciPy, which Numba imports for linear algebra that no kernel contains: 0.2 s.
+_COMMAND = "import json, os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); sys.modules['scipy'] = None; "
+_COMMAND += "task = json.loads(sys.argv[1]); "
+_COMMAND += "sys.path[:] = task['path']; from fastnet.kernels.jit import side_by_side; side_by_side.help_out(task); "
+_COMMAND += "os._exit(0)"  # all is saved; to take the interpreter down takes longer than to compile a small kernel
 
 
 class Kernel(NamedTuple):
@@ -112,9 +113,19 @@ def _compile_missing(kernels: Sequence[Kernel], dtype: Any) -> None:
     # The first two speak for all, since a start with a full cache must not look for each: prediction takes one of them.
     if all(is_cached(kernel.function(), dtype) for kernel in kernels[:2]):
         return
-    missing = [kernel for kernel in kernels if not is_cached(kernel.function(), dtype)]
-    with _right_to_helpers(kernels[0]) as granted:
-        _compile(*_divided(missing, processes() if granted else 1), dtype=dtype)
+    missing = _longest_first([kernel for kernel in kernels if not is_cached(kernel.function(), dtype)])
+    with _right_to_helpers(kernels[0]) as granted, progress(lambda: _count_cached(missing, dtype), len(missing)):
+        _compile(missing, min(processes(), len(missing)) if granted else 1, dtype)
+
+
+def _longest_first(kernels: Sequence[Kernel]) -> list[Kernel]:
+    order = {name: i for i, name in enumerate(LONGEST)}
+    names = (f"{kernel.module.rpartition('.')[2]}.{kernel.name}" for kernel in kernels)
+    return [kernel for _, kernel in sorted(zip(names, kernels, strict=True), key=lambda x: order.get(x[0], len(order)))]
+
+
+def _count_cached(kernels: Sequence[Kernel], dtype: Any) -> int:
+    return sum(is_cached(kernel.function(), dtype) for kernel in kernels)
 
 
 @contextlib.contextmanager
@@ -135,22 +146,42 @@ def _right_to_helpers(kernel: Kernel) -> Iterator[bool]:
             yield granted
 
 
-def _compile(mine: Sequence[Kernel], *others: Sequence[Kernel], dtype: Any) -> None:
-    """Compile kernels here, and the others in a helper each."""
+def _compile(kernels: Sequence[Kernel], count: int, dtype: Any) -> None:
+    """Compile kernels in ``count`` processes, of which this is one."""
     helpers: list[subprocess.Popen[bytes]] = []
+    waiting, source = os.pipe()
     try:
-        helpers.extend(helper for share in others if share and (helper := _start(share, dtype)) is not None)
-        for kernel in mine:
-            kernel.address(dtype)
+        with os.fdopen(source, "wb") as all_numbers:
+            all_numbers.write(bytes(range(len(kernels))))
+        helpers.extend(helper for _ in range(count - 1) if (helper := _start(kernels, waiting, dtype)) is not None)
+        with _no_garbage_collection():
+            while number := os.read(waiting, 1):
+                kernels[number[0]].address(dtype)
         with waiting_counts(), contextlib.suppress(subprocess.TimeoutExpired):
             for helper in helpers:
                 helper.wait(PATIENCE_S)
     finally:
+        os.close(waiting)
         for helper in helpers:
             with contextlib.suppress(OSError):
                 helper.kill()
         for helper in helpers:
             helper.wait()
+
+
+@contextlib.contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Collect no garbage: a tenth of the time. What is left behind meanwhile takes some 80 MiB."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if gc.get_freeze_count() == 0:  # all objects count as old now: the next collection need not look at them, 0.2 s
+            gc.freeze()
+            gc.unfreeze()
+        if enabled:
+            gc.enable()
 
 
 def _in_forked_child() -> None:
@@ -163,19 +194,11 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_in_forked_child)
 
 
-def _divided(kernels: Sequence[Kernel], count: int) -> list[list[Kernel]]:
-    """Divide kernels among this process and ``count - 1`` helpers: the longest first, each to who is free first."""
-    shares: list[list[Kernel]] = [[] for _ in range(count)]
-    ends = [0.0] + [START_S] * (count - 1)
-    for kernel in sorted(kernels, key=lambda kernel: -SECONDS.get(kernel.name, OTHER_S)):
-        first = min(range(count), key=lambda i: ends[i])
-        shares[first].append(kernel)
-        ends[first] += SECONDS.get(kernel.name, OTHER_S)
-    return shares
+def _start(kernels: Sequence[Kernel], waiting: int, dtype: Any) -> "subprocess.Popen[bytes] | None":
+    """Start a process that compiles into the cache the kernels whose numbers it reads from a pipe.
 
-
-def _start(kernels: Sequence[Kernel], dtype: Any) -> "subprocess.Popen[bytes] | None":
-    """Start a process that compiles kernels into the cache; return None where the system refuses."""
+    Return None where the system refuses.
+    """
     assert cache_folder is not None
     task = {"path": list(map(str, sys.path)), "dtype": np.dtype(dtype).name, "kernels": kernels, "parent": os.getpid()}
     names = {"NUMBA_CPU_NAME": numba.config.CPU_NAME, "NUMBA_CPU_FEATURES": numba.config.CPU_FEATURES}
@@ -184,16 +207,14 @@ def _start(kernels: Sequence[Kernel], dtype: Any) -> "subprocess.Popen[bytes] | 
     silent = subprocess.DEVNULL
     command = [sys.executable, "-P", "-c", _COMMAND, json.dumps(task)]
     try:
-        return subprocess.Popen(command, stdin=silent, stdout=silent, stderr=silent, env=environment)
+        return subprocess.Popen(command, stdin=waiting, stdout=silent, stderr=silent, env=environment)
     except (OSError, ValueError, TypeError):  # limits of processes or memory; a path that is no text
         return None
 
 
 def help_out(task: dict[str, Any]) -> None:
-    """Compile the kernels of a task, in a helper process, as long as the process that started it lives."""
-    gc.disable()  # a tenth of the time
-    for fields in task["kernels"]:
-        # In a virtual environment of Windows, the parent is what starts the interpreter.
-        if os.name == "posix" and os.getppid() != task["parent"]:
-            return
-        Kernel(*fields).address(np.dtype(task["dtype"]))
+    """Compile kernels of a task, in a helper process, as long as the process that started it lives."""
+    gc.disable()
+    # In a virtual environment of Windows, the parent is what starts the interpreter.
+    while (os.name != "posix" or os.getppid() == task["parent"]) and (number := os.read(0, 1)):
+        Kernel(*task["kernels"][number[0]]).address(np.dtype(task["dtype"]))

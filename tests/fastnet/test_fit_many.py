@@ -315,7 +315,7 @@ def test_kernels_are_compiled_where_ctrl_c_arrives(monkeypatch: pytest.MonkeyPat
         found.append(threading.current_thread())
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("fastnet.many.compile_side_by_side", interrupted)
+    monkeypatch.setattr("fastnet.fit_session.compile_side_by_side", interrupted)
     trainers = make()
     with pytest.raises(KeyboardInterrupt):
         fit_many(trainers, X, Y, 1)

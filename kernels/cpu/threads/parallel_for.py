@@ -24,6 +24,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from ...jit.call_by_address import by_address
 from ...jit.decorator import jit
 from ...llvm.memory import stack_memory, vector_at
 from .atomics import (
@@ -115,6 +116,7 @@ def _leave_callers_cpu(pool: int) -> None:
         set_affinity(atomic_load(pool + _MASKS) + cpu * MASK_BYTES)
 
 
+@by_address(lambda real: (types.intp, types.intp))
 @jit
 def wake(pool: int, me: Any) -> None:
     """Wake worker ``me`` if it sleeps.
@@ -131,6 +133,7 @@ def wake(pool: int, me: Any) -> None:
         release(atomic_load(worker + _LOCK))
 
 
+@by_address(lambda real: (types.intp, types.intp))
 @jit
 def worker_loop(pool: int, me: int) -> None:
     """Join jobs as worker ``me`` of a pool until its record says stop.

@@ -476,7 +476,7 @@ def test_old_caches_are_pruned_and_young_ones_kept(tmp_path: Path) -> None:
     long_ago = time.time() - 86400 * 31
     for folder in (old, other):
         os.utime(folder, (long_ago, long_ago))
-    run("import fastnet", environment(site, cache))
+    run("import fastnet.kernels", environment(site, cache))
     assert not old.exists()
     assert young.is_dir()
     assert other.is_dir()
@@ -516,12 +516,8 @@ def test_what_is_linked_into_its_callers_has_neither_machine_code_nor_cache_of_i
     def inner(x: Any) -> Any:
         return x + 1
 
-    @jit
-    def outer(x: Any) -> Any:
-        return inner(x)
-
-    assert outer(1) == 2
     dispatcher: Any = inner
+    dispatcher.compile((numba.int64,))
     assert not numba_internals.cpu_target.target_context.codegen()._engine.is_symbol_defined(
         dispatcher.overloads[(numba.int64,)].fndesc.llvm_func_name
     )
