@@ -1,11 +1,15 @@
 """fastnet: dense networks, trained by batch and mini-batch gradient descent with compiled kernels."""
 
-from .ensemble import Ensemble, load
-from .history import History
-from .many import fit_many
-from .network import Network
-from .optimizers import SGD, Adam, AdamW, CosineDecay, RMSprop, StepDecay, WarmUp
-from .trainer import Trainer
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .ensemble import Ensemble, load
+    from .history import History
+    from .many import fit_many
+    from .network import Network
+    from .optimizers import SGD, Adam, AdamW, CosineDecay, RMSprop, StepDecay, WarmUp
+    from .trainer import Trainer
 
 __version__ = "0.2.0"
 
@@ -24,3 +28,21 @@ __all__ = [
     "fit_many",
     "load",
 ]
+
+_MODULES = {"Ensemble": "ensemble", "History": "history", "Network": "network", "Trainer": "trainer"}
+_MODULES |= {"fit_many": "many", "load": "ensemble"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is named when it is first asked for: Numba and all modules take 0.4 s."""
+    if name == "kernels":
+        return import_module(".kernels", __name__)
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = getattr(import_module(f".{_MODULES.get(name, 'optimizers')}", __name__), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
