@@ -6,6 +6,8 @@ fails as well.
 
 import ast
 import re
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from functools import cache
@@ -264,6 +266,18 @@ def test_public_names() -> None:
     assert all(hasattr(fastnet, name) for name in fastnet.__all__)
     assert all(hasattr(fastnet.kernels, name) for name in fastnet.kernels.__all__)
     assert callable(fastnet.kernels.variants)
+
+
+def test_a_public_name_is_imported_when_it_is_asked_for() -> None:
+    code = (
+        "import fastnet, sys\n"
+        "assert not {'numba', 'numpy', 'fastnet.kernels'} & set(sys.modules)\n"
+        "assert set(fastnet.__all__) <= set(dir(fastnet))\n"
+        "assert fastnet.kernels.relu(-1.0, variant='reference') == 0\n"
+        "fastnet.NoSuchName"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "module 'fastnet' has no attribute 'NoSuchName'" in result.stderr
 
 
 def test_the_version_is_the_distributions() -> None:

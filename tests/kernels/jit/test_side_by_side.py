@@ -1,6 +1,7 @@
 """Kernels compiled by helper processes: the same results, and no dependence on the helpers."""
 
 import gc
+import io
 import os
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 from fastnet.kernels.engine.engine import COMPANIONS, training_kernels
-from fastnet.kernels.jit import side_by_side
+from fastnet.kernels.jit import announcer, side_by_side
 from fastnet.kernels.jit.side_by_side import Kernel
 from fastnet.kernels.specs.activations import IDENTITY
 from fastnet.kernels.specs.losses import LOSSES
@@ -84,6 +85,36 @@ def test_the_longest_kernels_are_begun_first() -> None:
     assert sorted(order) == sorted([*COMPANIONS, *kernels.values()])
     names = [f"{kernel.module.rpartition('.')[2]}.{kernel.name}" for kernel in order]
     assert names[: len(side_by_side.LONGEST)] == list(side_by_side.LONGEST), "a kernel was renamed or moved"
+
+
+class Terminal(io.StringIO):
+    """A standard error that somebody looks at."""
+
+    def isatty(self) -> bool:
+        """Yes."""
+        return True
+
+
+@pytest.mark.parametrize(("kind", "announced"), [(Terminal, True), (Terminal, False), (io.StringIO, True)])
+def test_a_terminal_shows_how_many_kernels_are_there(
+    monkeypatch: pytest.MonkeyPatch, kind: type[io.StringIO], announced: bool
+) -> None:
+    monkeypatch.setattr(sys, "stderr", shown := kind())
+    monkeypatch.setattr(announcer, "PROGRESS_S", 0.001)
+    monkeypatch.setattr(announcer._announcer, "said", announced)
+    counted = threading.Event()
+
+    def count() -> int:
+        if shown.getvalue():
+            counted.set()
+        return 3
+
+    with announcer.progress(count, 16):
+        if announced and kind is Terminal:
+            assert counted.wait(60)
+    text = shown.getvalue()
+    assert text == "" or (text.startswith("\rfastnet: 3 of 16 kernels") and text.endswith("\n"))
+    assert bool(text) == (announced and kind is Terminal)
 
 
 class Recording(NamedTuple):
