@@ -16,7 +16,7 @@ from .kernels.engine import rng
 from .kernels.engine.backend import Backend, discard_partial_step, start_epoch
 from .kernels.engine.engine import COMPANIONS, CpuEngine, training_kernels
 from .kernels.engine.epochs import BestState, EpochLoop
-from .kernels.jit.side_by_side import compile_side_by_side
+from .kernels.jit.side_by_side import Kernel, compile_side_by_side
 from .kernels.jit.target import COMPILES
 from .kernels.specs.batches import MICRO_BATCH_ROWS
 from .kernels.specs.losses import LOSSES
@@ -66,16 +66,15 @@ def measure(backend: Backend, data: Dataset) -> dict[str, float]:
     return backend.evaluate(chunks, data.rows)
 
 
-def compile_kernels(trainer: Any) -> None:
-    """Compile what training a network takes, and what calls it or predicts, where that is not in the cache."""
-    if trainer.backend == "cpu" and COMPILES:
-        network, state = trainer.network, trainer._state
-        kernels = training_kernels(
-            LOSSES[trainer.loss], state.code, network.activation_codes, drops=bool(state.dropout)
-        ).values()
-        compile_side_by_side([*kernels, *COMPANIONS], network.dtype)
-        for kernel in kernels:
-            kernel.address(network.dtype)
+def compile_kernels(trainer: Any) -> list[Kernel]:
+    """Compile side by side what training a network takes, and what calls it or predicts; return what it takes."""
+    if trainer.backend != "cpu" or not COMPILES:
+        return []
+    network, state = trainer.network, trainer._state
+    loss, drops = LOSSES[trainer.loss], bool(state.dropout)
+    kernels = list(training_kernels(loss, state.code, network.activation_codes, drops).values())
+    compile_side_by_side([*kernels, *COMPANIONS], network.dtype)
+    return kernels
 
 
 class FitSession:

@@ -164,7 +164,8 @@ def fit_many(
         jobs.append(_Job(trainer, data, validation, own, writer, trainer.history.epochs))
     with in_fit(trainers):
         for trainer in trainers:
-            compile_kernels(trainer)  # in this thread, where Ctrl-C ends the compilation
+            for kernel in compile_kernels(trainer):  # in this thread, where Ctrl-C ends the compilation
+                kernel.address(trainer.network.dtype)
         futures = _run(jobs, progress, threads)
     _report(futures)
     return [trainer.history for trainer in trainers]
