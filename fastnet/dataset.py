@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import weakref
 from collections.abc import Iterator
+from mmap import mmap
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -90,6 +92,8 @@ class Dataset:
 
     def _read(self, places: Array) -> tuple[Array, Array]:
         """Rows of X and y; those of a memory map are converted and checked."""
+        for name, array in zip(self._names, (self._X, self._y), strict=True):
+            _check_file(name, array)
         X, y = np.asarray(self._X[places]), np.asarray(self._y[places])
         return self._checked(X, y, places) if self.mapped else (X, y)
 
@@ -124,8 +128,9 @@ class Dataset:
             start = end
 
     def _row_bytes(self) -> int:
-        """Bytes of a row of X as it is stored and as it is converted."""
-        return max(1, self._X.nbytes // len(self._X) + self._network.dtype.itemsize * self._X.shape[1])
+        """About the bytes of a row as it is stored and as it is converted; the same on all ranks."""
+        sizes = self._network.layer_sizes
+        return 2 * self._network.dtype.itemsize * (sizes[0] + sizes[-1])
 
     def at_once(self, shuffled: bool) -> tuple[Array, Array, Array | None, Array | None] | None:
         """Return X, y, weights and the rows of them to visit, or None for all; None if they are read in parts."""
@@ -176,6 +181,17 @@ class Dataset:
         if self._weights is not None and not self._weights[selected._chosen].any():
             raise ValueError("sample_weight is 0 in every selected row; expected at least one above 0")
         return selected
+
+
+def _check_file(name: str, array: Any) -> None:
+    """Refuse a memory map whose file has become shorter: reading beyond its end would end the process."""
+    while isinstance(array, np.ndarray) and not isinstance(array.base, mmap):
+        array = array.base
+    if isinstance(array, np.memmap) and array.base.size() < array.offset + array.nbytes:
+        raise ValueError(
+            f"{name} is a memory map of {array.filename}, which has become shorter: {array.base.size():,} bytes where "
+            f"{array.offset + array.nbytes:,} are mapped; leave a file alone that is trained on"
+        )
 
 
 def validation_arrays(data: tuple[ArrayLike, ...]) -> tuple[ArrayLike, ...]:

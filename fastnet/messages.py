@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .io import storage
 
@@ -32,3 +32,32 @@ def one_line(path: storage.Path, doing: str = "cannot be read") -> Iterator[None
         )
         shown = storage.display_path(path)
         raise ValueError(said if said.startswith(shown) else f"{shown} {doing}: {said}") from None
+
+
+_TRAINING = "Trainer(network, loss=..., optimizer=...).fit(X, y) trains a network"
+_INSTEAD = {
+    "Network": {
+        **dict.fromkeys(("fit", "train", "compile"), _TRAINING),
+        **dict.fromkeys(("evaluate", "score"), "Trainer(network, loss=...).evaluate(X, y) measures a network"),
+        **dict.fromkeys(("to", "cuda"), 'Trainer(network, backend="cuda") trains on a GPU'),
+        "load": "fastnet.load(path) reads what save has written",
+    },
+    "Trainer": {
+        **{name: f"write trainer.network.{name}" for name in ("predict", "predict_proba", "predict_labels")},
+        "save": "trainer.network.save(path) keeps the model, fit(X, y, checkpoint=path) all that Trainer.resume needs",
+        "load": "Trainer.resume(path) reads a checkpoint",
+        "train": "fit(X, y) trains",
+    },
+}
+
+
+class Hinting:
+    """Base of classes that know the names that other libraries have for what they do."""
+
+    if not TYPE_CHECKING:  # which shall know no more attributes than there are
+
+        def __getattr__(self, name: str) -> Any:
+            kind = type(self).__name__
+            hint = _INSTEAD.get(kind, {}).get(name)
+            said = f"{kind!r} object has no attribute {name!r}{f': {hint}' if hint else ''}"
+            raise AttributeError(said, name=name, obj=self)

@@ -23,12 +23,13 @@ from .kernels.engine.synced import SyncedArray
 from .kernels.specs.activations import ACTIVATIONS
 from .kernels.specs.base import Array
 from .kernels.specs.batches import MICRO_BATCH_ROWS
+from .messages import Hinting
 from .predictor import Predictor, predict
 from .summary import summary
 from .validation import check_inputs, check_loss, check_targets, takes_softmax
 
 
-class Network:
+class Network(Hinting):
     """A dense feed-forward network: Z = X W^T + b and A = activation(Z), layer after layer.
 
     Parameters

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import zlib
 from typing import Any
 
 import numpy as np
@@ -40,10 +41,7 @@ class ShardedDataset(Dataset):
         rows, weights_of, networks = zip(*everyone, strict=True)
         for rank, other in enumerate(networks):
             if other != networks[0]:  # the bytes of a row would differ
-                what = f"the network: {networks[0]} on rank 0, {other} on rank {rank}"
-                raise ValueError(
-                    f"the ranks differ in {what}; run the same program with the same arguments on every rank"
-                )
+                raise _difference(f"the network: {networks[0]} on rank 0, {other} on rank {rank}")
         self.__dict__.update(own.__dict__)
         self._ranks, self._own, self._ends = ranks, own, np.cumsum(rows)
         self.rows, self.mapped = int(self._ends[-1]), True
@@ -52,9 +50,12 @@ class ShardedDataset(Dataset):
             raise ValueError(f"sample_weight is missing on {missing} of {len(rows)} ranks; expected it on all or none")
         self._weights = None if missing else check_total(np.concatenate(weights_of))
 
-    def _row_bytes(self) -> int:
-        """Bytes of a row, the same on all ranks."""
-        return 2 * self._network.dtype.itemsize * self._network.layer_sizes[0]
+    def sample(self) -> tuple[Array, Array, Array | None]:
+        """Return `Dataset.sample`, if all ranks are about to read the same rows: nothing has been compared yet."""
+        chosen = None if self._chosen is None else zlib.crc32(self._chosen.tobytes())
+        if len({*self._ranks.agree("the rows", value=(self.rows, chosen))}) > 1:
+            raise _difference("the rows that they train on, by seed or validation_split")
+        return super().sample()
 
     def _read(self, places: Array) -> tuple[Array, Array]:
         """Rows of X and y, from the ranks that have them."""
@@ -101,6 +102,11 @@ class DividedDataset(Dataset):
         alone = copy.copy(self)
         alone._divides = False
         return Dataset.sample(alone)
+
+
+def _difference(what: str) -> ValueError:
+    """Return the error of ranks that differ."""
+    return ValueError(f"the ranks differ in {what}; run the same program with the same arguments on every rank")
 
 
 def _gathered(ranks: Any, own: Dataset, mine: Array, owner: Array) -> tuple[Array, Array]:

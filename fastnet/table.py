@@ -193,14 +193,44 @@ class Columns:
         return pandas.DataFrame(parts, index=frame.index), found
 
     def transformer(self, features: Any) -> Any:
-        """Return scikit-learn's transformer from `features` to inputs of a network, fitted on these rows."""
+        """Return scikit-learn's transformer from `features` to inputs of a network, fitted on these rows.
+
+        Raises
+        ------
+        ValueError
+            If a column cannot be scaled; see `moments`.
+        """
         text, least = self.text, rare_below(len(features))
         rest = [name for name in features.columns if name not in text]
         filled = SimpleImputer(strategy="median", add_indicator=True, keep_empty_features=True)
         rare = {"handle_unknown": "infrequent_if_exist", "min_frequency": least, "max_categories": 256}
         encoded = OneHotEncoder(sparse_output=False, dtype=np.float32, **rare)
+        for name in rest:
+            moments(features[name].dropna().to_numpy(), f"column {name!r}")  # the scaler would not say what overflows
         steps = [("numbers", make_pipeline(StandardScaler(), filled), rest), ("categories", encoded, text)]
         return ColumnTransformer([step for step in steps if step[2]], sparse_threshold=0).fit(features)
+
+
+_LEAST = 1e-150
+"""A standard deviation whose square is still accurate."""
+
+
+def moments(values: Array, what: str) -> tuple[float, float]:
+    """Return mean and standard deviation of finite numbers, 0 where they are all the same or there are none.
+
+    Raises
+    ------
+    ValueError
+        If they are so large, or so close to 0, that their squares overflow or vanish.
+    """
+    if not len(values) or values.min() == values.max():
+        return (float(values[0]) if len(values) else 0.0), 0.0
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        mean, deviation = float(values.mean()), float(values.std())
+    if not _LEAST < deviation < np.inf:
+        largest = f"{np.abs(values).max():.0e}"
+        raise ValueError(f"{what} holds numbers of about {largest}, whose squares float64 cannot hold; divide by that")
+    return mean, deviation
 
 
 def unread(column: Any, known: Any, expected: str) -> dict[str, dict[str, Any]]:

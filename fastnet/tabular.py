@@ -33,7 +33,7 @@ from .many import fit_many
 from .messages import listed
 from .network import Network
 from .optimizers import Adam, CosineDecay
-from .table import Columns
+from .table import Columns, moments
 from .trainer import Trainer
 
 _BETA2 = 0.95
@@ -353,11 +353,8 @@ class TabularRegressor(RegressorMixin, _Tabular):  # type: ignore[misc]
     def _targets(self, y: Array) -> tuple[Array, Array]:
         """Find the scale; return scaled numbers, twice: as they are split, and as the networks are trained."""
         y = self._numbers("y", y)
-        with np.errstate(over="ignore", invalid="ignore"):
-            self.shift_, self.scale_ = float(y.mean()), float(y.std()) or 1.0
-        if not math.isfinite(self.shift_ + self.scale_):
-            largest = f"{np.abs(y).max():.0e}"
-            raise ValueError(f"y holds numbers as large as {largest}, whose variance overflows; divide y by {largest}")
+        self.shift_, deviation = moments(y, "y")
+        self.scale_ = deviation or 1.0
         self.range_ = float(y.min()), float(y.max())
         scaled = (y - self.shift_) / self.scale_
         return scaled, scaled[:, None]

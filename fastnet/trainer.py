@@ -26,6 +26,7 @@ from .kernels.engine.backend import Backend, start_epoch
 from .kernels.engine.engine import CPU
 from .kernels.engine.numpy_engine import NumpyEngine
 from .kernels.specs.batches import MICRO_BATCH_ROWS
+from .messages import Hinting
 from .network import Network
 from .optimizers import SGD, Optimizer, Schedule
 from .progress import progress_bar
@@ -76,7 +77,7 @@ def fit_prepared(
     return FitSession(trainer, trainer._state, data, validation, trainer._build).run(options, None, writer)
 
 
-class Trainer:
+class Trainer(Hinting):
     """Trains a network by gradient descent over batches.
 
     Per batch it minimises the mean over rows of the sum over outputs: for mse that is the article's
@@ -189,10 +190,9 @@ class Trainer:
         self._comm = ranks_of(comm, self.backend, sharded)
         self.ranks = self._comm.size
         self.history = History()
+        sizes = "-".join(map(str, network.layer_sizes))
         batch = f"batch size {self.batch_size}" if self.batch_size else "full batch"
-        self.history.set_title(
-            f"{'-'.join(map(str, network.layer_sizes))}: {loss}, {optimizer}, {network.dtype}, {batch}"
-        )
+        self.history.set_title(f"{sizes}: {loss}, {optimizer}, {network.dtype}, {batch}")
         self._state = TrainingState(network, optimizer, self.l2, self.clip_norm, rates, self.seed)
         self._fitting = False
 

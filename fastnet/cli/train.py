@@ -189,6 +189,11 @@ def _check(options: argparse.Namespace, ranks: Any) -> None:
             f"--out {options.out}: the model is no ONNX file; name it otherwise, and "
             f"fastnet export MODEL {options.out} converts it"
         )
+    if options.file is not None and (options.out or "").lower().endswith(".safetensors"):
+        raise ValueError(
+            f"--out {options.out}: the model of a table is a file of skops, whose name ends in .skops; safetensors "
+            "hold networks, as that of the digits"
+        )
     outputs = _outputs(options) + _checkpoints(options)
     for name in outputs if ranks.rank == 0 else []:
         check_output(name, *([] if options.file is None else [options.file]))
@@ -264,12 +269,7 @@ def _table(options: argparse.Namespace) -> Data:
         lines.append(f"gaps      {left_out} left out: {options.target!r} is not known there")
     scaling = (0.0, 1.0)
     if classes is None:
-        with np.errstate(over="ignore", invalid="ignore"):
-            scaling = float(y.mean()), float(y.std())
-        if not np.isfinite(scaling).all():
-            raise ValueError(
-                f"{shown}: target {options.target!r} holds numbers too large to be scaled; divide it first"
-            )
+        scaling = table.moments(y, f"{shown}: target {options.target!r}")
         y = (y - scaling[0]) / scaling[1]
         named = ""
     else:

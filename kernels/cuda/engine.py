@@ -371,7 +371,7 @@ class CudaEngine:
             send_to(self._context, step.context)  # after the steps over the part before
             last = min(rows, stop)
             while self._row < last:
-                steps = -(-min(self.tuner.rows, last - self._row) // batch)
+                steps = -(-min(max(1, self.tuner.rows), last - self._row) // batch)
                 began = time.perf_counter()
                 self._step(steps, step, trains)
                 self._row += steps * batch

@@ -300,7 +300,7 @@ class CpuEngine:
         done, stop = int(progress["done"]), int(context["stop_row"])
         while done < stop:
             before, start = done, time.perf_counter()
-            context["stop_row"] = min(stop, before + self.tuner.rows)
+            context["stop_row"] = min(stop, before + max(1, self.tuner.rows))
             training_step.run(plan.parameters.dtype, address, self.threads, POOL)
             done = int(progress["done"])
             check_interrupt()

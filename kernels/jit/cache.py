@@ -17,6 +17,7 @@ import sys
 import time
 import uuid
 import warnings
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -165,13 +166,26 @@ def warn_once(message: str) -> None:
         warnings.warn(message, RuntimeWarning, stacklevel=3)
 
 
+def _sealed(pickled: bytes) -> bytes:
+    """Return a pickle with its CRC-32 after the end, where reading it stops."""
+    return pickled + zlib.crc32(pickled).to_bytes(4, "little")
+
+
+def _whole(path: str) -> str:
+    """Return a path unless the file there is damaged: machine code would be run, and a pickle ask for any memory."""
+    content = memoryview(Path(path).read_bytes())
+    if zlib.crc32(content[:-4]) != int.from_bytes(content[-4:], "little"):
+        raise ValueError(f"{path} is damaged")
+    return path
+
+
 class SafeCache:
     """What a cache of Numba's lacks: safety with several processes, full disks and damaged files; a mixin before it.
 
     Numba numbers the data files of a function. Two processes that compile different signatures at the same time both
     take number 1, and the index of one can end up beside the data of the other, which would later run float32 code on
     float64 arrays. A random name for every file rules that out; at worst an index entry is lost and its function
-    compiled again.
+    compiled again. Data files end with a checksum, since damaged machine code would be run as it is.
 
     Raises
     ------
@@ -191,8 +205,11 @@ class SafeCache:
         if cache_folder is None or cache_folder not in Path(self.cache_path).parents:
             raise OSError(f"Numba would cache in {self.cache_path}")
         # The name is drawn when a file is saved: one drawn here would be shared by the children of a fork.
-        stem = self._impl.filename_base
-        self._cache_file._data_name = lambda number: f"{stem}.{uuid.uuid4().hex}.nbc"
+        stem, file = self._impl.filename_base, self._cache_file
+        file._data_name = lambda number: f"{stem}.{uuid.uuid4().hex}.nbc"
+        dump, load = file._dump, file._load_data
+        file._dump = lambda content: _sealed(dump(content))
+        file._load_data = lambda name: load(_whole(file._data_path(name)))
 
     def _index_key(self, sig: Any, codegen: Any) -> Any:
         """Identify a compiled function by its signature and target.
@@ -215,9 +232,9 @@ class SafeCache:
         """Load a compiled function; return None where there is none that can be read. Raises MemoryError."""
         try:
             return super().load_overload(sig, target_context)  # type: ignore[misc]
-        except Exception as error:  # a damaged file unpickles to anything, or asks for any amount of memory
+        except Exception as error:  # a damaged index unpickles to anything, or asks for any amount of memory
             if isinstance(error, MemoryError) and self.holds(sig, target_context):
-                raise  # the index is sound, so memory is short, and to compile takes more
+                raise  # the index and the file are sound, so memory is short, and to compile takes more
             with contextlib.suppress(OSError):
                 self.flush()  # a damaged index would make every later save fail
             return None

@@ -140,6 +140,20 @@ def test_gradients_are_checked_for_the_loss_trained_with() -> None:
     assert net.check_gradients([[1.0, 2.0], [3.0, 1.0]], [0, 2]) < 1e-6
 
 
+def test_names_of_other_libraries_are_told_ours() -> None:
+    net = Network([2, 1])
+    trainer = Trainer(net)
+    for thing, name, said in (
+        (net, "fit", r"Trainer\(network, loss=..., optimizer=...\).fit\(X, y\) trains a network"),
+        (trainer, "predict", "write trainer.network.predict"),
+        (trainer, "save", r"trainer.network.save\(path\) keeps the model"),
+        (trainer, "histry", "'Trainer' object has no attribute 'histry'$"),
+    ):
+        assert not hasattr(thing, name)
+        with pytest.raises(AttributeError, match=said):
+            getattr(thing, name)
+
+
 def test_checkpoint_of_an_unknown_optimizer_names_the_class(tmp_path: Path) -> None:
     from fastnet.io import checkpoint
 

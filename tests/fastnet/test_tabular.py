@@ -205,9 +205,14 @@ def test_skops_keeps_an_estimator(made: Any, y: Any) -> None:
 
 def test_infinity_and_numbers_too_large_are_refused() -> None:
     model = TabularRegressor(**SMALL)
-    for y in (SIGNAL * 1e300, np.full(ROWS, 1.7e308)):
-        with pytest.raises(ValueError, match="whose variance overflows; divide y by"):
-            model.fit(FRAME, y)
+    for scale in (1e300, 1e-300):
+        with pytest.raises(ValueError, match=r"y holds numbers of about .e.300, whose squares float64 cannot hold"):
+            model.fit(FRAME, SIGNAL * scale)
+        with pytest.raises(ValueError, match=r"column 'size' holds numbers of about .e.300, whose squares"):
+            model.fit(FRAME.assign(size=FRAME["size"] * scale), SIGNAL)
+    assert model.fit(FRAME, np.full(ROWS, 1.7e308)).predict(FRAME)[0] == 1.7e308
+    tiny = TabularRegressor(**SMALL).fit(FRAME.assign(size=FRAME["size"] * 2.0**-140), SIGNAL)
+    assert [*tiny.histories_[0]["loss"]] == [*TabularRegressor(**SMALL).fit(FRAME, SIGNAL).histories_[0]["loss"]]
     infinite = np.where(np.arange(ROWS) == 3, np.inf, SIGNAL)
     with pytest.raises(ValueError, match="Input y contains infinity"):
         model.fit(FRAME, infinite)

@@ -123,6 +123,9 @@ def errors(comm: Any, folder: Path) -> dict[str, Any]:
     spoilt_map = np.memmap(folder / f"spoilt-{comm.rank}", X.dtype, "w+", shape=X.shape)
     spoilt_map[...] = spoilt if odd else X
 
+    cut_map = np.memmap(folder / f"cut-{comm.rank}", X.dtype, "w+", shape=X.shape)
+    cut_map[...] = X
+
     other_map = np.memmap(folder / f"other-{comm.rank}", X.dtype, "w+", shape=X.shape)
     other_map[...] = X[::-1] if odd else X
 
@@ -132,6 +135,10 @@ def errors(comm: Any, folder: Path) -> dict[str, Any]:
     def raising(row: Any) -> None:
         if odd and row["epoch"] == 1:
             raise LookupError("a callback's")
+
+    def cut(row: Any) -> None:
+        if odd:
+            os.truncate(folder / "cut-1", 100)
 
     def of_version() -> None:
         installed = distributed.metadata.version
@@ -158,6 +165,9 @@ def errors(comm: Any, folder: Path) -> dict[str, Any]:
         "a rank's weights": lambda: fit(sharded=True, fits={"sample_weight": np.full(203, -1.0 if odd else 0.0)}),
         "dtypes of shards": lambda: fit(sharded=True, dtype="float64" if odd else "float32"),
         "sizes": lambda: fit(sizes=(20, 9, 5) if odd else (20, 8, 5)),
+        "a split of shards": lambda: fit(sharded=True, fits={"validation_split": 0.4 if odd else 0.2}),
+        "seeds of shards": lambda: fit(sharded=True, seed=comm.rank, fits={"validation_split": 0.2}),
+        "a shorter file": lambda: fit(cut_map, sharded=True, fits={"callbacks": [cut]}),
         "seed": lambda: fit(seed=comm.rank),
         "optimizer": lambda: fit(optimizer=Adam(0.1 if odd else 0.2)),
         "epochs": lambda: make(comm).fit(X, Y, 1 + comm.rank),

@@ -297,3 +297,20 @@ def test_memory_map_shape_is_checked_first(tmp_path: Path) -> None:
         Trainer(Network([2, 1])).fit(wide, np.zeros(10))
     with pytest.raises(ValueError, match="expected 10 rows, one for each of X"):
         Trainer(Network([3, 1])).fit(wide, np.zeros(9))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a mapped file cannot be cut there")
+@pytest.mark.parametrize("cut", ["X", "y"])
+def test_memory_map_of_a_file_that_becomes_shorter_is_refused(cut: str, tmp_path: Path) -> None:
+    """Reading beyond the end of the file would be a bus error, which ends the process."""
+    x, y = mapped(tmp_path, "X", np.zeros((3000, 2))), mapped(tmp_path, "y", np.zeros((3000, 1)))
+    ours = Trainer(Network([2, 1]))
+    with pytest.raises(ValueError, match=rf"^{cut} is a memory map of .*, which has become shorter: 100 bytes where "):
+        ours.fit(x[:2500], y[:2500], 3, callbacks=[lambda row: os.truncate(tmp_path / f"{cut}.npy", 100)])
+    assert ours.history.epochs == 1
+
+
+def test_parts_of_a_memory_map_are_small_where_targets_are_wide(tmp_path: Path) -> None:
+    x = mapped(tmp_path, "X", np.zeros((5000, 1), "float32"))
+    data = Dataset(Network([1, 5000]), "mse", x, np.broadcast_to(np.float32(0), (5000, 5000)))
+    assert [chunk[-1] for chunk in data.iter_chunks(100)] == [0, 1000, 2000, 3000, 4000]

@@ -437,6 +437,22 @@ def test_interrupt_leaves_no_stale_addresses(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.compiled
+def test_a_tuner_without_rows_does_not_stop_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a pickle or a callback has made of it; else the loop over compiled calls would have no end."""
+    X, y = data(20, (4, 2), "float32")
+    ours, run, calls = engine.CpuEngine(np.ones(10, "float32"), (4, 2), (0,), batch_rows=2), training_step.run, []
+
+    def counted(*arguments: Any) -> None:
+        calls.append(len(calls))
+        assert len(calls) <= 20
+        run(*arguments)
+
+    monkeypatch.setattr(training_step, "run", counted)
+    ours.tuner.rows = -5
+    ours.loss_and_gradient(X, y)
+
+
+@pytest.mark.compiled
 def test_interrupt_during_compilation_leaves_no_kernel_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """Or the next call would jump to address 0."""
     X, y = data(20, (4, 3, 2), "float32")

@@ -358,6 +358,31 @@ def test_truncated_cache_files_are_compiled_again(tmp_path: Path, pattern: str) 
     assert compiled_files(cache) == repaired, "the next run must find a complete cache again"
 
 
+def damaged(content: bytes) -> bytes:
+    """Change a byte in the middle, which is machine code."""
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+
+
+def greedy(content: bytes) -> bytes:
+    """Ask for 32 TiB."""
+    pickled = b"\x80\x04\x8e" + (1 << 45).to_bytes(8, "little") + content
+    with pytest.raises(MemoryError):
+        pickle.loads(pickled)
+    return pickled
+
+
+@pytest.mark.parametrize("change", [damaged, greedy])
+def test_damaged_code_is_compiled_again(tmp_path: Path, change: Callable[[bytes], bytes]) -> None:
+    env, cache = environment(install(tmp_path / "site"), tmp_path / "cache"), tmp_path / "cache"
+    run(RELU_OF_MINUS_ONE, env)
+    spoilt = {path: change(path.read_bytes()) for path in compiled_files(cache)}
+    for path, content in spoilt.items():
+        path.write_bytes(content)
+    assert run(RELU_OF_MINUS_ONE, env).stdout == "0.0\n"
+    assert len([path for path in compiled_files(cache) if path.read_bytes() not in spoilt.values()]) >= len(spoilt)
+
+
 @pytest.mark.exhaustive
 def test_a_damaged_index_that_asks_for_too_much_memory_is_written_again(tmp_path: Path) -> None:
     """Its first pickle begins with the length of its frame, after two bytes of protocol and one for the frame."""
