@@ -185,12 +185,16 @@ class Dataset:
 
 def _check_file(name: str, array: Any) -> None:
     """Refuse a memory map whose file has become shorter: reading beyond its end would end the process."""
-    while isinstance(array, np.ndarray) and not isinstance(array.base, mmap):
-        array = array.base
-    if isinstance(array, np.memmap) and array.base.size() < array.offset + array.nbytes:
+    file = getattr(array, "base", None)
+    while isinstance(file, np.ndarray):
+        array, file = file, file.base
+    if not isinstance(array, np.memmap) or not isinstance(file, mmap):
+        return
+    there, mapped = file.size(), array.offset + array.nbytes
+    if there < mapped:
         raise ValueError(
-            f"{name} is a memory map of {array.filename}, which has become shorter: {array.base.size():,} bytes where "
-            f"{array.offset + array.nbytes:,} are mapped; leave a file alone that is trained on"
+            f"{name} is a memory map of {array.filename}, which has become shorter: {there:,} bytes where {mapped:,} "
+            "are mapped; leave a file alone that is trained on"
         )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import threading
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -39,35 +38,29 @@ __all__ = ["BACKENDS", "DivergenceWarning", "Trainer"]
 BACKENDS = ("numpy", "cpu", "cuda")
 """What computes; "auto" is "cpu"."""
 
-_ENTERING = threading.Lock()
-"""Held while a Trainer is marked as being in `fit`."""
-
-_IN_FIT: set[int] = set()
-"""Identities of the networks that are being trained."""
+_IN_FIT: dict[int, list[Trainer]] = {}
+"""The trainers of a call that is in `fit`, by the identity of each network. No lock goes with it: a fork in another
+thread would copy it as it is held."""
 
 
 @contextmanager
 def in_fit(trainers: Sequence[Trainer]) -> Iterator[None]:
-    """Mark trainers as being in `fit` within a block: all, or none if one of them cannot be trained now."""
-    marked: list[Trainer] = []
+    """Mark networks as being trained within a block: all, or none if one of the trainers cannot train now."""
+    mark = list(trainers)
     try:
-        with _ENTERING:
-            for i, trainer in enumerate(trainers):
-                try:
-                    trainer._check_ready()
-                except Exception as error:
-                    if len(trainers) > 1:
-                        error.add_note(f"(raised for trainers[{i}])")
-                    raise
-            marked = list(trainers)
-            for trainer in trainers:
-                trainer._fitting = True
-                _IN_FIT.add(id(trainer.network))
+        for i, trainer in enumerate(trainers):
+            try:
+                found = _IN_FIT.setdefault(id(trainer.network), mark)
+                trainer._check_ready([] if found is mark else found)
+            except Exception as error:
+                if len(trainers) > 1:
+                    error.add_note(f"(raised for trainers[{i}])")
+                raise
         yield
     finally:
-        for trainer in marked:
-            trainer._fitting = False
-            _IN_FIT.discard(id(trainer.network))
+        for trainer in trainers:
+            if _IN_FIT.get(id(trainer.network)) is mark:
+                del _IN_FIT[id(trainer.network)]
 
 
 def fit_prepared(
@@ -194,17 +187,12 @@ class Trainer(Hinting):
         batch = f"batch size {self.batch_size}" if self.batch_size else "full batch"
         self.history.set_title(f"{sizes}: {loss}, {optimizer}, {network.dtype}, {batch}")
         self._state = TrainingState(network, optimizer, self.l2, self.clip_norm, rates, self.seed)
-        self._fitting = False
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Attributes stay as they were checked: state and History belong to them."""
         if name in self.__dict__ and not name.startswith("_"):
             raise AttributeError(f"{name} cannot be changed; make another Trainer of the same network")
         super().__setattr__(name, value)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """A copy, made in a callback say, is not in `fit`."""
-        return {**self.__dict__, "_fitting": False}
 
     # ---------------------------------------------------------------------------------------- fitting
 
@@ -298,7 +286,7 @@ class Trainer(Hinting):
             options = FitOptions.checked(epochs, patience, callbacks)
             options.check_monitor(self._state.dropout, validation is not None)
             if ranks.size > 1:
-                self._check_ready()  # here its error reaches all ranks
+                self._check_ready(_IN_FIT.get(id(self.network), []))  # here its error reaches all ranks
             return data, validation, options, None if checkpoint is None else ranks.writer(checkpoint, self.optimizer)
 
         ranks = self._comm
@@ -402,13 +390,13 @@ class Trainer(Hinting):
 
     # ---------------------------------------------------------------------------------------- inside
 
-    def _check_ready(self) -> None:
-        """Refuse to start from what cannot be trained."""
-        if self._fitting:
+    def _check_ready(self, others: list[Trainer]) -> None:
+        """Refuse to start from what cannot be trained; ``others`` are those of a call that trains its network."""
+        if any(each is self for each in others):
             raise RuntimeError(
                 "this Trainer is already in fit, in another thread or above a callback; use one for each"
             )
-        if id(self.network) in _IN_FIT:
+        if others:
             raise RuntimeError(
                 "another Trainer is training this network, in another thread or above a callback; wait for it, or "
                 "train a copy.deepcopy of the network"

@@ -255,6 +255,41 @@ def test_two_trainers_of_one_network_do_not_train_at_once() -> None:
     assert other.fit(X, Y, 1).epochs == 1
 
 
+FORKED = """
+import faulthandler, os, threading
+import numpy as np
+from fastnet import Network, Trainer
+
+X, Y = np.ones((20, 4)), np.ones((20, 2))
+here, go, check = threading.Event(), threading.Event(), Trainer._check_ready
+
+def slow(*arguments):
+    if threading.current_thread() is not threading.main_thread():
+        here.set()
+        go.wait()
+    check(*arguments)
+
+Trainer._check_ready = slow
+thread = threading.Thread(target=Trainer(Network([4, 2]), backend="numpy").fit, args=(X, Y, 1))
+thread.start()
+here.wait()
+if not (child := os.fork()):
+    faulthandler.dump_traceback_later(60, exit=True)
+    Trainer(Network([4, 2]), backend="numpy").fit(X, Y, 1)
+    os._exit(0)
+go.set()
+thread.join()
+assert os.waitpid(child, 0)[1] == 0
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_a_fork_trains_whatever_another_thread_was_at() -> None:
+    command = [sys.executable, "-W", "ignore", "-c", FORKED]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr
+
+
 # ------------------------------------------------------------------------------------ lack of memory
 
 SHORT_OF_MEMORY = """
