@@ -86,9 +86,10 @@ class DividedDataset(Dataset):
         self._whole: Dataset = ranks.own(where, lambda: Dataset(network, loss, X, y, weights, prefix=prefix))
         self.__dict__.update(self._whole.__dict__)
         facts = self.mapped, self._X.shape, self._y.shape, network.layer_sizes, network.dtype.name
-        alike = all(other == facts for other in ranks.agree(where, value=facts))
+        everyone = ranks.agree(where, value=facts)
         self._ranks = ranks
-        self._divides = self.mapped and alike  # where they differ, `fit` raises an error
+        self._divides = self.mapped and all(other == facts for other in everyone)
+        self.mapped = any(other[0] for other in everyone)  # all train the same parts, or they would wait forever
 
     def _read(self, places: Array) -> tuple[Array, Array]:
         """Rows of X and y, of which this rank reads a share."""
