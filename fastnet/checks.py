@@ -8,6 +8,7 @@ import operator
 import secrets
 from collections.abc import Collection
 from contextlib import suppress
+from itertools import pairwise
 from math import inf, isfinite
 from typing import Any
 
@@ -77,6 +78,8 @@ def layer_sizes(sizes: Any) -> tuple[int, ...]:
     found = tuple(integer(f"sizes[{i}]", size, least=1) for i, size in enumerate(sizes))
     if len(found) < 2:
         raise ValueError(f"sizes is {list(found)}; expected at least inputs and outputs, such as [64, 10]")
+    if sum(n * k + k for n, k in pairwise(found)) >= 2**59:  # whose bytes an int64 could not count
+        raise ValueError(f"sizes is {list(found)}; no memory holds as many parameters")
     return found
 
 

@@ -48,7 +48,8 @@ def _as_array(name: str, value: ArrayLike) -> Array:
     try:
         return np.asarray(value)
     except ValueError as error:
-        raise ValueError(f"{name} is not an array: its rows differ in length ({error})") from None
+        why = f"its rows differ in length ({error})" if isinstance(value, (list, tuple)) else str(error)
+        raise ValueError(f"{name} is not an array: {why}") from None
 
 
 def _to_float(name: str, array: Array, value: Any) -> Array:
@@ -100,7 +101,7 @@ def _not_numbers(name: str, array: Array, value: Any) -> str:
     for position, element in np.ndenumerate(array) if array.dtype.kind in "OUS" else ():
         try:
             float(element)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             where = "".join(f", {what} {i}" for what, i in zip(("row", "column"), position, strict=False))
             what = f"{type(element).__name__} {str(element)!r:.40}"
             holds = f"{name} has dtype {array.dtype} and holds {what}{where}"

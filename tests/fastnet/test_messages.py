@@ -116,6 +116,23 @@ def test_elements_that_are_not_numbers_are_named() -> None:
         validation.floats(X=np.array([["2024-01-01"]], "datetime64[D]"))
 
 
+def test_numbers_beyond_all_bounds_are_refused_in_words() -> None:
+    with pytest.raises(TypeError, match="X has dtype object and holds int '1000000"):
+        validation.floats(X=[[10**400]])
+    for sizes in ([2**63, 1], [2**32] * 3, [10**400, 1]):
+        with pytest.raises(ValueError, match="no memory holds as many parameters"):
+            Network(sizes)
+
+
+def test_objects_that_make_no_array_say_so_themselves() -> None:
+    class Lying:
+        def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
+            return [1]
+
+    with pytest.raises(ValueError, match="X is not an array: object __array__ method not producing an array"):
+        validation.floats(X=Lying())
+
+
 def test_one_input_takes_rows_of_one() -> None:
     with pytest.raises(ValueError, match=re.escape("for one input use X.reshape(-1, 1)")):
         Network([1, 2]).predict(np.ones(60))
