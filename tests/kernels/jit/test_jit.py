@@ -365,8 +365,8 @@ def damaged(content: bytes) -> bytes:
 
 
 def greedy(content: bytes) -> bytes:
-    """Ask for 32 TiB."""
-    pickled = b"\x80\x04\x8e" + (1 << 45).to_bytes(8, "little") + content
+    """Ask for an exbibyte."""
+    pickled = b"\x80\x04\x8e" + (1 << 60).to_bytes(8, "little") + content
     with pytest.raises(MemoryError):
         pickle.loads(pickled)
     return pickled
