@@ -1,13 +1,11 @@
 """TabularClassifier and TabularRegressor: scikit-learn estimators that take tables as they are.
 
-Columns are recognised and prepared as `fastnet train` does. The networks are those of RealMLP's simple variant
-(Holzmüller, Grinsztajn and Steinwart 2024) in size and rates; docs/tables.md says what of it was measured.
+Columns are recognised and prepared, and networks trained, as `fastnet train` does.
 """
 
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any
@@ -26,7 +24,7 @@ except ImportError as error:
         f"estimators of tables need pandas and scikit-learn: pip install pandas scikit-learn ({error})"
     ) from error
 
-from . import scores
+from . import recipe, scores
 from .ensemble import Ensemble
 from .kernels.specs.base import Array
 from .many import fit_many
@@ -35,9 +33,6 @@ from .network import Network
 from .optimizers import Adam, CosineDecay
 from .table import Columns, moments
 from .trainer import Trainer
-
-_BETA2 = 0.95
-"""Adam's: lower than usual, since a training takes a few hundred steps."""
 
 _COUNT, _SHARE = Interval(Integral, 1, None, closed="left"), Interval(Real, 0, 1, closed="left")
 
@@ -157,9 +152,8 @@ class _Tabular(BaseEstimator):  # type: ignore[misc]
         if held is None and self.validation_fraction > 0:
             parts = [scores.split(strata, self.validation_fraction, seed) for seed in seeds]
             rows = len(parts[0][0])
-        # Steps of an epoch are equally large: a short last one would count as much, at the same rate.
-        batch = math.ceil(rows / max(1, round(rows / self.batch_size)))
-        optimizer = Adam(CosineDecay(self.learning_rate, self.epochs), beta2=_BETA2)
+        batch = recipe.even_batch(rows, self.batch_size)
+        optimizer = Adam(CosineDecay(self.learning_rate, self.epochs), beta2=recipe.BETA2)
         sizes = [X.shape[1], *np.atleast_1d(self.hidden_layer_sizes).tolist(), targets.shape[1]]
         trainers = []
         for seed in seeds:
@@ -250,16 +244,16 @@ class TabularClassifier(ClassifierMixin, _Tabular):  # type: ignore[misc]
     """
 
     _parameter_constraints: dict[str, Any] = {**_Tabular._parameter_constraints, "label_smoothing": [_SHARE]}  # noqa: RUF012
-    _loss, _activation = "cross_entropy", "relu"
+    _loss, _activation = "cross_entropy", recipe.ACTIVATIONS["classification"]
 
     def __init__(
         self,
-        hidden_layer_sizes: Sequence[int] | int = (256, 256, 256),
+        hidden_layer_sizes: Sequence[int] | int = recipe.HIDDEN,
         *,
-        epochs: int = 64,
-        batch_size: int = 256,
-        learning_rate: float = 0.0025,
-        label_smoothing: float = 0.1,
+        epochs: int = recipe.EPOCHS,
+        batch_size: int = recipe.BATCH_SIZE,
+        learning_rate: float = recipe.RATES["classification"],
+        label_smoothing: float = recipe.SMOOTHING,
         n_members: int = 1,
         validation_fraction: float = 0.2,
         random_state: Any = None,
@@ -287,8 +281,7 @@ class TabularClassifier(ClassifierMixin, _Tabular):  # type: ignore[misc]
 
     def _smoothed(self, labels: Array) -> Array:
         """Return probabilities, some of each label's spread over all classes."""
-        count, share = len(self.classes_), self.label_smoothing
-        return np.asarray(np.eye(count)[labels] * (1 - share) + share / count)
+        return recipe.smoothed(labels, len(self.classes_), self.label_smoothing)
 
     def predict_proba(self, X: Any) -> Array:
         """Return the probability of each class, in the order of ``classes_``: (n, classes)."""
@@ -331,15 +324,15 @@ class TabularRegressor(RegressorMixin, _Tabular):  # type: ignore[misc]
     True
     """
 
-    _loss, _activation = "mse", "mish"
+    _loss, _activation = "mse", recipe.ACTIVATIONS["regression"]
 
     def __init__(
         self,
-        hidden_layer_sizes: Sequence[int] | int = (256, 256, 256),
+        hidden_layer_sizes: Sequence[int] | int = recipe.HIDDEN,
         *,
-        epochs: int = 64,
-        batch_size: int = 256,
-        learning_rate: float = 0.004,
+        epochs: int = recipe.EPOCHS,
+        batch_size: int = recipe.BATCH_SIZE,
+        learning_rate: float = recipe.RATES["regression"],
         n_members: int = 1,
         validation_fraction: float = 0.2,
         random_state: Any = None,

@@ -64,7 +64,7 @@ seed = _type("a whole number from 0 to 2**64 - 1", lambda text: checks.seed(int(
 not_negative = _type("a number of at least 0", lambda text: checks.number("number", float(text), least=0))
 share = _type("a number >= 0 and < 1", lambda text: checks.number("number", float(text), least=0, below=1))
 positive = _type("a number above 0", lambda text: checks.number("number", float(text), above=0))
-_BATCHES = {"full": None, "auto": 0}
+_BATCHES = {"full": None, "auto": "auto"}
 batch_size = _type(
     "a whole number of at least 1, full, or auto", lambda text: _BATCHES[text] if text in _BATCHES else _count(text)
 )

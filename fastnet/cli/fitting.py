@@ -16,6 +16,8 @@ from ..kernels.cpu.threads.pool import num_threads
 from ..kernels.specs.base import Array
 from ..messages import counted
 from ..network import Network
+from ..optimizers import CosineDecay
+from ..recipe import annealed
 from ..trainer import DivergenceWarning, Trainer
 
 
@@ -56,9 +58,10 @@ class Member:
     checkpoint : str or None
         The file that is written after each epoch.
     prepare_all : callable or None
-        Makes the transformer, a trainer and the data, as above, of all rows: those of the validation as well.
+        Makes the transformer, a trainer and the data, as above, of all rows: those of the validation as well. It takes
+        the epochs of the learning rate's schedule, None for those of ``trainer``.
     refitted : Trainer or None
-        Has trained on these for as many epochs as the best took; its network is the result then.
+        Has trained on these as long as the best took; its network is the result then.
     """
 
     trainer: Trainer
@@ -68,7 +71,7 @@ class Member:
     fold: int = 0
     transformer: Any = None
     checkpoint: str | None = None
-    prepare_all: Callable[[], tuple[Any, Trainer, list[tuple[Any, ...]]]] | None = None
+    prepare_all: Callable[[int | None], tuple[Any, Trainer, list[tuple[Any, ...]]]] | None = None
     refitted: Trainer | None = None
 
     @property
@@ -101,12 +104,17 @@ class Member:
         self.refit(stop)
 
     def refit(self, stop: Callable[[Any], None]) -> None:
-        """Train anew on all rows, for as many epochs as the best took."""
-        best = self.kept()[0]
+        """Train anew on all rows, for as many epochs as the best took.
+
+        At the best epoch of a cosine the rate is still high. The new network's falls to 0, in as many epochs as let it
+        sum up to the same.
+        """
+        best, rate = self.kept()[0], self.trainer.optimizer.learning_rate
         if self.prepare_all is not None and best is not None:
-            transformer, trainer, [(X, y, *weights)] = self.prepare_all()
+            falls = annealed(best + 1, rate.epochs) if isinstance(rate, CosineDecay) else None
+            transformer, trainer, [(X, y, *weights)] = self.prepare_all(falls)
             rest: dict[str, Any] = {"sample_weight": weights[0] if weights else None, "progress": False}
-            trainer.fit(X, y, best + 1, callbacks=[stop], **rest)
+            trainer.fit(X, y, falls or best + 1, callbacks=[stop], **rest)
             self.transformer, self.refitted = transformer, trainer
 
     def kept(self) -> tuple[int | None, float]:

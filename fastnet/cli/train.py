@@ -4,12 +4,11 @@ import argparse
 import os
 import sys
 import time
-from functools import partial
 from typing import Any
 
 import numpy as np
 
-from .. import data
+from .. import data, recipe
 from ..dataset import split_rows
 from ..distributed import ranks_of
 from ..io import storage
@@ -18,28 +17,14 @@ from ..kernels.specs.activations import ACTIVATIONS
 from ..kernels.specs.base import Array
 from ..kernels.specs.losses import LOSSES
 from ..messages import counted, listed, one_line
-from ..network import Network
-from ..optimizers import OPTIMIZER_CLASSES, CosineDecay, StepDecay, WarmUp
-from ..trainer import BACKENDS, Trainer
+from ..trainer import BACKENDS
 from . import arguments, figure, results
 from .fitting import Data, Member, fit
 from .launcher import communicator
+from .members import DEFAULT_LOSSES, DIGITS, OPTIMIZERS, RATES, SCHEDULES, checkpoints, count, member_of, resume, settle
 from .predict import check_output, to_json
 
 HELD_OUT = 0.2
-DIGITS_EPOCHS, FILE_EPOCHS, FILE_PATIENCE = 30, 200, 20
-OPTIMIZERS: dict[str, Any] = {name.lower(): made for name, made in OPTIMIZER_CLASSES.items()}
-RATES = {name: 0.1 if name == "sgd" else made().learning_rate for name, made in OPTIMIZERS.items()}
-"""Default learning rate of each optimizer."""
-DEFAULT_LOSSES = {"regression": "mse", "classification": "cross_entropy"}
-"""The loss of each task unless --loss names one."""
-SCHEDULES: dict[str, Any] = {
-    "constant": lambda rate, epochs: rate,
-    "cosine": CosineDecay,
-    "step": lambda rate, epochs: StepDecay(rate, epochs / 3),
-    "warmup": lambda rate, epochs: WarmUp(max(1, epochs / 20), CosineDecay(rate, epochs)),
-}
-"""The learning rate over the epochs: as it is, to 0 along a cosine, a tenth after each third, grown first."""
 
 
 def add_parser(subparsers: Any) -> None:
@@ -56,7 +41,7 @@ def add_parser(subparsers: Any) -> None:
         "dates; gaps are filled in and marked; ids and constants are left out. Text is classified, and so are whole "
         "numbers with at most 20 different values, each found twice on average; other numbers are regressed. A fifth "
         "of the rows is held out. Of the rest a tenth to a quarter says after how many epochs the network is best; then"
-        " one is trained on all of the rest for as many. A model of a table needs pandas, scikit-learn and skops: "
+        " one is trained on all of the rest as long. A model of a table needs pandas, scikit-learn and skops: "
         "pip install pandas scikit-learn skops.",
     )
     parser.set_defaults(run=train)
@@ -78,23 +63,38 @@ def add_parser(subparsers: Any) -> None:
         metavar="N",
     )
     add("--ensemble", "the mean of N networks of different seeds", type=arguments.integer, metavar="N", default=1)
-    hidden = "sizes of the hidden layers, or none"
-    add("--hidden", hidden, type=arguments.hidden_sizes, default="128", metavar="K,K,...")
-    add("--activation", "of the hidden layers", choices=list(ACTIVATIONS), default="relu")
-    epochs = f"passes over the data at most (default: {FILE_EPOCHS}, or {DIGITS_EPOCHS} for the digits)"
+    sizes, digits = (",".join(map(str, each)) for each in (recipe.HIDDEN, DIGITS["hidden"]))
+    hidden = f"sizes of the hidden layers, or none (default: {sizes}; the digits: {digits})"
+    add("--hidden", hidden, type=arguments.hidden_sizes, metavar="K,K,...")
+    names = ", ".join(f"{name} for {task}" for task, name in recipe.ACTIVATIONS.items())
+    add("--activation", f"of the hidden layers (default: {names}; the digits: relu)", choices=list(ACTIVATIONS))
+    epochs = f"passes over the data at most (default: {recipe.EPOCHS}; the digits: {DIGITS['epochs']})"
     add("--epochs", epochs, type=arguments.integer, metavar="N")
-    patience = f"stop after N epochs without a better val_loss (default: {FILE_PATIENCE}; the digits: never)"
-    add("--patience", patience, type=arguments.integer, metavar="N")
-    batch = "rows per step, full, or auto: 32, from 10,000 rows on 128"
+    add(
+        "--patience",
+        "stop after N epochs without a better val_loss (default: never)",
+        type=arguments.integer,
+        metavar="N",
+    )
+    batch = (
+        f"rows per step, full, or auto: about {recipe.BATCH_SIZE}, in equal steps; the digits: {DIGITS['batch_size']}"
+    )
     add("--batch-size", batch, type=arguments.batch_size, default="auto", metavar="N")
     rates = ", ".join(f"{rate:g} for {name}" for name, rate in RATES.items())
-    add("--lr", f"learning rate (default: {rates})", type=arguments.positive, metavar="RATE")
-    add("--schedule", "of the learning rate over the epochs", choices=list(SCHEDULES), default="constant")
+    of_tables = " or ".join(f"{rate:g} for {task}" for task, rate in recipe.RATES.items())
+    rates = f"learning rate at first (default: {rates}; of tables by adam {of_tables})"
+    add("--lr", rates, type=arguments.positive, metavar="RATE")
+    schedule = "of the learning rate over the epochs (default: cosine; the digits: constant)"
+    add("--schedule", schedule, choices=list(SCHEDULES))
     add("--l2", "penalty on squared weights", type=arguments.not_negative, default=0.0, metavar="L2")
     dropout = "share of the hidden layers' outputs that a step drops"
     add("--dropout", dropout, type=arguments.share, default=0.0, metavar="RATE")
     losses = ", ".join(f"{loss} for {task}" for task, loss in DEFAULT_LOSSES.items())
     add("--loss", f"what is minimised (default: {losses})", choices=list(LOSSES))
+    smoothing = (
+        f"share of a label spread over all classes (default: {recipe.SMOOTHING:g} for cross_entropy; the digits: 0)"
+    )
+    add("--label-smoothing", smoothing, type=arguments.share, metavar="SHARE")
     add("--optimizer", "how it is minimised", choices=list(OPTIMIZERS), default="adam")
     add("--seed", "of weights, shuffling and held-out rows", type=arguments.seed, default=0, metavar="N")
     add("--backend", "what computes", choices=list(dict.fromkeys(["auto", *BACKENDS])), default="auto")
@@ -117,7 +117,7 @@ def train(options: argparse.Namespace) -> int:
     if ranks.rank > 0:
         sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - until the process ends
     with ranks.training():
-        found, members, parts, loss = ranks.own("the command line", lambda: _begin(options, ranks))
+        found, members, parts = ranks.own("the command line", lambda: _begin(options, ranks))
     start, compiled = time.perf_counter(), compile_seconds()
     status = fit(members, options.epochs, options.patience)
     seconds, compiling = time.perf_counter() - start, compile_seconds() - compiled
@@ -128,7 +128,7 @@ def train(options: argparse.Namespace) -> int:
     written = _write(options, model, members, status)  # first: the reader of standard output may have closed it
     held_out = {} if options.file is None else results.held_out(found, members, model, parts)
     if options.json:
-        print(to_json(results.facts(found, members, held_out, options) | {"loss": loss, "seconds": seconds}))
+        print(to_json(results.facts(found, members, held_out, options) | {"loss": options.loss, "seconds": seconds}))
         return status
     lines = [*results.fitted(members), *results.said(found, members, parts, held_out)]
     share = f", {compiling:.2f} s of it compiling" if compiling else ""
@@ -139,32 +139,30 @@ def train(options: argparse.Namespace) -> int:
     return status
 
 
-def _begin(options: argparse.Namespace, ranks: Any) -> tuple[Data, list[Member], list[tuple[Array, Array]], str]:
-    """Return the data, the networks to fit, the rows of each and the loss; print what they are."""
+def _begin(options: argparse.Namespace, ranks: Any) -> tuple[Data, list[Member], list[tuple[Array, Array]]]:
+    """Return the data, the networks to fit, and the rows of each; print what they are."""
     _check(options, ranks)
     found = _digits() if options.file is None else _table(options)
-    loss = options.loss or DEFAULT_LOSSES[found.task]
-    if found.task == "regression" and LOSSES[loss].probabilities:
+    settle(options, found.task)
+    if found.task == "regression" and LOSSES[options.loss].probabilities:
         raise ValueError(
-            f"{loss} is a loss for classes, but this is regression; --task classification takes the target for classes"
+            f"{options.loss} is a loss for classes, but this is regression; --task classification takes the target for "
+            "classes"
         )
     if options.class_weight and found.task == "regression":
         raise ValueError(
             f"--class-weight is for classes, but {found.target!r} is predicted as a number; leave it out, or give "
             "--task classification"
         )
-    rows = len(found.y)
-    if options.batch_size == 0:
-        options.batch_size = 32 if rows < 10_000 else 128
-    options.epochs = options.epochs or (DIGITS_EPOCHS if options.file is None else FILE_EPOCHS)
-    options.patience = options.patience or (options.epochs if options.file is None else FILE_PATIENCE)
+    if options.label_smoothing and options.loss != "cross_entropy":
+        raise ValueError(f"--label-smoothing is for the loss cross_entropy, but it is {options.loss}; leave it out")
     parts = _parts(found, options)
-    members = [_member(found, parts, number, loss, options) for number in range(_count(options))]
+    members = [member_of(found, parts, number, options) for number in range(count(options))]
     for member in members:
-        _resume(member, options, ranks)
+        resume(member, options, ranks)
     if not options.json:
-        _print(options, _introduction(found, members, parts, loss, options))
-    return found, members, parts, loss
+        _print(options, _introduction(found, members, parts, options))
+    return found, members, parts
 
 
 def _check(options: argparse.Namespace, ranks: Any) -> None:
@@ -182,7 +180,7 @@ def _check(options: argparse.Namespace, ranks: Any) -> None:
         options.parser.error(f"{' and '.join(named)} cannot name {options.target!r}, the --target{advice}")
     if options.cv == 1:
         options.parser.error("--cv 1 holds nothing out; expected at least 2 parts")
-    if ranks.size > 1 and _count(options) > 1:
+    if ranks.size > 1 and count(options) > 1:
         options.parser.error(f"{ranks.size} ranks train one network together; leave out --cv and --ensemble")
     if (options.out or "").lower().endswith(".onnx"):
         raise ValueError(
@@ -194,7 +192,7 @@ def _check(options: argparse.Namespace, ranks: Any) -> None:
             f"--out {options.out}: the model of a table is a file of skops, whose name ends in .skops; safetensors "
             "hold networks, as that of the digits"
         )
-    outputs = _outputs(options) + _checkpoints(options)
+    outputs = _outputs(options) + checkpoints(options)
     for name in outputs if ranks.rank == 0 else []:
         check_output(name, *([] if options.file is None else [options.file]))
     if len({os.path.realpath(name) for name in outputs}) < len(outputs):
@@ -205,19 +203,6 @@ def _check(options: argparse.Namespace, ranks: Any) -> None:
 
 def _outputs(options: argparse.Namespace) -> list[str]:
     return [name for name in (options.out, options.plot) if name is not None]
-
-
-def _count(options: argparse.Namespace) -> int:
-    """Return how many networks are trained."""
-    return int((options.cv or 1) * options.ensemble)
-
-
-def _checkpoints(options: argparse.Namespace) -> list[str]:
-    """Return the checkpoint of each network: that of one, or of several with -1, -2, ... before the suffix."""
-    count = _count(options)
-    stem, suffix = os.path.splitext(options.checkpoint or "")
-    several = [f"{stem}-{i + 1}{suffix}" for i in range(count)]
-    return [] if options.checkpoint is None else [options.checkpoint] if count == 1 else several
 
 
 def _print(options: argparse.Namespace, text: str) -> None:
@@ -299,117 +284,29 @@ def _parts(found: Data, options: argparse.Namespace) -> list[tuple[Array, Array]
     return [scores.split(found.y, HELD_OUT, options.seed)]
 
 
-def _member(
-    found: Data, parts: list[tuple[Array, Array]], number: int, loss: str, options: argparse.Namespace
-) -> Member:
-    """Make a network for the rows of a part, of which some choose the epochs to train."""
-    fold, seed = number // options.ensemble, options.seed + number % options.ensemble
-    rows = parts[fold][0]
-    if found.columns is None:
-        kept, chosen = split_rows(len(rows), 0.1, seed)
-    else:
-        from .. import scores
-
-        kept, chosen = scores.split(found.y[rows], min(0.25, max(0.1, 250 / len(rows))), seed)
-    prepare = partial(_prepared, found, seed, loss, options)
-    transformer, trainer, (own, validation) = prepare(rows[kept], rows[chosen])
-    member = Member(trainer, own, validation, _baseline(loss, *own[1:]), fold, transformer)
-    if found.columns is not None:
-        member.prepare_all = partial(prepare, rows)
-    if options.checkpoint is not None:
-        member.checkpoint = _checkpoints(options)[number]
-    return member
-
-
-def _prepared(
-    found: Data, seed: int, loss: str, options: argparse.Namespace, *parts: Array
-) -> tuple[Any, Trainer, list[tuple[Any, ...]]]:
-    """Make a transformer, fitted on the first part of the rows, a trainer, and X, y and any weights of each part."""
-    if found.columns is None:
-        transformer, inputs = None, [found.X[part] for part in parts]
-    else:
-        transformer = found.columns.transformer(found.X.iloc[parts[0]])
-        inputs = [transformer.transform(found.X.iloc[part]) for part in parts]
-    y, outputs = found.y, 1
-    if found.classes is not None:
-        outputs = len(found.classes)
-        y = y if LOSSES[loss].takes_labels else np.eye(outputs, dtype="f4")[y]
-    of_rows = [y]
-    if options.class_weight:
-        counts = np.bincount(found.y[parts[0]], minlength=outputs)
-        of_rows.append((len(parts[0]) / outputs / np.maximum(counts, 1))[found.y])
-    net = Network([inputs[0].shape[1], *options.hidden, outputs], hidden=options.activation, seed=seed)
-    rate = SCHEDULES[options.schedule](options.lr or RATES[options.optimizer], options.epochs)
-    run = {"seed": seed, "backend": options.backend, "l2": options.l2}
-    run["dropout"] = options.dropout
-    run["comm"] = options.comm
-    run["threads"] = options.threads if _count(options) == 1 else 1
-    trainer = Trainer(net, loss, OPTIMIZERS[options.optimizer](rate), options.batch_size, **run)
-    return transformer, trainer, [(X, *(of[part] for of in of_rows)) for X, part in zip(inputs, parts, strict=True)]
-
-
-def _baseline(loss: str, y: Array, weights: Array | None = None) -> float | None:
-    """Return the loss of always predicting the same, if it is known."""
-    if loss == "mse":
-        mean = np.average(y, axis=0, weights=weights)
-        return float(np.average((y - mean) ** 2, axis=0, weights=weights).mean())
-    if loss == "cross_entropy":
-        shares = np.bincount(y, weights) / (len(y) if weights is None else weights.sum())
-        return float(-np.sum(shares * np.log(np.maximum(shares, 1e-300))))
-    return None
-
-
-def _resume(member: Member, options: argparse.Namespace, ranks: Any) -> None:
-    """Go on from a checkpoint that is there, if it is of the same network, options and data."""
-    path = member.checkpoint
-    if path is None or not ranks.on_first("the command line", lambda: os.path.exists(path)):
-        return
-    ours, shown = member.trainer, storage.display_path(path)
-    member.trainer = Trainer.resume(path, best=True, threads=ours.threads, comm=options.comm)
-    for name in ("layer_sizes", "activations", "seed"):
-        there, here = getattr(member.trainer.network, name), getattr(ours.network, name)
-        if there != here:
-            raise ValueError(
-                f"{shown} is the checkpoint of another network: its {name} "
-                f"{'are' if name != 'seed' else 'is'} {there}, not {here}; remove it, or name another file"
-            )
-    for name in ("loss", "optimizer", "batch_size", "l2", "dropout"):
-        there, here = getattr(member.trainer, name), getattr(ours, name)
-        if there != here:
-            raise ValueError(
-                f"{shown} was trained with another {name.replace('_', ' ')}: {there}, not {here}; give the same "
-                "options, remove it, or name another file"
-            )
-    best = member.history.best_epoch
-    was_trained = not np.array_equal(member.trainer.network.parameters, ours.network.parameters)
-    if best is not None and was_trained and not np.isclose(member.kept()[1], member.history["val_loss"][best], 1e-4):
-        raise ValueError(
-            f"{shown} is the checkpoint of a run on other rows: the network may have learnt those that are held out "
-            "now; remove it, or name another file"
-        )
-
-
 # ----------------------------------------------------------------------------------------------- results
 
 
 def _introduction(
-    found: Data, members: list[Member], parts: list[tuple[Array, Array]], loss: str, options: argparse.Namespace
+    found: Data, members: list[Member], parts: list[tuple[Array, Array]], options: argparse.Namespace
 ) -> str:
     """Describe the data, and what is made of them."""
     first = members[0]
     chosen, held = len(first.validation[1]), len(parts[0][1])
     rows = f"{first.rows:,} to train on, {chosen:,} choose the best epoch, {held:,} held out"
     where = f"; each of {len(parts)} parts is held out in turn" if len(parts) > 1 else ""
-    rate = f"{first.trainer.optimizer}, batch size {options.batch_size or 'full'}, seed {options.seed}"
+    rate = f"{first.trainer.optimizer}, batch size {first.trainer.batch_size or 'full'}, seed {options.seed}"
     rate += f", dropout {options.dropout:g}" if options.dropout else ""
-    lines = [*found.lines, f"rows      {rows}{where}", f"training  {loss}, {rate}"]
+    rate += f", labels smoothed by {options.label_smoothing:g}" if options.label_smoothing else ""
+    lines = [*found.lines, f"rows      {rows}{where}", f"training  {options.loss}, {rate}"]
     if first.prepare_all is not None:
-        lines.append(f"refit     on all {first.rows + chosen:,} rows, for as many epochs as the best took")
+        how = ", while the rate falls to 0" if options.schedule == "cosine" else ""
+        lines.append(f"refit     on all {first.rows + chosen:,} rows, as long as the best epoch took{how}")
     if len(members) > 1:
         lines.append(f"networks  {len(members)}, side by side, each on one thread; the model is their mean")
     resumed = [(member.history.epochs, member.checkpoint or "") for member in members if member.history.epochs]
     lines += [f"resumed   from epoch {epoch} of {storage.display_path(path)}" for epoch, path in resumed]
-    return "\n".join([*lines, f"\n{first.trainer.network.summary(options.batch_size)}\n"])
+    return "\n".join([*lines, f"\n{first.trainer.network.summary(first.trainer.batch_size)}\n"])
 
 
 def _model(found: Data, members: list[Member], options: argparse.Namespace) -> Any:

@@ -17,12 +17,12 @@ import pandas
 import pytest
 
 import fastnet
-from fastnet import scores, table, table_model
+from fastnet import CosineDecay, recipe, scores, table, table_model
 from fastnet.cli import main as cli
 from fastnet.cli import predict as commands
 from fastnet.kernels.specs.losses import LOSSES
 
-QUICK = ["--hidden", "8", "--backend", "numpy", "--lr", "0.02"]
+QUICK = ["--hidden", "8", "--backend", "numpy", "--lr", "0.02", "--batch-size", "32"]
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_regression_from_file_to_predictions(folder: Path, capsys: pytest.Captur
     assert float(found[2]) > 0.9
     assert 1e3 < float(found[1]) < 1e5, "in the units of the file"
     assert re.search(r"^mean of the target .*\nHistGradientBoosting ", output, re.M)
-    assert re.search(r"^best      epoch (\d+) of 60: val_loss [\d.]+; refitted on all rows for \1$", output, re.M)
+    assert re.search(r"^best      epoch \d+ of 60: val_loss [\d.]+; refitted on all rows for \d+$", output, re.M)
     assert re.search(r"^diagnosis [A-Z].*\.$", output, re.M)
     assert output.endswith("model     m.skops\nplot      curve.png\n")
     assert (folder / "curve.png").read_bytes().startswith(b"\x89PNG")
@@ -316,6 +316,7 @@ def test_checkpoint_is_resumed_from_its_best_epoch(folder: Path, capsys: pytest.
 def test_several_networks_have_checkpoints_and_curves(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("matplotlib")
     arguments = ["train", "houses.csv", "--target", "price", *QUICK, "--checkpoint", "run.st", "--plot", "curves.svg"]
+    arguments += ["--schedule", "constant"]
     output = run(capsys, *arguments, "--cv", "2", "--epochs", "4")
     assert re.search(
         r"^2 folds, mean \+- std .*\nthis model +[\de.+]+ \+- [\de.+]+ .*\nmean of the target ", output, re.M
@@ -326,6 +327,71 @@ def test_several_networks_have_checkpoints_and_curves(folder: Path, capsys: pyte
     assert "resumed   from epoch 4 of run-1.st\nresumed   from epoch 4 of run-2.st\n" in output
     assert cli.main([*arguments, "--cv", "3", "--epochs", "9"]) == 1
     assert "run-1.st is the checkpoint of a run on other rows" in capsys.readouterr().err
+
+
+def made_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[list[int], str, str]:
+    told = json.loads(run(capsys, "train", *arguments, "--epochs", "1", "--backend", "numpy", "--json"))
+    return told["layer_sizes"], told["optimizer"], told["loss"]
+
+
+def test_tables_are_learnt_by_the_recipe_of_the_estimators(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sizes, optimizer, _ = made_of(capsys, "houses.csv", "--target", "price")
+    assert sizes == [2, 256, 256, 256, 1]
+    assert re.match(r"Adam\(learning_rate=CosineDecay\(learning_rate=0\.004, epochs=1.*beta2=0\.95", optimizer)
+    sizes, optimizer, loss = made_of(capsys, "insects.csv", "--target", "kind")
+    assert (sizes, loss) == ([2, 256, 256, 256, 3], "cross_entropy")
+    assert "0.0025" in optimizer
+    assert made_of(capsys)[0] == [64, 128, 10], "the digits keep their own"
+    assert "learning_rate=0.001, beta1=0.9, beta2=0.999" in made_of(capsys)[1]
+    arguments = ["insects.csv", "--target", "kind", "--epochs", "1", "--backend", "numpy", "--out", "m"]
+    output = run(capsys, "train", *arguments)
+    assert "batch size 120, seed 0, labels smoothed by 0.1\n" in output
+    assert "refit     on all 160 rows, as long as the best epoch took, while the rate falls to 0\n" in output
+    assert re.search(r"dense 1 +2 +256  relu ", output)
+    assert table_model.load("m").members[0][1].activations[0] == "relu"
+
+
+def test_each_part_of_the_recipe_can_be_given(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--hidden", "8", "--activation", "tanh", "--schedule", "step", "--batch-size", "50"]
+    arguments = ["train", "insects.csv", "--target", "kind", "--epochs", "3", "--backend", "numpy", *options]
+    output = run(capsys, *arguments, "--optimizer", "sgd", "--label-smoothing", "0")
+    assert re.search(
+        r"^training  cross_entropy, SGD\(.*StepDecay\(learning_rate=0.1,.*, batch size 50, seed 0$", output, re.M
+    )
+    assert re.search(r"dense 1 +2 +8  tanh ", output)
+    assert "as long as the best epoch took\n" in output
+    output = run(capsys, *arguments, "--lr", "0.5", "--loss", "mse")
+    assert re.search(r"^training  mse, Adam\(.*StepDecay\(learning_rate=0.5,.*, batch size 50, seed 0$", output, re.M)
+    for table_of, loss in (
+        (["insects.csv", "--target", "kind"], ["--loss", "mse"]),
+        (["houses.csv", "--target", "price"], []),
+    ):
+        assert cli.main(["train", *table_of, *loss, "--label-smoothing", "0.1"]) == 1
+        said = "fastnet train: --label-smoothing is for the loss cross_entropy, but it is mse; leave it out\n"
+        assert capsys.readouterr().err == said
+
+
+def test_smoothed_labels_make_probabilities_less_sure(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sure = []
+    for share in ("0", "0.3"):
+        arguments = ["insects.csv", "--target", "kind", "--label-smoothing", share, "--epochs", "60", "--out", "m"]
+        output = run(capsys, "train", *arguments, *QUICK)
+        assert "Converged" in output or "Still" in output or "Overfitting" in output, "beside a baseline of soft labels"
+        found = json.loads(run(capsys, "predict", "m", "insects.csv", "--json"))["probabilities"]
+        sure.append(np.max(found, axis=1).mean())
+    assert sure[0] > sure[1] + 0.05
+
+
+def test_a_rate_that_falls_sooner_sums_up_to_the_same() -> None:
+    for epochs in (1, 5, 30, 63, 64):
+        times = np.arange(64 * 100) / 100
+        learnt = CosineDecay(1.0, 64).rates(times)[: epochs * 100].sum() / 100
+        found = recipe.annealed(epochs, 64)
+        assert abs(CosineDecay(1.0, found).rates(times)[: found * 100].sum() / 100 - learnt) < 0.27
+    assert recipe.annealed(1, 64) == 2
+    assert recipe.annealed(64, 64) == 64
+    assert recipe.even_batch(300) == 300
+    assert recipe.even_batch(1000) == 250
 
 
 def test_result_is_trained_on_the_rows_that_chose_the_epoch_too(
@@ -367,7 +433,8 @@ def test_train_classes(loss: str, classes: int, folder: Path, capsys: pytest.Cap
     X = np.random.default_rng(0).normal(size=(150, 2))
     y = np.digitize(X[:, 0], [0] if classes == 2 else [-0.5, 0.5]) + 4
     np.savez("t.npz", X=100 * X, y=y)
-    told = json.loads(run(capsys, "train", "t.npz", "--loss", loss, "--epochs", "80", "--out", "m", "--json", *QUICK))
+    options = ["--loss", loss, "--epochs", "80", "--schedule", "constant", "--out", "m", "--json", *QUICK]
+    told = json.loads(run(capsys, "train", "t.npz", *options))
     assert told["held_out"]["scores"]["this model"]["accuracy"] > 0.8
     assert told["classes"] == [4, 5, 6][:classes]
     rows = rows_of(run(capsys, "predict", "m", "t.npz"))
