@@ -29,7 +29,7 @@ SCHEDULES: dict[str, Any] = {
 }
 """The learning rate over the epochs: as it is, to 0 along a cosine, a tenth after each third, grown first."""
 
-DIGITS = {"hidden": [128], "activation": "relu", "epochs": 30, "batch_size": 32, "schedule": "constant"}
+DIGITS: dict[str, Any] = {"hidden": [128], "activation": "relu", "epochs": 30, "batch_size": 32, "schedule": "constant"}
 """What is not given, for the digits."""
 
 
@@ -99,7 +99,7 @@ def _prepared(
         counts = np.bincount(found.y[parts[0]], minlength=outputs)
         of_rows.append((len(parts[0]) / outputs / np.maximum(counts, 1))[found.y])
     net = Network([inputs[0].shape[1], *options.hidden, outputs], hidden=options.activation, seed=seed)
-    batch, extra = options.batch_size, {}
+    batch, extra = options.batch_size, dict[str, float]()
     if found.columns is not None:
         net.weights[-1][...] = 0  # at first all rows are predicted alike
         batch = recipe.even_batch(len(parts[0])) if batch == "auto" else batch
