@@ -7,6 +7,8 @@ just trained a batch of at most MICRO_BATCH_ROWS rows in the order in which they
 
 from typing import Any
 
+import numpy as np
+
 from ..cpu.gemm.operands import Workspace
 from ..jit.decorator import jit
 from ..llvm.memory import item_bytes, record_at
@@ -43,4 +45,4 @@ def repeat_weights(dtype: Any, context: int, tasks: Any, times: int) -> None:
     ctx = record_at(CONTEXT, context)
     for _ in range(times):
         for task in tasks:
-            call_weights_task(task, dtype, ctx)
+            call_weights_task(task, np.intp(0), dtype, ctx)
