@@ -21,12 +21,12 @@ from ..cpu import optimizers
 from ..cpu.gemm.gemm import gemm
 from ..cpu.gemm.microkernel import NV, sum_rows
 from ..cpu.gemm.operands import NO_ROWS, Epilogue, Matrix, Rows, Shape, Workspace
-from ..cpu.gemm.transpose import stream_panel, transpose_panel
+from ..cpu.gemm.transpose import PACKED_VECTORS, stream_panel, transpose_panel
 from ..cpu.softmax import tree_sum
 from ..cpu.threads.atomics import store_fence
 from ..jit.call_by_address import by_address, call
 from ..jit.decorator import jit
-from ..llvm.builder import LINE, VECTOR
+from ..llvm.builder import VECTOR
 from ..llvm.memory import (
     address_and_strides,
     copy_vector,
@@ -103,18 +103,19 @@ def _update(dtype: Any, ctx: Any, start: int, size: int) -> None:
 def pack_weights(dtype: Any, w: int, packed: int, n: int, row_begin: int, row_end: int, streams: bool) -> None:
     """Transpose rows of the W (k, n) at w into the micro-panels at ``packed``; row_begin is a multiple of the lanes.
 
-    ``streams``: past the caches, for other threads.
+    ``streams``: past the caches, for other threads, unless the first rows are not the first vector stored at once: a
+    rank's part of W may begin there.
     """
     item = item_bytes(dtype)
     lanes = VECTOR // item
     nr = NV * lanes
     panel = -(-n // lanes) * lanes * nr * item
-    j = row_begin
-    if streams and n > 1:
-        while row_end - j >= LINE // item:
+    j, step = row_begin, PACKED_VECTORS * lanes
+    if streams and n > 1 and row_begin % step == 0:
+        while row_end - j >= step:
             target = packed + j // nr * panel + j % nr * item
             stream_panel(dtype, target, nr * item, w + j * n * item, n * item, n)
-            j += LINE // item
+            j += step
         store_fence()
     while j < row_end:
         target = packed + j // nr * panel + j % nr * item

@@ -17,7 +17,7 @@ from llvmlite import ir
 
 from ...jit.decorator import jit
 from ...llvm.builder import LINE, VECTOR, Values, VectorBuilder, emits, types
-from .microkernel import Outputs, store_epilogue
+from .microkernel import NV, Outputs, store_epilogue
 from .operands import Epilogue, Rows, Tile, epilogue_type, rows_type, tile_type
 
 READ_BYTES = 16
@@ -62,9 +62,9 @@ NEAR_BYTES = 1 << 21
 """Where HAS_LAG is false, bytes of a whole B.T from which on a single row takes one vector of columns at a time: L2 of
 the Emerald Rapids on which it was measured; other CPUs with AVX-512 have not been."""
 
-PACKED_VECTORS = LINE // VECTOR
+PACKED_VECTORS = min(LINE // VECTOR, NV)
 """Vectors of columns that are packed at once, where so many are left: together as many columns as a cache line has
-elements. With AVX-512, one; packing two gained nothing."""
+elements, or as a micro-panel of B has. With AVX-512, one; packing two gained nothing."""
 
 _INT32 = ir.IntType(32)
 
@@ -242,11 +242,11 @@ def stream_panel(
     source_column: ir.Value,
     k: ir.Value,
 ) -> None:
-    """Copy k rows of PACKED_VECTORS whole vectors of contiguous columns to cache lines, past the caches.
+    """Copy k rows of PACKED_VECTORS whole vectors of contiguous columns past the caches.
 
-    As `transpose_panel`, for a target whose rows begin lines and that other threads read next: storing to lines that
-    another core has read waits until that core has given them up (docs/performance-notes/threads.md). Other threads see
-    them after `store_fence`.
+    As `transpose_panel`, for a target that other threads read next and whose rows begin at whole vectors: storing to
+    lines that another core has read waits until that core has given them up (docs/performance-notes/threads.md). Other
+    threads see them after `store_fence`.
     """
     code = VectorBuilder(builder, dtype)
     columns = k.type(PACKED_VECTORS * code.lanes)

@@ -12,12 +12,18 @@ from backends import assert_backends_agree
 
 from fastnet import SGD, Adam, Network, StepDecay, Trainer
 from fastnet.kernels.cpu import activations
+from fastnet.kernels.cpu.gemm.microkernel import NV
 from fastnet.kernels.cpu.threads.pool import limit_threads
 from fastnet.kernels.engine import engine, plan, training_step, tuner
 from fastnet.kernels.engine.backend import start_epoch
 from fastnet.kernels.engine.numpy_engine import NumpyEngine
 from fastnet.kernels.engine.optimizer_state import OptimizerState
+from fastnet.kernels.engine.plan import aligned, padded
+from fastnet.kernels.engine.weights_task import pack_weights
 from fastnet.kernels.jit import side_by_side
+from fastnet.kernels.jit.decorator import jit
+from fastnet.kernels.llvm.builder import VECTOR
+from fastnet.kernels.llvm.memory import address_and_strides
 from fastnet.kernels.reference import activations as reference
 from fastnet.kernels.reference import layers, losses
 from fastnet.kernels.registry import find
@@ -434,6 +440,30 @@ def test_interrupt_leaves_no_stale_addresses(monkeypatch: pytest.MonkeyPatch) ->
         with pytest.raises(KeyboardInterrupt):
             ours.loss_and_gradient(X + 1, y + 1)
     assert ours.loss_and_gradient(X, y)[0] == expected
+
+
+@jit
+def _pack(W: Any, packed: Any, begin: int, end: int, streams: bool) -> None:
+    w, to = address_and_strides(W)[0], address_and_strides(packed)[0]
+    pack_weights(W.dtype, w, to, W.shape[1], begin, end, streams)
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_packed_weights_are_the_transpose_from_any_vector_on(dtype: str) -> None:
+    """Stored past the caches or not; a rank's part of W may begin in the middle of a micro-panel."""
+    lanes, n = VECTOR // np.dtype(dtype).itemsize, 13
+    k, height, nr = 5 * NV * lanes, padded(n, lanes), NV * lanes
+    W = np.random.default_rng(0).standard_normal((k, n)).astype(dtype)
+    for begin in range(0, k, lanes):
+        for end in {min(begin + lanes, k), min(begin + 3 * lanes, k), k}:
+            packed = aligned(k * height, np.dtype(dtype))
+            packed[:] = np.nan
+            _pack(W, packed, begin, end, True)
+            found = packed.reshape(-1, height, nr).transpose(0, 2, 1).reshape(k, height)
+            assert np.array_equal(found[begin:end, :n], W[begin:end])
+            assert np.isnan(found[:begin]).all()
+            assert np.isnan(found[end:]).all()
 
 
 @pytest.mark.compiled

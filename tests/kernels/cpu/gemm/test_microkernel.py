@@ -255,6 +255,7 @@ def test_allocation_failure_is_a_memory_error() -> None:
 def older_cpus() -> Iterator[dict[str, subprocess.Popen[str]]]:
     """The tests at work for each target, side by side: a core each."""
     epoch = ("test_gradient_has_the_bits_of_the_registered_variants", "test_micro_batches_add_up_to_the_batch")
+    epoch += ("test_packed_weights_are_the_transpose_from_any_vector_on",)
     gemm = ROOT / "tests" / "kernels" / "cpu" / "gemm"
     files = [gemm / "test_microkernel.py", gemm / "test_transpose.py", gemm / "test_gemm.py"]
     files.append(ROOT / "tests" / "kernels" / "cpu" / "test_losses.py")

@@ -1,6 +1,7 @@
 """B.T transposed in registers: panels and tiles of every size, against NumPy and the micro-kernel's bits."""
 
 import os
+import platform
 import subprocess
 import sys
 from functools import cache, reduce
@@ -117,9 +118,9 @@ def test_panel_is_the_transpose(dtype: Any) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("page", [True, False])
 def test_streamed_panel_is_the_transpose(dtype: Any, page: bool) -> None:
-    """A line's columns, a page apart or not, into the second of two lines a row; nothing else is touched."""
+    """Columns a page apart or not, into the second of two places in a row; nothing else is touched."""
     item = np.dtype(dtype).itemsize
-    line, part = LINE // item, READ_BYTES // item
+    line, part = PACKED_VECTORS * lanes_of(dtype), READ_BYTES // item
     for k in (1, part, part + 1, line - 1, line, 3 * line + part + 1):
         source = np.full((line, PAGE // item if page else 5 * line), np.nan, dtype)[:, :k]
         source[:] = np.arange(1, 1 + line * k, dtype=dtype).reshape(line, k)
@@ -132,6 +133,17 @@ def test_streamed_panel_is_the_transpose(dtype: Any, page: bool) -> None:
         assert (outer[k:height, line:] == 0).all()
         assert (outer[:, :line] == 7).all()
         assert (outer[height:] == 7).all()
+
+
+@pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"), reason="names x86 targets")
+def test_what_is_packed_at_once_fits_a_micro_panel() -> None:
+    """Also without AVX, where a panel's row is half a cache line."""
+    code = "from fastnet.kernels.cpu.gemm.transpose import NV, PACKED_VECTORS, VECTOR\n"
+    code += "print(VECTOR, NV % PACKED_VECTORS)"
+    for width, features in ((16, "+sse,+sse2"), (32, "+sse,+sse2,+avx"), (64, "+avx,+avx2,+fma,+avx512f")):
+        narrow = {"NUMBA_CPU_NAME": "x86-64", "NUMBA_CPU_FEATURES": features}
+        run = subprocess.run([sys.executable, "-c", code], env=os.environ | narrow, capture_output=True, check=True)
+        assert run.stdout.split() == [b"%d" % width, b"0"]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
