@@ -31,18 +31,20 @@ __all__ = [
 
 _MODULES = {"Ensemble": "ensemble", "History": "history", "Network": "network", "Trainer": "trainer"}
 _MODULES |= {"fit_many": "many", "load": "ensemble"}
+_SUBMODULES = {"kernels", "optimizers", *_MODULES.values()}
 
+if not TYPE_CHECKING:  # which shall know no more names than there are
 
-def __getattr__(name: str) -> Any:
-    """Import what is named when it is first asked for: Numba and all modules take 0.4 s."""
-    if name == "kernels":
-        return import_module(".kernels", __name__)
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = getattr(import_module(f".{_MODULES.get(name, 'optimizers')}", __name__), name)
-    globals()[name] = found
-    return found
+    def __getattr__(name: str) -> Any:
+        """Import what is named when it is first asked for: Numba and all modules take 0.4 s."""
+        if name in _SUBMODULES:
+            return import_module(f".{name}", __name__)
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        found = getattr(import_module(f".{_MODULES.get(name, 'optimizers')}", __name__), name)
+        globals()[name] = found
+        return found
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*__all__, *_SUBMODULES, *(name for name in globals() if name.startswith("__"))})

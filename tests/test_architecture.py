@@ -273,11 +273,19 @@ def test_a_public_name_is_imported_when_it_is_asked_for() -> None:
         "import fastnet, sys\n"
         "assert not {'numba', 'numpy', 'fastnet.kernels'} & set(sys.modules)\n"
         "assert set(fastnet.__all__) <= set(dir(fastnet))\n"
+        "assert not {'Any', 'import_module'} & set(dir(fastnet))\n"
+        "assert issubclass(fastnet.trainer.DivergenceWarning, Warning)\n"
         "assert fastnet.kernels.relu(-1.0, variant='reference') == 0\n"
         "fastnet.NoSuchName"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "module 'fastnet' has no attribute 'NoSuchName'" in result.stderr
+
+
+def test_type_checkers_find_misspelt_names() -> None:
+    """A `__getattr__` that they see would give the package every name there is."""
+    tree = ast.parse(Path(fastnet.__file__).read_text())
+    assert "__getattr__" not in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
 
 
 def test_the_version_is_the_distributions() -> None:
