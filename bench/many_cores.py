@@ -25,10 +25,15 @@ CORES = (2, 8, 32, 64)
 
 FLOPS = 80e9  # a second, of one core in a product, float32 (AVX2 at 3.2 GHz; the limit is 100)
 REGION_S = 1e-6  # a parallel region's start and end while the workers are awake
-TASK_S = 50e-9  # taking a task: an atomic addition to one word that all threads share, one after the other
+LINE_S = 50e-9  # a cache line that another core has written, one after the other
 L3_BYTES = 20e9  # a second, read by one core from L3
 DRAM_BYTES, SOCKET_BYTES = 15e9, 150e9  # a second, of one core and of a socket
 L3_SIZE = 256 << 20  # of the socket
+
+
+def region(threads: int) -> float:
+    """Return what a region costs beside its tasks: the caller clears every thread's counter, a thread looks at all."""
+    return REGION_S + 2 * threads * LINE_S if threads > 1 else 0
 
 
 def regions(sizes: tuple[int, ...], batch: int, threads: int) -> float:
@@ -47,7 +52,7 @@ def rows_region(sizes: tuple[int, ...], batch: int, threads: int) -> float:
     rounds = math.ceil(tasks / threads)  # the longest thread's tasks
     # Forward and dX of a task: its FMAs, or every W read twice from L3.
     task = max((2 * flops - 2 * first * batch) / tasks / FLOPS, 2 * weights * 4 / L3_BYTES)
-    return rounds * task + tasks * TASK_S + REGION_S * (threads > 1)
+    return rounds * task + region(threads)
 
 
 def weights_region(sizes: tuple[int, ...], batch: int, threads: int, machines: int = 1) -> float:
@@ -55,11 +60,11 @@ def weights_region(sizes: tuple[int, ...], batch: int, threads: int, machines: i
     weights = sum((n + 1) * k for n, k in pairwise(sizes)) / machines
     flops = 2 * weights * batch
     # dW of a range of weights: its FMAs, or dZ, A and the weights moved.
-    parts = max(1, min(threads * WEIGHT_TASKS_PER_THREAD, sum(-(-k // 8) for k in sizes[1:])))
+    parts = max(1, min(threads * WEIGHT_TASKS_PER_THREAD, sum(-(-k // 16) for k in sizes[1:])))
     rounds = math.ceil(parts / threads)
     per_core = L3_BYTES if weights * 12 < L3_SIZE else min(DRAM_BYTES, SOCKET_BYTES / threads)
     part = max(flops / parts / FLOPS, (weights * 12 / parts + batch * max(sizes) * 4) / per_core)
-    return rounds * part + parts * TASK_S + REGION_S * (threads > 1)
+    return rounds * part + region(threads)
 
 
 def step(sizes: tuple[int, ...], batch: int, cores: int) -> tuple[float, int]:
@@ -77,7 +82,7 @@ def product(size: int, threads: int) -> float:
     tall, wide = -(-size // rows), -(-size // max(1, tasks // rows))
     tall = -(-tall // MR) * MR
     copies = 7 * size * wide * 2 + 8 * size * tall * 2  # packing a column of B costs as much as 7 rows of the product
-    return math.ceil(tasks / threads) * (2 * tall * wide * size + copies) / FLOPS + tasks * TASK_S + REGION_S
+    return math.ceil(tasks / threads) * (2 * tall * wide * size + copies) / FLOPS + region(threads)
 
 
 def table() -> str:
