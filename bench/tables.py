@@ -5,9 +5,9 @@
 
 Each seed holds out a fifth of the rows, the same for all. fastnet is the command with its defaults, once with one
 network and once with ``--ensemble 5``; the others are HistGradientBoosting with its defaults, on the same columns, and
-scikit-learn's MLP of the same size with early stopping, in a Pipeline behind the same transformer. A score is the
-accuracy or R^2. Times are of fitting, in seconds, medians over the seeds; compilation is left out by a first run.
-``--write`` writes docs/tables.md. Everything runs on one thread.
+scikit-learn's MLP of the same layers and batch size with early stopping, in a Pipeline behind the same transformer. A
+score is the accuracy or R^2. Times are of fitting, in seconds, medians over the seeds; compilation is left out by a
+first run. ``--write`` writes docs/tables.md. Everything runs on one thread.
 """
 
 import os
@@ -29,7 +29,7 @@ import numpy as np
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import make_pipeline
 
-from fastnet import scores, table, table_file
+from fastnet import recipe, scores, table, table_file
 from fastnet.cli import main as cli
 from fastnet.kernels.jit import target as cpu
 
@@ -89,8 +89,8 @@ def measured(path: Path, target: str, drop: list[str], seed: int) -> dict[str, t
     frame = frame[known].drop(columns=target)
     columns = table.Columns.of(frame, drop)
     X, (kept, held) = columns.features(frame), scores.split(y, 0.2, seed)
-    setting = {"hidden_layer_sizes": (128,), "early_stopping": True, "max_iter": 200, "random_state": seed}
-    setting |= {"n_iter_no_change": 20, "batch_size": 32 if len(y) < 10_000 else 128}
+    setting = {"hidden_layer_sizes": recipe.HIDDEN, "early_stopping": True, "max_iter": 200, "random_state": seed}
+    setting |= {"n_iter_no_change": 20, "batch_size": recipe.even_batch(len(kept))}
     shift, scale = (0.0, 1.0) if classes else (y.mean(), y.std())
     mlp = make_pipeline(columns.transformer(X.iloc[kept]), (MLPClassifier if classes else MLPRegressor)(**setting))
     peers = {SIDES[2]: scores.boosting(columns.text, classes is not None), SIDES[3]: mlp}
