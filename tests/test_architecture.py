@@ -282,6 +282,23 @@ def test_a_public_name_is_imported_when_it_is_asked_for() -> None:
     assert "module 'fastnet' has no attribute 'NoSuchName'" in result.stderr
 
 
+def test_kernels_contain_nothing_that_needs_the_passes_left_out() -> None:
+    """Numba's frontend would say no more than that a function has no type; from Python 3.12 on, some would compile."""
+    kinds = (ast.FunctionDef, ast.Lambda, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp, ast.With)
+    found, kernels = [], 0
+    for module, path in PATHS.items():
+        for function in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(function, ast.FunctionDef) or not any(
+                re.match(r"jit\b", ast.unparse(decorator)) for decorator in function.decorator_list
+            ):
+                continue
+            kernels += 1
+            inside = (node for statement in function.body for node in ast.walk(statement))
+            found += [f"{module}.{function.name}, line {node.lineno}" for node in inside if isinstance(node, kinds)]
+    assert kernels > 100
+    assert not found, f"{found}: see docs/extending.md"
+
+
 def test_type_checkers_find_misspelt_names() -> None:
     """A `__getattr__` that they see would give the package every name there is."""
     tree = ast.parse(Path(fastnet.__file__).read_text())
