@@ -13,7 +13,7 @@ from backends import assert_backends_agree
 from fastnet import SGD, Adam, Network, StepDecay, Trainer
 from fastnet.kernels.cpu import activations
 from fastnet.kernels.cpu.gemm.microkernel import NV
-from fastnet.kernels.cpu.threads.pool import limit_threads
+from fastnet.kernels.cpu.threads.pool import POOL, limit_threads, num_threads
 from fastnet.kernels.engine import engine, plan, training_step, tuner
 from fastnet.kernels.engine.backend import start_epoch
 from fastnet.kernels.engine.numpy_engine import NumpyEngine
@@ -440,6 +440,24 @@ def test_interrupt_leaves_no_stale_addresses(monkeypatch: pytest.MonkeyPatch) ->
         with pytest.raises(KeyboardInterrupt):
             ours.loss_and_gradient(X + 1, y + 1)
     assert ours.loss_and_gradient(X, y)[0] == expected
+
+
+@pytest.mark.compiled
+@pytest.mark.skipif(num_threads() < 2, reason="needs a second thread")
+def test_no_more_threads_work_than_have_scratch() -> None:
+    """CPUs may be added between the making of an engine and its use."""
+    X, y = data(MICRO_BATCH_ROWS, (64, 128, 8), "float32")
+    with limit_threads(1):
+        ours = engine.CpuEngine(np.ones(128 * 65 + 8 * 129, "float32"), (64, 128, 8), (0, 0))
+    outer = np.full(8 * ours.plan.scratch.size, np.nan, "float32")
+    ours.plan = ours.plan._replace(scratch=outer)
+    address = ours.bind(ours.plan, False, (X, y, None, None, np.zeros(1)), 0, None)
+    for _ in range(20):
+        ours.plan.progress["done"] = 0
+        training_step.run(X.dtype, address, num_threads(), POOL)
+    slot = int(ours.plan.context["scratch_size"])
+    assert not np.isnan(outer[:slot]).all()
+    assert np.isnan(outer[slot:]).all()
 
 
 @jit
