@@ -105,9 +105,8 @@ class FitSession:
     ) -> None:
         self._trainer, self._state, self._data, self._validation, self._build = trainer, state, data, validation, build
         self._fail = fail
-        compile_kernels(
-            trainer
-        )  # first: the backends below start the worker threads, whose loop would be compiled alone
+        # First: the backends below start the worker threads, whose loop would be compiled alone.
+        compile_kernels(trainer)
         self._batch = data.rows if trainer.batch_size is None else min(trainer.batch_size, data.rows)
         self._backend = build(self._batch, True)
         # A backend of its own, so that a loss does not depend on the batch size: other micro-batches round otherwise.

@@ -57,7 +57,7 @@ class Hinting:
     if not TYPE_CHECKING:  # which shall know no more attributes than there are
 
         def __getattr__(self, name: str) -> Any:
-            kind = type(self).__name__
-            hint = _INSTEAD.get(kind, {}).get(name)
-            said = f"{kind!r} object has no attribute {name!r}{f': {hint}' if hint else ''}"
+            hints = [_INSTEAD.get(kind.__name__, {}).get(name) for kind in type(self).__mro__]
+            hint = next(filter(None, hints), "")
+            said = f"{type(self).__name__!r} object has no attribute {name!r}{hint and f': {hint}'}"
             raise AttributeError(said, name=name, obj=self)

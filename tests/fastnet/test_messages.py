@@ -158,9 +158,13 @@ def test_gradients_are_checked_for_the_loss_trained_with() -> None:
 
 
 def test_names_of_other_libraries_are_told_ours() -> None:
+    class Own(Network):
+        pass
+
     net = Network([2, 1])
     trainer = Trainer(net)
     for thing, name, said in (
+        (Own([2, 1]), "fit", "'Own' object has no attribute 'fit': Trainer"),
         (net, "fit", r"Trainer\(network, loss=..., optimizer=...\).fit\(X, y\) trains a network"),
         (trainer, "predict", "write trainer.network.predict"),
         (trainer, "save", r"trainer.network.save\(path\) keeps the model"),

@@ -188,7 +188,7 @@ def _run_job(function: int, environment: int, threads: int, flops: int, pool: in
         invoke(function, environment, 0, 1, counter)
         return
     for t in range(threads):
-        vector_at(_INT64, pool + _COUNTERS + t * LINE, 1)[0] = 0  # seen before the swaps below
+        vector_at(_INT64, pool + _COUNTERS + t * LINE, 1)[0] = 0  # workers see this before what the swaps below write
     credit = atomic_load(pool + _CREDIT) + flops
     waking = 1 if credit >= WAKE_FLOPS else 0
     atomic_swap(pool + _CREDIT, 0 if waking else credit)
@@ -259,11 +259,11 @@ def _task_loop(context: Any, caller: ir.IRBuilder, record: ir.Type, descriptor: 
     )
     tasks = builder.load(count, typ=intp)
     arguments = cgutils.unpack_tuple(builder, builder.load(packed, typ=record.elements[2]))
-    owners_left, mine, ended = (cgutils.alloca_once_value(builder, x) for x in (threads, me, intp(0)))
+    owners_left, visited, ended = (cgutils.alloca_once_value(builder, x) for x in (threads, me, intp(0)))
     builder.branch(owner)
 
     builder.position_at_end(owner)
-    first = builder.load(mine, typ=intp)
+    first = builder.load(visited, typ=intp)
     counter = builder.inttoptr(builder.add(counters, builder.mul(first, intp(LINE))), ir.PointerType())
     builder.branch(look)
 
@@ -287,7 +287,7 @@ def _task_loop(context: Any, caller: ir.IRBuilder, record: ir.Type, descriptor: 
     builder.position_at_end(next_owner)
     following = builder.add(first, intp(1))
     wrapped = builder.select(builder.icmp_signed("==", following, threads), intp(0), following)
-    builder.store(wrapped, mine)
+    builder.store(wrapped, visited)
     left = builder.sub(builder.load(owners_left, typ=intp), intp(1))
     builder.store(left, owners_left)
     builder.cbranch(builder.icmp_signed(">", left, intp(0)), owner, end)
