@@ -9,20 +9,20 @@ undocumented                            used for                      public way
 ======================================  ============================  ================================================
 ``registry.cpu_target``                 `target_triple`, `CFunction`  none: llvmlite names the host, not the CPU that
                                                                       ``NUMBA_CPU_NAME`` asks for
-``registry.CPUDispatcher``,             `decorator`: a kernel without  none: with ``no_cpython_wrapper`` a call from
-a dispatcher's ``__class__``            an entry from Python refuses  Python jumps to address 0
-                                        calls from Python
+``registry.CPUDispatcher``,             `decorator`: kernels without  none: with ``no_cpython_wrapper`` a call from
+a dispatcher's ``__class__``            an entry from Python refuse   Python jumps to address 0
+                                        calls from there
 ``caching.FunctionCache``: ``_impl``,   `cache`                       ``cache=True``, whose stamps cover one file only,
 ``_impl_class``, ``_locator_classes``,                                whose data files have numbers for names, and
 ``_cache_file``, ``_index_key``, a                                    whose folder is a setting of the process
 dispatcher's ``_cache``
 ``FunctionCache._load_overload``,       `LoadingCache`                none: ``load_overload`` imports all of Numba
 its guard, ``runtime.rtsys``                                          first
-``compiler.PassManager.passes``,        `KernelCompiler`: passes that find    none, but for ``pipeline_class``
-``state.flags``, ``func_id``            nothing in a kernel are left out
-``codegen.JITCodeLibrary``,             `_LinkedLowering`: a kernel that is   none: each is optimised and emitted by
-``NativeLowering``, ``no_compile``,     only linked into its callers          itself, and once more in every caller
-``insert_user_function``
+``compiler.PassManager.passes``,        `KernelCompiler`: without     none but ``pipeline_class``, which is documented
+``state.flags``, ``func_id``            passes with nothing to do
+``codegen.JITCodeLibrary``,             `_LinkedLowering`: a kernel   none: each is optimised and emitted by itself,
+``NativeLowering``, ``no_compile``,     that is only linked into its  and once more in every caller
+``insert_user_function``                callers
 an overload's ``library``, ``fndesc``   `code_address`                ``numba.cfunc``: no arrays, no exceptions
 a codegen's ``_engine``, a library's    `perf_map`, only where it is  none
 ``_object_compiled_hook`` and           asked for
