@@ -224,7 +224,7 @@ def call_rows_task(task: int, thread: int, dtype: Any, ctx: Any) -> None:
 
 
 @jit(internal=True)
-def call_weights_task(task: int, thread: int, dtype: Any, ctx: Any) -> None:
+def call_weights_task(task: int, thread: Any, dtype: Any, ctx: Any) -> None:
     """Call `weights_task` by its address."""
     scratch = ctx.scratch + thread * ctx.scratch_size * item_bytes(dtype)
     if not succeeds(weights_task, ctx.weights_task, dtype, (task, dtype, ctx, scratch)):
