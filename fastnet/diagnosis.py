@@ -94,7 +94,8 @@ def diagnose(
     baseline : float, optional
         The loss of always predicting the same; underfitting is measured against it, else against the first epoch.
     remarks : tuple of str, optional
-        Sentences on the data: that all targets are the same; and that columns are unscaled, with what to do about it.
+        Sentences on the data: that all targets are the same; and that columns are unscaled, with what to do about it,
+        which ends every verdict but "too short" and "falling".
 
     Returns
     -------
@@ -133,10 +134,11 @@ def diagnose(
     if not validated:
         return _levelled("loss", train, range(first, epochs), (train, baseline, unscaled))
     curve = _Curve([measured[t] for t in kept])
-    return _overfitting(train, curve, kept, first) or _levelled("val_loss", curve, kept, (train, baseline, unscaled))
+    overfitting = _overfitting(train, curve, kept, first, unscaled)
+    return overfitting or _levelled("val_loss", curve, kept, (train, baseline, unscaled))
 
 
-def _overfitting(train: _Curve, curve: _Curve, epochs: Sequence[int], first: int) -> Diagnosis | None:
+def _overfitting(train: _Curve, curve: _Curve, epochs: Sequence[int], first: int, unscaled: str) -> Diagnosis | None:
     lowest = min(range(len(epochs)), key=curve.smooth.__getitem__)
     low, rise = curve.smooth[lowest], curve.end - curve.smooth[lowest]
     error = curve.error(curve.width) * math.sqrt(2)
@@ -151,7 +153,7 @@ def _overfitting(train: _Curve, curve: _Curve, epochs: Sequence[int], first: int
         f"since, from {low:.3g} to {curve.end:.3g}, while loss has not. Stop there (patience does), or use more data, "
         "l2, dropout or a smaller network."
     )
-    return Diagnosis("overfitting", words)
+    return Diagnosis("overfitting", f"{words} {unscaled}".rstrip())
 
 
 def _levelled(
@@ -177,4 +179,4 @@ def _levelled(
     away = [t for t, value in enumerate(near) if abs(value - curve.end) > reach]
     since = epochs[min(away[-1] + 1, len(epochs) - 1)] if away else epochs[0]
     words = f"Converged: {name} has stayed near {curve.end:.3g} since epoch {since + 1}. More epochs will hardly help."
-    return Diagnosis("converged", words)
+    return Diagnosis("converged", f"{words} {unscaled}".rstrip())

@@ -46,7 +46,7 @@ def check_columns(wanted: Iterable[str], columns: Collection[str], where: str) -
     near = [found for name in missing for found in difflib.get_close_matches(name, columns, 1)]
     if missing:
         what = "no column" if len(missing) == 1 else "no columns"
-        meant = f"; did you mean {listed(near)}?" if near else ""
+        meant = f" (did you mean {listed(near)}?)" if near else ""
         one = "; does its first line name all columns, and one character separate them?" if len(columns) == 1 else ""
         raise ValueError(f"{where} has {what} {listed(missing)}{meant}; there are: {listed(columns)}{one}")
 

@@ -300,8 +300,10 @@ def _introduction(
     rate += f", labels smoothed by {options.label_smoothing:g}" if options.label_smoothing else ""
     lines = [*found.lines, f"rows      {rows}{where}", f"training  {options.loss}, {rate}"]
     if first.prepare_all is not None:
-        how = ", while the rate falls to 0" if options.schedule == "cosine" else ""
-        lines.append(f"refit     on all {first.rows + chosen:,} rows, as long as the best epoch took{how}")
+        how = "for as many epochs as the best took"
+        if options.schedule == "cosine":  # `recipe.annealed`
+            how = "until a rate that falls to 0 has summed up to what it had by the best epoch"
+        lines.append(f"refit     on all {first.rows + chosen:,} rows, {how}")
     if len(members) > 1:
         lines.append(f"networks  {len(members)}, side by side, each on one thread; the model is their mean")
     resumed = [(member.history.epochs, member.checkpoint or "") for member in members if member.history.epochs]

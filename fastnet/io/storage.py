@@ -35,8 +35,8 @@ KINDS = {
 """The kinds of files, and the function that reads each."""
 
 _SIGNATURES = {
-    b"PK\x03\x04": "a ZIP archive, as .npz, .keras and PyTorch's .pt files are, and models of tables, which "
-    "fastnet.table_model.load and fastnet predict open",
+    b"PK\x03\x04": "a ZIP archive, as .npz, .keras and PyTorch's .pt files are; a table's model, .skops, is opened by "
+    "fastnet.table_model.load and by fastnet predict",
     b"\x93NUMPY": "a NumPy .npy file",
     b"\x89HDF": "an HDF5 file, as Keras writes",
     b"\x80": "a pickle, which fastnet never opens",

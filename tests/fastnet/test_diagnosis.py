@@ -173,3 +173,18 @@ def test_diagnosis_of_long_runs_uses_narrow_medians() -> None:
     curve = (1 / np.arange(1, 30_001)).tolist()
     assert diagnosis._Curve(curve).width == diagnosis.MAX_WIDTH
     assert diagnose(curve, []).kind in ("falling", "converged")
+
+
+@pytest.mark.parametrize(
+    ("kind", "loss", "validation"),
+    [
+        ("converged", decay(100, 1, 0.2, 8), []),
+        ("overfitting", decay(100, 1, 0.1, 10), [*decay(50, 1, 0.2, 8), *np.linspace(0.2, 0.9, 50)]),
+        ("underfitting", [1.0] * 60, []),
+        ("diverged", [1.0, math.nan], []),
+    ],
+)
+def test_unscaled_columns_are_said_whatever_the_curves(kind: str, loss: list[float], validation: list[float]) -> None:
+    found = diagnose(loss, validation, 1.0, ("", "Column 1 is unscaled."))
+    assert found.kind == kind
+    assert found.words.endswith("Column 1 is unscaled.")

@@ -346,7 +346,10 @@ def test_tables_are_learnt_by_the_recipe_of_the_estimators(folder: Path, capsys:
     arguments = ["insects.csv", "--target", "kind", "--epochs", "1", "--backend", "numpy", "--out", "m"]
     output = run(capsys, "train", *arguments)
     assert "batch size 120, seed 0, labels smoothed by 0.1\n" in output
-    assert "refit     on all 160 rows, as long as the best epoch took, while the rate falls to 0\n" in output
+    assert (
+        "refit     on all 160 rows, until a rate that falls to 0 has summed up to what it had by the best epoch\n"
+        in output
+    )
     assert re.search(r"dense 1 +2 +256  relu ", output)
     assert table_model.load("m").members[0][1].activations[0] == "relu"
 
@@ -359,7 +362,7 @@ def test_each_part_of_the_recipe_can_be_given(folder: Path, capsys: pytest.Captu
         r"^training  cross_entropy, SGD\(.*StepDecay\(learning_rate=0.1,.*, batch size 50, seed 0$", output, re.M
     )
     assert re.search(r"dense 1 +2 +8  tanh ", output)
-    assert "as long as the best epoch took\n" in output
+    assert "for as many epochs as the best took\n" in output
     output = run(capsys, *arguments, "--lr", "0.5", "--loss", "mse")
     assert re.search(r"^training  mse, Adam\(.*StepDecay\(learning_rate=0.5,.*, batch size 50, seed 0$", output, re.M)
     for table_of, loss in (
@@ -474,8 +477,8 @@ def test_train_patience_keeps_the_best_model(folder: Path, capsys: pytest.Captur
         (("houses.csv",), "houses.csv: which column is to be predicted? Name it by --target; there are: 'area',"),
         (("no.csv", "--target", "y"), "cannot read no.csv: no such file or directory"),
         (("houses.csv", "--target", "cost"), "houses.csv has no column 'cost'"),
-        (("houses.csv", "--target", "Price"), "has no column 'Price'; did you mean 'price'?; there are: 'area'"),
-        (("houses.csv", "--target", "price", "--drop", "a,rom"), "has no columns 'a', 'rom'; did you mean 'rooms'?"),
+        (("houses.csv", "--target", "Price"), "has no column 'Price' (did you mean 'price'?); there are: 'area'"),
+        (("houses.csv", "--target", "price", "--drop", "a,rom"), "has no columns 'a', 'rom' (did you mean 'rooms'?)"),
         (
             ("houses.csv", "--target", "price", "--drop", "area,rooms"),
             "has no column to predict 'price' from; left out: area (as requested), rooms (as requested)",
