@@ -90,7 +90,7 @@ def measured(path: Path, target: str, drop: list[str], seed: int) -> dict[str, t
     columns = table.Columns.of(frame, drop)
     X, (kept, held) = columns.features(frame), scores.split(y, 0.2, seed)
     setting = {"hidden_layer_sizes": recipe.HIDDEN, "early_stopping": True, "max_iter": 200, "random_state": seed}
-    setting |= {"n_iter_no_change": 20, "batch_size": recipe.even_batch(len(kept))}
+    setting |= {"n_iter_no_change": 20, "batch_size": min(recipe.BATCH_SIZE, len(kept))}
     shift, scale = (0.0, 1.0) if classes else (y.mean(), y.std())
     mlp = make_pipeline(columns.transformer(X.iloc[kept]), (MLPClassifier if classes else MLPRegressor)(**setting))
     peers = {SIDES[2]: scores.boosting(columns.text, classes is not None), SIDES[3]: mlp}
