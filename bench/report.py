@@ -332,11 +332,13 @@ def html_page(markdown: str, results: Results) -> str:
 
 
 def summaries(found: dict[str, Results]) -> str:
-    """README's tables, of the newest version measured: a machine after the other."""
+    """README's tables, of the newest version measured: for each width of vectors the machine measured last."""
     versions = [results["about"]["versions"].split(",")[0] for results in found.values()]
     newest = max(versions, key=lambda version: [int(number) for number in re.findall(r"\d+", version)])
     recent = [results for results, version in zip(found.values(), versions, strict=True) if version == newest]
-    return "\n\n".join(map(summary, recent))
+    recent.sort(key=lambda results: (results["about"]["vector_bytes"], results["about"]["date"]))  # stable
+    last = {results["about"]["vector_bytes"]: results for results in recent}
+    return "\n\n".join(map(summary, reversed(last.values())))
 
 
 def main() -> None:

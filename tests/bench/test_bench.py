@@ -216,15 +216,15 @@ def test_the_summary_names_the_machine(results: dict[str, Any]) -> None:
     assert "Measured 2026-01-02 on 4 cores of a shared acme9 with 32-byte vectors" in summary
 
 
-def test_the_summaries_are_of_the_newest_version(results: dict[str, Any]) -> None:
-    def machine(cpu: str, version: str) -> dict[str, Any]:
-        return {**results, "about": {**results["about"], "cpu": cpu, "versions": f"fastnet-jit {version}, numpy 2.0"}}
+def test_the_summaries_are_of_the_newest_version_and_the_last_machine_of_each_width(results: dict[str, Any]) -> None:
+    def machine(cpu: str, version: str, width: int, date: str) -> dict[str, Any]:
+        about = {"cpu": cpu, "versions": f"fastnet-jit {version}, numpy 2.0", "vector_bytes": width, "date": date}
+        return {**results, "about": {**results["about"], **about}}
 
-    found = {cpu: machine(cpu, version) for cpu, version in (("a", "0.9.0"), ("b", "0.10.0"), ("c", "0.10.0"))}
-    summaries = report.summaries(found)
-    assert "shared a " not in summaries
-    assert "shared b " in summaries
-    assert "shared c " in summaries
+    old, early, late = "2026-01-04", "2026-01-02", "2026-01-03"
+    rows = [("a", "0.9.0", 64, old), ("b", "0.10.0", 64, late), ("c", "0.10.0", 64, early), ("d", "0.10.0", 32, early)]
+    summaries = report.summaries({row[0]: machine(*row) for row in rows})
+    assert re.findall("shared (.) ", summaries) == ["b", "d"], "the widest vectors first"
 
 
 def test_plots_are_drawn_and_small(results: dict[str, Any], tmp_path: Path) -> None:
