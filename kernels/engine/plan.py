@@ -123,7 +123,7 @@ CONTEXT = record(
     *(name for name in Plan._fields if name not in ("context", "state")),
     "state0 state1",
     "gemm loss_kernel correct_kernel update_kernel rows_task weights_task dropout_key",
-    "trains packs X targets sample_weights order rates rate_count first_row stop_row epoch_rows",
+    "trains packs threads X targets sample_weights order rates rate_count first_row stop_row epoch_rows",
     "start rows inputs is_first is_last is_group_first is_group_last group",
     "row_begin row_end correct_count stage paused",
     floats="l2 clip_norm step_l2 rate gradient_scale",
@@ -151,7 +151,7 @@ Addresses of kernels; correct_kernel is 0 where the loss counts no correct answe
 
 One call of the loop, and addresses of its data:
 
-- trains: 1 to train, 0 to evaluate; packs: 1 where W^T is packed first, written by the loop
+- trains: 1 to train, 0 to evaluate; packs: 1 where W^T is packed first, and threads: those at work, written by the loop
 - X (rows, n_in); targets: labels or (rows, n_out)
 - sample_weights: float64 (epoch_rows,), or 0; order: int64 (epoch_rows,), or 0
 - rates: float64 (rate_count,), learning rates

@@ -279,7 +279,7 @@ def run(dtype: Any, context: int, threads: int, pool: int) -> None:
     optimize_for_size()
     item = item_bytes(dtype)
     ctx = record_at(CONTEXT, context)
-    threads = min(threads, ctx.scratch_threads)  # more may be usable by now
+    ctx.threads = threads = min(threads, ctx.scratch_threads)  # more may be usable by now
     progress, totals = record_at(PROGRESS, ctx.progress), record_at(TOTALS, ctx.totals)
     objective = record_at(OBJECTIVE, ctx.objective)
     last_layer = layer_at(ctx, ctx.layer_count - 1)

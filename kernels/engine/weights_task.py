@@ -225,4 +225,4 @@ def weights_task(index: int, dtype: Any, ctx: Any, scratch: int) -> None:
         _update(dtype, ctx, b_start, height)
     if layer.n_out > 1:
         w, packed = ctx.parameters + layer.weights * item, ctx.packed_weights + layer.packed * item
-        pack_weights(dtype, w, packed, n, task.row_begin, task.row_end, ctx.scratch_threads > 1)
+        pack_weights(dtype, w, packed, n, task.row_begin, task.row_end, ctx.threads > 1)

@@ -458,6 +458,21 @@ def test_no_more_threads_work_than_have_scratch() -> None:
     slot = int(ours.plan.context["scratch_size"])
     assert not np.isnan(outer[:slot]).all()
     assert np.isnan(outer[slot:]).all()
+    assert ours.plan.context["threads"] == 1
+
+
+@pytest.mark.compiled
+@pytest.mark.skipif(num_threads() < 2, reason="needs a second thread")
+def test_a_step_knows_how_many_threads_are_at_work() -> None:
+    """Fewer than it has scratch for, where the tuner finds that faster: what one thread packs stays in its caches."""
+    X, y = data(MICRO_BATCH_ROWS, (64, 128, 8), "float32")
+    ours = engine.CpuEngine(np.ones(128 * 65 + 8 * 129, "float32"), (64, 128, 8), (0, 0))
+    address = ours.bind(ours.plan, False, (X, y, None, None, np.zeros(1)), 0, None)
+    for threads in (1, 2):
+        ours.plan.progress["done"] = 0
+        training_step.run(X.dtype, address, threads, POOL)
+        assert ours.plan.context["threads"] == min(threads, ours.plan.context["scratch_threads"])
+    assert ours.plan.context["scratch_threads"] > 1
 
 
 @jit
