@@ -47,7 +47,7 @@ LINES_HEIGHTS = (8, 4, 1)
 """Rows of the tiles that do so: beside more sums, a line's vectors do not fit the registers."""
 
 SHARED_SETS = 16 * PAGE // (PANELS * VECTOR)
-"""Times the bytes of an element: PANELS vectors of columns a multiple of so many bytes apart are 16 lines or more in
+"""Times the bytes of an element: PANELS vectors of columns a multiple of this many bytes apart are 16 lines or more in
 each set of L1 that they use. From there on, as from PAGE on, one vector at a time is read."""
 
 LAG_BYTES = 1024
@@ -63,7 +63,7 @@ NEAR_BYTES = 1 << 21
 the Emerald Rapids on which it was measured; other CPUs with AVX-512 have not been."""
 
 PACKED_VECTORS = min(LINE // VECTOR, NV)
-"""Vectors of columns that are packed at once, where so many are left: together as many columns as a cache line has
+"""Vectors of columns that are packed at once, where at least these are left: together as many columns as a cache line has
 elements, or as a micro-panel of B has. With AVX-512, one; packing two gained nothing."""
 
 _INT32 = ir.IntType(32)
