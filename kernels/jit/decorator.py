@@ -9,7 +9,7 @@ Flags, and why:
 - ``fastmath={"contract"}``: a multiplication and an addition may become one FMA. Nothing more:
   ``nnan`` or ``ninf`` would hide the NaN that tells a user of a diverged network, and ``reassoc``
   gives contiguous and strided arrays different bits.
-- ``no_cfunc_wrapper``: nobody calls kernels as C functions of Numba's; each would be compiled.
+- ``no_cfunc_wrapper``: no kernel is called as a C function of Numba's; each would be compiled.
 - ``pipeline_class``: fewer passes, and no machine code of what is only linked into callers.
 """
 

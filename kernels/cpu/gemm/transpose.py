@@ -63,7 +63,7 @@ NEAR_BYTES = 1 << 21
 the Emerald Rapids on which it was measured; other CPUs with AVX-512 have not been."""
 
 PACKED_VECTORS = min(LINE // VECTOR, NV)
-"""Vectors of columns that are packed at once, where at least these are left: together as many columns as a cache line has
+"""Vectors of columns that are packed at once where enough are left: together as many columns as a cache line has
 elements, or as a micro-panel of B has. With AVX-512, one; packing two gained nothing."""
 
 _INT32 = ir.IntType(32)
