@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from ...jit.decorator import jit
 from ...llvm.builder import VECTOR
 from .microkernel import MR, NV
-from .operands import Matrix, Shape
+from .operands import Epilogue, Matrix, Shape
 from .transpose import MAX_ROWS, MAX_ROWS_IN_PLACE
 
 
@@ -23,10 +23,6 @@ def _l2_bytes() -> int:
 
 
 L2 = _l2_bytes()
-
-TURNED_ROWS, TURNED_BYTES = 32, L2 // 4
-"""Rows of A up to which, where they fill micro-panels, they are transposed instead of the columns of a B.T of at least
-so many bytes."""
 
 L1 = 32 << 10
 """Bytes of a core's L1 data cache, of which the rules below use half: its other hardware thread may use the rest."""
@@ -79,6 +75,15 @@ SET_STRIDE = 2048
 PACK_A_COLUMNS = 128
 """With fewer columns, packing A does not pay, unless with AVX-512 it is larger than L2."""
 
+TURNED_BYTES = 64 << 10
+"""Bytes of a B.T from which on few rows of C are computed as columns of C.T, so that B is not transposed."""
+
+TURNED_ROWS = 96 if WIDE else 64
+"""Rows from which on transposing B costs less than what is gained."""
+
+TURNED_VECTORS = 4
+"""Vectors of rows that are computed so at a time."""
+
 
 class Blocking(NamedTuple):
     """How one product is divided.
@@ -108,15 +113,31 @@ class Blocking(NamedTuple):
 
 
 @jit(scalar=True)
-def turns_product(item: int, shape: Shape, a: Matrix, b: Matrix) -> bool:
-    """Whether C.T = B.T A.T is computed, the same products in the same order, and C.T then transposed.
+def turns_product(item: int, shape: Shape, a: Matrix, b: Matrix, epilogue: Epilogue) -> bool:
+    """Whether rows of C may be computed as columns of C.T = B.T A.T, the same products in the same order.
 
-    Where A is small and B a large B.T, the rows of A are transposed instead of the columns of B.
+    Where A is small and B a large B.T, A and C are then transposed instead of B.
     """
-    nr = NV * VECTOR // item
-    pays = not WIDE and 0 < shape.m <= TURNED_ROWS and shape.m % nr == 0 and shape.n * shape.k * item >= TURNED_BYTES
-    transposes = b.row_stride == item and b.column_stride != item and b.panel_stride == nr * b.column_stride
-    return pays and transposes and a.column_stride == item and shape.n > shape.m
+    transposes = b.row_stride == item and b.panel_stride == NV * VECTOR // item * b.column_stride
+    fits = a.column_stride == item and epilogue.mask.address == 0 and epilogue.addend.row_stride == 0
+    return transposes and fits and shape.m <= TURNED_ROWS and shape.n * shape.k * item >= TURNED_BYTES
+
+
+@jit(scalar=True)
+def next_rows(item: int, rows: int, column_stride: int) -> Any:
+    """Return how many of the rows left are computed next, and whether as columns of C.T, in whole vectors of them."""
+    lanes = VECTOR // item
+    whole = -(-rows // lanes) * lanes
+    spare = whole - rows
+    if WIDE:
+        # Up to 12 rows B is transposed as it is multiplied, in tiles of 4, 8 and 12 rows; columns a page apart up to 8.
+        tile = 4 if item == 4 and column_stride % 4096 != 0 else lanes // 2
+        if spare >= tile:
+            whole -= lanes
+        turns = whole > 0 and (spare < tile or rows > 12)
+    else:
+        turns = spare * (16 if whole > NV * lanes else 4 if whole * item == 32 and item == 4 else 3) <= rows
+    return (min(rows, whole, TURNED_VECTORS * lanes), True) if turns else (rows, False)
 
 
 @jit(scalar=True)

@@ -32,7 +32,7 @@ from ...jit.call_by_address import by_address, kernel_address, succeeds
 from ...jit.decorator import jit
 from ...llvm.builder import VECTOR
 from ...llvm.memory import address_and_strides, allocate, copy_element, item_bytes, release
-from .blocking import A_BYTES, choose_blocking, turns_product
+from .blocking import A_BYTES, choose_blocking, next_rows, turns_product
 from .microkernel import MR, NV, SINGLE_ROW_VECTORS, microkernel
 from .operands import (
     NO_ROWS,
@@ -51,7 +51,7 @@ from .operands import (
     workspace_type,
 )
 from .packing import pack_a, pack_a_rows, pack_b
-from .transpose import MAX_ROWS, gemm_bt_microkernel, single_row_width, transpose_panel
+from .transpose import MAX_ROWS, READ_BYTES, gemm_bt_microkernel, single_row_width, transpose_panel
 
 NO_WORKSPACE = Workspace(0, 0)
 """`gemm` then allocates what it needs."""
@@ -146,17 +146,118 @@ def _is_contiguous_column(item: int, a: Any, b: Any, c: Any, epilogue: Any) -> b
 
 
 @jit(internal=True)
-def _transpose(dtype: Any, target: Any, source: int, rows: int, columns: int) -> None:
-    """Copy a matrix without gaps to the rows of its transpose; ``columns`` fill whole vectors."""
+def _blocked(dtype: Any, shape: Any, a: Any, b: Any, c: Any, epilogue: Any, workspace: Any) -> None:
+    """Compute C by loops 5 to 3, as `gemm` does."""
     item = item_bytes(dtype)
     lanes = VECTOR // item
-    whole = rows // lanes * lanes
-    for i in range(0, whole, lanes):
-        panel = source + i * columns * item
-        transpose_panel(dtype, target.address + i * item, target.row_stride, panel, columns * item, lanes, columns)
-    for i in range(whole, rows):
-        for j in range(columns):
-            copy_element(dtype, target.address + j * target.row_stride + i * item, source + (i * columns + j) * item)
+    nr = NV * lanes
+    m, n, k = shape.m, shape.n, shape.k
+    blocking = choose_blocking(item, shape, a, b)
+    kc, mc, nc = blocking.kc, blocking.mc, blocking.nc
+    buffer = workspace.address
+    if blocking.buffer_bytes > workspace.nbytes:
+        buffer = allocate(blocking.buffer_bytes)
+    b_packed = -(-buffer // VECTOR) * VECTOR
+    a_packed = b_packed + blocking.b_block_bytes
+    for s in range(blocking.k_blocks):  # loop 5
+        kb = min(kc, k - s * kc)
+        last = s == blocking.k_blocks - 1
+        j = 0
+        while j < n:  # loop 4; not range(0, n, nc), which divides
+            nb = min(nc, n - j)
+            b_address = b.address + s * kc * b.row_stride + j // nr * b.panel_stride
+            b_block = Matrix(b_address, b.row_stride, b.column_stride, b.panel_stride)
+            if blocking.transposes_b:
+                b_block = Matrix(b_address, b.row_stride, b.column_stride, np.intp(-1))
+            elif blocking.b_block_bytes > 0:
+                pack_b(dtype, kb, nb, b_block, b_packed)
+                panel_stride = -(-kb // lanes) * lanes * nr * item
+                b_block = Matrix(b_packed, np.intp(nr * item), np.intp(item), np.intp(panel_stride))
+            i = 0
+            while i < m:  # loop 3
+                rows = min(mc, m - i)
+                a_address = a.address + i * a.row_stride + s * kc * a.column_stride
+                a_block = Matrix(a_address, a.row_stride, a.column_stride, blocking.a_panel_bytes)
+                if blocking.a_panel_bytes > 0:
+                    if blocking.transposes_b:
+                        if j == 0:
+                            pack_a_rows(dtype, m, kb, a_block, a_packed)
+                    elif mc < m or j == 0:  # a single block stays packed
+                        pack_a(dtype, rows, -(-rows // MR), kb, m - i, a_block, a_packed)
+                    a_block = Matrix(a_packed, a.row_stride, a.column_stride, blocking.a_panel_bytes)
+                c_block = _offset(c, i, j * item)
+                addend = c_block if s > 0 else _offset(epilogue.addend, i, j * item)
+                relu, mask = NO_ROWS, NO_ROWS
+                if last:
+                    relu, mask = _offset(epilogue.relu, i, j * item), _offset(epilogue.mask, i, j * item)
+                    if relu.address == c_block.address:
+                        c_block = NO_ROWS
+                block_epilogue = Epilogue(addend, relu, mask, epilogue.alpha)
+                _macro_kernel(dtype, Shape(rows, nb, kb), n, a_block, b_block, c_block, block_epilogue)
+                i += mc
+            j += nc
+    if blocking.buffer_bytes > workspace.nbytes:
+        release(buffer)
+
+
+@jit(internal=True)
+def _transpose(dtype: Any, target: Any, source: int, shape: Any) -> None:
+    """Copy the first rows m of the transpose of ``source``, n rows of k elements without gaps, to ``target``."""
+    m, n, k = shape
+    item = item_bytes(dtype)
+    lanes, step = VECTOR // item, READ_BYTES // item
+    in_steps = m // step * step  # `transpose_panel` writes so many at a time
+    for i in range(0, n, lanes):
+        panel = source + i * k * item
+        whole = in_steps if i + lanes <= n else 0
+        if whole > 0:
+            transpose_panel(dtype, target.address + i * item, target.row_stride, panel, k * item, lanes, whole)
+        for j in range(whole, m):
+            for q in range(min(lanes, n - i)):
+                copy_element(dtype, target.address + j * target.row_stride + (i + q) * item, panel + (q * k + j) * item)
+
+
+@jit(internal=True)
+def _turned(dtype: Any, shape: Any, a: Any, b: Any, c: Any, epilogue: Any, workspace: Any) -> None:
+    """Compute C.T = B.T A.T, the same products in the same order, and transpose it: for few rows beside a large B.T.
+
+    So A and C are transposed instead of B, and B is read once, where it lies. A.T and C.T have whole vectors of columns.
+    """
+    item = item_bytes(dtype)
+    lanes = VECTOR // item
+    m, n, k = shape
+    columns = -(-m // lanes) * lanes
+    panel_columns = min(columns, NV * lanes)
+    row, panel = panel_columns * item, -(-k // lanes) * lanes * panel_columns * item
+    c_row, relu = columns * item, epilogue.relu
+    c_bytes = -(-n // lanes) * lanes * c_row
+    both = relu.address != 0 and relu.address != c.address
+    buffer, needed = workspace.address, VECTOR + (1 + both) * c_bytes + -(-columns // panel_columns) * panel
+    if needed > workspace.nbytes:
+        buffer = allocate(needed)
+    start = -(-buffer // VECTOR) * VECTOR
+    relu_start = start + both * c_bytes
+    a_start = relu_start + c_bytes
+    for i in range(0, m, lanes):
+        target = a_start + i // panel_columns * panel + i % panel_columns * item
+        source = a.address + i * a.row_stride
+        transpose_panel(dtype, target, row, source, a.row_stride, min(lanes, m - i), k)
+    addend = epilogue.addend
+    if addend.address != 0:  # a bias, which is a column of C.T: rows of one element each
+        for j in range(0, columns, lanes):
+            transpose_panel(dtype, start + j * item, c_row, addend.address, np.intp(0), lanes, n)
+        addend = Rows(start, c_row)
+    w = Matrix(b.address, b.column_stride, np.intp(item), np.intp(0))
+    x = Matrix(a_start, row, np.intp(item), panel)
+    turned_relu = Rows(relu_start, c_row) if relu.address != 0 else NO_ROWS
+    turned_epilogue = Epilogue(addend, turned_relu, NO_ROWS, epilogue.alpha)
+    _blocked(dtype, Shape(n, columns, k), w, x, Rows(start, c_row), turned_epilogue, NO_WORKSPACE)
+    if c.address != 0 and c.address != relu.address:
+        _transpose(dtype, c, start, Shape(m, n, columns))
+    if relu.address != 0:
+        _transpose(dtype, relu, relu_start, Shape(m, n, columns))
+    if needed > workspace.nbytes:
+        release(buffer)
 
 
 @by_address(
@@ -199,84 +300,33 @@ def gemm(dtype: Any, shape: Any, a: Any, b: Any, c: Any, epilogue: Any, workspac
         If the memory for packing cannot be allocated.
     """
     item = item_bytes(dtype)
-    lanes = VECTOR // item
-    nr = NV * lanes
     # A single column of C is computed as a row of C.T = B.T A.T, the same products in the same order: in tiles only one
     # lane in a vector would count.
-    is_column = shape.n == 1 and shape.m > MR and _is_contiguous_column(item, a, b, c, epilogue)
-    turns = turns_product(item, shape, a, b) and epilogue.mask.address == 0 and epilogue.addend.row_stride == 0
-    if is_column or turns:
+    if shape.n == 1 and shape.m > MR and _is_contiguous_column(item, a, b, c, epilogue):
         a, b = (
             Matrix(b.address, b.column_stride, np.intp(item), np.intp(0)),
-            Matrix(a.address, a.column_stride, a.row_stride, nr * a.row_stride),
+            Matrix(a.address, a.column_stride, a.row_stride, NV * VECTOR // item * a.row_stride),
         )
-        shape = Shape(shape.n, shape.m, shape.k)
-    m, n, k = shape.m, shape.n, shape.k
-    blocking = choose_blocking(item, shape, a, b)
-    kc, mc, nc = blocking.kc, blocking.mc, blocking.nc
-    wanted, wanted_relu, addend = c, epilogue.relu, epilogue.addend
-    turned_bytes = m * n * item if turns else 0  # of C.T, and of the same for ReLU; whole vectors
-    has_both = wanted_relu.address != 0 and wanted_relu.address != wanted.address
-    needed = blocking.buffer_bytes + turned_bytes * (1 + has_both) + VECTOR * turns
-    buffer = workspace.address
-    if needed > workspace.nbytes:
-        buffer = allocate(needed)
-    start = -(-buffer // VECTOR) * VECTOR
-    b_packed = start + turned_bytes * (1 + has_both)
-    a_packed = b_packed + blocking.b_block_bytes
-    if turns:
-        c = Rows(start, n * item)
-        relu = Rows(start + turned_bytes * has_both, n * item) if wanted_relu.address != 0 else wanted_relu
-        epilogue = Epilogue(epilogue.addend, relu, epilogue.mask, epilogue.alpha)
-    if addend.address != 0 and addend.row_stride == 0 and (turns or is_column):
-        for i in range(m):
-            for j in range(n):
-                copy_element(dtype, c.address + (i * n + j) * item, addend.address + i * turns * item)
-        epilogue = Epilogue(c, epilogue.relu, epilogue.mask, epilogue.alpha)
-
-    for s in range(blocking.k_blocks):  # loop 5
-        kb = min(kc, k - s * kc)
-        last = s == blocking.k_blocks - 1
-        j = 0
-        while j < n:  # loop 4; not range(0, n, nc), which divides
-            nb = min(nc, n - j)
-            b_address = b.address + s * kc * b.row_stride + j // nr * b.panel_stride
-            b_block = Matrix(b_address, b.row_stride, b.column_stride, b.panel_stride)
-            if blocking.transposes_b:
-                b_block = Matrix(b_address, b.row_stride, b.column_stride, np.intp(-1))
-            elif blocking.b_block_bytes > 0:
-                pack_b(dtype, kb, nb, b_block, b_packed)
-                panel_stride = -(-kb // lanes) * lanes * nr * item
-                b_block = Matrix(b_packed, np.intp(nr * item), np.intp(item), np.intp(panel_stride))
-            i = 0
-            while i < m:  # loop 3
-                rows = min(mc, m - i)
-                a_address = a.address + i * a.row_stride + s * kc * a.column_stride
-                a_block = Matrix(a_address, a.row_stride, a.column_stride, blocking.a_panel_bytes)
-                if blocking.a_panel_bytes > 0:
-                    if blocking.transposes_b:
-                        if j == 0:
-                            pack_a_rows(dtype, m, kb, a_block, a_packed)
-                    elif mc < m or j == 0:  # a single block stays packed
-                        pack_a(dtype, rows, -(-rows // MR), kb, m - i, a_block, a_packed)
-                    a_block = Matrix(a_packed, a.row_stride, a.column_stride, blocking.a_panel_bytes)
-                c_block = _offset(c, i, j * item)
-                addend = c_block if s > 0 else _offset(epilogue.addend, i, j * item)
-                relu, mask = NO_ROWS, NO_ROWS
-                if last:
-                    relu, mask = _offset(epilogue.relu, i, j * item), _offset(epilogue.mask, i, j * item)
-                    if relu.address == c_block.address:
-                        c_block = NO_ROWS
-                block_epilogue = Epilogue(addend, relu, mask, epilogue.alpha)
-                _macro_kernel(dtype, Shape(rows, nb, kb), n, a_block, b_block, c_block, block_epilogue)
-                i += mc
-            j += nc
-    if turns:
-        _transpose(dtype, wanted_relu if wanted.address == wanted_relu.address else wanted, c.address, m, n)
-        if has_both:
-            _transpose(dtype, wanted_relu, epilogue.relu.address, m, n)
-    if needed > workspace.nbytes:
-        release(buffer)
+        addend, shape = epilogue.addend, Shape(shape.n, shape.m, shape.k)
+        if addend.address != 0 and addend.row_stride == 0:
+            for j in range(shape.n):
+                copy_element(dtype, c.address + j * item, addend.address)
+            epilogue = Epilogue(c, epilogue.relu, epilogue.mask, epilogue.alpha)
+    i, turnable = 0, turns_product(item, shape, a, b, epilogue)
+    while True:
+        rows, turns = shape.m - i, False
+        if turnable:
+            rows, turns = next_rows(item, rows, b.column_stride)
+        a_part = Matrix(a.address + i * a.row_stride, a.row_stride, a.column_stride, np.intp(0))
+        part = Epilogue(_offset(epilogue.addend, i, 0), _offset(epilogue.relu, i, 0), _offset(epilogue.mask, i, 0), epilogue.alpha)
+        rows_shape, c_part = Shape(rows, shape.n, shape.k), _offset(c, i, 0)
+        if turns:
+            _turned(dtype, rows_shape, a_part, b, c_part, part, workspace)
+        else:
+            _blocked(dtype, rows_shape, a_part, b, c_part, part, workspace)
+        i += rows
+        if i >= shape.m:
+            break
 
 
 @functools.cache
