@@ -130,14 +130,15 @@ def next_rows(item: int, rows: int, column_stride: int) -> Any:
     whole = -(-rows // lanes) * lanes
     spare = whole - rows
     if WIDE:
-        # Up to 12 rows B is transposed as it is multiplied, in tiles of 4, 8 and 12 rows; columns a page apart up to 8.
+        # What does not fill a vector is left to tiles of 4, 8 and 12 rows, of columns a page apart of 4 and 8, which
+        # transpose B as they multiply; so are all of up to 12 rows.
         tile = 4 if item == 4 and column_stride % 4096 != 0 else lanes // 2
         if spare >= tile:
             whole -= lanes
-        turns = whole > 0 and (spare < tile or rows > 12)
+        turns = spare < tile or rows > 12
     else:
-        turns = spare * (16 if whole > NV * lanes else 4 if whole * item == 32 and item == 4 else 3) <= rows
-    return (min(rows, whole, TURNED_VECTORS * lanes), True) if turns else (rows, False)
+        turns = spare * (16 if whole > NV * lanes else lanes // 4 + 2) <= rows
+    return (min(rows, whole, TURNED_VECTORS * lanes), True) if turns and whole > 0 else (rows, False)
 
 
 @jit(scalar=True)

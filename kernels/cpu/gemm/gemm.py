@@ -13,6 +13,9 @@ below each other use it; packed B lies in L3. With AVX-512 it is the other way r
 which stays in L1, and the block of B stays in L2; the micro-kernel broadcasts single elements of A, which is therefore
 packed only where it is a large transpose, has neither contiguous rows nor columns, or has 5 to 16 rows beside a B.T.
 
+Few rows beside a large B.T, such as W^T in X W^T, are computed as columns of C.T = B.T A.T: then the small A and C are
+transposed and not B, and B is read once, where it lies.
+
 **Same bits.** An element of C is one chain of FMAs for each block of KC, over ascending k from zero; the blocks are
 added in their order. KC depends on the dtype and the blocks on K alone. Where tiles, blocks and panels begin changes
 nothing, nor whether anything is packed: so rows or columns of C may be computed separately, by any number of threads,
@@ -312,21 +315,18 @@ def gemm(dtype: Any, shape: Any, a: Any, b: Any, c: Any, epilogue: Any, workspac
             for j in range(shape.n):
                 copy_element(dtype, c.address + j * item, addend.address)
             epilogue = Epilogue(c, epilogue.relu, epilogue.mask, epilogue.alpha)
-    i, turnable = 0, turns_product(item, shape, a, b, epilogue)
-    while True:
-        rows, turns = shape.m - i, False
-        if turnable:
-            rows, turns = next_rows(item, rows, b.column_stride)
-        a_part = Matrix(a.address + i * a.row_stride, a.row_stride, a.column_stride, np.intp(0))
-        part = Epilogue(_offset(epilogue.addend, i, 0), _offset(epilogue.relu, i, 0), _offset(epilogue.mask, i, 0), epilogue.alpha)
-        rows_shape, c_part = Shape(rows, shape.n, shape.k), _offset(c, i, 0)
-        if turns:
-            _turned(dtype, rows_shape, a_part, b, c_part, part, workspace)
-        else:
-            _blocked(dtype, rows_shape, a_part, b, c_part, part, workspace)
-        i += rows
-        if i >= shape.m:
-            break
+    left = shape.m
+    if turns_product(item, shape, a, b, epilogue):
+        rows, turns = next_rows(item, left, b.column_stride)
+        while turns:
+            _turned(dtype, Shape(rows, shape.n, shape.k), a, b, c, epilogue, workspace)
+            a = Matrix(a.address + rows * a.row_stride, a.row_stride, a.column_stride, np.intp(0))
+            c, relu = _offset(c, rows, 0), _offset(epilogue.relu, rows, 0)
+            epilogue = Epilogue(epilogue.addend, relu, NO_ROWS, epilogue.alpha)
+            left -= rows
+            rows, turns = next_rows(item, left, b.column_stride)
+    if left > 0:
+        _blocked(dtype, Shape(left, shape.n, shape.k), a, b, c, epilogue, workspace)
 
 
 @functools.cache

@@ -153,13 +153,18 @@ def test_bits_do_not_depend_on_the_division_of_c(dtype: Any) -> None:
         assert np.array_equal(parts, whole), (a, b)
 
 
-@pytest.mark.skipif(blocking.WIDE, reason="AVX-512 transposes the columns of B")
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_turned_products_have_the_bits_of_single_rows(dtype: Any) -> None:
-    """Few rows times a large B.T are computed as C.T, bias and ReLU included, and write nothing beside C."""
+    """Few rows times a large B.T are computed as C.T, bias and ReLU included, and write nothing beside C.
+
+    Also where they fill no vector, or are computed in several parts; and columns a page apart.
+    """
     rng, item = np.random.default_rng(5), np.dtype(dtype).itemsize
-    rows = range(NV * VECTOR // item, blocking.TURNED_ROWS + 1, NV * VECTOR // item)
-    for n in (blocking.TURNED_BYTES // item // 200 + 1, blocking.KC_BYTES // item + 500):
+    rows = *range(2, 35), blocking.TURNED_ROWS - 1, blocking.TURNED_ROWS
+    turned = [m for m in rows if blocking.next_rows.py_func(item, m, 4)[1]]
+    assert len(turned) > len(rows) // 4
+    assert len(turned) < len(rows)
+    for n in (blocking.TURNED_BYTES // item // 200 + 1, 4096 // item, blocking.KC_BYTES // item + 500):
         W, b = rng.standard_normal((203, n)).astype(dtype), rng.standard_normal(203).astype(dtype)
         X = rng.standard_normal((rows[-1], n)).astype(dtype)
         single = np.concatenate([dense_of(X[i : i + 1], W, b)[1] for i in range(len(X))])
