@@ -358,9 +358,10 @@ class CpuEngine:
         """
         context, dtype = self.plan.context, self.plan.parameters.dtype
         batch = int(context["batch_rows"])
-        short = {min(batch, epoch_rows) % MICRO_BATCH_ROWS, epoch_rows % batch % MICRO_BATCH_ROWS} - {0}
+        full = micro_batch_rows(batch)
+        short = {min(batch, epoch_rows) % MICRO_BATCH_ROWS, epoch_rows % batch % MICRO_BATCH_ROWS} - {0, full}
         if epoch_rows % batch >= MICRO_BATCH_ROWS or context["ranks"] > 1:  # whose tasks are others than the plan's
-            short.add(micro_batch_rows(batch))
+            short.add(full)
         arguments = self._sizes, self.plan.weight_tasks, int(context["task_rows"])
         needed = padded(max((_scratch_size(*arguments, rows, dtype.itemsize) for rows in short), default=0), LINE)
         if needed > context["scratch_size"]:

@@ -8,6 +8,7 @@ begin at once, one has helpers.
 """
 
 import contextlib
+import functools
 import gc
 import importlib
 import json
@@ -49,6 +50,9 @@ PATIENCE_S = 60
 
 _compiling = threading.Lock()
 
+_looked_for: set[tuple[tuple["Kernel", ...], Any]] = set()
+"""Kernels that have been compiled or found, with their dtype: each engine asks again."""
+
 # Without SciPy, which Numba imports for linear algebra that no kernel contains: 0.2 s.
 _COMMAND = "import json, os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); sys.modules['scipy'] = None; "
 _COMMAND += "task = json.loads(sys.argv[1]); "
@@ -76,6 +80,7 @@ class Kernel(NamedTuple):
         found: Any = getattr(importlib.import_module(self.module), self.name)
         return found if self.code < 0 else found(self.code)
 
+    @functools.cache  # noqa: B019 - of few kernels, which live as long as the process
     def address(self, dtype: Any) -> int:
         """Compile the kernel for a dtype, or load it, and return its address, as `kernel_address` does."""
         return kernel_address(self.function(), dtype)
@@ -105,8 +110,12 @@ def compile_side_by_side(kernels: Sequence[Kernel], dtype: Any) -> None:
     dtype : dtype
         float32 or float64.
     """
+    wanted = tuple(kernels), np.dtype(dtype)
+    if wanted in _looked_for:
+        return
     with _compiling:  # threads that wait find the kernels in the cache
         _compile_missing(kernels, dtype)
+    _looked_for.add(wanted)
 
 
 def _compile_missing(kernels: Sequence[Kernel], dtype: Any) -> None:
