@@ -401,18 +401,23 @@ def matmul_product(A: Any, B: Any, C: Any) -> Any:
 
 
 @jit
-def multiply(A: Any, B: Any, C: Any, address: int) -> bool:
-    """Compute `matmul` by the address of `gemm`, where rows or columns of C are contiguous; for callers in Python.
+def multiply(A: Any, B: Any, C: Any, address: int) -> int:
+    """Compute `matmul` by the address of `gemm`, for callers in Python.
 
-    Return False where memory for packing was lacking.
+    Return 1; 0 where memory for packing was lacking; -1, and do nothing, where neither rows nor columns of C are
+    contiguous.
     """
-    return gemm_bias_relu(C.dtype, address, matmul_product(A, B, C))
+    if C.itemsize != C.strides[0] and C.itemsize != C.strides[1] and min(C.shape) > 1:
+        return -1
+    return 1 if gemm_bias_relu(C.dtype, address, matmul_product(A, B, C)) else 0
 
 
 def matmul(A: Any, B: Any, C: Any) -> None:
     """C (M, N) = A (M, K) B (K, N).  Any strides; C with neither rows nor columns contiguous goes through a copy."""
-    whole = C.itemsize in C.strides or min(C.shape) < 2
-    product = C if whole else np.empty(C.shape, C.dtype)
-    require_memory(multiply(A, B, product, gemm_address(C.itemsize)))
-    if not whole:
+    found = multiply(A, B, C, gemm_address(C.itemsize))  # looks at C itself: Python takes longer than a small product
+    if found < 0:
+        product = np.empty(C.shape, C.dtype)
+        found = multiply(A, B, product, gemm_address(C.itemsize))
         C[...] = product
+    if found != 1:
+        require_memory(False)
