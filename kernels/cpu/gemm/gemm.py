@@ -224,7 +224,8 @@ def _transpose(dtype: Any, target: Any, source: int, shape: Any) -> None:
 def _turned(dtype: Any, shape: Any, a: Any, b: Any, c: Any, epilogue: Any, workspace: Any) -> None:
     """Compute C.T = B.T A.T, the same products in the same order, and transpose it: for few rows beside a large B.T.
 
-    So A and C are transposed instead of B, and B is read once, where it lies. A.T and C.T have whole vectors of columns.
+    So A and C are transposed instead of B, and B is read once, where it lies. A.T and C.T have whole vectors of
+    columns.
     """
     item = item_bytes(dtype)
     lanes = VECTOR // item
