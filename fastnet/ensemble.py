@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from .hints import Hinting, hinting
 from .io import model, onnx, storage
 from .kernels.api import validation
 from .kernels.specs.base import Array
@@ -18,7 +19,7 @@ from .network import Network
 from .validation import check_inputs, takes_softmax
 
 
-class Ensemble:
+class Ensemble(Hinting):
     """Networks of the same inputs, outputs and dtype, which predict by the mean of their outputs.
 
     Parameters
@@ -45,6 +46,7 @@ class Ensemble:
     ((1, 1), (1, 1))
     """
 
+    @hinting
     def __init__(self, networks: Iterable[Network]) -> None:
         if isinstance(networks, Network) or not isinstance(networks, Iterable):
             raise TypeError(f"networks is {networks!r}; expected a list of Networks")

@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike
 from . import checks
 from .dataset import Dataset, validation_arrays
 from .fit_session import Callback, DivergenceWarning, FitOptions, compile_kernels
+from .hints import hinting
 from .history import History
 from .io import storage
 from .io.checkpoint import CheckpointWriter
@@ -48,6 +49,7 @@ class _Job(NamedTuple):
         return parameter_count(self.trainer.network.layer_sizes) * self.data.rows
 
 
+@hinting
 def fit_many(
     trainers: Iterable[Trainer],
     X: ArrayLike,
@@ -112,8 +114,10 @@ def fit_many(
         As `Trainer.fit`, for the first trainer that cannot be trained, whose index is in the error's notes; nothing has
         been changed then. Also if two trainers are the same or share a network.
     Exception
-        Whatever ends a trainer's training, once all others have been trained; a note has its index. If several
-        fail, an ExceptionGroup of their errors; ``except*`` handles both.
+        Whatever ends a trainer's training, or a callback raises, once all others have been trained; a note has the
+        trainer's index.
+    ExceptionGroup
+        Of the errors of several trainers; ``except*`` handles it and a single error alike.
     KeyboardInterrupt
         After Ctrl-C, once each trainer has completed the step that it was in; see the notes of `Trainer.fit`.
 
@@ -369,4 +373,4 @@ def _report(futures: list[Future[str]]) -> None:
         raise ExceptionGroup(f"{len(errors)} of {len(futures)} trainers failed", errors)
     for i, future in enumerate(futures):
         if future.result():
-            warnings.warn(f"trainers[{i}]: {future.result()}", DivergenceWarning, stacklevel=3)
+            warnings.warn(f"trainers[{i}]: {future.result()}", DivergenceWarning, stacklevel=4)

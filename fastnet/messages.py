@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .io import storage
 
@@ -32,32 +32,3 @@ def one_line(path: storage.Path, doing: str = "cannot be read") -> Iterator[None
         )
         shown = storage.display_path(path)
         raise ValueError(said if said.startswith(shown) else f"{shown} {doing}: {said}") from None
-
-
-_TRAINING = "Trainer(network, loss=..., optimizer=...).fit(X, y) trains a network"
-_INSTEAD = {
-    "Network": {
-        **dict.fromkeys(("fit", "train", "compile"), _TRAINING),
-        **dict.fromkeys(("evaluate", "score"), "Trainer(network, loss=...).evaluate(X, y) measures a network"),
-        **dict.fromkeys(("to", "cuda"), 'Trainer(network, backend="cuda") trains on a GPU'),
-        "load": "fastnet.load(path) reads what save has written",
-    },
-    "Trainer": {
-        **{name: f"write trainer.network.{name}" for name in ("predict", "predict_proba", "predict_labels")},
-        "save": "trainer.network.save(path) keeps the model, fit(X, y, checkpoint=path) all that Trainer.resume needs",
-        "load": "Trainer.resume(path) reads a checkpoint",
-        "train": "fit(X, y) trains",
-    },
-}
-
-
-class Hinting:
-    """Base of classes that know the names that other libraries have for what they do."""
-
-    if not TYPE_CHECKING:  # which shall know no more attributes than there are
-
-        def __getattr__(self, name: str) -> Any:
-            hints = [_INSTEAD.get(kind.__name__, {}).get(name) for kind in type(self).__mro__]
-            hint = next(filter(None, hints), "")
-            said = f"{type(self).__name__!r} object has no attribute {name!r}{hint and f': {hint}'}"
-            raise AttributeError(said, name=name, obj=self)

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from . import checks
+from .hints import Hinting, hinting
 from .io import model, onnx, storage
 from .kernels.api import validation
 from .kernels.engine import rng
@@ -23,7 +24,6 @@ from .kernels.engine.synced import SyncedArray
 from .kernels.specs.activations import ACTIVATIONS
 from .kernels.specs.base import Array
 from .kernels.specs.batches import MICRO_BATCH_ROWS
-from .messages import Hinting
 from .predictor import Predictor, predict
 from .summary import summary
 from .validation import check_inputs, check_loss, check_targets, takes_softmax
@@ -76,6 +76,7 @@ class Network(Hinting):
     (1, 1)
     """
 
+    @hinting
     def __init__(
         self,
         sizes: Sequence[int],
@@ -328,6 +329,12 @@ class Network(Hinting):
             worst = max(worst, abs((ends[0] - ends[1]) / (2 * step) - float(gradient[i])))
         largest = float(np.abs(gradient).max())
         return worst / largest if largest > 0 else worst
+
+    if not TYPE_CHECKING:  # which shall know that a network is no function
+
+        def __call__(self, *arguments: Any, **named: Any) -> Any:
+            """Refuse: in PyTorch and Keras this predicts."""
+            raise TypeError(f"{type(self).__name__!r} object is not callable: net.predict(X) predicts")
 
     @property
     def activation_codes(self) -> tuple[int, ...]:

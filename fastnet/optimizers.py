@@ -9,6 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from .checks import number
+from .hints import hinting
 from .kernels.engine import schedules
 from .kernels.specs.base import Array
 from .kernels.specs.optimizers import OPTIMIZERS, OptimizerSpec
@@ -182,6 +183,7 @@ class Optimizer(_Checked):
         return np.array([float(self.learning_rate)])
 
 
+@hinting
 @dataclass(frozen=True)
 class SGD(Optimizer):
     """Gradient descent, with momentum if wanted.
@@ -223,6 +225,7 @@ class SGD(Optimizer):
         return OPTIMIZERS["sgd" if self.momentum == 0 else "nesterov" if self.nesterov else "momentum"]
 
 
+@hinting
 @dataclass(frozen=True)
 class Adam(Optimizer):
     """Adam with bias correction (Kingma and Ba 2015, algorithm 1).
@@ -252,6 +255,7 @@ class Adam(Optimizer):
     epsilon: float = 1e-8
 
 
+@hinting
 @dataclass(frozen=True)
 class AdamW(Adam):
     """Adam with decoupled weight decay (Loshchilov and Hutter 2019).
@@ -276,6 +280,7 @@ class AdamW(Adam):
     weight_decay: float = 0.01
 
 
+@hinting
 @dataclass(frozen=True)
 class RMSprop(Optimizer):
     """RMSprop (Hinton 2012), in PyTorch's form and without momentum.

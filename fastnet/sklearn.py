@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from .hints import hinting
 from .kernels.cpu.threads.pool import limit_threads
 from .kernels.engine.forward import forward_through
 from .kernels.specs.base import Array
@@ -87,6 +88,7 @@ class _EngineMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSu
         during = ("_session", "_epoch_task", "_bar", "_validation")
         return {name: value for name, value in super().__getstate__().items() if name not in during}
 
+    @hinting
     def fit(self, X: Any, y: Any, sample_weight: Array | None = None, *, X_val: Any = None, y_val: Any = None) -> Any:
         """Fit the model.
 

@@ -26,6 +26,7 @@ except ImportError as error:
 
 from . import recipe, scores
 from .ensemble import Ensemble
+from .hints import hinting
 from .kernels.specs.base import Array
 from .many import fit_many
 from .messages import listed
@@ -60,6 +61,7 @@ class _Tabular(BaseEstimator):  # type: ignore[misc]
         tags.input_tags.allow_nan = tags.input_tags.categorical = tags.input_tags.string = True
         return tags
 
+    @hinting
     def fit(self: Any, X: Any, y: Any, sample_weight: Any = None, *, X_val: Any = None, y_val: Any = None) -> Any:
         """Train on a table; see the class's own parameters for how.
 

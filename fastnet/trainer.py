@@ -16,6 +16,7 @@ from . import checks
 from .dataset import Dataset, validation_arrays
 from .distributed import facts_of, ranks_of
 from .fit_session import Callback, DivergenceWarning, FitOptions, FitSession, measure
+from .hints import Hinting, hinting
 from .history import History
 from .io import checkpoint, model, storage
 from .io.checkpoint import CheckpointWriter
@@ -25,7 +26,6 @@ from .kernels.engine.backend import Backend, start_epoch
 from .kernels.engine.engine import CPU
 from .kernels.engine.numpy_engine import NumpyEngine
 from .kernels.specs.batches import MICRO_BATCH_ROWS
-from .messages import Hinting
 from .network import Network
 from .optimizers import SGD, Optimizer, Schedule
 from .progress import progress_bar
@@ -140,6 +140,7 @@ class Trainer(Hinting):
     True
     """
 
+    @hinting
     def __init__(
         self,
         network: Network,
@@ -196,6 +197,7 @@ class Trainer(Hinting):
 
     # ---------------------------------------------------------------------------------------- fitting
 
+    @hinting
     def fit(
         self,
         X: ArrayLike,
@@ -297,7 +299,7 @@ class Trainer(Hinting):
                 session = FitSession(self, self._state, data, validation, ranks.builder(self._build), ranks.fail)
                 warning = session.run(options._replace(callbacks=ranks.joined(options.callbacks)), bar, writer)
         if warning:
-            warnings.warn(warning, DivergenceWarning, stacklevel=2)
+            warnings.warn(warning, DivergenceWarning, stacklevel=3)
         return self.history
 
     def evaluate(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> dict[str, float]:

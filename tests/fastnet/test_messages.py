@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastnet import SGD, Adam, Network, Trainer
+from fastnet import SGD, Adam, AdamW, Ensemble, Network, Trainer, fit_many
 from fastnet.kernels.api import validation
 from fastnet.messages import counted
+from fastnet.trainer import DivergenceWarning
 
 
 class Column:
@@ -168,11 +169,63 @@ def test_names_of_other_libraries_are_told_ours() -> None:
         (net, "fit", r"Trainer\(network, loss=..., optimizer=...\).fit\(X, y\) trains a network"),
         (trainer, "predict", "write trainer.network.predict"),
         (trainer, "save", r"trainer.network.save\(path\) keeps the model"),
+        (Ensemble([net]), "fit", r"fit_many\(trainers, X, y\) trains several networks"),
+        (Ensemble([net]), "evaluate", r"compare predict\(X\)"),
         (trainer, "histry", "'Trainer' object has no attribute 'histry'$"),
     ):
         assert not hasattr(thing, name)
         with pytest.raises(AttributeError, match=said):
             getattr(thing, name)
+
+
+def test_wrong_arguments_are_told_the_right_ones() -> None:
+    class Own(Network):
+        pass
+
+    X, y = np.ones((5, 2)), np.ones((5, 1))
+    net: Any = Network([2, 1])
+    trainer: Any = Trainer(net)
+    wrong: list[tuple[Any, str]] = [
+        (lambda: Own([2, 1], activation="relu"), r"^Own\(\) got .* 'activation': write hidden=, as in hidden=\"relu\""),
+        (lambda: Network(6, 5, 4, 3, 2, 1), r"^Network\(\) too many .*: all sizes are one list, as in Network\(\["),
+        (lambda: net(X), r"'Network' object is not callable: net.predict\(X\) predicts$"),
+        (lambda: Adam(lr=0.1), r"^Adam\(\) got .* 'lr': write learning_rate=$"),
+        (lambda: AdamW(betas=(0, 0)), r"^AdamW\(\) got .* 'betas': write beta1= and beta2=$"),
+        (lambda: AdamW(rate=0.1), "'rate'$"),
+        (lambda: Trainer(net, lr=0.1), r"'lr': write optimizer=Adam\(learning_rate=...\)$"),
+        (lambda: trainer.fit(X, y, batch_size=8), r"^Trainer.fit\(\) .*: Trainer\(network, batch_size=...\) takes it$"),
+        (lambda: trainer.fit(X, y, lr=0.1), r"'lr': Trainer\(network, optimizer=Adam\(learning_rate=...\)\) takes it$"),
+        (lambda: trainer.fit(X), r"^Trainer.fit\(\) missing a required argument: 'y'$"),
+        (lambda: fit_many([trainer], X, y, seed=0), r"^fit_many\(\) .* 'seed': Trainer\(network, seed=...\) takes it$"),
+        (lambda: Ensemble(net, net), r"^Ensemble\(\) .*: the networks are one list, as in Ensemble\(\["),
+    ]
+    for call, said in wrong:
+        with pytest.raises(TypeError, match=said):
+            call()
+    with pytest.raises(TypeError, match=r"^a callback's own$"):  # whose arguments are not those of fit
+        trainer.fit(X, y, 1, callbacks=[_raise])
+
+
+def _raise(row: Any) -> None:
+    raise TypeError("a callback's own")
+
+
+def test_estimators_name_themselves_in_errors() -> None:
+    sklearn = pytest.importorskip("fastnet.sklearn")
+    for name in ("MLPClassifier", "MLPRegressor", "TabularClassifier"):
+        with pytest.raises(TypeError, match=rf"^{name}.fit\(\) missing a required argument: 'y'$"):
+            getattr(sklearn, name)().fit(np.ones((5, 2)))
+    with pytest.raises(TypeError, match=r"'validation_data': write X_val= and y_val=$"):
+        sklearn.MLPClassifier().fit(np.ones((5, 2)), np.ones(5), validation_data=())
+
+
+def test_warnings_of_divergence_name_the_line_that_calls_fit() -> None:
+    X, y = np.full((20, 1), 1e19), np.ones((20, 1))
+    for many in (False, True):
+        trainer = Trainer(Network([1, 1]), optimizer=SGD(1e10))
+        with pytest.warns(DivergenceWarning) as caught:
+            _ = fit_many([trainer], X, y, 20) if many else trainer.fit(X, y, 20)
+        assert [warning.filename for warning in caught] == [__file__]
 
 
 def test_checkpoint_of_an_unknown_optimizer_names_the_class(tmp_path: Path) -> None:

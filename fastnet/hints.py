@@ -1,0 +1,133 @@
+"""Hints: what to write instead of the names that other libraries have for the same."""
+
+import inspect
+from collections.abc import Callable
+from functools import wraps
+from typing import TYPE_CHECKING, Any, TypeVar
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_TRAINING = "Trainer(network, loss=..., optimizer=...).fit(X, y) trains a network"
+_ATTRIBUTES = {
+    "Network": {
+        **dict.fromkeys(("fit", "train", "compile"), _TRAINING),
+        **dict.fromkeys(("evaluate", "score"), "Trainer(network, loss=...).evaluate(X, y) measures a network"),
+        **dict.fromkeys(("to", "cuda"), 'Trainer(network, backend="cuda") trains on a GPU'),
+        "load": "fastnet.load(path) reads what save has written",
+    },
+    "Trainer": {
+        **{name: f"write trainer.network.{name}" for name in ("predict", "predict_proba", "predict_labels")},
+        "save": "trainer.network.save(path) keeps the model, fit(X, y, checkpoint=path) all that Trainer.resume needs",
+        "load": "Trainer.resume(path) reads a checkpoint",
+        "train": "fit(X, y) trains",
+    },
+    "Ensemble": {
+        **dict.fromkeys(("fit", "train"), "fit_many(trainers, X, y) trains several networks, then Ensemble takes them"),
+        **dict.fromkeys(("evaluate", "score"), "compare predict(X), or predict_labels(X), with y"),
+        "load": "fastnet.load(path) reads what save has written",
+    },
+}
+"""By class and attribute."""
+
+_OPTIMIZER = "Trainer(network, optimizer=Adam(learning_rate=...)) takes it"
+_EPOCHS = dict.fromkeys(("n_epochs", "num_epochs", "max_iter", "iterations"), "write epochs=")
+_IN_TRAINER = ("loss", "optimizer", "batch_size", "shuffle", "seed", "l2", "clip_norm", "dropout", "backend", "comm")
+_IN_FIT = ("sample_weight", "validation_data", "validation_split", "patience", "callbacks", "progress", "checkpoint")
+_FIT = {
+    **{name: f"Trainer(network, {name}=...) takes it" for name in (*_IN_TRAINER, "threads")},
+    **dict.fromkeys(("lr", "learning_rate"), _OPTIMIZER),
+    "verbose": "progress=True shows a bar",
+    **_EPOCHS,
+}
+_RATE = {"lr": "write learning_rate="}
+_ADAM = {
+    **_RATE,
+    "betas": "write beta1= and beta2=",
+    "eps": "write epsilon=",
+    "weight_decay": "AdamW(weight_decay=...) has it, or Trainer(network, l2=...)",
+}
+_ARGUMENTS: dict[str, dict[str, str]] = {
+    "Network": {
+        **dict.fromkeys(("activation", "activations"), 'write hidden=, as in hidden="relu", and output= for the last'),
+        **dict.fromkeys(
+            ("layers", "layer_sizes", "hidden_layer_sizes"), "all sizes come first, as in Network([64, 128, 10])"
+        ),
+        **{name: f"Trainer(network, {name}=...) takes it" for name in ("loss", "optimizer", "dropout", "l2")},
+        **dict.fromkeys(("lr", "learning_rate"), _OPTIMIZER),
+        "random_state": "write seed=",
+        "": "all sizes are one list, as in Network([64, 128, 10])",
+    },
+    "Trainer": {
+        **dict.fromkeys(("lr", "learning_rate"), "write optimizer=Adam(learning_rate=...)"),
+        **{name: f"fit(X, y, {name}=...) takes it" for name in ("epochs", *_IN_FIT)},
+        "weight_decay": "write l2=, or optimizer=AdamW(weight_decay=...)",
+        "device": 'backend="cuda" trains on a GPU',
+        "criterion": "write loss=",
+        "random_state": "write seed=",
+        "n_jobs": "write threads=",
+        "verbose": "fit(X, y, progress=True) shows a bar",
+    },
+    "Trainer.fit": _FIT,
+    "fit_many": {name: hint for name, hint in _FIT.items() if name != "threads"},
+    "Ensemble": {"": "the networks are one list, as in Ensemble([first, second])"},
+    "SGD": {**_RATE, "weight_decay": "Trainer(network, l2=...) has it"},
+    "Adam": _ADAM,
+    "AdamW": {name: hint for name, hint in _ADAM.items() if name != "weight_decay"},
+    "RMSprop": {**_RATE, "rho": "write alpha=", "eps": "write epsilon="},
+    "MLPClassifier.fit": {"validation_data": "write X_val= and y_val="},
+    "MLPRegressor.fit": {"validation_data": "write X_val= and y_val="},
+}
+"""By class or function and argument; "" stands for too many without a name."""
+
+
+class Hinting:
+    """Base of classes that know the names that other libraries have for what they do."""
+
+    if not TYPE_CHECKING:  # which shall know no more attributes than there are
+
+        def __getattr__(self, name: str) -> Any:
+            hints = [_ATTRIBUTES.get(kind.__name__, {}).get(name) for kind in type(self).__mro__]
+            hint = next(filter(None, hints), "")
+            said = f"{type(self).__name__!r} object has no attribute {name!r}{hint and f': {hint}'}"
+            raise AttributeError(said, name=name, obj=self)
+
+
+def hinting(function: F) -> F:
+    """Decorate a function, a method or a class's constructor: the TypeError of wrong arguments says what to write.
+
+    It names the class that the caller uses, not one above it that defines the method.
+    """
+    if isinstance(function, type):
+        made: Any = function
+        made.__init__ = hinting(made.__init__)
+        return function
+
+    @wraps(function)
+    def checked(*arguments: Any, **named: Any) -> Any:
+        try:
+            return function(*arguments, **named)
+        except TypeError:
+            wrong = _wrong_call(function, arguments, named)
+            if not wrong:
+                raise
+        raise TypeError(wrong)
+
+    found: Any = checked
+    return found
+
+
+def _wrong_call(function: Callable[..., Any], arguments: tuple[Any, ...], named: dict[str, Any]) -> str:
+    """Say what is wrong with a call's arguments; return "" where they fit."""
+    signature = inspect.signature(function)
+    try:
+        signature.bind(*arguments, **named)
+    except TypeError as error:
+        names = [function.__name__]
+        if "." in function.__qualname__:  # a method
+            suffix = "" if function.__name__ == "__init__" else f".{function.__name__}"
+            names = [kind.__name__ + suffix for kind in type(arguments[0]).__mro__]
+        unknown = next((name for name in named if name not in signature.parameters), "")
+        hints = [_ARGUMENTS.get(name, {}).get(unknown) for name in names]
+        hint = next(filter(None, hints), "")
+        return f"{names[0]}() {error}{hint and f': {hint}'}"
+    return ""
