@@ -6,8 +6,6 @@ after Ctrl-C.
 """
 
 import argparse
-import atexit
-import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -45,25 +43,15 @@ def make_parser(commands: Sequence[str] = COMMANDS) -> Parser:
     return parser
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line.
-
-    Parameters
-    ----------
-    arguments : sequence of str, optional
-        The arguments, without the program's name; by default those of the process.
-
-    Returns
-    -------
-    int
-        The exit status.
-    """
-    if arguments is None:
-        atexit.register(gc.freeze)  # a process that ends would collect garbage twice: 0.4 s after a compilation
-        arguments = sys.argv[1:]
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Return the options of a command line, without the program's name; `run` is their command."""
     named = [command for command in COMMANDS if command in arguments[:1]]
     with launcher.only_first_prints() if named == ["train"] else nullcontext():
-        options = make_parser(named or COMMANDS).parse_args(arguments)
+        return make_parser(named or COMMANDS).parse_args(arguments)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run a command and return the exit status."""
     try:
         status: int = options.run(options)
         if sys.stdout is not None:  # None where the shell closed it
@@ -78,3 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ImportError, MemoryError, OSError, RuntimeError, ValueError, WrongKernelError) as error:
         print(f"{options.parser.prog}: {error}", file=sys.stderr)
         return 1
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line, by default that of the process, and return the exit status."""
+    return run(parse(sys.argv[1:] if arguments is None else arguments))

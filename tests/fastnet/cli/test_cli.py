@@ -197,6 +197,29 @@ def test_train_interrupted_shows_curves_and_exits_with_status_130() -> None:
     assert "accuracy " in output or "interrupted after 0 " in said
 
 
+INTERRUPTED_IMPORT = """
+import signal, sys
+
+class Finder:
+    def find_spec(name, *rest):
+        if name == {name!r}:
+            signal.raise_signal(signal.SIGINT)
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.meta_path.insert(0, Finder)
+from fastnet.__main__ import main
+sys.argv[1:] = ["train"]
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize("name", ["numba.core.types", "fastnet.kernels.registry", "fastnet.cli.train"])
+def test_an_interrupt_while_modules_are_imported_is_quiet(name: str) -> None:
+    command = [sys.executable, "-c", INTERRUPTED_IMPORT.format(name=name)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert (result.returncode, result.stdout, result.stderr) == (130, "", "fastnet: interrupted\n")
+
+
 class _InterruptedDestructor:
     """Gets Ctrl-C where Python drops the exception."""
 
