@@ -24,6 +24,8 @@ its guard, ``runtime.rtsys``                                          first
 ``NativeLowering``, ``no_compile``,     that is only linked into its  and once more in every caller
 ``insert_user_function``                callers
 an overload's ``library``, ``fndesc``   `code_address`                ``numba.cfunc``: no arrays, no exceptions
+``global_compiler_lock`` and the lock    a fork waits until no thread  none: numba and llvmlite leave a child with a lock
+of ``llvmlite.binding.ffi.lib``         compiles                      that no thread will release
 a codegen's ``_engine``, a library's    `perf_map`, only where it is  none
 ``_object_compiled_hook`` and           asked for
 ``_object_getbuffer_hook``
@@ -37,15 +39,19 @@ a codegen's ``_engine``, a library's    `perf_map`, only where it is  none
 ======================================  ============================  ================================================
 """
 
+import contextlib
+import os
 from collections.abc import Callable
 from typing import Any
 
 import numba
+from llvmlite.binding import ffi
 from numba.core import typed_passes, untyped_passes
 from numba.core.caching import FunctionCache as FunctionCache
 from numba.core.caching import NullCache as NullCache
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import CompilerBase, DefaultPassBuilder
+from numba.core.compiler_lock import global_compiler_lock
 from numba.core.compiler_machinery import register_pass
 from numba.core.registry import CPUDispatcher as CPUDispatcher
 from numba.core.registry import cpu_target as cpu_target
@@ -60,6 +66,9 @@ _REQUIRED = (
     (numba.types.Dispatcher, "get_call_type"),
     (FunctionCache, "_load_overload _guard_against_spurious_io_errors"),
     (rtsys, "initialize"),
+    (global_compiler_lock, "_lock"),
+    (ffi.lib, "_lock"),
+    (ffi.lib._lock, "_lock"),
     (cpu_target.target_context, "insert_user_function"),
     (JITCodeLibrary, "_optimize_final_module _finalize_final_module _finalize_dynamic_globals enable_object_caching"),
     (typed_passes, "AnnotateTypes DumpParforDiagnostics InlineOverloads NativeLowering NopythonRewrites"),
@@ -93,6 +102,29 @@ def check(required: tuple[tuple[Any, str], ...] = _REQUIRED) -> None:
 
 
 check()
+
+
+FORK_WAITS_S = 60
+"""Seconds that a fork waits for another thread's compilation at most."""
+
+_LOCKS = (global_compiler_lock._lock, ffi.lib._lock._lock)
+"""What a thread holds while it compiles; in the order in which it takes them."""
+
+
+def _before_fork() -> None:
+    """Wait until no other thread compiles: the child would wait for it forever, or find what it left half done."""
+    for lock in _LOCKS:
+        lock.acquire(timeout=FORK_WAITS_S)
+
+
+def _after_fork() -> None:
+    for lock in _LOCKS:
+        with contextlib.suppress(RuntimeError):  # the wait was in vain
+            lock.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
 
 
 def target_triple() -> tuple[str, str, str]:

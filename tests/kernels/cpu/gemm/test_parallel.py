@@ -421,14 +421,39 @@ assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 work(20)
 """
 
+FORK_WHILE_ANOTHER_COMPILES = """
+import signal
+from fastnet.kernels import relu
+from fastnet.kernels.jit import numba_internals
+here = threading.Event()
+def compile():
+    for lock in numba_internals._LOCKS:
+        lock.acquire()
+    here.set()
+    time.sleep(0.5)
+    for lock in numba_internals._LOCKS[::-1]:
+        lock.release()
+thread = threading.Thread(target=compile)
+thread.start()
+here.wait()
+child = os.fork()
+if child == 0:
+    signal.alarm(60)
+    relu(np.ones(3), variant="loops")
+    os._exit(7)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+thread.join()
+relu(np.ones(3), variant="loops")
+"""
 
-@pytest.mark.sampled(3)
+
+@pytest.mark.sampled(2)
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize(
     "code",
-    [FORK, FORK_WHILE_OTHERS_WORK, FORK_BEFORE_USE, MP_POOL.format(method="fork")],
-    ids=["after use", "while others work", "before use", "pool"],
+    [FORK, FORK_WHILE_OTHERS_WORK, MP_POOL.format(method="fork"), FORK_BEFORE_USE, FORK_WHILE_ANOTHER_COMPILES],
+    ids=["after use", "while others work", "pool", "before use", "while another compiles"],
 )
 def test_fork(code: str) -> None:
     run("import warnings; warnings.simplefilter('ignore')\n" + code)
