@@ -31,7 +31,7 @@ __all__ = [
 
 _MODULES = {"Ensemble": "ensemble", "History": "history", "Network": "network", "Trainer": "trainer"}
 _MODULES |= {"fit_many": "many", "load": "ensemble"}
-_SUBMODULES = {"kernels", "optimizers", *_MODULES.values()}
+_SUBMODULES = {"data", "kernels", "optimizers", *_MODULES.values()}
 
 if not TYPE_CHECKING:  # which shall know no more names than there are
 

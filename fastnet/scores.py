@@ -98,8 +98,10 @@ def boosting(text: list[str], classification: bool, seed: int = 0) -> Any:
     return make_pipeline(columns, made(categorical_features=list(range(len(text))), random_state=seed % 2**32))
 
 
-def baseline_outputs(train: tuple[Any, Array], features: Any, text: list[str], classes: int) -> dict[str, Array]:
-    """Return what two other models, fitted on the same rows, say of new ones, in the form that `scores` takes.
+def baseline_outputs(
+    train: tuple[Any, Array], features: Any, text: list[str], classes: int, boosted: bool
+) -> dict[str, Array]:
+    """Return what other models, fitted on the same rows, say of new ones, in the form that `scores` takes.
 
     Parameters
     ----------
@@ -111,15 +113,18 @@ def baseline_outputs(train: tuple[Any, Array], features: Any, text: list[str], c
         Names of the columns of text.
     classes : int
         0 for regression.
+    boosted : bool
+        Whether HistGradientBoosting is one of them.
     """
     X, y = train
     if not classes:
-        return {MEAN: np.full(len(features), y.mean())} | {
-            BOOSTING: boosting(text, classification=False).fit(X, y).predict(features)
-        }
+        found: dict[str, Array] = {MEAN: np.full(len(features), y.mean())}
+        if boosted:
+            found[BOOSTING] = boosting(text, classification=False).fit(X, y).predict(features)
+        return found
     shares = np.bincount(y, minlength=classes) / len(y)
     found = {MOST_FREQUENT: np.tile(shares, (len(features), 1))}
-    if (shares > 0).sum() > 1:
+    if boosted and (shares > 0).sum() > 1:
         model, outputs = boosting(text, classification=True).fit(X, y), np.zeros((len(features), classes))
         outputs[:, model.classes_] = model.predict_proba(features)
         found |= {BOOSTING: outputs}

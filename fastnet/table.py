@@ -33,6 +33,8 @@ _MOSTLY = 0.95
 
 _ID = re.compile(r"(?i:(^|[ _.-])(id|index|rownames?)$|^unnamed: \d+$)|Id$|ID$")
 _EPOCH = "2000-01-01"
+_DATE = pandas.Timestamp("2024-12-31 18:30", tz="UTC")
+"""An example, whose day is no month."""
 
 
 def check_columns(wanted: Iterable[str], columns: Collection[str], where: str) -> None:
@@ -167,8 +169,11 @@ class Columns:
         features, found = self.parse(frame)
         for name, wrong in found.items():
             if wrong["cells"] > 0.5 * frame[name].notna().sum():
+                form = self.kinds[name][5:] or "%Y-%m-%d"
+                like = f", such as {_DATE.strftime(form)!r}" if wrong["expected"] == "date" else ""
                 raise ValueError(
                     f"column {name!r} holds {wrong['example']!r}; the model was trained on {wrong['expected']}s there"
+                    f"{like}"
                 )
         return features, found
 

@@ -275,6 +275,7 @@ def test_a_public_name_is_imported_when_it_is_asked_for() -> None:
         "assert set(fastnet.__all__) <= set(dir(fastnet))\n"
         "assert not {'Any', 'import_module'} & set(dir(fastnet))\n"
         "assert issubclass(fastnet.trainer.DivergenceWarning, Warning)\n"
+        "assert 'data' in dir(fastnet) and len(fastnet.data.digits()) == 2\n"
         "assert fastnet.kernels.relu(-1.0, variant='reference') == 0\n"
         "fastnet.NoSuchName"
     )

@@ -1,6 +1,7 @@
 """What ``fastnet train`` reports of the networks it has fitted: curves, scores beside two other models, JSON."""
 
 import argparse
+import time
 from typing import Any
 
 import numpy as np
@@ -13,18 +14,22 @@ from .fitting import Data, Member
 OURS = "this model"
 
 
-def held_out(found: Data, members: list[Member], model: Any, parts: list[tuple[Array, Array]]) -> dict[str, Any]:
-    """Predict held-out rows by the networks that have not seen them, and by baselines; score all, and each fold."""
+def held_out(
+    found: Data, members: list[Member], model: Any, parts: list[tuple[Array, Array]], boosted: bool
+) -> tuple[dict[str, Any], float]:
+    """Score all networks, and each fold, on rows that they have not seen, beside baselines, and time these."""
     from .. import scores
 
     shift, scale = found.scaling
-    y_of_folds, outputs_of_folds = list[Array](), dict[str, list[Array]]()
+    y_of_folds, outputs_of_folds, seconds = list[Array](), dict[str, list[Array]](), 0.0
     for fold, (train, held) in enumerate(parts):
         ours = [i for i, member in enumerate(members) if member.fold == fold]
         if not ours:
             continue
         features, fitted = found.X.iloc[held], (found.X.iloc[train], found.y[train])
-        others = scores.baseline_outputs(fitted, features, found.columns.text, len(found.classes or ()))
+        start = time.perf_counter()
+        others = scores.baseline_outputs(fitted, features, found.columns.text, len(found.classes or ()), boosted)
+        seconds += time.perf_counter() - start
         others = {name: out if found.classes else out * scale + shift for name, out in others.items()}
         y_of_folds.append(found.y[held] if found.classes else found.y[held] * scale + shift)
         for name, out in ({OURS: model.outputs_of(features, ours)} | others).items():
@@ -38,7 +43,7 @@ def held_out(found: Data, members: list[Member], model: Any, parts: list[tuple[A
     result["verdict"] = {name: scores.compare(y, mine, out, found.balanced) for name, out in outputs.items()}
     if found.classes:
         result["confusion"] = scores.confusion(y, mine)
-    return result
+    return result, seconds
 
 
 def fitted(members: list[Member]) -> list[str]:
@@ -68,8 +73,10 @@ def fitted(members: list[Member]) -> list[str]:
     return [textplot.table("<>>>>", cells), "", f"diagnosis {members[0].diagnosis()} (network 1)"]
 
 
-def said(found: Data, members: list[Member], parts: list[tuple[Array, Array]], held_out: dict[str, Any]) -> list[str]:
-    """Say how well the held-out rows are predicted."""
+def said(
+    found: Data, members: list[Member], parts: list[tuple[Array, Array]], held_out: dict[str, Any], seconds: float
+) -> list[str]:
+    """Say how well the held-out rows are predicted, and how long the baselines took."""
     if not held_out:
         held = parts[0][1]
         accuracy = float(np.mean(members[0].trainer.network.predict(found.X[held]).argmax(axis=1) == found.y[held]))
@@ -92,7 +99,7 @@ def said(found: Data, members: list[Member], parts: list[tuple[Array, Array]], h
         elif name.startswith("Hist"):
             how = {"ahead": "less good", "even": "as good, within the noise", "behind": "better"}[verdict]
             measure = " by balanced accuracy" if found.balanced else ""
-            lines.append(f"beside    {name}, fitted on the same rows, is {how}{measure}")
+            lines.append(f"beside    {name}, fitted on the same rows in {seconds:.2f} s, is {how}{measure}")
     if found.classes and len(found.classes) <= 10:
         labels = [str(name)[:12] for name in found.classes]
         body = [[label, *map(str, row)] for label, row in zip(labels, held_out["confusion"], strict=True)]

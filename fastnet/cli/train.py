@@ -104,6 +104,8 @@ def add_parser(subparsers: Any) -> None:
     add("--checkpoint", checkpoint, metavar="CHECKPOINT")
     add("--out", "write the model to this file", metavar="MODEL")
     add("--plot", "draw the curves to this .png, .svg or .pdf", metavar="IMAGE")
+    boosting = "do not fit HistGradientBoosting beside it, which may take longer than the training"
+    add("--no-boosting", boosting, dest="boosting", action="store_false")
     add("--json", "print the results, curves included, as JSON", action="store_true")
 
 
@@ -126,11 +128,13 @@ def train(options: argparse.Namespace) -> int:
         return status
     model = _model(found, members, options)
     written = _write(options, model, members, status)  # first: the reader of standard output may have closed it
-    held_out = {} if options.file is None else results.held_out(found, members, model, parts)
+    beside = options.boosting
+    held_out, others = ({}, 0.0) if options.file is None else results.held_out(found, members, model, parts, beside)
     if options.json:
-        print(to_json(results.facts(found, members, held_out, options) | {"loss": options.loss, "seconds": seconds}))
+        facts = {"loss": options.loss, "seconds": seconds, "baselines_seconds": others}
+        print(to_json(results.facts(found, members, held_out, options) | facts))
         return status
-    lines = [*results.fitted(members), *results.said(found, members, parts, held_out)]
+    lines = [*results.fitted(members), *results.said(found, members, parts, held_out, others)]
     share = f", {compiling:.2f} s of it compiling" if compiling else ""
     epochs = sum(history.epochs for member in members for history in member.histories)
     where = members[0].trainer.backend + (f" on {ranks.size} ranks" if ranks.size > 1 else "")
@@ -170,6 +174,7 @@ def _check(options: argparse.Namespace, ranks: Any) -> None:
     of_file = {"--target": options.target, "--task": options.task, "--drop": options.drop, "--id": options.id}
     of_file |= {"--category": options.category, "--class-weight": options.class_weight, "--cv": options.cv}
     of_file |= {"--ensemble": options.ensemble if options.ensemble > 1 else None}
+    of_file |= {"--no-boosting": not options.boosting}
     given = [name for name, value in of_file.items() if value]
     if options.file is None and given:
         options.parser.error(f"{' and '.join(given)} {'need' if len(given) > 1 else 'needs'} a FILE to train on")

@@ -24,8 +24,8 @@ its guard, ``runtime.rtsys``                                          first
 ``NativeLowering``, ``no_compile``,     that is only linked into its  and once more in every caller
 ``insert_user_function``                callers
 an overload's ``library``, ``fndesc``   `code_address`                ``numba.cfunc``: no arrays, no exceptions
-``global_compiler_lock`` and the lock    a fork waits until no thread  none: numba and llvmlite leave a child with a lock
-of ``llvmlite.binding.ffi.lib``         compiles                      that no thread will release
+``global_compiler_lock``, and that of   a fork waits until no thread  none: a child would be left with a lock that no
+``llvmlite.binding.ffi.lib``            compiles                      thread will release
 a codegen's ``_engine``, a library's    `perf_map`, only where it is  none
 ``_object_compiled_hook`` and           asked for
 ``_object_getbuffer_hook``

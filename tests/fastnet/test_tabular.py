@@ -181,8 +181,26 @@ def test_dates_as_text_and_as_dates_are_the_same(form: str) -> None:
     for fitted, other in ((text, dates), (dates, text)):
         model = TabularRegressor(**SMALL).fit(fitted, y)
         np.testing.assert_array_equal(model.predict(other), model.predict(fitted))
-        with pytest.raises(ValueError, match="column 'day' holds 'soon'; the model was trained on dates there"):
+        with pytest.raises(
+            ValueError, match="column 'day' holds 'soon'; the model was trained on dates there, such as"
+        ):
             model.predict(dates.assign(day="soon"))
+
+
+@pytest.mark.parametrize(
+    ("form", "other", "example"),
+    [
+        ("%d.%m.%Y", "%m/%d/%y", "31.12.2024"),
+        ("%Y-%m-%d %H:%M:%S", "%d.%m.%Y", "2024-12-31 18:30:00"),
+        (None, "%d.%m.%Y", "2024-12-31"),
+    ],
+)
+def test_dates_in_another_format_are_told_the_one_trained_on(form: str | None, other: str, example: str) -> None:
+    day = FRAME["day"]
+    fitted = FRAME[["day"]].assign(day=day.dt.strftime(form) if form else day)
+    model = TabularRegressor(**SMALL).fit(fitted, np.sin(np.arange(ROWS) / 50))
+    with pytest.raises(ValueError, match=f"was trained on dates there, such as '{example}'$"):
+        model.predict(fitted.assign(day=day.dt.strftime(other)))
 
 
 def test_a_column_of_numbers_that_holds_text_is_refused() -> None:

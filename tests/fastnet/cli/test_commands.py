@@ -62,6 +62,7 @@ def test_regression_from_file_to_predictions(folder: Path, capsys: pytest.Captur
     assert float(found[2]) > 0.9
     assert 1e3 < float(found[1]) < 1e5, "in the units of the file"
     assert re.search(r"^mean of the target .*\nHistGradientBoosting ", output, re.M)
+    assert re.search(r"^beside    HistGradientBoosting, fitted on the same rows in \d+\.\d\d s, is ", output, re.M)
     assert re.search(r"^best      epoch \d+ of 60: val_loss [\d.]+; refitted on all rows for \d+$", output, re.M)
     assert re.search(r"^diagnosis [A-Z].*\.$", output, re.M)
     assert output.endswith("model     m.skops\nplot      curve.png\n")
@@ -261,7 +262,7 @@ def test_folds_and_ensembles_are_fitted_side_by_side(
     told = [json.loads(run(capsys, "train", "people.parquet", *PEOPLE, "--cv", "3", "--ensemble", "2", "--json"))]
     told += [json.loads(run(capsys, "train", "people.parquet", *PEOPLE, "--cv", "3", "--ensemble", "2", "--json"))]
     for one in told:
-        one["seconds"] = 0
+        one["seconds"] = one["baselines_seconds"] = 0
     assert told[0] == told[1]
     assert [network["fold"] for network in told[0]["networks"]] == [0, 0, 1, 1, 2, 2]
     assert told[0]["held_out"]["rows"] == 299, "each row once"
@@ -459,11 +460,19 @@ def test_train_json_is_the_whole_output(folder: Path, capsys: pytest.CaptureFixt
     assert len(told["history"]["loss"]) == len(told["history"]["val_loss"]) == 6
     assert {"rmse", "mae", "r2"} == {*told["held_out"]["scores"]["this model"]}
     assert {*told["held_out"]["verdict"]} == {"mean of the target", "HistGradientBoosting"}
+    assert told["baselines_seconds"] > 0
     assert told["columns"] == {"area": "number", "rooms": "number"}
     assert told["diagnosis"]
     told = json.loads(run(capsys, "train", "--epochs", "2", "--json", *QUICK))
     assert told["file"] is None
     assert told["target"] == "digit"
+
+
+@pytest.mark.parametrize("target", ["price", "rooms"])
+def test_train_leaves_boosting_out(target: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = run(capsys, "train", "houses.csv", "--target", target, "--epochs", "2", "--no-boosting", *QUICK)
+    assert "HistGradientBoosting" not in output
+    assert re.search(r"^(mean of the target|most frequent class) ", output, re.M)
 
 
 def test_train_patience_keeps_the_best_model(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
