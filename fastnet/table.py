@@ -62,7 +62,9 @@ def numbers(column: Any) -> Any:
         text = column.astype("string").str.strip().str.replace(r"^[$€£]\s*|\s*%$|,(?=\d{3}(\D|$))", "", regex=True)
         column = pandas.to_numeric(text.where(~text.str.contains("_", na=False)), errors="coerce")
     with np.errstate(over="ignore"):
-        return column.astype("float64").replace([np.inf, -np.inf], np.nan)
+        values = column.to_numpy(np.float64, na_value=np.nan)
+    finite = np.isfinite(values)  # not `replace`: with that, preparing a small table took as long as training on it
+    return pandas.Series(values if finite.all() else np.where(finite, values, np.nan), column.index, name=column.name)
 
 
 def text_of(value: Any) -> str:
@@ -205,6 +207,16 @@ class Columns:
         ValueError
             If a column cannot be scaled; see `moments`.
         """
+        return self.transformed(features)[0]
+
+    def transformed(self, features: Any) -> tuple[Any, Array]:
+        """Return the `transformer` of these rows, and their inputs, which fitting it computes anyway.
+
+        Raises
+        ------
+        ValueError
+            If a column cannot be scaled; see `moments`.
+        """
         text, least = self.text, rare_below(len(features))
         rest = [name for name in features.columns if name not in text]
         filled = SimpleImputer(strategy="median", add_indicator=True, keep_empty_features=True)
@@ -213,7 +225,9 @@ class Columns:
         for name in rest:
             moments(features[name].dropna().to_numpy(), f"column {name!r}")  # the scaler would not say what overflows
         steps = [("numbers", make_pipeline(StandardScaler(), filled), rest), ("categories", encoded, text)]
-        return ColumnTransformer([step for step in steps if step[2]], sparse_threshold=0).fit(features)
+        made = ColumnTransformer([step for step in steps if step[2]], sparse_threshold=0)
+        inputs = made.fit_transform(features)
+        return made, inputs
 
 
 _LEAST = 1e-150
@@ -240,8 +254,9 @@ def moments(values: Array, what: str) -> tuple[float, float]:
 
 def unread(column: Any, known: Any, expected: str) -> dict[str, dict[str, Any]]:
     """Return how many cells of a column hold something, but not what is expected, and the first; {} where none does."""
-    cells = column[column.notna() & ~known]
-    cells = cells[as_text(cells) != ""]  # blank ones are gaps
+    lost = column.notna().to_numpy() & ~np.asarray(known, bool)
+    cells = column[lost] if lost.any() else column[:0]
+    cells = cells[as_text(cells) != ""] if len(cells) else cells  # blank ones are gaps
     if not len(cells):
         return {}
     return {column.name: {"expected": expected, "cells": len(cells), "example": text_of(cells.iloc[0])[:40]}}
@@ -293,6 +308,8 @@ def _useless(name: str, column: Any) -> str:
 
 def _kind(values: Any) -> str:
     """Return the kind of a column without gaps, as `Columns.kinds` holds it."""
+    if pandas.api.types.is_numeric_dtype(values) and not pandas.api.types.is_bool_dtype(values):
+        return "number" if np.isfinite(numbers(values)).mean() >= _MOSTLY else "category"
     if pandas.api.types.is_bool_dtype(values) or {*values.astype(str).str.lower().unique()[:3]} <= {"true", "false"}:
         return "boolean"
     if pandas.api.types.is_datetime64_any_dtype(values):

@@ -141,10 +141,11 @@ class _Tabular(BaseEstimator):  # type: ignore[misc]
             if not self.columns_.kinds:
                 why = ", ".join(f"{name} ({reason})" for name, reason in self.columns_.left_out.items())
                 raise ValueError(f"X has no column to learn from; left out: {why}")
-        features, _ = self.columns_.parse(frame) if fits else self.columns_.checked(frame)
         if fits:
-            self.transformer_ = self.columns_.transformer(features)
-        return np.asarray(self.transformer_.transform(features), np.float32)
+            self.transformer_, inputs = self.columns_.transformed(self.columns_.features(frame))
+        else:
+            inputs = self.transformer_.transform(self.columns_.checked(frame)[0])
+        return np.asarray(inputs, np.float32)
 
     def _train(self: Any, train: Part, strata: Array, held: Part | None) -> None:
         """Train the members; the rows that choose the epoch are held out in the shares of ``strata``."""

@@ -256,8 +256,10 @@ def test_kinds_of_columns() -> None:
     assert features["mostly"].isna().sum() == 1
     assert (features["day (month)"] == features["day first (month)"]).all()
     assert (features["time (days)"].diff()[1:] > 0.04).all()
-    inputs = found.transformer(features).transform(features)
+    transformer, inputs = found.transformed(features)
     assert np.isfinite(inputs).all()
+    for fitted in (transformer, found.transformer(features)):
+        np.testing.assert_array_equal(fitted.transform(features), inputs)
     assert (Columns.of(frame, category=["year"], drop=["town"]).kinds)["year"] == "category"
 
 
@@ -412,6 +414,17 @@ def test_foreign_types_are_refused(tmp_path: Path) -> None:
         assert re.search("ColumnTransformer", json.dumps(json.loads(stored.read("schema.json"))))
     (tmp_path / "m").write_bytes(file.getvalue())
     refused("it is compressed, which this fastnet never writes")
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "Float64", "object", "string"])
+def test_numbers_of_every_dtype(dtype: str) -> None:
+    column = pandas.Series([1.5, None, np.inf, 4.0], name="size").astype(dtype)
+    found = table.numbers(column)
+    np.testing.assert_array_equal(found, [1.5, np.nan, np.nan, 4.0])
+    assert (found.dtype, found.name) == (np.float64, "size")
+    assert table.unread(column, found.notna(), "number")["size"]["cells"] == 1
+    np.testing.assert_array_equal(table.numbers(pandas.Series([True, False])), [1, 0])
+    np.testing.assert_array_equal(table.numbers(pandas.Series([1, None, 3], dtype="Int64")), [1, np.nan, 3])
 
 
 def test_blank_cells_are_gaps_not_unreadable() -> None:
