@@ -15,7 +15,6 @@ import copy
 import inspect
 import math
 import threading
-from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -33,7 +32,7 @@ try:
     from sklearn import neural_network
     from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin, is_classifier
     from sklearn.utils import check_array, check_consistent_length, compute_sample_weight
-    from sklearn.utils._param_validation import Interval, StrOptions
+    from sklearn.utils._param_validation import StrOptions
     from sklearn.utils.multiclass import type_of_target
     from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 except ImportError as error:
@@ -274,17 +273,6 @@ class _EngineMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSu
         return session.train(self, X, y, sample_weight), [], []
 
 
-_CONSTRAINTS = {
-    "backend": [StrOptions({"auto", "numpy", "cpu", "cuda"})],
-    "threads": [Interval(Integral, 1, None, closed="left"), None],
-    "progress": ["boolean", None],
-    "callbacks": ["array-like"],
-    "activation": [StrOptions({"identity", "logistic", "tanh", "relu", *sklearn_additions.OWN_ACTIVATIONS})],
-    "dropout": [Interval(Real, 0, 1, closed="left"), "array-like"],
-}
-"""Constraints of the parameters that scikit-learn's estimators do not have, or only with fewer values."""
-
-
 _ADDED: dict[str, Any] = {"backend": "auto", "threads": None, "progress": False, "callbacks": (), "dropout": 0.0}
 """The parameters that both estimators have besides scikit-learn's, and their defaults."""
 
@@ -365,7 +353,7 @@ class MLPClassifier(_EngineMixin, neural_network.MLPClassifier):  # type: ignore
 
     _parameter_constraints: dict[str, Any] = {  # noqa: RUF012
         **neural_network.MLPClassifier._parameter_constraints,
-        **_CONSTRAINTS,
+        **sklearn_additions.CONSTRAINTS,
         "class_weight": [StrOptions({"balanced"}), dict, None],
     }
 
@@ -429,7 +417,7 @@ class MLPRegressor(_EngineMixin, neural_network.MLPRegressor):  # type: ignore[m
 
     _parameter_constraints: dict[str, Any] = {  # noqa: RUF012
         **neural_network.MLPRegressor._parameter_constraints,
-        **_CONSTRAINTS,
+        **sklearn_additions.CONSTRAINTS,
         "loss": [StrOptions({"squared_error", "poisson", *sklearn_additions.OWN_LOSSES})],
     }
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 from sklearn.neural_network._base import ACTIVATIONS as SKLEARN_ACTIVATIONS
 from sklearn.neural_network._base import LOSS_FUNCTIONS
+from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.extmath import safe_sparse_dot
 
 from . import checks
@@ -35,6 +37,18 @@ OWN_ACTIVATIONS = set(ACTIVATIONS) - {*SKLEARN_ACTIVATIONS, "sigmoid"}
 
 OWN_LOSSES = {name for name, spec in LOSSES.items() if not spec.probabilities} - {"mse"}
 """Names of the losses of numbers that it lacks; its name of mse is squared_error."""
+
+
+CONSTRAINTS = {
+    "backend": [StrOptions({"auto", "numpy", "cpu", "cuda"})],
+    "threads": [Interval(Integral, 1, None, closed="left"), None],
+    "progress": ["boolean", None],
+    "callbacks": ["array-like"],
+    "activation": [StrOptions({"identity", "logistic", "tanh", "relu", *OWN_ACTIVATIONS})],
+    "dropout": [Interval(Real, 0, 1, closed="left"), "array-like"],
+}
+"""Constraints of the parameters that scikit-learn's estimators do not have, or only with fewer values; those of tables
+have them, too."""
 
 
 def dropout_rates(estimator: Any) -> tuple[float, ...]:

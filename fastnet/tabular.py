@@ -6,7 +6,7 @@ Columns are recognised and prepared, and networks trained, as `fastnet train` do
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 try:
     import pandas
     from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
-    from sklearn.utils import check_consistent_length, check_random_state, column_or_1d
+    from sklearn.utils import check_consistent_length, check_random_state, column_or_1d, compute_class_weight
     from sklearn.utils._param_validation import Interval, StrOptions
     from sklearn.utils.multiclass import check_classification_targets
     from sklearn.utils.validation import _check_sample_weight, assert_all_finite, check_is_fitted, validate_data
@@ -32,6 +32,8 @@ from .many import fit_many
 from .messages import listed
 from .network import Network
 from .optimizers import Adam, CosineDecay
+from .sklearn_additions import CONSTRAINTS
+from .sklearn_session import ACTIVATION_NAMES
 from .table import Columns, moments
 from .trainer import Trainer
 
@@ -45,6 +47,7 @@ class _Tabular(BaseEstimator):  # type: ignore[misc]
     """What both estimators share: how they check arguments, read tables and train members."""
 
     _parameter_constraints: dict[str, Any] = {  # noqa: RUF012 - scikit-learn's name
+        **CONSTRAINTS,
         "hidden_layer_sizes": ["array-like", _COUNT],
         "epochs": [_COUNT],
         "batch_size": [_COUNT],
@@ -52,8 +55,8 @@ class _Tabular(BaseEstimator):  # type: ignore[misc]
         "n_members": [_COUNT],
         "validation_fraction": [_SHARE],
         "random_state": ["random_state"],
-        "threads": [_COUNT, None],
-        "backend": [StrOptions({"auto", "numpy", "cpu", "cuda"})],
+        "l2": [Interval(Real, 0, None, closed="left")],
+        "patience": [_COUNT, None],
     }
 
     def __sklearn_tags__(self) -> Any:
@@ -87,9 +90,11 @@ class _Tabular(BaseEstimator):  # type: ignore[misc]
         ------
         ValueError
             If a parameter is out of range, X and y do not fit or are not finite, y holds a single class, or no column
-            tells anything; the estimator is as it was then.
+            tells anything; if no row counts; if dropout has another number of rates than there are hidden layers. The
+            estimator is as it was then.
         TypeError
-            If X is a sparse matrix, or its columns' names are of several types.
+            If X is a sparse matrix, or its columns' names are of several types; if something in callbacks cannot be
+            called.
         OSError
             If the backend is cuda, and numba-cuda, the driver or the card is missing; the message says which.
         """
@@ -98,17 +103,19 @@ class _Tabular(BaseEstimator):  # type: ignore[misc]
             given, missing = ("X_val", "y_val") if y_val is None else ("y_val", "X_val")
             raise ValueError(f"{given} is given without {missing}; give both, or neither")
         made = copy.copy(self)  # takes what is found, so that a fit that fails changes nothing
-        strata, targets = made._targets(self._checked_target(X, y))
+        strata, targets, weights = made._targets(self._checked_target(X, y))
         held = None if X_val is None else made._held_targets(self._checked_target(X_val, y_val))
         inputs = made._inputs(X, fits=True)
-        part: Part = inputs, targets, None
         if sample_weight is not None:
-            weights = _check_sample_weight(sample_weight, inputs, dtype=np.float64, ensure_non_negative=True)
-            if not weights.any():
-                raise ValueError("sample_weight is 0 in every row; expected at least one above 0")
+            given = _check_sample_weight(sample_weight, inputs, dtype=np.float64, ensure_non_negative=True)
+            weights = given if weights is None else given * weights
+        part: Part = inputs, targets, weights
+        if weights is not None:
             counts = weights > 0  # else the rows held out might all be of weight 0
-            part, strata = _rows((inputs, targets, weights), counts), strata[counts]
-        validation = None if held is None else (made._inputs(X_val), held)
+            if not counts.any():
+                raise ValueError("every row weighs 0, by sample_weight or class_weight; expected one above 0 at least")
+            part, strata = _rows(part, counts), strata[counts]
+        validation = None if held is None else (made._inputs(X_val), *held)
         made._train(part, strata, validation)
         self.__dict__ = made.__dict__
         return self
@@ -160,11 +167,13 @@ class _Tabular(BaseEstimator):  # type: ignore[misc]
         sizes = [X.shape[1], *np.atleast_1d(self.hidden_layer_sizes).tolist(), targets.shape[1]]
         trainers = []
         for seed in seeds:
-            network = Network(sizes, hidden=self._activation, seed=seed)
+            network = Network(sizes, hidden=ACTIVATION_NAMES[self.activation], seed=seed)
             network.weights[-1][...] = 0  # at first all rows are predicted alike
-            how = {"seed": seed, "threads": self.threads, "backend": self.backend}
+            how = {"seed": seed, "l2": self.l2, "dropout": self.dropout}
+            how |= {"threads": self.threads, "backend": self.backend}
             trainers.append(Trainer(network, self._loss, optimizer, batch, **how))
-        options: dict[str, Any] = {"patience": self.epochs if held or parts else None, "progress": False}
+        options: dict[str, Any] = {"progress": self.progress, "callbacks": self.callbacks}
+        options["patience"] = self.patience or (self.epochs if held or parts else None)
         if len(trainers) == 1:  # several threads train one network, to the same bits
             if parts:
                 train, held = (_rows(train, chosen) for chosen in parts[0])
@@ -222,10 +231,30 @@ class TabularClassifier(ClassifierMixin, _Tabular):  # type: ignore[misc]
         time. None means all.
     backend : {"auto", "numpy", "cpu", "cuda"}, default "auto"
         As of `fastnet.Trainer`. On an NVIDIA GPU, cuda, several members are trained one after the other.
+    activation : str, default "relu"
+        Of the hidden layers, as `fastnet.sklearn.MLPClassifier` takes it.
+    dropout : float or sequence of float, default 0.0
+        Share of the hidden layers' outputs that a step sets to 0, or a rate for each layer, as of `fastnet.Trainer`.
+    l2 : float, default 0.0
+        Half of it times the sum of all squared weights is added to what is minimised.
+    patience : int or None, default None
+        Epochs without a better loss of the rows held out after which training stops, though the learning rate has not
+        fallen to 0 yet; where none are, of the loss, and the best epoch is kept then, too. None trains all epochs.
+    class_weight : "balanced", dict of class to float, or None, default None
+        Factor of the weights of each class's rows, ``sample_weight`` or 1, in training and where they choose the epoch.
+        balanced makes all classes count alike; a class that a dict lacks counts 1.
+    callbacks : sequence of callables, default ()
+        Called after each epoch with a dict of its "epoch", from 0 on, its "loss" and what else `histories_` holds; the
+        network stops training if one returns true. Of several members each calls them from a thread of its own, with
+        its number as "trainer".
+    progress : bool or None, default False
+        Whether `fit` shows a progress bar on standard error; None shows it on terminals and in notebooks.
 
     Attributes
     ----------
     classes_ : ndarray
+    class_weight_ : ndarray or None
+        The factor of each class, where ``class_weight`` is given.
     columns_ : fastnet.table.Columns
         The kinds of the columns taken, and why others are left out.
     transformer_ : ColumnTransformer
@@ -246,8 +275,12 @@ class TabularClassifier(ClassifierMixin, _Tabular):  # type: ignore[misc]
     True
     """
 
-    _parameter_constraints: dict[str, Any] = {**_Tabular._parameter_constraints, "label_smoothing": [_SHARE]}  # noqa: RUF012
-    _loss, _activation = "cross_entropy", recipe.ACTIVATIONS["classification"]
+    _parameter_constraints: dict[str, Any] = {  # noqa: RUF012
+        **_Tabular._parameter_constraints,
+        "label_smoothing": [_SHARE],
+        "class_weight": [StrOptions({"balanced"}), dict, None],
+    }
+    _loss = "cross_entropy"
 
     def __init__(
         self,
@@ -262,29 +295,43 @@ class TabularClassifier(ClassifierMixin, _Tabular):  # type: ignore[misc]
         random_state: Any = None,
         threads: int | None = None,
         backend: str = "auto",
+        activation: str = recipe.ACTIVATIONS["classification"],
+        dropout: float | Sequence[float] = 0.0,
+        l2: float = 0.0,
+        patience: int | None = None,
+        class_weight: Mapping[Any, float] | str | None = None,
+        callbacks: Sequence[Callable[[dict[str, float]], Any]] = (),
+        progress: bool | None = False,
     ) -> None:
         self.hidden_layer_sizes, self.epochs, self.batch_size = hidden_layer_sizes, epochs, batch_size
         self.learning_rate, self.label_smoothing, self.n_members = learning_rate, label_smoothing, n_members
         self.validation_fraction, self.random_state, self.threads = validation_fraction, random_state, threads
-        self.backend = backend
+        self.backend, self.activation, self.dropout, self.l2 = backend, activation, dropout, l2
+        self.patience, self.class_weight, self.callbacks, self.progress = patience, class_weight, callbacks, progress
 
-    def _targets(self, y: Array) -> tuple[Array, Array]:
-        """Find the classes; return labels and what the networks are trained towards."""
+    def _targets(self, y: Array) -> tuple[Array, Array, Array | None]:
+        """Find the classes; return labels, what the networks are trained towards, and any weights by class."""
         check_classification_targets(y)
         self.classes_, labels = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError(f"y holds one class, {self.classes_[0]}; expected at least 2")
-        return labels.astype(np.int64), self._smoothed(labels)
+        self.class_weight_ = None
+        if self.class_weight is not None:
+            self.class_weight_ = compute_class_weight(self.class_weight, classes=self.classes_, y=y)
+            if not ((self.class_weight_ >= 0) & np.isfinite(self.class_weight_)).all():
+                raise ValueError(f"class_weight is {self.class_weight}; expected finite numbers, at least 0")
+        return labels.astype(np.int64), *self._learnt(labels)
 
-    def _held_targets(self, y: Array) -> Array:
+    def _held_targets(self, y: Array) -> tuple[Array, Array | None]:
         unknown = ~np.isin(y, self.classes_)
         if unknown.any():
             raise ValueError(f"y_val holds {y[unknown][0]}, a class that y lacks")
-        return self._smoothed(np.searchsorted(self.classes_, y))
+        return self._learnt(np.searchsorted(self.classes_, y))
 
-    def _smoothed(self, labels: Array) -> Array:
-        """Return probabilities, some of each label's spread over all classes."""
-        return recipe.smoothed(labels, len(self.classes_), self.label_smoothing)
+    def _learnt(self, labels: Array) -> tuple[Array, Array | None]:
+        """Return probabilities, some of each label's spread over all classes, and the weights of the labels, if any."""
+        weights = None if self.class_weight_ is None else self.class_weight_[labels]
+        return recipe.smoothed(labels, len(self.classes_), self.label_smoothing), weights
 
     def predict_proba(self, X: Any) -> Array:
         """Return the probability of each class, in the order of ``classes_``: (n, classes)."""
@@ -303,10 +350,13 @@ class TabularRegressor(RegressorMixin, _Tabular):  # type: ignore[misc]
 
     Parameters
     ----------
-    hidden_layer_sizes, epochs, batch_size, n_members, validation_fraction, random_state, threads, backend
+    hidden_layer_sizes, epochs, batch_size, n_members, validation_fraction, random_state, threads, backend, dropout, \
+    l2, patience, callbacks, progress
         As of `TabularClassifier`.
     learning_rate : float, default 0.004
         The rate at first; the default was chosen on the tables of docs/tables.md.
+    activation : str, default "mish"
+        Of the hidden layers, as `fastnet.sklearn.MLPRegressor` takes it.
 
     Attributes
     ----------
@@ -327,7 +377,7 @@ class TabularRegressor(RegressorMixin, _Tabular):  # type: ignore[misc]
     True
     """
 
-    _loss, _activation = "mse", recipe.ACTIVATIONS["regression"]
+    _loss = "mse"
 
     def __init__(
         self,
@@ -341,22 +391,29 @@ class TabularRegressor(RegressorMixin, _Tabular):  # type: ignore[misc]
         random_state: Any = None,
         threads: int | None = None,
         backend: str = "auto",
+        activation: str = recipe.ACTIVATIONS["regression"],
+        dropout: float | Sequence[float] = 0.0,
+        l2: float = 0.0,
+        patience: int | None = None,
+        callbacks: Sequence[Callable[[dict[str, float]], Any]] = (),
+        progress: bool | None = False,
     ) -> None:
         self.hidden_layer_sizes, self.epochs, self.batch_size = hidden_layer_sizes, epochs, batch_size
         self.learning_rate, self.n_members, self.validation_fraction = learning_rate, n_members, validation_fraction
-        self.random_state, self.threads, self.backend = random_state, threads, backend
+        self.random_state, self.threads, self.backend, self.activation = random_state, threads, backend, activation
+        self.dropout, self.l2, self.patience, self.callbacks, self.progress = dropout, l2, patience, callbacks, progress
 
-    def _targets(self, y: Array) -> tuple[Array, Array]:
+    def _targets(self, y: Array) -> tuple[Array, Array, None]:
         """Find the scale; return scaled numbers, twice: as they are split, and as the networks are trained."""
         y = self._numbers("y", y)
         self.shift_, deviation = moments(y, "y")
         self.scale_ = deviation or 1.0
         self.range_ = float(y.min()), float(y.max())
         scaled = (y - self.shift_) / self.scale_
-        return scaled, scaled[:, None]
+        return scaled, scaled[:, None], None
 
-    def _held_targets(self, y: Array) -> Array:
-        return np.asarray((self._numbers("y_val", y) - self.shift_) / self.scale_)[:, None]
+    def _held_targets(self, y: Array) -> tuple[Array, None]:
+        return np.asarray((self._numbers("y_val", y) - self.shift_) / self.scale_)[:, None], None
 
     def _numbers(self, name: str, y: Array) -> Array:
         y = y.astype(np.float64)

@@ -149,12 +149,84 @@ def test_parameters_are_checked(made: Any, y: Any) -> None:
         ("validation_fraction", 1.0),
         ("random_state", "one"),
         ("threads", 0),
+        ("activation", "sigmoid"),
+        ("dropout", 1.0),
+        ("l2", -0.1),
+        ("patience", 0),
+        ("callbacks", None),
+        ("progress", "yes"),
     ]
-    for name, value in wrong + [("label_smoothing", 1.0)] * (made is TabularClassifier):
+    for name, value in wrong + [("label_smoothing", 1.0), ("class_weight", "equal")] * (made is TabularClassifier):
         with pytest.raises(InvalidParameterError, match=f"The '{name}' parameter of {made.__name__}"):
             made(**SMALL | {name: value}).fit(FRAME, y)
     one, sequence = (made(**SMALL | {"hidden_layer_sizes": sizes}).fit(FRAME, y) for sizes in (8, (8,)))
     np.testing.assert_array_equal(one.predict(FRAME), sequence.predict(FRAME))
+
+
+@pytest.mark.parametrize(("made", "y"), ESTIMATORS)
+def test_what_the_drop_in_estimators_have_too(made: Any, y: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    plain = made(**SMALL).fit(FRAME, y)
+    assert not capsys.readouterr().err
+    logistic = made(**SMALL, activation="logistic", progress=True).fit(FRAME, y)
+    assert logistic.ensemble_.networks[0].activations == ("sigmoid", "identity")
+    assert "60/60" in capsys.readouterr().err
+    small = made(**SMALL, l2=0.1).fit(FRAME, y)
+    lengths = [np.linalg.norm(model.ensemble_.networks[0].weights[0]) for model in (small, plain)]
+    assert lengths[0] < lengths[1]
+    dropped = made(**SMALL, dropout=0.3).fit(FRAME, y)
+    np.testing.assert_array_equal(made(**SMALL, dropout=[0.3]).fit(FRAME, y).predict(FRAME), dropped.predict(FRAME))
+    assert dropped.histories_[0]["loss"] != plain.histories_[0]["loss"]
+    with pytest.raises(ValueError, match="dropout has 2 rates; expected 1, one for each hidden layer"):
+        made(**SMALL, dropout=[0.1, 0.1]).fit(FRAME, y)
+
+
+@pytest.mark.parametrize(("made", "y"), ESTIMATORS)
+def test_patience_and_callbacks_end_a_fit(made: Any, y: Any) -> None:
+    options = SMALL | {"learning_rate": 0.2}
+    losses = made(**options).fit(FRAME, y).histories_[0]["val_loss"]
+    stopped = made(**options, patience=3).fit(FRAME, y).histories_[0]["val_loss"]
+    assert stopped == losses[: len(stopped)]
+    assert int(np.argmin(stopped)) == len(stopped) - 4
+    rows: list[dict[str, float]] = []
+    model = made(**options, callbacks=[lambda row: rows.append(row) or row["epoch"] == 1]).fit(FRAME, y)
+    assert [row["val_loss"] for row in rows] == model.histories_[0]["val_loss"] == losses[:2]
+    model.set_params(n_members=2).fit(FRAME, y)
+    assert sorted((row["trainer"], row["epoch"]) for row in rows[2:]) == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    with pytest.raises(TypeError, match="callbacks holds 1; expected functions"):
+        made(**options, callbacks=[1]).fit(FRAME, y)
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_classes_are_weighted(held: bool) -> None:
+    y, given = LABELS[:240], np.arange(240) % 3 + 1.0
+    validation = {"X_val": FRAME[240:], "y_val": LABELS[240:]} if held else {}
+    counts = {label: int((y == label).sum()) for label in ("large", "small")}
+    factors = {label: 120 / count for label, count in counts.items()}
+    balanced = TabularClassifier(**SMALL, class_weight="balanced").fit(FRAME[:240], y, given, **validation)
+    assert balanced.class_weight_ == pytest.approx([factors["large"], factors["small"]])
+    equal = TabularClassifier(**SMALL, class_weight=factors).fit(FRAME[:240], y, given, **validation)
+    assert equal.histories_ == balanced.histories_
+    by_row = given * np.array([factors[label] for label in y])
+    same = TabularClassifier(**SMALL).fit(FRAME[:240], y, by_row, **validation)
+    assert same.histories_[0]["loss"] == balanced.histories_[0]["loss"]
+    assert (same.histories_[0]["val_loss"] == balanced.histories_[0]["val_loss"]) != held
+    if held:
+        smoothed = np.where(LABELS[240:, None] == balanced.classes_, 0.95, 0.05)
+        losses = -(smoothed * np.log(balanced.predict_proba(FRAME[240:]))).sum(axis=1)
+        weights = [factors[label] for label in LABELS[240:]]
+        expected = np.average(losses, weights=weights)
+        assert min(balanced.histories_[0]["val_loss"]) == pytest.approx(expected, rel=1e-4)
+    only = TabularClassifier(**SMALL, class_weight={"small": 0}).fit(FRAME[:240], y, **validation)
+    assert (only.predict(FRAME) == "large").all()
+
+
+def test_weights_of_classes_are_checked() -> None:
+    with pytest.raises(ValueError, match=r"class_weight is .*; expected finite numbers, at least 0"):
+        TabularClassifier(**SMALL, class_weight={"small": -1}).fit(FRAME, LABELS)
+    with pytest.raises(ValueError, match="every row weighs 0, by sample_weight or class_weight; expected one above 0"):
+        TabularClassifier(**SMALL, class_weight={"small": 0, "large": 0}).fit(FRAME, LABELS)
+    with pytest.raises(ValueError, match="class"):
+        TabularClassifier(**SMALL, class_weight={"medium": 1}).fit(FRAME, LABELS)
 
 
 @pytest.mark.parametrize(("made", "y"), ESTIMATORS)
