@@ -5,6 +5,7 @@ says what of it was measured.
 """
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -50,3 +51,17 @@ def annealed(epochs: int, of: float) -> int:
         How many epochs that one falls for.
     """
     return round(epochs + of / math.pi * math.sin(math.pi * epochs / of))
+
+
+def kept(trainer: Any, validation: tuple[Any, ...]) -> tuple[int | None, float]:
+    """Return the epoch whose parameters the network holds, None for those at the start, and its ``val_loss``.
+
+    Parameters
+    ----------
+    trainer : Trainer
+        It has kept the best epoch.
+    validation : tuple (X, y) or (X, y, weights)
+        By which it has chosen that.
+    """
+    value, best = trainer.evaluate(*validation)["loss"], trainer.history.best_epoch
+    return (best if best is not None and trainer.history["val_loss"][best] <= value * (1 + 1e-6) else None), value

@@ -57,6 +57,7 @@ class _Tabular(BaseEstimator):  # type: ignore[misc]
         "random_state": ["random_state"],
         "l2": [Interval(Real, 0, None, closed="left")],
         "patience": [_COUNT, None],
+        "refit": ["boolean"],
     }
 
     def __sklearn_tags__(self) -> Any:
@@ -158,26 +159,16 @@ class _Tabular(BaseEstimator):  # type: ignore[misc]
         """Train the members; the rows that choose the epoch are held out in the shares of ``strata``."""
         X, targets, weights = train
         seeds = check_random_state(self.random_state).randint(2**31, size=self.n_members).tolist()
-        parts, rows = None, len(X)
+        parts, rows = [], len(X)
         if held is None and self.validation_fraction > 0:
             parts = [scores.split(strata, self.validation_fraction, seed) for seed in seeds]
             rows = len(parts[0][0])
-        batch = recipe.even_batch(rows, self.batch_size)
-        optimizer = Adam(CosineDecay(self.learning_rate, self.epochs), beta2=recipe.BETA2)
-        sizes = [X.shape[1], *np.atleast_1d(self.hidden_layer_sizes).tolist(), targets.shape[1]]
-        trainers = []
-        for seed in seeds:
-            network = Network(sizes, hidden=ACTIVATION_NAMES[self.activation], seed=seed)
-            network.weights[-1][...] = 0  # at first all rows are predicted alike
-            how = {"seed": seed, "l2": self.l2, "dropout": self.dropout}
-            how |= {"threads": self.threads, "backend": self.backend}
-            trainers.append(Trainer(network, self._loss, optimizer, batch, **how))
+        trainers = [self._trainer(train, rows, seed, self.epochs) for seed in seeds]
         options: dict[str, Any] = {"progress": self.progress, "callbacks": self.callbacks}
         options["patience"] = self.patience or (self.epochs if held or parts else None)
         if len(trainers) == 1:  # several threads train one network, to the same bits
             if parts:
-                train, held = (_rows(train, chosen) for chosen in parts[0])
-            X, targets, weights = train
+                (X, targets, weights), held = (_rows(train, chosen) for chosen in parts[0])
             trainers[0].fit(X, targets, self.epochs, sample_weight=weights, validation_data=held, **options)
         else:
             if parts:
@@ -185,7 +176,34 @@ class _Tabular(BaseEstimator):  # type: ignore[misc]
             options |= {"sample_weight": weights, "validation_data": held, "threads": self.threads}
             fit_many(trainers, X, targets, self.epochs, **options)
         self.histories_ = [dict(trainer.history) for trainer in trainers]
+        if parts and self.refit:
+            self._refit(train, trainers, [_rows(train, out) for _, out in parts])
         self.ensemble_ = Ensemble([trainer.network for trainer in trainers])
+
+    def _trainer(self: Any, train: Part, rows: int, seed: int, epochs: int) -> Trainer:
+        """Return what trains a new member on some of the rows, while the rate falls to 0."""
+        sizes = [train[0].shape[1], *np.atleast_1d(self.hidden_layer_sizes).tolist(), train[1].shape[1]]
+        network = Network(sizes, hidden=ACTIVATION_NAMES[self.activation], seed=seed)
+        network.weights[-1][...] = 0  # at first all rows are predicted alike
+        optimizer = Adam(CosineDecay(self.learning_rate, epochs), beta2=recipe.BETA2)
+        how = {"seed": seed, "l2": self.l2, "dropout": self.dropout, "threads": self.threads, "backend": self.backend}
+        return Trainer(network, self._loss, optimizer, recipe.even_batch(rows, self.batch_size), **how)
+
+    def _refit(self: Any, train: Part, trainers: list[Trainer], held: list[Part]) -> None:
+        """Replace members by others that train on all rows, in as many epochs as `recipe.annealed` says."""
+        epochs = {}
+        for i, (trainer, part) in enumerate(zip(trainers, held, strict=True)):
+            best, _ = recipe.kept(trainer, part)
+            if best is not None:
+                epochs[i] = recipe.annealed(best + 1, self.epochs)
+                trainers[i] = self._trainer(train, len(train[0]), trainer.seed, epochs[i])
+        (X, targets, weights), last = train, [*epochs.values()]
+        if len(trainers) == len(epochs) == 1:
+            trainers[0].fit(X, targets, last[0], sample_weight=weights, progress=self.progress)
+        elif epochs:
+            options = {"sample_weight": weights, "progress": self.progress, "threads": self.threads}
+            ends = [lambda row: row["epoch"] + 1 == last[row["trainer"]]]
+            fit_many([trainers[i] for i in epochs], X, targets, max(last), callbacks=ends, **options)
 
 
 def _rows(part: Part, chosen: Array) -> Part:
@@ -223,8 +241,8 @@ class TabularClassifier(ClassifierMixin, _Tabular):  # type: ignore[misc]
     n_members : int, default 1
         Networks of different seeds and validation rows; predictions are the mean of theirs.
     validation_fraction : float, default 0.2
-        Share of the rows that choose the epoch whose parameters are kept, where `fit` is given no ``X_val``. 0 trains
-        on all and keeps the last.
+        Share of the rows that choose the epoch whose parameters are kept, or how many ``refit`` takes, where `fit` is
+        given no ``X_val``. 0 trains on all and keeps the last.
     random_state : int, RandomState or None, default None
     threads : int or None, default None
         Upper bound of threads, which do not change a bit: they train one network together, and of several each one at a
@@ -243,10 +261,13 @@ class TabularClassifier(ClassifierMixin, _Tabular):  # type: ignore[misc]
     class_weight : "balanced", dict of class to float, or None, default None
         Factor of the weights of each class's rows, ``sample_weight`` or 1, in training and where they choose the epoch.
         balanced makes all classes count alike; a class that a dict lacks counts 1.
+    refit : bool, default True
+        Whether a member whose epoch was chosen by rows held out of X is trained anew, on all rows, while the rate falls
+        to 0 in about as many epochs: up to twice the time, and worth it on most tables of docs/tables.md.
     callbacks : sequence of callables, default ()
         Called after each epoch with a dict of its "epoch", from 0 on, its "loss" and what else `histories_` holds; the
         network stops training if one returns true. Of several members each calls them from a thread of its own, with
-        its number as "trainer".
+        its number as "trainer". `refit` calls none.
     progress : bool or None, default False
         Whether `fit` shows a progress bar on standard error; None shows it on terminals and in notebooks.
 
@@ -261,7 +282,7 @@ class TabularClassifier(ClassifierMixin, _Tabular):  # type: ignore[misc]
         From `columns_.features` to inputs.
     ensemble_ : fastnet.Ensemble
     histories_ : list of dict
-        The curves of each member, as of `fastnet.History`.
+        The curves of each member, as of `fastnet.History`; of the training that chose the epoch.
 
     Examples
     --------
@@ -299,6 +320,7 @@ class TabularClassifier(ClassifierMixin, _Tabular):  # type: ignore[misc]
         dropout: float | Sequence[float] = 0.0,
         l2: float = 0.0,
         patience: int | None = None,
+        refit: bool = True,
         class_weight: Mapping[Any, float] | str | None = None,
         callbacks: Sequence[Callable[[dict[str, float]], Any]] = (),
         progress: bool | None = False,
@@ -307,7 +329,8 @@ class TabularClassifier(ClassifierMixin, _Tabular):  # type: ignore[misc]
         self.learning_rate, self.label_smoothing, self.n_members = learning_rate, label_smoothing, n_members
         self.validation_fraction, self.random_state, self.threads = validation_fraction, random_state, threads
         self.backend, self.activation, self.dropout, self.l2 = backend, activation, dropout, l2
-        self.patience, self.class_weight, self.callbacks, self.progress = patience, class_weight, callbacks, progress
+        self.patience, self.refit, self.class_weight = patience, refit, class_weight
+        self.callbacks, self.progress = callbacks, progress
 
     def _targets(self, y: Array) -> tuple[Array, Array, Array | None]:
         """Find the classes; return labels, what the networks are trained towards, and any weights by class."""
@@ -351,7 +374,7 @@ class TabularRegressor(RegressorMixin, _Tabular):  # type: ignore[misc]
     Parameters
     ----------
     hidden_layer_sizes, epochs, batch_size, n_members, validation_fraction, random_state, threads, backend, dropout, \
-    l2, patience, callbacks, progress
+    l2, patience, refit, callbacks, progress
         As of `TabularClassifier`.
     learning_rate : float, default 0.004
         The rate at first; the default was chosen on the tables of docs/tables.md.
@@ -395,13 +418,15 @@ class TabularRegressor(RegressorMixin, _Tabular):  # type: ignore[misc]
         dropout: float | Sequence[float] = 0.0,
         l2: float = 0.0,
         patience: int | None = None,
+        refit: bool = True,
         callbacks: Sequence[Callable[[dict[str, float]], Any]] = (),
         progress: bool | None = False,
     ) -> None:
         self.hidden_layer_sizes, self.epochs, self.batch_size = hidden_layer_sizes, epochs, batch_size
         self.learning_rate, self.n_members, self.validation_fraction = learning_rate, n_members, validation_fraction
         self.random_state, self.threads, self.backend, self.activation = random_state, threads, backend, activation
-        self.dropout, self.l2, self.patience, self.callbacks, self.progress = dropout, l2, patience, callbacks, progress
+        self.dropout, self.l2, self.patience, self.refit = dropout, l2, patience, refit
+        self.callbacks, self.progress = callbacks, progress
 
     def _targets(self, y: Array) -> tuple[Array, Array, None]:
         """Find the scale; return scaled numbers, twice: as they are split, and as the networks are trained."""

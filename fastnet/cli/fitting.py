@@ -17,7 +17,7 @@ from ..kernels.specs.base import Array
 from ..messages import counted
 from ..network import Network
 from ..optimizers import CosineDecay
-from ..recipe import annealed
+from ..recipe import annealed, kept
 from ..trainer import DivergenceWarning, Trainer
 
 
@@ -118,10 +118,8 @@ class Member:
             self.transformer, self.refitted = transformer, trainer
 
     def kept(self) -> tuple[int | None, float]:
-        """Return the epoch whose parameters the network holds, None for those at the start, and its ``val_loss``."""
-        value = self.trainer.evaluate(*self.validation)["loss"]
-        best = self.history.best_epoch
-        return (best if best is not None and self.history["val_loss"][best] <= value * (1 + 1e-6) else None), value
+        """Return what `recipe.kept` says of the first network."""
+        return kept(self.trainer, self.validation)
 
     def diagnosis(self) -> str:
         """Describe how training went."""

@@ -16,6 +16,7 @@ from sklearn.utils._param_validation import InvalidParameterError
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import fastnet.sklearn
+from fastnet import recipe
 from fastnet.sklearn import TabularClassifier, TabularRegressor
 
 pytestmark = pytest.mark.compiled
@@ -194,6 +195,26 @@ def test_patience_and_callbacks_end_a_fit(made: Any, y: Any) -> None:
     assert sorted((row["trainer"], row["epoch"]) for row in rows[2:]) == [(0, 0), (0, 1), (1, 0), (1, 1)]
     with pytest.raises(TypeError, match="callbacks holds 1; expected functions"):
         made(**options, callbacks=[1]).fit(FRAME, y)
+
+
+@pytest.mark.parametrize("members", [1, 2])
+@pytest.mark.parametrize(("made", "y"), ESTIMATORS)
+def test_members_are_refitted_on_all_rows(made: Any, y: Any, members: int) -> None:
+    options, weights = SMALL | {"n_members": members, "learning_rate": 0.05}, 1.0 + np.arange(ROWS) % 3
+    first, model = (made(**options, refit=refit).fit(FRAME, y, weights) for refit in (False, True))
+    assert model.histories_ == first.histories_
+    for i, history in enumerate(model.histories_):
+        epochs = recipe.annealed(int(np.argmin(history["val_loss"])) + 1, SMALL["epochs"])
+        alone = made(**options | {"epochs": epochs, "validation_fraction": 0}).fit(FRAME, y, weights)
+        found, kept, expected = (each.ensemble_.networks[i].parameters for each in (model, first, alone))
+        np.testing.assert_array_equal(found, expected)
+        assert not np.array_equal(found, kept)
+
+
+@pytest.mark.parametrize("members", [1, 2])
+def test_what_never_gets_better_is_not_refitted(members: int) -> None:
+    model = TabularRegressor(**SMALL | {"learning_rate": 1e3, "epochs": 2, "n_members": members}).fit(FRAME, SIGNAL)
+    assert model.predict(FRAME) == pytest.approx(SIGNAL.mean())
 
 
 @pytest.mark.parametrize("held", [False, True])
