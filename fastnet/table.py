@@ -19,6 +19,7 @@ from .messages import counted, listed
 
 try:
     import pandas
+    from scipy.stats import f as f_distribution
     from sklearn.compose import ColumnTransformer
     from sklearn.impute import SimpleImputer
     from sklearn.pipeline import make_pipeline
@@ -319,6 +320,46 @@ def _kind(values: Any) -> str:
     if numbers(values).notna().mean() >= _MOSTLY:
         return "number"
     return f"date {form}" if (form := _date_format(values)) else "category"
+
+
+_MOST_CODES, _ROWS_A_CODE, _LEVEL = 32, 5, 0.001
+"""Of `codes`: different values at most, rows of each in the mean at least, and the level of the test."""
+
+
+def codes(frame: Any, targets: Array) -> list[str]:
+    """Return the columns of a few whole numbers that are codes, hours or the like, better taken for categories.
+
+    In these the targets' means at each value lie further from a line than chance would have them, by the F test for
+    lack of fit. A tree cuts such values out one by one; a network would have to bend to each.
+
+    Parameters
+    ----------
+    frame : DataFrame
+    targets : ndarray, shape (rows, outputs)
+        Numbers, or for classes their indicators or probabilities.
+    """
+    found = []
+    for name in frame.columns:
+        column = frame[name]
+        if not pandas.api.types.is_numeric_dtype(column) or pandas.api.types.is_bool_dtype(column):
+            continue
+        x = numbers(column).to_numpy()
+        known = ~np.isnan(x)
+        x, y = x[known], targets[known]
+        values, index, counts = np.unique(x, return_inverse=True, return_counts=True)
+        if not 3 <= len(values) <= _MOST_CODES or (values % 1).any() or len(x) < _ROWS_A_CODE * len(values):
+            continue
+        x, y = x - x.mean(), y - y.mean(axis=0)
+        sums = np.zeros((len(values), y.shape[1]))
+        np.add.at(sums, index, y)
+        whole, of_line = (y**2).sum(), ((x @ y) ** 2).sum() / (x @ x)
+        of_values = (sums**2 / counts[:, None]).sum()
+        outputs = max(1, y.shape[1] - 1)  # indicators of classes sum to 1
+        freedom = (len(values) - 2) * outputs, (len(x) - len(values)) * outputs
+        lack, rest = (of_values - of_line) / freedom[0], (whole - of_values) / freedom[1]
+        if lack > 0 and f_distribution.sf(lack / max(rest, 1e-12 * whole), *freedom) < _LEVEL:
+            found.append(name)
+    return found
 
 
 # ---------------------------------------------------------------------------------------------- the target

@@ -34,7 +34,7 @@ from .network import Network
 from .optimizers import Adam, CosineDecay
 from .sklearn_additions import CONSTRAINTS
 from .sklearn_session import ACTIVATION_NAMES
-from .table import Columns, moments
+from .table import Columns, codes, moments
 from .trainer import Trainer
 
 _COUNT, _SHARE = Interval(Integral, 1, None, closed="left"), Interval(Real, 0, 1, closed="left")
@@ -72,8 +72,8 @@ class _Tabular(BaseEstimator):  # type: ignore[misc]
         Parameters
         ----------
         X : DataFrame or array_like, shape (n, columns)
-            A pandas or polars DataFrame of numbers, text, booleans and dates, with gaps; or numbers, NaN for gaps, all
-            of which are taken as such.
+            A pandas or polars DataFrame of numbers, text, booleans and dates, with gaps, whose whole numbers are
+            categories where they tell more so, see `fastnet.table.codes`; or numbers, NaN for gaps, taken as such.
         y : array_like, shape (n,)
             The classes, or numbers.
         sample_weight : array_like, shape (n,), optional
@@ -106,7 +106,7 @@ class _Tabular(BaseEstimator):  # type: ignore[misc]
         made = copy.copy(self)  # takes what is found, so that a fit that fails changes nothing
         strata, targets, weights = made._targets(self._checked_target(X, y))
         held = None if X_val is None else made._held_targets(self._checked_target(X_val, y_val))
-        inputs = made._inputs(X, fits=True)
+        inputs = made._inputs(X, targets)
         if sample_weight is not None:
             given = _check_sample_weight(sample_weight, inputs, dtype=np.float64, ensure_non_negative=True)
             weights = given if weights is None else given * weights
@@ -132,10 +132,10 @@ class _Tabular(BaseEstimator):  # type: ignore[misc]
             raise ValueError("y holds 0 sample(s); expected one for each row of X")
         return np.asarray(y)
 
-    def _inputs(self, X: Any, *, fits: bool = False) -> Array:
-        """Return what the networks are given; with ``fits`` recognise the columns first."""
-        X, least = X.to_pandas() if hasattr(X, "to_pandas") else X, 2 if fits else 1
-        is_frame = isinstance(X, pandas.DataFrame)
+    def _inputs(self, X: Any, targets: Array | None = None) -> Array:
+        """Return what the networks are given; with targets recognise the columns first."""
+        X, fits = X.to_pandas() if hasattr(X, "to_pandas") else X, targets is not None
+        is_frame, least = isinstance(X, pandas.DataFrame), 2 if fits else 1
         if is_frame:
             _check_frame(X, least)
             validate_data(self, X, reset=fits, skip_check_array=True)
@@ -144,8 +144,8 @@ class _Tabular(BaseEstimator):  # type: ignore[misc]
         # By position: names, where both tables have them, are the same by now.
         names = getattr(self, "feature_names_in_", [f"x{i}" for i in range(X.shape[1])])
         frame = X.set_axis(list(names), axis=1) if is_frame else pandas.DataFrame(X, columns=list(names))
-        if fits:
-            self.columns_ = Columns.of(frame) if is_frame else Columns.of_numbers(frame)
+        if targets is not None:
+            self.columns_ = Columns.of(frame, category=codes(frame, targets)) if is_frame else Columns.of_numbers(frame)
             if not self.columns_.kinds:
                 why = ", ".join(f"{name} ({reason})" for name, reason in self.columns_.left_out.items())
                 raise ValueError(f"X has no column to learn from; left out: {why}")

@@ -250,6 +250,28 @@ def test_weights_of_classes_are_checked() -> None:
         TabularClassifier(**SMALL, class_weight={"medium": 1}).fit(FRAME, LABELS)
 
 
+@pytest.mark.parametrize("made", [TabularClassifier, TabularRegressor])
+def test_codes_are_categories_where_they_tell_more_so(made: Any) -> None:
+    rng = np.random.default_rng(0)
+    hour, year, noise, number = rng.integers(0, [24, 6, 10, 40], (600, 4)).T
+    frame = pandas.DataFrame(
+        {"hour": hour, "year": year, "noise": noise, "number": number, "real": rng.normal(size=600)}
+    )
+    y = np.sin(hour * np.pi / 4) + year / 3 + rng.normal(size=600) / 3
+    if made is TabularClassifier:
+        y = np.digitize(y, [0.3, 1.5])
+    model = made(**SMALL).fit(frame[:500], y[:500])
+    assert model.columns_.kinds == dict.fromkeys(frame, "number") | {"hour": "category"}
+    assert model.score(frame[500:], y[500:]) > 0.7
+    gaps = frame.assign(hour=frame["hour"].astype("Int64").where(np.arange(600) % 50 > 0)).astype({"year": "float64"})
+    again = made(**SMALL).fit(gaps[:500], y[:500])
+    assert again.columns_.kinds == model.columns_.kinds
+    rest = gaps[1:50].assign(hour=gaps["hour"][1:50].astype("int64"))
+    np.testing.assert_array_equal(again.predict(rest), again.predict(gaps[1:50]))
+    plain = made(**SMALL).fit(frame.to_numpy()[:500], y[:500])
+    assert {*plain.columns_.kinds.values()} == {"number"}
+
+
 @pytest.mark.parametrize(("made", "y"), ESTIMATORS)
 def test_columns_without_names_go_by_position(made: Any, y: Any) -> None:
     named = pandas.DataFrame({"id": np.arange(ROWS), "size": SIGNAL, "one": 1.0})
