@@ -9,7 +9,7 @@ The tables are the twenty of `bench/tables.py`, chosen before any score was seen
 drawn. All sides are fitted on the same folds of the same columns: HistGradientBoosting, RandomForest and, where they
 are installed, LightGBM and pytabkit's RealMLP (TD-S, on PyTorch) with their defaults, and scikit-learn's MLP with its
 defaults and early stopping, behind the transformer of `fastnet train`. RealMLP gets medians for gaps. ``--epochs`` is
-for fastnet and RealMLP. A score is the accuracy or R^2. An interval holds 95%: Student's t times the standard error of
+for fastnet, which then trains once, without `refit`, and RealMLP. A score is the accuracy or R^2. An interval holds 95%: Student's t times the standard error of
 the mean of the folds' differences, corrected for training rows that folds share (Nadeau and Bengio 2003). Times are of
 fitting on one thread, in seconds of the processor, medians over folds; compilation is left out by a first fit.
 ``--json`` keeps what is measured, table by table, and goes on from there, if options and versions are the same.
@@ -94,7 +94,7 @@ def models(
         forest, ours = RandomForestRegressor(**options), TabularRegressor
         mlp = TransformedTargetRegressor(MLPRegressor(early_stopping=True, **options), transformer=StandardScaler())
     found = {
-        OURS: ours(threads=1, **options, **({"epochs": epochs} if epochs else {})),
+        OURS: ours(threads=1, **options, **({"epochs": epochs, "refit": False} if epochs else {})),
         BOOSTING: scores.boosting(text, classification, seed),
         FOREST: make_pipeline(ordinal, forest),
         MLP: make_pipeline(inputs, mlp),
