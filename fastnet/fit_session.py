@@ -14,7 +14,7 @@ from .diagnosis import MIN_EPOCHS
 from .io.checkpoint import CheckpointWriter, state_dict
 from .kernels.engine import rng
 from .kernels.engine.backend import Backend, discard_partial_step, start_epoch
-from .kernels.engine.engine import COMPANIONS, CpuEngine, training_kernels
+from .kernels.engine.engine import COMPANIONS, LATER, CpuEngine, training_kernels
 from .kernels.engine.epochs import BestState, EpochLoop
 from .kernels.jit.side_by_side import Kernel, compile_side_by_side
 from .kernels.jit.target import COMPILES
@@ -67,13 +67,13 @@ def measure(backend: Backend, data: Dataset) -> dict[str, float]:
 
 
 def compile_kernels(trainer: Any) -> list[Kernel]:
-    """Compile side by side what training a network takes, and what calls it or predicts; return what it takes."""
+    """Compile side by side what training a network takes, and begin with what is needed later; return what it takes."""
     if trainer.backend != "cpu" or not COMPILES:
         return []
     network, state = trainer.network, trainer._state
     loss, drops = LOSSES[trainer.loss], bool(state.dropout)
     kernels = list(training_kernels(loss, state.code, network.activation_codes, drops).values())
-    compile_side_by_side([*kernels, *COMPANIONS], network.dtype)
+    compile_side_by_side([*kernels, *COMPANIONS], network.dtype, LATER)
     return kernels
 
 

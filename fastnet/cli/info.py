@@ -11,7 +11,7 @@ import numpy as np
 from .. import __version__
 from ..kernels.cpu.threads.pool import num_threads
 from ..kernels.cpu.threads.usable import usable
-from ..kernels.engine.engine import COMPANIONS, training_kernels
+from ..kernels.engine.engine import COMPANIONS, LATER, training_kernels
 from ..kernels.engine.forward import PREDICTION_KERNELS
 from ..kernels.jit import cache, target
 from ..kernels.jit.side_by_side import compile_side_by_side
@@ -69,7 +69,7 @@ def _compile(options: argparse.Namespace) -> None:
     codes = [ACTIVATIONS[name].code for name in options.activations]
     steps = [(LOSSES[loss], OPTIMIZERS[optimizer].code) for loss in options.losses for optimizer in options.optimizers]
     found = [kernel for step in steps for kernel in training_kernels(*step, codes, drops=True).values()]
-    kernels = dict.fromkeys([*found, *COMPANIONS, *PREDICTION_KERNELS])
+    kernels = dict.fromkeys([*found, *COMPANIONS, *LATER, *PREDICTION_KERNELS])
     for dtype in map(np.dtype, options.dtypes):
         compile_side_by_side(list(kernels), dtype)
         for kernel in kernels:

@@ -74,14 +74,14 @@ MAX_TASK_ROWS_LARGE_W = 256
 """The same where a W is larger than L2 and is packed for every task."""
 
 COMPANIONS = (
-    Kernel(inference.__name__, "predict_rows"),
-    Kernel(inference.__name__, "run"),
     Kernel(rng.__name__, "shuffle_rows"),
     Kernel(parallel_for.__name__, "worker_loop"),
     Kernel(parallel_for.__name__, "wake"),
 )
-"""What nearly every program that trains needs as well, soon: compiled with the kernels of the training step, side by
-side."""
+"""What nearly every program that trains needs as well: compiled with the kernels of the training step, side by side."""
+
+LATER = (Kernel(inference.__name__, "predict_rows"), epochs.RUN_EPOCHS, Kernel(inference.__name__, "run"))
+"""What the first epochs and most programs' end take: compiled while they train."""
 
 
 class CpuEngine:
@@ -372,7 +372,7 @@ class CpuEngine:
 def training_kernels(
     loss: LossSpec, optimizer: int, activations_of_layers: Sequence[int], drops: bool
 ) -> dict[str, Kernel]:
-    """Return the kernels that training a network takes, by field of CONTEXT or by activation, and the loops.
+    """Return the kernels that training a network takes, by field of CONTEXT or by activation, and the loop.
 
     ``drops``: whether some layer has dropout.
     """
@@ -381,7 +381,6 @@ def training_kernels(
         "weights_task": Kernel(weights_task.__name__, "weights_task"),
         "rows_task": Kernel(training_step.__name__, "rows_task"),
         "run": Kernel(training_step.__name__, "run"),
-        "run_epochs": Kernel(epochs.__name__, "run_epochs"),
         "loss_kernel": Kernel(losses.__name__, "loss_kernel", loss.code),
     }
     if loss.counts_correct:

@@ -16,6 +16,7 @@ from ..cpu.elementwise import all_finite
 from ..cpu.threads.pool import POOL
 from ..jit.call_by_address import by_address, call, kernel_address
 from ..jit.decorator import jit
+from ..jit.side_by_side import Kernel, is_coming
 from ..llvm.memory import item_bytes, optimize_for_size, record_at, vector_at
 from .backend import PROGRESS, TOTALS, Array, check_interrupt, record
 from .context import FLOAT64, INT64
@@ -210,6 +211,9 @@ def run_epochs(dtype: Any, address: int, threads: int, pool: int) -> None:
         epochs.done += 1
 
 
+RUN_EPOCHS = Kernel(__name__, "run_epochs")
+
+
 class EpochLoop:
     """Calls `run_epochs` for one `fit`.
 
@@ -257,6 +261,8 @@ class EpochLoop:
     @property
     def epochs_of_a_call(self) -> int:
         """Epochs that take about as long as one compiled call should; 0 or 1 where this loop gains nothing."""
+        if is_coming(RUN_EPOCHS, self._dtype):
+            return 1
         rows = self._rows + int(self.record["validation_rows"])
         return min(MAX_EPOCHS, int(self._engine.tuner.rows) // rows)
 

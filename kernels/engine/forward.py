@@ -19,7 +19,7 @@ from ..cpu.gemm.microkernel import MR, NV
 from ..cpu.softmax import softmax_rows
 from ..cpu.threads.pool import POOL, num_threads
 from ..jit.call_by_address import CFunction, kernel_address
-from ..jit.side_by_side import Kernel
+from ..jit.side_by_side import Kernel, compile_side_by_side
 from ..jit.target import COMPILES
 from ..llvm.builder import VECTOR
 from ..reference import activations as reference_activations
@@ -65,8 +65,13 @@ PACK_ONCE_BLOCKS = 4
 NO_VALUES = {item: np.empty(0, f"f{item}") for item in (4, 8)}
 """What layers that say themselves where their arrays are count from."""
 
-PREDICTION_KERNELS = (Kernel(_inference.__name__, "predict_rows"), Kernel(_inference.__name__, "softmax_rows"))
-"""The kernels that prediction takes besides `gemm` and the activations."""
+PREDICTION_KERNELS = (
+    Kernel(_inference.__name__, "predict_rows"),
+    Kernel(_inference.__name__, "run"),
+    Kernel(gemm.__module__, "gemm"),
+    Kernel(_inference.__name__, "softmax_rows"),
+)
+"""The kernels that prediction takes besides the activations; the last one only for probabilities."""
 
 
 class Forward:
@@ -100,6 +105,7 @@ class Forward:
             layer["relu"] = code == RELU
             if code not in (IDENTITY, RELU):
                 layer["activate"] = activations.activation_address(code, dtype)
+        compile_side_by_side(PREDICTION_KERNELS[: 4 if softmax else 3], dtype)
         kernels = [kernel_address(gemm, dtype), kernel_address(predict_rows, dtype)]
         kernels.append(kernel_address(softmax_rows, dtype) if softmax else 0)
         self._block_rows = block_rows(layer_sizes, dtype)

@@ -5,6 +5,8 @@ kernels are called by address, so each is compiled by itself: helper processes c
 this process compiles the others and then loads theirs. Where a helper fails, or none can be started, this process
 compiles what is missing, as it would alone; helpers never decide what runs, only how soon. Of several processes that
 begin at once, one has helpers.
+
+One helper goes on with kernels that are not needed yet, while this process trains already, and after it has ended.
 """
 
 import contextlib
@@ -16,6 +18,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -47,6 +50,9 @@ LONGEST = (
 
 PATIENCE_S = 60
 """Seconds to wait for a helper at most; then this process compiles what is missing."""
+
+POLL_S = 0.005
+"""Seconds between two looks at what a helper has compiled."""
 
 _compiling = threading.Lock()
 
@@ -86,6 +92,10 @@ class Kernel(NamedTuple):
         return kernel_address(self.function(), dtype)
 
 
+_ahead: "tuple[subprocess.Popen[bytes] | None, list[Kernel], Any]" = (None, [], None)
+"""The helper that goes on, with which kernels in which order, and their dtype."""
+
+
 def processes() -> int:
     """Return how many processes may compile at once: FASTNET_COMPILE_PROCESSES, or one a CPU.
 
@@ -101,7 +111,7 @@ def processes() -> int:
     return max(1, int(asked)) if asked.isdecimal() and int(asked) > 0 else worthwhile
 
 
-def compile_side_by_side(kernels: Sequence[Kernel], dtype: Any) -> None:
+def compile_side_by_side(kernels: Sequence[Kernel], dtype: Any, later: Sequence[Kernel] = ()) -> None:
     """Compile kernels that are not in the cache, some of them in other processes.
 
     Parameters
@@ -109,22 +119,38 @@ def compile_side_by_side(kernels: Sequence[Kernel], dtype: Any) -> None:
     kernels : sequence of Kernel
     dtype : dtype
         float32 or float64.
+    later : sequence of Kernel
+        What is not needed yet. A helper that was started for the others compiles these too, and nobody waits for it.
     """
     wanted = tuple(kernels), np.dtype(dtype)
     if wanted in _looked_for:
         return
     with _compiling:  # threads that wait find the kernels in the cache
-        _compile_missing(kernels, dtype)
+        _compile_missing(kernels, dtype, later)
     _looked_for.add(wanted)
 
 
-def _compile_missing(kernels: Sequence[Kernel], dtype: Any) -> None:
-    # The first two speak for all, since a start with a full cache must not look for each: prediction takes one of them.
+def is_coming(kernel: Kernel, dtype: Any) -> bool:
+    """Return whether a helper that goes on will have compiled a kernel soon."""
+    helper, kernels, kind = _ahead
+    works = helper is not None and helper.poll() is None and kernel in kernels and dtype == kind
+    return works and not is_cached(kernel.function(), dtype)
+
+
+def _compile_missing(kernels: Sequence[Kernel], dtype: Any, later: Sequence[Kernel] = ()) -> None:
+    # The first two speak for all, since a start with a full cache must not look for each.
     if all(is_cached(kernel.function(), dtype) for kernel in kernels[:2]):
         return
-    missing = _longest_first([kernel for kernel in kernels if not is_cached(kernel.function(), dtype)])
-    with _right_to_helpers(kernels[0]) as granted, progress(lambda: _count_cached(missing, dtype), len(missing)):
-        _compile(missing, min(processes(), len(missing)) if granted else 1, dtype)
+    coming = [kernel for kernel in _ahead[1] if kernel in kernels and is_coming(kernel, dtype)]
+    missing = [kernel for kernel in kernels if kernel not in coming and not is_cached(kernel.function(), dtype)]
+    missing = _longest_first(missing)
+    with progress(lambda: _count_cached(missing, dtype), len(missing)), _right_to_helpers(kernels[0]) as granted:
+        _compile(missing, min(processes(), len(missing)) if granted else 1, dtype, later)
+    # The helper goes from the first to the last: from their end on, it is not in the way.
+    for kernel in coming[:0:-1]:
+        if is_coming(kernel, dtype):
+            kernel.address(dtype)
+    _wait(coming, [helper for helper in _ahead[:1] if helper is not None], dtype)
 
 
 def _longest_first(kernels: Sequence[Kernel]) -> list[Kernel]:
@@ -155,27 +181,44 @@ def _right_to_helpers(kernel: Kernel) -> Iterator[bool]:
             yield granted
 
 
-def _compile(kernels: Sequence[Kernel], count: int, dtype: Any) -> None:
-    """Compile kernels in ``count`` processes, of which this is one."""
+def _compile(kernels: Sequence[Kernel], count: int, dtype: Any, later: Sequence[Kernel] = ()) -> None:
+    """Compile kernels in ``count`` processes, of which this is one; another one goes on with ``later``."""
+    global _ahead
     helpers: list[subprocess.Popen[bytes]] = []
     waiting, source = os.pipe()
+    goes_on = 0
     try:
         with os.fdopen(source, "wb") as all_numbers:
             all_numbers.write(bytes(range(len(kernels))))
-        helpers.extend(helper for _ in range(count - 1) if (helper := _start(kernels, waiting, dtype)) is not None)
+        for i in range(count - 1):
+            helper = _start(kernels, waiting, dtype, () if i else later)
+            if helper is not None:
+                helpers.append(helper)
         with _no_garbage_collection():
             while number := os.read(waiting, 1):
                 kernels[number[0]].address(dtype)
-        with waiting_counts(), contextlib.suppress(subprocess.TimeoutExpired):
-            for helper in helpers:
-                helper.wait(PATIENCE_S)
+        if _wait(kernels, helpers, dtype) and helpers:
+            _ahead, goes_on = (helpers[0], list(later), dtype), 1
     finally:
         os.close(waiting)
-        for helper in helpers:
+        for helper in helpers[goes_on:]:
             with contextlib.suppress(OSError):
                 helper.kill()
-        for helper in helpers:
+        for helper in helpers[goes_on:]:
             helper.wait()
+
+
+def _wait(kernels: Sequence[Kernel], helpers: "Sequence[subprocess.Popen[bytes]]", dtype: Any) -> bool:
+    """Wait until kernels are in the cache, or no helper works any more; return False where that takes too long."""
+    end = time.monotonic() + PATIENCE_S
+    with waiting_counts():
+        while any(helper.poll() is None for helper in helpers):
+            if _count_cached(kernels, dtype) == len(kernels):
+                break
+            if time.monotonic() > end:
+                return False
+            time.sleep(POLL_S)
+    return True
 
 
 @contextlib.contextmanager
@@ -194,22 +237,25 @@ def _no_garbage_collection() -> Iterator[None]:
 
 
 def _in_forked_child() -> None:
-    """Forget a lock that another thread of the parent held."""
-    global _compiling
-    _compiling = threading.Lock()
+    """Forget a lock that another thread of the parent held, and the parent's helper."""
+    global _compiling, _ahead
+    _compiling, _ahead = threading.Lock(), (None, [], None)
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_in_forked_child)
 
 
-def _start(kernels: Sequence[Kernel], waiting: int, dtype: Any) -> "subprocess.Popen[bytes] | None":
-    """Start a process that compiles into the cache the kernels whose numbers it reads from a pipe.
+def _start(
+    kernels: Sequence[Kernel], waiting: int, dtype: Any, later: Sequence[Kernel]
+) -> "subprocess.Popen[bytes] | None":
+    """Start a process that compiles into the cache the kernels whose numbers it reads from a pipe, then those of later.
 
     Return None where the system refuses.
     """
     assert cache_folder is not None
-    task = {"path": list(map(str, sys.path)), "dtype": np.dtype(dtype).name, "kernels": kernels, "parent": os.getpid()}
+    task = {"path": list(map(str, sys.path)), "dtype": np.dtype(dtype).name, "parent": os.getpid()}
+    task |= {"kernels": kernels, "later": later}
     names = {"NUMBA_CPU_NAME": numba.config.CPU_NAME, "NUMBA_CPU_FEATURES": numba.config.CPU_FEATURES}
     target = {name: value for name, value in names.items() if value is not None}
     environment = {**os.environ, **target, "NUMBA_CACHE_DIR": str(cache_folder.parent)}
@@ -222,8 +268,14 @@ def _start(kernels: Sequence[Kernel], waiting: int, dtype: Any) -> "subprocess.P
 
 
 def help_out(task: dict[str, Any]) -> None:
-    """Compile kernels of a task, in a helper process, as long as the process that started it lives."""
+    """Compile kernels of a task, in a helper process, while the process that started it lives; then the later ones.
+
+    Those also after its end, which a short training reaches first: else it would begin with them time and again.
+    """
     gc.disable()
+    dtype = np.dtype(task["dtype"])
     # In a virtual environment of Windows, the parent is what starts the interpreter.
     while (os.name != "posix" or os.getppid() == task["parent"]) and (number := os.read(0, 1)):
-        Kernel(*task["kernels"][number[0]]).address(np.dtype(task["dtype"]))
+        Kernel(*task["kernels"][number[0]]).address(dtype)
+    for kernel in task["later"]:
+        Kernel(*kernel).address(dtype)
