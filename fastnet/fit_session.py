@@ -71,8 +71,8 @@ def compile_kernels(trainer: Any) -> list[Kernel]:
     if trainer.backend != "cpu" or not COMPILES:
         return []
     network, state = trainer.network, trainer._state
-    loss, drops = LOSSES[trainer.loss], bool(state.dropout)
-    kernels = list(training_kernels(loss, state.code, network.activation_codes, drops).values())
+    loss, drops, measures = LOSSES[trainer.loss], bool(state.dropout), trainer.l2 > 0 or trainer.clip_norm is not None
+    kernels = list(training_kernels(loss, state.code, network.activation_codes, drops, measures).values())
     compile_side_by_side([*kernels, *COMPANIONS], network.dtype, LATER)
     return kernels
 

@@ -68,7 +68,7 @@ def _compile(options: argparse.Namespace) -> None:
     """Compile the kernels of every combination of what the options name, and what calls them where it can run here."""
     codes = [ACTIVATIONS[name].code for name in options.activations]
     steps = [(LOSSES[loss], OPTIMIZERS[optimizer].code) for loss in options.losses for optimizer in options.optimizers]
-    found = [kernel for step in steps for kernel in training_kernels(*step, codes, drops=True).values()]
+    found = [kernel for step in steps for kernel in training_kernels(*step, codes, drops=True, measures=True).values()]
     kernels = dict.fromkeys([*found, *COMPANIONS, *LATER, *PREDICTION_KERNELS])
     for dtype in map(np.dtype, options.dtypes):
         compile_side_by_side(list(kernels), dtype)

@@ -207,7 +207,8 @@ class CpuEngine:
         self.plan.bind_arrays()
         drops = layers["threshold"] > 0
         codes = layers["activation"].tolist()
-        kernels = training_kernels(self._loss, int(context["optimizer"]), codes, bool(drops.any()))
+        measures = bool(context["l2"] != 0 or self.objective["l2_per_batch"] != 0 or context["clip_norm"] < np.inf)
+        kernels = training_kernels(self._loss, int(context["optimizer"]), codes, bool(drops.any()), measures)
         compile_side_by_side(list(kernels.values()), dtype)
         if "dropout" in kernels:
             layers["drop_kernel"][drops] = kernels["dropout"].address(dtype)
@@ -215,7 +216,7 @@ class CpuEngine:
             for field, prefix in (("activate", "activation"), ("derive", "derivative")):
                 if (kernel := kernels.get(f"{prefix} {code}")) is not None:
                     layer[field] = kernel.address(dtype)
-        for field in ("rows_task", "weights_task", "loss_kernel", "correct_kernel", "update_kernel"):
+        for field in ("rows_task", "weights_task", "norms_task", "loss_kernel", "correct_kernel", "update_kernel"):
             if field in kernels:
                 context[field] = kernels[field].address(dtype)
         # Last: it says that all are there. Ctrl-C while others are compiled would leave addresses of 0 behind.
@@ -370,11 +371,11 @@ class CpuEngine:
 
 
 def training_kernels(
-    loss: LossSpec, optimizer: int, activations_of_layers: Sequence[int], drops: bool
+    loss: LossSpec, optimizer: int, activations_of_layers: Sequence[int], drops: bool, measures: bool
 ) -> dict[str, Kernel]:
     """Return the kernels that training a network takes, by field of CONTEXT or by activation, and the loop.
 
-    ``drops``: whether some layer has dropout.
+    ``drops``: whether some layer has dropout; ``measures``: whether there is an l2, or the gradient is clipped.
     """
     found = {
         "gemm": Kernel(gemm.__module__, "gemm"),
@@ -391,6 +392,8 @@ def training_kernels(
         if code not in (IDENTITY, RELU):  # the product applies these two itself
             found[f"activation {code}"] = Kernel(activations.__name__, "activation_kernel", code)
             found[f"derivative {code}"] = Kernel(activations.__name__, "times_derivative_kernel", code)
+    if measures:
+        found["norms_task"] = Kernel(weights_task.__name__, "norms_task")
     if drops:
         found["dropout"] = Kernel(dropout.__name__, "drop_rows")
     if activations_of_layers[-1] == RELU:

@@ -122,7 +122,7 @@ CONTEXT = record(
     "scratch_threads task_rows flops_per_row rank ranks",
     *(name for name in Plan._fields if name not in ("context", "state")),
     "state0 state1",
-    "gemm loss_kernel correct_kernel update_kernel rows_task weights_task dropout_key",
+    "gemm loss_kernel correct_kernel update_kernel rows_task weights_task norms_task dropout_key",
     "trains packs threads X targets sample_weights order rates rate_count first_row stop_row epoch_rows",
     "start rows inputs is_first is_last is_group_first is_group_last group",
     "row_begin row_end correct_count stage paused",
@@ -147,7 +147,8 @@ The network and its training:
 
 Addresses of the arrays of `Plan`, 0 where an array has no elements; state0 and state1: the optimizer's state vectors.
 
-Addresses of kernels; correct_kernel is 0 where the loss counts no correct answers. dropout_key: of the seed.
+Addresses of kernels; correct_kernel is 0 where the loss counts no correct answers, norms_task without l2 and clipping.
+dropout_key: of the seed.
 
 One call of the loop, and addresses of its data:
 

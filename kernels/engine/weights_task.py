@@ -168,6 +168,38 @@ def _gradient(dtype: Any, ctx: Any, task: Any, fused: bool, scratch: int) -> Non
         j += width
 
 
+@by_address(lambda real: (types.intp, types.DType(real), CONTEXT_TYPE))
+@jit(internal=True)
+def norms_task(index: int, dtype: Any, ctx: Any) -> None:
+    """Add the penalty's gradient to dW, and sum squares: of W for the penalty, of dW and db for clipping.
+
+    Compiled only for trainings with either.
+    """
+    optimize_for_size()
+    item = item_bytes(dtype)
+    lanes = VECTOR // item
+    task = record_at(WEIGHT_TASK, ctx.weight_tasks + index * _TASK_BYTES)
+    layer = layer_at(ctx, task.layer)
+    n, height = layer.n_in, task.row_end - task.row_begin
+    w_start, first_neuron = layer.weights + task.row_begin * n, layer.first_neuron + task.row_begin
+    gradient = vector_at(dtype, ctx.gradient + w_start * item, height * n)
+    sums = vector_at(FLOAT64, stack_memory(_LANES_BYTES), _LANES)
+    if ctx.step_l2 != 0:
+        weights = vector_at(dtype, ctx.parameters + w_start * item, height * n)
+        squares = vector_at(FLOAT64, ctx.squared_weights + first_neuron * 8, height)
+        for j in range(0, height, lanes):  # tasks begin at multiples of the lanes
+            end = min(j + lanes, height)
+            squares[j] = _square_sum(weights[j * n : end * n], sums, gradient[j * n : end * n], dtype.type(ctx.step_l2))
+            for i in range(j + 1, end):
+                squares[i] = 0
+    if ctx.clip_norm < math.inf:
+        biases = vector_at(dtype, ctx.gradient + (layer.biases + task.row_begin) * item, height)
+        norms = vector_at(FLOAT64, ctx.row_norms + first_neuron * 8, height)
+        for j in range(height):
+            b_j = np.float64(biases[j])
+            norms[j] = _square_sum(gradient[j * n : (j + 1) * n], sums, None, 0) + b_j * b_j
+
+
 @by_address(lambda real: (types.intp, types.DType(real), CONTEXT_TYPE, types.intp))
 @jit(internal=True)
 def weights_task(index: int, dtype: Any, ctx: Any, scratch: int) -> None:
@@ -179,7 +211,6 @@ def weights_task(index: int, dtype: Any, ctx: Any, scratch: int) -> None:
     """
     optimize_for_size()
     item = item_bytes(dtype)
-    lanes = VECTOR // item
     task = record_at(WEIGHT_TASK, ctx.weight_tasks + index * _TASK_BYTES)
     layer = layer_at(ctx, task.layer)
     n, height = layer.n_in, task.row_end - task.row_begin
@@ -197,22 +228,9 @@ def weights_task(index: int, dtype: Any, ctx: Any, scratch: int) -> None:
         _add_group(biases, vector_at(dtype, ctx.gradient_sum + b_start * item, height), ctx.group == 0)
     if ctx.is_last == 0:
         return
-    first_neuron = layer.first_neuron + task.row_begin
-    if ctx.rows > 0 and ctx.step_l2 != 0:
-        weights = vector_at(dtype, ctx.parameters + w_start * item, height * n)
-        squares = vector_at(FLOAT64, ctx.squared_weights + first_neuron * 8, height)
-        sums = vector_at(FLOAT64, stack_memory(_LANES_BYTES), _LANES)
-        for j in range(0, height, lanes):  # tasks begin at multiples of the lanes
-            end = min(j + lanes, height)
-            squares[j] = _square_sum(weights[j * n : end * n], sums, gradient[j * n : end * n], dtype.type(ctx.step_l2))
-            for i in range(j + 1, end):
-                squares[i] = 0
+    if ctx.rows > 0 and (ctx.step_l2 != 0 or clips):
+        call(norms_task, ctx.norms_task, dtype, (index, dtype, ctx))
     if ctx.rows > 0 and clips:
-        norms = vector_at(FLOAT64, ctx.row_norms + first_neuron * 8, height)
-        sums = vector_at(FLOAT64, stack_memory(_LANES_BYTES), _LANES)
-        for j in range(height):
-            b_j = np.float64(biases[j])
-            norms[j] = _square_sum(gradient[j * n : (j + 1) * n], sums, None, 0) + b_j * b_j
         return
     scale = ctx.gradient_scale
     if not (scale < 0 or scale == 1):

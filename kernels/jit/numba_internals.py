@@ -23,6 +23,8 @@ its guard, ``runtime.rtsys``                                          first
 ``codegen.JITCodeLibrary``,             `_LinkedLowering`: a kernel   none: each is optimised and emitted by itself,
 ``NativeLowering``, ``no_compile``,     that is only linked into its  and once more in every caller
 ``insert_user_function``                callers
+its ``_optimize_functions``, a          `_KernelLibrary`: no passes   none: each function is optimised twice
+codegen's ``_function_pass_manager``    over what is for size
 an overload's ``library``, ``fndesc``   `code_address`                ``numba.cfunc``: no arrays, no exceptions
 ``global_compiler_lock``, and that of   a fork waits until no thread  none: a child would be left with a lock that no
 ``llvmlite.binding.ffi.lib``            compiles                      thread will release
@@ -71,6 +73,8 @@ _REQUIRED = (
     (ffi.lib._lock, "_lock"),
     (cpu_target.target_context, "insert_user_function"),
     (JITCodeLibrary, "_optimize_final_module _finalize_final_module _finalize_dynamic_globals enable_object_caching"),
+    (JITCodeLibrary, "_optimize_functions"),
+    (cpu_target.target_context.codegen(), "_data_layout _function_pass_manager"),
     (typed_passes, "AnnotateTypes DumpParforDiagnostics InlineOverloads NativeLowering NopythonRewrites"),
     (untyped_passes, "FindLiterallyCalls InlineClosureLikes LiteralUnroll MakeFunctionToJitFunction WithLifting"),
 )
@@ -150,7 +154,18 @@ addressed: set[Any] = set()
 """Python functions of internal kernels that are called by address; other internal kernels are linked into callers."""
 
 
-class _LinkedLibrary(JITCodeLibrary):  # type: ignore[misc]
+class _KernelLibrary(JITCodeLibrary):  # type: ignore[misc]
+    """LLVM code of a kernel. What is compiled for size is optimised with its module only, not by itself before."""
+
+    def _optimize_functions(self, ll_module: Any) -> None:
+        ll_module.data_layout = self._codegen._data_layout
+        for function in ll_module.functions:
+            if not function.is_declaration and not any(b"optsize" in words for words in function.attributes):
+                passes, builder = self._codegen._function_pass_manager()
+                passes.run(function, builder)
+
+
+class _LinkedLibrary(_KernelLibrary):
     """LLVM code of a kernel that is linked into its callers: they optimise it and emit its machine code."""
 
     def _optimize_final_module(self) -> None:
@@ -159,6 +174,19 @@ class _LinkedLibrary(JITCodeLibrary):  # type: ignore[misc]
     def _finalize_final_module(self) -> None:
         self._finalize_dynamic_globals()
         self._finalized = True
+
+
+@register_pass(mutates_CFG=True, analysis_only=False)
+class _KernelLowering(typed_passes.NativeLowering):  # type: ignore[misc]
+    """Numba's lowering, into a `_KernelLibrary`."""
+
+    _name = "kernel_lowering"
+
+    def run_pass(self, state: Any) -> bool:
+        """Generate LLVM code and compile it."""
+        state.library = _KernelLibrary(state.targetctx.codegen(), state.func_id.func_qualname)
+        state.library.enable_object_caching()
+        return bool(super().run_pass(state))
 
 
 @register_pass(mutates_CFG=True, analysis_only=False)
@@ -195,9 +223,9 @@ class KernelCompiler(CompilerBase):  # type: ignore[misc]
         """Return the passes, as Numba's compiler asks for them."""
         manager = DefaultPassBuilder.define_nopython_pipeline(self.state)
         manager.passes = [found for found in manager.passes if found[0] not in _NOTHING_TO_DO]
-        if self.state.flags.no_cpython_wrapper and self.state.func_id.func not in addressed:
-            lowering = typed_passes.NativeLowering
-            manager.passes = [(_LinkedLowering if at is lowering else at, name) for at, name in manager.passes]
+        linked = self.state.flags.no_cpython_wrapper and self.state.func_id.func not in addressed
+        own = {typed_passes.NativeLowering: _LinkedLowering if linked else _KernelLowering}
+        manager.passes = [(own.get(at, at), name) for at, name in manager.passes]
         return [manager]
 
 

@@ -80,7 +80,7 @@ def test_without_helpers_it_compiles_alone(tmp_path: Path, setup: str) -> None:
 
 
 def test_the_longest_kernels_are_begun_first() -> None:
-    kernels = training_kernels(LOSSES["cross_entropy"], OPTIMIZERS["adam"].code, [IDENTITY], drops=True)
+    kernels = training_kernels(LOSSES["cross_entropy"], OPTIMIZERS["adam"].code, [IDENTITY], drops=True, measures=True)
     order = side_by_side._longest_first([*COMPANIONS, *reversed(kernels.values())])
     assert sorted(order) == sorted([*COMPANIONS, *kernels.values()])
     names = [f"{kernel.module.rpartition('.')[2]}.{kernel.name}" for kernel in order]
