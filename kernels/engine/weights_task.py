@@ -175,7 +175,6 @@ def norms_task(index: int, dtype: Any, ctx: Any) -> None:
 
     Compiled only for trainings with either.
     """
-    optimize_for_size()
     item = item_bytes(dtype)
     lanes = VECTOR // item
     task = record_at(WEIGHT_TASK, ctx.weight_tasks + index * _TASK_BYTES)
