@@ -9,6 +9,7 @@ begin at once, one has helpers.
 One helper goes on with kernels that are not needed yet, while this process trains already, and after it has ended.
 """
 
+import atexit
 import contextlib
 import functools
 import gc
@@ -194,6 +195,9 @@ def _compile(kernels: Sequence[Kernel], count: int, dtype: Any, later: Sequence[
             helper = _start(kernels, waiting, dtype, () if i else later)
             if helper is not None:
                 helpers.append(helper)
+        # A process that ends collects garbage twice, 0.4 s after a compilation.
+        atexit.unregister(gc.freeze)
+        atexit.register(gc.freeze)
         with _no_garbage_collection():
             while number := os.read(waiting, 1):
                 kernels[number[0]].address(dtype)

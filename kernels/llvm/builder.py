@@ -115,7 +115,7 @@ class VectorBuilder:
         self.lanes = lanes or VECTOR // self.bytes
         self.scalar = ir.FloatType() if self.bits == 32 else ir.DoubleType()
         self.vector = ir.VectorType(self.scalar, self.lanes)
-        self.zero = ir.Constant(self.vector, [ir.Constant(self.scalar, 0.0)] * self.lanes)
+        self.zero = ir.Constant(self.vector, None)
 
     def intrinsic(self, name: str, result: ir.Type, *operands: ir.Value) -> ir.Value:
         """Call an LLVM intrinsic; llvmlite's own ``declare_intrinsic`` refuses vectors."""
@@ -131,7 +131,7 @@ class VectorBuilder:
 
     def vectors_at(self, pointer: ir.Value, count: int) -> list[ir.Value]:
         """Give pointers to ``count`` consecutive vectors."""
-        return [self.at(pointer, _INT32(q * self.lanes * self.bytes)) for q in range(count)]
+        return [pointer, *(self.at(pointer, _INT32(q * self.lanes * self.bytes)) for q in range(1, count))]
 
     def prefetch(self, pointer: ir.Value) -> None:
         """Ask for a cache line, to be read soon."""
