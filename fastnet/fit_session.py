@@ -15,8 +15,8 @@ from .io.checkpoint import CheckpointWriter, state_dict
 from .kernels.engine import rng
 from .kernels.engine.backend import Backend, discard_partial_step, start_epoch
 from .kernels.engine.engine import COMPANIONS, LATER, CpuEngine, training_kernels
-from .kernels.engine.epochs import BestState, EpochLoop
-from .kernels.jit.side_by_side import Kernel, compile_side_by_side
+from .kernels.engine.epochs import RUN_EPOCHS, BestState, EpochLoop
+from .kernels.jit.side_by_side import Kernel, compile_side_by_side, is_coming
 from .kernels.jit.target import COMPILES
 from .kernels.specs.batches import MICRO_BATCH_ROWS
 from .kernels.specs.losses import LOSSES
@@ -74,7 +74,7 @@ def compile_kernels(trainer: Any) -> list[Kernel]:
     loss, drops, measures = LOSSES[trainer.loss], bool(state.dropout), trainer.l2 > 0 or trainer.clip_norm is not None
     kernels = list(training_kernels(loss, state.code, network.activation_codes, drops, measures).values())
     compile_side_by_side([*kernels, *COMPANIONS], network.dtype, LATER)
-    return kernels
+    return kernels if is_coming(RUN_EPOCHS, network.dtype) else [*kernels, RUN_EPOCHS]
 
 
 class FitSession:

@@ -144,14 +144,14 @@ def _compile_missing(kernels: Sequence[Kernel], dtype: Any, later: Sequence[Kern
         return
     coming = [kernel for kernel in _ahead[1] if kernel in kernels and is_coming(kernel, dtype)]
     missing = [kernel for kernel in kernels if kernel not in coming and not is_cached(kernel.function(), dtype)]
-    missing = _longest_first(missing)
-    with progress(lambda: _count_cached(missing, dtype), len(missing)), _right_to_helpers(kernels[0]) as granted:
-        _compile(missing, min(processes(), len(missing)) if granted else 1, dtype, later)
-    # The helper goes from the first to the last: from their end on, it is not in the way.
-    for kernel in coming[:0:-1]:
-        if is_coming(kernel, dtype):
+    missing, helper = _longest_first(missing), _ahead[0]
+    if missing:
+        with _right_to_helpers(kernels[0]) as granted, progress(lambda: _count_cached(missing, dtype), len(missing)):
+            _compile(missing, min(processes(), len(missing)) if granted else 1, dtype, later)
+    for kernel in coming[:0:-1]:  # the helper takes them from the first one on
+        if not is_cached(kernel.function(), dtype):
             kernel.address(dtype)
-    _wait(coming, [helper for helper in _ahead[:1] if helper is not None], dtype)
+    _wait(coming[:1], [] if helper is None else [helper], dtype)
 
 
 def _longest_first(kernels: Sequence[Kernel]) -> list[Kernel]:

@@ -311,7 +311,7 @@ def test_kernels_are_compiled_where_ctrl_c_arrives(monkeypatch: pytest.MonkeyPat
     """In another thread their compilation would go on to its end."""
     found = []
 
-    def interrupted(kernels: Any, dtype: Any) -> None:
+    def interrupted(kernels: Any, dtype: Any, later: Any) -> None:
         found.append(threading.current_thread())
         raise KeyboardInterrupt
 

@@ -32,6 +32,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         found.append(int(self.record["done"]))
 
     monkeypatch.setattr(epochs.EpochLoop, "train", noting)
+    monkeypatch.setattr(epochs, "is_coming", lambda kernel, dtype: False)
     return found
 
 
@@ -85,6 +86,19 @@ def test_divergence_ends_at_the_same_epoch(rate: float, validation: dict[str, An
         with pytest.warns(DivergenceWarning, match=f"in epoch {trainer_epoch(rate)}: "):
             ours.fit(X, Y * 100, 30)
     assert np.isfinite(ours.network.parameters).all()
+
+
+def test_while_the_loop_is_being_compiled_epochs_are_trained_singly(
+    calls: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together = trainer(**CLASSES)
+    looks = iter([True] * 5)
+    monkeypatch.setattr(epochs, "is_coming", lambda kernel, dtype: next(looks, False))
+    together.fit(X, LABELS, 30)
+    assert sum(calls) == 25
+    singly = trainer(**CLASSES)
+    singly.fit(X, LABELS, 30, callbacks=[lambda row: False])
+    assert state(singly) == state(together)
 
 
 def trainer_epoch(rate: float) -> int:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from fastnet.kernels.engine.engine import COMPANIONS, training_kernels
+from fastnet.kernels.engine.engine import COMPANIONS, LATER, training_kernels
 from fastnet.kernels.jit import announcer, side_by_side
 from fastnet.kernels.jit.side_by_side import Kernel
 from fastnet.kernels.specs.activations import IDENTITY
@@ -68,6 +68,18 @@ def test_helpers_compile_what_this_process_then_loads(tmp_path: Path) -> None:
 
 
 @pytest.mark.exhaustive
+def test_a_helper_goes_on_after_the_training(tmp_path: Path) -> None:
+    """With what the training did not need yet, so that the next start has it."""
+    fit(tmp_path)
+    names, end = {"run_epochs", "predict_rows", "inference.run-"}, time.monotonic() + 120
+    while names and time.monotonic() < end:
+        found = [path.name for path in tmp_path.rglob("*.nbi")]
+        names = {name for name in names if not any(name in file for file in found)}
+        time.sleep(0.1)
+    assert not names
+
+
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     "setup",
     [
@@ -81,8 +93,8 @@ def test_without_helpers_it_compiles_alone(tmp_path: Path, setup: str) -> None:
 
 def test_the_longest_kernels_are_begun_first() -> None:
     kernels = training_kernels(LOSSES["cross_entropy"], OPTIMIZERS["adam"].code, [IDENTITY], drops=True, measures=True)
-    order = side_by_side._longest_first([*COMPANIONS, *reversed(kernels.values())])
-    assert sorted(order) == sorted([*COMPANIONS, *kernels.values()])
+    order = side_by_side._longest_first([*COMPANIONS, *LATER, *reversed(kernels.values())])
+    assert sorted(order) == sorted([*COMPANIONS, *LATER, *kernels.values()])
     names = [f"{kernel.module.rpartition('.')[2]}.{kernel.name}" for kernel in order]
     assert names[: len(side_by_side.LONGEST)] == list(side_by_side.LONGEST), "a kernel was renamed or moved"
 
@@ -139,6 +151,105 @@ def test_each_kernel_is_compiled_once_and_garbage_is_collected_again(monkeypatch
     assert gc.isenabled()
 
 
+class Helper:
+    """A process that has compiled some kernels, and works until it has been asked a number of times."""
+
+    def __init__(self, compiled: list[str], looks: int = 1000) -> None:
+        self.compiled, self.looks, self.killed = compiled, looks, False
+
+    def poll(self) -> int | None:
+        """Return None while it works."""
+        self.looks -= 1
+        return None if self.looks > 0 else 0
+
+    def kill(self) -> None:
+        """Note that."""
+        self.killed = True
+
+    def wait(self) -> None:
+        """Do nothing."""
+
+
+class Step(NamedTuple):
+    """A kernel that is in the cache once a process has compiled it."""
+
+    name: str
+    compiled: list[str]
+
+    def function(self) -> Any:
+        """Return itself."""
+        return self
+
+    def address(self, dtype: Any) -> int:
+        """Compile it in this process."""
+        self.compiled.append(f"{self.name} here")
+        return 1
+
+
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Kernels a, b and c, and what has been compiled; nothing is going on before and after the test."""
+    compiled: list[str] = []
+    monkeypatch.setattr(side_by_side, "_ahead", (None, [], None))
+    monkeypatch.setattr(side_by_side, "keeps", lambda function: True)
+    monkeypatch.setattr(side_by_side, "processes", lambda: 3)
+    monkeypatch.setattr(side_by_side, "_longest_first", list)
+    monkeypatch.setattr(
+        side_by_side, "is_cached", lambda step, dtype: any(name.startswith(step.name) for name in compiled)
+    )
+    return [Step(name, compiled) for name in "abc"], compiled
+
+
+def test_one_helper_goes_on_and_the_others_end(monkeypatch: pytest.MonkeyPatch, steps: Any) -> None:
+    (a, b, c), compiled = steps
+    helpers: list[Helper] = []
+
+    def start(kernels: Any, waiting: int, dtype: Any, later: Any) -> Helper:
+        assert list(later) == ([] if helpers else [c])
+        helpers.append(Helper(compiled))
+        return helpers[-1]
+
+    monkeypatch.setattr(side_by_side, "_start", start)
+    side_by_side.compile_side_by_side([a, b], np.dtype("float32"), [c])
+    assert compiled == ["a here", "b here"]
+    assert [helper.killed for helper in helpers] == [False, True]
+    assert side_by_side.is_coming(c, np.dtype("float32"))
+    assert not side_by_side.is_coming(a, np.dtype("float32"))
+    assert not side_by_side.is_coming(c, np.dtype("float64"))
+    compiled.append("c there")
+    assert not side_by_side.is_coming(c, np.dtype("float32"))
+
+
+def test_what_a_helper_is_at_is_waited_for_and_the_rest_compiled_here(
+    monkeypatch: pytest.MonkeyPatch, steps: Any
+) -> None:
+    (a, b, c), compiled = steps
+    monkeypatch.setattr(side_by_side, "_ahead", (Helper(compiled), [a, b, c], np.dtype("float32")))
+    monkeypatch.setattr(time, "sleep", lambda seconds: compiled.append("a there"))
+    side_by_side.compile_side_by_side([c, a], np.dtype("float32"))
+    assert compiled == ["c here", "a there"]
+
+
+def test_a_helper_that_ends_early_is_not_waited_for(monkeypatch: pytest.MonkeyPatch, steps: Any) -> None:
+    (a, b, _), compiled = steps
+    monkeypatch.setattr(side_by_side, "_ahead", (Helper(compiled, looks=6), [a, b], np.dtype("float32")))
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    side_by_side.compile_side_by_side([a, b], np.dtype("float32"))
+    assert compiled == ["b here"], "the caller compiles a when it needs it"
+    assert not side_by_side.is_coming(a, np.dtype("float32"))
+
+
+def test_a_helper_compiles_what_is_needed_now_and_then_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    numbers = iter([b"\1", b"\0", b""])
+    monkeypatch.setattr(os, "read", lambda file, count: next(numbers))
+    monkeypatch.setattr(Kernel, "address", lambda kernel, dtype: seen.append(f"{kernel.name} {dtype}"))
+    monkeypatch.setattr(gc, "disable", lambda: None)
+    task = {"dtype": "float64", "parent": os.getppid(), "kernels": [["m", "a"], ["m", "b", 3]], "later": [["m", "c"]]}
+    side_by_side.help_out(task)
+    assert seen == ["b float64", "a float64", "c float64"]
+
+
 @pytest.mark.parametrize(
     ("asked", "count"), [("1", 1), ("3", 3), ("", 2), ("nonsense", 2), ("0", 2), ("00", 2), ("-1", 2)]
 )
@@ -180,7 +291,7 @@ class Interrupted:
 def test_ctrl_c_ends_the_helpers(monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[subprocess.Popen[bytes]] = []
 
-    def start(kernels: Any, waiting: int, dtype: Any) -> subprocess.Popen[bytes]:
+    def start(kernels: Any, waiting: int, dtype: Any, later: Any) -> subprocess.Popen[bytes]:
         started.append(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"]))
         return started[-1]
 
@@ -234,7 +345,7 @@ def test_threads_do_not_compile_the_same(monkeypatch: pytest.MonkeyPatch) -> Non
     """As with `fit_many`, whose trainers begin at once: the second thread finds what the first has compiled."""
     inside, seen = [], []
 
-    def compiling(kernels: Any, dtype: Any) -> None:
+    def compiling(kernels: Any, dtype: Any, later: Any) -> None:
         inside.append(1)
         time.sleep(0.01)
         seen.append(len(inside))
