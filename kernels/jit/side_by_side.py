@@ -195,9 +195,8 @@ def _compile(kernels: Sequence[Kernel], count: int, dtype: Any, later: Sequence[
             helper = _start(kernels, waiting, dtype, () if i else later)
             if helper is not None:
                 helpers.append(helper)
-        # A process that ends collects garbage twice, 0.4 s after a compilation.
-        atexit.unregister(gc.freeze)
-        atexit.register(gc.freeze)
+        atexit.unregister(_before_the_end)
+        atexit.register(_before_the_end)
         with _no_garbage_collection():
             while number := os.read(waiting, 1):
                 kernels[number[0]].address(dtype)
@@ -210,6 +209,13 @@ def _compile(kernels: Sequence[Kernel], count: int, dtype: Any, later: Sequence[
                 helper.kill()
         for helper in helpers[goes_on:]:
             helper.wait()
+
+
+def _before_the_end() -> None:
+    """Collect no garbage at the process's end, which takes 0.4 s after a compilation; leave the helper that goes on."""
+    gc.freeze()
+    if _ahead[0] is not None:
+        _ahead[0].returncode = 0  # else Popen warns that it still runs
 
 
 def _wait(kernels: Sequence[Kernel], helpers: "Sequence[subprocess.Popen[bytes]]", dtype: Any) -> bool:
