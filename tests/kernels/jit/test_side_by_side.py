@@ -188,7 +188,7 @@ class Step(NamedTuple):
 
 @pytest.fixture
 def steps(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Kernels a, b and c, and what has been compiled; nothing is going on before and after the test."""
+    """Kernels a to d, and what has been compiled; nothing is going on before and after the test."""
     compiled: list[str] = []
     monkeypatch.setattr(side_by_side, "_ahead", (None, [], None))
     monkeypatch.setattr(side_by_side, "keeps", lambda function: True)
@@ -197,11 +197,11 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(
         side_by_side, "is_cached", lambda step, dtype: any(name.startswith(step.name) for name in compiled)
     )
-    return [Step(name, compiled) for name in "abc"], compiled
+    return [Step(name, compiled) for name in "abcd"], compiled
 
 
 def test_one_helper_goes_on_and_the_others_end(monkeypatch: pytest.MonkeyPatch, steps: Any) -> None:
-    (a, b, c), compiled = steps
+    (a, b, c, d), compiled = steps
     helpers: list[Helper] = []
 
     def start(kernels: Any, waiting: int, dtype: Any, later: Any) -> Helper:
@@ -210,8 +210,8 @@ def test_one_helper_goes_on_and_the_others_end(monkeypatch: pytest.MonkeyPatch, 
         return helpers[-1]
 
     monkeypatch.setattr(side_by_side, "_start", start)
-    side_by_side.compile_side_by_side([a, b], np.dtype("float32"), [c])
-    assert compiled == ["a here", "b here"]
+    side_by_side.compile_side_by_side([a, b, d], np.dtype("float32"), [c])
+    assert compiled == ["a here", "b here", "d here"]
     assert [helper.killed for helper in helpers] == [False, True]
     assert side_by_side.is_coming(c, np.dtype("float32"))
     assert not side_by_side.is_coming(a, np.dtype("float32"))
@@ -223,7 +223,7 @@ def test_one_helper_goes_on_and_the_others_end(monkeypatch: pytest.MonkeyPatch, 
 def test_what_a_helper_is_at_is_waited_for_and_the_rest_compiled_here(
     monkeypatch: pytest.MonkeyPatch, steps: Any
 ) -> None:
-    (a, b, c), compiled = steps
+    (a, b, c, _), compiled = steps
     monkeypatch.setattr(side_by_side, "_ahead", (Helper(compiled), [a, b, c], np.dtype("float32")))
     monkeypatch.setattr(time, "sleep", lambda seconds: compiled.append("a there"))
     side_by_side.compile_side_by_side([c, a], np.dtype("float32"))
@@ -231,7 +231,7 @@ def test_what_a_helper_is_at_is_waited_for_and_the_rest_compiled_here(
 
 
 def test_a_helper_that_ends_early_is_not_waited_for(monkeypatch: pytest.MonkeyPatch, steps: Any) -> None:
-    (a, b, _), compiled = steps
+    (a, b, *_), compiled = steps
     monkeypatch.setattr(side_by_side, "_ahead", (Helper(compiled, looks=6), [a, b], np.dtype("float32")))
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
     side_by_side.compile_side_by_side([a, b], np.dtype("float32"))
