@@ -9,13 +9,13 @@ import functools
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from llvmlite import ir
 
 from .jit.decorator import jit
+from .jit.machine import MACHINE
 from .jit.target import registers
 from .llvm.builder import VECTOR, VectorBuilder, intrinsic, types
 
@@ -142,33 +142,19 @@ def _check(threads: int) -> None:
 
 # ------------------------------------------------------------------------------------------ bandwidth
 
-_ASSUMED = {"L1": 32 << 10, "L2": 1 << 20, "L3": 16 << 20}
 _MAX_MEMORY_BYTES = 256 << 20
 _ROUND_BYTES = 32 << 20  # that a thread reads in a round: 0.1 to 5 ms, long against the time of the barriers
 
 
-def cache_sizes(folder: str = "/sys/devices/system/cpu/cpu0/cache") -> dict[str, int]:
-    """Read the sizes of a core's data caches, as Linux describes them; elsewhere assume typical ones.
-
-    Parameters
-    ----------
-    folder : str
-        Where Linux describes the caches of a core.
+def cache_sizes() -> dict[str, int]:
+    """Return the sizes of the data caches that a core of this machine has, or is assumed to have.
 
     Returns
     -------
     dict of str to int
         Bytes by level, "L1" first. A cache that several cores share is given at its full size.
     """
-    found = {}
-    for index in sorted(Path(folder).glob("index*")):
-        try:
-            kind, level, size = ((index / name).read_text().strip() for name in ("type", "level", "size"))
-            if kind != "Instruction":
-                found[f"L{int(level)}"] = int(size[:-1]) << {"K": 10, "M": 20}[size[-1]]
-        except (OSError, ValueError, KeyError, IndexError):  # in another format: skipped
-            continue
-    return dict(sorted(found.items())) if "L1" in found else dict(_ASSUMED)
+    return {f"L{level}": cache.nbytes for level, cache in enumerate(MACHINE.caches, 1) if cache.nbytes}
 
 
 @jit
@@ -190,7 +176,7 @@ def _buffer_bytes(level: str, threads: int) -> int:
     if level == "memory":
         return min(4 * sizes[names[-1]], _MAX_MEMORY_BYTES) // threads
     depth = names.index(level)
-    sharers = threads if depth >= 2 else 1  # each core is assumed to have an L1 and an L2 of its own
+    sharers = min(threads, MACHINE.cores(depth + 1))
     least = 2 * sizes[names[depth - 1]] if depth > 0 else 0
     return max(sizes[level] // (2 * sharers), least)
 

@@ -14,6 +14,7 @@ from ..kernels.cpu.threads.usable import usable
 from ..kernels.engine.engine import COMPANIONS, LATER, training_kernels
 from ..kernels.engine.forward import PREDICTION_KERNELS
 from ..kernels.jit import cache, target
+from ..kernels.jit.machine import MACHINE
 from ..kernels.jit.side_by_side import compile_side_by_side
 from ..kernels.specs.activations import ACTIVATIONS
 from ..kernels.specs.losses import LOSSES
@@ -102,5 +103,6 @@ def _facts() -> list[tuple[str, str]]:
         ("threads", f"{num_threads()}: {usable()}"),
         ("features", " ".join(features) or "none that the kernels make use of"),
         ("vector width", f"{width} bytes: {width // 4} float32, {width // 8} float64"),
+        ("caches", str(MACHINE)),
         ("compile cache", f"{folder} ({size / 2**20:.1f} MiB)" if folder else "none: no folder is writable"),
     ]

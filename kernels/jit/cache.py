@@ -4,8 +4,8 @@ Numba invalidates a cached function by the time stamp of its own file only: afte
 or an upgrade of the package, a cached caller would still run the old code. Here the cache lies in a folder named after
 a hash of all kernel sources, those of sub-packages included, so that any change starts a new folder.
 
-Within the folder Numba's key is the signature, the CPU and its features. What compiled code takes from the system
-besides, the size of L2, is not part of it: machines that share a folder share it, which costs speed at most.
+Within the folder the key is Numba's, the signature, the CPU and its features, and the sizes of the caches, from which
+the sizes of blocks in compiled code follow: machines that share a folder but have other caches compile their own.
 """
 
 import contextlib
@@ -24,6 +24,7 @@ from typing import Any
 
 import numba
 
+from .machine import MACHINE
 from .numba_internals import LoadingCache, NullCache, cpu_target
 
 _STALE_DAYS = 30
@@ -212,13 +213,13 @@ class SafeCache:
         file._load_data = lambda name: load(_whole(file._data_path(name)))
 
     def _index_key(self, sig: Any, codegen: Any) -> Any:
-        """Identify a compiled function by its signature and target.
+        """Identify a compiled function by its signature, target and the caches that it was compiled for.
 
         Numba adds a hash of the function's code and closure. Here the folder's name covers the code, and a closure's
         functions would be pickled with an identity of the process, so that kernels made by a factory were compiled anew
         in each one. A factory must give each kernel a ``__qualname__`` of its own, which names its cache file.
         """
-        return sig, codegen.magic_tuple()
+        return sig, codegen.magic_tuple(), MACHINE.cache_key
 
     def holds(self, sig: Any, target_context: Any = None) -> bool:
         """Return whether the index names a compiled function of this signature; by default for the CPU compiled for."""

@@ -13,7 +13,7 @@ from numba.core import cgutils as _cgutils
 from numba.core import types as _types
 from numba.extending import intrinsic as _intrinsic
 
-from ..jit.target import vector_bytes
+from ..jit.machine import MACHINE
 
 cgutils: Any = _cgutils  # no types
 types: Any = _types
@@ -82,11 +82,11 @@ def _shaped(like: Any, values: Iterator[ir.Value]) -> Any:
 Values = list[ir.Value]
 Step = Callable[[Values], Values]
 
-VECTOR = vector_bytes()
+VECTOR = MACHINE.vector_bytes
 """Bytes in a vector register."""
 
-LINE = 64
-"""Bytes of a cache line."""
+LINE = MACHINE.line
+"""Bytes of a cache line: 64, on Apple's CPUs 128."""
 
 _BYTE = ir.IntType(8)
 _INT32 = ir.IntType(32)

@@ -3,29 +3,14 @@
 The reasons and figures of every constant stand in docs/performance-notes/gemm.md.
 """
 
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from ...jit.decorator import jit
+from ...jit.machine import MACHINE, MOST_L3_BYTES, Machine
 from ...llvm.builder import VECTOR
 from .microkernel import MR, NV
 from .operands import Epilogue, Matrix, Shape
 from .transpose import MAX_ROWS, MAX_ROWS_IN_PLACE
-
-
-def _l2_bytes() -> int:
-    """Return the size of a core's L2 cache, where the system tells it; otherwise 1 MiB."""
-    try:
-        size = Path("/sys/devices/system/cpu/cpu0/cache/index2/size").read_text().strip()
-        return int(size.removesuffix("K")) * 1024
-    except (OSError, ValueError):
-        return 1 << 20
-
-
-L2 = _l2_bytes()
-
-L1 = 32 << 10
-"""Bytes of a core's L1 data cache, of which the rules below use half: its other hardware thread may use the rest."""
 
 WIDE = NV * VECTOR > 64
 """Whether a row of a micro-panel of B is several cache lines, as with AVX-512. A small B in place is then read
@@ -35,23 +20,63 @@ page every few rows: there both factors are packed, as in BLIS."""
 KC_BYTES = 4096
 """KC in bytes of one row of A: 1024 float32. The same on every machine, since it decides where sums are cut."""
 
-A_BYTES = 24576 if WIDE else L2 // 4
-"""Bytes of micro-panels of A that the micro-kernel processes at once, one below the other, for one panel of B."""
 
-B_BYTES = L2 // 4 if WIDE else 4 << 20
-"""Bytes of a packed block of B, KC x NC: part of L2, from where A's block in L1 meets it; or of L3."""
+class CacheBlocks(NamedTuple):
+    """Bytes of what is to stay in a cache, or is supplied by it.
 
-B_BYTES_TALL = 3 * L2 // 4 if WIDE else B_BYTES
-"""The same below a block of A of more than A_L3_BYTES, which is read again for every block of B."""
+    Attributes
+    ----------
+    a : int
+        Micro-panels of A that the micro-kernel processes at once, one below the other, for one panel of B.
+    b : int
+        A packed block of B, KC x NC.
+    b_tall : int
+        The same below a block of A of more than ``a_l3``, which is read again for every block of B.
+    b_few_rows : int
+        The same below fewer rows of A than LARGE_BLOCK_ROWS, which read it so few times that it had better stay in L2.
+    a_l3 : int
+        What of A the L3 cache supplies as fast as it is needed.
+    b_in_place : int
+        A B that is read in place whatever A's rows; half of it from MANY_ROWS on.
+    a_in_place : int
+        An A.T that is read in place with AVX-512, where C has PACK_A_COLUMNS; with fewer columns, L2.
+    """
 
-B_BYTES_FEW_ROWS = B_BYTES if WIDE else L2 // 8
-"""The same below fewer rows of A than LARGE_BLOCK_ROWS, which read it so few times that it had better stay in L2."""
+    a: int
+    b: int
+    b_tall: int
+    b_few_rows: int
+    a_l3: int
+    b_in_place: int
+    a_in_place: int
+
+
+def cache_blocks(machine: Machine, wide: bool = WIDE) -> CacheBlocks:
+    """Return the sizes of blocks for a machine's caches, by BLIS's analytical model: what is read most lies nearest.
+
+    Of L1 half is used, or three quarters by what streams through it: its other hardware thread may use the rest. Of L2
+    a quarter, or three quarters where nothing else is read again; of L3 a core's share.
+    """
+    l1, l2 = machine.share(1), machine.share(2)
+    if wide:
+        # A's micro-panel in L1, a block of B in L2. Rows of B in place, each in another page, leave L2 unused.
+        b, b_tall, b_few_rows = l2 // 4, 3 * l2 // 4, l2 // 4
+        return CacheBlocks(3 * l1 // 4, b, b_tall, b_few_rows, 4 * l2, min(l2, 128 << 10), min(l2, 512 << 10))
+    # A block of A in L2: at least the 32 rows, as far as half of L2 holds them, for which L3 supplies each micro-panel
+    # of B in time. Packed B in L3; A is read, or packed, again for each block of it, so it has no less than 1 MiB.
+    a = max(l2 // 4, min(128 << 10, l2 // 2))
+    b = max(1 << 20, l2 // 2, min(machine.share(3), MOST_L3_BYTES))
+    return CacheBlocks(a, b, b, l2 // 8, 4 * l2, l1 // 2, min(l2, 512 << 10))
+
+
+L2 = MACHINE.share(2)
+"""Bytes of a core's L2 cache."""
+
+BLOCKS = cache_blocks(MACHINE)
+A_BYTES, B_BYTES, B_BYTES_TALL, B_BYTES_FEW_ROWS, A_L3_BYTES, B_IN_PLACE_BYTES, A_IN_PLACE_BYTES = BLOCKS
 
 LARGE_BLOCK_ROWS = 48
 """Rows of A from which a block of B may lie in L3."""
-
-A_L3_BYTES = 4 * L2
-"""Bytes of A that the L3 cache supplies as fast as they are needed."""
 
 MC = 340 * MR
 """Rows of A a block has at most, about: at most half as many more. Fewer where A_BYTES hold fewer."""
@@ -59,17 +84,13 @@ MC = 340 * MR
 FEW_ROWS = 64 if WIDE else 24
 """With fewer rows, packing B does not pay: a copy costs as much as some 3 rows."""
 
-B_IN_PLACE_BYTES = min(L2, 128 << 10) if WIDE else L1 // 2
-"""Bytes of a B that is read in place whatever A's rows; half of it from MANY_ROWS on. Less than L2 with
-AVX-512: each row of B in place lies in another page, and rows a power of two apart share sets of L1."""
-
-A_IN_PLACE_BYTES = min(L2, 512 << 10)
-"""Bytes of an A.T that is read in place with AVX-512, where C has PACK_A_COLUMNS; with fewer columns L2."""
-
 MANY_ROWS = 512
 """Rows from which less of B is read in place."""
 
-SET_STRIDE = 2048
+WAY = MACHINE.way
+"""Rows a multiple of this many bytes apart share a set of L1."""
+
+SET_STRIDE = WAY // 2
 """Rows of A a multiple of this many bytes apart have all lines of a tile in one or two sets of L1."""
 
 PACK_A_COLUMNS = 128
@@ -132,7 +153,7 @@ def next_rows(item: int, rows: int, column_stride: int) -> Any:
     if WIDE:
         # What does not fill a vector is left to tiles of 4, 8 and 12 rows, of columns a page apart of 4 and 8, which
         # transpose B as they multiply; so are all of up to 12 rows.
-        tile = 4 if item == 4 and column_stride % 4096 != 0 else lanes // 2
+        tile = 4 if item == 4 and column_stride % WAY != 0 else lanes // 2
         if spare >= tile:
             whole -= lanes
         turns = spare < tile or rows > 12
@@ -155,15 +176,15 @@ def choose_blocking(item: int, shape: Shape, a: Matrix, b: Matrix) -> Any:
     a_rows, a_columns = a.column_stride == item, a.row_stride == item and a.column_stride != item
     # A row of A that is not contiguous has all of B packed, even if it is the only one.
     transposes_b = m <= MAX_ROWS and a_rows and b.row_stride == item and b.column_stride != item
-    # In place, rows of B a page apart share a set of L1 and of L2, and every tile of C reads them again.
-    few_rows = FEW_ROWS // 2 if not WIDE and b.row_stride % 4096 == 0 else FEW_ROWS
+    # In place, rows of B a WAY apart share a set of L1, and often of L2, and every tile of C reads them again.
+    few_rows = FEW_ROWS // 2 if not WIDE and b.row_stride % WAY == 0 else FEW_ROWS
     small = m < few_rows or kc * n * item <= (B_IN_PLACE_BYTES if m < MANY_ROWS else B_IN_PLACE_BYTES // 2)
     b_in_place = in_panels or transposes_b or (b.column_stride == item and small)
     if not a_rows and not a_columns:
         pack_a = m > 1  # the micro-kernel knows no such A
     elif WIDE:
         large = m * k * item > (A_IN_PLACE_BYTES if n >= PACK_A_COLUMNS else L2)
-        pack_a = a_columns and (large or (a.column_stride % 4096 == 0 and n >= 512))
+        pack_a = a_columns and (large or (a.column_stride % WAY == 0 and n >= 512))
     else:
         # A row of A.T is a new line, or page, for every k.
         pack_a = (a_columns or a.row_stride % SET_STRIDE == 0) and n >= PACK_A_COLUMNS and m > MAX_ROWS
