@@ -9,9 +9,10 @@ The tables are the twenty of `bench/tables.py`, chosen before any score was seen
 drawn. All sides are fitted on the same folds of the same columns: HistGradientBoosting, RandomForest and, where they
 are installed, LightGBM and pytabkit's RealMLP (TD-S, on PyTorch) with their defaults, and scikit-learn's MLP with its
 defaults and early stopping, behind the transformer of `fastnet train`. RealMLP gets medians for gaps. ``--epochs`` is
-for fastnet, which then trains once, without `refit`, and RealMLP. A score is the accuracy or R^2. An interval holds 95%: Student's t times the standard error of
-the mean of the folds' differences, corrected for training rows that folds share (Nadeau and Bengio 2003). Times are of
-fitting on one thread, in seconds of the processor, medians over folds; compilation is left out by a first fit.
+for fastnet, which then trains once, without `refit`, and RealMLP. A score is the accuracy or R^2. An interval holds
+95%: Student's t times the standard error of the mean of the folds' differences, corrected for training rows that folds
+share (Nadeau and Bengio 2003). Times are of fitting on one thread, in seconds of the processor, medians over folds;
+compilation is left out by a first fit.
 ``--json`` keeps what is measured, table by table, and goes on from there, if options and versions are the same.
 ``--write`` replaces a part of docs/tables.md.
 """

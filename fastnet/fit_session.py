@@ -13,7 +13,7 @@ from .dataset import Dataset
 from .diagnosis import MIN_EPOCHS
 from .io.checkpoint import CheckpointWriter, state_dict
 from .kernels.engine import rng
-from .kernels.engine.backend import Backend, discard_partial_step, start_epoch
+from .kernels.engine.backend import Backend, Visit, discard_partial_step, start_epoch
 from .kernels.engine.engine import COMPANIONS, LATER, CpuEngine, training_kernels
 from .kernels.engine.epochs import RUN_EPOCHS, BestState, EpochLoop
 from .kernels.jit.side_by_side import Kernel, compile_side_by_side, is_coming
@@ -60,10 +60,13 @@ class FitOptions(NamedTuple):
             )
 
 
-def measure(backend: Backend, data: Dataset) -> dict[str, float]:
-    """Return the loss, and for classification the accuracy, over all rows."""
+def measure(backend: Backend, data: Dataset, visit: Visit | None = None) -> dict[str, float]:
+    """Return the loss, and for classification the accuracy, over all rows.
+
+    ``visit``: called with each part's targets and outputs, the weights of all rows or None, and the part's first row.
+    """
     chunks = ((X, y, weights, first_row) for X, y, weights, _, first_row in data.iter_chunks(MICRO_BATCH_ROWS))
-    return backend.evaluate(chunks, data.rows)
+    return backend.evaluate(chunks, data.rows, visit)
 
 
 def compile_kernels(trainer: Any) -> list[Kernel]:

@@ -4,32 +4,37 @@ import math
 
 import numpy as np
 
-from .dataset import Dataset
-from .kernels.specs.batches import MICRO_BATCH_ROWS
-from .network import Network
+from .kernels.engine.backend import Array
 
 
-def regression_scores(network: Network, data: Dataset) -> dict[str, float]:
-    """Return the root mean squared error, and R^2, of a network's outputs over all rows, weighted as the loss is.
+class RegressionScores:
+    """The root mean squared error, and R^2, over rows that come in parts, weighted as the loss is."""
 
-    Returns
-    -------
-    dict
-        ``rmse``, over all elements, in the target's units; ``r2``, 1 - sum (y - A)^2 / sum (y - mean y)^2, the mean
-        over outputs, as scikit-learn's ``r2_score``; NaN where a target is the same in all rows.
-    """
-    weight, mean, spread, squares = 0.0, np.zeros(1), np.zeros(1), np.zeros(1)
-    for X, y, weights, _, first_row in data.iter_chunks(MICRO_BATCH_ROWS):
-        w = np.ones(len(X)) if weights is None else weights[first_row : first_row + len(X)]
+    def __init__(self) -> None:
+        self._weight, self._mean, self._spread, self._squares = 0.0, np.zeros(1), np.zeros(1), np.zeros(1)
+
+    def add(self, outputs: Array, y: Array, weights: Array | None, first_row: int) -> None:
+        """Add rows: their outputs and targets (rows, n_out), the weights of all rows, and which is the first."""
+        w = np.ones(len(y)) if weights is None else weights[first_row : first_row + len(y)]
         if not w.any():
-            continue
-        A, y = np.asarray(network.predict(X), np.float64), np.asarray(y, np.float64)
-        squares = squares + w @ (y - A) ** 2
+            return
+        A, y = np.asarray(outputs, np.float64), np.asarray(y, np.float64)
+        self._squares = self._squares + w @ (y - A) ** 2
         own, own_mean = float(w.sum()), np.average(y, axis=0, weights=w)
         # Means and spreads of two parts are merged (Chan et al. 1979), so that large means cost no digits.
-        shift = own_mean - mean
-        spread = spread + w @ (y - own_mean) ** 2 + shift**2 * weight * own / (weight + own)
-        weight, mean = weight + own, mean + shift * own / (weight + own)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        r2 = np.where(spread > 0, 1 - squares / spread, math.nan)
-    return {"rmse": math.sqrt(float(np.mean(squares)) / weight), "r2": float(np.mean(r2))}
+        shift, weight = own_mean - self._mean, self._weight + own
+        self._spread = self._spread + w @ (y - own_mean) ** 2 + shift**2 * self._weight * own / weight
+        self._weight, self._mean = weight, self._mean + shift * own / weight
+
+    def results(self) -> dict[str, float]:
+        """Return the scores.
+
+        Returns
+        -------
+        dict
+            ``rmse``, over all elements, in the target's units; ``r2``, 1 - sum (y - A)^2 / sum (y - mean y)^2, the mean
+            over outputs, as scikit-learn's ``r2_score``; NaN where a target is the same in all rows.
+        """
+        with np.errstate(invalid="ignore", divide="ignore"):
+            r2 = np.where(self._spread > 0, 1 - self._squares / self._spread, math.nan)
+        return {"rmse": math.sqrt(float(np.mean(self._squares)) / self._weight), "r2": float(np.mean(r2))}

@@ -26,10 +26,11 @@ from .kernels.engine.backend import Backend, start_epoch
 from .kernels.engine.engine import CPU
 from .kernels.engine.numpy_engine import NumpyEngine
 from .kernels.specs.batches import MICRO_BATCH_ROWS
+from .kernels.specs.losses import LOSSES
 from .network import Network
 from .optimizers import SGD, Optimizer, Schedule
 from .progress import progress_bar
-from .regression import regression_scores
+from .regression import RegressionScores
 from .training_state import TrainingState
 from .validation import check_loss
 
@@ -324,8 +325,9 @@ class Trainer(Hinting):
         """
         data = Dataset(self.network, self.loss, X, y, sample_weight)
         with limit_threads(self.threads):
-            found = measure(self._build(min(data.rows, MICRO_BATCH_ROWS)), data)
-            return found if "accuracy" in found else found | regression_scores(self.network, data)
+            scores = None if LOSSES[self.loss].counts_correct else RegressionScores()
+            found = measure(self._build(min(data.rows, MICRO_BATCH_ROWS)), data, None if scores is None else scores.add)
+        return found if scores is None else found | scores.results()
 
     @classmethod
     def resume(

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..engine.backend import OBJECTIVE, Array, Chunk, check_interrupt, new_progress, new_totals, results_of
+from ..engine.backend import OBJECTIVE, Array, Chunk, Visit, check_interrupt, new_progress, new_totals, results_of
 from ..engine.optimizer_state import OptimizerState
 from ..engine.plan import drops_in_place, layer_views, padded, parameter_count
 from ..engine.synced import SyncedArray
@@ -37,6 +37,7 @@ from .arguments import DEVICE_PROGRESS, GEMM_ARGS, GemmArgs, gemm_args
 from .counters import Counters
 from .data import DeviceData, copy_between, copy_newest, move_to_device, send_to
 from .device import SIMULATED, cuda, empty, enqueue, require
+from .forward import DeviceForward
 from .graph import CapturedStep
 from .launch import launch
 from .rules import batch_weights_of, rate_table
@@ -118,6 +119,7 @@ class CudaEngine:
         small = flops <= RESIDENT_FLOPS and batch_rows <= MICRO_BATCH_ROWS  # whose sums have one part
         self.launch_mode = "resident" if small else "stream" if SIMULATED else "graph"
         self._context = np.zeros(1, e.DEVICE_CONTEXT)
+        self._names = tuple(ACTIVATION_BY_CODE[code].name for code in codes)
         self._lay_out(codes)
         self.tuner = Tuner(1, 1, explores=False)
         self.objective = np.zeros((), OBJECTIVE)
@@ -283,7 +285,7 @@ class CudaEngine:
         if interrupted:
             raise KeyboardInterrupt
 
-    def evaluate(self, chunks: Iterable[Chunk], rows: int) -> dict[str, float]:
+    def evaluate(self, chunks: Iterable[Chunk], rows: int, visit: Visit | None = None) -> dict[str, float]:
         """Return the loss, and for classification the accuracy, with the newest parameters; changes nothing.
 
         Parameters
@@ -292,6 +294,8 @@ class CudaEngine:
             Parts (X, y, weights, first row) of the rows, in order.
         rows : int
             Rows of all parts together.
+        visit : callable, optional
+            Called with each part's outputs, which are computed once more.
 
         Returns
         -------
@@ -309,9 +313,17 @@ class CudaEngine:
                 if self._epoch is None:
                     self._start(counters, rows, weights)
                 self._advance(X, y, first_row)
+                if visit is not None:
+                    outputs = np.empty((len(X), self._sizes[-1]), self._dtype)
+                    self._forward()(outputs, X, outputs, False)
+                    visit(outputs, y, weights, first_row)
         finally:
             self.finish()
         return results_of(counters.progress, counters.totals, self._loss, self._sizes[-1])
+
+    def _forward(self) -> DeviceForward:
+        """Return the forward pass that reads the engine's parameters."""
+        return DeviceForward(self._on_device["flat"], self._sizes, self._names, False)
 
     def _start(
         self,

@@ -4,7 +4,7 @@ A backend trains and evaluates one network at one batch size. None of them inher
 """
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Protocol
@@ -18,6 +18,9 @@ Array = NDArray[Any]
 
 Chunk = tuple[Array, Array, Array | None, int]
 """X, y, the sample weights of the whole epoch, and the epoch's row that X begins with."""
+
+Visit = Callable[[Array, Array, Array | None, int], None]
+"""Takes the outputs (rows, n_out) of rows that `Backend.evaluate` has measured, and their y, weights and first row."""
 
 
 def record(*integers: str, floats: str = "") -> np.dtype[np.void]:
@@ -104,7 +107,7 @@ class Backend(Protocol):
     def results(self) -> dict[str, float]:
         """Return the loss, and for classification the accuracy, of the epoch's rows so far."""
 
-    def evaluate(self, chunks: Iterable[Chunk], rows: int) -> dict[str, float]:
+    def evaluate(self, chunks: Iterable[Chunk], rows: int, visit: Visit | None = None) -> dict[str, float]:
         """Return the loss, and for classification the accuracy, over chunks of ``rows`` rows in all."""
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from ..cpu.threads.pool import POOL
 from ..llvm.builder import VECTOR
 from . import training_step
-from .backend import Array, Chunk
+from .backend import Array, Chunk, Visit
 from .engine import CpuEngine
 from .plan import Plan, address_of, layer_views, rank_share
 
@@ -139,8 +139,9 @@ class DistributedEngine:
         _, later = self._gather_state()
         self._ranks.end(interrupted or later)
 
-    def evaluate(self, chunks: Iterable[Chunk], rows: int) -> dict[str, float]:
+    def evaluate(self, chunks: Iterable[Chunk], rows: int, visit: Visit | None = None) -> dict[str, float]:
         """Return the loss, and for classification the accuracy, over chunks of ``rows`` rows in all."""
+        assert visit is None  # no rank has all outputs; `Trainer.evaluate` measures on one
         plan = self._engine.evaluation_plan()
         for X, y, weights, first_row in chunks:
             self._ranks.end(self._advance(plan, False, (X, y, weights, None, _NO_RATE), first_row, rows))

@@ -23,7 +23,7 @@ from ..specs.dropout import seed_key
 from ..specs.losses import LOSSES, LossSpec
 from ..specs.optimizers import OPTIMIZERS
 from . import epochs, inference, rng, training_step, weights_task
-from .backend import OBJECTIVE, Array, Chunk, check_interrupt, new_progress, new_totals, results_of, start_epoch
+from .backend import OBJECTIVE, Array, Chunk, Visit, check_interrupt, new_progress, new_totals, results_of, start_epoch
 from .bounds import check_data, check_network
 from .numpy_engine import NumpyEngine
 from .optimizer_state import OptimizerState
@@ -273,11 +273,15 @@ class CpuEngine:
 
     # ---------------------------------------------------------------------------------- evaluation
 
-    def evaluate(self, chunks: Iterable[Chunk], rows: int) -> dict[str, float]:
+    def evaluate(self, chunks: Iterable[Chunk], rows: int, visit: Visit | None = None) -> dict[str, float]:
         """Return the loss, and for classification the accuracy, over chunks of ``rows`` rows in all."""
         plan = self.evaluation_plan()
         for X, y, weights, first_row in chunks:
+            outputs = np.empty((len(X) if visit is not None else 0, self._sizes[-1]), X.dtype)
+            plan.context["outputs"] = address_of(outputs) if visit is not None else 0
             self._advance(plan, False, (X, y, weights, None, _NO_RATE), first_row, rows)
+            if visit is not None:
+                visit(outputs, y, weights, first_row)
         return self.results(plan)
 
     def evaluation_plan(self) -> Plan:

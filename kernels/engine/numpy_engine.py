@@ -8,7 +8,7 @@ import numpy as np
 from ..reference import activations, dropout, losses, optimizers, training_step
 from ..specs.batches import MICRO_BATCH_ROWS
 from ..specs.losses import LOSSES
-from .backend import OBJECTIVE, Array, Chunk, check_interrupt, new_progress, new_totals, results_of, start_epoch
+from .backend import OBJECTIVE, Array, Chunk, Visit, check_interrupt, new_progress, new_totals, results_of, start_epoch
 from .bounds import check_network
 from .optimizer_state import OptimizerState
 from .plan import layer_views, micro_batch_rows
@@ -157,7 +157,7 @@ class NumpyEngine:
         """Return the loss, and for classification the accuracy, of the epoch's rows so far."""
         return results_of(self._optimizer.progress, self._optimizer.totals, self._loss, self._outputs)
 
-    def evaluate(self, chunks: Iterable[Chunk], rows: int) -> dict[str, float]:
+    def evaluate(self, chunks: Iterable[Chunk], rows: int, visit: Visit | None = None) -> dict[str, float]:
         """Return the loss, and for classification the accuracy, over chunks of ``rows`` rows in all."""
         progress, totals = new_progress(), new_totals()
         for X, y, weights, first_row in chunks:
@@ -169,6 +169,8 @@ class NumpyEngine:
                     w = np.ones(len(outputs)) if weights is None else weights[first : first + len(outputs)]
                     self._measure(y[part], outputs, w, progress, totals)
                 _count(progress, totals, first + len(outputs), True, 0)
+                if visit is not None:
+                    visit(outputs, y[part], weights, first)
         return results_of(progress, totals, self._loss, self._outputs)
 
     def loss_and_gradient(self, X: Array, y: Array) -> tuple[float, Array]:
