@@ -20,9 +20,7 @@ try:
     from sklearn.utils.multiclass import check_classification_targets
     from sklearn.utils.validation import _check_sample_weight, assert_all_finite, check_is_fitted, validate_data
 except ImportError as error:
-    raise ImportError(
-        f"estimators of tables need pandas and scikit-learn: pip install pandas scikit-learn ({error})"
-    ) from error
+    raise ImportError(f"tables need pandas and scikit-learn: pip install pandas scikit-learn ({error})") from error
 
 from . import recipe, scores
 from .ensemble import Ensemble

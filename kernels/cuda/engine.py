@@ -315,15 +315,11 @@ class CudaEngine:
                 self._advance(X, y, first_row)
                 if visit is not None:
                     outputs = np.empty((len(X), self._sizes[-1]), self._dtype)
-                    self._forward()(outputs, X, outputs, False)
+                    DeviceForward(self._on_device["flat"], self._sizes, self._names, False)(outputs, X, outputs, False)
                     visit(outputs, y, weights, first_row)
         finally:
             self.finish()
         return results_of(counters.progress, counters.totals, self._loss, self._sizes[-1])
-
-    def _forward(self) -> DeviceForward:
-        """Return the forward pass that reads the engine's parameters."""
-        return DeviceForward(self._on_device["flat"], self._sizes, self._names, False)
 
     def _start(
         self,
