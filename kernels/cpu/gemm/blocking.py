@@ -9,7 +9,7 @@ from ...jit.decorator import jit
 from ...jit.machine import MACHINE, MOST_L3_BYTES, Machine
 from ...llvm.builder import VECTOR
 from .microkernel import MR, NV
-from .operands import Epilogue, Matrix, Shape
+from .operands import Matrix, Shape
 from .transpose import MAX_ROWS, MAX_ROWS_IN_PLACE
 
 WIDE = NV * VECTOR > 64
@@ -96,15 +96,6 @@ SET_STRIDE = WAY // 2
 PACK_A_COLUMNS = 128
 """With fewer columns, packing A does not pay, unless with AVX-512 it is larger than L2."""
 
-TURNED_BYTES = 64 << 10
-"""Bytes of a B.T from which on few rows of C are computed as columns of C.T, so that B is not transposed."""
-
-TURNED_ROWS = 96 if WIDE else 64
-"""Rows from which on transposing B costs less than what is gained."""
-
-TURNED_VECTORS = 4
-"""Vectors of rows that are computed so at a time."""
-
 
 class Blocking(NamedTuple):
     """How one product is divided.
@@ -131,35 +122,6 @@ class Blocking(NamedTuple):
     b_block_bytes: int
     buffer_bytes: int
     transposes_b: bool
-
-
-@jit(scalar=True)
-def turns_product(item: int, shape: Shape, a: Matrix, b: Matrix, epilogue: Epilogue) -> bool:
-    """Whether rows of C may be computed as columns of C.T = B.T A.T, the same products in the same order.
-
-    Where A is small and B a large B.T, A and C are then transposed instead of B.
-    """
-    transposes = b.row_stride == item and b.panel_stride == NV * VECTOR // item * b.column_stride
-    fits = a.column_stride == item and epilogue.mask.address == 0 and epilogue.addend.row_stride == 0
-    return transposes and fits and shape.m <= TURNED_ROWS and shape.n * shape.k * item >= TURNED_BYTES
-
-
-@jit(scalar=True)
-def next_rows(item: int, rows: int, column_stride: int) -> Any:
-    """Return how many of the rows left are computed next, and whether as columns of C.T, in whole vectors of them."""
-    lanes = VECTOR // item
-    whole = -(-rows // lanes) * lanes
-    spare = whole - rows
-    if WIDE:
-        # What does not fill a vector is left to tiles of 4, 8 and 12 rows, of columns a page apart of 4 and 8, which
-        # transpose B as they multiply; so are all of up to 12 rows.
-        tile = 4 if item == 4 and column_stride % WAY != 0 else lanes // 2
-        if spare >= tile:
-            whole -= lanes
-        turns = spare < tile or rows > 12
-    else:
-        turns = spare * (16 if whole > NV * lanes else lanes // 4 + 2) <= rows
-    return (min(rows, whole, TURNED_VECTORS * lanes), True) if turns and whole > 0 else (rows, False)
 
 
 @jit(scalar=True)

@@ -13,8 +13,7 @@ below each other use it; packed B lies in L3. With AVX-512 it is the other way r
 which stays in L1, and the block of B stays in L2; the micro-kernel broadcasts single elements of A, which is therefore
 packed only where it is a large transpose, has neither contiguous rows nor columns, or has 5 to 16 rows beside a B.T.
 
-Few rows beside a large B.T, such as W^T in X W^T, are computed as columns of C.T = B.T A.T: then the small A and C are
-transposed and not B, and B is read once, where it lies.
+Few rows beside a large B.T, such as W^T in X W^T, are computed as columns of C.T = B.T A.T (turned.py).
 
 **Same bits.** An element of C is one chain of FMAs for each block of KC, over ascending k from zero; the blocks are
 added in their order. KC depends on the dtype and the blocks on K alone. Where tiles, blocks and panels begin changes
@@ -35,7 +34,7 @@ from ...jit.call_by_address import by_address, kernel_address, succeeds
 from ...jit.decorator import jit
 from ...llvm.builder import VECTOR
 from ...llvm.memory import address_and_strides, allocate, copy_element, item_bytes, release
-from .blocking import A_BYTES, choose_blocking, next_rows, turns_product
+from .blocking import A_BYTES, choose_blocking
 from .microkernel import MR, NV, SINGLE_ROW_VECTORS, microkernel
 from .operands import (
     NO_ROWS,
@@ -54,7 +53,8 @@ from .operands import (
     workspace_type,
 )
 from .packing import pack_a, pack_a_rows, pack_b
-from .transpose import MAX_ROWS, READ_BYTES, gemm_bt_microkernel, single_row_width, transpose_panel
+from .transpose import MAX_ROWS, gemm_bt_microkernel, single_row_width
+from .turned import next_rows, turn, turn_back, turned_product, turns_product
 
 NO_WORKSPACE = Workspace(0, 0)
 """`gemm` then allocates what it needs."""
@@ -148,122 +148,6 @@ def _is_contiguous_column(item: int, a: Any, b: Any, c: Any, epilogue: Any) -> b
     return factors and c.row_stride == item and others and (mask.address == 0 or mask.row_stride == item)
 
 
-@jit(internal=True)
-def _blocked(dtype: Any, shape: Any, a: Any, b: Any, c: Any, epilogue: Any, workspace: Any) -> None:
-    """Compute C by loops 5 to 3, as `gemm` does."""
-    item = item_bytes(dtype)
-    lanes = VECTOR // item
-    nr = NV * lanes
-    m, n, k = shape.m, shape.n, shape.k
-    blocking = choose_blocking(item, shape, a, b)
-    kc, mc, nc = blocking.kc, blocking.mc, blocking.nc
-    buffer = workspace.address
-    if blocking.buffer_bytes > workspace.nbytes:
-        buffer = allocate(blocking.buffer_bytes)
-    b_packed = -(-buffer // VECTOR) * VECTOR
-    a_packed = b_packed + blocking.b_block_bytes
-    for s in range(blocking.k_blocks):  # loop 5
-        kb = min(kc, k - s * kc)
-        last = s == blocking.k_blocks - 1
-        j = 0
-        while j < n:  # loop 4; not range(0, n, nc), which divides
-            nb = min(nc, n - j)
-            b_address = b.address + s * kc * b.row_stride + j // nr * b.panel_stride
-            b_block = Matrix(b_address, b.row_stride, b.column_stride, b.panel_stride)
-            if blocking.transposes_b:
-                b_block = Matrix(b_address, b.row_stride, b.column_stride, np.intp(-1))
-            elif blocking.b_block_bytes > 0:
-                pack_b(dtype, kb, nb, b_block, b_packed)
-                panel_stride = -(-kb // lanes) * lanes * nr * item
-                b_block = Matrix(b_packed, np.intp(nr * item), np.intp(item), np.intp(panel_stride))
-            i = 0
-            while i < m:  # loop 3
-                rows = min(mc, m - i)
-                a_address = a.address + i * a.row_stride + s * kc * a.column_stride
-                a_block = Matrix(a_address, a.row_stride, a.column_stride, blocking.a_panel_bytes)
-                if blocking.a_panel_bytes > 0:
-                    if blocking.transposes_b:
-                        if j == 0:
-                            pack_a_rows(dtype, m, kb, a_block, a_packed)
-                    elif mc < m or j == 0:  # a single block stays packed
-                        pack_a(dtype, rows, -(-rows // MR), kb, m - i, a_block, a_packed)
-                    a_block = Matrix(a_packed, a.row_stride, a.column_stride, blocking.a_panel_bytes)
-                c_block = _offset(c, i, j * item)
-                addend = c_block if s > 0 else _offset(epilogue.addend, i, j * item)
-                relu, mask = NO_ROWS, NO_ROWS
-                if last:
-                    relu, mask = _offset(epilogue.relu, i, j * item), _offset(epilogue.mask, i, j * item)
-                    if relu.address == c_block.address:
-                        c_block = NO_ROWS
-                block_epilogue = Epilogue(addend, relu, mask, epilogue.alpha)
-                _macro_kernel(dtype, Shape(rows, nb, kb), n, a_block, b_block, c_block, block_epilogue)
-                i += mc
-            j += nc
-    if blocking.buffer_bytes > workspace.nbytes:
-        release(buffer)
-
-
-@jit(internal=True)
-def _transpose(dtype: Any, target: Any, source: int, shape: Any) -> None:
-    """Copy the first rows m of the transpose of ``source``, n rows of k elements without gaps, to ``target``."""
-    m, n, k = shape
-    item = item_bytes(dtype)
-    lanes, step = VECTOR // item, READ_BYTES // item
-    in_steps = m // step * step  # `transpose_panel` writes so many at a time
-    for i in range(0, n, lanes):
-        panel = source + i * k * item
-        whole = in_steps if i + lanes <= n else 0
-        if whole > 0:
-            transpose_panel(dtype, target.address + i * item, target.row_stride, panel, k * item, lanes, whole)
-        for j in range(whole, m):
-            for q in range(min(lanes, n - i)):
-                copy_element(dtype, target.address + j * target.row_stride + (i + q) * item, panel + (q * k + j) * item)
-
-
-@jit(internal=True)
-def _turned(dtype: Any, shape: Any, a: Any, b: Any, c: Any, epilogue: Any, workspace: Any) -> None:
-    """Compute C.T = B.T A.T, the same products in the same order, and transpose it: for few rows beside a large B.T.
-
-    So A and C are transposed instead of B, and B is read once, where it lies. A.T and C.T have whole vectors of
-    columns.
-    """
-    item = item_bytes(dtype)
-    lanes = VECTOR // item
-    m, n, k = shape
-    columns = -(-m // lanes) * lanes
-    panel_columns = min(columns, NV * lanes)
-    row, panel = panel_columns * item, -(-k // lanes) * lanes * panel_columns * item
-    c_row, relu = columns * item, epilogue.relu
-    c_bytes = -(-n // lanes) * lanes * c_row
-    both = relu.address != 0 and relu.address != c.address
-    buffer, needed = workspace.address, VECTOR + (1 + both) * c_bytes + -(-columns // panel_columns) * panel
-    if needed > workspace.nbytes:
-        buffer = allocate(needed)
-    start = -(-buffer // VECTOR) * VECTOR
-    relu_start = start + both * c_bytes
-    a_start = relu_start + c_bytes
-    for i in range(0, m, lanes):
-        target = a_start + i // panel_columns * panel + i % panel_columns * item
-        source = a.address + i * a.row_stride
-        transpose_panel(dtype, target, row, source, a.row_stride, min(lanes, m - i), k)
-    addend = epilogue.addend
-    if addend.address != 0:  # a bias, which is a column of C.T: rows of one element each
-        for j in range(0, columns, lanes):
-            transpose_panel(dtype, start + j * item, c_row, addend.address, np.intp(0), lanes, n)
-        addend = Rows(start, c_row)
-    w = Matrix(b.address, b.column_stride, np.intp(item), np.intp(0))
-    x = Matrix(a_start, row, np.intp(item), panel)
-    turned_relu = Rows(relu_start, c_row) if relu.address != 0 else NO_ROWS
-    turned_epilogue = Epilogue(addend, turned_relu, NO_ROWS, epilogue.alpha)
-    _blocked(dtype, Shape(n, columns, k), w, x, Rows(start, c_row), turned_epilogue, NO_WORKSPACE)
-    if c.address != 0 and c.address != relu.address:
-        _transpose(dtype, c, start, Shape(m, n, columns))
-    if relu.address != 0:
-        _transpose(dtype, relu, relu_start, Shape(m, n, columns))
-    if needed > workspace.nbytes:
-        release(buffer)
-
-
 @by_address(
     lambda real: (
         types.DType(real),
@@ -316,18 +200,94 @@ def gemm(dtype: Any, shape: Any, a: Any, b: Any, c: Any, epilogue: Any, workspac
             for j in range(shape.n):
                 copy_element(dtype, c.address + j * item, addend.address)
             epilogue = Epilogue(c, epilogue.relu, epilogue.mask, epilogue.alpha)
-    left = shape.m
-    if turns_product(item, shape, a, b, epilogue):
-        rows, turns = next_rows(item, left, b.column_stride)
-        while turns:
-            _turned(dtype, Shape(rows, shape.n, shape.k), a, b, c, epilogue, workspace)
-            a = Matrix(a.address + rows * a.row_stride, a.row_stride, a.column_stride, np.intp(0))
-            c, relu = _offset(c, rows, 0), _offset(epilogue.relu, rows, 0)
-            epilogue = Epilogue(epilogue.addend, relu, NO_ROWS, epilogue.alpha)
-            left -= rows
-            rows, turns = next_rows(item, left, b.column_stride)
-    if left > 0:
-        _blocked(dtype, Shape(left, shape.n, shape.k), a, b, c, epilogue, workspace)
+    lanes = VECTOR // item
+    nr = NV * lanes
+    turnable, done = turns_product(item, shape, a, b, epilogue), 0
+    while done < shape.m:  # once, but where rows are turned
+        part, turns = shape, False
+        if turnable:
+            rows, turns = next_rows(item, shape.m - done, b.column_stride)
+            part = Shape(rows, shape.n, shape.k)
+        relu = epilogue.relu
+        turned = turned_product(item, turns, part, relu.address != 0 and relu.address != c.address)
+        m, n, k = part.m, part.n, part.k
+        left, right = a, b
+        if turns:
+            m, n = part.n, turned.columns
+            left = Matrix(b.address, b.column_stride, np.intp(item), np.intp(0))
+            right = Matrix(np.intp(0), turned.a_row, np.intp(item), turned.a_panel)
+        blocking = choose_blocking(item, Shape(m, n, k), left, right)
+        kc, mc, nc = blocking.kc, blocking.mc, blocking.nc
+        needed = blocking.buffer_bytes + turned.nbytes + VECTOR * turns
+        buffer = workspace.address
+        if needed > workspace.nbytes:
+            buffer = allocate(needed)
+        start = -(-buffer // VECTOR) * VECTOR
+        b_packed = start + turned.nbytes
+        a_packed = b_packed + blocking.b_block_bytes
+        target, operands = c, epilogue
+        if turns:
+            turn(dtype, turned, start, part, a, epilogue.addend.address)
+            right = Matrix(start + turned.a, turned.a_row, np.intp(item), turned.a_panel)
+            row = turned.columns * item
+            target = Rows(start + turned.c, row)
+            operands = Epilogue(
+                Rows(target.address * (epilogue.addend.address != 0), row),
+                Rows((start + turned.relu) * (relu.address != 0), row),
+                NO_ROWS,
+                epilogue.alpha,
+            )
+
+        for s in range(blocking.k_blocks):  # loop 5
+            kb = min(kc, k - s * kc)
+            last = s == blocking.k_blocks - 1
+            j = 0
+            while j < n:  # loop 4; not range(0, n, nc), which divides
+                nb = min(nc, n - j)
+                b_address = right.address + s * kc * right.row_stride + j // nr * right.panel_stride
+                b_block = Matrix(b_address, right.row_stride, right.column_stride, right.panel_stride)
+                if blocking.transposes_b:
+                    b_block = Matrix(b_address, right.row_stride, right.column_stride, np.intp(-1))
+                elif blocking.b_block_bytes > 0:
+                    pack_b(dtype, kb, nb, b_block, b_packed)
+                    panel_stride = -(-kb // lanes) * lanes * nr * item
+                    b_block = Matrix(b_packed, np.intp(nr * item), np.intp(item), np.intp(panel_stride))
+                i = 0
+                while i < m:  # loop 3
+                    rows = min(mc, m - i)
+                    a_address = left.address + i * left.row_stride + s * kc * left.column_stride
+                    a_block = Matrix(a_address, left.row_stride, left.column_stride, blocking.a_panel_bytes)
+                    if blocking.a_panel_bytes > 0:
+                        if blocking.transposes_b:
+                            if j == 0:
+                                pack_a_rows(dtype, m, kb, a_block, a_packed)
+                        elif mc < m or j == 0:  # a single block stays packed
+                            pack_a(dtype, rows, -(-rows // MR), kb, m - i, a_block, a_packed)
+                        a_block = Matrix(a_packed, left.row_stride, left.column_stride, blocking.a_panel_bytes)
+                    c_block = _offset(target, i, j * item)
+                    addend = c_block if s > 0 else _offset(operands.addend, i, j * item)
+                    relu_block, mask = NO_ROWS, NO_ROWS
+                    if last:
+                        relu_block = _offset(operands.relu, i, j * item)
+                        mask = _offset(operands.mask, i, j * item)
+                        if relu_block.address == c_block.address:
+                            c_block = NO_ROWS
+                    block_epilogue = Epilogue(addend, relu_block, mask, epilogue.alpha)
+                    _macro_kernel(dtype, Shape(rows, nb, kb), n, a_block, b_block, c_block, block_epilogue)
+                    i += mc
+                j += nc
+
+        if turns:
+            if c.address != relu.address:
+                turn_back(dtype, c, start + turned.c, Shape(part.m, part.n, turned.columns))
+            if relu.address != 0:
+                turn_back(dtype, relu, start + turned.relu, Shape(part.m, part.n, turned.columns))
+        if needed > workspace.nbytes:
+            release(buffer)
+        done += part.m
+        a = Matrix(a.address + part.m * a.row_stride, a.row_stride, a.column_stride, np.intp(0))
+        c = _offset(c, part.m, 0)
+        epilogue = Epilogue(epilogue.addend, _offset(relu, part.m, 0), epilogue.mask, epilogue.alpha)
 
 
 @functools.cache

@@ -11,7 +11,7 @@ import pytest
 from processes import outermost
 
 from fastnet.kernels.cpu import loops
-from fastnet.kernels.cpu.gemm import blocking, dense
+from fastnet.kernels.cpu.gemm import blocking, dense, turned
 from fastnet.kernels.cpu.gemm import gemm as simd
 from fastnet.kernels.cpu.gemm.microkernel import MR, NV
 from fastnet.kernels.cpu.gemm.operands import Matrix, Shape
@@ -160,11 +160,11 @@ def test_turned_products_have_the_bits_of_single_rows(dtype: Any) -> None:
     Also where they fill no vector, or are computed in several parts; and columns a page apart.
     """
     rng, item = np.random.default_rng(5), np.dtype(dtype).itemsize
-    rows = *range(2, 35), blocking.TURNED_ROWS - 1, blocking.TURNED_ROWS
-    turned = [m for m in rows if blocking.next_rows.py_func(item, m, 4)[1]]
-    assert len(turned) > len(rows) // 4
-    assert len(turned) < len(rows)
-    for n in (blocking.TURNED_BYTES // item // 200 + 1, 4096 // item, blocking.KC_BYTES // item + 500):
+    rows = *range(2, 35), turned.TURNED_ROWS - 1, turned.TURNED_ROWS
+    in_parts = [m for m in rows if turned.next_rows.py_func(item, m, 4)[1]]
+    assert len(in_parts) > len(rows) // 4
+    assert len(in_parts) < len(rows)
+    for n in (turned.TURNED_BYTES // item // 200 + 1, 4096 // item, blocking.KC_BYTES // item + 500):
         W, b = rng.standard_normal((203, n)).astype(dtype), rng.standard_normal(203).astype(dtype)
         X = rng.standard_normal((rows[-1], n)).astype(dtype)
         single = np.concatenate([dense_of(X[i : i + 1], W, b)[1] for i in range(len(X))])
