@@ -17,10 +17,11 @@ units, not the load ports, are the limit. Why LLVM and not a Python loop: Numba'
 heuristics which sums live in registers; an explicit tile of vectors does not.
 
 Addresses and strides are integers in bytes, of NumPy's intp; so one compiled kernel serves every layout of array. The
-caller keeps the arrays alive; nothing here allocates. A is read one element at a time. With AVX2, its rows or its
-columns are contiguous, and tall tiles have a kernel for each, in which the elements of a round lie at constant
-distances: with any strides, the chain of additions to addresses is as long as that of the FMAs. The rows of B and C are
-contiguous vectors, and nothing beyond ``columns`` is read or written.
+caller keeps the arrays alive; nothing here allocates. A is read one element at a time. With AVX2 and NEON, its rows or
+its columns are contiguous, and tall tiles have a kernel for each, in which the elements of a round lie at constant
+distances: with any strides, the chain of additions to addresses is as long as that of the FMAs. Of contiguous columns
+NEON reads whole vectors, whose lanes its FMAs take. The rows of B and C are contiguous vectors, and nothing beyond
+``columns`` is read or written.
 
 Order of the sums: an element of C is one chain of FMAs over ascending k that starts at zero. It depends neither on the
 tile's height or width nor on where in the tile the element lies.
@@ -35,7 +36,7 @@ from typing import Any, NamedTuple
 
 from llvmlite import ir
 
-from ...jit.target import registers
+from ...jit.target import IS_ARM, registers
 from ...llvm.builder import LINE, VECTOR, VectorBuilder, emits, set_optsize, types
 from .operands import Epilogue, MicroPanels, Rows, Tile, epilogue_type, micro_panels_type, rows_type, tile_type
 
@@ -53,11 +54,12 @@ SINGLE_ROW_VECTORS = 16 if VECTOR == 64 else 8
 where an FMA reads B from memory; ARM's needs registers for B too."""
 
 UNROLL = 2
-"""Iterations of k in one round of a tall tile's loop with AVX2, in which A's elements lie at constant distances."""
+"""Iterations of k in one round of a tall tile's loop, in which A's elements lie at constant distances, with LAYOUTS."""
 
-LAYOUTS = ("k", "rows") if VECTOR == 32 else ("",)
-"""Of which of A's elements a tall tile's kernels know that they are contiguous: a kernel for each. With 24 FMAs an
-iteration the rest of the loop costs nothing; without FMA instructions LLVM has no register left to unroll."""
+LAYOUTS = ("k", "rows") if VECTOR == 32 or IS_ARM else ("",)
+"""Of which of A's elements a tall tile's kernels know that they are contiguous: a kernel for each, with AVX2 and NEON.
+With 24 FMAs an iteration of AVX-512 the rest of the loop costs nothing; without FMA instructions LLVM has no register
+left to unroll."""
 
 TALL = MR - 1
 """Rows from which a tile is tall: rows are divided evenly, so most tiles are; more kernels would compile longer."""
@@ -149,9 +151,10 @@ def _sums_over_k(
             if columns_are_contiguous and iteration % per_line == 0:
                 code.prefetch(code.at(a_k, intp(PREFETCH_BYTES)))
             b_vectors = [code.load(p, lane_mask) for p in code.vectors_at(b_k, vectors)]
+            column = _broadcast(code, a_k, rows) if IS_ARM and columns_are_contiguous else []
             new = []
             for i in range(rows):
-                a_ik = code.splat(builder.load(code.at(a_k, offsets[i]), typ=code.scalar, align=code.bytes))
+                a_ik = column[i] if column else _broadcast(code, code.at(a_k, offsets[i]), 1)[0]
                 new += [code.fma(a_ik, b_vectors[q], sums[i * vectors + q]) for q in range(vectors)]
             a_k, b_k, sums = code.at(a_k, a.k_stride), code.at(b_k, b.row_stride), new
         return [a_k, b_k, *sums]
@@ -186,6 +189,20 @@ def _sums_over_k(
             lambda now: [builder.sub(now[0], intp(1)), *add(now[1], now[2], now[3:], 1)],
         )
     return rest[2:]
+
+
+def _broadcast(code: VectorBuilder, pointer: ir.Value, count: int) -> list[ir.Value]:
+    """Read ``count`` contiguous elements; return a vector for each with that element in every lane.
+
+    Of several, whole vectors are read, of which ARM's FMA takes single lanes: a broadcast occupies an FMA unit there.
+    """
+    if count == 1:
+        return [code.splat(code.builder.load(pointer, typ=code.scalar, align=code.bytes))]
+    part = VectorBuilder(code.builder, code.dtype, min(code.lanes, 1 << (count.bit_length() - 1)))
+    loaded, left = part.load(pointer), count - part.lanes
+    broadcast = [code.shuffle(loaded, loaded, [lane] * code.lanes) for lane in range(part.lanes)]
+    following = code.at(pointer, ir.IntType(32)(part.lanes * code.bytes))
+    return broadcast + (_broadcast(code, following, left) if left else [])
 
 
 def store_epilogue(

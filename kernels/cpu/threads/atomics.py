@@ -5,11 +5,13 @@ Linux's scheduler. Addresses and locks are integers. Each function here is a Num
 instructions, or a call of a C function that every Python process has loaded.
 """
 
+import ctypes
 import os
 import sys
 from collections.abc import Callable
 from typing import Any
 
+import llvmlite.binding as llvm
 from llvmlite import ir
 from numba import types
 
@@ -19,6 +21,12 @@ from ...llvm.builder import POINTER, VOID, call_function, emits
 
 MASK_BYTES = 128
 """Size of a set of CPUs in Linux's system calls: one bit for each of 1024."""
+
+YIELD = {"posix": "sched_yield", "nt": "SwitchToThread"}.get(os.name, "")
+"""The system's function that lets another thread run on this core; it takes no arguments and returns an int."""
+
+if sys.platform == "win32":
+    llvm.add_symbol(YIELD, ctypes.cast(ctypes.windll.kernel32.SwitchToThread, ctypes.c_void_p).value)
 
 _INT32 = ir.IntType(32)
 _INT64 = ir.IntType(64)
@@ -74,8 +82,8 @@ def pause(builder: Any) -> None:
 @_emits(types.void)
 def sched_yield(builder: Any) -> None:
     """Let another thread run on this core if one is waiting for it; takes 0.3 us where none is."""
-    if os.name == "posix":
-        call_function(builder, "sched_yield", _INT32)
+    if YIELD:
+        call_function(builder, YIELD, _INT32)
 
 
 @_emits(types.void, types.intp)

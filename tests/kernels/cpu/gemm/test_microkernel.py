@@ -178,7 +178,66 @@ def test_assembly_of_the_loops(dtype: Any, tile: str, sums: int) -> None:
         assert len(products) > 0
         assert all(re.search(whole, operands) for operands in products)
         assert not re.search(r"\(%rsp\), %[xyz]mm|%[xyz]mm\d+, -?\d*\(%rsp\)|[qv]\d+, \[sp\b|\tmov\tv", loop)
+        assert not ARM or not tile.endswith("rows") or not re.search(r"\tld1r|\tdup", loop)
     assert ARM or VECTOR == 16 or multiply == "vfmadd"
+
+
+NEON_LOOPS = """
+import platform, sys
+platform.machine = lambda: "aarch64"
+import llvmlite.binding as llvm, numba
+from llvmlite import ir
+from fastnet.kernels.cpu.gemm import microkernel as m
+from fastnet.kernels.cpu.gemm.operands import MicroPanels, Rows
+from fastnet.kernels.llvm.builder import VectorBuilder
+llvm.initialize_all_targets()
+llvm.initialize_all_asmprinters()
+target = llvm.Target.from_triple("aarch64-unknown-linux-gnu")
+machine = target.create_target_machine(cpu=sys.argv[1], features="+neon", opt=3)
+for dtype in (numba.float32, numba.float64):
+    for layout in m.LAYOUTS:
+        module, word = ir.Module(), ir.IntType(64)
+        function = ir.Function(module, ir.FunctionType(ir.VoidType(), [word] * 16), "outer")
+        code = VectorBuilder(ir.IRBuilder(function.append_basic_block()), dtype)
+        take = iter(function.args)
+        rows = [Rows(next(take), next(take)) for _ in range(5)]
+        panels = MicroPanels(*(next(take) for _ in range(4)))
+        outputs = m.Outputs(*rows[1:], ir.Constant(code.scalar, 1))
+        tile = m._emit_tiles(m.MR, m.NV, layout)
+        code.call_shared("tile", tile, next(take), next(take), word(1), panels, rows[0], outputs)
+        code.builder.ret_void()
+        parsed = llvm.parse_assembly(str(module).replace("linkonce_odr", ""))
+        tuning = llvm.create_pipeline_tuning_options(speed_level=3)
+        passes = llvm.create_pass_builder(machine, tuning)
+        passes.getModulePassManager().run(parsed, passes)
+        print(f"tile {m.MR}x{m.NV}, {dtype}, {layout}:")
+        print(machine.emit_assembly(parsed))
+"""
+
+
+@pytest.mark.parametrize("cpu", ["apple-m1", "neoverse-n1"])
+def test_assembly_of_neon_loops(cpu: str, tmp_path: Path) -> None:
+    """Compiled for ARM wherever this runs: FMAs from lanes of packed A, no vector on the stack or moved."""
+    environment = {**os.environ, "NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": "", "PYTHONPATH": python_path()}
+    environment["NUMBA_CACHE_DIR"] = str(tmp_path)
+    command = [sys.executable, "-c", NEON_LOOPS, cpu]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    tiles = re.findall(r"(tile 6x4, float\d+, \w+):\n.*?\n(tile:.*?)\.Lfunc_end", run.stdout, re.DOTALL)
+    assert [name for name, _ in tiles] == [
+        f"tile 6x4, {dtype}, {layout}" for dtype in ("float32", "float64") for layout in ("k", "rows")
+    ]
+    for name, function in tiles:
+        loops = [loop for loop in inner_loops(function) if "fmla" in loop]
+        loops = [loop for loop in loops if not any(other in loop for other in loops if other != loop)]
+        assert loops, name
+        for loop in loops:
+            fmas, loads = loop.count("\tfmla"), len(re.findall(r"\tld\w+\t", loop))
+            assert fmas in (24, 48), name
+            assert loads <= fmas / 2.4, name  # of ten vectors at most for 24 FMAs, without pairs
+            assert not re.search(r"[qdv]\d+, \[sp\b|\tmov\tv", loop), name
+            if name.endswith("rows"):
+                assert not re.search(r"\tld1r|\tdup", loop), name
+                assert loop.count("\tldp") >= fmas // 12, name  # B in pairs
 
 
 # ------------------------------------------------------------------------------- kernels that are wrong
