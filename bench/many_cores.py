@@ -14,6 +14,7 @@ from limit_epoch import NETWORKS
 from fastnet.kernels.cpu.gemm.microkernel import MR
 from fastnet.kernels.engine.engine import (
     MAX_TASK_ROWS,
+    MAX_TASK_ROWS_LARGE_W,
     MIN_TASK_ROWS,
     TASKS_PER_THREAD,
     THREAD_FLOPS,
@@ -29,6 +30,7 @@ LINE_S = 50e-9  # a cache line that another core has written, one after the othe
 L3_BYTES = 20e9  # a second, read by one core from L3
 DRAM_BYTES, SOCKET_BYTES = 15e9, 150e9  # a second, of one core and of a socket
 L3_SIZE = 256 << 20  # of the socket
+L2_SIZE = 512 << 10  # of a core
 
 
 def region(threads: int) -> float:
@@ -46,8 +48,9 @@ def rows_region(sizes: tuple[int, ...], batch: int, threads: int) -> float:
     weights = sum((n + 1) * k for n, k in pairwise(sizes))
     flops = 2 * weights * batch
     first = sizes[0] * sizes[1]
-    shares = threads * TASKS_PER_THREAD if threads > 1 else 1
-    rows = min(MAX_TASK_ROWS, max(MIN_TASK_ROWS, -(-batch // shares)))
+    large = max(n * k for n, k in pairwise(sizes)) * 4 > L2_SIZE  # then each task packs W
+    shares = threads * (1 if large else TASKS_PER_THREAD) if threads > 1 else 1
+    rows = min(MAX_TASK_ROWS_LARGE_W if large else MAX_TASK_ROWS, max(MIN_TASK_ROWS, -(-batch // shares)))
     tasks = -(-batch // rows)
     rounds = math.ceil(tasks / threads)  # the longest thread's tasks
     # Forward and dX of a task: its FMAs, or every W read twice from L3.
