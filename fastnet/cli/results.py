@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..kernels.specs.base import Array
+from ..kernels.specs.losses import LOSSES
 from ..messages import counted
 from . import textplot
 from .fitting import Data, Member
@@ -78,8 +79,11 @@ def said(
 ) -> list[str]:
     """Say how well the held-out rows are predicted, and how long the baselines took."""
     if not held_out:
-        held = parts[0][1]
-        accuracy = float(np.mean(members[0].trainer.network.predict(found.X[held]).argmax(axis=1) == found.y[held]))
+        trainer, held = members[0].trainer, parts[0][1]
+        if LOSSES[trainer.loss].takes_labels:  # by kernels that training has compiled
+            accuracy = trainer.evaluate(found.X[held], found.y[held])["accuracy"]
+        else:
+            accuracy = float(np.mean(trainer.network.predict(found.X[held]).argmax(axis=1) == found.y[held]))
         return [f"accuracy  {accuracy:.2%} of {counted(len(held), 'held-out image')}"]
     table, names = held_out["scores"], list(held_out["scores"][OURS])
     cells = [[f"{counted(held_out['rows'], 'held-out row')}", *names]]
