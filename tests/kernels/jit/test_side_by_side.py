@@ -170,11 +170,11 @@ class Helper:
         """Do nothing."""
 
 
-class Step(NamedTuple):
+class Step:
     """A kernel that is in the cache once a process has compiled it."""
 
-    name: str
-    compiled: list[str]
+    def __init__(self, name: str, compiled: list[str]) -> None:
+        self.name, self.compiled = name, compiled
 
     def function(self) -> Any:
         """Return itself."""
