@@ -108,8 +108,8 @@ def check(required: tuple[tuple[Any, str], ...] = _REQUIRED) -> None:
 check()
 
 
-FORK_WAITS_S = 60
-"""Seconds that a fork waits for another thread's compilation at most."""
+FORK_WAITS_S = 300
+"""Seconds that a fork waits at most, for a kernel that another thread compiles: a minute on an overloaded machine."""
 
 _LOCKS = (global_compiler_lock._lock, ffi.lib._lock._lock)
 """What a thread holds while it compiles; in the order in which it takes them."""
