@@ -28,7 +28,7 @@ _SAMPLE_ROWS = 256
 """Rows by which the data's scale is judged."""
 
 _FAR = 100.0
-"""A mean above this, or a standard deviation above this or below its reciprocal, is far from unit scale."""
+"""A mean or a standard deviation above this is far from unit scale, and so are columns all below its reciprocal."""
 
 Chunk = tuple[Array, Array, Array | None, Array | None, int]
 """X, y, the epoch's weights, the order to visit the rows in, and the epoch's row that X begins with."""
@@ -161,6 +161,10 @@ class Dataset:
         scaled_data = {"X": X} | ({"y": y} if LOSSES[self._loss].targets == "values" else {})
         far = {name: text for name, columns in scaled_data.items() if (text := _far_from_unit_scale(name, columns))}
         scaled = " and ".join(f"({name} - {name}.mean(axis=0)) / {name}.std(axis=0)" for name in far)
+        constant = any(
+            (columns == columns[0]).all(axis=0).any() for name, columns in scaled_data.items() if name in far
+        )
+        scaled += ", without columns that hold one value only" if constant else ""
         return "", f"The data are far from unit scale ({'; '.join(far.values())}): train on {scaled}." if far else ""
 
     def split(self, share: float, seed: int) -> tuple[Dataset, Dataset]:
@@ -209,7 +213,9 @@ def _far_from_unit_scale(name: str, rows: Array) -> str:
     """Describe the first column whose mean or standard deviation is far from 0 and 1."""
     means = rows.mean(axis=0, dtype=np.float64)
     deviations = np.sqrt(np.square(rows - means).mean(axis=0))  # as `std`, which computes the means again
-    far = (abs(means) > _FAR) | (deviations > _FAR) | ((deviations > 0) & (deviations < 1 / _FAR))
+    far = (abs(means) > _FAR) | (deviations > _FAR)
+    if deviations.max() < 1 / _FAR:  # beside columns of unit scale, one that is nearly constant does no harm
+        far |= deviations > 0
     if not far.any():
         return ""
     i = int(far.argmax())

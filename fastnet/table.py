@@ -45,8 +45,9 @@ def check_columns(wanted: Iterable[str], columns: Collection[str], where: str) -
     ------
     ValueError
     """
-    missing = [name for name in wanted if name not in columns]
-    near = [found for name in missing for found in difflib.get_close_matches(name, columns, 1)]
+    wanted = list(wanted)
+    missing, others = ([x for x in xs if x not in given] for xs, given in ((wanted, columns), (columns, wanted)))
+    near = [found for name in missing for found in difflib.get_close_matches(name, others, 1)]
     if missing:
         what = "no column" if len(missing) == 1 else "no columns"
         meant = f" (did you mean {listed(near)}?)" if near else ""
@@ -322,15 +323,16 @@ def _kind(values: Any) -> str:
     return f"date {form}" if (form := _date_format(values)) else "category"
 
 
-_MOST_CODES, _ROWS_A_CODE, _LEVEL = 32, 5, 0.001
-"""Of `codes`: different values at most, rows of each in the mean at least, and the level of the test."""
+_MOST_CODES, _ROWS_A_CODE, _DEGREE, _LEVEL = 32, 5, 3, 0.001
+"""Of `codes`: different values at most, rows of each in the mean at least, degree of the curve, level of the test."""
 
 
 def codes(frame: Any, targets: Array) -> list[str]:
     """Return the columns of a few whole numbers that are codes, hours or the like, better taken for categories.
 
-    In these the targets' means at each value lie further from a line than chance would have them, by the F test for
-    lack of fit. A tree cuts such values out one by one; a network would have to bend to each.
+    In these the targets' means at each value lie further from a curve than chance would have them, from a cubic or,
+    of 4 values or fewer, one of a lower degree, by the F test for lack of fit. A tree cuts such values out one by one;
+    a network would have to bend to each.
 
     Parameters
     ----------
@@ -349,14 +351,16 @@ def codes(frame: Any, targets: Array) -> list[str]:
         values, index, counts = np.unique(x, return_inverse=True, return_counts=True)
         if not 3 <= len(values) <= _MOST_CODES or (values % 1).any() or len(x) < _ROWS_A_CODE * len(values):
             continue
-        x, y = x - x.mean(), y - y.mean(axis=0)
+        y = y - y.mean(axis=0)
         sums = np.zeros((len(values), y.shape[1]))
         np.add.at(sums, index, y)
-        whole, of_line = (y**2).sum(), ((x @ y) ** 2).sum() / (x @ x)
-        of_values = (sums**2 / counts[:, None]).sum()
+        means, degree = sums / np.sqrt(counts)[:, None], min(_DEGREE, len(values) - 2)
+        at = (values - values.mean()) / np.ptp(values)
+        curve, _ = np.linalg.qr(np.vander(at, degree + 1) * np.sqrt(counts)[:, None])
+        whole, of_values, of_curve = ((z**2).sum() for z in (y, means, curve.T @ means))
         outputs = max(1, y.shape[1] - 1)  # indicators of classes sum to 1
-        freedom = (len(values) - 2) * outputs, (len(x) - len(values)) * outputs
-        lack, rest = (of_values - of_line) / freedom[0], (whole - of_values) / freedom[1]
+        freedom = (len(values) - degree - 1) * outputs, (len(x) - len(values)) * outputs
+        lack, rest = (of_values - of_curve) / freedom[0], (whole - of_values) / freedom[1]
         if lack > 0 and f_distribution.sf(lack / max(rest, 1e-12 * whole), *freedom) < _LEVEL:
             found.append(name)
     return found

@@ -92,8 +92,7 @@ class _Tabular(BaseEstimator):  # type: ignore[misc]
             tells anything; if no row counts; if dropout has another number of rates than there are hidden layers. The
             estimator is as it was then.
         TypeError
-            If X is a sparse matrix, or its columns' names are of several types; if something in callbacks cannot be
-            called.
+            If X is a sparse matrix, its columns' names are of several types, or a callback cannot be called.
         OSError
             If the backend is cuda, and numba-cuda, the driver or the card is missing; the message says which.
         """
@@ -104,16 +103,13 @@ class _Tabular(BaseEstimator):  # type: ignore[misc]
         made = copy.copy(self)  # takes what is found, so that a fit that fails changes nothing
         strata, targets, weights = made._targets(self._checked_target(X, y))
         held = None if X_val is None else made._held_targets(self._checked_target(X_val, y_val))
-        inputs = made._inputs(X, targets)
         if sample_weight is not None:
-            given = _check_sample_weight(sample_weight, inputs, dtype=np.float64, ensure_non_negative=True)
+            given = _check_sample_weight(sample_weight, targets, dtype=np.float64, ensure_non_negative=True)
             weights = given if weights is None else given * weights
-        part: Part = inputs, targets, weights
-        if weights is not None:
-            counts = weights > 0  # else the rows held out might all be of weight 0
-            if not counts.any():
-                raise ValueError("every row weighs 0, by sample_weight or class_weight; expected one above 0 at least")
-            part, strata = _rows(part, counts), strata[counts]
+        counts = np.full(len(targets), True) if weights is None else weights > 0
+        if not counts.any():
+            raise ValueError("every row weighs 0, by sample_weight or class_weight; expected one above 0 at least")
+        part, strata = _rows((made._inputs(X, targets, counts), targets, weights), counts), strata[counts]
         validation = None if held is None else (made._inputs(X_val), *held)
         made._train(part, strata, validation)
         self.__dict__ = made.__dict__
@@ -130,8 +126,8 @@ class _Tabular(BaseEstimator):  # type: ignore[misc]
             raise ValueError("y holds 0 sample(s); expected one for each row of X")
         return np.asarray(y)
 
-    def _inputs(self, X: Any, targets: Array | None = None) -> Array:
-        """Return what the networks are given; with targets recognise the columns first."""
+    def _inputs(self, X: Any, targets: Array | None = None, counts: Any = None) -> Array:
+        """Return what the networks are given; with targets recognise the columns first, by rows that count."""
         X, fits = X.to_pandas() if hasattr(X, "to_pandas") else X, targets is not None
         is_frame, least = isinstance(X, pandas.DataFrame), 2 if fits else 1
         if is_frame:
@@ -143,7 +139,8 @@ class _Tabular(BaseEstimator):  # type: ignore[misc]
         names = getattr(self, "feature_names_in_", [f"x{i}" for i in range(X.shape[1])])
         frame = X.set_axis(list(names), axis=1) if is_frame else pandas.DataFrame(X, columns=list(names))
         if targets is not None:
-            self.columns_ = Columns.of(frame, category=codes(frame, targets)) if is_frame else Columns.of_numbers(frame)
+            found = codes(frame[counts], targets[counts]) if is_frame else []
+            self.columns_ = Columns.of(frame, category=found) if is_frame else Columns.of_numbers(frame)
             if not self.columns_.kinds:
                 why = ", ".join(f"{name} ({reason})" for name, reason in self.columns_.left_out.items())
                 raise ValueError(f"X has no column to learn from; left out: {why}")
@@ -163,7 +160,7 @@ class _Tabular(BaseEstimator):  # type: ignore[misc]
             rows = len(parts[0][0])
         trainers = [self._trainer(train, rows, seed, self.epochs) for seed in seeds]
         options: dict[str, Any] = {"progress": self.progress, "callbacks": self.callbacks}
-        options["patience"] = self.patience or (self.epochs if held or parts else None)
+        options["patience"] = patience = self.patience or (self.epochs if held or parts else None)
         if len(trainers) == 1:  # several threads train one network, to the same bits
             if parts:
                 (X, targets, weights), held = (_rows(train, chosen) for chosen in parts[0])
@@ -173,8 +170,10 @@ class _Tabular(BaseEstimator):  # type: ignore[misc]
                 options["rows"], options["validation_rows"] = zip(*parts, strict=True)
             options |= {"sample_weight": weights, "validation_data": held, "threads": self.threads}
             fit_many(trainers, X, targets, self.epochs, **options)
-        self.histories_ = [dict(trainer.history) for trainer in trainers]
-        if parts and self.refit:
+        histories = [trainer.history for trainer in trainers]
+        self.histories_ = [*map(dict, histories)]
+        ended = [h for h in histories if parts and h.epochs < self.epochs and h.epochs - h.best_epoch <= patience]
+        if parts and self.refit and not ended:  # by a callback, which wants no more
             self._refit(train, trainers, [_rows(train, out) for _, out in parts])
         self.ensemble_ = Ensemble([trainer.network for trainer in trainers])
 
@@ -265,7 +264,7 @@ class TabularClassifier(ClassifierMixin, _Tabular):  # type: ignore[misc]
     callbacks : sequence of callables, default ()
         Called after each epoch with a dict of its "epoch", from 0 on, its "loss" and what else `histories_` holds; the
         network stops training if one returns true. Of several members each calls them from a thread of its own, with
-        its number as "trainer". `refit` calls none.
+        its number as "trainer". `refit` calls none, and is left out then.
     progress : bool or None, default False
         Whether `fit` shows a progress bar on standard error; None shows it on terminals and in notebooks.
 

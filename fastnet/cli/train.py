@@ -307,8 +307,8 @@ def _introduction(
     if first.prepare_all is not None:
         how = "for as many epochs as the best took"
         if options.schedule == "cosine":  # `recipe.annealed`
-            how = "until a rate that falls to 0 has summed up to what it had by the best epoch"
-        lines.append(f"refit     on all {first.rows + chosen:,} rows, {how}")
+            how = "for about as much training as the best took, while the rate falls to 0"
+        lines.append(f"refit     at the end, on all {first.rows + chosen:,} rows, {how}")
     if len(members) > 1:
         lines.append(f"networks  {len(members)}, side by side, each on one thread; the model is their mean")
     resumed = [(member.history.epochs, member.checkpoint or "") for member in members if member.history.epochs]

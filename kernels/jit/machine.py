@@ -8,6 +8,7 @@ import contextlib
 import ctypes
 import mmap
 import os
+import platform
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,9 @@ VARIABLE = "FASTNET_CACHES"
 
 MOST_L3_BYTES = 4 << 20
 """A core's share of L3 that blocks make use of: larger ones gain nothing, and how many share it is often wrong."""
+
+LEAST_L1 = 4 << 10
+"""The smallest L1 that can be stated."""
 
 _SYSTEM = Path("/")
 
@@ -141,8 +145,13 @@ def _caches_of(folder: Path) -> tuple[Cache, ...]:
             names = "level", "size", "shared_cpu_list", "coherency_line_size", "ways_of_associativity"
             level, size, shared, line, ways = (read_text(folder / f"index{index}/{name}").strip() for name in names)
             with contextlib.suppress(ValueError):  # in another format: left out
-                found[int(level)] = Cache(_bytes(size), _count(shared), int(line or 64), int(ways or 0))
+                found[int(level)] = Cache(_bytes(size), _count(shared), _line(int(line or 0)), int(ways or 0))
     return tuple(found.get(level, NO_CACHE) for level in (1, 2, 3)) if 1 in found else ()
+
+
+def _line(nbytes: int) -> int:
+    """Return the bytes of a cache line, or 64 where kernels know no such: masks find where a line begins."""
+    return nbytes if nbytes >= 64 and nbytes & (nbytes - 1) == 0 else 64
 
 
 def _bytes(text: str) -> int:
@@ -166,7 +175,7 @@ def macos_caches(sysctl: Callable[[str], int]) -> tuple[Cache, ...]:
         Gives the number of a name, 0 where there is none.
     """
     l1, l2 = (sysctl(f"hw.perflevel0.{name}") or sysctl(f"hw.{name}") for name in ("l1dcachesize", "l2cachesize"))
-    line = sysctl("hw.cachelinesize") or 64
+    line = _line(sysctl("hw.cachelinesize"))
     shared = Cache(sysctl("hw.l3cachesize"), sysctl("hw.physicalcpu") or 1, line)
     return (Cache(l1, 1, line), Cache(l2, sysctl("hw.perflevel0.cpusperl2") or 1, line), shared) if l1 else ()
 
@@ -178,6 +187,16 @@ def sysctl_number(name: str) -> int:
     return 0 if failed else value.value
 
 
+GLIBC_NUMBERS = {
+    "1_DCACHE_SIZE": 188,
+    "1_DCACHE_ASSOC": 189,
+    "1_DCACHE_LINESIZE": 190,
+    "2_CACHE_SIZE": 191,
+    "3_CACHE_SIZE": 194,
+}
+"""glibc's numbers of what it knows of caches (its bits/confname.h): Python has no names for them."""
+
+
 def c_library_caches(sysconf: Callable[[str], int]) -> tuple[Cache, ...]:
     """Return the caches that glibc tells, which asks the CPU itself: for containers and sandboxes without ``/sys``.
 
@@ -185,15 +204,17 @@ def c_library_caches(sysconf: Callable[[str], int]) -> tuple[Cache, ...]:
     takes it.
     """
     names = "1_DCACHE_LINESIZE", "1_DCACHE_ASSOC", "1_DCACHE_SIZE", "2_CACHE_SIZE", "3_CACHE_SIZE"
-    line, ways, l1, l2, l3 = (sysconf(f"SC_LEVEL{name}") for name in names)
-    line = line or 64
+    line, ways, l1, l2, l3 = map(sysconf, names)
+    line = _line(line)
     return (Cache(l1, 1, line, ways), Cache(l2, 1, line), Cache(l3, os.cpu_count() or 1, line)) if l1 else ()
 
 
 def sysconf_number(name: str) -> int:
-    """Return a number that the C library knows, 0 where there is none of this name."""
+    """Return a number that glibc knows, one of GLIBC_NUMBERS; 0 where it does not, and of another C library."""
+    if platform.libc_ver()[0] != "glibc":
+        return 0
     try:
-        return max(0, os.sysconf(name))
+        return max(0, os.sysconf(GLIBC_NUMBERS[name]))
     except (AttributeError, ValueError, OSError):
         return 0
 
@@ -211,13 +232,13 @@ def stated_caches(text: str) -> tuple[Cache, ...]:
     try:
         sizes = [*map(_bytes, text.split(","))]
         l1, l2, l3, line = sizes if len(sizes) == 4 else (*sizes, 64)
-        if min(l1, l2, line) > 0 <= l3:
+        if l1 >= LEAST_L1 and l2 > 0 <= l3 and line == _line(line):
             return tuple(Cache(nbytes, 1, line) for nbytes in (l1, l2, l3))
     except ValueError:
         pass
     raise ValueError(
         f"{VARIABLE} is {text!r}; expected a core's shares of L1, L2 and L3, and optionally the bytes of a cache line, "
-        "such as 32K,512K,4M or 128K,3M,0,128"
+        "such as 32K,512K,4M or 128K,3M,0,128; L1 of 4K or more, a line of 64 bytes or a larger power of two"
     )
 
 
@@ -237,15 +258,15 @@ def _isa() -> str:
 
 def look(
     system: Path = _SYSTEM,
-    platform: str = sys.platform,
+    system_name: str = sys.platform,
     sysctl: Callable[[str], int] = sysctl_number,
     sysconf: Callable[[str], int] = sysconf_number,
 ) -> Machine:
     """Look at a machine: the first that tells of its caches is believed. Tests give another system's parameters."""
     readers: tuple[tuple[str, Callable[[], tuple[Cache, ...]]], ...] = (
         (f"stated by {VARIABLE}", lambda: stated_caches(os.environ.get(VARIABLE, ""))),
-        ("read from /sys", lambda: linux_caches(system) if platform == "linux" else ()),
-        ("read by sysctl", lambda: macos_caches(sysctl) if platform == "darwin" else ()),
+        ("read from /sys", lambda: linux_caches(system) if system_name == "linux" else ()),
+        ("read by sysctl", lambda: macos_caches(sysctl) if system_name == "darwin" else ()),
         ("read by sysconf", lambda: c_library_caches(sysconf)),
         ("assumed, since the system does not tell", assumed_caches),
     )

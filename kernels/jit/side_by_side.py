@@ -9,7 +9,6 @@ begin at once, one has helpers.
 One helper goes on with kernels that are not needed yet, while this process trains already, and after it has ended.
 """
 
-import atexit
 import contextlib
 import functools
 import gc
@@ -195,13 +194,13 @@ def _compile(kernels: Sequence[Kernel], count: int, dtype: Any, later: Sequence[
             helper = _start(kernels, waiting, dtype, () if i else later)
             if helper is not None:
                 helpers.append(helper)
-        atexit.unregister(_before_the_end)
-        atexit.register(_before_the_end)
         with _no_garbage_collection():
             while number := os.read(waiting, 1):
                 kernels[number[0]].address(dtype)
-        if _wait(kernels, helpers, dtype) and helpers:
+        if _wait(kernels, helpers, dtype) and helpers and later:
             _ahead, goes_on = (helpers[0], list(later), dtype), 1
+            # Whoever waits for any child of this process had better not meet it; and it may outlive the process.
+            threading.Thread(target=helpers[0].wait, daemon=True, name="fastnet-helper").start()
     finally:
         os.close(waiting)
         for helper in helpers[goes_on:]:
@@ -209,13 +208,6 @@ def _compile(kernels: Sequence[Kernel], count: int, dtype: Any, later: Sequence[
                 helper.kill()
         for helper in helpers[goes_on:]:
             helper.wait()
-
-
-def _before_the_end() -> None:
-    """Collect no garbage at the process's end, which takes 0.4 s after a compilation; leave the helper that goes on."""
-    gc.freeze()
-    if _ahead[0] is not None:
-        _ahead[0].returncode = 0  # else Popen warns that it still runs
 
 
 def _wait(kernels: Sequence[Kernel], helpers: "Sequence[subprocess.Popen[bytes]]", dtype: Any) -> bool:

@@ -258,6 +258,9 @@ def test_diagnosis_names_unscaled_data() -> None:
     assert said.endswith("train on (y - y.mean(axis=0)) / y.std(axis=0).")
     assert "column 1 of X has mean 5e+03" in diagnosis(X + np.array([0, 5000, 0]), y, optimizer=SGD(1e-12))
     assert "unit scale" not in diagnosis(X, y, optimizer=SGD(1e-12))
+    assert "unit scale" not in diagnosis(X * [1, 1, 0.001], y, optimizer=SGD(1e-12)), "one is nearly constant"
+    assert "column 0 of X has mean" in diagnosis(X * 0.001, y, optimizer=SGD(1e-12))
+    assert "without columns that hold one value only" in diagnosis(X * [5000, 1, 0], y, optimizer=SGD(1e-12))
 
 
 def test_diagnosis_names_a_constant_target() -> None:

@@ -191,6 +191,8 @@ def test_patience_and_callbacks_end_a_fit(made: Any, y: Any) -> None:
     rows: list[dict[str, float]] = []
     model = made(**options, callbacks=[lambda row: rows.append(row) or row["epoch"] == 1]).fit(FRAME, y)
     assert [row["val_loss"] for row in rows] == model.histories_[0]["val_loss"] == losses[:2]
+    again = made(**options, callbacks=[lambda row: row["epoch"] == 1], refit=False).fit(FRAME, y)
+    np.testing.assert_array_equal(model.predict(FRAME), again.predict(FRAME))  # who ends a fit wants no second training
     model.set_params(n_members=2).fit(FRAME, y)
     assert sorted((row["trainer"], row["epoch"]) for row in rows[2:]) == [(0, 0), (0, 1), (1, 0), (1, 1)]
     with pytest.raises(TypeError, match="callbacks holds 1; expected functions"):
@@ -270,6 +272,19 @@ def test_codes_are_categories_where_they_tell_more_so(made: Any) -> None:
     np.testing.assert_array_equal(again.predict(rest), again.predict(gaps[1:50]))
     plain = made(**SMALL).fit(frame.to_numpy()[:500], y[:500])
     assert {*plain.columns_.kinds.values()} == {"number"}
+
+
+def test_amounts_on_a_curve_are_no_codes_and_rows_of_weight_0_do_not_count() -> None:
+    rng = np.random.default_rng(1)
+    rooms, hour = rng.integers(1, [9, 24], (600, 2)).T
+    y = (rooms - 1.0) ** 2 + rng.normal(size=600)
+    frame = pandas.DataFrame({"rooms": rooms, "hour": hour})
+    model = TabularRegressor(**SMALL).fit(frame, y)
+    assert model.columns_.kinds == {"rooms": "number", "hour": "number"}
+    y[300:] += 20 * (hour[300:] % 5 == 0)
+    assert TabularRegressor(**SMALL).fit(frame, y).columns_.kinds["hour"] == "category"
+    weighted = TabularRegressor(**SMALL).fit(frame, y, sample_weight=np.arange(600) < 300)
+    assert weighted.columns_.kinds == model.columns_.kinds
 
 
 @pytest.mark.parametrize(("made", "y"), ESTIMATORS)

@@ -278,7 +278,7 @@ def gemm(dtype: Any, shape: Any, a: Any, b: Any, c: Any, epilogue: Any, workspac
                 j += nc
 
         if turns:
-            if c.address != relu.address:
+            if c.address != 0 and c.address != relu.address:
                 turn_back(dtype, c, start + turned.c, Shape(part.m, part.n, turned.columns))
             if relu.address != 0:
                 turn_back(dtype, relu, start + turned.relu, Shape(part.m, part.n, turned.columns))

@@ -534,6 +534,7 @@ def test_interrupt_during_compilation_leaves_no_kernel_out(monkeypatch: pytest.M
                 raise KeyboardInterrupt
             return int(found(*arguments))
 
+        side_by_side.Kernel.address.cache_clear()
         with monkeypatch.context() as patch:
             patch.setattr(side_by_side, "kernel_address", interrupted)
             with pytest.raises(KeyboardInterrupt):

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import platform
 import subprocess
 import sys
 from collections.abc import Callable
@@ -138,15 +139,20 @@ def test_sysctl_reads_numbers_of_32_and_64_bits(monkeypatch: pytest.MonkeyPatch)
 
 def test_a_container_without_sys(tmp_path: Path) -> None:
     """There the C library is asked, and where it does not know either, typical sizes are assumed."""
-    told = {"SC_LEVEL1_DCACHE_SIZE": 48 * KIB, "SC_LEVEL1_DCACHE_ASSOC": 12, "SC_LEVEL2_CACHE_SIZE": 2 * MIB}
+    told = {"1_DCACHE_SIZE": 48 * KIB, "1_DCACHE_ASSOC": 12, "2_CACHE_SIZE": 2 * MIB}
     found = look(tmp_path, "linux", nothing, sysctl_of(told))
     assert tuple(map(found.share, (1, 2, 3))) == (48 * KIB, 2 * MIB, 0)
     assert (found.line, found.way, found.source) == (64, 4096, "read by sysconf")
-    for platform in ("linux", "win32"):
-        found = look(tmp_path, platform, nothing, nothing)
+    for name in ("linux", "win32"):
+        found = look(tmp_path, name, nothing, nothing)
         assert found.source == "assumed, since the system does not tell"
         assert all(found.share(level) for level in (1, 2, 3))
-    assert machine.sysconf_number("SC_NO_SUCH_NAME") == 0
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc" or os.sysconf(188) < 1, reason="the C library knows no caches")
+def test_glibc_tells_the_caches_without_sys(tmp_path: Path) -> None:
+    assert look(tmp_path, "linux").source == "read by sysconf"
+    assert machine.sysconf_number("1_DCACHE_SIZE") == os.sysconf(188)
 
 
 def test_caches_can_be_stated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,7 +165,17 @@ def test_caches_can_be_stated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         found = look(tmp_path, "linux", nothing, nothing)
         assert (tuple(map(found.share, (1, 2, 3))), found.line) == (shares, line)
         assert found.source == "stated by FASTNET_CACHES"
-    for text in ("32K", "32K,512K,4M,64,5", "32K,0,4M", "32K,-1,4M", "32 KiB,1M,4M", "small"):
+    for text in (
+        "32K",
+        "32K,512K,4M,64,5",
+        "32K,0,4M",
+        "32K,-1,4M",
+        "32 KiB,1M,4M",
+        "small",
+        "1,1,0",
+        "32K,1M,4M,32",
+        "32K,1M,4M,96",
+    ):
         monkeypatch.setenv("FASTNET_CACHES", text)
         with pytest.raises(ValueError, match=rf"FASTNET_CACHES is '{text}'; expected a core's shares of L1, L2 and L3"):
             look(tmp_path)

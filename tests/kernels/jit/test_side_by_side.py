@@ -220,6 +220,15 @@ def test_one_helper_goes_on_and_the_others_end(monkeypatch: pytest.MonkeyPatch, 
     assert not side_by_side.is_coming(c, np.dtype("float32"))
 
 
+def test_no_helper_goes_on_with_nothing(monkeypatch: pytest.MonkeyPatch, steps: Any) -> None:
+    (a, b, *_), compiled = steps
+    before, helpers = side_by_side._ahead, [Helper(compiled)]
+    monkeypatch.setattr(side_by_side, "_start", lambda *arguments: helpers[0])
+    side_by_side.compile_side_by_side([a, b], np.dtype("float32"))
+    assert helpers[0].killed
+    assert side_by_side._ahead == before
+
+
 def test_what_a_helper_is_at_is_waited_for_and_the_rest_compiled_here(
     monkeypatch: pytest.MonkeyPatch, steps: Any
 ) -> None:
