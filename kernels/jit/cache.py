@@ -140,11 +140,8 @@ class KernelLocator:
         return found
 
     def ensure_cache_path(self) -> None:
-        """Make the folder; Numba calls this before it saves a function.
-
-        Not those above it: whoever has deleted the whole cache meanwhile wants it gone.
-        """
-        self._folder.mkdir(exist_ok=True)
+        """Make the folder; Numba calls this before it saves a function."""
+        self._folder.mkdir(parents=True, exist_ok=True)
 
     def get_cache_path(self) -> str:
         """Return the folder."""

@@ -120,7 +120,7 @@ def compile_side_by_side(kernels: Sequence[Kernel], dtype: Any, later: Sequence[
     dtype : dtype
         float32 or float64.
     later : sequence of Kernel
-        What is not needed yet. A helper that was started for the others compiles these too, and nobody waits for it.
+        What is not needed yet. A helper that was started for the others compiles these too, and is not waited for.
     """
     wanted = tuple(kernels), np.dtype(dtype)
     if wanted in _looked_for:
@@ -280,4 +280,6 @@ def help_out(task: dict[str, Any]) -> None:
     while (os.name != "posix" or os.getppid() == task["parent"]) and (number := os.read(0, 1)):
         Kernel(*task["kernels"][number[0]]).address(dtype)
     for kernel in task["later"]:
+        if cache_folder is None or not cache_folder.exists():  # whoever has deleted it meanwhile wants it gone
+            break
         Kernel(*kernel).address(dtype)
