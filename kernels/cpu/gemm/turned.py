@@ -20,7 +20,7 @@ TURNED_BYTES = 64 << 10
 """Bytes of a B.T from which on few rows of C are computed as columns of C.T, so that B is not transposed."""
 
 TURNED_ROWS = 96 if WIDE else 64
-"""Rows from which on transposing B costs less than what is gained."""
+"""Rows of A up to which this pays: beside more of them, packing B costs little."""
 
 TURNED_VECTORS = 4
 """Vectors of rows that are computed so at a time."""
