@@ -26,6 +26,10 @@ ERRORS = 4.0
 """A difference of fewer standard errors is noise; of 6 where it is that from the lowest of many values."""
 BLOWN_UP = 2.0
 """Diverged: the loss ends above this multiple of its first value."""
+SLOW = 0.5
+"""A curve that stands still only since the learning rate is below this share of its highest may do so because of it."""
+SPENT = 0.1
+"""A schedule has ended where it has lowered the learning rate to less than this share of its highest."""
 MAX_WIDTH = 101
 """The most epochs that a median is taken over. Without a bound, judging 28 000 epochs took 8 s; with it, 0.2 s."""
 _CALMER = "Lower the learning rate, or scale the data."
@@ -83,6 +87,7 @@ def diagnose(
     validation: Sequence[float],
     baseline: float | None = None,
     remarks: tuple[str, str] = ("", ""),
+    rates: Sequence[float] = (),
 ) -> Diagnosis:
     """Judge a run by its curves.
 
@@ -96,6 +101,8 @@ def diagnose(
     remarks : tuple of str, optional
         Sentences on the data: that all targets are the same; and that columns are unscaled, with what to do about it,
         which ends every verdict but "too short" and "falling".
+    rates : sequence of float, optional
+        The learning rate at the start of each epoch, and at the end of the last; empty where it stays the same.
 
     Returns
     -------
@@ -108,7 +115,8 @@ def diagnose(
         - overfitting: validation ends more than 5% above its lowest, while the loss has not risen since;
         - falling: validation (or the loss, without) fell by more than 2% over the last third of the epochs;
         - underfitting: it has levelled off, with both it and the loss less than 10% (or 4 sigma) below the baseline;
-        - converged: none of these; since the epoch from which it stays within 2% of its end, or within noise.
+        - converged: none of these; since the epoch from which it stays within 2% of its end, or within noise. Where a
+          schedule had lowered the rate to less than half by then, it says so: more epochs might help.
     """
     epochs = len(loss)
     if not epochs:
@@ -132,10 +140,10 @@ def diagnose(
     kept = [t for t in range(first, epochs) if math.isfinite(measured[t])]
     validated = len(kept) >= MIN_EPOCHS and kept[-1] == epochs - 1
     if not validated:
-        return _levelled("loss", train, range(first, epochs), (train, baseline, unscaled))
+        return _levelled("loss", train, range(first, epochs), (train, baseline, unscaled), rates)
     curve = _Curve([measured[t] for t in kept])
     overfitting = _overfitting(train, curve, kept, first, unscaled)
-    return overfitting or _levelled("val_loss", curve, kept, (train, baseline, unscaled))
+    return overfitting or _levelled("val_loss", curve, kept, (train, baseline, unscaled), rates)
 
 
 def _overfitting(train: _Curve, curve: _Curve, epochs: Sequence[int], first: int, unscaled: str) -> Diagnosis | None:
@@ -156,13 +164,27 @@ def _overfitting(train: _Curve, curve: _Curve, epochs: Sequence[int], first: int
     return Diagnosis("overfitting", f"{words} {unscaled}".rstrip())
 
 
+def _percent(share: float) -> str:
+    return f"{100 * share:.2g}%"
+
+
 def _levelled(
-    name: str, curve: _Curve, epochs: Sequence[int], of_training: tuple[_Curve, float | None, str]
+    name: str,
+    curve: _Curve,
+    epochs: Sequence[int],
+    of_training: tuple[_Curve, float | None, str],
+    rates: Sequence[float],
 ) -> Diagnosis:
     train, baseline, unscaled = of_training
+    highest = max(rates, default=0)
+    shares = [rate / highest for rate in rates]
     fall, count = curve.fall()
     if fall > FALL:
         words = f"Still falling: {name} fell by {fall:.0%} over the last {count} epochs, to {curve.end:.3g}."
+        if shares and shares[-1] < SPENT:
+            lowered = f"the schedule has lowered the learning rate to {_percent(shares[-1])} of its highest"
+            words += f" Train anew for longer: {lowered}."
+            return Diagnosis("falling", words)
         return Diagnosis("falling", f"{words} Train longer.")
     start = train.values[0] if baseline is None else baseline
     lower, end = min(("loss", train.end), (name, curve.end), key=lambda each: each[1])  # dropout raises loss alone
@@ -178,5 +200,11 @@ def _levelled(
     near = [*curve.values[: curve.width], *curve.smooth[curve.width :]]
     away = [t for t, value in enumerate(near) if abs(value - curve.end) > reach]
     since = epochs[min(away[-1] + 1, len(epochs) - 1)] if away else epochs[0]
-    words = f"Converged: {name} has stayed near {curve.end:.3g} since epoch {since + 1}. More epochs will hardly help."
+    words = f"Converged: {name} has stayed near {curve.end:.3g} since epoch {since + 1}"
+    if shares and max(shares[since:]) < SLOW:
+        lowered = f"to {_percent(shares[since])} of its highest ({_percent(shares[-1])} at the end)"
+        words += f", but by then the schedule had lowered the learning rate {lowered}: training anew, with a schedule "
+        words += "over more epochs, may still help."
+    else:
+        words += ". More epochs will hardly help."
     return Diagnosis("converged", f"{words} {unscaled}".rstrip())

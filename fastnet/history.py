@@ -5,6 +5,8 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
+
 from .diagnosis import diagnose
 from .io.storage import Path, replacing
 
@@ -45,6 +47,7 @@ class History(dict[str, list[float]]):
         self._epochs = 0
         self._remarks = ("", "")
         self._title = ""
+        self._schedule: Any = None
 
     def __getitem__(self, name: str) -> list[float]:
         if name not in self:
@@ -114,12 +117,13 @@ class History(dict[str, list[float]]):
               the last third of the epochs;
             - underfitting: it no longer falls, and ``loss`` ends less than 10% below the baseline, or without
               one below its first epoch; where columns of X or y are far from unit scale, it says which;
-            - converged since epoch N: none of these.
+            - converged since epoch N: none of these. Where a schedule had lowered the learning rate to less than
+              half of its highest by then, it says so, since a schedule over more epochs might help.
 
             Values are medians over a tenth of the epochs, and a difference counts only if it is also 4
             times as large as the curve's own noise explains.
         """
-        return diagnose(self.get("loss", ()), self.get("val_loss", ()), baseline, self._remarks).words
+        return self.diagnose(baseline, self._remarks)
 
     def plot(self, ax: Any = None) -> Any:
         """Draw ``loss`` and ``val_loss``, with the best epoch marked and the settings as title (needs matplotlib).
@@ -205,9 +209,14 @@ class History(dict[str, list[float]]):
         """Keep what a diagnosis says of the data, as `diagnose` takes it."""
         self._remarks = constant, unscaled
 
-    def set_title(self, title: str) -> None:
-        """Set the title of plots."""
-        self._title = title
+    def set_run(self, title: str, schedule: Any) -> None:
+        """Set the title of plots, and the learning rate's schedule, None where there is none."""
+        self._title, self._schedule = title, schedule
+
+    def diagnose(self, baseline: float | None, remarks: tuple[str, str] = ("", "")) -> str:
+        """Return a diagnosis with these remarks on the data instead of those of the last `fit`."""
+        rates = [] if self._schedule is None else self._schedule.rates(np.arange(self.epochs + 1)).tolist()
+        return diagnose(self.get("loss", ()), self.get("val_loss", ()), baseline, remarks, rates).words
 
     def append(self, row: Mapping[str, float]) -> None:
         """Add one epoch, a mapping from names of curves to values."""

@@ -187,7 +187,8 @@ class Trainer(Hinting):
         self.history = History()
         sizes = "-".join(map(str, network.layer_sizes))
         batch = f"batch size {self.batch_size}" if self.batch_size else "full batch"
-        self.history.set_title(f"{sizes}: {loss}, {optimizer}, {network.dtype}, {batch}")
+        schedule = optimizer.learning_rate if isinstance(optimizer.learning_rate, Schedule) else None
+        self.history.set_run(f"{sizes}: {loss}, {optimizer}, {network.dtype}, {batch}", schedule)
         self._state = TrainingState(network, optimizer, self.l2, self.clip_norm, rates, self.seed)
 
     def __setattr__(self, name: str, value: Any) -> None:

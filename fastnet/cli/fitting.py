@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..diagnosis import diagnose
 from ..history import History
 from ..kernels.cpu.threads.pool import num_threads
 from ..kernels.specs.base import Array
@@ -123,7 +122,7 @@ class Member:
 
     def diagnosis(self) -> str:
         """Describe how training went."""
-        return diagnose(self.history.get("loss", ()), self.history.get("val_loss", ()), self.baseline).words
+        return self.history.diagnose(self.baseline)
 
 
 def fit(members: Sequence[Member], epochs: int, patience: int) -> int:

@@ -1,13 +1,14 @@
 """The diagnosis: curves made to show each verdict, with noise that must not flip it."""
 
 import math
+import pickle
 import random
 import re
 
 import numpy as np
 import pytest
 
-from fastnet import History, diagnosis
+from fastnet import SGD, CosineDecay, History, Network, Trainer, diagnosis
 from fastnet.diagnosis import diagnose
 
 NAN, INF = math.nan, math.inf
@@ -147,6 +148,34 @@ def test_diagnosis_exists_for_any_curve() -> None:
         values = [0.0, 1.0, -1.0, 1e300, 1e-300, NAN, INF, -INF, noise.random()]
         loss, validation = ([noise.choice(values) for _ in range(noise.randrange(12))] for _ in range(2))
         assert diagnose(loss, validation[: len(loss)]).words
+
+
+COSINE = [(1 + math.cos(math.pi * t / 30)) / 2 for t in range(31)]
+
+
+def test_diagnosis_heeds_the_schedule() -> None:
+    """A curve that stands still once the learning rate has fallen says nothing about more epochs."""
+    late, early = [max(0.2, 1 - 0.04 * t) for t in range(30)], decay(30, 1, 0.2, 1.5)
+    slow = "since epoch 21, but by then the schedule had lowered the learning rate to 25% of its highest (0% at"
+    words = diagnose(late, [], rates=COSINE).words
+    assert slow in words
+    assert words.endswith("training anew, with a schedule over more epochs, may still help.")
+    for curve, rates in ((late, []), (early, COSINE), (early, [0.0, *[1.0] * 30])):
+        assert diagnose(curve, [], rates=rates).words.endswith("More epochs will hardly help.")
+    falling = decay(30, 1, 0, 30)
+    assert diagnose(falling, [], rates=COSINE[:21]).words.endswith("Train longer."), "the schedule goes on"
+    words = diagnose(falling, [], rates=COSINE).words
+    assert words.endswith("Train anew for longer: the schedule has lowered the learning rate to 0% of its highest.")
+
+
+def test_history_knows_its_schedule() -> None:
+    X, y = np.random.default_rng(0).standard_normal((64, 2)), np.zeros(64, int)
+    y[X[:, 0] > 0] = 1
+    for rate in (CosineDecay(0.3, 30), 0.3):
+        trainer = Trainer(Network([2, 4, 2]), "cross_entropy", SGD(rate), backend="numpy")
+        history = trainer.fit(X, y, 30, progress=False)
+        for copy in (history, pickle.loads(pickle.dumps(history))):
+            assert ("the schedule" in copy.diagnosis()) == isinstance(rate, CosineDecay), copy.diagnosis()
 
 
 def test_history_diagnose() -> None:
