@@ -22,7 +22,11 @@ def main() -> int:
     if heeds := signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, note)
     try:
-        from .cli.main import parse, run
+        try:
+            from .cli.main import parse, run
+        except ValueError as error:  # an environment variable, such as FASTNET_CACHES, says what cannot be
+            print(f"fastnet: {error}", file=sys.stderr)
+            return 2
 
         atexit.register(gc.freeze)  # a process that ends would collect garbage twice: 0.4 s after a compilation
         options = parse(sys.argv[1:])

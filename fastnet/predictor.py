@@ -48,6 +48,10 @@ class Predictor:
             raise ValueError(f"{parameters.size} parameters do not fit layer sizes {list(layer_sizes)}")
         self._forward, self._values = forward.packed(), values
 
+    def __repr__(self) -> str:
+        sizes, activations = list(self.layer_sizes), list(self.activations)
+        return f"Predictor({sizes}, activations={activations}, dtype={self.dtype.name!r})"
+
     def __reduce__(self) -> tuple[Callable[..., Predictor], tuple[Any, ...]]:
         """As parameters: how they are packed depends on the machine."""
         return Predictor, (self.layer_sizes, self.activations, self._forward.unpack(self._values))

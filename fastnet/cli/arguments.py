@@ -32,8 +32,8 @@ class Parser(argparse.ArgumentParser):
         return found
 
     def option(self, name: str, text: str, **options: Any) -> None:
-        """Add an argument with its help, which ends with the default if there is one."""
-        shown = " (default: %(default)s)" if "default" in options else ""
+        """Add an argument with its help, which ends with the default if there is one and it is not an empty list."""
+        shown = "" if options.get("default", []) == [] else " (default: %(default)s)"
         self.add_argument(name, help=text + shown, **options)
 
 

@@ -139,7 +139,10 @@ def test_weights_are_read_at_every_call() -> None:
 def test_snapshots_are_pickled_and_copied(sizes: tuple[int, ...]) -> None:
     net = network(sizes)
     predictor, X = net.predictor(), inputs(9, net)
+    assert repr(predictor).startswith(f"Predictor({list(sizes)}, activations=['"), repr(predictor)
+    assert repr(predictor).endswith("dtype='float32')")
     for other in (pickle.loads(pickle.dumps(predictor)), copy.deepcopy(predictor), copy.copy(predictor)):
+        assert repr(other) == repr(predictor)
         assert isinstance(other, Predictor)
         assert (other.layer_sizes, other.activations, other.dtype) == (net.layer_sizes, net.activations, net.dtype)
         assert (other(X) == predictor(X)).all()

@@ -147,6 +147,7 @@ def test_a_command_imports_no_other(argument: str, imports: bool) -> None:
 
 def test_help_is_complete() -> None:
     result = run("train", "--help")
+    assert "default: []" not in result.stdout
     assert result.returncode == 0
     for option in ("--hidden", "--epochs", "--batch-size", "--lr", "--loss", "--optimizer", "--seed", "--backend"):
         assert option in result.stdout
@@ -157,6 +158,13 @@ def test_help_is_complete() -> None:
     examples = re.findall(r"^  fastnet (.*?)   ", run("--help").stdout, re.M)
     assert len(examples) == 3
     assert all(cli.make_parser().parse_args(example.split()).run for example in examples)
+
+
+def test_a_variable_that_says_what_cannot_be_ends_in_one_line() -> None:
+    result = run("info", env={**os.environ, "FASTNET_CACHES": "large"})
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith("fastnet: FASTNET_CACHES is 'large'; expected")
+    assert len(result.stderr.splitlines()) == 1
 
 
 def test_info_lists_versions_and_hardware(capsys: pytest.CaptureFixture[str]) -> None:
