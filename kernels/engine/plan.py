@@ -16,13 +16,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..jit.machine import MACHINE
 from ..specs import dropout
 from ..specs.activations import ACTIVATION_BY_CODE, IDENTITY, RELU
 from ..specs.batches import MICRO_BATCH_ROWS
 from .backend import Array, record
 
-LINE = 64
-"""Bytes of a cache line, and of the longest vectors."""
+LINE = max(64, MACHINE.line)
+"""Bytes of a cache line, and at least of the longest vectors: what threads write lies in lines of their own."""
 
 LAYER = record(
     "n_in n_out activation weights biases packed output preactivation gradient first_neuron activate derive",

@@ -129,9 +129,10 @@ class VectorBuilder:
         """Give the pointer ``offset`` bytes further on."""
         return self.builder.gep(pointer, [offset], source_etype=_BYTE)
 
-    def vectors_at(self, pointer: ir.Value, count: int) -> list[ir.Value]:
-        """Give pointers to ``count`` consecutive vectors."""
-        return [pointer, *(self.at(pointer, _INT32(q * self.lanes * self.bytes)) for q in range(1, count))]
+    def vectors_at(self, pointer: ir.Value, count: int, last: ir.Value | None = None) -> list[ir.Value]:
+        """Give pointers to ``count`` consecutive vectors; the last one begins ``last`` bytes on, where that is given."""
+        vectors = [pointer, *(self.at(pointer, _INT32(q * self.lanes * self.bytes)) for q in range(1, count))]
+        return vectors if last is None else [*vectors[:-1], self.at(pointer, last)]
 
     def prefetch(self, pointer: ir.Value) -> None:
         """Ask for a cache line, to be read soon."""

@@ -93,9 +93,9 @@ def assert_guard(outer: Any, rows: int, columns: int) -> None:
 
 
 def tiles(dtype: Any) -> list[tuple[int, int]]:
-    """Every height, and every number of columns that has a tile: partial vectors only in tiles of one."""
+    """Every height, and every number of columns that has a tile: only the last vector is filled in part."""
     lanes = lanes_of(dtype)
-    widths = [*range(1, lanes), *(lanes * w for w in WIDTHS)]
+    widths = [lanes * w - missing for w in WIDTHS for missing in range(lanes)]
     return [*product(range(1, MR + 1), widths), (1, lanes * SINGLE_ROW_VECTORS)]
 
 

@@ -130,7 +130,7 @@ def _macro_kernel(dtype: Any, block: Any, n: int, a: Any, b: Any, c: Any, epilog
             width = nr
             if rows == 1 and b.panel_stride == nr * item and nb - j >= SINGLE_ROW_VECTORS * lanes:
                 width = SINGLE_ROW_VECTORS * lanes
-            while width > max(lanes, nb - j):
+            while width > lanes and nb - j <= width - lanes:  # a tile's last vector may be filled in part
                 width >>= 1
             b_tile = Rows(b.address + j // nr * b.panel_stride + j % nr * item, b.row_stride)
             tile = Tile(tile_rows, min(width, nb - j), kb, count)

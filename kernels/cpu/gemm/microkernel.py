@@ -26,8 +26,10 @@ NEON reads whole vectors, whose lanes its FMAs take. The rows of B and C are con
 Order of the sums: an element of C is one chain of FMAs over ascending k that starts at zero. It depends neither on the
 tile's height or width nor on where in the tile the element lies.
 
-The last columns: tiles are NV, ... and 1 vectors wide (WIDTHS; one of a single row SINGLE_ROW_VECTORS), and only those
-of one vector are masked; 3 vectors are a tile of 2 and one of 1. Figures: docs/performance-notes/gemm.md.
+The last columns: tiles are NV, ... and 1 vectors wide (WIDTHS; one of a single row SINGLE_ROW_VECTORS). Those of one
+vector are masked; the last of several vectors ends with the last column and overlaps the one before: both get the same
+sums. So 9 to 15 columns of AVX2's float32 are one tile, whose 12 FMAs do not wait for each other as the 6 of two narrow
+ones do. 3 vectors are a tile of 2 and one of 1. Figures: docs/performance-notes/gemm.md.
 """
 
 from collections.abc import Callable
@@ -47,7 +49,7 @@ NV = 4 if registers() >= 32 else 2
 """Vectors in a row of the largest tile.  6 x 4 + 4 + 1 = 29 registers of 32;  6 x 2 + 2 + 1 = 15 of 16."""
 
 WIDTHS = tuple(2**i for i in range(NV.bit_length()))
-"""Vectors in a row of a tile: 1, 2, 4.  Only tiles of one vector are masked."""
+"""Vectors in a row of a tile: 1, 2, 4."""
 
 SINGLE_ROW_VECTORS = 16 if VECTOR == 64 else 8
 """Vectors in a tile of a single row: B is read once, so long contiguous parts of its rows are what counts. 16 sums fit
@@ -97,7 +99,6 @@ def _emit_tiles(rows: int, vectors: int, contiguous: str) -> Callable[..., None]
         if contiguous:
             a = a._replace(**{"k_stride" if contiguous == "k" else "row_stride": intp(code.bytes)})
         unroll = UNROLL if contiguous else 1
-        lane_mask = code.first_lanes(columns) if vectors == 1 else None
         *operands, alpha = outputs
         # From a tile to the one below it; address 0, which means absent, stays 0.
         steps = [
@@ -112,9 +113,9 @@ def _emit_tiles(rows: int, vectors: int, contiguous: str) -> Callable[..., None]
             moved = [Rows(at, rows_.row_stride) for at, rows_ in zip(addresses, operands, strict=True)]
             current = Outputs(moved[0], moved[1], moved[2], moved[3], alpha)
             sums = _sums_over_k(
-                code, (rows, vectors, unroll), lane_mask, k, a._replace(address=a_address), b, current.c
+                code, (rows, vectors, unroll), columns, k, a._replace(address=a_address), b, current.c
             )
-            store_epilogue(code, sums, vectors, columns if vectors == 1 else None, current)
+            store_epilogue(code, sums, vectors, columns, current)
             following = [builder.add(at, step) for at, step in zip(addresses, steps, strict=True)]
             return [builder.sub(left, intp(1)), builder.add(a_address, a.tile_stride), *following]
 
@@ -127,7 +128,7 @@ def _emit_tiles(rows: int, vectors: int, contiguous: str) -> Callable[..., None]
 def _sums_over_k(
     code: VectorBuilder,
     size: tuple[int, int, int],
-    lane_mask: ir.Value | None,
+    columns: ir.Value,
     k: ir.Value,
     a: MicroPanels,
     b: Rows,
@@ -141,6 +142,7 @@ def _sums_over_k(
     """
     builder, intp = code.builder, k.type
     rows, vectors, unroll = size
+    lane_mask, last = _edge(code, vectors, columns)
     offsets = [builder.mul(intp(i), a.row_stride) for i in range(rows)]
     columns_are_contiguous = isinstance(a.row_stride, ir.Constant)
     per_line = max(1, LINE // (rows * code.bytes))  # iterations, about, in which a line of such an A is read
@@ -150,7 +152,7 @@ def _sums_over_k(
         for iteration in range(unrolled):
             if columns_are_contiguous and iteration % per_line == 0:
                 code.prefetch(code.at(a_k, intp(PREFETCH_BYTES)))
-            b_vectors = [code.load(p, lane_mask) for p in code.vectors_at(b_k, vectors)]
+            b_vectors = [code.load(p, lane_mask) for p in code.vectors_at(b_k, vectors, last)]
             column = _broadcast(code, a_k, rows) if IS_ARM and columns_are_contiguous else []
             new = []
             for i in range(rows):
@@ -205,6 +207,18 @@ def _broadcast(code: VectorBuilder, pointer: ir.Value, count: int) -> list[ir.Va
     return broadcast + (_broadcast(code, following, left) if left else [])
 
 
+def _edge(code: VectorBuilder, vectors: int, columns: ir.Value | None) -> tuple[ir.Value | None, ir.Value | None]:
+    """Return the mask of a single vector and where the last of several begins, in bytes: it ends with the columns.
+
+    The last of several so overlaps the one before, where the columns do not fill it: the same sums, stored twice.
+    """
+    if columns is None:
+        return None, None
+    if vectors == 1:
+        return code.first_lanes(columns), None
+    return None, code.builder.mul(code.builder.sub(columns, columns.type(code.lanes)), columns.type(code.bytes))
+
+
 def store_epilogue(
     code: VectorBuilder,
     sums: list[ir.Value],
@@ -215,17 +229,17 @@ def store_epilogue(
 ) -> None:
     """Emit the epilogue of a tile: addend, mask, the store of C and of ReLU, each where its address is not 0.
 
-    ``columns`` counts those of a single vector that exist, None: all. ``row_numbers`` are those of the tile's rows,
-    where they are not 0, 1, 2, ...
+    ``columns`` counts those that exist, None: whole vectors. ``row_numbers`` are those of the tile's rows, where they
+    are not 0, 1, 2, ...
     """
     intp = outputs.c.address.type
-    lane_mask = None if columns is None else code.first_lanes(columns)
+    lane_mask, last = _edge(code, vectors, columns)
     row_numbers = row_numbers or [intp(i) for i in range(len(sums) // vectors)]
 
     def pointers(operand: Rows) -> list[ir.Value]:
         start = code.pointer(operand.address)
         rows = [code.at(start, code.builder.mul(number, operand.row_stride)) for number in row_numbers]
-        return [p for row in rows for p in code.vectors_at(row, vectors)]
+        return [p for row in rows for p in code.vectors_at(row, vectors, last)]
 
     def add(values: list[ir.Value]) -> list[ir.Value]:
         alpha = code.splat(outputs.alpha)
@@ -243,11 +257,11 @@ def store_epilogue(
     for operand, change in ((outputs.c, None), (outputs.relu, code.relu)):
         with code.unless_zero(operand.address):
             stored = [change(x) if change else x for x in results]
-            if columns is None:
+            if columns is not None and vectors == 1:
+                code.store_first(stored, pointers(operand), columns)
+            else:
                 for p, x in zip(pointers(operand), stored, strict=True):
                     code.store(x, p)
-            else:
-                code.store_first(stored, pointers(operand), columns)
 
 
 @emits(
@@ -266,8 +280,8 @@ def microkernel(
     dtype : dtype
         float32 or float64, of all operands.
     tile : Tile
-        rows from 1 to MR; columns one of WIDTHS in vectors, or fewer than a vector; k products summed, 0 gives zeros;
-        at least 1 tile.
+        rows from 1 to MR; columns that fill, but for less than a vector, one of WIDTHS; k products summed, 0 gives
+        zeros; at least 1 tile.
     a : MicroPanels
         A. Its rows or its columns are contiguous: k_stride or row_stride is an element's bytes; tiles that are not tall
         are read by any strides.

@@ -237,7 +237,7 @@ def test_assembly_of_neon_loops(cpu: str, tmp_path: Path) -> None:
             assert not re.search(r"[qdv]\d+, \[sp\b|\tmov\tv", loop), name
             if name.endswith("rows"):
                 assert not re.search(r"\tld1r|\tdup", loop), name
-                assert loop.count("\tldp") >= fmas // 12, name  # B in pairs
+                assert loop.count("\tldp") >= fmas // 24, name  # a pair of B's four; the last may overlap the third
 
 
 # ------------------------------------------------------------------------------- kernels that are wrong
@@ -249,6 +249,7 @@ MUTANTS = {
         "store_first",
         "lambda s, x, p, n: real(s, x, p, s.builder.add(n, n.type(1)))",
     ),
+    "writes beyond the last column": ("check_identity", "vectors_at", "lambda s, p, n, last=None: real(s, p, n)"),
     "forgets to sum": ("check_epilogue", "fma", "lambda s, x, y, z: s.builder.fmul(x, y)"),
     "passes where the mask is 0": (
         "check_mask_and_alpha",
