@@ -37,6 +37,12 @@ def measure(workers: dict[str, Worker], name: str, task: str, rounds: int) -> di
     return times
 
 
+def _span(times: list[float], ours: list[float]) -> list[float]:
+    """Give the lowest and the highest of the rounds' ratios to fastnet's time."""
+    ratios = [time / own for time, own in zip(times, ours, strict=True)]
+    return [round(min(ratios), 3), round(max(ratios), 3)]
+
+
 def _cell(us: dict[str, float], library: str) -> str:
     if library not in us:
         return f"{'-':>22}"
@@ -66,7 +72,9 @@ def main() -> None:
                     times = measure(workers, name, task, options.rounds)
                     medians = {library: statistics.median(found) * 1e6 for library, found in times.items()}
                     print(f"{name:18}" + "".join(_cell(medians, library) for library in libraries), flush=True)
-                    results.append({"network": name, "task": task, "threads": threads, "us": medians})
+                    spans = {library: _span(found, times["fastnet"]) for library, found in times.items()}
+                    of = {"network": name, "task": task, "threads": threads}
+                    results.append({**of, "us": medians, "spans": spans})
             for worker in workers.values():
                 worker.end()
     if options.json:

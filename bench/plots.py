@@ -11,7 +11,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
-from sides import NETWORKS
+from sides import NETWORKS, SHOWN_NETWORKS
 
 from fastnet.profiling.roofline import COLOURS, Point, draw
 
@@ -181,7 +181,7 @@ def steps_against_peers(figure: Figure, results: Results) -> None:
     """A step's time as a multiple of fastnet's; a row a network, a panel a number of threads, plain SGD."""
     found: dict[int, list[tuple[str, dict[str, float]]]] = {}
     for step in results["steps"]:
-        if step["task"] == "sgd, mse":
+        if step["task"] == "sgd, mse" and step["network"] in SHOWN_NETWORKS:
             name = f"{step['network']}, batch {NETWORKS[step['network']][1]}"
             found.setdefault(step["threads"], []).append((name, step["us"]))
     figure.set_size_inches(10.4, 1.9 + 0.6 * max(map(len, found.values())))

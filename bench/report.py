@@ -17,6 +17,7 @@ import json
 import os
 import platform
 import re
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -28,7 +29,7 @@ from typing import Any
 import plots
 import predictions
 from markdown_it import MarkdownIt
-from sides import NETWORKS, TASKS, installed, versions
+from sides import NETWORKS, SHOWN_NETWORKS, TASKS, installed, versions
 
 from fastnet.kernels.cpu.threads.pool import num_threads
 from fastnet.kernels.jit.target import target_cpu, vector_bytes
@@ -162,30 +163,55 @@ def measured_on(results: Results) -> str:
     )
 
 
+FASTEST = "fastest other / fastnet"
+
+
+def fastest_other(cell: dict[str, Any]) -> tuple[float, str]:
+    """Return the ratio of the fastest other library's time to fastnet's; as text, with the lowest and highest round."""
+    us = cell["us"]
+    library = min((name for name in us if name not in ("fastnet", "predictor")), key=lambda name: us[name])
+    ratio = us[library] / us["fastnet"]
+    low, high = cell.get("spans", {}).get(library, (None, None))  # results of before have no spans
+    return ratio, short(ratio) if low is None else f"{short(ratio)} [{short(low)}, {short(high)}]"
+
+
+def _means(cells: list[dict[str, Any]]) -> str:
+    """Geometric means of the last column, in a sentence."""
+    ratios: dict[int, list[float]] = {}
+    for cell in cells:
+        ratios.setdefault(cell["threads"], []).append(fastest_other(cell)[0])
+    means = [
+        f"{threads} thread{'s' * (threads > 1)} {short(statistics.geometric_mean(found))} ({len(found)} rows)"
+        for threads, found in ratios.items()
+    ]
+    return f"Geometric mean of the last column: {', '.join(means)}."
+
+
 def step_tables(results: Results) -> str:
     """One training step: microseconds, and the ratio to fastnet's time."""
     lines = []
     libraries = results["libraries"]
     for task in TASKS:
-        lines += ["", *_head([f"{task}: network, batch", "threads", *libraries])]
+        lines += ["", *_head([f"{task}: network, batch", "threads", *libraries, FASTEST])]
         for step in results["steps"]:
             if step["task"] != task:
                 continue
             us, batch = step["us"], NETWORKS[step["network"]][1]
             cells = [_against(us.get(library), us["fastnet"], library) for library in libraries]
-            lines.append(_row([f"{step['network']}, {batch}", str(step["threads"]), *cells]))
-    return "\n".join(lines[1:])
+            lines.append(_row([f"{step['network']}, {batch}", str(step["threads"]), *cells, fastest_other(step)[1]]))
+    return "\n".join([*lines[1:], "", _means(results["steps"])])
 
 
 def prediction_table(results: Results) -> str:
     """One prediction: microseconds, and the ratio to fastnet's time."""
     libraries = predictions.LIBRARIES
-    lines = _head(["network, rows", "threads", *libraries])
+    lines = _head(["network, rows", "threads", *libraries, FASTEST])
     for found in results.get("predictions", []):  # results of before have none
         us, rows = found["us"], predictions.TASKS[found["task"]]
         cells = [_against(us.get(library), us["fastnet"], library) for library in libraries]
-        lines.append(_row([f"{found['network']}, {rows}", str(found["threads"]), *cells]))
+        lines.append(_row([f"{found['network']}, {rows}", str(found["threads"]), *cells, fastest_other(found)[1]]))
     if results.get("predictions"):
+        lines += ["", _means(results["predictions"])]
         path = f"../bench/results/{results['about']['cpu']}/predictions_against_peers.png"
         lines += ["", f"![Time of a prediction as a multiple of fastnet's]({path})"]
     return "\n".join(lines)
@@ -276,7 +302,8 @@ def summary(results: Results) -> str:
     for step in results["steps"] + results.get("predictions", []):
         trains = step["task"] in TASKS
         rows = NETWORKS[step["network"]][1] if trains else predictions.TASKS[step["task"]]
-        if step["threads"] == 1 and (step["task"] == task if trains else rows in (1, 200)):
+        shown = step["task"] == task and step["network"] in SHOWN_NETWORKS if trains else rows in (1, 200)
+        if step["threads"] == 1 and shown:
             us, what = step["us"], "step" if trains else "predict"
             cells = [_against(us.get(library), us["fastnet"], library) for library in libraries]
             lines.append(_row([f"{what} {step['network']}, {rows}", *cells]))

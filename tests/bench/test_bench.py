@@ -128,7 +128,13 @@ def results() -> dict[str, Any]:
         for rows in (256, 1024)
     ]
     steps = [
-        {"network": "1-16-1", "task": task, "threads": threads, "us": {"fastnet": 2.0, "numpy": 20.0, "jax": 1.0}}
+        {
+            "network": "1-16-1",
+            "task": task,
+            "threads": threads,
+            "us": {"fastnet": 2.0, "numpy": 20.0, "jax": 1.0},
+            "spans": {"fastnet": [1, 1], "numpy": [9, 11], "jax": [0.25, 0.75]},
+        }
         for task in sides.TASKS
         for threads in (1, 2)
     ]
@@ -144,13 +150,14 @@ def results() -> dict[str, Any]:
 
 
 def test_tables_show_losses(results: dict[str, Any]) -> None:
-    assert "| 1-16-1, 16 | 1 | 2.00 | 20.0 (10.0) | - | 1.00 (0.50) |" in report.step_tables(results)
+    assert "| 1-16-1, 16 | 1 | 2.00 | 20.0 (10.0) | - | 1.00 (0.50) | 0.50 [0.25, 0.75] |" in report.step_tables(results)
+    assert "last column: 1 thread 0.50 (2 rows), 2 threads 0.50 (2 rows)." in report.step_tables(results)
     assert "| matmul | 128x128x128-nn | 33.3 (33%) | - | - | 25.0 (25%) | 66.7 (67%) | 83.3 (83%) |" in (
         report.product_table(results)
     )
     assert "| tanh | 16384 | 100 | 150 | 20.0 | 5.00 | 50% |" in report.elementwise_table(results)
     assert "| compile matmul | simd | 2.50 |" in report.start_table(results)
-    assert "| 64-128-10, 16 | 1 | 2.00 | - | 5.00 (2.50) | 1.00 (0.50) | - |" in report.prediction_table(results)
+    assert "| 64-128-10, 16 | 1 | 2.00 | - | 5.00 (2.50) | 1.00 (0.50) | - | 0.50 |" in report.prediction_table(results)
     lost = report.losses(results)
     assert "- predictions of 64-128-10 (predict 1, 1 thread): torch is 2.00 times as fast" in lost
     assert "- matmul 128x128x128-nn, float32: NumPy is 1.33 times as fast as simd" in lost
