@@ -130,7 +130,7 @@ class VectorBuilder:
         return self.builder.gep(pointer, [offset], source_etype=_BYTE)
 
     def vectors_at(self, pointer: ir.Value, count: int, last: ir.Value | None = None) -> list[ir.Value]:
-        """Give pointers to ``count`` consecutive vectors; the last one begins ``last`` bytes on, where that is given."""
+        """Give pointers to ``count`` consecutive vectors; the last begins ``last`` bytes on, if given."""
         vectors = [pointer, *(self.at(pointer, _INT32(q * self.lanes * self.bytes)) for q in range(1, count))]
         return vectors if last is None else [*vectors[:-1], self.at(pointer, last)]
 

@@ -112,9 +112,7 @@ def _emit_tiles(rows: int, vectors: int, contiguous: str) -> Callable[..., None]
             left, a_address, *addresses = carried
             moved = [Rows(at, rows_.row_stride) for at, rows_ in zip(addresses, operands, strict=True)]
             current = Outputs(moved[0], moved[1], moved[2], moved[3], alpha)
-            sums = _sums_over_k(
-                code, (rows, vectors, unroll), columns, k, a._replace(address=a_address), b, current.c
-            )
+            sums = _sums_over_k(code, (rows, vectors, unroll), columns, k, a._replace(address=a_address), b, current.c)
             store_epilogue(code, sums, vectors, columns, current)
             following = [builder.add(at, step) for at, step in zip(addresses, steps, strict=True)]
             return [builder.sub(left, intp(1)), builder.add(a_address, a.tile_stride), *following]
