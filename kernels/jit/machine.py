@@ -99,9 +99,13 @@ class Machine(NamedTuple):
 
     @property
     def way(self) -> int:
-        """Distance in bytes from which on addresses share a set of L1: of a page, unless the system tells the ways."""
+        """Addresses a multiple of this many bytes apart share a set of L1; a page, unless the system tells the ways.
+
+        A power of two.
+        """
         l1 = self.caches[0]
-        return l1.nbytes // l1.ways if l1.ways else min(self.page, l1.nbytes // 4)
+        way = l1.nbytes // l1.ways if l1.ways else min(self.page, l1.nbytes // 4)
+        return 1 << (way.bit_length() - 1)
 
     @property
     def cache_key(self) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ from ...jit.machine import MACHINE, MOST_L3_BYTES, Machine
 from ...llvm.builder import VECTOR
 from .microkernel import MR, NV
 from .operands import Matrix, Shape
-from .transpose import MAX_ROWS, MAX_ROWS_IN_PLACE
+from .transpose import MAX_ROWS, MAX_ROWS_IN_PLACE, WAY
 
 WIDE = NV * VECTOR > 64
 """Whether a row of a micro-panel of B is several cache lines, as with AVX-512. A small B in place is then read
@@ -86,9 +86,6 @@ FEW_ROWS = 64 if WIDE else 24
 
 MANY_ROWS = 512
 """Rows from which less of B is read in place."""
-
-WAY = MACHINE.way
-"""Rows a multiple of this many bytes apart share a set of L1."""
 
 SET_STRIDE = WAY // 2
 """Rows of A a multiple of this many bytes apart have all lines of a tile in one or two sets of L1."""

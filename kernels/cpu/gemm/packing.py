@@ -9,7 +9,7 @@ from ...llvm.builder import LINE, VECTOR, VectorBuilder, emits, types
 from ...llvm.memory import copy_element, copy_vector, item_bytes
 from .microkernel import MR, NV
 from .operands import Matrix, Rows, rows_type
-from .transpose import MAX_ROWS, PACKED_VECTORS, PAGE, transpose_panel
+from .transpose import MAX_ROWS, PACKED_VECTORS, WAY, transpose_panel
 
 ROWS_AT_ONCE = 8
 """Rows of the source of which the same columns are copied together: they are contiguous in the micro-panel, and rows
@@ -88,7 +88,7 @@ def pack_b(dtype: Any, kb: int, nb: int, b: Matrix, target: int) -> None:
             to = target + j // nr * panel + j % nr * item
             source = b.address + j * b.column_stride
             columns = min(lanes, nb - j)
-            if nb - j >= PACKED_VECTORS * lanes and b.column_stride % PAGE != 0:
+            if nb - j >= PACKED_VECTORS * lanes and b.column_stride % WAY != 0:
                 columns = PACKED_VECTORS * lanes
             transpose_panel(dtype, to, nr * item, source, b.column_stride, columns, kb)
             j += columns

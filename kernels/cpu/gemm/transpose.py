@@ -16,6 +16,7 @@ from typing import Any
 from llvmlite import ir
 
 from ...jit.decorator import jit
+from ...jit.machine import MACHINE
 from ...llvm.builder import LINE, VECTOR, Values, VectorBuilder, emits, types
 from .microkernel import NV, Outputs, store_epilogue
 from .operands import Epilogue, Rows, Tile, epilogue_type, rows_type, tile_type
@@ -37,8 +38,8 @@ PANELS = 2
 """Vectors of columns in a tile of a single row at most. The FMAs on one vector wait for each other, 4 cycles each;
 meanwhile the CPU transposes and multiplies the other."""
 
-PAGE = 4096
-"""Columns a multiple of this many bytes apart share one set of L1, which holds 8 lines or more."""
+WAY = MACHINE.way
+"""Rows or columns a multiple of this many bytes apart share one set of L1, which holds 8 lines or so."""
 
 READS_LINES = VECTOR == LINE
 """Whether of such columns a whole cache line is read at a time: where a vector holds it."""
@@ -46,16 +47,16 @@ READS_LINES = VECTOR == LINE
 LINES_HEIGHTS = (8, 4, 1)
 """Rows of the tiles that do so: beside more sums, a line's vectors do not fit the registers."""
 
-SHARED_SETS = 16 * PAGE // (PANELS * VECTOR)
+SHARED_SETS = 16 * WAY // (PANELS * VECTOR)
 """Times the bytes of an element: PANELS vectors of columns a multiple of this many bytes apart are 16 lines or more in
-each set of L1 that they use. From there on, as from PAGE on, one vector at a time is read."""
+each set of L1 that they use. From there on, as from WAY on, one vector at a time is read."""
 
 LAG_BYTES = 1024
 """Of such columns, the second vector of a tile reads this many bytes behind the first: in other sets of L1, beyond what
 the CPU reads ahead (docs/performance-notes/gemm.md)."""
 
 HAS_LAG = not READS_LINES
-"""Whether a single row takes two vectors also of columns a multiple of PAGE apart. With AVX-512 their 32 columns are
+"""Whether a single row takes two vectors also of columns a multiple of WAY apart. With AVX-512 their 32 columns are
 more streams than the CPU reads ahead, so it takes them neither there nor from a B.T that is larger than L2."""
 
 NEAR_BYTES = 1 << 21
@@ -220,7 +221,7 @@ def transpose_panel(
     intp = columns.type
     operands = Rows(target, target_row), Rows(source, source_column), columns, k
     if READS_LINES:
-        special = builder.icmp_signed("==", builder.and_(source_column, intp(PAGE - 1)), intp(0))
+        special = builder.icmp_signed("==", builder.and_(source_column, intp(WAY - 1)), intp(0))
     else:
         special = builder.icmp_signed(">", columns, intp(VECTOR // (dtype.bitwidth // 8)))
     code = VectorBuilder(builder, dtype)
@@ -326,7 +327,7 @@ def single_row_width(item: int, k: int, columns: int, left: int, column_stride: 
     B.T has ``columns`` in all, and ``left`` of them are still to be computed in the present block.
     """
     lanes = VECTOR // item
-    fits = column_stride % min(PAGE, SHARED_SETS * item) != 0
+    fits = column_stride % min(WAY, SHARED_SETS * item) != 0
     if HAS_LAG:  # then k has to be whole parts, more than the second vector lags behind
         fits = fits or (k * item > LAG_BYTES and k * item % READ_BYTES == 0)
     else:
@@ -362,7 +363,7 @@ def gemm_bt_microkernel(
     intp = tile.rows.type
     flags = [builder.icmp_signed("<=", tile.rows, intp(height)) for height in HEIGHTS[1:]]
     flags.append(builder.icmp_signed(">", tile.columns, intp(code.lanes)))
-    far = builder.icmp_signed("==", builder.and_(b.row_stride, intp(PAGE - 1)), intp(0))
+    far = builder.icmp_signed("==", builder.and_(b.row_stride, intp(WAY - 1)), intp(0))
     if HAS_LAG:
         kinds[f"1x{PANELS}.lag"] = _emit_lagging_row
         flags.append(builder.and_(flags[-1], far))

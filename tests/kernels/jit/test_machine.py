@@ -114,6 +114,8 @@ def test_caches_of_an_apple_m1_and_of_an_intel_mac(tmp_path: Path) -> None:
     found = look(tmp_path, "darwin", sysctl_of(intel), nothing)._replace(page=4 * KIB)
     assert tuple(map(found.share, (1, 2, 3))) == (32 * KIB, 256 * KIB, 2 * MIB)
     assert (found.line, found.way) == (64, 4 * KIB)
+    stated = found._replace(page=16 * KIB, caches=(Cache(40 * KIB), *found.caches[1:]))
+    assert stated.way == 8 * KIB, "a power of two, whatever is stated"
 
 
 def test_sysctl_reads_numbers_of_32_and_64_bits(monkeypatch: pytest.MonkeyPatch) -> None:

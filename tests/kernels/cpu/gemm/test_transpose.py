@@ -28,10 +28,10 @@ from fastnet.kernels.cpu.gemm.transpose import (
     MAX_ROWS_IN_PLACE,
     NEAR_BYTES,
     PACKED_VECTORS,
-    PAGE,
     PANELS,
     READ_BYTES,
     READS_LINES,
+    WAY,
     gemm_bt_microkernel,
     single_row_width,
     stream_panel,
@@ -122,7 +122,7 @@ def test_streamed_panel_is_the_transpose(dtype: Any, page: bool) -> None:
     item = np.dtype(dtype).itemsize
     line, part = PACKED_VECTORS * lanes_of(dtype), READ_BYTES // item
     for k in (1, part, part + 1, line - 1, line, 3 * line + part + 1):
-        source = np.full((line, PAGE // item if page else 5 * line), np.nan, dtype)[:, :k]
+        source = np.full((line, WAY // item if page else 5 * line), np.nan, dtype)[:, :k]
         source[:] = np.arange(1, 1 + line * k, dtype=dtype).reshape(line, k)
         height = -(-k // part) * part
         raw = np.full((height + 2) * 3 * line, 7, dtype)
@@ -194,10 +194,10 @@ def test_a_row_times_columns_a_page_apart_has_the_bits_of_the_microkernel(dtype:
     rng = np.random.default_rng(pages)
     lanes, item = lanes_of(dtype), np.dtype(dtype).itemsize
     lag, part = LAG_BYTES // item, READ_BYTES // item
-    for k in (part, lag, lag + 1, lag + part, 3 * lag, 4 * lag - 1, PAGE // item):
-        columns = single_row_width.py_func(item, k, 3 * lanes, 3 * lanes, pages * PAGE)
+    for k in (part, lag, lag + 1, lag + part, 3 * lag, 4 * lag - 1, WAY // item):
+        columns = single_row_width.py_func(item, k, 3 * lanes, 3 * lanes, pages * WAY)
         assert columns == (PANELS * lanes if HAS_LAG and k > lag and k % part == 0 else lanes)
-        W = np.full((columns, pages * PAGE // item), np.nan, dtype)[:, :k]
+        W = np.full((columns, pages * WAY // item), np.nan, dtype)[:, :k]
         outer_a, A = guarded(dtype, 1, k)
         outer_a[:] = np.nan
         A[:], W[:] = rng.standard_normal(A.shape), rng.standard_normal(W.shape)
@@ -219,9 +219,9 @@ def test_columns_a_page_apart_are_read_in_lines_from_anywhere(dtype: Any, offset
     """From any place in a cache line; k ends before, in and behind the first and the last of its lines."""
     lanes, line = lanes_of(dtype), LINE // np.dtype(dtype).itemsize
     rng = np.random.default_rng(offset)
-    outer = np.full((lanes * PAGE + 4 * LINE) // np.dtype(dtype).itemsize, np.nan, dtype)
+    outer = np.full((lanes * WAY + 4 * LINE) // np.dtype(dtype).itemsize, np.nan, dtype)
     start = -outer.ctypes.data % LINE // outer.itemsize + offset
-    outer = outer[start : start + lanes * PAGE // outer.itemsize].reshape(lanes, -1)
+    outer = outer[start : start + lanes * WAY // outer.itemsize].reshape(lanes, -1)
     for k in (1, line - 1, line, line + 1, 2 * line + offset, 5 * line + 3, 9 * line):
         outer[:] = np.nan
         outer[:, :k] = rng.standard_normal((lanes, k))
@@ -246,7 +246,7 @@ def test_how_many_columns_a_single_row_takes(has_lag: bool, dtype: Any, monkeypa
     """Where none lags, two vectors only of a B.T that is small as a whole, whatever is left of it."""
     monkeypatch.setattr(transpose, "HAS_LAG", has_lag)
     width, lanes, item = single_row_width.py_func, lanes_of(dtype), np.dtype(dtype).itemsize
-    k, stride = PAGE // item, PAGE + 64
+    k, stride = WAY // item, WAY + 64
     near = (NEAR_BYTES - 1) // stride
     assert near * stride < NEAR_BYTES <= (near + 1) * stride
     assert width(item, k, near, PANELS * lanes, stride) == PANELS * lanes
@@ -254,19 +254,19 @@ def test_how_many_columns_a_single_row_takes(has_lag: bool, dtype: Any, monkeypa
     assert width(item, k, near, 3, stride) == min(3, lanes)
     assert width(item, k, near + 1, PANELS * lanes, stride) == (PANELS * lanes if has_lag else lanes)
     for pages in (1, 3):
-        assert width(item, k, near, PANELS * lanes, pages * PAGE) == (PANELS * lanes if has_lag else lanes)
+        assert width(item, k, near, PANELS * lanes, pages * WAY) == (PANELS * lanes if has_lag else lanes)
     if VECTOR == 64:  # 32 columns half a page apart are 16 lines in each of two sets
-        assert width(4, k, near, PANELS * lanes_of("f4"), PAGE // 2) == (PANELS if has_lag else 1) * lanes_of("f4")
-        assert width(8, k, near, PANELS * lanes_of("f8"), PAGE // 2) == PANELS * lanes_of("f8")
-    assert width(item, k, near, PANELS * lanes, PAGE // 4) == PANELS * lanes
+        assert width(4, k, near, PANELS * lanes_of("f4"), WAY // 2) == (PANELS if has_lag else 1) * lanes_of("f4")
+        assert width(8, k, near, PANELS * lanes_of("f8"), WAY // 2) == PANELS * lanes_of("f8")
+    assert width(item, k, near, PANELS * lanes, WAY // 4) == PANELS * lanes
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_row_of_a_product_with_columns_a_page_apart_has_the_bits_of_many(dtype: Any) -> None:
     rng = np.random.default_rng(0)
     lag = LAG_BYTES // np.dtype(dtype).itemsize
-    for k in (lag, lag + 1, 2 * lag, 2 * lag + 3, PAGE // np.dtype(dtype).itemsize):
-        W = np.zeros((45, PAGE // np.dtype(dtype).itemsize), dtype)[:, :k]
+    for k in (lag, lag + 1, 2 * lag, 2 * lag + 3, WAY // np.dtype(dtype).itemsize):
+        W = np.zeros((45, WAY // np.dtype(dtype).itemsize), dtype)[:, :k]
         X = rng.standard_normal((9, k)).astype(dtype)
         W[:] = rng.standard_normal(W.shape)
         many = matmul(X, W.T, variant="simd")
