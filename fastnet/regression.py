@@ -20,7 +20,7 @@ class RegressionScores:
             return
         A, y = np.asarray(outputs, np.float64), np.asarray(y, np.float64)
         self._squares = self._squares + w @ (y - A) ** 2
-        own, own_mean = float(w.sum()), np.average(y, axis=0, weights=w)
+        own, own_mean = float(w.sum()), y.mean(axis=0) if weights is None else np.average(y, axis=0, weights=w)
         # Means and spreads of two parts are merged (Chan et al. 1979), so that large means cost no digits.
         shift, weight = own_mean - self._mean, self._weight + own
         self._spread = self._spread + w @ (y - own_mean) ** 2 + shift**2 * self._weight * own / weight

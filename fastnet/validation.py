@@ -107,6 +107,8 @@ def takes_softmax(loss: str | None) -> bool:
 
 def _converted(array: Array, dtype: Any, name: str) -> Array:
     """Return finite numbers as a contiguous array of the dtype."""
+    if array.dtype == dtype and array.flags.c_contiguous:
+        return array
     with np.errstate(over="ignore"):
         converted = np.ascontiguousarray(array, dtype)
     if converted.dtype != array.dtype:

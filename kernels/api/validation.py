@@ -204,6 +204,8 @@ def class_targets(name: str, value: ArrayLike, shape: tuple[int, ...], dtype: An
             f"{name} has shape {array.shape}; expected ({rows},) class labels or ({rows}, {classes}) "
             f"probabilities, one for each row of X{hint}"
         )
+    if array.dtype.kind in "iu" and array.size and array.min() >= 0 and array.max() < classes:
+        return array.astype(np.int64)
     finite(name, array, at)
     with np.errstate(invalid="ignore"):  # 1e300 becomes some integer, and is rejected below
         whole = array.astype(np.int64)
