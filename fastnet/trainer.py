@@ -24,7 +24,9 @@ from .kernels.api import validation
 from .kernels.cpu.threads.pool import limit_threads
 from .kernels.engine.backend import Backend, start_epoch
 from .kernels.engine.engine import CPU
+from .kernels.engine.evaluation import Evaluator
 from .kernels.engine.numpy_engine import NumpyEngine
+from .kernels.jit.target import COMPILES
 from .kernels.specs.batches import MICRO_BATCH_ROWS
 from .kernels.specs.losses import LOSSES
 from .network import Network
@@ -324,10 +326,14 @@ class Trainer(Hinting):
         TypeError, ValueError
             As `fit`.
         """
-        data = Dataset(self.network, self.loss, X, y, sample_weight)
+        network, data = self.network, Dataset(self.network, self.loss, X, y, sample_weight)
         with limit_threads(self.threads):
             scores = None if LOSSES[self.loss].counts_correct else RegressionScores()
-            found = measure(self._build(min(data.rows, MICRO_BATCH_ROWS)), data, None if scores is None else scores.add)
+            if self.backend == "cpu" and COMPILES:
+                backend: Any = Evaluator(network.parameters, network.layer_sizes, network.activations, self.loss)
+            else:
+                backend = self._build(min(data.rows, MICRO_BATCH_ROWS))
+            found = measure(backend, data, None if scores is None else scores.add)
         return found if scores is None else found | scores.results()
 
     @classmethod

@@ -157,8 +157,8 @@ def discard_partial_step(progress: Array, totals: Array) -> None:
     progress["done"] = progress["row"]
 
 
-def results_of(progress: Array, totals: Array, loss: LossSpec, outputs: int) -> dict[str, float]:
-    """Return the loss and, where the loss counts correct answers, the accuracy of whole steps."""
+def results_of(progress: Any, totals: Any, loss: LossSpec, outputs: int) -> dict[str, float]:
+    """Return the loss and, where the loss counts correct answers, the accuracy of whole steps; of records or dicts."""
     value = float(totals["loss"] / totals["weight"])
     results = {"loss": value / outputs if loss.mean_over_outputs else value}
     if loss.counts_correct:

@@ -177,6 +177,7 @@ class CpuEngine:
         context["scratch_threads"], context["ranks"] = threads, 1
         context["l2"], context["clip_norm"] = optimizer.l2, optimizer.clip_norm
         context["dropout_key"] = seed_key(optimizer.seed)
+        self._evaluation: Plan | None = None  # that of `evaluate`, kept for its next call
         self._address = 0  # of the context of `_bound`
         self._bound: tuple[Array | None, tuple[Array | None, ...]] = (None, (None,) * 5)
 
@@ -275,13 +276,11 @@ class CpuEngine:
 
     def evaluate(self, chunks: Iterable[Chunk], rows: int, visit: Visit | None = None) -> dict[str, float]:
         """Return the loss, and for classification the accuracy, over chunks of ``rows`` rows in all."""
-        plan = self.evaluation_plan()
+        assert visit is None  # it keeps no outputs; `Evaluator` does
+        plan = self._evaluation = self.evaluation_plan() if self._evaluation is None else self._evaluation
+        start_epoch(plan.progress, plan.totals, 0)
         for X, y, weights, first_row in chunks:
-            outputs = np.empty((len(X) if visit is not None else 0, self._sizes[-1]), X.dtype)
-            plan.context["outputs"] = address_of(outputs) if visit is not None else 0
             self._advance(plan, False, (X, y, weights, None, _NO_RATE), first_row, rows)
-            if visit is not None:
-                visit(outputs, y, weights, first_row)
         return self.results(plan)
 
     def evaluation_plan(self) -> Plan:

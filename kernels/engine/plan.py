@@ -124,7 +124,7 @@ CONTEXT = record(
     *(name for name in Plan._fields if name not in ("context", "state")),
     "state0 state1",
     "gemm loss_kernel correct_kernel update_kernel rows_task weights_task norms_task dropout_key",
-    "trains packs threads X targets sample_weights order rates rate_count first_row stop_row epoch_rows outputs",
+    "trains packs threads X targets sample_weights order rates rate_count first_row stop_row epoch_rows",
     "start rows inputs is_first is_last is_group_first is_group_last group",
     "row_begin row_end correct_count stage paused",
     floats="l2 clip_norm step_l2 rate gradient_scale",
@@ -159,7 +159,6 @@ One call of the loop, and addresses of its data:
 - rates: float64 (rate_count,), learning rates
 - first_row: row of the epoch that X begins with
 - stop_row: row of the epoch before which the call returns
-- outputs: address of an array (rows of X, n_out) that receives the outputs, or 0
 
 The micro-batch at hand, written by the loop:
 

@@ -199,11 +199,6 @@ def rows_task(task: int, dtype: Any, ctx: Any, scratch: int) -> None:
     workspace = Workspace(scratch, ctx.scratch_size * item)
     forward(dtype, ctx, x, row_begin, row_end, workspace)
     loss(dtype, ctx, targets, row_begin, row_end, scratch, task)
-    if ctx.outputs != 0:
-        nbytes = k * item
-        outputs = ctx.workspace + layer_at(ctx, ctx.layer_count - 1).output * item
-        to = ctx.outputs + (ctx.start - ctx.first_row + row_begin) * nbytes
-        copy_bytes(to, outputs + row_begin * nbytes, (row_end - row_begin) * nbytes)
     if ctx.trains != 0:
         backward(dtype, ctx, row_begin, row_end, workspace)
 
