@@ -123,7 +123,8 @@ class History(dict[str, list[float]]):
             Values are medians over a tenth of the epochs, and a difference counts only if it is also 4
             times as large as the curve's own noise explains.
         """
-        return self.diagnose(baseline, self._remarks)
+        rates = [] if self._schedule is None else self._schedule.rates(np.arange(self.epochs + 1)).tolist()
+        return diagnose(self.get("loss", ()), self.get("val_loss", ()), baseline, self._remarks, rates).words
 
     def plot(self, ax: Any = None) -> Any:
         """Draw ``loss`` and ``val_loss``, with the best epoch marked and the settings as title (needs matplotlib).
@@ -212,11 +213,6 @@ class History(dict[str, list[float]]):
     def set_run(self, title: str, schedule: Any) -> None:
         """Set the title of plots, and the learning rate's schedule, None where there is none."""
         self._title, self._schedule = title, schedule
-
-    def diagnose(self, baseline: float | None, remarks: tuple[str, str] = ("", "")) -> str:
-        """Return a diagnosis with these remarks on the data instead of those of the last `fit`."""
-        rates = [] if self._schedule is None else self._schedule.rates(np.arange(self.epochs + 1)).tolist()
-        return diagnose(self.get("loss", ()), self.get("val_loss", ()), baseline, remarks, rates).words
 
     def append(self, row: Mapping[str, float]) -> None:
         """Add one epoch, a mapping from names of curves to values."""

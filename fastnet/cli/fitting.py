@@ -121,8 +121,9 @@ class Member:
         return kept(self.trainer, self.validation)
 
     def diagnosis(self) -> str:
-        """Describe how training went."""
-        return self.history.diagnose(self.baseline)
+        """Describe how training went; nothing is said of the data, which the command line has prepared itself."""
+        self.history.set_remarks("", "")
+        return self.history.diagnosis(self.baseline)
 
 
 def fit(members: Sequence[Member], epochs: int, patience: int) -> int:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from fastnet import SGD, CosineDecay, History, Network, Trainer, diagnosis
+from fastnet.cli.fitting import Member
 from fastnet.diagnosis import diagnose
 
 NAN, INF = math.nan, math.inf
@@ -184,6 +185,18 @@ def test_history_diagnose() -> None:
         history.append({"loss": value})
     assert history.diagnosis().startswith("Converged: loss has stayed near 0.2 since epoch ")
     assert History().diagnosis() == "No epoch has been trained yet."
+    assert [name for name in dir(History) if name.startswith("diagnos")] == ["diagnosis"]
+
+
+def test_diagnosis_of_the_command_line_says_nothing_of_the_data() -> None:
+    trainer = Trainer(Network([1, 1]))
+    for value in decay(100, 1, 0.2, 8):
+        trainer.history.append({"loss": value})
+    trainer.history.set_remarks("", "Column 1 is unscaled.")
+    assert trainer.history.diagnosis().endswith("Column 1 is unscaled.")
+    said = Member(trainer, (), (), baseline=0.2).diagnosis()
+    assert said.startswith("Underfitting: loss has levelled off at 0.2, ")
+    assert "unscaled" not in said
 
 
 def test_diagnosis_of_a_fast_start_is_not_converged() -> None:
