@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 from numbers import Integral, Real
 from typing import Any
 
@@ -54,6 +55,21 @@ have them, too."""
 def dropout_rates(estimator: Any) -> tuple[float, ...]:
     """Return dropout of each hidden layer; empty for none."""
     return checks.dropout(estimator.dropout, len(np.atleast_1d(estimator.hidden_layer_sizes)))[1]
+
+
+def check_class_weight(class_weight: Any, classes: Any) -> None:
+    """Refuse a dict with a key that is no class, unless it has all classes: rows of a fold may lack a rare one."""
+    named = np.asarray(classes).tolist()
+    missing = [] if class_weight in (None, "balanced") else [name for name in named if name not in class_weight]
+    unknown = [key for key in class_weight if key not in named] if missing else []
+    if unknown:
+        spelt = {str(name).lower(): repr(name) for name in missing}
+        near = [f"did you mean {spelt[name]}?" for name in get_close_matches(str(unknown[0]).lower(), spelt, 1)]
+        shown = ", ".join(map(repr, named[:8])) + (f" and {len(named) - 8:,} more" if len(named) > 8 else "")
+        raise ValueError(
+            f"class_weight has a key {unknown[0]!r}, which is no class of y; there are: {shown}; "
+            f"{near[0] if near else 'correct the key, or leave it out'}"
+        )
 
 
 def check_engine(estimator: Any, reason: str) -> None:

@@ -30,7 +30,7 @@ from .many import fit_many
 from .messages import listed
 from .network import Network
 from .optimizers import Adam, CosineDecay
-from .sklearn_additions import CONSTRAINTS
+from .sklearn_additions import CONSTRAINTS, check_class_weight
 from .sklearn_session import ACTIVATION_NAMES
 from .table import Columns, codes, moments
 from .trainer import Trainer
@@ -336,6 +336,7 @@ class TabularClassifier(ClassifierMixin, _Tabular):  # type: ignore[misc]
         if len(self.classes_) < 2:
             raise ValueError(f"y holds one class, {self.classes_[0]}; expected at least 2")
         self.class_weight_ = None
+        check_class_weight(self.class_weight, self.classes_)
         if self.class_weight is not None:
             self.class_weight_ = compute_class_weight(self.class_weight, classes=self.classes_, y=y)
             if not ((self.class_weight_ >= 0) & np.isfinite(self.class_weight_)).all():

@@ -268,3 +268,26 @@ def test_estimators_can_be_copied_in_callbacks() -> None:
     for each in copies[-2:]:
         np.testing.assert_allclose(each.predict_proba(X), found.predict_proba(X), rtol=1e-12)
         assert each._validation is None
+
+
+@pytest.mark.parametrize(
+    ("class_weight", "classes", "said"),
+    [
+        ({"Mael": 2}, ["female", "male"], "'Mael', which is no class of y; there are: 'female', 'male'; did you mean"),
+        ({"female": 1, "femael": 2}, ["female", "male"], "'femael', .*; did you mean 'male'"),
+        ({"1": 2}, np.arange(10), "'1', .*: 0, 1, 2, 3, 4, 5, 6, 7 and 2 more; did you mean 1?"),
+        ({"other": 2}, [False, True], "'other', .*: False, True; correct the key, or leave it out"),
+    ],
+)
+def test_keys_that_are_no_class_are_named(class_weight: dict[Any, float], classes: Any, said: str) -> None:
+    y = np.resize(classes, 60)
+    model = ours.MLPClassifier(**COMMON, class_weight=class_weight)
+    with pytest.raises(ValueError, match=f"class_weight has a key {said}"):
+        model.fit(X[:60], y)
+    with pytest.raises(ValueError, match=f"class_weight has a key {said}"):
+        model.partial_fit(X[:60], y, classes=classes)
+
+
+def test_keys_of_classes_that_the_rows_lack_are_no_mistake() -> None:
+    model = ours.MLPClassifier(**COMMON, class_weight={0: 1, 1: 2, 2: 3}).fit(X, np.arange(ROWS) % 2)
+    assert model.classes_.tolist() == [0, 1]

@@ -248,8 +248,9 @@ def test_weights_of_classes_are_checked() -> None:
         TabularClassifier(**SMALL, class_weight={"small": -1}).fit(FRAME, LABELS)
     with pytest.raises(ValueError, match="every row weighs 0, by sample_weight or class_weight; expected one above 0"):
         TabularClassifier(**SMALL, class_weight={"small": 0, "large": 0}).fit(FRAME, LABELS)
-    with pytest.raises(ValueError, match="class"):
-        TabularClassifier(**SMALL, class_weight={"medium": 1}).fit(FRAME, LABELS)
+    expected = "a key 'lagre', which is no class of y; there are: 'large', 'small'; did you mean 'large'"
+    with pytest.raises(ValueError, match=expected):
+        TabularClassifier(**SMALL, class_weight={"lagre": 1, "small": 2}).fit(FRAME, LABELS)
 
 
 @pytest.mark.parametrize("made", [TabularClassifier, TabularRegressor])
