@@ -6,7 +6,7 @@ Arrays are checked by `fastnet.kernels.api.validation`.
 import numbers
 import operator
 import secrets
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from itertools import pairwise
 from math import inf, isfinite
@@ -69,6 +69,18 @@ def choice(name: str, value: Any, known: Collection[str]) -> str:
     if not isinstance(value, str) or value not in known:
         raise ValueError(f"unknown {name} {value!r}; there are: {', '.join(known)}")
     return value
+
+
+def callbacks(value: Any) -> list[Callable[[dict[str, float]], Any]]:
+    """Return the functions that are called after each epoch as a list."""
+    if not isinstance(value, Iterable):
+        hint = f": write callbacks=[{getattr(value, '__name__', 'function')}]" if callable(value) else ""
+        raise TypeError(f"callbacks is {value!r}; expected a list of functions of an epoch's row{hint}")
+    found = list(value)
+    for callback in found:
+        if not callable(callback):
+            raise TypeError(f"callbacks holds {callback!r}; expected functions of an epoch's row")
+    return found
 
 
 def layer_sizes(sizes: Any) -> tuple[int, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -43,13 +43,7 @@ class FitOptions(NamedTuple):
         """Return the options that `Trainer.fit` was given, or raise TypeError or ValueError."""
         epochs = checks.integer("epochs", epochs, least=1)
         patience = checks.count_or_none("patience", patience)
-        if not isinstance(callbacks, Iterable):
-            raise TypeError(f"callbacks is {callbacks!r}; expected a list of functions of an epoch's row")
-        callbacks = list(callbacks)
-        for callback in callbacks:
-            if not callable(callback):
-                raise TypeError(f"callbacks holds {callback!r}; expected functions of an epoch's row")
-        return cls(epochs, patience, callbacks)
+        return cls(epochs, patience, checks.callbacks(callbacks))
 
     def check_monitor(self, dropout: Sequence[float], validates: bool) -> None:
         """Refuse patience that would compare losses of the thinned network with one of the whole network."""

@@ -40,7 +40,7 @@ except ImportError as error:
         f'fastnet.sklearn needs scikit-learn 1.7 or newer: pip install "scikit-learn>=1.7,<1.10" ({error})'
     ) from error
 
-from . import sklearn_additions
+from . import checks, sklearn_additions
 from .sklearn_additions import CallbackSupportMixin
 from .sklearn_session import ACTIVATION_NAMES, Session, unsupported
 
@@ -107,7 +107,7 @@ class _EngineMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSu
         Raises
         ------
         TypeError
-            If something in callbacks cannot be called.
+            If callbacks is no sequence of functions.
         ValueError
             As scikit-learn's ``fit`` does; if only one of X_val and y_val is given, or they do not fit X and y; if
             dropout has another number of rates than there are hidden layers; if scikit-learn's code would have to train
@@ -157,10 +157,11 @@ class _EngineMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSu
 
     def _fit(self: Any, X: Any, y: Any, sample_weight: Any = None, incremental: bool = False) -> Any:
         self._check_added()
+        sklearn_additions.check_target(self, y)
         sklearn_additions.check_engine(self, "solver is 'lbfgs'" if self.solver == "lbfgs" else "")
         given = sample_weight
         class_weight = getattr(self, "class_weight", None)
-        if class_weight is not None and y is not None:  # a y of None is refused by scikit-learn
+        if class_weight is not None:
             if incremental and class_weight == "balanced":
                 raise ValueError("partial_fit sees some rows only; give class_weight as a dict, not 'balanced'")
             check_consistent_length(X, y)
@@ -180,9 +181,7 @@ class _EngineMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSu
             from .kernels.cuda.device import require  # imports numba.cuda
 
             require('backend="cuda"')
-        for callback in self.callbacks:
-            if not callable(callback):
-                raise TypeError(f"callbacks holds {callback!r}; expected functions of a dict")
+        checks.callbacks(self.callbacks)
 
     def _initialize(self, *args: Any) -> None:
         super()._initialize(*args)
@@ -192,6 +191,7 @@ class _EngineMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSu
         X, y = super()._validate_input(X, y, *args, **options)
         if self._validation is not None:
             X_val, y_val = self._validation
+            sklearn_additions.check_target(self, y_val, "y_val")
             try:
                 X_val = validate_data(self, X_val, accept_sparse=["csr", "csc"], dtype=X.dtype, reset=False)
             except ValueError as error:

@@ -9,16 +9,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
+from math import isnan
 from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
+from scipy.sparse import issparse
+from sklearn.base import is_classifier
 from sklearn.neural_network._base import ACTIVATIONS as SKLEARN_ACTIVATIONS
 from sklearn.neural_network._base import LOSS_FUNCTIONS
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.extmath import safe_sparse_dot
 
 from . import checks
+from .kernels.api import validation
 from .kernels.reference import activations as reference_activations
 from .kernels.reference import losses as reference_losses
 from .kernels.specs.activations import ACTIVATIONS
@@ -44,7 +48,7 @@ CONSTRAINTS = {
     "backend": [StrOptions({"auto", "numpy", "cpu", "cuda"})],
     "threads": [Interval(Integral, 1, None, closed="left"), None],
     "progress": ["boolean", None],
-    "callbacks": ["array-like"],
+    "callbacks": ["array-like", callable],  # one function is refused by `checks.callbacks`, which says what to write
     "activation": [StrOptions({"identity", "logistic", "tanh", "relu", *OWN_ACTIVATIONS})],
     "dropout": [Interval(Real, 0, 1, closed="left"), "array-like"],
 }
@@ -55,6 +59,39 @@ have them, too."""
 def dropout_rates(estimator: Any) -> tuple[float, ...]:
     """Return dropout of each hidden layer; empty for none."""
     return checks.dropout(estimator.dropout, len(np.atleast_1d(estimator.hidden_layer_sizes)))[1]
+
+
+def check_target(estimator: Any, y: Any, name: str = "y") -> None:
+    """Refuse gaps in a target, fractions for classes, and text for numbers: ValueError names the first such row."""
+    made = type(estimator).__name__
+    if y is None:
+        raise ValueError(f"{made} requires {name} to be passed, but the target {name} is None")
+    array, takes_classes = np.asarray(0 if issparse(y) else y), is_classifier(estimator)
+    if array.dtype.kind == "f":
+        validation.finite(name, array)
+        fractions = np.argwhere(array != np.floor(array))
+        if takes_classes and len(fractions):
+            raise ValueError(
+                f"{name} holds {array[tuple(fractions[0])]} at row {fractions[0][0]}: it is continuous, but {made} "
+                "predicts classes; name the classes, or take a regressor, such as TabularRegressor"
+            )
+    elif array.ndim and array.dtype.kind in ("O" if takes_classes else "OUS"):
+        for (row, *_), value in np.ndenumerate(array):
+            if type(value).__name__ in ("NoneType", "NAType", "NaTType") or (isinstance(value, float) and isnan(value)):
+                raise ValueError(f"{name} holds {value} at row {row}; remove or replace such values first")
+            if not takes_classes and not _is_number(value):
+                raise ValueError(
+                    f"{name} holds {str(value)!r:.40} at row {row}, but {made} predicts numbers; give numbers, or take "
+                    "a classifier, such as TabularClassifier"
+                )
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        float(value)
+    except (TypeError, ValueError, OverflowError):
+        return False
+    return True
 
 
 def check_class_weight(class_weight: Any, classes: Any) -> None:

@@ -18,19 +18,20 @@ try:
     from sklearn.utils import check_consistent_length, check_random_state, column_or_1d, compute_class_weight
     from sklearn.utils._param_validation import Interval, StrOptions
     from sklearn.utils.multiclass import check_classification_targets
-    from sklearn.utils.validation import _check_sample_weight, assert_all_finite, check_is_fitted, validate_data
+    from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 except ImportError as error:
     raise ImportError(f"tables need pandas and scikit-learn: pip install pandas scikit-learn ({error})") from error
 
 from . import recipe, scores
 from .ensemble import Ensemble
 from .hints import hinting
+from .kernels.api.validation import finite
 from .kernels.specs.base import Array
 from .many import fit_many
 from .messages import listed
 from .network import Network
 from .optimizers import Adam, CosineDecay
-from .sklearn_additions import CONSTRAINTS, check_class_weight
+from .sklearn_additions import CONSTRAINTS, check_class_weight, check_target
 from .sklearn_session import ACTIVATION_NAMES
 from .table import Columns, codes, moments
 from .trainer import Trainer
@@ -102,7 +103,7 @@ class _Tabular(BaseEstimator):  # type: ignore[misc]
             raise ValueError(f"{given} is given without {missing}; give both, or neither")
         made = copy.copy(self)  # takes what is found, so that a fit that fails changes nothing
         strata, targets, weights = made._targets(self._checked_target(X, y))
-        held = None if X_val is None else made._held_targets(self._checked_target(X_val, y_val))
+        held = None if X_val is None else made._held_targets(self._checked_target(X_val, y_val, "y_val"))
         if sample_weight is not None:
             given = _check_sample_weight(sample_weight, targets, dtype=np.float64, ensure_non_negative=True)
             weights = given if weights is None else given * weights
@@ -115,12 +116,10 @@ class _Tabular(BaseEstimator):  # type: ignore[misc]
         self.__dict__ = made.__dict__
         return self
 
-    def _checked_target(self, X: Any, y: Any) -> Array:
+    def _checked_target(self, X: Any, y: Any, name: str = "y") -> Array:
         """Return y as a vector of as many finite values as X has rows."""
-        if y is None:
-            raise ValueError(f"{type(self).__name__} requires y to be passed, but the target y is None")
+        check_target(self, y, name)
         y = column_or_1d(y, warn=True)
-        assert_all_finite(y, input_name="y")
         check_consistent_length(X, y)
         if not len(y):
             raise ValueError("y holds 0 sample(s); expected one for each row of X")
@@ -440,7 +439,7 @@ class TabularRegressor(RegressorMixin, _Tabular):  # type: ignore[misc]
 
     def _numbers(self, name: str, y: Array) -> Array:
         y = y.astype(np.float64)
-        assert_all_finite(y, input_name=name)
+        finite(name, y)
         return y
 
     def predict(self, X: Any) -> Array:

@@ -426,7 +426,7 @@ def test_a_callback_ends_a_fit_after_the_epoch_has_been_scored() -> None:
     with pytest.warns(UserWarning, match="Training interrupted by user"):
         found = ours.MLPClassifier(**options, callbacks=[stop]).fit(X, y)
     assert_same(found, ours.MLPClassifier(**options).fit(X, y))
-    with pytest.raises(TypeError, match="callbacks holds 3; expected functions of a dict"):
+    with pytest.raises(TypeError, match="callbacks holds 3; expected functions of an epoch's row"):
         found.set_params(callbacks=[3]).fit(X, y)
     with pytest.raises(TypeError, match="callbacks holds 3"):
         found.set_params(early_stopping=False).partial_fit(X, y)
@@ -471,7 +471,7 @@ def test_transform_returns_the_last_hidden_layer(activation: str, backend: str) 
         ("many classes", X[:2], [1], "inconsistent numbers of samples"),
         ("many classes", X[:2, :3], [1, 2], "X_val: X has 3 features"),
         ("many classes", np.full((2, X.shape[1]), np.nan), [1, 2], "X_val: Input X contains NaN"),
-        ("one target", X[:2], [1.0, np.nan], "y_val contains NaN"),
+        ("one target", X[:2], [1.0, np.nan], "y_val holds NaN at row 1; remove or replace"),
         ("many targets", X[:2], [1.0, 2.0], "y_val has 1 output; expected 3, as y has"),
     ],
 )

@@ -291,3 +291,43 @@ def test_keys_that_are_no_class_are_named(class_weight: dict[Any, float], classe
 def test_keys_of_classes_that_the_rows_lack_are_no_mistake() -> None:
     model = ours.MLPClassifier(**COMMON, class_weight={0: 1, 1: 2, 2: 3}).fit(X, np.arange(ROWS) % 2)
     assert model.classes_.tolist() == [0, 1]
+
+
+TEXT = np.resize(["female", "male"], ROWS)
+
+
+def changed(target: Any, row: int, value: Any) -> Any:
+    found = target.astype(object)
+    found[row] = value
+    return found
+
+
+@pytest.mark.parametrize("name", ["MLPClassifier", "MLPRegressor", "TabularClassifier", "TabularRegressor"])
+def test_targets_of_the_wrong_kind_are_named_with_their_row(name: str) -> None:
+    pandas = pytest.importorskip("pandas")
+    made = getattr(ours, name)
+    y = TEXT if name.endswith("Classifier") else X[:, 0]
+    wrong = [(changed(y, 5, gap), f" holds {gap} at row 5; remove or replace") for gap in (None, np.nan, pandas.NA)]
+    wrong.append((np.where(np.arange(ROWS) == 7, np.nan, X[:, 0] > 0), " holds NaN at row 7; remove or replace"))
+    if name.endswith("Classifier"):
+        wrong.append((X[:, 0], f" holds {X[0, 0]} at row 0: it is continuous, but {name} predicts classes; name the"))
+    else:
+        said = f" holds 'female' at row 0, but {name} predicts numbers; give numbers, or take a classifier"
+        wrong += [(TEXT, said), (pandas.Series(TEXT), said)]
+        wrong.append((changed(y, 9, "?"), r" holds '\?' at row 9"))
+    wrong.append((None, r" to be passed, but the target"))
+    for target, said in wrong:
+        with pytest.raises(ValueError, match=f"^({name} requires )?y{said}"):
+            made().fit(X, target)
+        if target is not None:
+            with pytest.raises(ValueError, match=f"^y_val{said}"):
+                made().fit(X, y, X_val=X, y_val=target)
+
+
+@pytest.mark.parametrize("name", ["MLPClassifier", "MLPRegressor", "TabularClassifier", "TabularRegressor"])
+def test_one_callback_without_a_list_is_told_what_to_write(name: str) -> None:
+    if name.startswith("Tabular"):
+        pytest.importorskip("pandas")
+    model = getattr(ours, name)(callbacks=print)
+    with pytest.raises(TypeError, match=r"^callbacks is <built-in function print>; .*: write callbacks=\[print\]$"):
+        model.fit(X, LABELS)

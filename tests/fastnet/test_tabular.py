@@ -363,9 +363,9 @@ def test_infinity_and_numbers_too_large_are_refused() -> None:
     tiny = TabularRegressor(**SMALL).fit(FRAME.assign(size=FRAME["size"] * 2.0**-140), SIGNAL)
     assert [*tiny.histories_[0]["loss"]] == [*TabularRegressor(**SMALL).fit(FRAME, SIGNAL).histories_[0]["loss"]]
     infinite = np.where(np.arange(ROWS) == 3, np.inf, SIGNAL)
-    with pytest.raises(ValueError, match="Input y contains infinity"):
+    with pytest.raises(ValueError, match="y holds infinity at row 3; remove or replace"):
         model.fit(FRAME, infinite)
-    with pytest.raises(ValueError, match="Input y_val contains infinity"):
+    with pytest.raises(ValueError, match="y_val holds infinity at row 3"):
         model.fit(FRAME, SIGNAL, X_val=FRAME, y_val=infinite.astype(object))
     with pytest.raises(ValueError, match="column 'size' of X contains infinity"):
         model.fit(FRAME.assign(size=infinite), SIGNAL)
