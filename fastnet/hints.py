@@ -20,6 +20,11 @@ _ATTRIBUTES = {
         "save": "trainer.network.save(path) keeps the model, fit(X, y, checkpoint=path) all that Trainer.resume needs",
         "load": "Trainer.resume(path) reads a checkpoint",
         "train": "fit(X, y) trains",
+        "score": "evaluate(X, y) measures the network",
+    },
+    "Predictor": {
+        "predict": "call it, as in predictor(X)",
+        **{name: f"it returns outputs; write network.{name}" for name in ("predict_proba", "predict_labels")},
     },
     "Ensemble": {
         **dict.fromkeys(("fit", "train"), "fit_many(trainers, X, y) trains several networks, then Ensemble takes them"),
@@ -33,12 +38,16 @@ _OPTIMIZER = "Trainer(network, optimizer=Adam(learning_rate=...)) takes it"
 _EPOCHS = dict.fromkeys(("n_epochs", "num_epochs", "max_iter", "iterations"), "write epochs=")
 _IN_TRAINER = ("loss", "optimizer", "batch_size", "shuffle", "seed", "l2", "clip_norm", "dropout", "backend", "comm")
 _IN_FIT = ("sample_weight", "validation_data", "validation_split", "patience", "callbacks", "progress", "checkpoint")
+_SHARES = ("validation", "validation_split", "validation_fraction", "val_split", "test_size")
 _FIT = {
     **{name: f"Trainer(network, {name}=...) takes it" for name in (*_IN_TRAINER, "threads")},
     **dict.fromkeys(("lr", "learning_rate"), _OPTIMIZER),
     "verbose": "progress=True shows a bar",
     **_EPOCHS,
+    **dict.fromkeys(_SHARES, "write validation_split=, a share of the rows, or validation_data=(X_val, y_val)"),
+    **dict.fromkeys(("X_val", "y_val", "eval_set"), "write validation_data=(X_val, y_val)"),
 }
+_HELD = dict.fromkeys(("validation_data", "eval_set"), "write X_val= and y_val=")
 _RATE = {"lr": "write learning_rate="}
 _ADAM = {
     **_RATE,
@@ -74,8 +83,28 @@ _ARGUMENTS: dict[str, dict[str, str]] = {
     "Adam": _ADAM,
     "AdamW": {name: hint for name, hint in _ADAM.items() if name != "weight_decay"},
     "RMSprop": {**_RATE, "rho": "write alpha=", "eps": "write epsilon="},
-    "MLPClassifier.fit": {"validation_data": "write X_val= and y_val="},
-    "MLPRegressor.fit": {"validation_data": "write X_val= and y_val="},
+    "_EngineMixin": {"epochs": "write max_iter=", "seed": "write random_state=", "l2": "write alpha="},
+    "_EngineMixin.fit": {
+        **_HELD,
+        **dict.fromkeys(_SHARES, "the constructor takes early_stopping=True, validation_fraction="),
+    },
+    "_Tabular": {
+        **_EPOCHS,
+        **dict.fromkeys(("alpha", "weight_decay"), "write l2="),
+        **dict.fromkeys(("lr", "learning_rate_init"), "write learning_rate="),
+        **dict.fromkeys(("hidden", "layers", "layer_sizes"), "write hidden_layer_sizes="),
+        **dict.fromkeys(("early_stopping", "n_iter_no_change"), "write patience="),
+        **dict.fromkeys(_SHARES, "write validation_fraction="),
+        **dict.fromkeys(("solver", "optimizer"), "it is Adam"),
+        "seed": "write random_state=",
+        "n_jobs": "write threads=",
+        "verbose": "progress=True shows a bar",
+    },
+    "_Tabular.fit": {
+        **_HELD,
+        **dict.fromkeys(_SHARES, "the constructor takes validation_fraction="),
+        **dict.fromkeys(("epochs", "patience", "callbacks", "progress"), "the constructor takes it"),
+    },
 }
 """By class or function and argument; "" stands for too many without a name."""
 

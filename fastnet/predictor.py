@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from .hints import Hinting
 from .kernels.engine.forward import forward_of
 from .kernels.specs.base import Array
 from .validation import check_inputs
 
 
-class Predictor:
+class Predictor(Hinting):
     """A network's outputs as they were when `Network.predictor` made this: its weights, copied and packed once.
 
     It never changes, whatever becomes of the network; it can be pickled, and any number of threads may call it.

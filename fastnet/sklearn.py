@@ -293,7 +293,7 @@ def _constructor(estimator: Any, **added: Any) -> Any:
     own = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=value) for name, value in added.items()]
     constructor: Any = __init__
     constructor.__signature__ = inspect.Signature([*inherited, *own])
-    return constructor
+    return hinting(constructor)
 
 
 class MLPClassifier(_EngineMixin, neural_network.MLPClassifier):  # type: ignore[misc]

@@ -55,6 +55,24 @@ def check_columns(wanted: Iterable[str], columns: Collection[str], where: str) -
         raise ValueError(f"{where} has {what} {listed(missing)}{meant}; there are: {listed(columns)}{one}")
 
 
+def check_frame(X: Any, least: int) -> None:
+    """Refuse a DataFrame of too few rows, of columns of one name, or that holds infinity.
+
+    Raises
+    ------
+    ValueError
+    """
+    if len(X) < least:
+        raise ValueError(f"X has {len(X)} sample(s), one a row; expected at least {least}")
+    twice = X.columns[X.columns.duplicated()].unique()
+    if len(twice):
+        raise ValueError(f"X has several columns of the same name: {listed(twice)}; rename or drop them")
+    for name, column in X.items():
+        is_float = pandas.api.types.is_float_dtype(column)
+        if is_float and np.isinf(column.to_numpy(np.float64, na_value=np.nan)).any():
+            raise ValueError(f"column {name!r} of X contains infinity; expected finite numbers, NaN for gaps")
+
+
 # ------------------------------------------------------------------------------------------------- kinds
 
 

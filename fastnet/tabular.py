@@ -28,12 +28,11 @@ from .hints import hinting
 from .kernels.api.validation import finite
 from .kernels.specs.base import Array
 from .many import fit_many
-from .messages import listed
 from .network import Network
 from .optimizers import Adam, CosineDecay
 from .sklearn_additions import CONSTRAINTS, check_class_weight, check_target
 from .sklearn_session import ACTIVATION_NAMES
-from .table import Columns, codes, moments
+from .table import Columns, check_frame, codes, moments
 from .trainer import Trainer
 
 _COUNT, _SHARE = Interval(Integral, 1, None, closed="left"), Interval(Real, 0, 1, closed="left")
@@ -130,7 +129,7 @@ class _Tabular(BaseEstimator):  # type: ignore[misc]
         X, fits = X.to_pandas() if hasattr(X, "to_pandas") else X, targets is not None
         is_frame, least = isinstance(X, pandas.DataFrame), 2 if fits else 1
         if is_frame:
-            _check_frame(X, least)
+            check_frame(X, least)
             validate_data(self, X, reset=fits, skip_check_array=True)
         else:
             X = validate_data(self, X, reset=fits, ensure_all_finite="allow-nan", ensure_min_samples=least)
@@ -207,19 +206,7 @@ def _rows(part: Part, chosen: Array) -> Part:
     return tuple(None if each is None else each[chosen] for each in part)
 
 
-def _check_frame(X: Any, least: int) -> None:
-    """Refuse a DataFrame of too few rows, of columns of one name, or that holds infinity."""
-    if len(X) < least:
-        raise ValueError(f"X has {len(X)} sample(s), one a row; expected at least {least}")
-    twice = X.columns[X.columns.duplicated()].unique()
-    if len(twice):
-        raise ValueError(f"X has several columns of the same name: {listed(twice)}; rename or drop them")
-    for name, column in X.items():
-        is_float = pandas.api.types.is_float_dtype(column)
-        if is_float and np.isinf(column.to_numpy(np.float64, na_value=np.nan)).any():
-            raise ValueError(f"column {name!r} of X contains infinity; expected finite numbers, NaN for gaps")
-
-
+@hinting
 class TabularClassifier(ClassifierMixin, _Tabular):  # type: ignore[misc]
     """Classifies the rows of a table.
 
@@ -365,6 +352,7 @@ class TabularClassifier(ClassifierMixin, _Tabular):  # type: ignore[misc]
         return np.asarray(self.classes_[found.argmax(axis=1)])
 
 
+@hinting
 class TabularRegressor(RegressorMixin, _Tabular):  # type: ignore[misc]
     """Predicts a number for each row of a table, within the range of those it was trained on.
 

@@ -171,6 +171,9 @@ def test_names_of_other_libraries_are_told_ours() -> None:
         (trainer, "save", r"trainer.network.save\(path\) keeps the model"),
         (Ensemble([net]), "fit", r"fit_many\(trainers, X, y\) trains several networks"),
         (Ensemble([net]), "evaluate", r"compare predict\(X\)"),
+        (trainer, "score", r"evaluate\(X, y\) measures the network$"),
+        (net.predictor(), "predict", r"'Predictor' object has no attribute 'predict': call it, as in predictor\(X\)$"),
+        (net.predictor(), "predict_labels", "write network.predict_labels$"),
         (trainer, "histry", "'Trainer' object has no attribute 'histry'$"),
     ):
         assert not hasattr(thing, name)
@@ -195,6 +198,12 @@ def test_wrong_arguments_are_told_the_right_ones() -> None:
         (lambda: Trainer(net, lr=0.1), r"'lr': write optimizer=Adam\(learning_rate=...\)$"),
         (lambda: trainer.fit(X, y, batch_size=8), r"^Trainer.fit\(\) .*: Trainer\(network, batch_size=...\) takes it$"),
         (lambda: trainer.fit(X, y, lr=0.1), r"'lr': Trainer\(network, optimizer=Adam\(learning_rate=...\)\) takes it$"),
+        (
+            lambda: trainer.fit(X, y, validation=0.2),
+            r"'validation': write validation_split=, a share of the rows, or va",
+        ),
+        (lambda: fit_many([trainer], X, y, test_size=0.2), r"'test_size': write validation_split=, a share of the"),
+        (lambda: trainer.fit(X, y, X_val=X), r"'X_val': write validation_data=\(X_val, y_val\)$"),
         (lambda: trainer.fit(X), r"^Trainer.fit\(\) missing a required argument: 'y'$"),
         (lambda: fit_many([trainer], X, y, seed=0), r"^fit_many\(\) .* 'seed': Trainer\(network, seed=...\) takes it$"),
         (lambda: Ensemble(net, net), r"^Ensemble\(\) .*: the networks are one list, as in Ensemble\(\["),
@@ -215,8 +224,29 @@ def test_estimators_name_themselves_in_errors() -> None:
     for name in ("MLPClassifier", "MLPRegressor", "TabularClassifier"):
         with pytest.raises(TypeError, match=rf"^{name}.fit\(\) missing a required argument: 'y'$"):
             getattr(sklearn, name)().fit(np.ones((5, 2)))
-    with pytest.raises(TypeError, match=r"'validation_data': write X_val= and y_val=$"):
-        sklearn.MLPClassifier().fit(np.ones((5, 2)), np.ones(5), validation_data=())
+
+
+def test_estimators_say_what_to_write_instead() -> None:
+    sklearn, X, y = pytest.importorskip("fastnet.sklearn"), np.ones((5, 2)), np.ones(5)
+    wrong: list[tuple[Any, str]] = [
+        (lambda name: getattr(sklearn, name)().fit(X, y, validation_data=()), "write X_val= and y_val="),
+        (
+            lambda name: getattr(sklearn, name)().fit(X, y, test_size=0.2),
+            "the constructor takes .*validation_fraction=",
+        ),
+        (lambda name: getattr(sklearn, name)(seed=0), "write random_state="),
+    ]
+    of_tables = {"alpha": "write l2=", "max_iter": "write epochs=", "hidden": "write hidden_layer_sizes="}
+    of_tables |= {"validation_split": "write validation_fraction=", "lr": "write learning_rate="}
+    for name in ("MLPClassifier", "MLPRegressor", "TabularClassifier", "TabularRegressor"):
+        for call, said in wrong:
+            with pytest.raises(
+                TypeError, match=rf"^{name}(.fit)?\(\) got an unexpected keyword argument '.*': {said}$"
+            ):
+                call(name)
+        for argument, said in (of_tables if name.startswith("Tabular") else {"epochs": "write max_iter="}).items():
+            with pytest.raises(TypeError, match=rf"^{name}\(\) got .* '{argument}': {said}$"):
+                getattr(sklearn, name)(**{argument: 1})
 
 
 def test_warnings_of_divergence_name_the_line_that_calls_fit() -> None:
