@@ -2,16 +2,30 @@
 
 import sys
 import warnings
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 from typing import Any
 
-_FORMAT = "{percentage:3.0f}%|{bar:12}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
+_LABEL = ContextVar("_LABEL", default="")
+
+_FORMAT = "{desc}{percentage:3.0f}%|{bar:12}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
 """Less than 80 columns with four digits of two losses, and up to 10 000 epochs."""
 
 
 def _in_notebook() -> bool:
     shell = sys.modules.get("IPython")
     return shell is not None and "IPKernelApp" in getattr(shell.get_ipython(), "config", ())
+
+
+@contextmanager
+def bars_labelled(label: str) -> Iterator[None]:
+    """Have the bars that a block shows begin with what it trains, such as ``"refit: "``."""
+    token = _LABEL.set(label)
+    try:
+        yield
+    finally:
+        _LABEL.reset(token)
 
 
 def progress_bar(epochs: int, show: bool | None) -> Any:
@@ -25,7 +39,7 @@ def progress_bar(epochs: int, show: bool | None) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # where ipywidgets is missing the bar is text
         from tqdm.auto import tqdm
-    return tqdm(total=epochs, unit="epoch", file=sys.stderr, bar_format=_FORMAT)
+    return tqdm(total=epochs, unit="epoch", file=sys.stderr, bar_format=_FORMAT, desc=_LABEL.get())
 
 
 def update_bar(bar: Any, row: dict[str, float], epochs: int = 1) -> None:

@@ -30,6 +30,7 @@ from .kernels.specs.base import Array
 from .many import fit_many
 from .network import Network
 from .optimizers import Adam, CosineDecay
+from .progress import bars_labelled
 from .sklearn_additions import CONSTRAINTS, check_class_weight, check_target
 from .sklearn_session import ACTIVATION_NAMES
 from .table import Columns, check_frame, codes, moments
@@ -172,7 +173,8 @@ class _Tabular(BaseEstimator):  # type: ignore[misc]
         self.histories_ = [*map(dict, histories)]
         ended = [h for h in histories if parts and h.epochs < self.epochs and h.epochs - h.best_epoch <= patience]
         if parts and self.refit and not ended:  # by a callback, which wants no more
-            self._refit(train, trainers, [_rows(train, out) for _, out in parts])
+            with bars_labelled("refit: "):
+                self._refit(train, trainers, [_rows(train, out) for _, out in parts])
         self.ensemble_ = Ensemble([trainer.network for trainer in trainers])
 
     def _trainer(self: Any, train: Part, rows: int, seed: int, epochs: int) -> Trainer:
@@ -252,7 +254,8 @@ class TabularClassifier(ClassifierMixin, _Tabular):  # type: ignore[misc]
         network stops training if one returns true. Of several members each calls them from a thread of its own, with
         its number as "trainer". `refit` calls none, and is left out then.
     progress : bool or None, default False
-        Whether `fit` shows a progress bar on standard error; None shows it on terminals and in notebooks.
+        Whether `fit` shows a progress bar on standard error, and one of ``refit``; None shows them on terminals and in
+        notebooks.
 
     Attributes
     ----------

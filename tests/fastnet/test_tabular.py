@@ -181,6 +181,14 @@ def test_what_the_drop_in_estimators_have_too(made: Any, y: Any, capsys: pytest.
         made(**SMALL, dropout=[0.1, 0.1]).fit(FRAME, y)
 
 
+@pytest.mark.parametrize("members", [1, 2])
+def test_the_bar_of_the_second_training_says_so(members: int, capsys: pytest.CaptureFixture[str]) -> None:
+    for refit in (False, True):
+        TabularRegressor(**SMALL, n_members=members, progress=True, refit=refit).fit(FRAME, SIGNAL)
+        bars = [line for line in capsys.readouterr().err.split("\n") if line]
+        assert [bar.rpartition("\r")[2].partition("100%")[0] for bar in bars] == ["", "refit: "][: 1 + refit]
+
+
 @pytest.mark.parametrize(("made", "y"), ESTIMATORS)
 def test_patience_and_callbacks_end_a_fit(made: Any, y: Any) -> None:
     options = SMALL | {"learning_rate": 0.2}
