@@ -2,6 +2,7 @@
 
 import argparse
 import os
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from ..io import storage
 from ..kernels.specs.base import Array
 from ..kernels.specs.losses import LOSSES
 from ..network import Network
-from ..optimizers import OPTIMIZER_CLASSES, CosineDecay, StepDecay, WarmUp
+from ..optimizers import OPTIMIZER_CLASSES, CosineDecay, Schedule, StepDecay, WarmUp
 from ..trainer import Trainer
 from .fitting import Data, Member
 
@@ -141,6 +142,12 @@ def resume(member: Member, options: argparse.Namespace, ranks: Any) -> None:
             )
     for name in ("loss", "optimizer", "batch_size", "l2", "dropout"):
         there, here = getattr(member.trainer, name), getattr(ours, name)
+        if name == "optimizer" and _differs_in_epochs(there, here):
+            raise ValueError(
+                f"{shown} was trained with another --epochs, for which its schedule is made: {there.learning_rate}, "
+                f"not {here.learning_rate}; give the same --epochs, remove it, or name another file (with --schedule "
+                "constant a run can be made longer)"
+            )
         if there != here:
             raise ValueError(
                 f"{shown} was trained with another {name.replace('_', ' ')}: {there}, not {here}; give the same "
@@ -153,3 +160,11 @@ def resume(member: Member, options: argparse.Namespace, ranks: Any) -> None:
             f"{shown} is the checkpoint of a run on other rows, or with another --label-smoothing or --class-weight: "
             "the network may have learnt those that are held out now; remove it, or name another file"
         )
+
+
+def _differs_in_epochs(there: Any, here: Any) -> bool:
+    """Whether nothing differs but the epochs that the schedules of two optimizers are made for."""
+    old, new = there.learning_rate, here.learning_rate
+    if old == new or type(old) is not type(new) or not isinstance(old, Schedule):
+        return False
+    return bool(old.learning_rate == new.learning_rate and replace(there, learning_rate=new) == here)

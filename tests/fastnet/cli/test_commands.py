@@ -314,6 +314,22 @@ def test_checkpoint_is_resumed_from_its_best_epoch(folder: Path, capsys: pytest.
         assert said in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("schedule", ["cosine", "step"])
+def test_checkpoint_of_a_schedule_is_of_as_many_epochs(
+    schedule: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["houses.csv", "--target", "price", "--hidden", "4", "--schedule", schedule, "--checkpoint", "run"]
+    run(capsys, "train", *arguments, "--no-boosting", "--epochs", "3")
+    assert "resumed   from epoch 3 of run\n" in run(capsys, "train", *arguments, "--no-boosting", "--epochs", "3")
+    for epochs in ("2", "6"):
+        assert cli.main(["train", *arguments, "--epochs", epochs]) == 1
+        said = capsys.readouterr().err
+        assert said.startswith("fastnet train: run was trained with another --epochs, for which its schedule is made: ")
+        assert "give the same --epochs, remove it, or name another file (with --schedule constant" in said
+    assert cli.main(["train", *arguments, "--epochs", "6", "--lr", "0.03"]) == 1
+    assert "another optimizer: Adam(" in capsys.readouterr().err
+
+
 def test_several_networks_have_checkpoints_and_curves(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("matplotlib")
     arguments = ["train", "houses.csv", "--target", "price", *QUICK, "--checkpoint", "run.st", "--plot", "curves.svg"]
