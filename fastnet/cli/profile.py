@@ -76,8 +76,8 @@ def add_parser(subparsers: Any) -> None:
         description="Time each part of a training step: forward, loss, backward and update of every layer.",
     )
     parts.set_defaults(run=step)
-    sizes = "inputs, hidden layers, outputs, such as 784,256,128,10"
-    parts.option("--layers", sizes, type=arguments.layer_sizes, metavar="N,...,K", required=True)
+    sizes = "inputs, hidden layers, outputs"
+    parts.option("--layers", sizes, type=arguments.layer_sizes, metavar="N,...,K", default="784,256,128,10")
     parts.option("--batch-size", "rows", type=arguments.integer, metavar="N", default=128)
     parts.option("--loss", "of the outputs", choices=list(LOSSES), default="mse")
     parts.option("--optimizer", "of the update", choices=list(step_breakdown.OPTIMIZERS), default="sgd")
@@ -262,12 +262,19 @@ def step(options: argparse.Namespace) -> int:
     whole = step_breakdown.Part("step", "", found.step, sum(part.flops for part in found.parts))
     threaded = [step_breakdown.Part(f"step, {count} threads", "", s, 0) for count, s in found.threaded.items()]
     rows = [_step_row(part, found) for part in (*found.parts, whole, *threaded)]
-    share = f"{found.remainder / found.step.median:.1%}"
-    rows.insert(len(found.parts), ("remainder", "", tables.microseconds(found.remainder), "", share, "", ""))
+    remainder = max(0.0, found.remainder)
+    share = f"{remainder / found.step.median:.1%}"
+    rows.insert(len(found.parts), ("remainder", "", tables.microseconds(remainder), "", share, "", ""))
     heads = ("part", "M x K x N", "time us", "spread", "of step", "GFLOP/s", "of limit")
     print(textplot.table("<>>>>>>", [heads, *rows]))
     print("\nweights: dW, db, update and W^T of a layer. Each part is timed by itself, with its arrays in the nearest")
-    print("cache; the remainder is what the parts do not explain.")
+    if found.remainder < 0:
+        longer = tables.microseconds(-found.remainder).strip()
+        print(
+            f"cache. Alone, the parts took {longer} us longer than in the step, which calls them once: nothing remains."
+        )
+    else:
+        print("cache; the remainder is what the parts do not explain.")
     return 0
 
 

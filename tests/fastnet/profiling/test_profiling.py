@@ -30,7 +30,7 @@ from fastnet.kernels.verify import WrongKernelError
 from fastnet.profiling import machine_code
 from fastnet.profiling import step_breakdown as stepprofile
 from fastnet.profiling import variants as profiling
-from fastnet.profiling.timing import aligned, batches, interleave, spread
+from fastnet.profiling.timing import Spread, aligned, batches, interleave, spread
 from fastnet.profiling.variants import Limits
 
 # ---------------------------------------------------------------------------------------------- timing
@@ -376,8 +376,30 @@ def test_profile_step_parts_add_up(capsys: pytest.CaptureFixture[str]) -> None:
     }
     assert {"forward 1", "forward 2", "loss", "backward 2", "weights 1", "weights 2", "remainder"} <= set(row_weights)
     times = dict(re.findall(r"^(\w+(?: \d)?) +(?:\d\S*x\S+ +)?(-?[\d.]+) ", output, re.M))
-    parts_of_it = sum(float(time) for name, time in times.items() if name not in ("step", "a"))
-    assert parts_of_it == pytest.approx(float(times["step"]), rel=0.01)
+    parts_of_it = sum(float(time) for name, time in times.items() if name not in ("step", "a", "remainder"))
+    remainder = max(0.0, float(times["step"]) - parts_of_it)
+    assert float(times["remainder"]) == pytest.approx(remainder, abs=0.01 * float(times["step"]))
+
+
+@pytest.mark.parametrize("part_us", [1.0, 3.0])
+def test_profile_step_has_a_network_by_default_and_no_negative_remainder(
+    part_us: float, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    step, part = (Spread(each * 1e-6, each * 1e-6, each * 1e-6) for each in (2.0, part_us))
+
+    def found(sizes: Any, *settings: Any) -> stepprofile.StepProfile:
+        parts = (stepprofile.Part("loss", "4x1", part, 0),)
+        return stepprofile.StepProfile(tuple(sizes), *settings[:4], step, parts, 100.0, {})
+
+    monkeypatch.setattr(stepprofile, "profile_step", found)
+    assert cli.main(["profile", "step"]) == 0
+    output = capsys.readouterr().out
+    assert output.startswith("a step of 784-256-128-10, batch 128, ")
+    left = re.search(r"^remainder +(\S+) +(\S+)$", output.replace(" \n", "\n"), re.M)
+    assert left is not None
+    assert (float(left[1]), left[2]) == ((1.0, "50.0%") if part_us < 2 else (0.0, "0.0%"))
+    said = "the remainder is what the parts do not explain." if part_us < 2 else "took 1.000 us longer than in the step"
+    assert said in output
 
 
 @pytest.mark.compiled
@@ -409,7 +431,6 @@ def test_info_measures_the_limits(capsys: pytest.CaptureFixture[str]) -> None:
         (("kernel", "matmul", "--seconds", "0"), "'0' is not a number above 0"),
         (("kernel", "matmul", "--layers", "3,4"), "unrecognized arguments: --layers 3,4 (see fastnet profile kernel"),
         (("kernel", "matmul", "--asm", "--no-compile-stats"), "--asm shows what --no-compile-stats leaves out"),
-        (("step",), "the following arguments are required: --layers"),
         (("step", "--layers", "3"), "'3' is not a list of at least two sizes, inputs and outputs, such as 784,256,128"),
         (("step", "--layers", "3,4", "--shape", "3,4,5"), "unrecognized arguments: --shape 3,4,5"),
         (("step", "--layers", "3,4", "--threads", "100000"), f"at most {num_threads()} can be used here"),
