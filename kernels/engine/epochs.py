@@ -27,6 +27,9 @@ from .training_step import run
 MAX_EPOCHS = 256
 """Epochs of a call at most."""
 
+LOOK_S = 0.1
+"""Seconds between two looks at whether the loop has been compiled, each of which takes as long as a short epoch."""
+
 BEST = record(
     "parameters size vectors vector_count vector_bytes step copy0 copy1 step0 step1 best age",
     floats="value",
@@ -240,6 +243,7 @@ class EpochLoop:
         held: tuple[Any, ...] | None = None,
     ) -> None:
         X, y, weights, chosen = data
+        self._coming, self._next_look = True, 0.0
         self._engine, self._rows = engine, len(X) if chosen is None else len(chosen)
         self._dtype = engine.plan.parameters.dtype
         self._data = X, y, weights, order
@@ -261,7 +265,10 @@ class EpochLoop:
     @property
     def epochs_of_a_call(self) -> int:
         """Epochs that take about as long as one compiled call should; 0 or 1 where this loop gains nothing."""
-        if is_coming(RUN_EPOCHS, self._dtype):
+        now = time.monotonic()
+        if self._coming and now >= self._next_look:
+            self._coming, self._next_look = is_coming(RUN_EPOCHS, self._dtype), now + LOOK_S
+        if self._coming:
             return 1
         rows = self._rows + int(self.record["validation_rows"])
         return min(MAX_EPOCHS, int(self._engine.tuner.rows) // rows)

@@ -94,11 +94,22 @@ def test_while_the_loop_is_being_compiled_epochs_are_trained_singly(
     together = trainer(**CLASSES)
     looks = iter([True] * 5)
     monkeypatch.setattr(epochs, "is_coming", lambda kernel, dtype: next(looks, False))
+    monkeypatch.setattr(epochs, "LOOK_S", 0.0)
     together.fit(X, LABELS, 30)
     assert sum(calls) == 25
     singly = trainer(**CLASSES)
     singly.fit(X, LABELS, 30, callbacks=[lambda row: False])
     assert state(singly) == state(together)
+
+
+@pytest.mark.parametrize("comes", [True, False])
+def test_epochs_do_not_look_for_the_loop_each_time(comes: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[Any] = []
+    monkeypatch.setattr(epochs, "is_coming", lambda kernel, dtype: bool(looks.append(kernel)) or comes)
+    monkeypatch.setattr(epochs, "LOOK_S", 1000.0 if comes else 0.0)
+    monkeypatch.setattr(epochs, "MAX_EPOCHS", 2)
+    trainer(**CLASSES).fit(X, LABELS, 30)
+    assert len(looks) == 1
 
 
 def trainer_epoch(rate: float) -> int:
