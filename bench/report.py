@@ -304,7 +304,9 @@ def summary(results: Results) -> str:
         rows = NETWORKS[step["network"]][1] if trains else predictions.TASKS[step["task"]]
         shown = step["task"] == task and step["network"] in SHOWN_NETWORKS if trains else rows in (1, 200)
         if step["threads"] == 1 and shown:
-            us, what = step["us"], "step" if trains else "predict"
+            us, what = {**step["us"]}, "step" if trains else "predict"
+            if "torch.compile" in us:
+                us["torch"] = min(us["torch"], us["torch.compile"])
             cells = [_against(us.get(library), us["fastnet"], library) for library in libraries]
             lines.append(_row([f"{what} {step['network']}, {rows}", *cells]))
     cpu = f"{of['cores']} cores of a shared {of['cpu']} with {of['vector_bytes']}-byte vectors"

@@ -2,9 +2,9 @@
 
 The noise of a curve is measured: sigma is 1.4826 times the median of |x[t] - (x[t-1] + x[t+1]) / 2| over the later
 half of the curve, divided by sqrt(1.5), that is, its deviation from a straight line. Values of a curve are compared as
-medians over a tenth of the epochs (3 to 101), whose standard error is about 1.25 sigma / sqrt(number of epochs). A fall
-is the slope of a least-squares line, with the standard error of that slope. A rise or fall is reported only if it
-exceeds both a relevant share of the level and several standard errors.
+medians over a tenth of the epochs (3 to 101; the lowest, over 9 at most), whose standard error is about
+1.25 sigma / sqrt(number of epochs). A fall is the slope of a least-squares line, with the standard error of that slope.
+A rise or fall is reported only if it exceeds both a relevant share of the level and several standard errors.
 """
 
 import math
@@ -30,6 +30,8 @@ SLOW = 0.5
 """A curve that stands still only since the learning rate is below this share of its highest may do so because of it."""
 SPENT = 0.1
 """A schedule has ended where it has lowered the learning rate to less than this share of its highest."""
+LOWEST_WIDTH = 9
+"""The most epochs in the medians among which the lowest is looked for: over a tenth of a long run it is missed."""
 MAX_WIDTH = 101
 """The most epochs that a median is taken over. Without a bound, judging 28 000 epochs took 8 s; with it, 0.2 s."""
 _CALMER = "Lower the learning rate, or scale the data."
@@ -50,15 +52,18 @@ class _Curve:
         self.values = list(values)
         count = len(self.values)
         self.width = min(max(3, count // 10), MAX_WIDTH)
-        half = self.width // 2
-        # At both ends the window keeps its width: otherwise the last value would be compared with itself.
-        starts = (min(max(0, t - half), count - self.width) for t in range(count))
-        self.smooth = [median(self.values[start : start + self.width]) for start in starts]
+        self.smooth = self.medians(self.width)
         self.end = self.smooth[-1]
         later = self.values[min(count // 2, max(0, count - 8)) :]
         bends = [abs(later[t] - (later[t - 1] + later[t + 1]) / 2) for t in range(1, len(later) - 1)]
         self.sigma = 1.4826 * median(bends) / math.sqrt(1.5)
         self.floor = max(_NEGLIGIBLE * abs(self.values[0]), 1e-300)
+
+    def medians(self, width: int) -> list[float]:
+        """Return the median over the epochs around each; at both ends over as many, or the last would be its own."""
+        last = len(self.values) - width
+        starts = (min(max(0, t - width // 2), last) for t in range(len(self.values)))
+        return [median(self.values[start : start + width]) for start in starts]
 
     def error(self, count: int) -> float:
         """Return the standard error of a median over ``count`` epochs."""
@@ -147,9 +152,11 @@ def diagnose(
 
 
 def _overfitting(train: _Curve, curve: _Curve, epochs: Sequence[int], first: int, unscaled: str) -> Diagnosis | None:
-    lowest = min(range(len(epochs)), key=curve.smooth.__getitem__)
-    low, rise = curve.smooth[lowest], curve.end - curve.smooth[lowest]
-    error = curve.error(curve.width) * math.sqrt(2)
+    width = min(curve.width, LOWEST_WIDTH)
+    medians = curve.medians(width)
+    lowest = min(range(len(epochs)), key=medians.__getitem__)
+    low, rise = medians[lowest], curve.end - medians[lowest]
+    error = math.hypot(curve.error(width), curve.error(curve.width))
     since = train.smooth[epochs[lowest] - first]
     rose = rise > RISE * curve.level(low) and rise > 1.5 * ERRORS * error
     if not rose or lowest >= len(epochs) - curve.width or train.end > since + ERRORS * train.error(train.width):

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable
+from difflib import get_close_matches
 from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,6 +15,9 @@ _ATTRIBUTES = {
         **dict.fromkeys(("evaluate", "score"), "Trainer(network, loss=...).evaluate(X, y) measures a network"),
         **dict.fromkeys(("to", "cuda"), 'Trainer(network, backend="cuda") trains on a GPU'),
         "load": "fastnet.load(path) reads what save has written",
+        "forward": "predict(X) computes the outputs",
+        "eval": "leave it out: dropout is the Trainer's, and predict(X) never drops",
+        **dict.fromkeys(("state_dict", "load_state_dict"), "parameters, weights and biases are NumPy views of them"),
     },
     "Trainer": {
         **{name: f"write trainer.network.{name}" for name in ("predict", "predict_proba", "predict_labels")},
@@ -157,6 +161,7 @@ def _wrong_call(function: Callable[..., Any], arguments: tuple[Any, ...], named:
             names = [kind.__name__ + suffix for kind in type(arguments[0]).__mro__]
         unknown = next((name for name in named if name not in signature.parameters), "")
         hints = [_ARGUMENTS.get(name, {}).get(unknown) for name in names]
+        hints += [f"did you mean {name}=?" for name in get_close_matches(unknown, signature.parameters, 1, 0.75)]
         hint = next(filter(None, hints), "")
         return f"{names[0]}() {error}{hint and f': {hint}'}"
     return ""

@@ -137,6 +137,7 @@ def train(options: argparse.Namespace) -> int:
     lines = [*results.fitted(members), *results.said(found, members, parts, held_out, others)]
     share = f", {compiling:.2f} s of it compiling" if compiling else ""
     epochs = sum(history.epochs for member in members for history in member.histories)
+    share += ", the refit included" if any(member.refitted is not None for member in members) else ""
     where = members[0].trainer.backend + (f" on {ranks.size} ranks" if ranks.size > 1 else "")
     lines.append(f"time      {seconds:.2f} s for {counted(epochs, 'epoch')}{share}; backend {where}")
     print(*lines, *written, sep="\n")

@@ -39,6 +39,7 @@ CASES = [
     ("overfitting", decay(100, 1, 0.01, 15), rising(decay(100, 1, 0.3, 8), 25, 0.004)),
     ("overfitting", decay(40, 1, 0.05, 10), rising(decay(40, 1, 0.3, 5), 12, 0.01)),
     ("overfitting", decay(300, 1, 0.01, 60), rising(decay(300, 1, 0.3, 20), 80, 0.002)),
+    ("overfitting", decay(782, 1, 0.01, 15), [0.15 - 0.04 * math.exp(-((t - 7) ** 2) / 30) for t in range(782)]),
     ("underfitting", [0.7] * 50, [0.71] * 50),
     ("underfitting", decay(50, 0.03, 0.69, 4), decay(50, 0.03, 0.69, 4)),
     ("underfitting", [2.3] * 20, []),
