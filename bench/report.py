@@ -14,6 +14,7 @@ Needs the extras ``bench`` and ``plot``, and ``peers`` for other libraries.
 import argparse
 import datetime
 import json
+import math
 import os
 import platform
 import re
@@ -167,9 +168,15 @@ FASTEST = "fastest other / fastnet"
 
 
 def fastest_other(cell: dict[str, Any]) -> tuple[float, str]:
-    """Return the ratio of the fastest other library's time to fastnet's; as text, with the lowest and highest round."""
+    """Return the ratio of the fastest other library's time to fastnet's; as text, with the lowest and highest round.
+
+    NaN and "-" where there was no other.
+    """
     us = cell["us"]
-    library = min((name for name in us if name not in ("fastnet", "predictor")), key=lambda name: us[name])
+    others = [name for name in us if name not in ("fastnet", "predictor")]
+    if not others:
+        return math.nan, "-"
+    library = min(others, key=lambda name: us[name])
     ratio = us[library] / us["fastnet"]
     low, high = cell.get("spans", {}).get(library, (None, None))  # results of before have no spans
     return ratio, short(ratio) if low is None else f"{short(ratio)} [{short(low)}, {short(high)}]"
@@ -179,7 +186,9 @@ def _means(cells: list[dict[str, Any]]) -> str:
     """Geometric means of the last column, in a sentence."""
     ratios: dict[int, list[float]] = {}
     for cell in cells:
-        ratios.setdefault(cell["threads"], []).append(fastest_other(cell)[0])
+        ratio = fastest_other(cell)[0]
+        if ratio == ratio:
+            ratios.setdefault(cell["threads"], []).append(ratio)
     means = [
         f"{threads} thread{'s' * (threads > 1)} {short(statistics.geometric_mean(found))} ({len(found)} rows)"
         for threads, found in ratios.items()

@@ -73,8 +73,9 @@ def choice(name: str, value: Any, known: Collection[str]) -> str:
 
 def callbacks(value: Any) -> list[Callable[[dict[str, float]], Any]]:
     """Return the functions that are called after each epoch as a list."""
-    if not isinstance(value, Iterable):
-        hint = f": write callbacks=[{getattr(value, '__name__', 'function')}]" if callable(value) else ""
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        name = getattr(value, "__name__", "")
+        hint = f": write callbacks=[{name if name.isidentifier() else 'function'}]" if callable(value) else ""
         raise TypeError(f"callbacks is {value!r}; expected a list of functions of an epoch's row{hint}")
     found = list(value)
     for callback in found:

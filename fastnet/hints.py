@@ -87,7 +87,11 @@ _ARGUMENTS: dict[str, dict[str, str]] = {
     "Adam": _ADAM,
     "AdamW": {name: hint for name, hint in _ADAM.items() if name != "weight_decay"},
     "RMSprop": {**_RATE, "rho": "write alpha=", "eps": "write epsilon="},
-    "_EngineMixin": {"epochs": "write max_iter=", "seed": "write random_state=", "l2": "write alpha="},
+    "_EngineMixin": {
+        **dict.fromkeys(("epochs", "n_epochs", "num_epochs", "iterations"), "write max_iter="),
+        "seed": "write random_state=",
+        "l2": "write alpha=",
+    },
     "_EngineMixin.fit": {
         **_HELD,
         **dict.fromkeys(_SHARES, "the constructor takes early_stopping=True, validation_fraction="),

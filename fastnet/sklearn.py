@@ -167,7 +167,8 @@ class _EngineMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSu
             check_consistent_length(X, y)
             if class_weight != "balanced" and type_of_target(y).startswith("multilabel"):
                 raise ValueError("class_weight is a dict and y multi-label; give 'balanced', or sample_weight")
-            sklearn_additions.check_class_weight(class_weight, self.classes_ if incremental else np.unique(y))
+            if class_weight != "balanced":
+                sklearn_additions.check_class_weight(class_weight, self.classes_ if incremental else np.unique(y))
             if incremental:  # which need not hold every class
                 class_weight = {label: class_weight.get(label, 1.0) for label in np.unique(y)}
             weights = compute_sample_weight(class_weight, y)

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
-from math import isnan
-from numbers import Integral, Real
+from numbers import Integral, Number, Real
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from scipy.sparse import issparse
 from sklearn.base import is_classifier
 from sklearn.neural_network._base import ACTIVATIONS as SKLEARN_ACTIVATIONS
 from sklearn.neural_network._base import LOSS_FUNCTIONS
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._param_validation import Hidden, Interval, StrOptions
 from sklearn.utils.extmath import safe_sparse_dot
 
 from . import checks
@@ -48,7 +47,10 @@ CONSTRAINTS = {
     "backend": [StrOptions({"auto", "numpy", "cpu", "cuda"})],
     "threads": [Interval(Integral, 1, None, closed="left"), None],
     "progress": ["boolean", None],
-    "callbacks": ["array-like", callable],  # one function is refused by `checks.callbacks`, which says what to write
+    "callbacks": [
+        "array-like",
+        Hidden(callable),
+    ],  # `checks.callbacks` says what to write
     "activation": [StrOptions({"identity", "logistic", "tanh", "relu", *OWN_ACTIVATIONS})],
     "dropout": [Interval(Real, 0, 1, closed="left"), "array-like"],
 }
@@ -63,46 +65,61 @@ def dropout_rates(estimator: Any) -> tuple[float, ...]:
 
 def check_target(estimator: Any, y: Any, name: str = "y") -> None:
     """Refuse gaps in a target, fractions for classes, and text for numbers: ValueError names the first such row."""
-    made = type(estimator).__name__
+    made, takes_classes = type(estimator).__name__, is_classifier(estimator)
+    ours = next(kind.__name__ for kind in type(estimator).__mro__ if kind.__module__.startswith("fastnet."))
     if y is None:
         raise ValueError(f"{made} requires {name} to be passed, but the target {name} is None")
-    array, takes_classes = np.asarray(0 if issparse(y) else y), is_classifier(estimator)
+    array = np.asarray(0 if issparse(y) else y)
+    if array.dtype.kind == "O":
+        _refuse(np.frompyfunc(_is_gap, 1, 1)(array).astype(bool), array, name, "; remove or replace such values first")
+        if takes_classes and array.size and all(isinstance(value, (bool, np.bool_)) for value in array.flat):
+            raise ValueError(f"{name} holds booleans as objects; write {name}.astype(bool)")
+    elif array.dtype.kind in "mM":
+        _refuse(np.isnat(array), array, name, "; remove or replace such values first")
     if array.dtype.kind == "f":
         validation.finite(name, array)
-        fractions = np.argwhere(array != np.floor(array))
-        if takes_classes and len(fractions):
-            raise ValueError(
-                f"{name} holds {array[tuple(fractions[0])]} at row {fractions[0][0]}: it is continuous, but {made} "
-                "predicts classes; name the classes, or take a regressor, such as TabularRegressor"
-            )
-    elif array.ndim and array.dtype.kind in ("O" if takes_classes else "OUS"):
-        for (row, *_), value in np.ndenumerate(array):
-            if type(value).__name__ in ("NoneType", "NAType", "NaTType") or (isinstance(value, float) and isnan(value)):
-                raise ValueError(f"{name} holds {value} at row {row}; remove or replace such values first")
-            if not takes_classes and not _is_number(value):
-                raise ValueError(
-                    f"{name} holds {str(value)!r:.40} at row {row}, but {made} predicts numbers; give numbers, or take "
-                    "a classifier, such as TabularClassifier"
-                )
+        if takes_classes:
+            other = ours.replace("Classifier", "Regressor")
+            what = f": it is continuous, but {made} predicts classes; name the classes, or take {other}"
+            _refuse(array != np.floor(array), array, name, what)
+    elif not takes_classes and array.dtype.kind in "OUS":
+        other = ours.replace("Regressor", "Classifier")
+        what = f", but {made} predicts numbers; give numbers, or take {other}"
+        _refuse(np.frompyfunc(_is_text, 1, 1)(array).astype(bool), array, name, what)
 
 
-def _is_number(value: Any) -> bool:
+def _refuse(wrong: Any, array: Any, name: str, what: str) -> None:
+    """Raise ValueError, which says what of the first element that is marked as wrong, if any is."""
+    if np.any(wrong):
+        place = tuple(np.argwhere(wrong)[0])
+        shown = repr(str(array[place]))[:40] if isinstance(array[place], str) else array[place]
+        raise ValueError(f"{name} holds {shown} at row {place[0] if place else 0}{what}")
+
+
+def _is_gap(value: Any) -> bool:
+    if isinstance(value, str):
+        return False
+    name = type(value).__name__
+    return name in ("NoneType", "NAType", "NaTType") or bool(isinstance(value, Number) and value != value)
+
+
+def _is_text(value: Any) -> bool:
     try:
         float(value)
     except (TypeError, ValueError, OverflowError):
-        return False
-    return True
+        return True
+    return False
 
 
 def check_class_weight(class_weight: Any, classes: Any) -> None:
     """Refuse a dict with a key that is no class, unless it has all classes: rows of a fold may lack a rare one."""
-    named = np.asarray(classes).tolist()
-    missing = [] if class_weight in (None, "balanced") else [name for name in named if name not in class_weight]
+    named = dict.fromkeys(np.asarray(classes).tolist())
+    missing = [name for name in named if name not in class_weight]
     unknown = [key for key in class_weight if key not in named] if missing else []
     if unknown:
         spelt = {str(name).lower(): repr(name) for name in missing}
         near = [f"did you mean {spelt[name]}?" for name in get_close_matches(str(unknown[0]).lower(), spelt, 1)]
-        shown = ", ".join(map(repr, named[:8])) + (f" and {len(named) - 8:,} more" if len(named) > 8 else "")
+        shown = ", ".join(map(repr, [*named][:8])) + (f" and {len(named) - 8:,} more" if len(named) > 8 else "")
         raise ValueError(
             f"class_weight has a key {unknown[0]!r}, which is no class of y; there are: {shown}; "
             f"{near[0] if near else 'correct the key, or leave it out'}"

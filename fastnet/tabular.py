@@ -325,8 +325,9 @@ class TabularClassifier(ClassifierMixin, _Tabular):  # type: ignore[misc]
         if len(self.classes_) < 2:
             raise ValueError(f"y holds one class, {self.classes_[0]}; expected at least 2")
         self.class_weight_ = None
-        check_class_weight(self.class_weight, self.classes_)
         if self.class_weight is not None:
+            if self.class_weight != "balanced":
+                check_class_weight(self.class_weight, self.classes_)
             self.class_weight_ = compute_class_weight(self.class_weight, classes=self.classes_, y=y)
             if not ((self.class_weight_ >= 0) & np.isfinite(self.class_weight_)).all():
                 raise ValueError(f"class_weight is {self.class_weight}; expected finite numbers, at least 0")

@@ -330,7 +330,8 @@ class Trainer(Hinting):
         with limit_threads(self.threads):
             scores = None if LOSSES[self.loss].counts_correct else RegressionScores()
             if self.backend == "cpu" and COMPILES:
-                backend: Any = Evaluator(network.parameters, network.layer_sizes, network.activations, self.loss)
+                sizes, names = network.layer_sizes, network.activations
+                backend: Any = Evaluator(network.parameters, network.dtype, sizes, names, self.loss)
             else:
                 backend = self._build(min(data.rows, MICRO_BATCH_ROWS))
             found = measure(backend, data, None if scores is None else scores.add)

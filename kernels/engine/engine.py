@@ -16,7 +16,7 @@ from ..cpu.threads import parallel_for
 from ..cpu.threads.pool import POOL, num_threads
 from ..jit.side_by_side import Kernel, compile_side_by_side
 from ..jit.target import COMPILES
-from ..llvm.builder import VECTOR
+from ..llvm.builder import LINE, VECTOR
 from ..specs.activations import IDENTITY, RELU
 from ..specs.batches import GROUP_ROWS, MICRO_BATCH_ROWS
 from ..specs.dropout import seed_key
@@ -29,7 +29,6 @@ from .numpy_engine import NumpyEngine
 from .optimizer_state import OptimizerState
 from .plan import (
     CONTEXT,
-    LINE,
     WEIGHT_TASK,
     Plan,
     address_of,
@@ -276,7 +275,8 @@ class CpuEngine:
 
     def evaluate(self, chunks: Iterable[Chunk], rows: int, visit: Visit | None = None) -> dict[str, float]:
         """Return the loss, and for classification the accuracy, over chunks of ``rows`` rows in all."""
-        assert visit is None  # it keeps no outputs; `Evaluator` does
+        if visit is not None:
+            raise TypeError("a CpuEngine keeps no outputs to visit; `evaluation.Evaluator` does")
         plan = self._evaluation = self.evaluation_plan() if self._evaluation is None else self._evaluation
         start_epoch(plan.progress, plan.totals, 0)
         for X, y, weights, first_row in chunks:

@@ -126,6 +126,8 @@ class Evaluator:
     Parameters
     ----------
     parameters : ndarray, shape (P,)
+    dtype : dtype
+        The network's, float32 or float64.
     layer_sizes : tuple of int
         Inputs, hidden sizes, outputs.
     names : tuple of str
@@ -134,9 +136,13 @@ class Evaluator:
         A key of `specs.losses.LOSSES`.
     """
 
-    def __init__(self, parameters: Array, layer_sizes: tuple[int, ...], names: tuple[str, ...], loss: str) -> None:
-        dtype, row_bytes = parameters.dtype, max(layer_sizes[0], layer_sizes[-1]) * parameters.itemsize
+    def __init__(
+        self, parameters: Array, dtype: Any, layer_sizes: tuple[int, ...], names: tuple[str, ...], loss: str
+    ) -> None:
         check_array("network.parameters", parameters, (parameter_count(layer_sizes),), dtype)
+        if not parameters.flags.writeable:  # for which the forward pass would be compiled once more
+            parameters = parameters.copy()
+        row_bytes = max(layer_sizes[0], layer_sizes[-1]) * dtype.itemsize
         self._forward, self._addresses = _kernels(layer_sizes, names, dtype, loss)
         self._parameters, self._dtype, self._loss, self._n_out = parameters, dtype, LOSSES[loss], layer_sizes[-1]
         self._piece = max(1, PIECE_BYTES // (MICRO_BATCH_ROWS * row_bytes)) * MICRO_BATCH_ROWS
@@ -148,7 +154,7 @@ class Evaluator:
             for start in range(0, len(all_X), self._piece):
                 X, y, first = all_X[start : start + self._piece], all_y[start : start + self._piece], first_row + start
                 outputs = np.empty((len(X), k), self._dtype)
-                if not X.flags.writeable:  # for which the forward pass would be compiled once more
+                if not X.flags.writeable:  # as parameters
                     X = X.copy()
                 if not self._forward(self._parameters, X, outputs, False):
                     raise ValueError("X was changed while it was evaluated: it holds NaN or infinity now")

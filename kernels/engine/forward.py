@@ -21,7 +21,7 @@ from ..cpu.threads.pool import POOL, num_threads
 from ..jit.call_by_address import CFunction, kernel_address
 from ..jit.side_by_side import Kernel, compile_side_by_side
 from ..jit.target import COMPILES
-from ..llvm.builder import VECTOR
+from ..llvm.builder import LINE, VECTOR
 from ..reference import activations as reference_activations
 from ..reference import losses as reference_losses
 from ..reference import training_step
@@ -39,7 +39,7 @@ from .inference import (
     predict_rows,
     run,
 )
-from .plan import LINE, address_of, aligned, layer_views, padded, parameter_count
+from .plan import address_of, aligned, layer_views, padded, parameter_count
 
 BLOCK_ROWS = 40 * MR
 """Rows that go through all layers together: few enough for what lies between layers to stay in L2."""

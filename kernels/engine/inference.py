@@ -23,7 +23,7 @@ from ..cpu.softmax import softmax_rows, softmax_scratch
 from ..cpu.threads.parallel_for import parallel_for
 from ..jit.call_by_address import by_address, call
 from ..jit.decorator import jit
-from ..llvm.builder import VECTOR
+from ..llvm.builder import LINE, VECTOR
 from ..llvm.memory import (
     address_and_strides,
     allocate,
@@ -39,7 +39,6 @@ from ..llvm.memory import (
 )
 from .backend import record
 from .context import INT64
-from .plan import LINE
 from .weights_task import pack_weights
 
 FEW_ROWS = 96

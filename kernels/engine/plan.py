@@ -16,14 +16,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..jit.machine import MACHINE
+from ..llvm.builder import LINE
 from ..specs import dropout
 from ..specs.activations import ACTIVATION_BY_CODE, IDENTITY, RELU
 from ..specs.batches import MICRO_BATCH_ROWS
 from .backend import Array, record
-
-LINE = max(64, MACHINE.line)
-"""Bytes of a cache line, and at least of the longest vectors: what threads write lies in lines of their own."""
 
 LAYER = record(
     "n_in n_out activation weights biases packed output preactivation gradient first_neuron activate derive",

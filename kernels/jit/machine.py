@@ -99,13 +99,13 @@ class Machine(NamedTuple):
 
     @property
     def way(self) -> int:
-        """Addresses a multiple of this many bytes apart share a set of L1; a page, unless the system tells the ways.
+        """Addresses a multiple of this many bytes apart share a set of L1.
 
-        A power of two.
+        A page, or a quarter of a small L1, unless the system tells the ways; always a power of two.
         """
         l1 = self.caches[0]
         way = l1.nbytes // l1.ways if l1.ways else min(self.page, l1.nbytes // 4)
-        return 1 << (way.bit_length() - 1)
+        return 1 << (max(way, self.line).bit_length() - 1)
 
     @property
     def cache_key(self) -> tuple[int, ...]:

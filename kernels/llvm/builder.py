@@ -88,6 +88,9 @@ VECTOR = MACHINE.vector_bytes
 LINE = MACHINE.line
 """Bytes of a cache line: 64, on Apple's CPUs 128."""
 
+WAY = MACHINE.way
+"""Rows or columns a multiple of this many bytes apart share one set of L1, which holds 8 lines or so."""
+
 _BYTE = ir.IntType(8)
 _INT32 = ir.IntType(32)
 POINTER = ir.PointerType()

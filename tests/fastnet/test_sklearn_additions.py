@@ -308,11 +308,15 @@ def test_targets_of_the_wrong_kind_are_named_with_their_row(name: str) -> None:
     made = getattr(ours, name)
     y = TEXT if name.endswith("Classifier") else X[:, 0]
     wrong = [(changed(y, 5, gap), f" holds {gap} at row 5; remove or replace") for gap in (None, np.nan, pandas.NA)]
+    wrong.append((changed(y, 6, np.float32("nan")), " holds nan at row 6; remove or replace"))
+    dates = pandas.Series(pandas.to_datetime(["2020-01-01"] * 3 + [None] + ["2021-01-01"] * (ROWS - 4)))
+    wrong.append((dates, " holds NaT at row 3; remove or replace"))
     wrong.append((np.where(np.arange(ROWS) == 7, np.nan, X[:, 0] > 0), " holds NaN at row 7; remove or replace"))
     if name.endswith("Classifier"):
         wrong.append((X[:, 0], f" holds {X[0, 0]} at row 0: it is continuous, but {name} predicts classes; name the"))
+        wrong.append(((X[:, 0] > 0).astype(object), r" holds booleans as objects; write y\w*.astype\(bool\)"))
     else:
-        said = f" holds 'female' at row 0, but {name} predicts numbers; give numbers, or take a classifier"
+        said = f" holds 'female' at row 0, but {name} predicts numbers; give numbers, or take {name[:-9]}Classifier"
         wrong += [(TEXT, said), (pandas.Series(TEXT), said)]
         wrong.append((changed(y, 9, "?"), r" holds '\?' at row 9"))
     wrong.append((None, r" to be passed, but the target"))

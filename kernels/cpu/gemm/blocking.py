@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 from ...jit.decorator import jit
 from ...jit.machine import MACHINE, MOST_L3_BYTES, Machine
-from ...llvm.builder import VECTOR
+from ...llvm.builder import VECTOR, WAY
 from .microkernel import MR, NV
 from .operands import Matrix, Shape
-from .transpose import MAX_ROWS, MAX_ROWS_IN_PLACE, WAY
+from .transpose import MAX_ROWS, MAX_ROWS_IN_PLACE
 
 WIDE = NV * VECTOR > 64
 """Whether a row of a micro-panel of B is several cache lines, as with AVX-512. A small B in place is then read

@@ -5,11 +5,11 @@ from typing import Any
 from llvmlite import ir
 
 from ...jit.decorator import jit
-from ...llvm.builder import LINE, VECTOR, VectorBuilder, emits, types
+from ...llvm.builder import LINE, VECTOR, WAY, VectorBuilder, emits, types
 from ...llvm.memory import copy_element, copy_vector, item_bytes
 from .microkernel import MR, NV
 from .operands import Matrix, Rows, rows_type
-from .transpose import MAX_ROWS, PACKED_VECTORS, WAY, transpose_panel
+from .transpose import MAX_ROWS, PACKED_VECTORS, transpose_panel
 
 ROWS_AT_ONCE = 8
 """Rows of the source of which the same columns are copied together: they are contiguous in the micro-panel, and rows

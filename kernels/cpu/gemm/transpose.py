@@ -16,8 +16,7 @@ from typing import Any
 from llvmlite import ir
 
 from ...jit.decorator import jit
-from ...jit.machine import MACHINE
-from ...llvm.builder import LINE, VECTOR, Values, VectorBuilder, emits, types
+from ...llvm.builder import LINE, VECTOR, WAY, Values, VectorBuilder, emits, types
 from .microkernel import NV, Outputs, store_epilogue
 from .operands import Epilogue, Rows, Tile, epilogue_type, rows_type, tile_type
 
@@ -37,9 +36,6 @@ addresses, which no registers are left for, are read from memory with each eleme
 PANELS = 2
 """Vectors of columns in a tile of a single row at most. The FMAs on one vector wait for each other, 4 cycles each;
 meanwhile the CPU transposes and multiplies the other."""
-
-WAY = MACHINE.way
-"""Rows or columns a multiple of this many bytes apart share one set of L1, which holds 8 lines or so."""
 
 READS_LINES = VECTOR == LINE
 """Whether of such columns a whole cache line is read at a time: where a vector holds it."""

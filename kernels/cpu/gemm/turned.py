@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...jit.decorator import jit
-from ...llvm.builder import VECTOR
+from ...llvm.builder import VECTOR, WAY
 from ...llvm.memory import copy_element, item_bytes
 from .blocking import WIDE
 from .microkernel import NV
 from .operands import Epilogue, Matrix, Shape
-from .transpose import READ_BYTES, WAY, transpose_panel
+from .transpose import READ_BYTES, transpose_panel
 
 TURNED_BYTES = 64 << 10
 """Bytes of a B.T from which on few rows of C are computed as columns of C.T, so that B is not transposed."""

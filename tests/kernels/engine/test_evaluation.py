@@ -8,7 +8,7 @@ import pytest
 from fastnet import Network, Trainer, trainer
 from fastnet.dataset import Dataset
 from fastnet.fit_session import COMPANIONS, LATER, measure
-from fastnet.kernels.engine import evaluation
+from fastnet.kernels.engine import evaluation, inference
 from fastnet.kernels.engine.engine import CpuEngine
 from fastnet.kernels.specs.losses import LOSSES
 from fastnet.regression import RegressionScores
@@ -109,13 +109,23 @@ def test_an_engine_keeps_its_plan(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_was_changed_after_the_checks_is_refused() -> None:
     network = Network([6, 3])
-    layers = network.layer_sizes, network.activations, "mse"
+    layers = network.dtype, network.layer_sizes, network.activations, "mse"
     X, y = (array.astype(np.float32) for array in _data("mse", 3, 3))
     X[1, 2] = np.nan
     with pytest.raises(ValueError, match="changed while it was evaluated"):
         evaluation.Evaluator(network.parameters, *layers).evaluate([(X, y, None, 0)], 3)
     with pytest.raises(ValueError, match=r"shape \(20,\); expected .* \(21,\)"):
         evaluation.Evaluator(network.parameters[:20], *layers)
+    with pytest.raises(ValueError, match=r"array of int32, .* expected a C-contiguous array of float32"):
+        evaluation.Evaluator(network.parameters.view(np.int32), *layers)
+
+
+def test_read_only_parameters_are_evaluated_by_the_same_code() -> None:
+    ours, (X, y) = Trainer(Network([6, 3])), _data("mse", 40, 3)
+    expected, compiled = ours.evaluate(X, y), len(inference.run.signatures)
+    ours.network.parameters.flags.writeable = False
+    assert ours.evaluate(X, y) == expected
+    assert len(inference.run.signatures) == compiled
 
 
 def test_means_without_weights_are_those_of_equal_weights() -> None:

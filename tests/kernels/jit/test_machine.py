@@ -116,6 +116,7 @@ def test_caches_of_an_apple_m1_and_of_an_intel_mac(tmp_path: Path) -> None:
     assert (found.line, found.way) == (64, 4 * KIB)
     stated = found._replace(page=16 * KIB, caches=(Cache(40 * KIB), *found.caches[1:]))
     assert stated.way == 8 * KIB, "a power of two, whatever is stated"
+    assert stated._replace(caches=(Cache(0, ways=8), *found.caches[1:])).way == 64
 
 
 def test_sysctl_reads_numbers_of_32_and_64_bits(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,7 +31,6 @@ from fastnet.kernels.cpu.gemm.transpose import (
     PANELS,
     READ_BYTES,
     READS_LINES,
-    WAY,
     gemm_bt_microkernel,
     single_row_width,
     stream_panel,
@@ -39,7 +38,7 @@ from fastnet.kernels.cpu.gemm.transpose import (
 )
 from fastnet.kernels.cpu.threads.atomics import store_fence
 from fastnet.kernels.llvm import builder
-from fastnet.kernels.llvm.builder import LINE, VECTOR
+from fastnet.kernels.llvm.builder import LINE, VECTOR, WAY
 from fastnet.kernels.llvm.memory import address_and_strides, keep_alive
 
 pytestmark = pytest.mark.compiled
