@@ -12,6 +12,7 @@ from . import checks
 from .dataset import Dataset
 from .diagnosis import MIN_EPOCHS
 from .io.checkpoint import CheckpointWriter, state_dict
+from .kernels.cpu.threads.pool import limit_threads
 from .kernels.engine import rng
 from .kernels.engine.backend import Backend, Visit, discard_partial_step, start_epoch
 from .kernels.engine.engine import COMPANIONS, LATER, CpuEngine, training_kernels
@@ -61,6 +62,13 @@ def measure(backend: Backend, data: Dataset, visit: Visit | None = None) -> dict
     """
     chunks = ((X, y, weights, first_row) for X, y, weights, _, first_row in data.iter_chunks(MICRO_BATCH_ROWS))
     return backend.evaluate(chunks, data.rows, visit)
+
+
+def evaluate_as_in_fit(trainer: Any, *data: Any) -> dict[str, float]:
+    """Evaluate, to the same bits, by kernels that training has compiled; `Trainer.evaluate` would compile its own."""
+    found = Dataset(trainer.network, trainer.loss, *data)
+    with limit_threads(trainer.threads):
+        return measure(trainer._build(min(found.rows, MICRO_BATCH_ROWS)), found)
 
 
 def compile_kernels(trainer: Any) -> list[Kernel]:

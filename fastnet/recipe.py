@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from .fit_session import evaluate_as_in_fit
 from .kernels.specs.base import Array
 
 HIDDEN = (256, 256, 256)
@@ -63,5 +64,5 @@ def kept(trainer: Any, validation: tuple[Any, ...]) -> tuple[int | None, float]:
     validation : tuple (X, y) or (X, y, weights)
         By which it has chosen that.
     """
-    value, best = trainer.evaluate(*validation)["loss"], trainer.history.best_epoch
+    value, best = evaluate_as_in_fit(trainer, *validation)["loss"], trainer.history.best_epoch
     return (best if best is not None and trainer.history["val_loss"][best] <= value * (1 + 1e-6) else None), value

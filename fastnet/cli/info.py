@@ -12,6 +12,7 @@ from .. import __version__
 from ..kernels.cpu.threads.pool import num_threads
 from ..kernels.cpu.threads.usable import usable
 from ..kernels.engine.engine import COMPANIONS, LATER, training_kernels
+from ..kernels.engine.evaluation import MEASURE
 from ..kernels.engine.forward import PREDICTION_KERNELS
 from ..kernels.jit import cache, target
 from ..kernels.jit.machine import MACHINE
@@ -70,7 +71,7 @@ def _compile(options: argparse.Namespace) -> None:
     codes = [ACTIVATIONS[name].code for name in options.activations]
     steps = [(LOSSES[loss], OPTIMIZERS[optimizer].code) for loss in options.losses for optimizer in options.optimizers]
     found = [kernel for step in steps for kernel in training_kernels(*step, codes, drops=True, measures=True).values()]
-    kernels = dict.fromkeys([*found, *COMPANIONS, *LATER, *PREDICTION_KERNELS])
+    kernels = dict.fromkeys([*found, *COMPANIONS, *LATER, *PREDICTION_KERNELS, MEASURE])
     for dtype in map(np.dtype, options.dtypes):
         compile_side_by_side(list(kernels), dtype)
         for kernel in kernels:
@@ -86,7 +87,9 @@ def _train_and_predict(loss: str, dtype: Any) -> None:
     X, y = np.zeros((rows, 64), dtype), np.zeros((rows, 2), dtype)
     labels = LOSSES[loss].takes_labels
     trainer = Trainer(net, loss=loss, batch_size=rows)
-    trainer.fit(X, y[:, 0].astype(int) if labels else y, epochs=1, progress=False)
+    target = y[:, 0].astype(int) if labels else y
+    trainer.fit(X, target, epochs=1, progress=False)
+    trainer.evaluate(X, target)
     (net.predict_proba if labels else net.predict)(X)
     net.predictor()(X)
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ..fit_session import evaluate_as_in_fit
 from ..kernels.specs.base import Array
 from ..kernels.specs.losses import LOSSES
 from ..messages import counted
@@ -80,8 +81,8 @@ def said(
     """Say how well the held-out rows are predicted, and how long the baselines took."""
     if not held_out:
         trainer, held = members[0].trainer, parts[0][1]
-        if LOSSES[trainer.loss].takes_labels:  # by kernels that training has compiled
-            accuracy = trainer.evaluate(found.X[held], found.y[held])["accuracy"]
+        if LOSSES[trainer.loss].takes_labels:
+            accuracy = evaluate_as_in_fit(trainer, found.X[held], found.y[held])["accuracy"]
         else:
             accuracy = float(np.mean(trainer.network.predict(found.X[held]).argmax(axis=1) == found.y[held]))
         return [f"accuracy  {accuracy:.2%} of {counted(len(held), 'held-out image')}"]

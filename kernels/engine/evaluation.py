@@ -37,6 +37,9 @@ TASK_ROWS = 256
 OUTPUT_FLOPS = 100
 """Floating-point operations that take as long as to measure an output, about."""
 
+MEASURE = Kernel(__name__, "measure")
+"""What an evaluation takes beside the loss and a prediction."""
+
 _NO_WEIGHTS = np.zeros(TASK_ROWS)
 _NO_WEIGHTS_ADDRESS = address_of(_NO_WEIGHTS)
 
@@ -116,7 +119,7 @@ def _kernels(layer_sizes: tuple[int, ...], names: tuple[str, ...], dtype: Any, l
     spec = LOSSES[loss]
     found = [Kernel(losses.__name__, "loss_kernel", spec.code)]
     found += [Kernel(losses.__name__, "correct_kernel", spec.code)] if spec.counts_correct else []
-    compile_side_by_side([Kernel(__name__, "measure"), *found, *PREDICTION_KERNELS[:3]], dtype)
+    compile_side_by_side([MEASURE, *found, *PREDICTION_KERNELS[:3]], dtype)
     return forward_of(layer_sizes, names, dtype), [*(kernel.address(dtype) for kernel in found), 0][:2]
 
 
