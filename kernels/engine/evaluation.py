@@ -28,8 +28,8 @@ from .context import FLOAT64, INT64
 from .forward import PREDICTION_KERNELS, THREAD_FLOPS, Forward, forward_of
 from .plan import address_of, parameter_count
 
-PIECE_BYTES = 1 << 24
-"""Rows are measured in pieces of about this size, so that memory does not grow with their number."""
+PART_BYTES = 1 << 24
+"""Rows are measured in parts of about this size, so that memory does not grow with their number."""
 
 TASK_ROWS = 256
 """Rows that a thread measures at a time."""
@@ -148,14 +148,15 @@ class Evaluator:
         row_bytes = max(layer_sizes[0], layer_sizes[-1]) * dtype.itemsize
         self._forward, self._addresses = _kernels(layer_sizes, names, dtype, loss)
         self._parameters, self._dtype, self._loss, self._n_out = parameters, dtype, LOSSES[loss], layer_sizes[-1]
-        self._piece = max(1, PIECE_BYTES // (MICRO_BATCH_ROWS * row_bytes)) * MICRO_BATCH_ROWS
+        self._part_rows = max(1, PART_BYTES // (MICRO_BATCH_ROWS * row_bytes)) * MICRO_BATCH_ROWS
 
     def evaluate(self, chunks: Iterable[Chunk], rows: int, visit: Visit | None = None) -> dict[str, float]:
         """Return the loss, and for classification the accuracy, over chunks of ``rows`` rows in all."""
         totals, k = np.zeros(3), self._n_out
         for all_X, all_y, weights, first_row in chunks:
-            for start in range(0, len(all_X), self._piece):
-                X, y, first = all_X[start : start + self._piece], all_y[start : start + self._piece], first_row + start
+            for start in range(0, len(all_X), self._part_rows):
+                part, first = slice(start, start + self._part_rows), first_row + start
+                X, y = all_X[part], all_y[part]
                 outputs = np.empty((len(X), k), self._dtype)
                 if not X.flags.writeable:  # as parameters
                     X = X.copy()

@@ -60,12 +60,12 @@ def test_bits_of_soft_labels_of_wide_layers_and_of_other_layouts() -> None:
 
 
 @pytest.mark.parametrize("loss", ["cross_entropy", "mse"])
-def test_pieces_of_the_rows_change_nothing(loss: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parts_of_the_rows_change_nothing(loss: str, monkeypatch: pytest.MonkeyPatch) -> None:
     ours = Trainer(Network([6, 9, 3]), loss)
     X, y = _data(loss, 5000, 3)
     weights = np.random.default_rng(1).uniform(0, 2, 5000)
     whole = ours.evaluate(X, y, weights)
-    monkeypatch.setattr(evaluation, "PIECE_BYTES", 1)
+    monkeypatch.setattr(evaluation, "PART_BYTES", 1)
     parts = ours.evaluate(X, y, weights)
     assert parts["loss"] == whole["loss"]
     assert parts == pytest.approx(whole, rel=1e-12)
