@@ -420,10 +420,11 @@ _NO_RATE = np.zeros(1)
 def _scratch_size(layer_sizes: Sequence[int], weight_tasks: Array, task_rows: int, rows: int, item: int) -> int:
     """Return the elements of scratch that a task of rows, or of a layer's weights, needs for packing or for the loss.
 
-    For micro-batches of ``rows`` rows: a shorter one may need more.
+    For micro-batches of ``rows`` rows: a shorter one may need more. The last line tells whose inputs are packed.
     """
     choose: Any = getattr(blocking.choose_blocking, "py_func", blocking.choose_blocking)
     loss_scratch: Any = getattr(losses.scratch_size, "py_func", losses.scratch_size)
+    packed_inputs: Any = getattr(weights_task.packed_inputs_bytes, "py_func", weights_task.packed_inputs_bytes)
     sizes, panel = list(pairwise(layer_sizes)), NV * VECTOR
     nbytes = [loss_scratch(task_rows, layer_sizes[-1]) * item]
     for n, k in sizes:  # dX = dZ W; the forward product's W^T is packed
@@ -433,7 +434,11 @@ def _scratch_size(layer_sizes: Sequence[int], weight_tasks: Array, task_rows: in
         n, k = sizes[layer]
         dz, x = Matrix(0, item, k * item, 0), Matrix(0, n * item, item, panel)
         nbytes.append(choose(item, Shape(height, n, rows), dz, x).buffer_bytes)
-    return -(-max(nbytes) // item)
+        kept = packed_inputs(item, rows, n, k, 1)  # more threads keep it no more often
+        if kept > 0:
+            x = Matrix(0, panel, item, -1)
+            nbytes.append(kept + choose(item, Shape(height, n, rows), dz, x).buffer_bytes)
+    return -(-(max(nbytes) + LINE) // item)
 
 
 CPU: Any = CpuEngine if COMPILES else NumpyEngine

@@ -43,7 +43,7 @@ from .context import (
     task_count,
 )
 from .plan import CONTEXT
-from .weights_task import weights_task
+from .weights_task import forget_inputs, weights_task
 
 # ------------------------------------------------------------------------------------------- rows
 
@@ -323,6 +323,7 @@ def run(dtype: Any, context: int, threads: int, pool: int) -> None:
                 ctx.correct_count += correct[task]
             ctx.paused = 1 if ctx.ranks > 1 else 0
         else:
+            forget_inputs(dtype, ctx, threads)
             done = parallel_for(call_weights_task, ctx.weight_task_count, threads, flops, pool, (dtype, ctx))
             ctx.paused = 1 if ctx.ranks > 1 and ctx.stage != PACK else 0
         if not done:
