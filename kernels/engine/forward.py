@@ -136,6 +136,8 @@ class Forward:
             False where sizes do not fit, X is empty, holds NaN or infinity, or a kept ``out`` overlaps X or values.
             All arrays are C-contiguous and of the dtype: that is not checked.
         """
+        if not X.flags.writeable:
+            X = _without_the_flag(X)
         if len(X) <= self._serial_rows:
             return _done(run(self.address, values, X, out, kept, 0, len(X), 1))
         begin, threads = 0, num_threads()
@@ -236,6 +238,22 @@ class NumpyForward(Forward):
     def c_function(self, values: Array) -> CFunction:
         """Refused: there is no compiled code."""
         raise RuntimeError("a predictor has no address where compilation is switched off (NUMBA_DISABLE_JIT=1)")
+
+
+class _Memory:
+    """What NumPy makes an array of."""
+
+    def __init__(self, array: Array) -> None:
+        interface = array.__array_interface__
+        self.__array_interface__ = {**interface, "data": (interface["data"][0], False)}
+
+
+def _without_the_flag(X: Array) -> Array:
+    """Return a view of read-only inputs, as of a DataFrame or a memory map, that passes for writable; keep X alive.
+
+    `run` never writes to X; for an array with that flag Numba would compile it once more, 2 s.
+    """
+    return np.asarray(_Memory(X))
 
 
 def _done(status: int) -> bool:

@@ -19,6 +19,7 @@ from fastnet import Network
 from fastnet.kernels import matmul
 from fastnet.kernels.cpu.threads.pool import limit_threads, num_threads
 from fastnet.kernels.engine import forward as forward_pass
+from fastnet.kernels.engine import inference
 from fastnet.kernels.engine.inference import FEW_ROWS, FEW_ROWS_IN_PLACE
 from fastnet.kernels.reference import activations as reference
 from fastnet.kernels.reference import losses
@@ -122,6 +123,22 @@ def test_probabilities(loss: str, outputs: int, dtype: str) -> None:
 
 
 # --------------------------------------------------------------------------------- weights and snapshots
+
+
+@compiled
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_read_only_inputs_compile_nothing_more(dtype: str) -> None:
+    """As pandas gives them, and memory maps are; few rows, and so many that W is packed first."""
+    net = Network((300, 200, 3), dtype=dtype)
+    for rows in (2, 5000):
+        X = np.random.default_rng(0).standard_normal((rows, 300)).astype(dtype)
+        expected = net.predict(X).tobytes()
+        X.flags.writeable = False
+        assert net.predict(X).tobytes() == expected
+        assert net.predictor()(X).tobytes() == expected
+        assert not X.flags.writeable
+    types = [kind for signature in inference.run.signatures for kind in signature]
+    assert {kind.mutable for kind in types if isinstance(kind, numba.types.Array)} == {True}
 
 
 def test_weights_are_read_at_every_call() -> None:
