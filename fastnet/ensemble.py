@@ -187,7 +187,7 @@ class Ensemble(Hinting):
         OSError
             If the file cannot be written; what was there is untouched.
         ValueError
-            If a parameter is NaN or infinite.
+            If a parameter is NaN or infinite, or the path has the suffix of another format, such as .onnx.
         """
         self._check_finite()
         arrays: dict[str, Array] = {}
@@ -215,7 +215,8 @@ class Ensemble(Hinting):
         RuntimeError
             As `spread`.
         ValueError
-            If a parameter is NaN or infinite, or the model is larger than ONNX's 2 GiB.
+            If a parameter is NaN or infinite, the model is larger than ONNX's 2 GiB, or the path has the suffix of
+            another format.
         """
         self._check_finite()
         self._probabilities()

@@ -2,13 +2,14 @@
 
 import math
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from .diagnosis import diagnose
-from .io.storage import Path, replacing
+from .io.storage import Path, check_suffix, replacing
+from .optimizers import Optimizer, Schedule
 
 _LOG_FROM = 20.0  # if max / min exceeds this, the scale is logarithmic
 _TITLE_WIDTH = 70  # characters that fit into matplotlib's default figure
@@ -127,7 +128,9 @@ class History(dict[str, list[float]]):
         return diagnose(self.get("loss", ()), self.get("val_loss", ()), baseline, self._remarks, rates).words
 
     def plot(self, ax: Any = None) -> Any:
-        """Draw ``loss`` and ``val_loss``, with the best epoch marked and the settings as title (needs matplotlib).
+        """Draw ``loss`` and ``val_loss``, with the best epoch marked (needs matplotlib).
+
+        The title has the layers' sizes, the loss, the optimizer with its rate or schedule, and the batch size.
 
         The scale is logarithmic where the largest value is more than 20 times the smallest.
 
@@ -199,7 +202,10 @@ class History(dict[str, list[float]]):
         ------
         OSError
             If the file cannot be written.
+        ValueError
+            If its suffix is that of another format.
         """
+        check_suffix(path, ".csv")
         lines = [",".join(["epoch", *self])]
         for epoch, row in enumerate(zip(*self.values(), strict=True)):
             lines.append(",".join([str(epoch), *("" if math.isnan(value) else repr(value) for value in row)]))
@@ -210,9 +216,13 @@ class History(dict[str, list[float]]):
         """Keep what a diagnosis says of the data, as `diagnose` takes it."""
         self._remarks = constant, unscaled
 
-    def set_run(self, title: str, schedule: Any) -> None:
-        """Set the title of plots, and the learning rate's schedule, None where there is none."""
-        self._title, self._schedule = title, schedule
+    def set_run(self, layer_sizes: Sequence[int], loss: str, optimizer: Optimizer, batch_size: int | None) -> None:
+        """Keep what trains: for the title of plots, and the learning rate's schedule, if there is one."""
+        rate = optimizer.learning_rate
+        self._schedule = rate if isinstance(rate, Schedule) else None
+        short = f"{type(optimizer).__name__}({type(rate).__name__ if self._schedule else f'{rate:g}'})"
+        batch = f"batch size {batch_size}" if batch_size else "full batch"
+        self._title = f"{'-'.join(map(str, layer_sizes))}: {loss}, {short}, {batch}"
 
     def append(self, row: Mapping[str, float]) -> None:
         """Add one epoch, a mapping from names of curves to values."""

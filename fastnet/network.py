@@ -362,7 +362,7 @@ class Network(Hinting):
         OSError
             If the file cannot be written; what was there is untouched.
         ValueError
-            If a parameter is NaN or infinite.
+            If a parameter is NaN or infinite, or the path has the suffix of another format, such as .onnx.
         """
         validation.finite("network.parameters", self.parameters)
         arrays, metadata = model.state_of(self)
@@ -387,7 +387,8 @@ class Network(Hinting):
         OSError
             If the file cannot be written.
         ValueError
-            If a parameter is NaN or infinite, or the model is larger than ONNX's 2 GiB.
+            If a parameter is NaN or infinite, the model is larger than ONNX's 2 GiB, or the path has the suffix of
+            another format.
         """
         validation.finite("network.parameters", self.parameters)
         layers = list(zip(self.weights, self.biases, self.activations, strict=True))

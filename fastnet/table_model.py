@@ -204,7 +204,8 @@ class TableModel:
         OSError
             If the file cannot be written.
         ValueError
-            If a column has the name of another part of the model, or the model is larger than ONNX's 2 GiB.
+            If a column has the name of another part of the model, the model is larger than ONNX's 2 GiB, or the path
+            has the suffix of another format.
         """
         layers = [(made, [*zip(net.weights, net.biases, net.activations, strict=True)]) for made, net in self.members]
         first = self.members[0][1]
@@ -218,7 +219,10 @@ class TableModel:
         ------
         OSError
             If the file cannot be written; what was there is untouched.
+        ValueError
+            If its suffix is that of another format, such as .onnx.
         """
+        storage.check_suffix(path, ".skops")
         states = [(transformer, model.state_of(network)) for transformer, network in self.members]
         members = [[transformer, dict(arrays), dict(metadata)] for transformer, (arrays, metadata) in states]
         content: dict[str, Any] = {"format": _FORMAT, "target": self.target, "id": self.id, "members": members}

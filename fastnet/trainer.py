@@ -187,10 +187,7 @@ class Trainer(Hinting):
         self._comm = ranks_of(comm, self.backend, sharded)
         self.ranks = self._comm.size
         self.history = History()
-        sizes = "-".join(map(str, network.layer_sizes))
-        batch = f"batch size {self.batch_size}" if self.batch_size else "full batch"
-        schedule = optimizer.learning_rate if isinstance(optimizer.learning_rate, Schedule) else None
-        self.history.set_run(f"{sizes}: {loss}, {optimizer}, {network.dtype}, {batch}", schedule)
+        self.history.set_run(network.layer_sizes, loss, optimizer, self.batch_size)
         self._state = TrainingState(network, optimizer, self.l2, self.clip_norm, rates, self.seed)
 
     def __setattr__(self, name: str, value: Any) -> None:

@@ -26,6 +26,7 @@ def add_parser(subparsers: Any) -> None:
 def export(options: argparse.Namespace) -> int:
     """Write a model as ONNX and return the exit status."""
     check_output(options.out, options.model)
+    storage.check_suffix(options.out, ".onnx")
     if is_table_model(options.model):
         from .. import table_model
 

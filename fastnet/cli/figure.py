@@ -54,6 +54,7 @@ def draw(histories: Sequence[History], ax: Any) -> None:
         mean = np.mean([curve[:shared] for curve in curves], axis=0)
         ax.plot(range(1, shared + 1), mean, color=colour, linewidth=2, label=f"{name}: mean of {len(curves)} networks")
     ax.set(title=f"{len(histories)} networks", xlabel="epoch", ylabel="loss (log scale)", yscale="log")
+    ax.xaxis.get_major_locator().set_params(integer=True)
     ax.spines[["top", "right"]].set_visible(False)
     ax.grid(alpha=0.25)
     ax.legend(frameon=False)

@@ -188,21 +188,13 @@ def _check(options: argparse.Namespace, ranks: Any) -> None:
         options.parser.error("--cv 1 holds nothing out; expected at least 2 parts")
     if ranks.size > 1 and count(options) > 1:
         options.parser.error(f"{ranks.size} ranks train one network together; leave out --cv and --ensemble")
-    if (options.out or "").lower().endswith(".onnx"):
-        raise ValueError(
-            f"--out {options.out}: the model is no ONNX file; name it otherwise, and "
-            f"fastnet export MODEL {options.out} converts it"
-        )
-    if options.file is not None and (options.out or "").lower().endswith(".safetensors"):
-        raise ValueError(
-            f"--out {options.out}: the model of a table is a file of skops, whose name ends in .skops; safetensors "
-            "hold networks, as that of the digits"
-        )
     outputs = _outputs(options) + checkpoints(options)
     for name in outputs if ranks.rank == 0 else []:
         check_output(name, *([] if options.file is None else [options.file]))
     if len({os.path.realpath(name) for name in outputs}) < len(outputs):
         raise ValueError("--out, --plot and --checkpoint name the same file")
+    storage.check_suffix(options.out or "", ".safetensors" if options.file is None else ".skops")
+    storage.check_suffix(options.checkpoint or "", ".safetensors")
     if options.plot is not None:
         figure.new_figure(options.plot)
 

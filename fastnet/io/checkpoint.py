@@ -40,6 +40,7 @@ class CheckpointWriter:
 
     def __init__(self, path: storage.Path, optimizer: Any) -> None:
         check_optimizer(optimizer)
+        storage.check_suffix(path, ".safetensors")
         storage.check_target(path)
         self._path = path
         self._due = 0.0

@@ -8,7 +8,7 @@ import numpy as np
 from ..kernels.specs.activations import ACTIVATIONS
 from ..kernels.specs.base import Array
 from ..kernels.specs.losses import LOSSES
-from .storage import Path, replacing
+from .storage import Path, check_suffix, replacing
 
 _OPSET, _ML_OPSET, _IR_VERSION = 17, 3, 8  # of 2022, which all runtimes in use read
 _MAX_WEIGHT_BYTES = 2**31 - 2**20  # the limit of a protocol buffer, less some bytes for the graph
@@ -130,6 +130,7 @@ class Graph:
         opsets = [helper.make_opsetid("", _OPSET), helper.make_opsetid("ai.onnx.ml", _ML_OPSET)]
         model = helper.make_model(body, producer_name="fastnet", opset_imports=opsets, ir_version=_IR_VERSION)
         self.onnx.checker.check_model(model)
+        check_suffix(path, ".onnx")
         with replacing(path) as file:
             file.write(model.SerializeToString())
 

@@ -45,6 +45,22 @@ _SIGNATURES = {
     b"": "neither a model nor a checkpoint",
 }
 
+_FORMATS = {
+    ".safetensors": "safetensors (Network.save writes that)",
+    ".skops": "skops (TableModel.save writes that)",
+    ".onnx": "ONNX (to_onnx and fastnet export write that)",
+    ".csv": "CSV",
+    ".json": "JSON",
+    ".gz": "gzip",
+    **dict.fromkeys((".npy", ".npz"), "arrays of NumPy"),
+    **dict.fromkeys((".parquet", ".feather", ".xlsx"), "a table"),
+    **dict.fromkeys((".pkl", ".pickle", ".joblib"), "pickle (fastnet never writes that)"),
+    **dict.fromkeys((".pt", ".pth"), "a file of PyTorch"),
+    **dict.fromkeys((".h5", ".keras"), "a file of Keras"),
+    **dict.fromkeys((".png", ".svg", ".pdf"), "an image"),
+}
+"""What a file's suffix says that it holds."""
+
 # ------------------------------------------------------------------------------------------ safetensors
 
 
@@ -80,7 +96,10 @@ def write(path: Path, arrays: Mapping[str, Array], metadata: Mapping[str, str]) 
         If an array has another dtype, or a name or text is not a str; nothing is written.
     OSError
         If the file cannot be written. The message names it and the reason; an existing file is unchanged.
+    ValueError
+        If its suffix is that of another format.
     """
+    check_suffix(path, ".safetensors")
     text = {**metadata, "format": FORMAT, "format_version": FORMAT_VERSION}
     # safetensors takes the memory of an array as it lies for that of a contiguous one.
     contiguous = {name: np.asarray(array, array.dtype.newbyteorder("<"), "C") for name, array in arrays.items()}
@@ -202,14 +221,40 @@ def reading(path: Path) -> BinaryIO:
         raise _refusal("read", path, error.errno, os.strerror(error.errno or 0)) from None
 
 
-def check_target(path: Path) -> str:
-    """Check that a path can be written; return the file that would be replaced or created, with links resolved.
+def check_suffix(path: Path, own: str) -> None:
+    """Refuse to write a file whose name ends in the suffix of another format than its ``own``, such as ".csv".
+
+    Raises
+    ------
+    ValueError
+        If it does; unknown suffixes are anybody's.
+    """
+    suffix = str(os.path.splitext(path)[1]).lower()
+    said = _FORMATS.get(suffix)
+    if said is not None and suffix != own:
+        ours = _FORMATS[own].partition(" (")[0]
+        shown = display_path(path)
+        raise ValueError(f"cannot write {shown}: it would hold {ours}, but its name says {said}; end it in {own}")
+
+
+def check_target(path: Path) -> None:
+    """Check that a path can be written, by making a file in its folder, which is deleted at once.
 
     Raises
     ------
     OSError
         If the path is a folder or a device, its folder is missing, or one of them may not be written.
     """
+    temporary = _name_beside(_target(path))
+    try:
+        _new_file(temporary, path).close()
+    finally:
+        with suppress(OSError):
+            os.unlink(temporary)
+
+
+def _target(path: Path) -> str:
+    """Return the file that would be replaced or created, with links resolved; raise as `check_target`."""
     target = os.path.realpath(path)
     folder = os.path.dirname(target)
     if os.path.isdir(target) or os.fspath(path).endswith(os.sep):
@@ -223,6 +268,21 @@ def check_target(path: Path) -> str:
     if os.path.exists(target) and not os.access(target, os.W_OK):
         raise _refusal("write", path, errno.EACCES, "no permission to change it")
     return target
+
+
+def _name_beside(target: str) -> str:
+    """Return the name of a new file in the folder of another."""
+    folder, name = os.path.split(target)
+    return os.path.join(folder, f".{name[:40]}.{os.getpid()}-{secrets.token_hex(8)}.tmp")
+
+
+def _new_file(temporary: str, path: Path) -> BinaryIO:
+    """Make and open a file, on the way to ``path``, which errors name."""
+    try:  # not by tempfile, whose files only the owner may read: open() applies the umask, as for any new file
+        return open(temporary, "xb")
+    except OSError as error:
+        folder, reason = display_path(os.path.dirname(temporary)), os.strerror(error.errno or 0).lower()
+        raise _refusal("write", path, error.errno, f"no file can be made in {folder} ({reason})") from None
 
 
 def _refusal(verb: str, path: Path, code: int | None, why: str) -> OSError:
@@ -245,12 +305,10 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     OSError
         If it cannot be written; the message names ``path``.
     """
-    target = check_target(path)
-    folder, name = os.path.split(target)
-    # Not tempfile, whose files only the owner may read: open() applies the umask, as for any new file.
-    temporary = os.path.join(folder, f".{name[:40]}.{os.getpid()}-{secrets.token_hex(8)}.tmp")
+    target = _target(path)
+    temporary = _name_beside(target)
     try:
-        with open(temporary, "xb") as file:
+        with _new_file(temporary, path) as file:
             with suppress(OSError):
                 os.chmod(temporary, stat.S_IMODE(os.stat(target).st_mode))
             yield file
@@ -264,7 +322,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             raise _refusal("write", path, error.errno, error.strerror) from error
         raise
     with suppress(OSError):  # makes the new name survive a power failure; Windows cannot open folders
-        descriptor = os.open(folder, os.O_RDONLY)
+        descriptor = os.open(os.path.dirname(target), os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from fastnet import History
+from fastnet import SGD, AdamW, CosineDecay, History, Network, Trainer
 
 
 def filled(*rows: dict[str, float]) -> History:
@@ -96,6 +96,15 @@ def test_plot_shows_the_curves_and_the_best_epoch() -> None:
     assert list(by_label[labels[2]].get_xdata()) == [2]
     assert ax.get_yscale() == "linear"
     assert ax.get_ylim()[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "short"), [(SGD(0.25), "SGD(0.25)"), (AdamW(CosineDecay(0.001, 30)), "AdamW(CosineDecay)")]
+)
+def test_plot_has_a_title_of_one_line(optimizer: Any, short: str) -> None:
+    trainer = Trainer(Network([2, 64, 64, 64, 1]), "log_cosh", optimizer, None)
+    trainer.fit([[1.0, 2.0]], [1.0], 1)
+    assert drawn(trainer.history).get_title(loc="left") == f"2-64-64-64-1: log_cosh, {short}, full batch"
 
 
 def test_plot_is_logarithmic_where_that_helps() -> None:

@@ -511,11 +511,16 @@ def test_train_patience_keeps_the_best_model(folder: Path, capsys: pytest.Captur
         ),
         (
             ("houses.csv", "--target", "price", "--out", "m.ONNX"),
-            "--out m.ONNX: the model is no ONNX file; name it otherwise, and fastnet export MODEL m.ONNX converts it\n",
+            "cannot write m.ONNX: it would hold skops, but its name says ONNX (to_onnx and fastnet export write that); "
+            "end it in .skops\n",
         ),
         (
             ("houses.csv", "--target", "price", "--out", "m.safetensors"),
-            "--out m.safetensors: the model of a table is a file of skops, whose name ends in .skops; ",
+            "cannot write m.safetensors: it would hold skops, but its name says safetensors (Network.save",
+        ),
+        (
+            ("houses.csv", "--target", "price", "--checkpoint", "run.skops"),
+            "cannot write run.skops: it would hold safetensors, but its name says skops (TableModel.save ",
         ),
         (
             ("houses.csv", "--target", "price", "--task", "classification"),
@@ -593,6 +598,11 @@ def test_predict_errors_are_one_line(folder: Path, capsys: pytest.CaptureFixture
         (("m", "houses.csv", "--out", "houses.csv"), "houses.csv is an input of this command; write to another file"),
         (("m", "houses.csv", "--out", "m"), "m is an input of this command; write to another file"),
         (("m", "houses.csv", "--out", "no/p.csv"), "cannot write no/p.csv: there is no folder"),
+        (("m", "houses.csv", "--out", "p.json"), "cannot write p.json: it would hold CSV, but its name says JSON"),
+        (
+            ("m", "houses.csv", "--json", "--out", "p.csv"),
+            "cannot write p.csv: it would hold JSON, but its name says CSV",
+        ),
     ]:
         assert cli.main(["predict", *arguments]) == 1
         captured = capsys.readouterr()

@@ -50,6 +50,26 @@ def test_model_keeps_everything_needed_to_predict(tmp_path: Path) -> None:
     assert other.loss == net.loss
 
 
+def test_suffixes_of_other_formats_are_refused(tmp_path: Path) -> None:
+    net, trainer = network(), fastnet.Trainer(network())
+    says = "it would hold {}, but its name says {}; end it in {}"
+    onnx = r"ONNX \(to_onnx and fastnet export write that\)"
+    calls: list[tuple[Any, str, str]] = [
+        (net.save, "m.ONNX", says.format("safetensors", onnx, ".safetensors$")),
+        (fastnet.Ensemble([net]).save, "m.csv", says.format("safetensors", "CSV", ".safetensors$")),
+        (lambda path: trainer.fit(X, X[:, :2], 1, checkpoint=path), "m.onnx", says.format("safetensors", onnx, ".")),
+        (trainer.history.to_csv, "m.parquet", says.format("CSV", "a table", ".csv$")),
+    ]
+    for call, name, message in calls:
+        for path in (tmp_path / name, str(tmp_path / name)):
+            with pytest.raises(ValueError, match=f"^cannot write .*{name}: {message}"):
+                call(path)
+    assert not list(tmp_path.iterdir())
+    for name in ("m", "m.v2", "m.SAFETENSORS", ".onnx"):
+        net.save(tmp_path / name)
+        assert repr(fastnet.load(tmp_path / name)) == repr(net)
+
+
 def test_model_with_nonfinite_parameters_is_not_saved(tmp_path: Path) -> None:
     net = network()
     net.weights[1][2, 1] = np.nan

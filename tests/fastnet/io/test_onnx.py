@@ -33,6 +33,12 @@ def network(outputs: int = 2, hidden: str = "tanh", dtype: str = "float32", outp
     return net
 
 
+def test_suffixes_of_other_formats_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"it would hold ONNX, but its name says safetensors .* end it in .onnx$"):
+        network().to_onnx(tmp_path / "m.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
 def close(found: Any, expected: Any) -> None:
     """To 1e-5 of the largest."""
     assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()

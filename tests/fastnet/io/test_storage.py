@@ -110,6 +110,21 @@ def test_storage_errors_name_folders(tmp_path: Path) -> None:
         storage.read(tmp_path / "a", "model")
 
 
+@pytest.mark.parametrize("path", ["/proc/model.safetensors", "/proc/sys/model.safetensors"])
+@pytest.mark.skipif(not os.path.isdir("/proc/sys"), reason="Linux has it, a folder in which nobody can make files")
+def test_storage_names_a_folder_that_takes_no_files(path: str) -> None:
+    folder = os.path.dirname(path)
+    message = f"cannot write {path}: no (file can be made|permission to write) in {folder}( |$)"
+    for write in (lambda: storage.check_target(path), lambda: storage.write(path, {}, MODEL)):
+        with pytest.raises(OSError, match=message):
+            write()
+
+
+def test_storage_check_of_a_target_leaves_the_folder_as_it_was(tmp_path: Path) -> None:
+    storage.check_target(tmp_path / "a")
+    assert os.listdir(tmp_path) == []
+
+
 @posix
 def test_storage_refuses_devices_and_pipes(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
