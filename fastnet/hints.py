@@ -50,8 +50,10 @@ _FIT = {
     **_EPOCHS,
     **dict.fromkeys(_SHARES, "write validation_split=, a share of the rows, or validation_data=(X_val, y_val)"),
     **dict.fromkeys(("X_val", "y_val", "eval_set"), "write validation_data=(X_val, y_val)"),
+    "self": "fit is called on a trainer, as in Trainer(net, ...).fit(X, y)",
 }
 _HELD = dict.fromkeys(("validation_data", "eval_set"), "write X_val= and y_val=")
+_HELD["self"] = "fit is called on an estimator, as in MLPClassifier().fit(X, y)"
 _RATE = {"lr": "write learning_rate="}
 _ADAM = {
     **_RATE,
@@ -114,7 +116,7 @@ _ARGUMENTS: dict[str, dict[str, str]] = {
         **dict.fromkeys(("epochs", "patience", "callbacks", "progress"), "the constructor takes it"),
     },
 }
-"""By class or function and argument; "" stands for too many without a name."""
+"""By class or function and argument; "" stands for too many without a name, "self" for a call on the class."""
 
 
 class Hinting:
@@ -160,10 +162,13 @@ def _wrong_call(function: Callable[..., Any], arguments: tuple[Any, ...], named:
         signature.bind(*arguments, **named)
     except TypeError as error:
         names = [function.__name__]
+        unknown = next((name for name in named if name not in signature.parameters), "")
         if "." in function.__qualname__:  # a method
             suffix = "" if function.__name__ == "__init__" else f".{function.__name__}"
-            names = [kind.__name__ + suffix for kind in type(arguments[0]).__mro__]
-        unknown = next((name for name in named if name not in signature.parameters), "")
+            names = [kind.__name__ + suffix for kind in type(arguments[0]).__mro__] if arguments else []
+            own = ".".join(function.__qualname__.split(".")[-2:])
+            if suffix and own not in names:  # called on the class
+                names, unknown = [own], "self"
         hints = [_ARGUMENTS.get(name, {}).get(unknown) for name in names]
         hints += [f"did you mean {name}=?" for name in get_close_matches(unknown, signature.parameters, 1, 0.75)]
         hint = next(filter(None, hints), "")

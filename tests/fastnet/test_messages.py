@@ -208,6 +208,11 @@ def test_wrong_arguments_are_told_the_right_ones() -> None:
         (lambda: fit_many([trainer], X, y, test_size=0.2), r"'test_size': write validation_split=, a share of the"),
         (lambda: trainer.fit(X, y, X_val=X), r"'X_val': write validation_data=\(X_val, y_val\)$"),
         (lambda: trainer.fit(X), r"^Trainer.fit\(\) missing a required argument: 'y'$"),
+        (
+            lambda: Trainer.fit(X, y),  # type: ignore[call-arg, arg-type]
+            r"^Trainer.fit\(\) missing .* 'y': fit is called on a trainer, as in Trainer\(net, ...\).fit\(X, y\)$",
+        ),
+        (lambda: Trainer.fit(X=X, y=y), r"^Trainer.fit\(\) missing .*: fit is called on a trainer"),  # type: ignore[call-arg]
         (lambda: fit_many([trainer], X, y, seed=0), r"^fit_many\(\) .* 'seed': Trainer\(network, seed=...\) takes it$"),
         (lambda: Ensemble(net, net), r"^Ensemble\(\) .*: the networks are one list, as in Ensemble\(\["),
     ]
@@ -227,6 +232,8 @@ def test_estimators_name_themselves_in_errors() -> None:
     for name in ("MLPClassifier", "MLPRegressor", "TabularClassifier"):
         with pytest.raises(TypeError, match=rf"^{name}.fit\(\) missing a required argument: 'y'$"):
             getattr(sklearn, name)().fit(np.ones((5, 2)))
+        with pytest.raises(TypeError, match=r".fit\(\) missing .*: fit is called on an estimator, as in MLPClassifier"):
+            getattr(sklearn, name).fit(np.ones((5, 2)), np.ones(5))
 
 
 def test_estimators_say_what_to_write_instead() -> None:
