@@ -5,6 +5,7 @@ says why there are none. Counted is what the thread does outside the kernel.
 """
 
 import ctypes
+import errno
 import os
 import platform
 import struct
@@ -98,5 +99,8 @@ def _open() -> dict[str, int]:
         else:
             error = ctypes.get_errno()
     if not files:
-        raise NotPermittedError(f"no hardware counters here: {os.strerror(error).lower()} (see docs/profiling.md)")
+        hint = "virtual machines often have none"
+        if error in (errno.EACCES, errno.EPERM):
+            hint = "containers, or a value above 2 in /proc/sys/kernel/perf_event_paranoid, forbid them"
+        raise NotPermittedError(f"no hardware counters here: {os.strerror(error).lower()}; {hint}")
     return files
