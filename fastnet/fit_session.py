@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from .kernels.jit.side_by_side import Kernel, compile_side_by_side, is_coming
 from .kernels.jit.target import COMPILES
 from .kernels.specs.batches import MICRO_BATCH_ROWS
 from .kernels.specs.losses import LOSSES
+from .messages import counted
 from .progress import update_bar
 from .training_state import TrainingState
 
@@ -55,7 +57,7 @@ class FitOptions(NamedTuple):
             )
 
 
-def measure(backend: Backend, data: Dataset, visit: Visit | None = None) -> dict[str, float]:
+def evaluate_all(backend: Backend, data: Dataset, visit: Visit | None = None) -> dict[str, float]:
     """Return the loss, and for classification the accuracy, over all rows.
 
     ``visit``: called with each part's targets and outputs, the weights of all rows or None, and the part's first row.
@@ -64,11 +66,24 @@ def measure(backend: Backend, data: Dataset, visit: Visit | None = None) -> dict
     return backend.evaluate(chunks, data.rows, visit)
 
 
+def warn_of_other_data(state: TrainingState, history: Any, data: Dataset, validation: Dataset | None) -> None:
+    """Warn if the first `fit` after `Trainer.resume` has another number of rows, or no validation any more."""
+    rows, state.resumed_rows = state.resumed_rows, None
+    found = []
+    if rows and rows != data.rows:
+        found.append(f"it trained on {counted(rows, 'row')}, and this fit trains on {data.rows:,}")
+    if rows is not None and validation is None and math.isfinite(history.get("val_loss", [math.nan])[-1]):
+        found.append("it had validation, and this fit has none, so that it may train on rows that were held out")
+    if found:
+        advice = "give fit the same data as before, or train other data by a new Trainer(trainer.network, ...)"
+        warnings.warn(f"the checkpoint is of another fit: {'; '.join(found)}; {advice}", stacklevel=4)
+
+
 def evaluate_as_in_fit(trainer: Any, *data: Any) -> dict[str, float]:
     """Evaluate, to the same bits, by kernels that training has compiled; `Trainer.evaluate` would compile its own."""
     found = Dataset(trainer.network, trainer.loss, *data)
     with limit_threads(trainer.threads):
-        return measure(trainer._build(min(found.rows, MICRO_BATCH_ROWS)), found)
+        return evaluate_all(trainer._build(min(found.rows, MICRO_BATCH_ROWS)), found)
 
 
 def compile_kernels(trainer: Any) -> list[Kernel]:
@@ -187,7 +202,7 @@ class FitSession:
                     break
             if patience is not None and not validates and not warning:
                 # The last epoch's parameters have started no epoch, so no loss was measured at them yet.
-                best.update(measure(self._evaluator(self._data), self._data)["loss"], of_snapshot=False)
+                best.update(evaluate_all(self._evaluator(self._data), self._data)["loss"], of_snapshot=False)
         except BaseException as error:
             self._fail(error)
             raise
@@ -213,7 +228,7 @@ class FitSession:
         """Return the measures of the validation data, if there are any."""
         if self._validation is None:
             return {}
-        return {f"val_{name}": value for name, value in measure(self._validator, self._validation).items()}
+        return {f"val_{name}": value for name, value in evaluate_all(self._validator, self._validation).items()}
 
     def _epoch_loop(self) -> EpochLoop | None:
         """Return what trains several epochs in one call, where the backend does and all data are in memory."""

@@ -92,8 +92,8 @@ def fit_many(
         As `Trainer.fit` takes it; each trainer stops by its own loss.
     callbacks : iterable of callable
         Each is called after every epoch of every trainer with its row, to which ``"trainer"`` adds the index, a dict
-        such as ``{"trainer": 5, "epoch": 3, "loss": 0.1}``; if one returns true, this trainer stops. They are called in
-        the thread that trains, several at once.
+        such as ``{"trainer": 5, "epoch": 0, "loss": 0.1}`` after the first; if one returns true, this trainer stops.
+        They are called in the thread that trains, several at once.
     progress : bool, optional
         One bar of all epochs on standard error; by default only where that is a terminal.
     checkpoint : str, path-like, or sequence of these or None, optional

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from . import checks
 from .dataset import Dataset, validation_arrays
 from .distributed import facts_of, ranks_of
-from .fit_session import Callback, DivergenceWarning, FitOptions, FitSession, measure
+from .fit_session import Callback, DivergenceWarning, FitOptions, FitSession, evaluate_all, warn_of_other_data
 from .hints import Hinting, hinting
 from .history import History
 from .io import checkpoint, model, storage
@@ -236,8 +236,8 @@ class Trainer(Hinting):
             dropout there has to be); at the end the network holds the best parameters of this call, those at its start
             included, and the optimizer the state that goes with them.
         callbacks : iterable of callable
-            Each is called after every epoch with its row, a dict such as ``{"epoch": 3, "loss": 0.1}``; if
-            one returns true, training stops.
+            Each is called after every epoch with its row, a dict such as ``{"epoch": 0, "loss": 0.1}`` after the first;
+            if one returns true, training stops.
         progress : bool, optional
             A bar on standard error; by default only where that is a terminal, and in notebooks.
         checkpoint : str or path-like, optional
@@ -267,6 +267,8 @@ class Trainer(Hinting):
         DivergenceWarning
             If the loss or a parameter stops being finite: training ends, and the network holds the best
             finite parameters of this call.
+        UserWarning
+            If the first call after `resume` has another number of rows, or lacks the validation, of the checkpoint's.
 
         Notes
         -----
@@ -295,6 +297,7 @@ class Trainer(Hinting):
         ranks = self._comm
         with ranks.training():
             data, validation, options, writer = ranks.agreed(prepare, lambda found: facts_of(self, self._state, *found))
+            warn_of_other_data(self._state, self.history, data, validation)
             shown, threads = progress if ranks.rank == 0 else False, ranks.threads(self.threads)
             with in_fit([self]), limit_threads(threads), progress_bar(options.epochs, shown) as bar:
                 session = FitSession(self, self._state, data, validation, ranks.builder(self._build), ranks.fail)
@@ -331,7 +334,7 @@ class Trainer(Hinting):
                 backend: Any = Evaluator(network.parameters, network.dtype, sizes, names, self.loss)
             else:
                 backend = self._build(min(data.rows, MICRO_BATCH_ROWS))
-            found = measure(backend, data, None if scores is None else scores.add)
+            found = evaluate_all(backend, data, None if scores is None else scores.add)
         return found if scores is None else found | scores.results()
 
     @classmethod
@@ -347,8 +350,8 @@ class Trainer(Hinting):
     ) -> Trainer:
         """Read a trainer, its network included, from a checkpoint.
 
-        `fit` with the same data goes on as if it had never stopped: training 10 epochs, resuming and training 10 gives
-        the bits of training 20.
+        `fit` with the same data and validation goes on as if it had never stopped: training 10 epochs, resuming and
+        training 10 gives the bits of training 20.
 
         Parameters
         ----------

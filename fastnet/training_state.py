@@ -21,7 +21,11 @@ class TrainingState(OptimizerState):
         Records PROGRESS and TOTALS of `kernels.engine.backend`.
     tuner : Tuner or None
         Of the last backend.
+    resumed_rows : int or None
+        From `Trainer.resume` to the first `fit`: the rows of the checkpoint's last epoch, 0 where they are not known.
     """
+
+    resumed_rows: int | None = None
 
     def __init__(
         self,

@@ -149,6 +149,7 @@ def load_state(arrays: Mapping[str, Array], state: TrainingState, best: bool) ->
     numbers = load_array(arrays, "progress", state.progress.reshape(1).view(np.int64))
     totals = load_array(arrays, "totals", state.totals.reshape(1).view(np.float64))
     progress = numbers.view(state.progress.dtype)[0]
+    state.resumed_rows = int(progress["rows"])
     if best:
         progress["step"] = load_array(arrays, "best.step", state.step)[0]
     out_of_range = (numbers < 0).any() or (numbers > _LARGEST_COUNT).any()

@@ -100,6 +100,21 @@ def test_resume_after_interruption_is_bit_identical(
     assert is_compatible(resumed, straight)
 
 
+def test_resumed_fit_of_other_data_warns_once(tmp_path: Path) -> None:
+    file = tmp_path / "run.safetensors"
+    trainer("adam").fit(X, LABELS, epochs=2, validation_split=0.2, checkpoint=file)
+    resumed, rows = Trainer.resume(file), len(X)
+    said = rf"it trained on {rows - rows // 5} rows, and this fit trains on {rows}; it had validation, and this fit has"
+    with pytest.warns(UserWarning, match=said) as caught:
+        resumed.fit(X, LABELS, epochs=1)
+    assert [warning.filename for warning in caught] == [__file__]
+    resumed.fit(X, LABELS, epochs=1)
+    best = Trainer.resume(file, best=True)
+    with pytest.warns(UserWarning, match=rf"it trained on {rows - rows // 5} rows, and this fit trains on 9; give fit"):
+        best.fit(X[:9], LABELS[:9], epochs=1, validation_data=(X, LABELS))
+    Trainer.resume(file).fit(X, LABELS, epochs=1, validation_split=0.2)
+
+
 def test_checkpoint_holds_best_and_last_parameters(tmp_path: Path) -> None:
     file = tmp_path / "run.safetensors"
     ours = trainer("adam")

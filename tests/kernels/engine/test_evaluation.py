@@ -7,7 +7,7 @@ import pytest
 
 from fastnet import Network, Trainer, trainer
 from fastnet.dataset import Dataset
-from fastnet.fit_session import COMPANIONS, LATER, measure
+from fastnet.fit_session import COMPANIONS, LATER, evaluate_all
 from fastnet.kernels.engine import evaluation, inference
 from fastnet.kernels.engine.engine import CpuEngine
 from fastnet.kernels.specs.losses import LOSSES
@@ -30,7 +30,7 @@ def _by_engine(ours: Trainer, *data: Any) -> dict[str, float]:
     """As evaluation was before: by the engine that trains."""
     network, rows = ours.network, len(data[0])
     engine = CpuEngine(network.parameters, network.layer_sizes, network.activation_codes, ours.loss, min(rows, 1024))
-    return measure(engine, Dataset(network, ours.loss, *data))
+    return evaluate_all(engine, Dataset(network, ours.loss, *data))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -101,10 +101,10 @@ def test_an_engine_keeps_its_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     for rows in (100, 30, 100):
         X, y = _data("mse", rows, 3)
         data = Dataset(network, "mse", X, y)
-        expected.append(measure(engine, data))
+        expected.append(evaluate_all(engine, data))
         engine.loss_and_gradient(X[:7], data._y[:7])  # whose counters are others
     assert len(made) == 1
-    assert expected[0] == expected[2] == measure(engine, Dataset(network, "mse", *_data("mse", 100, 3)))
+    assert expected[0] == expected[2] == evaluate_all(engine, Dataset(network, "mse", *_data("mse", 100, 3)))
 
 
 def test_what_was_changed_after_the_checks_is_refused() -> None:
