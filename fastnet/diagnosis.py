@@ -105,7 +105,7 @@ def diagnose(
         The loss of always predicting the same; underfitting is measured against it, else against the first epoch.
     remarks : tuple of str, optional
         Sentences on the data: that all targets are the same; and that columns are unscaled, with what to do about it,
-        which ends every verdict but "too short" and "falling".
+        which ends every verdict but "too short".
     rates : sequence of float, optional
         The learning rate at the start of each epoch, and at the end of the last; empty where it stays the same.
 
@@ -190,9 +190,8 @@ def _levelled(
         words = f"Still falling: {name} fell by {fall:.0%} over the last {count} epochs, to {curve.end:.3g}."
         if shares and shares[-1] < SPENT:
             lowered = f"the schedule has lowered the learning rate to {_percent(shares[-1])} of its highest"
-            words += f" Train anew for longer: {lowered}."
-            return Diagnosis("falling", words)
-        return Diagnosis("falling", f"{words} Train longer.")
+            return Diagnosis("falling", f"{words} Train anew for longer: {lowered}. {unscaled}".rstrip())
+        return Diagnosis("falling", f"{words} Train longer. {unscaled}".rstrip())
     start = train.values[0] if baseline is None else baseline
     lower, end = min(("loss", train.end), (name, curve.end), key=lambda each: each[1])  # dropout raises loss alone
     if start - end <= max(LEARNT * start, 0.0 if baseline else ERRORS * train.sigma):

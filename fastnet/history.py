@@ -76,7 +76,8 @@ class History(dict[str, list[float]]):
 
     def __repr__(self) -> str:
         last = "".join(f", {name}={curve[-1]:.4g}" for name, curve in self.items())
-        return f"History(epochs={self.epochs}, best_epoch={self.best_epoch}{last})"
+        best = None if self.best_epoch is None else f"{self.best_epoch} (counted from 0)"
+        return f"History(epochs={self.epochs}, best_epoch={best}{last})"
 
     @property
     def epochs(self) -> int:
@@ -90,7 +91,7 @@ class History(dict[str, list[float]]):
 
     @property
     def best_epoch(self) -> int | None:
-        """See the class."""
+        """The best epoch, counted from 0, where sentences and plots count from 1; see the class."""
         curve = self.get(self.monitor, ())
         finite = [(value, epoch) for epoch, value in enumerate(curve) if math.isfinite(value)]
         return min(finite)[1] if finite else None
@@ -117,9 +118,11 @@ class History(dict[str, list[float]]):
             - still falling: ``val_loss``, or ``loss`` where there was no validation, fell by more than 2% over
               the last third of the epochs;
             - underfitting: it no longer falls, and ``loss`` ends less than 10% below the baseline, or without
-              one below its first epoch; where columns of X or y are far from unit scale, it says which;
+              one below its first epoch;
             - converged since epoch N: none of these. Where a schedule had lowered the learning rate to less than
               half of its highest by then, it says so, since a schedule over more epochs might help.
+
+            Where a column of X or y is far from unit scale, all but constant and too few say so at the end.
 
             Values are medians over a tenth of the epochs, and a difference counts only if it is also 4
             times as large as the curve's own noise explains.
@@ -191,7 +194,7 @@ class History(dict[str, list[float]]):
         return ax
 
     def to_csv(self, path: Path) -> None:
-        """Write all curves to a CSV file, one row per epoch; values that were not measured are left empty.
+        """Write all curves to a CSV file, a row for each epoch, from 0 on; what was not measured is left empty.
 
         Parameters
         ----------

@@ -157,8 +157,8 @@ class Network(Hinting):
         """Raw outputs, whatever the loss.
 
         A row's outputs do not depend on the rows that come with it, nor on threads, to the bit. Several Python threads
-        may predict with one network at once. Parameters that are on a GPU are used there, if it
-        has memory for that: the same to rounding.
+        may predict with one network at once. Inputs so large that a layer overflows give infinity or NaN, without an
+        error. Parameters that are on a GPU are used there, if it has memory for that: the same to rounding.
 
         Parameters
         ----------

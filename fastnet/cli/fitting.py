@@ -1,5 +1,6 @@
 """Fits the networks of ``fastnet train``: one in turn with a progress bar, several side by side, until a signal."""
 
+import copy
 import signal
 import sys
 import threading
@@ -122,8 +123,9 @@ class Member:
 
     def diagnosis(self) -> str:
         """Describe how training went; nothing is said of the data, which the command line has prepared itself."""
-        self.history.set_remarks("", "")
-        return self.history.diagnosis(self.baseline)
+        history = copy.copy(self.history)
+        history.set_remarks("", "")
+        return history.diagnosis(self.baseline)
 
 
 def fit(members: Sequence[Member], epochs: int, patience: int) -> int:
@@ -156,8 +158,13 @@ def fit(members: Sequence[Member], epochs: int, patience: int) -> int:
         said = "interrupted" if status == 130 else "stopped by SIGTERM"
         done = min(member.history.epochs for member in members)
         kept = "; the best of them is kept" if done else "; nothing is kept"
+        kept += ", not refitted on all rows" * (done > 0 and any(map(_lacks_refit, members)))
         print(f"fastnet train: {said} after {counted(done, 'whole epoch')}{kept}", file=sys.stderr)
     return status
+
+
+def _lacks_refit(member: Member) -> bool:
+    return member.prepare_all is not None and member.refitted is None
 
 
 @contextmanager

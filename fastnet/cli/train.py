@@ -106,7 +106,7 @@ def add_parser(subparsers: Any) -> None:
     add("--plot", "draw the curves to this .png, .svg or .pdf", metavar="IMAGE")
     boosting = "do not fit HistGradientBoosting beside it, which may take longer than the training"
     add("--no-boosting", boosting, dest="boosting", action="store_false")
-    add("--json", "print the results, curves included, as JSON", action="store_true")
+    add("--json", "print the results, curves included, as JSON, where epochs count from 0", action="store_true")
 
 
 # ------------------------------------------------------------------------------------------------ train

@@ -198,6 +198,7 @@ def test_diagnosis_of_the_command_line_says_nothing_of_the_data() -> None:
     said = Member(trainer, (), (), baseline=0.2).diagnosis()
     assert said.startswith("Underfitting: loss has levelled off at 0.2, ")
     assert "unscaled" not in said
+    assert trainer.history.diagnosis().endswith("Column 1 is unscaled."), "the history is as it was"
 
 
 def test_diagnosis_of_a_fast_start_is_not_converged() -> None:
@@ -223,6 +224,7 @@ def test_diagnosis_of_long_runs_uses_narrow_medians() -> None:
     [
         ("converged", decay(100, 1, 0.2, 8), []),
         ("overfitting", decay(100, 1, 0.1, 10), [*decay(50, 1, 0.2, 8), *np.linspace(0.2, 0.9, 50)]),
+        ("falling", [*np.linspace(1, 0.1, 60)], []),
         ("underfitting", [1.0] * 60, []),
         ("diverged", [1.0, math.nan], []),
     ],

@@ -61,7 +61,7 @@ def test_truncate_forgets_the_last_epochs() -> None:
 
 
 def test_repr() -> None:
-    assert repr(filled({"loss": 0.25})) == "History(epochs=1, best_epoch=0, loss=0.25)"
+    assert repr(filled({"loss": 0.25})) == "History(epochs=1, best_epoch=0 (counted from 0), loss=0.25)"
     assert repr(History()) == "History(epochs=0, best_epoch=None)"
 
 
