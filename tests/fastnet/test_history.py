@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from fastnet import SGD, AdamW, CosineDecay, History, Network, Trainer
+from fastnet.cli import figure
 
 
 def filled(*rows: dict[str, float]) -> History:
@@ -82,8 +83,7 @@ def test_to_csv(tmp_path: Path) -> None:
 
 
 def drawn(history: History) -> Any:
-    figure = pytest.importorskip("matplotlib.figure").Figure()
-    return history.plot(figure.add_subplot())
+    return history.plot(pytest.importorskip("matplotlib.figure").Figure().add_subplot())
 
 
 def test_plot_shows_the_curves_and_the_best_epoch() -> None:
@@ -105,6 +105,12 @@ def test_plot_has_a_title_of_one_line(optimizer: Any, short: str) -> None:
     trainer = Trainer(Network([2, 64, 64, 64, 1]), "log_cosh", optimizer, None)
     trainer.fit([[1.0, 2.0]], [1.0], 1)
     assert drawn(trainer.history).get_title(loc="left") == f"2-64-64-64-1: log_cosh, {short}, full batch"
+
+
+def test_plot_of_several_networks_has_whole_epochs() -> None:
+    ax = pytest.importorskip("matplotlib.figure").Figure().add_subplot()
+    figure.draw([filled(*({"loss": 3 - t, "val_loss": 3 - t} for t in range(3)))] * 2, ax)
+    assert all(tick == round(tick) for tick in ax.get_xticks())
 
 
 def test_plot_is_logarithmic_where_that_helps() -> None:
