@@ -130,11 +130,15 @@ _CUDA_OPERATIONS = {
     "cuda_naive": _PRODUCTS,
     "cuda_tiled": _PRODUCTS,
     "cuda": tuple(OP_SPECS),
+    "cuda_tf32x3": _PRODUCTS,
 }
 """The operations of every CUDA variant; `cuda.launch.GEMM_VARIANTS` holds the kernels of the same names."""
 
+_CUDA_DTYPES = {"cuda_tf32x3": ("float32",)}
+"""Which dtypes a CUDA variant takes, where these are not both."""
+
 CUDA_VARIANTS = tuple(
-    Variant(operation, name, _on_device(operation, name), device="cuda")
+    Variant(operation, name, _on_device(operation, name), "cuda", _CUDA_DTYPES.get(name, Variant.dtypes))
     for name, operations in _CUDA_OPERATIONS.items()
     for operation in operations
 )

@@ -20,7 +20,7 @@ from .activations import activate, slope
 from .arguments import ALONG_LONG, VECTOR_BYTES
 from .device import SIMULATED, cuda, device, kernel
 from .gemm import size_or_batch_rows
-from .panel import ANY_MODE, PIECES, panels
+from .panel import ANY_MODE, PIECES, Panels, panels
 from .register_tile import outer, row_of, storer
 
 
@@ -50,7 +50,30 @@ class BlockTile(NamedTuple):
         return 1 if self.tm * self.tn > 64 else 2 if self.threads >= 256 else 4
 
 
-def _tile_storer(real: Any, tile: BlockTile) -> Any:
+class Multiplier(NamedTuple):
+    """What a block does with panels of A and B: device functions, which do not synchronise.
+
+    Attributes
+    ----------
+    a, b : Panels
+        How they are moved.
+    places : device function
+        ``(t) -> at_a, at_b, y, x``: where what thread ``t`` multiplies begins in a panel of A and of B, and where its
+        tile begins in the block's tile of C.
+    multiplied : device function
+        ``(sums, left, at_a, right, at_b) -> sums``: adds all terms of the panels to a thread's sums, row by row.
+    store_tile : device function
+        What `tile_storer` makes.
+    """
+
+    a: Panels
+    b: Panels
+    places: Any
+    multiplied: Any
+    store_tile: Any
+
+
+def tile_storer(real: Any, tile: BlockTile, step_n: int) -> Any:
     """Make the device function that stores a thread's tile of C with its epilogue.
 
     Parameters
@@ -58,6 +81,8 @@ def _tile_storer(real: Any, tile: BlockTile) -> Any:
     real : type
         Of the elements.
     tile : BlockTile
+    step_n : int
+        Columns from a thread's first piece of 16 bytes to its second.
 
     Returns
     -------
@@ -65,8 +90,8 @@ def _tile_storer(real: Any, tile: BlockTile) -> Any:
         ``(args, sums, m0, n0, rows, arrays, part)``: ``m0``, ``n0``: row and column of C of the tile's first element;
         ``rows``: of C; ``arrays``: a, b, c. It neither synchronises nor uses shared memory.
     """
-    bm, bn, _, tm, tn, lanes = tile
-    pieces_n, step_m, step_n = tn // lanes, bm * lanes // tm, bn * lanes // tn
+    bm, _, _, tm, tn, lanes = tile
+    pieces_n, step_m = tn // lanes, bm * lanes // tm
     count = tm * tn
     store, piece, ones, zero = storer(lanes), PIECES[lanes], (real(1),) * tm, real(0)
 
@@ -143,37 +168,30 @@ def _tile_storer(real: Any, tile: BlockTile) -> Any:
     return store_tile
 
 
-def _panel_product(terms: int, row_of_a: Any, a_stride: int, row_of_b: Any, b_stride: int) -> Any:
+def in_sequence(term: Any, count: int, a_step: int, b_step: int) -> Any:
     """Make the device function that adds terms of a panel to a thread's sums, one after the other, without a loop.
 
     NVVM leaves a loop as it is, and the counter, the offsets and the branch would be a twentieth of the instructions.
 
     Parameters
     ----------
-    terms : int
+    term : device function
+        ``(sums, left, at_a, right, at_b) -> sums``: panels of A and B in shared memory, and where the term begins.
+    count : int
         A power of two.
-    row_of_a, row_of_b : device function
-        See `Panels.row`.
-    a_stride, b_stride : int
-        See `Panels.stride`.
+    a_step, b_step : int
+        Elements from a term to the next in the panels.
 
     Returns
     -------
     multiplied : device function
-        ``(sums, left, at_a, right, at_b) -> sums``: panels of A and B in shared memory, and where the thread's rows and
-        columns of the first term begin in them. It does not synchronise.
+        As ``term``, for all of them.
     """
-    if terms == 1:
-
-        @device
-        def term(sums: Any, left: Any, at_a: int, right: Any, at_b: int) -> Any:
-            """Add one term."""
-            return outer(sums, row_of_a(left, at_a), row_of_b(right, at_b))
-
+    if count == 1:
         return term
-    half = terms // 2
-    part = _panel_product(half, row_of_a, a_stride, row_of_b, b_stride)
-    to_a, to_b = half * a_stride, half * b_stride
+    half = count // 2
+    part = in_sequence(term, half, a_step, b_step)
+    to_a, to_b = half * a_step, half * b_step
 
     @device
     def parts(sums: Any, left: Any, at_a: int, right: Any, at_b: int) -> Any:
@@ -183,15 +201,22 @@ def _panel_product(terms: int, row_of_a: Any, a_stride: int, row_of_b: Any, b_st
     return parts
 
 
-def _looped_product(terms: int, together: int, rows: Any) -> Any:
-    """Make the same function with a loop of ``together`` terms, for kernels that have too few registers without.
+def _panel_product(terms: int, together: int, a: Panels, b: Panels) -> Any:
+    """Make `Multiplier.multiplied` by outer products, with a loop of ``together`` terms.
 
-    ``rows``: row_of_a, a_stride, row_of_b, b_stride.
+    For kernels that have too few registers without; where all are together, there is none.
     """
-    some, (_, a_stride, _, b_stride) = _panel_product(together, *rows), rows
+    row_of_a, row_of_b = a.row, b.row
+
+    @device
+    def term(sums: Any, left: Any, at_a: int, right: Any, at_b: int) -> Any:
+        """Add one term."""
+        return outer(sums, row_of_a(left, at_a), row_of_b(right, at_b))
+
+    some = in_sequence(term, together, a.stride, b.stride)
     if together == terms:
         return some
-    to_a, to_b = together * a_stride, together * b_stride
+    to_a, to_b = together * a.stride, together * b.stride
 
     @device
     def looped(sums: Any, left: Any, at_a: int, right: Any, at_b: int) -> Any:
@@ -225,24 +250,58 @@ def fast(dtype: Any, tile: BlockTile, a_mode: int = ANY_MODE, b_mode: int = ANY_
     dispatcher
         A kernel with the parameters of `gemm.naive`, whose block computes a tile of C.
     """
-    real = np.dtype(dtype).type
     bm, bn, bk, tm, tn, lanes = tile
-    threads = tile.threads
-    start_a, advance_a, take_a, put_a, row_of_a, a_stride = panels(bm, bk, tm, lanes, threads, a_mode)
-    start_b, advance_b, take_b, put_b, row_of_b, b_stride = panels(bn, bk, tn, lanes, threads, b_mode)
-    store_tile = _tile_storer(real, tile)
+    a, b = (panels(bm, bk, tm, lanes, tile.threads, a_mode), panels(bn, bk, tn, lanes, tile.threads, b_mode))
     together = min(bk, 2 if a_mode == ANY_MODE else tile.together)
-    multiplied = _looped_product(bk, together, (row_of_a, a_stride, row_of_b, b_stride))
-    a_size, b_size = bk * a_stride, bk * b_stride
-    a_buffer, b_buffer = 2 * a_size, 2 * b_size
     # A warp is 4 threads high and 8 wide; a thread's rows and columns come in pieces of 16 bytes.
     across = bn // tn
     wide = min(8, across)
-    high = max(1, min(32, threads) // wide)
+    high = max(1, min(32, tile.threads) // wide)
     warps_across = across // wide
+
+    @device
+    def places(t: int) -> Any:
+        """See `Multiplier`."""
+        warp, lane = t // 32, t % 32
+        y = (warp // warps_across * high + lane // wide) * lanes
+        x = (warp % warps_across * wide + lane % wide) * lanes
+        return y, x, y, x
+
+    store_tile = tile_storer(np.dtype(dtype).type, tile, bn * lanes // tn)
+    how = Multiplier(a, b, places, _panel_product(bk, together, a, b), store_tile)
+    return block_kernel(f"cuda_{np.dtype(dtype).name}", dtype, tile, tile.blocks, (a_mode, b_mode), how)
+
+
+def block_kernel(name: str, dtype: Any, tile: BlockTile, blocks: int, modes: tuple[int, int], how: Multiplier) -> Any:
+    """Make a kernel whose block computes a tile of C from panels of A and B in shared memory.
+
+    Parameters
+    ----------
+    name : str
+        The kernel's, to which its tile and its modes are added.
+    dtype : dtype
+    tile : BlockTile
+    blocks : int
+        Blocks that are to share an SM.
+    modes : tuple of int
+        Of A and B, as of `fast`.
+    how : Multiplier
+
+    Returns
+    -------
+    dispatcher
+        A kernel with the parameters of `gemm.naive`.
+    """
+    real = np.dtype(dtype).type
+    bm, bn, bk, tm, tn, _ = tile
+    start_a, advance_a, take_a, put_a, _, a_stride = how.a
+    start_b, advance_b, take_b, put_b, _, b_stride = how.b
+    places, multiplied, store_tile = how.places, how.multiplied, how.store_tile
+    a_size, b_size = bk * a_stride, bk * b_stride
+    a_buffer, b_buffer = 2 * a_size, 2 * b_size
     zeros = (real(0),) * (tm * tn)
 
-    def cuda_fast(args: Any, progress: Any, a: Any, b: Any, c: Any) -> None:
+    def cuda_block(args: Any, progress: Any, a: Any, b: Any, c: Any) -> None:
         """C = A B, as `gemm.naive`. Sums and the next panels are in registers, two panels of each in shared memory.
 
         One barrier for every bk terms, which all threads of a block reach: a block beyond C's edges returns as a whole.
@@ -262,9 +321,7 @@ def fast(dtype: Any, tile: BlockTile, a_mode: int = ANY_MODE, b_mode: int = ANY_
         top = part * args.split
         bottom = min(size_or_batch_rows(args.k, progress), top + args.split)
 
-        warp, lane = t // 32, t % 32
-        y = (warp // warps_across * high + lane // wide) * lanes
-        x = (warp % warps_across * wide + lane % wide) * lanes
+        at_a, at_b, y, x = places(t)
         sums = zeros
         a_at, a_moved = start_a((args.a, args.a_long, args.a_k, args.a_mode), m0, rows, top, t)
         b_at, b_moved = start_b((args.b, args.b_long, args.b_k, args.b_mode), n0, columns, top, t)
@@ -278,13 +335,13 @@ def fast(dtype: Any, tile: BlockTile, a_mode: int = ANY_MODE, b_mode: int = ANY_
             k = np.int32(k - bk)
             a_at, b_at = advance_a(a_at, a_moved), advance_b(b_at, b_moved)
             a_pieces, b_pieces = take_a(a, a_at, a_moved, k), take_b(b, b_at, b_moved, k)
-            sums = multiplied(sums, left, half * a_size + y, right, half * b_size + x)
+            sums = multiplied(sums, left, half * a_size + at_a, right, half * b_size + at_b)
             half = np.int32(1 - half)
             put_a(left, half * a_size, a_moved, a_pieces)
             put_b(right, half * b_size, b_moved, b_pieces)
             cuda.syncthreads()
         store_tile(args, sums, m0 + y, n0 + x, rows, (a, b, c), part)
 
-    layout = "" if a_mode == ANY_MODE else "_" + "".join("kl"[mode & ALONG_LONG] for mode in (a_mode, b_mode))
-    cuda_fast.__name__ = f"cuda_{np.dtype(dtype).name}_{bm}x{bn}x{bk}{layout}"
-    return kernel(threads, tile.blocks)(cuda_fast)
+    layout = "" if ANY_MODE in modes else "_" + "".join("kl"[mode & ALONG_LONG] for mode in modes)
+    cuda_block.__name__ = f"{name}_{bm}x{bn}x{bk}{layout}"
+    return kernel(tile.threads, blocks)(cuda_block)

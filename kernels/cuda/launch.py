@@ -15,6 +15,7 @@ from .arguments import ALONG_LONG, SIMULATED_LANES, VECTORS, GemmArgs
 from .device import SIMULATED, enqueue
 from .gemm import SIDE, naive, tiled
 from .gemm_fast import BlockTile, fast
+from .gemm_tf32x3 import tf32x3
 
 TILES: dict[str, tuple[BlockTile, ...]] = {
     "float32": (
@@ -30,6 +31,9 @@ TILES: dict[str, tuple[BlockTile, ...]] = {
 SIMULATED_TILES = BlockTile(16, 16, 4, 8, 2, SIMULATED_LANES), BlockTile(8, 8, 2, 4, 4, SIMULATED_LANES)
 """So small that inputs of some ten rows cross blocks; a thread's rows come in as many pieces as on a card, and panels
 are as deep as it takes for a loop over terms."""
+
+TENSOR_TILE = BlockTile(64, 32, 8, 4, 4, SIMULATED_LANES) if SIMULATED else BlockTile(128, 128, 8, 8, 8, 4)
+"""The tile of variant ``cuda_tf32x3``; in the simulator it has as many warps, which lie as on a card."""
 
 MODES = tuple(product((VECTORS, VECTORS | ALONG_LONG), repeat=2))
 """The modes of A and B for which the fast variant has kernels of their own."""
@@ -71,12 +75,22 @@ def _fast(dtype: Any) -> tuple[GemmKernel, ...]:
     )
 
 
+def _tensor(dtype: Any) -> tuple[GemmKernel, ...]:
+    """Return the kernel of variant ``cuda_tf32x3``; none for float64."""
+    if np.dtype(dtype) != np.float32:
+        return ()
+    tile = TENSOR_TILE
+    return (GemmKernel(tf32x3(dtype, tile), tile.m, tile.n, tile.threads, partial(tf32x3, dtype, tile)),)
+
+
 GEMM_VARIANTS: dict[str, Callable[[Any], tuple[GemmKernel, ...]]] = {
     "cuda_naive": lambda dtype: (GemmKernel(naive, SIDE, SIDE, SIDE * SIDE),),
     "cuda_tiled": lambda dtype: (GemmKernel(tiled(dtype), SIDE, SIDE, SIDE * SIDE),),
     "cuda": _fast,
+    "cuda_tf32x3": _tensor,
 }
-"""``dtype -> kernels`` of every product variant by name, the kernel with the largest tile first."""
+"""``dtype -> kernels`` of every product variant by name, the kernel with the largest tile first; none where it does not
+take the dtype."""
 
 
 @cache
@@ -93,7 +107,8 @@ def gemm_kernels(variant: str, dtype: Any) -> tuple[GemmKernel, ...]:
     Returns
     -------
     tuple of GemmKernel
-        The largest tile first. Nothing is compiled before a kernel's first launch.
+        The largest tile first; none where the variant does not take the dtype. Nothing is compiled before a kernel's
+        first launch.
 
     Raises
     ------
@@ -128,8 +143,12 @@ def launch(variant: str, args: GemmArgs, arrays: Any, splits: int = 1, batch: in
     ------
     ValueError
         If there is no such variant, or a grid cannot have that many rows.
+    TypeError
+        If the variant does not take the dtype.
     """
     kernels = gemm_kernels(variant, arrays[-1].dtype)
+    if not kernels:
+        raise TypeError(f'variant "{variant}" takes float32, got {arrays[-1].dtype}; use variant="cuda"')
     rows, columns = batch if args.m < 0 else args.m, args.n
     if rows == 0 or columns == 0:
         return

@@ -1,15 +1,35 @@
-"""A thread's register tile as tuples: 16-byte loads and stores, and the outer product, in LLVM IR.
+"""A thread's register tile as tuples: 16-byte loads and stores, the outer product, tensor cores, in LLVM IR and PTX.
 
 A tuple is a value that LLVM splits into registers, whatever loop it passes through; an array of
 `cuda.local` is memory unless every index is a constant after unrolling, which nothing promises. Each intrinsic has a
 twin in Python for the simulator, which knows no types.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
-from .device import SIMULATED
+from .device import SIMULATED, cuda, device
+
+
+def mma_operands(tm: int, tn: int) -> Iterator[tuple[list[int], list[int], list[int]]]:
+    """Yield the operands of every `mma_tf32` instruction, in the instruction's order: places in c, a and b.
+
+    Parameters
+    ----------
+    tm, tn : int
+        Rows and columns of C that a thread has: of tile (i, j) of a warp, 16 x 8, the rows i and i + tm / 2, and the
+        columns j and j + tn / 2. It has ``tm`` rows of A for each of two terms, and ``tn / 2`` columns of B.
+    """
+    columns = tn // 2
+    for i in range(tm // 2):
+        for j in range(columns):
+            c = [row * tn + column for row in (i, i + tm // 2) for column in (j, j + columns)]
+            a = [term * tm + row for term in (0, 1) for row in (i, i + tm // 2)]
+            yield c, a, [term * columns + j for term in (0, 1)]
+
 
 if SIMULATED:
+    import numpy as np
 
     def loader(width: int) -> Any:
         """Return ``(flat, at) -> tuple`` that loads so many elements from a multiple of that."""
@@ -54,6 +74,47 @@ if SIMULATED:
     def row_of(tile: Any, i: int, width: int) -> Any:
         """Return elements i width to (i + 1) width of a tuple."""
         return tile[i * width : (i + 1) * width]
+
+    def added(values: Any, others: Any) -> Any:
+        """Return the sums of two tuples' elements."""
+        return tuple(x + y for x, y in zip(values, others, strict=True))
+
+    def _tf32(value: Any, half: int) -> Any:
+        """Cut a float32 to 11 significant bits, after ``half`` of the last was added: 0x1000 rounds, ties away."""
+        return ((np.float32(value).view(np.uint32) + np.uint32(half)) & np.uint32(0xFFFFE000)).view(np.float32)
+
+    def split_tf32(values: Any) -> Any:
+        """Return the big parts of float32 values, then their small parts, both of 11 significant bits."""
+        big = tuple(_tf32(value, 0x1000) for value in values)
+        return big + tuple(_tf32(value - part, 0x1000) for value, part in zip(values, big, strict=True))
+
+    @device
+    def mma_tf32(tile: Any, a: Any, b: Any) -> Any:
+        """Return tile + A B, where A and B are those of a warp, whose threads all call it.
+
+        As the PTX ISA's figures of the fragments of mma.m16n8k8 for .tf32 say, for any places of the operands that
+        `mma_operands` gives. As a card does, it reads 19 bits of a factor; as a card may, it adds exactly, then cuts.
+        """
+        shared_a = cuda.shared.array((1024, 16), np.float32)  # as many threads as a block has at most
+        shared_b = cuda.shared.array((1024, 16), np.float32)
+        t = cuda.threadIdx.x
+        warp, lane = t // 32 * 32, t % 32
+        shared_a[t, : len(a)] = a
+        shared_b[t, : len(b)] = b
+        cuda.syncthreads()  # of the block, which is more than the warp that a card would wait for
+        out = list(tile)
+        for c_at, a_at, b_at in mma_operands(len(a) // 2, len(b)):
+            for e in range(4):
+                row, column = lane // 4 + e // 2 * 8, lane % 4 * 2 + e % 2
+                total = float(tile[c_at[e]])
+                for k in range(8):
+                    left = shared_a[warp + row % 8 * 4 + k % 4, a_at[row // 8 + k // 4 * 2]]
+                    right = shared_b[warp + column * 4 + k % 4, b_at[k // 4]]
+                    total += float(_tf32(left, 0)) * float(_tf32(right, 0))
+                nearest = np.float32(total)
+                out[c_at[e]] = np.nextafter(nearest, np.float32(0)) if abs(nearest) > abs(total) else nearest
+        cuda.syncthreads()
+        return tuple(out)
 
 else:
     from llvmlite import ir
@@ -171,4 +232,59 @@ else:
 
         return out(tile, i, width), codegen
 
-    outer, row_of = intrinsic(_outer), intrinsic(_row_of)
+    def _added(typingctx: Any, values: Any, others: Any) -> Any:
+        """Type the sums of two tuples' elements."""
+
+        def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            """Emit one addition for each element."""
+            out = ir.Constant(context.get_value_type(signature.return_type), ir.Undefined)
+            for i in range(values.count):
+                out = builder.insert_value(out, builder.fadd(*(builder.extract_value(x, i) for x in arguments)), i)
+            return out
+
+        return values(values, values), codegen
+
+    def _split_tf32(typingctx: Any, values: Any) -> Any:
+        """Type the big parts of float32 values, then their small parts, both of 11 significant bits."""
+        count = values.count
+        out = types.UniTuple(values.dtype, 2 * count)
+
+        def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            """Emit two conversions for each element, the second of what the first leaves.
+
+            Its last 13 bits are no part of it, and are whatever the conversion left there: for sm_90a not zeros.
+            """
+            bits, real = ir.IntType(32), ir.FloatType()
+            cvt = ir.InlineAsm(ir.FunctionType(bits, [real]), "cvt.rna.tf32.f32 $0, $1;", "=r,f")
+            parts = ir.Constant(context.get_value_type(out), ir.Undefined)
+            for i in range(count):
+                value = builder.extract_value(arguments[0], i)
+                big = builder.bitcast(builder.and_(builder.call(cvt, [value]), ir.Constant(bits, 0xFFFFE000)), real)
+                small = builder.bitcast(builder.call(cvt, [builder.fsub(value, big)]), real)
+                parts = builder.insert_value(builder.insert_value(parts, big, i), small, count + i)
+            return parts
+
+        return out(values), codegen
+
+    def _mma_tf32(typingctx: Any, tile: Any, a: Any, b: Any) -> Any:
+        """Type tile + A B, where A and B are those of a warp, whose threads all call it."""
+
+        def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            """Emit one instruction for each of the warp's tiles of 16 x 8."""
+            bits, real = ir.IntType(32), ir.FloatType()
+            kind = ir.FunctionType(ir.LiteralStructType([real] * 4), [real] * 4 + [bits] * 6)
+            text = "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {$0,$1,$2,$3}, {$8,$9,$10,$11}, {$12,$13}, "
+            mma = ir.InlineAsm(kind, text + "{$4,$5,$6,$7};", "=f,=f,=f,=f,f,f,f,f,r,r,r,r,r,r", side_effect=True)
+            out, left, right = arguments
+            for c_at, a_at, b_at in mma_operands(a.count // 2, b.count):
+                fragments = [builder.bitcast(builder.extract_value(left, i), bits) for i in a_at]
+                fragments += [builder.bitcast(builder.extract_value(right, i), bits) for i in b_at]
+                found = builder.call(mma, [builder.extract_value(out, i) for i in c_at] + fragments)
+                for e, i in enumerate(c_at):
+                    out = builder.insert_value(out, builder.extract_value(found, e), i)
+            return out
+
+        return tile(tile, a, b), codegen
+
+    outer, row_of, added = intrinsic(_outer), intrinsic(_row_of), intrinsic(_added)
+    split_tf32, mma_tf32 = intrinsic(_split_tf32), intrinsic(_mma_tf32)

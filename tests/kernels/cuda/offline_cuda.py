@@ -6,6 +6,7 @@ and those of `offline_arithmetic`, besides ``python -m fastnet.kernels.cuda.ptx_
 
 import math
 import os
+import re
 import subprocess
 import sys
 import weakref
@@ -18,7 +19,7 @@ import pytest
 
 from fastnet.kernels.cuda import ptx_report
 from fastnet.kernels.cuda.device import CUDA_KERNELS, cuda, enqueue
-from fastnet.kernels.cuda.ptx_report import APPROXIMATE, SHARED_BYTES, compiled
+from fastnet.kernels.cuda.ptx_report import APPROXIMATE, SHARED_BYTES, compiled, main_loop
 from fastnet.kernels.cuda.variants import VARIANTS
 
 FLOATS = numba.cuda.types.Array(numba.cuda.types.float32, 1, "C")
@@ -80,6 +81,24 @@ def test_float64_in_a_float32_kernel_is_noticed() -> None:
         assert ptx_report.faults(found) == []
         more = replace(found, double_operations=meant + 1)
         assert ptx_report.faults(more) == [f"{meant + 1} float64 instructions in a float32 kernel"]
+
+
+@pytest.mark.parametrize("cc", SHARED_BYTES)
+def test_products_on_tensor_cores_are_three(cc: tuple[int, int]) -> None:
+    """Of TF32, whose instructions have fragments of four, two and four registers, and round to nearest, ties away."""
+    fragments = [rf"{{(?:%{kind}\d+,?){{{count}}}}}" for kind, count in (("f", 4), ("r", 4), ("r", 2), ("f", 4))]
+    mma = r"mma\.sync\.aligned\.m16n8k8\.row\.col\.f32\.tf32\.tf32\.f32 " + ", ".join(fragments) + ";"
+    for name in ptx_report._product_kernels("cuda_tf32x3", "float32"):
+        function, dispatcher, *_ = CUDA_KERNELS[name]
+        ir, ptx, _ = compiled(dispatcher, ptx_report._types(function, "float32"), cc)
+        loop = "\n".join(main_loop(ptx)[0])
+        tiles, factors = 4 * 4, 2 * (8 + 4)
+        assert len(re.findall(mma, loop)) == ptx.count("mma.") == 3 * tiles
+        assert loop.count("cvt.rna.tf32.f32 ") == ptx.count("tf32.f32 %r") == 2 * factors
+        assert len(re.findall(r"and\.b32\s+%r\d+, %r\d+, -8192;", loop)) == factors  # a conversion leaves more bits
+        assert ".approx" not in loop  # the epilogue's exponentials are libdevice's
+        assert not APPROXIMATE.findall(ir + ptx)
+    assert ptx_report._product_kernels("cuda_tf32x3", "float64") == ()
 
 
 def test_a_launch_keeps_no_stream(monkeypatch: pytest.MonkeyPatch) -> None:

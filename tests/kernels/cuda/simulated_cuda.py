@@ -21,7 +21,7 @@ import pytest
 from fastnet import SGD, Adam, AdamW, CosineDecay, Network, RMSprop, Trainer, WarmUp, dataset
 from fastnet.kernels import matmul
 from fastnet.kernels import registry as variants
-from fastnet.kernels.cuda import arguments, steps
+from fastnet.kernels.cuda import arguments, gemm_tf32x3, register_tile, steps
 from fastnet.kernels.cuda import counters as cuda_counters
 from fastnet.kernels.cuda import engine as cuda_engine
 from fastnet.kernels.cuda import launch as cuda_launch
@@ -51,15 +51,22 @@ PRODUCTS = (
 LAYOUTS = ("nn", "tn", "nt", "tt", "ss")
 SIMPLE = ("cuda_naive", "cuda_tiled")
 """Variants without vectors and double buffers, for which one size and one activation are enough."""
+TENSOR = "cuda_tf32x3"
+"""The variant whose smallest tile is 64 x 32, and whose threads wait for one another often, so it gets few cases."""
 
 
 def _cases(variant: Variant) -> list[Case]:
+    if variant.name == TENSOR and variant.operation == "matmul":
+        small = [Case((9, 4, 10), "a part of a tile", layout) for layout in LAYOUTS]
+        return [*small, Case((65, 9, 34), "one row and two columns beyond a tile, two steps", "nt")]
     sizes = [(9, 4, 10)] if variant.name in SIMPLE else PRODUCTS
     if variant.operation == "matmul":
         return [Case(dims, "see PRODUCTS", layout) for dims in sizes for layout in LAYOUTS]
     chosen = [Case(dims, "see PRODUCTS", "relu") for dims in sizes]
     if variant.name in SIMPLE:
         return chosen
+    if variant.name == TENSOR:
+        return [Case((9, 4, 10), "a part of a tile", "tanh")]
     if variant.operation == "dense_forward":
         return chosen + [Case((9, 4, 10), "every activation", name) for name in ACTIVATIONS]
     if variant.operation == "dense_backward_batch":
@@ -149,7 +156,7 @@ def test_wrong_kernels_are_rejected(
         mock.patch.object(cuda_variants, "gemm_args", _args(**changes)),
         pytest.raises(WrongKernelError, match=operation),
     ):
-        check(variant, case, "float64")
+        check(variant, case, variant.dtypes[-1])
 
 
 def test_a_lost_part_is_rejected() -> None:
@@ -175,7 +182,7 @@ def test_long_sums_are_cut(variant: str) -> None:
         mock.patch.object(steps, "GROUP_PARTS", 3),
     ):
         assert cuda_variants.splits_for("float32", 9, 5, 13) == 7
-        check(chosen, Case((13, 5, 9), "seven parts in three groups", "relu"), "float64")
+        check(chosen, Case((13, 5, 9), "seven parts in three groups", "relu"), chosen.dtypes[-1])
         softmax = next(v for v in CUDA_VARIANTS if v.operation == "softmax")
         check(softmax, Case((3, 7), "four parts of a row"), "float64")
 
@@ -197,6 +204,64 @@ def test_an_unaligned_load_is_noticed() -> None:
 
     with pytest.raises(AssertionError, match="not aligned"):
         loader(4)(np.zeros(8), 2)
+
+
+# -------------------------------------------------------------------------------------- tensor cores
+
+
+def _tensor_error(A: Any, B: Any) -> float:
+    """Return the worst error of a product on tensor cores, as a multiple of that of NumPy's in float32."""
+    true = A.astype(np.float64) @ B
+    found, plain = (np.abs(C - true).max() for C in (matmul(A, B, variant=TENSOR), A @ B))
+    return float(found / plain)
+
+
+FACTORS = [np.random.default_rng(7).standard_normal(shape).astype(np.float32) for shape in ((33, 24), (24, 20))]
+
+
+def test_tensor_cores_are_as_exact_as_float32() -> None:
+    """To three times NumPy's error; TF32 alone is off by hundreds of times it."""
+    split = gemm_tf32x3.split_tf32
+
+    def single(values: Any) -> Any:
+        return split(values)[: len(values)] + (np.float32(0),) * len(values)
+
+    assert _tensor_error(*FACTORS) < 3
+    with mock.patch.object(gemm_tf32x3, "split_tf32", single):
+        assert _tensor_error(*FACTORS) > 100
+
+
+def _swapped(factor: int, first: int, second: int) -> Any:
+    """`mma_operands` with two operands of C (0), A (1) or B (2) exchanged."""
+    right = register_tile.mma_operands
+
+    def operands(tm: int, tn: int) -> Iterator[Any]:
+        for places in right(tm, tn):
+            wrong = places[factor]
+            wrong[first], wrong[second] = wrong[second], wrong[first]
+            yield places
+
+    return operands
+
+
+@pytest.mark.parametrize(
+    ("name", "factor", "first", "second"),
+    [
+        ("rows of A for terms", 1, 1, 2),
+        ("rows of A", 1, 0, 1),
+        ("terms of B", 2, 0, 1),
+        ("rows of C for columns", 0, 1, 2),
+        ("columns of C", 0, 0, 1),
+    ],
+)
+def test_a_wrong_fragment_is_noticed(name: str, factor: int, first: int, second: int) -> None:
+    with mock.patch.object(register_tile, "mma_operands", _swapped(factor, first, second)):
+        assert not _tensor_error(*FACTORS) < 1e4, name
+
+
+def test_tensor_cores_take_float32_only() -> None:
+    with pytest.raises(TypeError, match=r'^variant "cuda_tf32x3" takes float32, got float64; use variant="cuda"$'):
+        matmul(np.eye(2), np.eye(2), variant=TENSOR)
 
 
 # ------------------------------------------------------------------------------------- the trajectory

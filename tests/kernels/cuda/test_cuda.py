@@ -125,6 +125,7 @@ def test_auto_is_never_cuda() -> None:
     on_cpu = {variant.function for variant in TABLE}
     assert all(find(operation, "auto") in on_cpu for operation in OP_SPECS)
     assert {variant.operation for variant in CUDA_VARIANTS} == set(OP_SPECS)
+    assert {variant.dtypes for variant in CUDA_VARIANTS if variant.name == "cuda_tf32x3"} == {("float32",)}
 
 
 def test_the_registry_names_the_variants_that_cuda_has() -> None:
