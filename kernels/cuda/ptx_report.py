@@ -272,7 +272,7 @@ def report(operation: str, variant: str, dtype: str, cc: tuple[int, int] = (9, 0
     Raises
     ------
     ValueError
-        If there is no such CUDA variant.
+        If there is no such CUDA variant, or it does not take the dtype.
     RuntimeError, FileNotFoundError
         If the compiler or ``ptxas`` is missing, or refuses.
     """
@@ -284,6 +284,8 @@ def report(operation: str, variant: str, dtype: str, cc: tuple[int, int] = (9, 0
         raise RuntimeError(
             'compiling for a card needs numba-cuda: pip install "numba-cuda[cu12]>=0.30,<0.31"; no card is needed'
         )
+    if variant in GEMM_VARIANTS and not gemm_kernels(variant, np.dtype(dtype)):
+        raise ValueError(f'variant "{variant}" does not take {dtype}; use float32')
     return tuple(_compile(name, dtype, cc) for name in _kernels(operation, variant, dtype))
 
 

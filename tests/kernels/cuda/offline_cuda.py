@@ -99,6 +99,8 @@ def test_products_on_tensor_cores_are_three(cc: tuple[int, int]) -> None:
         assert ".approx" not in loop  # the epilogue's exponentials are libdevice's
         assert not APPROXIMATE.findall(ir + ptx)
     assert ptx_report._product_kernels("cuda_tf32x3", "float64") == ()
+    with pytest.raises(ValueError, match=r'^variant "cuda_tf32x3" does not take float64; use float32$'):
+        ptx_report.report("matmul", "cuda_tf32x3", "float64")
 
 
 def test_a_launch_keeps_no_stream(monkeypatch: pytest.MonkeyPatch) -> None:
