@@ -53,7 +53,7 @@ _FIT = {
     "self": "fit is called on a trainer, as in Trainer(net, ...).fit(X, y)",
 }
 _HELD = dict.fromkeys(("validation_data", "eval_set"), "write X_val= and y_val=")
-_HELD["self"] = "fit is called on an estimator, as in MLPClassifier().fit(X, y)"
+_HELD["self"] = "fit is called on an estimator that has been made, as in estimator.fit(X, y)"
 _RATE = {"lr": "write learning_rate="}
 _ADAM = {
     **_RATE,
@@ -167,10 +167,12 @@ def _wrong_call(function: Callable[..., Any], arguments: tuple[Any, ...], named:
             suffix = "" if function.__name__ == "__init__" else f".{function.__name__}"
             names = [kind.__name__ + suffix for kind in type(arguments[0]).__mro__] if arguments else []
             own = ".".join(function.__qualname__.split(".")[-2:])
-            if suffix and own not in names:  # called on the class
+            if not arguments or (suffix and own not in names):  # called on the class
                 names, unknown = [own], "self"
         hints = [_ARGUMENTS.get(name, {}).get(unknown) for name in names]
-        hints += [f"did you mean {name}=?" for name in get_close_matches(unknown, signature.parameters, 1, 0.75)]
+        near = get_close_matches(unknown, signature.parameters, 1, 0.75) if unknown in named else []
+        hints += [f"did you mean {name}=?" for name in near]
         hint = next(filter(None, hints), "")
-        return f"{names[0]}() {error}{hint and f': {hint}'}"
+        shown = names[0].rpartition(".")[2] if names[0].startswith("_") else names[0]
+        return f"{shown}() {error}{hint and f': {hint}'}"
     return ""

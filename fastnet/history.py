@@ -223,7 +223,8 @@ class History(dict[str, list[float]]):
         """Keep what trains: for the title of plots, and the learning rate's schedule, if there is one."""
         rate = optimizer.learning_rate
         self._schedule = rate if isinstance(rate, Schedule) else None
-        short = f"{type(optimizer).__name__}({type(rate).__name__ if self._schedule else f'{rate:g}'})"
+        shown = type(rate).__name__ if isinstance(rate, Schedule) else f"{float(rate):g}"  # a Fraction, too
+        short = f"{type(optimizer).__name__}({shown})"
         batch = f"batch size {batch_size}" if batch_size else "full batch"
         self._title = f"{'-'.join(map(str, layer_sizes))}: {loss}, {short}, {batch}"
 

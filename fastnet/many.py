@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 
 from . import checks
 from .dataset import Dataset, validation_arrays
-from .fit_session import Callback, DivergenceWarning, FitOptions, compile_kernels
+from .fit_session import Callback, DivergenceWarning, FitOptions, compile_kernels, warn_of_other_data
 from .hints import hinting
 from .history import History
 from .io import storage
@@ -125,6 +125,8 @@ def fit_many(
     -----
     DivergenceWarning
         For each trainer that diverged, at the end.
+    UserWarning
+        As `Trainer.fit`, of the data of a trainer that was resumed.
 
     Examples
     --------
@@ -166,6 +168,8 @@ def fit_many(
             writer = None if path is None else CheckpointWriter(path, trainer.optimizer)
         own = options._replace(callbacks=[partial(_call, callback, i) for callback in options.callbacks])
         jobs.append(_Job(trainer, data, validation, own, writer, trainer.history.epochs))
+    for job in jobs:
+        warn_of_other_data(job.trainer._state, job.trainer.history, job.data, job.validation)
     with in_fit(trainers):
         for trainer in trainers:
             for kernel in compile_kernels(trainer):  # in this thread, where Ctrl-C ends the compilation

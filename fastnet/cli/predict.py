@@ -79,6 +79,8 @@ def predict(options: argparse.Namespace) -> int:
     _check_arguments(options)
     if options.out is not None:
         check_output(options.out, options.model, options.file)
+        if not options.json and options.out.lower().endswith(".json"):
+            raise ValueError(f"--out {options.out} would hold CSV; give --json too, or end it in .csv")
         storage.check_suffix(options.out, ".json" if options.json else ".csv")
     result = _of_table(options) if is_table_model(options.model) else _of_network(options)
     text = to_json(result) + "\n" if options.json else as_csv(result)

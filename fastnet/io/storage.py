@@ -48,7 +48,7 @@ _SIGNATURES = {
 _FORMATS = {
     ".safetensors": "safetensors (Network.save writes that)",
     ".skops": "skops (TableModel.save writes that)",
-    ".onnx": "ONNX (to_onnx and fastnet export write that)",
+    ".onnx": "ONNX (to_onnx, and fastnet export MODEL FILE.onnx, write that)",
     ".csv": "CSV",
     ".json": "JSON",
     ".gz": "gzip",
@@ -245,7 +245,14 @@ def check_target(path: Path) -> None:
     OSError
         If the path is a folder or a device, its folder is missing, or one of them may not be written.
     """
-    temporary = _name_beside(_target(path))
+    target = _target(path)
+    try:
+        os.lstat(target)
+    except FileNotFoundError:
+        pass
+    except OSError as error:  # a name that is too long
+        raise _refusal("write", path, error.errno, os.strerror(error.errno or 0)) from None
+    temporary = _name_beside(target)
     try:
         _new_file(temporary, path).close()
     finally:

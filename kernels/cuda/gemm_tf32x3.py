@@ -6,8 +6,8 @@ and the last bit or two of the small part, is about what float32 rounds away. A 
 last bits instead of rounding them, so each step of eight terms starts from 0, and the sums are added by the other
 cores, which round to nearest.
 
-Only ever chosen by name: an infinity becomes NaN, since its small part is infinity - infinity, and so do numbers of
-more than 3.4019e38, which are rounded to infinity; the small parts of those below some 2e-31 lose bits or vanish.
+Only ever chosen by name: an infinity becomes NaN, since its small part is infinity - infinity, and so do numbers
+from 3.40199e38 on, which are rounded to infinity; the small parts of those below some 2e-31 lose bits or vanish.
 
 A warp computes 64 x 32 of the block's 128 x 128, as 4 x 4 tiles of 16 x 8, from panels that are moved as by
 `gemm_fast`. Which row of C is which row of a tile is free, and so is the order of the terms, as long as A, B and C

@@ -144,7 +144,7 @@ class CpuEngine:
             layer_sizes, tasks, WEIGHT_TASK_ROWS if threads == 1 else LINE // dtype.itemsize
         )
         task_rows = _task_rows(layer_sizes, dtype.itemsize, rows, threads)
-        scratch_size = padded(_scratch_size(layer_sizes, weight_tasks, task_rows, rows, dtype.itemsize), LINE)
+        scratch_size = padded(_scratch_size(layer_sizes, weight_tasks, task_rows, threads, rows, dtype.itemsize), LINE)
         self.plan = Plan(
             context=np.zeros((), CONTEXT),
             layers=layers,
@@ -366,7 +366,7 @@ class CpuEngine:
         short = {min(batch, epoch_rows) % MICRO_BATCH_ROWS, epoch_rows % batch % MICRO_BATCH_ROWS} - {0, full}
         if epoch_rows % batch >= MICRO_BATCH_ROWS or context["ranks"] > 1:  # whose tasks are others than the plan's
             short.add(full)
-        arguments = self._sizes, self.plan.weight_tasks, int(context["task_rows"])
+        arguments = self._sizes, self.plan.weight_tasks, int(context["task_rows"]), int(context["scratch_threads"])
         needed = padded(max((_scratch_size(*arguments, rows, dtype.itemsize) for rows in short), default=0), LINE)
         if needed > context["scratch_size"]:
             self.plan = self.plan._replace(scratch=aligned(int(context["scratch_threads"]) * needed, dtype))
@@ -417,7 +417,9 @@ _DATA = ("X", "targets", "sample_weights", "order", "rates")
 _NO_RATE = np.zeros(1)
 
 
-def _scratch_size(layer_sizes: Sequence[int], weight_tasks: Array, task_rows: int, rows: int, item: int) -> int:
+def _scratch_size(
+    layer_sizes: Sequence[int], weight_tasks: Array, task_rows: int, threads: int, rows: int, item: int
+) -> int:
     """Return the elements of scratch that a task of rows, or of a layer's weights, needs for packing or for the loss.
 
     For micro-batches of ``rows`` rows: a shorter one may need more. The last line tells whose inputs are packed.
@@ -434,7 +436,7 @@ def _scratch_size(layer_sizes: Sequence[int], weight_tasks: Array, task_rows: in
         n, k = sizes[layer]
         dz, x = Matrix(0, item, k * item, 0), Matrix(0, n * item, item, panel)
         nbytes.append(choose(item, Shape(height, n, rows), dz, x).buffer_bytes)
-        kept = packed_inputs(item, rows, n, k, 1)  # more threads keep it no more often
+        kept = packed_inputs(item, rows, n, k, threads)
         if kept > 0:
             x = Matrix(0, panel, item, -1)
             nbytes.append(kept + choose(item, Shape(height, n, rows), dz, x).buffer_bytes)

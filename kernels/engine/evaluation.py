@@ -158,8 +158,6 @@ class Evaluator:
                 part, first = slice(start, start + self._part_rows), first_row + start
                 X, y = all_X[part], all_y[part]
                 outputs = np.empty((len(X), k), self._dtype)
-                if not X.flags.writeable:  # as parameters
-                    X = X.copy()
                 if not self._forward(self._parameters, X, outputs, False):
                     raise ValueError("X was changed while it was evaluated: it holds NaN or infinity now")
                 addresses = address_of(outputs), address_of(y), address_of(None if weights is None else weights[first:])

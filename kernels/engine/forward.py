@@ -245,11 +245,12 @@ class _Memory:
 
     def __init__(self, array: Array) -> None:
         interface = array.__array_interface__
+        self._array = array  # alive as long as the view
         self.__array_interface__ = {**interface, "data": (interface["data"][0], False)}
 
 
 def _without_the_flag(X: Array) -> Array:
-    """Return a view of read-only inputs, as of a DataFrame or a memory map, that passes for writable; keep X alive.
+    """Return a view of read-only inputs, as of a DataFrame or a memory map, that passes for writable.
 
     `run` never writes to X; for an array with that flag Numba would compile it once more, 2 s.
     """

@@ -147,7 +147,7 @@ def _add_group(gradient: Any, sums: Any, first: bool) -> None:
 def packed_inputs_bytes(item: int, rows: int, n: int, k: int, threads: int) -> int:
     """Return the bytes of X (rows, n) in micro-panels, if a thread keeps that for a layer's tasks; otherwise 0.
 
-    It does where the product of a task with all of a thread's rows of W (k, n) would pack X, and in one block. With
+    It does where its share of the rows of W (k, n) pays for packing X, as one block of the product. With
     AVX-512, whose blocks of B lie in L2, each task packs for itself: nothing else was measured there.
     """
     lanes, nbytes = VECTOR // item, rows * n * item
@@ -189,7 +189,7 @@ def _gradient(dtype: Any, ctx: Any, task: Any, fused: bool, scratch: int) -> Non
     c = Rows(destination + (layer.weights + task.row_begin * n) * item, n * item)
     addend = c if fused or ctx.is_group_first == 0 else NO_ROWS
     alpha = dtype.type(-ctx.rate) if fused else dtype.type(1)
-    kept = packed_inputs_bytes(item, ctx.rows, n, k, ctx.threads)
+    kept = packed_inputs_bytes(item, ctx.rows, n, k, ctx.scratch_threads)
     layer_there = _kept_layer(dtype, ctx, scratch)
     if kept > 0:
         if layer_there[0] != task.layer:

@@ -5,6 +5,7 @@ import json
 import math
 import pickle
 import sys
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,12 @@ def test_plot_shows_the_curves_and_the_best_epoch() -> None:
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "short"), [(SGD(0.25), "SGD(0.25)"), (AdamW(CosineDecay(0.001, 30)), "AdamW(CosineDecay)")]
+    ("optimizer", "short"),
+    [
+        (SGD(0.25), "SGD(0.25)"),
+        (SGD(Fraction(1, 4)), "SGD(0.25)"),  # type: ignore[arg-type]
+        (AdamW(CosineDecay(0.001, 30)), "AdamW(CosineDecay)"),
+    ],
 )
 def test_plot_has_a_title_of_one_line(optimizer: Any, short: str) -> None:
     trainer = Trainer(Network([2, 64, 64, 64, 1]), "log_cosh", optimizer, None)

@@ -213,6 +213,7 @@ def test_wrong_arguments_are_told_the_right_ones() -> None:
             r"^Trainer.fit\(\) missing .* 'y': fit is called on a trainer, as in Trainer\(net, ...\).fit\(X, y\)$",
         ),
         (lambda: Trainer.fit(X=X, y=y), r"^Trainer.fit\(\) missing .*: fit is called on a trainer"),  # type: ignore[call-arg]
+        (lambda: Network.__init__(), r"^Network.__init__\(\) missing a required argument: 'self'$"),  # type: ignore[call-arg]
         (lambda: fit_many([trainer], X, y, seed=0), r"^fit_many\(\) .* 'seed': Trainer\(network, seed=...\) takes it$"),
         (lambda: Ensemble(net, net), r"^Ensemble\(\) .*: the networks are one list, as in Ensemble\(\["),
     ]
@@ -232,7 +233,7 @@ def test_estimators_name_themselves_in_errors() -> None:
     for name in ("MLPClassifier", "MLPRegressor", "TabularClassifier"):
         with pytest.raises(TypeError, match=rf"^{name}.fit\(\) missing a required argument: 'y'$"):
             getattr(sklearn, name)().fit(np.ones((5, 2)))
-        with pytest.raises(TypeError, match=r".fit\(\) missing .*: fit is called on an estimator, as in MLPClassifier"):
+        with pytest.raises(TypeError, match=r"^fit\(\) missing .*: fit is called on an estimator that has been made"):
             getattr(sklearn, name).fit(np.ones((5, 2)), np.ones(5))
 
 

@@ -511,8 +511,8 @@ def test_train_patience_keeps_the_best_model(folder: Path, capsys: pytest.Captur
         ),
         (
             ("houses.csv", "--target", "price", "--out", "m.ONNX"),
-            "cannot write m.ONNX: it would hold skops, but its name says ONNX (to_onnx and fastnet export write that); "
-            "end it in .skops\n",
+            "cannot write m.ONNX: it would hold skops, but its name says ONNX (to_onnx, and fastnet "
+            "export MODEL FILE.onnx, write that); end it in .skops\n",
         ),
         (
             ("houses.csv", "--target", "price", "--out", "m.safetensors"),
@@ -598,7 +598,7 @@ def test_predict_errors_are_one_line(folder: Path, capsys: pytest.CaptureFixture
         (("m", "houses.csv", "--out", "houses.csv"), "houses.csv is an input of this command; write to another file"),
         (("m", "houses.csv", "--out", "m"), "m is an input of this command; write to another file"),
         (("m", "houses.csv", "--out", "no/p.csv"), "cannot write no/p.csv: there is no folder"),
-        (("m", "houses.csv", "--out", "p.json"), "cannot write p.json: it would hold CSV, but its name says JSON"),
+        (("m", "houses.csv", "--out", "p.json"), "--out p.json would hold CSV; give --json too, or end it in .csv"),
         (
             ("m", "houses.csv", "--json", "--out", "p.csv"),
             "cannot write p.csv: it would hold JSON, but its name says CSV",

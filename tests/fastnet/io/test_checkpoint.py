@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastnet import SGD, Adam, AdamW, CosineDecay, Network, StepDecay, Trainer, WarmUp
+from fastnet import SGD, Adam, AdamW, CosineDecay, Network, StepDecay, Trainer, WarmUp, fit_many
 from fastnet.dataset import Dataset
 from fastnet.io import storage
 from fastnet.kernels.engine import engine, numpy_engine, tuner
@@ -113,6 +113,11 @@ def test_resumed_fit_of_other_data_warns_once(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match=rf"it trained on {rows - rows // 5} rows, and this fit trains on 9; give fit"):
         best.fit(X[:9], LABELS[:9], epochs=1, validation_data=(X, LABELS))
     Trainer.resume(file).fit(X, LABELS, epochs=1, validation_split=0.2)
+    one_of_many = Trainer.resume(file)
+    with pytest.warns(UserWarning, match=said) as caught:
+        fit_many([one_of_many], X, LABELS, 1)
+    assert [warning.filename for warning in caught] == [__file__]
+    one_of_many.fit(X, LABELS, epochs=1)
 
 
 def test_checkpoint_holds_best_and_last_parameters(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def test_model_keeps_everything_needed_to_predict(tmp_path: Path) -> None:
 def test_suffixes_of_other_formats_are_refused(tmp_path: Path) -> None:
     net, trainer = network(), fastnet.Trainer(network())
     says = "it would hold {}, but its name says {}; end it in {}"
-    onnx = r"ONNX \(to_onnx and fastnet export write that\)"
+    onnx = r"ONNX \(to_onnx, and fastnet export MODEL FILE.onnx, write that\)"
     calls: list[tuple[Any, str, str]] = [
         (net.save, "m.ONNX", says.format("safetensors", onnx, ".safetensors$")),
         (fastnet.Ensemble([net]).save, "m.csv", says.format("safetensors", "CSV", ".safetensors$")),

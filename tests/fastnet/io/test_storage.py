@@ -120,6 +120,12 @@ def test_storage_names_a_folder_that_takes_no_files(path: str) -> None:
             write()
 
 
+def test_storage_names_that_are_too_long_are_found_before_the_work(tmp_path: Path) -> None:
+    for write in (storage.check_target, lambda path: storage.write(path, {}, MODEL)):
+        with pytest.raises(OSError, match=r"^cannot write .*aaa: file name too long$"):
+            write(tmp_path / ("a" * 300))
+
+
 def test_storage_check_of_a_target_leaves_the_folder_as_it_was(tmp_path: Path) -> None:
     storage.check_target(tmp_path / "a")
     assert os.listdir(tmp_path) == []
