@@ -81,8 +81,9 @@ class Plan(NamedTuple):
     totals : TOTALS, shape ()
     objective : OBJECTIVE, shape ()
     scratch : vector
-        For packing and for the loss; a slot of scratch_size elements for each thread. Tasks allocate nothing: no lack
-        of memory may end a step when some weights have changed.
+        For packing and for the loss; a slot of scratch_size elements for each thread, whose last line tells the layer
+        whose packed inputs it begins with. Tasks allocate nothing: no lack of memory may end a step when some weights
+        have changed.
     """
 
     context: Array
