@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..cpu import activations
-from ..cpu.gemm.blocking import L2
+from ..cpu.gemm.blocking import L2, WIDE
 from ..cpu.gemm.gemm import gemm
 from ..cpu.gemm.microkernel import MR, NV
 from ..cpu.softmax import softmax_rows
@@ -111,7 +111,8 @@ class Forward:
         self._block_rows = block_rows(layer_sizes, dtype)
         _, k = max(pairwise(layer_sizes), key=lambda sides: sides[0] * sides[1])
         self._panels = -(-k // (NV * VECTOR // dtype.itemsize))
-        self._few_rows = FEW_ROWS if packed else FEW_ROWS_IN_PLACE
+        packs = not packed and (WIDE or size * dtype.itemsize >= PACK_ONCE_BYTES)  # WIDE: as measured
+        self._few_rows = FEW_ROWS_IN_PLACE if packs else FEW_ROWS
         widths = max(layer_sizes[1:]), self._panels
         sizes = (layer_sizes[0], self.n_out, size, *widths, self._few_rows, flops, self._block_rows, len(layers))
         self.layers = layers

@@ -44,8 +44,8 @@ from .weights_task import pack_weights
 FEW_ROWS = 96
 """Rows up to which threads share out the columns of every layer instead of rows: each then reads its part of W only."""
 
-FEW_ROWS_IN_PLACE = 240 if VECTOR == 64 else FEW_ROWS
-"""The same where W is not in micro-panels: to share rows, all of a large W is packed before."""
+FEW_ROWS_IN_PLACE = 240
+"""The same where W is not in micro-panels and is large: to share rows, all of it is packed before."""
 
 COLUMNS_FLOPS = 1_500_000
 """Layers of less work stay on one thread."""
@@ -170,8 +170,9 @@ def predict_rows(
                 epilogue = Epilogue(Rows(bias, np.intp(0)), relu, NO_ROWS, dtype.type(1))
                 call(gemm, net.gemm, dtype, (dtype, Shape(m, k, n), a, w, z, epilogue, NO_WORKSPACE), allocated)
             else:
-                arguments = dtype, net.gemm, Product(Shape(m, k, n), a, w, z, bias, relu), threads
-                if not parallel_for(_columns_task, threads, threads, flops, net.pool, arguments):
+                tasks = threads * TASKS_PER_THREAD if m > FEW_ROWS else threads
+                arguments = dtype, net.gemm, Product(Shape(m, k, n), a, w, z, bias, relu), tasks
+                if not parallel_for(_columns_task, tasks, threads, flops, net.pool, arguments):
                     release(allocated)
                     raise MemoryError
             if layer.activate != 0:  # into the memory of the layer's inputs, which nothing needs any more

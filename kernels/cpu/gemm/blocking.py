@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from ...jit.decorator import jit
 from ...jit.machine import MACHINE, MOST_L3_BYTES, Machine
-from ...llvm.builder import VECTOR, WAY
+from ...llvm.builder import LINE, VECTOR, WAY
 from .microkernel import MR, NV
 from .operands import Matrix, Shape
 from .transpose import MAX_ROWS, MAX_ROWS_IN_PLACE
@@ -69,8 +69,8 @@ def cache_blocks(machine: Machine, wide: bool = WIDE) -> CacheBlocks:
     return CacheBlocks(a, b, b, l2 // 8, 4 * l2, l1 // 2, min(l2, 512 << 10))
 
 
-L2 = MACHINE.share(2)
-"""Bytes of a core's L2 cache."""
+L1, L2 = MACHINE.share(1), MACHINE.share(2)
+"""Bytes of a core's caches."""
 
 BLOCKS = cache_blocks(MACHINE)
 A_BYTES, B_BYTES, B_BYTES_TALL, B_BYTES_FEW_ROWS, A_L3_BYTES, B_IN_PLACE_BYTES, A_IN_PLACE_BYTES = BLOCKS
@@ -91,7 +91,10 @@ SET_STRIDE = WAY // 2
 """Rows of A a multiple of this many bytes apart have all lines of a tile in one or two sets of L1."""
 
 PACK_A_COLUMNS = 128
-"""With fewer columns, packing A does not pay, unless with AVX-512 it is larger than L2."""
+"""With AVX-512, columns of C from which an A.T is packed that is smaller than L2."""
+
+PACK_A_PANELS = 8
+"""Elsewhere, with fewer micro-panels of B packing A does not pay, or with half as many where all of them miss L1."""
 
 
 class Blocking(NamedTuple):
@@ -145,8 +148,9 @@ def choose_blocking(item: int, shape: Shape, a: Matrix, b: Matrix) -> Any:
         large = m * k * item > (A_IN_PLACE_BYTES if n >= PACK_A_COLUMNS else L2)
         pack_a = a_columns and (large or (a.column_stride % WAY == 0 and n >= 512))
     else:
-        # A row of A.T is a new line, or page, for every k.
-        pack_a = (a_columns or a.row_stride % SET_STRIDE == 0) and n >= PACK_A_COLUMNS and m > MAX_ROWS
+        # A row of A.T is a new line, or page, for every k. More of them than half of L1 holds miss it for each panel.
+        panels = PACK_A_PANELS // 2 if a_columns and kc * LINE > L1 // 2 else PACK_A_PANELS
+        pack_a = (a_columns or a.row_stride % SET_STRIDE == 0) and n >= panels * nr and m > MAX_ROWS
     # A block of B in place is one panel, which loop 2 finds in L2.
     nc = nr if m > 1 else 8 * nr
     if not b_in_place:
