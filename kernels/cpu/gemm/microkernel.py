@@ -66,7 +66,7 @@ left to unroll."""
 TALL = MR - 1
 """Rows from which a tile is tall: rows are divided evenly, so most tiles are; more kernels would compile longer."""
 
-PREFETCH_INTERVAL = 64
+PREFETCH_INTERVAL = 64 if LAYOUTS == ("",) else 32
 """Iterations of k between which the micro-kernel prefetches what it will need next."""
 
 PREFETCH_BYTES = 512
@@ -135,8 +135,9 @@ def _sums_over_k(
     """Emit the loop over k; return rows x vectors sums, row by row.  No iteration where k is 0.
 
     ``size`` also says how many iterations are one round of the loop. After every PREFETCH_INTERVAL iterations it
-    prefetches what will be needed next: another row of C, and of the tile below the part of A that is as far along k
-    as the last interval. Of an A whose columns are contiguous it prefetches what comes soon, line by line.
+    prefetches what will be needed next: another row of C, and of A's rows the interval after the next one; with AVX-512
+    the part of the tile below that is as far along k as the last interval. Of an A whose columns are contiguous it
+    prefetches what comes soon, line by line.
     """
     builder, intp = code.builder, k.type
     rows, vectors, unroll = size
@@ -174,10 +175,11 @@ def _sums_over_k(
         with builder.if_then(builder.icmp_signed(">=", left, intp(unroll))):
             for pointer in code.vectors_at(code.pointer(c_row), vectors):
                 code.prefetch(pointer)
-            below = code.at(a_start, a.tile_stride)
+            nbytes = PREFETCH_INTERVAL * code.bytes
+            following = code.at(a_start, a.tile_stride) if LAYOUTS == ("",) else code.at(rest[0], intp(nbytes))
             for offset in [] if columns_are_contiguous else offsets:
-                for line in range(0, PREFETCH_INTERVAL * code.bytes, LINE):
-                    code.prefetch(code.at(below, builder.add(offset, intp(line))))
+                for line in range(0, nbytes, LINE):
+                    code.prefetch(code.at(following, builder.add(offset, intp(line))))
         return [left, builder.add(c_row, c.row_stride), *rest]
 
     carried = [k, c.address, code.pointer(a.address), code.pointer(b.address), *[code.zero] * (rows * vectors)]
