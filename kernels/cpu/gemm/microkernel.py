@@ -66,7 +66,10 @@ left to unroll."""
 TALL = MR - 1
 """Rows from which a tile is tall: rows are divided evenly, so most tiles are; more kernels would compile longer."""
 
-PREFETCH_INTERVAL = 64 if LAYOUTS == ("",) else 32
+AHEAD = VECTOR == 32
+"""Whether of an A in place what follows soon is prefetched, instead of the tile below: measured with AVX2 only."""
+
+PREFETCH_INTERVAL = 32 if AHEAD else 64
 """Iterations of k between which the micro-kernel prefetches what it will need next."""
 
 PREFETCH_BYTES = 512
@@ -135,9 +138,9 @@ def _sums_over_k(
     """Emit the loop over k; return rows x vectors sums, row by row.  No iteration where k is 0.
 
     ``size`` also says how many iterations are one round of the loop. After every PREFETCH_INTERVAL iterations it
-    prefetches what will be needed next: another row of C, and of A's rows the interval after the next one; with AVX-512
-    the part of the tile below that is as far along k as the last interval. Of an A whose columns are contiguous it
-    prefetches what comes soon, line by line.
+    prefetches what will be needed next: another row of C, and of A's rows the interval after the next one, or without
+    AHEAD the part of the tile below that is as far along k as the last interval. Of an A whose columns are contiguous
+    it prefetches what comes soon, line by line.
     """
     builder, intp = code.builder, k.type
     rows, vectors, unroll = size
@@ -176,7 +179,7 @@ def _sums_over_k(
             for pointer in code.vectors_at(code.pointer(c_row), vectors):
                 code.prefetch(pointer)
             nbytes = PREFETCH_INTERVAL * code.bytes
-            following = code.at(a_start, a.tile_stride) if LAYOUTS == ("",) else code.at(rest[0], intp(nbytes))
+            following = code.at(rest[0], intp(nbytes)) if AHEAD else code.at(a_start, a.tile_stride)
             for offset in [] if columns_are_contiguous else offsets:
                 for line in range(0, nbytes, LINE):
                     code.prefetch(code.at(following, builder.add(offset, intp(line))))
