@@ -143,7 +143,8 @@ class Dataset:
 
     def sample(self) -> tuple[Array, Array, Array | None]:
         """Return up to 256 rows of X and y, evenly chosen, and their weights."""
-        places = np.linspace(0, self.rows - 1, min(self.rows, _SAMPLE_ROWS)).astype(np.int64)
+        count = min(self.rows, _SAMPLE_ROWS)
+        places = np.arange(count) * (self.rows - 1) // max(1, count - 1)
         places = places if self._chosen is None else self._chosen[places]
         return (*self._read(places), None if self._weights is None else self._weights[places])
 
@@ -211,8 +212,8 @@ def validation_arrays(data: tuple[ArrayLike, ...]) -> tuple[ArrayLike, ...]:
 
 def _far_from_unit_scale(name: str, rows: Array) -> str:
     """Describe the first column whose mean or standard deviation is far from 0 and 1."""
-    means = rows.mean(axis=0, dtype=np.float64)
-    deviations = np.sqrt(np.square(rows - means).mean(axis=0))  # as `std`, which computes the means again
+    means = np.add.reduce(rows, dtype=np.float64) / len(rows)
+    deviations = np.sqrt(np.add.reduce(np.square(rows - means)) / len(rows))  # as `std`, which computes the means again
     far = (abs(means) > _FAR) | (deviations > _FAR)
     if deviations.max() < 1 / _FAR:  # beside columns of unit scale, one that is nearly constant does no harm
         far |= deviations > 0
