@@ -19,7 +19,7 @@ from .transpose import READ_BYTES, transpose_panel
 TURNED_BYTES = 64 << 10
 """Bytes of a B.T from which on few rows of C are computed as columns of C.T, so that B is not transposed."""
 
-TURNED_ROWS = 96 if WIDE else 64
+TURNED_ROWS = 96
 """Rows of A up to which this pays: beside more of them, packing B costs little."""
 
 TURNED_VECTORS = 4
