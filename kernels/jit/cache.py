@@ -141,7 +141,10 @@ class KernelLocator:
 
     def ensure_cache_path(self) -> None:
         """Make the folder; Numba calls this before it saves a function."""
-        self._folder.mkdir(parents=True, exist_ok=True)
+        assert cache_folder is not None
+        # It may have been deleted since: by the mode of a umask, others could write it, and it would be refused.
+        cache_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._folder.mkdir(exist_ok=True)
 
     def get_cache_path(self) -> str:
         """Return the folder."""

@@ -175,6 +175,17 @@ def test_cache_folder_that_others_can_write_is_not_used(tmp_path: Path) -> None:
         assert "belongs to user 12345, not to user 0" in run(code, env).stderr
 
 
+@pytest.mark.skipif(os.name != "posix", reason="owners and modes of POSIX")
+def test_cache_folder_that_is_deleted_meanwhile_is_made_again_for_this_user_only(tmp_path: Path) -> None:
+    site, cache = install(tmp_path / "site"), tmp_path / "cache"
+    env = environment(site, cache)
+    deletes = "import os, shutil; from fastnet.kernels.jit.cache import cache_folder; os.umask(0); "
+    assert run(f"{deletes}shutil.rmtree(cache_folder){RELU_OF_MINUS_ONE}", env).stdout == "0.0\n"
+    (folder,) = cache.iterdir()
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert compiled_files(folder)
+
+
 def test_missing_parts_of_numba_are_named() -> None:
     with pytest.raises(ImportError, match=r"of which Numba \S+ lacks CPUDispatcher\.gone: install a newer fastnet"):
         numba_internals.check(((numba_internals.CPUDispatcher, "compile gone"),))
