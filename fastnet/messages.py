@@ -30,5 +30,5 @@ def one_line(path: storage.Path, doing: str = "cannot be read") -> Iterator[None
             " ".join(str(error).removeprefix("Error tokenizing data. ").removeprefix("C error: ").split())[:300]
             or type(error).__name__
         )
-        shown = storage.display_path(path)
+        said, shown = storage.printable(said), storage.display_path(path)
         raise ValueError(said if said.startswith(shown) else f"{shown} {doing}: {said}") from None

@@ -149,7 +149,7 @@ def read(path: Path, *kinds: str) -> tuple[dict[str, Array], dict[str, str]]:
             is_ours = metadata.get("format") == FORMAT  # other files may hold types that NumPy lacks
             arrays = {name: content.get_tensor(name) for name in content.keys() if is_ours}  # noqa: SIM118
     except (safetensors.SafetensorError, AttributeError, OverflowError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = printable(" ".join(str(error).split())[:200])
         raise ValueError(f"{shown_path} is not a complete safetensors file ({reason}); it may be cut short") from None
     _check_kind(shown_path, metadata, kinds)
     if "checksum" in metadata and metadata["checksum"] != _checksum(arrays, metadata):
@@ -172,7 +172,7 @@ def _check_kind(shown_path: str, metadata: Mapping[str, str], kinds: tuple[str, 
             f"{shown_path} has format version {version[:40]!r}; this fastnet reads {FORMAT_VERSION}: use a newer one"
         )
     if found not in kinds:
-        what = f"a{'n' * (found == 'ensemble')} {found[:40] or 'thing without a kind'}"
+        what = f"a{'n' * (found == 'ensemble')} {printable(found[:40]) or 'thing without a kind'}"
         use = f"; use {KINDS[found]}" if found in KINDS else ""
         raise ValueError(f"{shown_path} holds {what}; expected a {' or '.join(kinds)}{use}")
 
@@ -185,7 +185,7 @@ def naming_file(path: Path) -> Iterator[None]:
     except KeyError as missing:
         raise ValueError(f"{display_path(path)} lacks {missing}") from None
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{display_path(path)}: {error}") from None
+        raise ValueError(f"{display_path(path)}: {printable(str(error))}") from None
 
 
 def parse(metadata: Mapping[str, str], name: str) -> Any:
@@ -201,7 +201,12 @@ def parse(metadata: Mapping[str, str], name: str) -> Any:
 
 def display_path(path: Path) -> str:
     """Return the path as one line of text."""
-    return ascii(os.fspath(path))[1:-1] if not os.fspath(path).isprintable() else os.fspath(path)
+    return printable(os.fspath(path))
+
+
+def printable(text: str) -> str:
+    """Return what a file says, or its name, as one line in which no terminal finds a command."""
+    return text if text.isprintable() else ascii(text)[1:-1]
 
 
 def reading(path: Path) -> BinaryIO:
