@@ -70,6 +70,10 @@ def check_target(estimator: Any, y: Any, name: str = "y") -> None:
     if y is None:
         raise ValueError(f"{made} requires {name} to be passed, but the target {name} is None")
     array = np.asarray(0 if issparse(y) else y)
+    if np.ma.is_masked(y):  # scikit-learn would train on what lies under the mask
+        _refuse(np.ma.getmaskarray(y), y, name, "; remove or replace such values first")
+    if array.ndim == 0:
+        return  # scikit-learn says what is expected
     if array.dtype.kind == "O":
         _refuse(np.frompyfunc(_is_gap, 1, 1)(array).astype(bool), array, name, "; remove or replace such values first")
         if takes_classes and array.size and all(isinstance(value, (bool, np.bool_)) for value in array.flat):

@@ -298,11 +298,18 @@ def rare_below(rows: int) -> int:
 
 
 def _uniform(column: Any) -> str:
-    """Return "empty" or "constant" where a column is, or ""."""
+    """Return "empty" or "constant" where a column is, what its cells are where that is nothing to learn from, or ""."""
     known = column.notna()
     if not known.any():
         return "empty"
-    return "constant" if known.all() and column.nunique() == 1 else ""
+    if pandas.api.types.is_complex_dtype(column):
+        return "complex numbers; give their parts as two columns"
+    try:
+        if column.dtype == object:
+            column.astype("string")
+        return "constant" if column.nunique() == 1 and known.all() else ""
+    except (TypeError, UnicodeDecodeError):  # without a hash, as lists, or bytes that are no text
+        return f"cells of type {type(column[known].iloc[0]).__name__}; give numbers or text"
 
 
 def _useless(name: str, column: Any) -> str:

@@ -72,7 +72,8 @@ class _Tabular(BaseEstimator):  # type: ignore[misc]
         ----------
         X : DataFrame or array_like, shape (n, columns)
             A pandas or polars DataFrame of numbers, text, booleans and dates, with gaps, whose whole numbers are
-            categories where they tell more so, see `fastnet.table.codes`; or numbers, NaN for gaps, taken as such.
+            categories where they tell more so, see `fastnet.table.codes`; or numbers, NaN or masked for gaps, taken as
+            such.
         y : array_like, shape (n,)
             The classes, or numbers.
         sample_weight : array_like, shape (n,), optional
@@ -133,6 +134,8 @@ class _Tabular(BaseEstimator):  # type: ignore[misc]
             check_frame(X, least)
             validate_data(self, X, reset=fits, skip_check_array=True)
         else:
+            if isinstance(X, np.ma.MaskedArray):
+                X = X.astype(np.float64).filled(np.nan)
             X = validate_data(self, X, reset=fits, ensure_all_finite="allow-nan", ensure_min_samples=least)
         # By position: names, where both tables have them, are the same by now.
         names = getattr(self, "feature_names_in_", [f"x{i}" for i in range(X.shape[1])])

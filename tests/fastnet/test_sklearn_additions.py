@@ -319,6 +319,7 @@ def test_targets_of_the_wrong_kind_are_named_with_their_row(name: str) -> None:
         said = f" holds 'female' at row 0, but {name} predicts numbers; give numbers, or take {name[:-9]}Classifier"
         wrong += [(TEXT, said), (pandas.Series(TEXT), said)]
         wrong.append((changed(y, 9, "?"), r" holds '\?' at row 9"))
+    wrong.append((np.ma.masked_array(np.arange(ROWS) % 2, np.arange(ROWS) == 4), " holds -- at row 4; remove or"))
     wrong.append((None, r" to be passed, but the target"))
     for target, said in wrong:
         with pytest.raises(ValueError, match=f"^({name} requires )?y{said}"):
@@ -326,6 +327,14 @@ def test_targets_of_the_wrong_kind_are_named_with_their_row(name: str) -> None:
         if target is not None:
             with pytest.raises(ValueError, match=f"^y_val{said}"):
                 made().fit(X, y, X_val=X, y_val=target)
+
+
+@pytest.mark.parametrize("name", ["MLPClassifier", "MLPRegressor", "TabularClassifier", "TabularRegressor"])
+@pytest.mark.parametrize("y", ["income", {"y": 1}, iter([1, 2])], ids=["a name", "a dict", "an iterator"])
+def test_a_target_that_is_no_array_is_left_to_scikit_learn(name: str, y: Any) -> None:
+    pytest.importorskip("pandas")
+    with pytest.raises((TypeError, ValueError), match=r"1d array|at least 1 dimension"):
+        getattr(ours, name)().fit(X, y)
 
 
 @pytest.mark.parametrize("name", ["MLPClassifier", "MLPRegressor", "TabularClassifier", "TabularRegressor"])

@@ -233,6 +233,10 @@ def test_kinds_of_columns() -> None:
             "empty": None,
             "gap or not": [1.0, None] * 100,
             "wait": pandas.to_timedelta(np.arange(rows), "s"),
+            "lists": [[i] for i in range(rows)],
+            "records": [{"i": i} for i in range(rows)],
+            "images": [b"\xff\xd8", b"\x89PNG"] * 100,
+            "waves": np.arange(rows) + 1j,
         }
     )
     found = Columns.of(frame)
@@ -250,6 +254,10 @@ def test_kinds_of_columns() -> None:
         "constant": "constant",
         "empty": "empty",
         "wait": "a duration; give it as a number",
+        "lists": "cells of type list; give numbers or text",
+        "records": "cells of type dict; give numbers or text",
+        "images": "cells of type bytes; give numbers or text",
+        "waves": "complex numbers; give their parts as two columns",
     }
     features = found.features(frame)
     assert features["money"][3] == 3003.5

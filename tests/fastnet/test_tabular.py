@@ -61,6 +61,14 @@ def test_tables_with_text_gaps_and_dates(made: Any, y: Any) -> None:
         model.predict(FRAME[["size", "colour", "day", "id"]])
 
 
+def test_masked_elements_of_an_array_are_gaps() -> None:
+    X = RNG.normal(size=(60, 2))
+    masked = np.ma.masked_array(X.copy(), RNG.random((60, 2)) < 0.2, fill_value=-9999)
+    masked.data[masked.mask] = -9999
+    model, twin = (TabularRegressor(**SMALL).fit(rows, X[:, 0]) for rows in (masked, masked.filled(np.nan)))
+    np.testing.assert_array_equal(model.predict(masked), twin.predict(masked.filled(np.nan)))
+
+
 @pytest.mark.parametrize(("made", "y"), ESTIMATORS)
 def test_rows_given_for_validation_choose_the_epoch(made: Any, y: Any) -> None:
     model = made(**SMALL).fit(FRAME[:240], y[:240], X_val=FRAME[240:], y_val=y[240:])
