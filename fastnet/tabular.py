@@ -135,7 +135,7 @@ class _Tabular(BaseEstimator):  # type: ignore[misc]
             validate_data(self, X, reset=fits, skip_check_array=True)
         else:
             if isinstance(X, np.ma.MaskedArray):
-                X = X.astype(np.float64).filled(np.nan)
+                X = np.ma.filled(X.astype(np.float64), np.nan)
             X = validate_data(self, X, reset=fits, ensure_all_finite="allow-nan", ensure_min_samples=least)
         # By position: names, where both tables have them, are the same by now.
         names = getattr(self, "feature_names_in_", [f"x{i}" for i in range(X.shape[1])])
