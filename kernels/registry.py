@@ -154,11 +154,11 @@ VARIANT_ORDER = tuple(dict.fromkeys(variant.name for variant in (*_ALL, *CUDA_VA
 _LOOKUP = {(variant.operation, variant.name): from_host(variant) for variant in (*TABLE, *CUDA_VARIANTS)}
 
 
-def _card_is_usable() -> bool:
-    """Start the driver, and return whether CUDA variants can run here."""
+def _of_the_card() -> tuple[Variant, ...]:
+    """Start the driver, and return the CUDA variants that can run here."""
     from .cuda import device
 
-    return not device.missing()
+    return () if device.missing() else tuple(variant for variant in CUDA_VARIANTS if not device.too_old(variant.name))
 
 
 def variants(operation: str) -> tuple[str, ...]:
@@ -181,8 +181,7 @@ def variants(operation: str) -> tuple[str, ...]:
     """
     if operation not in OP_SPECS:
         raise ValueError(f"unknown operation {operation!r}; there are: {', '.join(OP_SPECS)}")
-    usable = (*TABLE, *CUDA_VARIANTS) if _card_is_usable() else TABLE
-    return tuple(variant.name for variant in usable if variant.operation == operation)
+    return tuple(variant.name for variant in (*TABLE, *_of_the_card()) if variant.operation == operation)
 
 
 def find(operation: str, variant: str, work: int = 0) -> Callable[..., Any]:

@@ -74,6 +74,24 @@ def require(asked: str = 'variant="cuda"') -> None:
         raise OSError(f"{asked} cannot run here: {missing()}; the CPU's can, such as auto")
 
 
+LEAST_CAPABILITY = {"cuda_tf32x3": (8, 0)}
+"""The compute capability that a variant of a product needs, where not every card has it: TF32 came with 8.0."""
+
+
+def capability() -> tuple[int, int]:
+    """Return the compute capability of the card; the simulator passes for a new one."""
+    return (9, 0) if SIMULATED else tuple(cuda.get_current_device().compute_capability)
+
+
+def too_old(variant: str) -> str:
+    """Say that the card is too old for a variant of a product; "" where it is not."""
+    least = LEAST_CAPABILITY.get(variant, (0, 0))
+    if least == (0, 0) or capability() >= least:
+        return ""
+    needed, here = ("{}.{}".format(*each) for each in (least, capability()))
+    return f"needs a card of compute capability {needed} or more; this one has {here}"
+
+
 # ----------------------------------------------------------------------------------------- decorators
 
 

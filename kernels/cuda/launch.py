@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .arguments import ALONG_LONG, SIMULATED_LANES, VECTORS, GemmArgs
-from .device import SIMULATED, enqueue
+from .device import SIMULATED, enqueue, too_old
 from .gemm import SIDE, naive, tiled
 from .gemm_fast import BlockTile, fast
 from .gemm_tf32x3 import tf32x3
@@ -145,10 +145,14 @@ def launch(variant: str, args: GemmArgs, arrays: Any, splits: int = 1, batch: in
         If there is no such variant, or a grid cannot have that many rows.
     TypeError
         If the variant does not take the dtype.
+    OSError
+        If the card is too old for the variant.
     """
     kernels = gemm_kernels(variant, arrays[-1].dtype)
     if not kernels:
         raise TypeError(f'variant "{variant}" takes float32, got {arrays[-1].dtype}; use variant="cuda"')
+    if too_old(variant):
+        raise OSError(f'variant "{variant}" {too_old(variant)}; use variant="cuda"')
     rows, columns = batch if args.m < 0 else args.m, args.n
     if rows == 0 or columns == 0:
         return

@@ -21,7 +21,7 @@ import pytest
 from fastnet import SGD, Adam, AdamW, CosineDecay, Network, RMSprop, Trainer, WarmUp, dataset
 from fastnet.kernels import matmul
 from fastnet.kernels import registry as variants
-from fastnet.kernels.cuda import arguments, gemm_tf32x3, register_tile, steps
+from fastnet.kernels.cuda import arguments, device, gemm_tf32x3, register_tile, steps
 from fastnet.kernels.cuda import counters as cuda_counters
 from fastnet.kernels.cuda import engine as cuda_engine
 from fastnet.kernels.cuda import launch as cuda_launch
@@ -262,6 +262,18 @@ def test_a_wrong_fragment_is_noticed(name: str, factor: int, first: int, second:
 def test_tensor_cores_take_float32_only() -> None:
     with pytest.raises(TypeError, match=r'^variant "cuda_tf32x3" takes float32, got float64; use variant="cuda"$'):
         matmul(np.eye(2), np.eye(2), variant=TENSOR)
+
+
+def test_tensor_cores_are_refused_on_an_older_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert TENSOR in variants.variants("matmul")
+    monkeypatch.setattr(device, "capability", lambda: (7, 5))
+    assert TENSOR not in variants.variants("matmul")
+    assert variants.variants("matmul")[-1] == "cuda"
+    said = (
+        '^variant "cuda_tf32x3" needs a card of compute capability 8.0 or more; this one has 7.5; use variant="cuda"$'
+    )
+    with pytest.raises(OSError, match=said):
+        matmul(np.eye(2, dtype="float32"), np.eye(2, dtype="float32"), variant=TENSOR)
 
 
 # ------------------------------------------------------------------------------------- the trajectory
