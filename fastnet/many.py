@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import threading
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
@@ -125,6 +126,8 @@ def fit_many(
     -----
     DivergenceWarning
         For each trainer that diverged, at the end.
+    RuntimeWarning
+        If the system starts fewer threads than that; those that have started train all.
     UserWarning
         As `Trainer.fit`, of the data of a trainer that was resumed.
 
@@ -319,32 +322,67 @@ def _run(jobs: list[_Job], progress: bool | None, threads: int | None) -> list[F
                 stop.set()
             raise
 
-    by_index: dict[int, Future[str]] = {}
+    futures: list[Future[str]] = [Future() for _ in jobs]
+    longest_first = deque(sorted(range(len(jobs)), key=lambda i: -jobs[i].work))
+
+    def work() -> None:
+        while True:
+            try:
+                i = longest_first.popleft()
+            except IndexError:
+                return
+            try:
+                futures[i].set_result(run(jobs[i]))
+            except BaseException as error:
+                futures[i].set_exception(error)
+
+    threads_at_work: list[threading.Thread] = []
     with progress_bar(sum(job.options.epochs for job in jobs), progress) as bar:
-        pool = ThreadPoolExecutor(workers, "fastnet-fit")
         try:
-            for i in sorted(range(len(jobs)), key=lambda i: -jobs[i].work):
-                by_index[i] = pool.submit(run, jobs[i])
-            futures = [by_index[i] for i in range(len(jobs))]
+            refused = _start(work, workers, threads_at_work)
             started.set()
+            if refused is not None:
+                warnings.warn(
+                    f"fit_many trains on {max(1, len(threads_at_work))} of {workers} threads, since the system starts "
+                    f"no more ({refused}); see its limits of processes and of memory",
+                    RuntimeWarning,
+                    stacklevel=4,
+                )
+            if not threads_at_work:
+                work()
             while wait(futures, POLL_S).not_done:
                 _show(bar, jobs, futures)
             _show(bar, jobs, futures)
         finally:
             stop.set()
             started.set()
-            _shut_down(pool)
+            _join(threads_at_work)
     if fatal:
         raise fatal[0]
     return futures
 
 
-def _shut_down(pool: ThreadPoolExecutor) -> None:
+def _start(work: Callable[[], None], count: int, started: list[threading.Thread]) -> RuntimeError | None:
+    """Start threads, which are added to a list; stop at the first that the system refuses, and return its error."""
+    for i in range(count):
+        thread = threading.Thread(target=work, name=f"fastnet-fit_{i}")
+        started.append(thread)  # first: Ctrl-C may come once it runs
+        try:
+            thread.start()
+        except RuntimeError as error:
+            started.pop()
+            return error
+    return None
+
+
+def _join(threads: list[threading.Thread]) -> None:
     """Wait for all threads to end, however often Ctrl-C comes meanwhile: networks are whole only then."""
     interrupted = False
     while True:
         try:
-            pool.shutdown(cancel_futures=True)
+            for thread in threads:
+                if thread.is_alive():  # it has been started
+                    thread.join()
             break
         except KeyboardInterrupt:
             interrupted = True

@@ -1,5 +1,6 @@
 """fit_many: the bits of `fit` one after the other, errors, interruptions, and arguments that are refused."""
 
+import itertools
 import os
 import signal
 import sys
@@ -224,6 +225,26 @@ def test_ctrl_c_leaves_all_whole(backend: str, monkeypatch: pytest.MonkeyPatch, 
     fit_many(mine, X, Y, 2)
     assert_same(mine, theirs)
     assert_same(begun, theirs)
+
+
+@pytest.mark.parametrize("allowed", [0, 1])
+def test_fewer_threads_than_wanted_train_all(allowed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As under a limit of processes; without any thread, the caller's trains."""
+    start, count = threading.Thread.start, itertools.count()
+
+    def limited(thread: threading.Thread) -> None:
+        if thread.name.startswith("fastnet-fit") and next(count) >= allowed:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(fastnet.many, "num_threads", lambda: 3)
+    monkeypatch.setattr(threading.Thread, "start", limited)
+    mine, theirs = make(), make()
+    with pytest.warns(RuntimeWarning, match=r"^fit_many trains on 1 of 3 threads, since .* \(can't start new thread\)"):
+        fit_many(mine, X, Y, 2)
+    for trainer in theirs:
+        trainer.fit(X, Y, 2)
+    assert_same(mine, theirs)
 
 
 def test_exit_in_a_callback_ends_all() -> None:
