@@ -104,7 +104,7 @@ def _of_table(options: argparse.Namespace) -> dict[str, Any]:
     with one_line(shown, "cannot be predicted"):
         features, unread = model.parse(frame)
         outputs = model.outputs_of(features)
-    result = {"target": model.target} | ({} if name is None else {"id": name, "ids": frame[name].tolist()})
+    result = {"target": model.target} | ({} if name is None else {"id": name, "ids": _ids(frame[name])})
     result |= _described(outputs, model.classes, model.has_probabilities)
     notes = model.notes(frame, features, unread)
     if model.target in frame.columns:
@@ -140,9 +140,14 @@ def _of_network(options: argparse.Namespace) -> dict[str, Any]:
     X = features.apply(table.numbers).to_numpy()
     function = LOSSES[first.loss].probabilities if first.loss else None
     classes = list(range(first.layer_sizes[-1])) if function == "softmax" else None
-    ids = {} if options.id is None else {"id": options.id, "ids": frame[options.id].tolist()}
+    ids = {} if options.id is None else {"id": options.id, "ids": _ids(frame[options.id])}
     outputs = net.predict_proba(X) if function else net.predict(X)
     return {"target": "prediction", **ids, **_described(outputs, classes, function == "softmax")}
+
+
+def _ids(column: Any) -> list[Any]:
+    """Return what names the rows; None where it is missing."""
+    return [None if gap else value for value, gap in zip(column.tolist(), column.isna(), strict=True)]
 
 
 def _described(outputs: Array, classes: list[Any] | None, has_probabilities: bool) -> dict[str, Any]:
@@ -155,7 +160,7 @@ def _described(outputs: Array, classes: list[Any] | None, has_probabilities: boo
 def as_csv(result: dict[str, Any]) -> str:
     """Return predictions as CSV: numbers with the seven digits that a network computes with."""
     target, found = result["target"], result["predictions"]
-    columns: dict[str, Any] = {result["id"]: result["ids"]} if "id" in result else {}
+    columns = dict[str, Any]()
     if "classes" in result:
         columns[target] = found
         name = "probability" if "probabilities" in result else "output"
@@ -165,6 +170,12 @@ def as_csv(result: dict[str, Any]) -> str:
         columns |= {f"{target}_{i + 1}": column for i, column in enumerate(np.array(found, np.float32).T)}
     else:
         columns[target] = np.array(found, np.float32)
+    if "id" in result:
+        if result["id"] in columns:
+            raise ValueError(
+                f"--id {result['id']!r} is the name of a column of predictions, too; rename it, or add --json"
+            )
+        columns = {result["id"]: result["ids"], **columns}
     shown = [numbers(column) if isinstance(column, np.ndarray) else column for column in columns.values()]
     file = io.StringIO()
     csv.writer(file, lineterminator="\n").writerows([[*columns], *zip(*shown, strict=True)])
@@ -177,8 +188,8 @@ def numbers(values: Array) -> list[str]:
 
 
 def to_json(value: Any) -> str:
-    """Return JSON, in which NaN and infinity, which JSON lacks, become null."""
-    return json.dumps(_finite(value), allow_nan=False)
+    """Return JSON, in which NaN and infinity, which JSON lacks, become null, and dates and the like their text."""
+    return json.dumps(_finite(value), allow_nan=False, default=str)
 
 
 def _finite(value: Any) -> Any:

@@ -636,6 +636,27 @@ def test_predict_quotes_labels_where_csv_requires_it() -> None:
     assert said == 'kind,"probability_x, ""y""",probability_naïve\nnaïve,0.25,0.75\n'
 
 
+def test_ids_of_any_kind_and_gaps(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Parquet files hold dates, decimals and nullable numbers, which are no numbers or text of Python's."""
+    fastnet.Network([1, 1]).save("m")
+    days = pandas.Series(pandas.to_datetime(["2024-01-31", None])).dt.date
+    for ids, texts in ((days, ["2024-01-31", None]), (pandas.array([7, None], "Int64"), [7, None])):
+        pandas.DataFrame({"x": [1.0, 2.0], "who": ids}).to_parquet("t.parquet")
+        told = json.loads(run(capsys, "predict", "m", "t.parquet", "--id", "who", "--json"))
+        assert told["ids"] == texts
+        rows = rows_of(run(capsys, "predict", "m", "t.parquet", "--id", "who"))
+        assert [row[0] for row in rows] == ["who", str(texts[0]), ""]
+
+
+def test_an_id_of_the_name_of_a_prediction_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fastnet.Network([1, 1]).save("m")
+    Path("t.csv").write_text("x,prediction\n1,7\n2,8\n")
+    assert cli.main(["predict", "m", "t.csv", "--id", "prediction", "--out", "p.csv"]) == 1
+    said = "--id 'prediction' is the name of a column of predictions, too; rename it, or add --json"
+    assert capsys.readouterr().err == f"fastnet predict: {said}\n"
+    assert not Path("p.csv").exists()
+
+
 def test_train_missing_package_is_one_line(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
