@@ -104,7 +104,7 @@ def _of_table(options: argparse.Namespace) -> dict[str, Any]:
     with one_line(shown, "cannot be predicted"):
         features, unread = model.parse(frame)
         outputs = model.outputs_of(features)
-    result = {"target": model.target} | ({} if name is None else {"id": name, "ids": _ids(frame[name])})
+    result: dict[str, Any] = {"target": model.target} | ({} if name is None else {"id": name, "ids": _ids(frame[name])})
     result |= _described(outputs, model.classes, model.has_probabilities)
     notes = model.notes(frame, features, unread)
     if model.target in frame.columns:
