@@ -189,3 +189,17 @@ def test_onnx_computes_the_same(loss: str, dtype: str, count: int, tmp_path: Pat
     np.testing.assert_allclose(found.popitem()[1], expected, rtol=1e-5, atol=1e-6)  # sums near 0 cancel
     if loss == "cross_entropy":
         np.testing.assert_array_equal(found["label"], expected.argmax(axis=1))
+
+
+def test_means_are_added_up_in_float64() -> None:
+    networks = [Network([1, 1], seed=i) for i in range(3)]
+    for network, value in zip(networks, (2.0**25, 1.0, -(2.0**25)), strict=True):
+        network.parameters[:] = 0, value
+    assert Ensemble(networks).predict([[1.0]]) == np.float32(1 / 3)
+
+
+def test_a_probability_of_one_half_is_no_yes() -> None:
+    network = Network([1, 1])
+    network.parameters[:], network.loss = 0, "binary_cross_entropy"
+    assert Ensemble([network]).predict_proba([[1.0]]) == 0.5
+    assert Ensemble([network]).predict_labels([[1.0]]) == network.predict_labels([[1.0]]) == 0

@@ -123,6 +123,14 @@ def test_data_are_shared_and_converted_once(monkeypatch: pytest.MonkeyPatch) -> 
     assert len(seen) <= 1  # none where nothing is compiled
 
 
+def test_rows_are_those_at_the_start_whatever_a_callback_does_to_them() -> None:
+    """Compiled code reads them without a check."""
+    mine, theirs, rows = make(2), make(2), [np.arange(100), np.arange(50)]
+    fit_many(mine, X, Y, 3, [each.copy() for each in rows])
+    fit_many(theirs, X, Y, 3, rows, callbacks=[lambda row: rows[row["trainer"]].fill(0)])
+    assert_same(mine, theirs)
+
+
 def test_callbacks_know_the_trainer_and_stop_it() -> None:
     rows: list[dict[str, float]] = []
 

@@ -12,6 +12,7 @@ from backends import LABELS, X, Y, assert_backends_agree, trainer
 
 import fastnet.data
 from fastnet import SGD, Adam, AdamW, CosineDecay, StepDecay, Trainer, WarmUp
+from fastnet.fit_session import FitSession
 from fastnet.kernels.engine import engine as engine_module
 from fastnet.kernels.engine import numpy_engine, rng, training_step, tuner
 from fastnet.kernels.reference import activations as reference
@@ -392,6 +393,23 @@ def test_divergence_warns_once_and_keeps_the_best_finite_parameters(backend: str
     assert ours.evaluate(X, Y)["loss"] <= before
     if history.best_epoch is None:
         assert (ours.network.parameters == start).all()
+
+
+def test_an_error_after_divergence_leaves_finite_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as Ctrl-C while the epoch that diverged is validated."""
+    right, diverging = FitSession._validated, trainer(optimizer=SGD(1e200))
+
+    def interrupted(session: FitSession) -> dict[str, float]:
+        if diverging._state.step[0] > 0:
+            assert not np.isfinite(diverging.network.parameters).all()
+            raise KeyboardInterrupt
+        return right(session)
+
+    monkeypatch.setattr(FitSession, "_validated", interrupted)
+    before = diverging.network.parameters.copy()
+    with pytest.raises(KeyboardInterrupt):
+        diverging.fit(X, Y, epochs=1, validation_data=(X, Y))
+    np.testing.assert_array_equal(diverging.network.parameters, before)
 
 
 def test_divergence_in_full_batch_keeps_the_best_parameters() -> None:

@@ -225,6 +225,12 @@ def test_checkpoint_survives_a_kill_at_any_moment(tmp_path: Path) -> None:
         ("'optimizer.state' has shape", {"optimizer.state": np.zeros((2, 3))}, {}),
         ("'progress' is .* no training leaves", {"progress": np.full(7, -1)}, {}),
         ("'progress' is .* no training leaves", {"progress": np.array([0] * 6 + [2**62])}, {}),
+        (
+            "'progress' is .* no training leaves",
+            {"progress": np.array([64, 64, 0, 0, 0, 10, 2])},
+            {},
+        ),  # beyond the rows
+        ("'progress' is .* no training leaves", {"progress": np.array([32, 64, 0, 0, 0, 90, 2])}, {}),  # within a step
         ("lacks 'progress'", {"progress": None}, {}),
         ("holds NaN", {"optimizer.state": np.full((2, 59), np.nan)}, {}),
         ("curves of shapes", {"history.loss": np.zeros(3)}, {}),
