@@ -99,8 +99,8 @@ def diagnose(
     Parameters
     ----------
     loss, validation : sequence of float
-        One value per epoch, NaN where none was measured; validation may be empty. Only epochs after the last
-        one with a loss that is not finite are judged.
+        One value per epoch, NaN where none was measured. Validation may be shorter, or empty: at its last value, NaN
+        means divergence. Only epochs after the last one with a loss that is not finite are judged.
     baseline : float, optional
         The loss of always predicting the same; underfitting is measured against it, else against the first epoch.
     remarks : tuple of str, optional
@@ -131,7 +131,7 @@ def diagnose(
         return Diagnosis("constant", constant)
     calmer = unscaled or _CALMER
     measured = [*validation, *[math.nan] * (epochs - len(validation))]
-    lost = math.isnan(measured[-1]) and epochs > 1 and all(map(math.isfinite, measured[:-1]))
+    lost = len(validation) == epochs > 1 and math.isnan(measured[-1]) and all(map(math.isfinite, measured[:-1]))
     if not math.isfinite(loss[-1]) or math.isinf(measured[-1]) or lost:
         return Diagnosis("diverged", f"Diverged in epoch {epochs}: the loss is no longer finite. {calmer}")
     first = max((t + 1 for t in range(epochs) if not math.isfinite(loss[t])), default=0)

@@ -45,7 +45,7 @@ class History(dict[str, list[float]]):
 
     def __init__(self) -> None:
         super().__init__()
-        self._epochs = 0
+        self._epochs = self._validated = 0  # _validated: up to the last epoch that had validation
         self._remarks = ("", "")
         self._title = ""
         self._schedule: Any = None
@@ -128,7 +128,8 @@ class History(dict[str, list[float]]):
             times as large as the curve's own noise explains.
         """
         rates = [] if self._schedule is None else self._schedule.rates(np.arange(self.epochs + 1)).tolist()
-        return diagnose(self.get("loss", ()), self.get("val_loss", ()), baseline, self._remarks, rates).words
+        validation = self.get("val_loss", [])[: self._validated]
+        return diagnose(self.get("loss", ()), validation, baseline, self._remarks, rates).words
 
     def plot(self, ax: Any = None) -> Any:
         """Draw ``loss`` and ``val_loss``, with the best epoch marked (needs matplotlib).
@@ -236,9 +237,10 @@ class History(dict[str, list[float]]):
         for name, curve in super().items():
             curve.append(float(row.get(name, math.nan)))
         self._epochs += 1
+        self._validated = self._epochs if "val_loss" in row else self._validated
 
     def truncate(self, epochs: int) -> None:
         """Remove all epochs from this one on."""
         for curve in super().values():
             del curve[epochs:]
-        self._epochs = epochs
+        self._epochs, self._validated = epochs, min(epochs, self._validated)

@@ -127,7 +127,8 @@ def load_history(arrays: Mapping[str, Array], metadata: Mapping[str, str], histo
     if len(shapes) > 1 or any(len(shape) != 1 for shape in shapes):
         raise ValueError(f"it has curves of shapes {sorted(shapes)}; expected one length")
     for row in zip(*(curve.tolist() for curve in curves.values()), strict=True):
-        history.append(dict(zip(curves, row, strict=True)))
+        measured = zip(curves, row, strict=True)  # NaN in a curve of validation: that epoch had none
+        history.append({name: value for name, value in measured if not (name.startswith("val_") and np.isnan(value))})
 
 
 def load_array(arrays: Mapping[str, Array], name: str, like: Array) -> Array:

@@ -4,6 +4,7 @@ import math
 import pickle
 import random
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -124,6 +125,24 @@ def test_diagnosis_ignores_gaps() -> None:
     gaps = [value if t % 3 == 2 else NAN for t, value in enumerate(rising(decay(60, 1, 0.3, 5), 15, 0.01))]
     assert diagnose(loss, gaps).kind == "overfitting"
     assert diagnose(loss, [*gaps[:50], *[NAN] * 10]).kind == "converged", "validation stopped: the loss tells"
+
+
+def test_an_epoch_without_validation_has_not_diverged(tmp_path: Path) -> None:
+    """Where an earlier fit had validation, val_loss is NaN from then on."""
+    path = tmp_path / "run.safetensors"
+    X = np.linspace(-1, 1, 64)[:, None]
+    trainer = Trainer(Network([1, 1]), optimizer=SGD(0.1), backend="numpy")
+    trainer.fit(X, 2 * X, 12, validation_split=0.2)
+    trainer.fit(X, 2 * X, 1, checkpoint=path)
+    for history in (trainer.history, pickle.loads(pickle.dumps(trainer.history)), Trainer.resume(path).history):
+        assert math.isnan(history["val_loss"][-1])
+        assert "Diverged" not in history.diagnosis(), history.diagnosis()
+    broken = History()
+    broken.append({"loss": 1, "val_loss": 1})
+    broken.append({"loss": 0.9, "val_loss": math.nan})
+    assert broken.diagnosis().startswith("Diverged in epoch 2")
+    broken.truncate(1)
+    assert broken.diagnosis().startswith("Only 1 epoch")
 
 
 def test_diagnosis_with_a_baseline_is_not_underfitting() -> None:
