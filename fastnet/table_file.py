@@ -126,11 +126,15 @@ def read(path: storage.Path, target: str = "y") -> Any:
                 ) from None
         else:
             frame = _read_csv(path, head)
-    frame.columns = [str(name).strip() for name in frame.columns]
-    twice = frame.columns[frame.columns.duplicated()]
-    if len(twice):
-        raise ValueError(f"{shown} has two columns called {twice[0]!r}; rename one")
+        frame.columns = [str(name).strip() for name in frame.columns]
+        _check_names(frame.columns)
     return frame
+
+
+def _check_names(names: Any) -> None:
+    twice = names[names.duplicated()]
+    if len(twice):
+        raise ValueError(f"two columns are called {twice[0]!r}; rename or remove one")
 
 
 def _read_csv(path: storage.Path, head: bytes) -> Any:
@@ -140,7 +144,11 @@ def _read_csv(path: storage.Path, head: bytes) -> Any:
     utf16 = not compressed and head[:2] in (b"\xff\xfe", b"\xfe\xff")
     for encoding in ("utf-16",) if utf16 else _ENCODINGS:
         with suppress(UnicodeDecodeError):
-            return _parse_csv(path, {"encoding": encoding, "na_values": _GAPS, "skipinitialspace": True})
+            try:
+                return _parse_csv(path, {"encoding": encoding, "na_values": _GAPS, "skipinitialspace": True})
+            except pandas.errors.ParserError as error:
+                advice = "mend that line; a cell that holds the separator goes into quotes"
+                raise ValueError(f"{str(error).strip()}; {advice}") from None
     raise ValueError("its text is neither UTF-8 nor Windows-1252; save it as UTF-8")
 
 
@@ -183,6 +191,8 @@ def _parse_csv(path: storage.Path, options: dict[str, Any]) -> Any:
             frame = pandas.read_csv(path, index_col=False, **options)  # rows end with a separator
     if all(re.fullmatch(r"[+-]?\d*[.,]?\d+(\.\d+)?", str(name)) for name in frame.columns):
         raise ValueError(f"its first line must name the columns, and here it holds numbers: {listed(frame.columns)}")
+    first = pandas.read_csv(path, header=None, nrows=1, dtype=str, **options)  # pandas renames the second to a.1
+    _check_names(pandas.Index(first.iloc[0].dropna().str.strip()))
     return frame.reset_index(drop=True)
 
 

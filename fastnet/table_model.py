@@ -247,6 +247,10 @@ def load(path: storage.Path) -> TableModel:
     with storage.reading(path) as file:
         data = file.read()
     with one_line(path, "is not a model of a table"):
+        if data[:2] != b"PK":
+            raise ValueError(
+                "expected what fastnet train FILE --target COLUMN --out wrote; fastnet.load reads networks"
+            )
         with zipfile.ZipFile(BytesIO(data)) as archive:
             if "schema.json" not in archive.namelist():
                 raise ValueError("it is an archive of another kind, as .npz and .xlsx files are")

@@ -91,8 +91,9 @@ def test_broken_files_are_one_line(tmp_path: Path) -> None:
     csv(b"", "t.csv is empty$")
     csv(b"\n \n", "cannot be read")
     csv(b"x,y\n", "'y' is known in 0 rows; expected at least 10")
-    csv(b"x,y\n" + body + b"1,2,3,4\n", "t.csv cannot be read: Expected 2 fields in line 14, saw 4")
+    csv(b"x,y\n" + body + b"1,2,3,4\n", "t.csv cannot be read: Expected 2 fields in line 14, saw 4; mend that line")
     csv(b"x,y\n" + body + b'"1,2\n', "EOF inside string")
+    csv(b"x,y, x\n" + b"1,2,3\n" * 12, "cannot be read: two columns are called 'x'; rename or remove one")
     csv(b"x,y\n\0\0", "holds bytes that are not text; expected a table: CSV, Parquet, Feather or NPZ")
     csv(b"x,y\n" + body + b"\x81,1\n", "neither UTF-8 nor Windows-1252")
     csv(body, "its first line must name the columns, and here it holds numbers: '0'")
@@ -271,6 +272,24 @@ def test_kinds_of_columns() -> None:
     assert (Columns.of(frame, category=["year"], drop=["town"]).kinds)["year"] == "category"
 
 
+def test_infinities_and_text_among_numbers() -> None:
+    """A tenth of infinities made a category of 181 numbers, and said of a target that it may be a name."""
+    values = np.random.default_rng(0).normal(size=200)
+    column = pandas.Series(np.where(np.arange(200) % 10 == 0, np.inf, values), name="y")
+    assert Columns.of(column.to_frame()).kinds == {"y": "number"}
+    known, y, classes, _ = table.target_of(column)
+    assert (known.sum(), len(y), classes) == (180, 180, None)
+    text = column.astype(str).replace("inf", "none seen")
+    why = Columns.of(text.to_frame()).left_out["y"]
+    assert why == "90% are numbers, others text such as 'none seen': empty these cells"
+
+
+def test_columns_of_lists_are_left_out() -> None:
+    for cell in ([1, 2], {"a": 1}, np.zeros(2)):
+        frame = pandas.DataFrame({"x": [None] + [cell] * 9})
+        assert Columns.of(frame).left_out == {"x": "its cells hold several values; give each a column of its own"}
+
+
 def test_columns_that_are_called_as_parts_of_a_date_are_kept() -> None:
     days = pandas.date_range("2020-01-01", periods=40)
     size, height = (np.random.default_rng(i).normal(size=40) for i in range(2))
@@ -411,6 +430,8 @@ def test_foreign_types_are_refused(tmp_path: Path) -> None:
     refused("its format is 'another'; this fastnet reads")
     (tmp_path / "m").write_bytes(skops.io.dumps([1]))
     refused("is not a model of a table")
+    (tmp_path / "m").write_text("x,y\n1,2\n")
+    refused("is not a model of a table: expected what fastnet train FILE .* wrote; fastnet.load reads networks")
     ours.classes = ["one"]
     ours.save(tmp_path / "m")
     refused("its parts do not fit each other")
