@@ -94,7 +94,7 @@ def said(
         cells = [[f"{len(held_out['folds'][OURS])} folds, mean +- std", *names]]
         for name, folds in held_out["folds"].items():
             columns = [[fold[key] for fold in folds] for key in names]
-            cells.append([name, *(f"{np.mean(each):.4g} +- {np.std(each, ddof=1):.2g}" for each in columns)])
+            cells.append([name, *map(_mean_and_spread, columns)])
         lines += ["", textplot.table("<" + ">" * len(names), cells)]
     for name, verdict in held_out["verdict"].items():
         if verdict != "ahead" and not name.startswith("Hist"):
@@ -110,6 +110,11 @@ def said(
         body = [[label, *map(str, row)] for label, row in zip(labels, held_out["confusion"], strict=True)]
         lines += ["", textplot.table("<" + ">" * len(labels), [["true \\ predicted", *labels], *body])]
     return [*lines, ""]
+
+
+def _mean_and_spread(values: list[float]) -> str:
+    mean, spread = np.mean(values), np.std(values, ddof=1)
+    return f"{mean:.4g} +- {0 if spread < 1e-12 * abs(mean) else spread:.2g}"  # equal scores differ by rounding
 
 
 def facts(found: Data, members: list[Member], held_out: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:

@@ -20,6 +20,7 @@ import fastnet
 from fastnet import CosineDecay, recipe, scores, table, table_model
 from fastnet.cli import main as cli
 from fastnet.cli import predict as commands
+from fastnet.cli import results
 from fastnet.kernels.specs.losses import LOSSES
 
 QUICK = ["--hidden", "8", "--backend", "numpy", "--lr", "0.02", "--batch-size", "32"]
@@ -276,6 +277,12 @@ def test_folds_and_ensembles_are_fitted_side_by_side(
     assert re.search(r"^networks  2, side by side, each on one thread; the model is their mean$", output, re.M)
     assert re.search(r"^2 +1 +\d+ +epoch \d+ +[\d.]+$", output, re.M)
     assert len(table_model.load("m").members) == 2
+
+
+def test_equal_scores_of_folds_spread_by_0() -> None:
+    assert results._mean_and_spread([0.1 + 0.2, 0.3, 0.3]) == "0.3 +- 0", "not by the rounding of 1e-17"
+    assert results._mean_and_spread([0.0, 0.0]) == "0 +- 0"
+    assert results._mean_and_spread([1.0, 2.0]) == "1.5 +- 0.71"
 
 
 def test_checkpoint_is_resumed_from_its_best_epoch(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
