@@ -120,8 +120,10 @@ def diagnose(
         - overfitting: validation ends more than 5% above its lowest, while the loss has not risen since;
         - falling: validation (or the loss, without) fell by more than 2% over the last third of the epochs;
         - underfitting: it has levelled off, with both it and the loss less than 10% (or 4 sigma) below the baseline;
-        - converged: none of these; since the epoch from which it stays within 2% of its end, or within noise. Where a
-          schedule had lowered the rate to less than half by then, it says so: more epochs might help.
+        - converged: none of these; since the epoch from which it stays within 2% of its end, or within noise.
+
+        Where a schedule had lowered the rate to less than half by the epoch from which it is level, the last two say
+        so: more epochs might help.
     """
     epochs = len(loss)
     if not epochs:
@@ -192,6 +194,16 @@ def _levelled(
             lowered = f"the schedule has lowered the learning rate to {_percent(shares[-1])} of its highest"
             return Diagnosis("falling", f"{words} Train anew for longer: {lowered}. {unscaled}".rstrip())
         return Diagnosis("falling", f"{words} Train longer. {unscaled}".rstrip())
+    reach = max(FALL * curve.level(curve.end), 3 * curve.error(1))
+    # The first medians are over the same epochs, so the values themselves are compared there.
+    near = [*curve.values[: curve.width], *curve.smooth[curve.width :]]
+    away = [t for t, value in enumerate(near) if abs(value - curve.end) > reach]
+    since, lowered = epochs[min(away[-1] + 1, len(epochs) - 1)] if away else epochs[0], ""
+    if shares and max(shares[since:]) < SLOW:
+        lowered = f"by then the schedule had lowered the learning rate to {_percent(shares[since])} of its highest "
+        lowered += (
+            f"({_percent(shares[-1])} at the end): training anew, with a schedule over more epochs, may still help."
+        )
     start = train.values[0] if baseline is None else baseline
     lower, end = min(("loss", train.end), (name, curve.end), key=lambda each: each[1])  # dropout raises loss alone
     if start - end <= max(LEARNT * start, 0.0 if baseline else ERRORS * train.sigma):
@@ -199,18 +211,10 @@ def _levelled(
         share = 1 - end / start if start > 0 else 0.0
         where = f"{share:.0%} below {against}" if share > 0 else f"not below {against}"
         advice = unscaled or "Use a larger network, inputs that say more, or another learning rate."
+        if lowered and not unscaled:
+            advice = f"But {lowered} Or use a larger network, or inputs that say more."
         words = f"Underfitting: {lower} has levelled off at {end:.3g}, {where} ({start:.3g}). {advice}"
         return Diagnosis("underfitting", words)
-    reach = max(FALL * curve.level(curve.end), 3 * curve.error(1))
-    # The first medians are over the same epochs, so the values themselves are compared there.
-    near = [*curve.values[: curve.width], *curve.smooth[curve.width :]]
-    away = [t for t, value in enumerate(near) if abs(value - curve.end) > reach]
-    since = epochs[min(away[-1] + 1, len(epochs) - 1)] if away else epochs[0]
     words = f"Converged: {name} has stayed near {curve.end:.3g} since epoch {since + 1}"
-    if shares and max(shares[since:]) < SLOW:
-        lowered = f"to {_percent(shares[since])} of its highest ({_percent(shares[-1])} at the end)"
-        words += f", but by then the schedule had lowered the learning rate {lowered}: training anew, with a schedule "
-        words += "over more epochs, may still help."
-    else:
-        words += ". More epochs will hardly help."
+    words += f", but {lowered}" if lowered else ". More epochs will hardly help."
     return Diagnosis("converged", f"{words} {unscaled}".rstrip())

@@ -35,6 +35,11 @@ _ATTRIBUTES = {
         **dict.fromkeys(("evaluate", "score"), "compare predict(X), or predict_labels(X), with y"),
         "load": "fastnet.load(path) reads what save has written",
     },
+    "History": {
+        **{name: f"write history[{name!r}]" for name in ("loss", "val_loss", "accuracy", "val_accuracy")},
+        "history": 'it is itself the mapping of curves, as in history["loss"]',
+        "epoch": "history.epochs is their number",
+    },
 }
 """By class and attribute."""
 

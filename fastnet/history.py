@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from .diagnosis import diagnose
+from .hints import Hinting
 from .io.storage import Path, check_suffix, replacing
 from .optimizers import Optimizer, Schedule
 
@@ -15,7 +16,7 @@ _LOG_FROM = 20.0  # if max / min exceeds this, the scale is logarithmic
 _TITLE_WIDTH = 70  # characters that fit into matplotlib's default figure
 
 
-class History(dict[str, list[float]]):
+class History(Hinting, dict[str, list[float]]):
     """Curves of training, a mapping from names to lists with one value per epoch, which only training changes.
 
     ``history["loss"]`` is a list of floats; so are ``"val_loss"`` where there was validation data, and
@@ -119,8 +120,10 @@ class History(dict[str, list[float]]):
               the last third of the epochs;
             - underfitting: it no longer falls, and ``loss`` ends less than 10% below the baseline, or without
               one below its first epoch;
-            - converged since epoch N: none of these. Where a schedule had lowered the learning rate to less than
-              half of its highest by then, it says so, since a schedule over more epochs might help.
+            - converged since epoch N: none of these.
+
+            Where a schedule had lowered the learning rate to less than half of its highest before the curve
+            levelled off, the last two say so, since a schedule over more epochs might help.
 
             Where a column of X or y is far from unit scale, all but constant and too few say so at the end.
 

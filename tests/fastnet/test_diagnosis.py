@@ -187,6 +187,9 @@ def test_diagnosis_heeds_the_schedule() -> None:
     assert diagnose(falling, [], rates=COSINE[:21]).words.endswith("Train longer."), "the schedule goes on"
     words = diagnose(falling, [], rates=COSINE).words
     assert words.endswith("Train anew for longer: the schedule has lowered the learning rate to 0% of its highest.")
+    levelled = "levelled off at 0.2, not below that of always predicting the same (0.1). But by then the schedule had"
+    assert levelled in diagnose(late, [], 0.1, rates=COSINE).words
+    assert "schedule" not in diagnose(early, [], 0.1, rates=COSINE).words
 
 
 def test_history_knows_its_schedule() -> None:

@@ -39,6 +39,12 @@ def test_unknown_curve_error_lists_the_known_ones() -> None:
         History()["loss"]
 
 
+def test_curves_are_no_attributes() -> None:
+    for name, hint in (("loss", r"write history\['loss'\]"), ("history", "it is itself the mapping of curves")):
+        with pytest.raises(AttributeError, match=f"'History' object has no attribute '{name}': {hint}"):
+            getattr(History(), name)
+
+
 def test_curves_have_one_value_an_epoch() -> None:
     history = filled({"loss": 3}, {"loss": 2, "val_loss": 5}, {"loss": 1})
     assert [math.isnan(value) for value in history["val_loss"]] == [True, False, True]
