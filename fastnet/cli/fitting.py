@@ -156,11 +156,19 @@ def fit(members: Sequence[Member], epochs: int, patience: int) -> int:
             status = 1
     if status > 1:
         said = "interrupted" if status == 130 else "stopped by SIGTERM"
-        done = min(member.history.epochs for member in members)
-        kept = "; the best of them is kept" if done else "; nothing is kept"
-        kept += ", not refitted on all rows" * (done > 0 and any(map(_lacks_refit, members)))
-        print(f"fastnet train: {said} after {counted(done, 'whole epoch')}{kept}", file=sys.stderr)
+        print(f"fastnet train: {said} {_kept(members)}", file=sys.stderr)
     return status
+
+
+def _kept(members: Sequence[Member]) -> str:
+    """Say after how many epochs an interruption came, and what is kept."""
+    begun = [member for member in members if member.history.epochs]
+    done = min((member.history.epochs for member in begun), default=0)
+    kept = "; the best of them is kept" if begun else "; nothing is kept"
+    if 0 < len(begun) < len(members):
+        kept += f", of {len(begun)} of {len(members)} networks, since the others have no whole epoch"
+    kept += ", not refitted on all rows" * any(map(_lacks_refit, begun))
+    return f"after {counted(done, 'whole epoch')}{kept}"
 
 
 def _lacks_refit(member: Member) -> bool:

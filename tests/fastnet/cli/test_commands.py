@@ -18,9 +18,9 @@ import pytest
 
 import fastnet
 from fastnet import CosineDecay, recipe, scores, table, table_model
+from fastnet.cli import fitting, results
 from fastnet.cli import main as cli
 from fastnet.cli import predict as commands
-from fastnet.cli import results
 from fastnet.kernels.specs.losses import LOSSES
 
 QUICK = ["--hidden", "8", "--backend", "numpy", "--lr", "0.02", "--batch-size", "32"]
@@ -705,6 +705,17 @@ def test_train_saves_the_model_despite_a_closed_pipe(folder: Path) -> None:
         assert process.stderr is not None
         assert process.stderr.read() == b""
     assert table_model.load("m").target == "price"
+
+
+def test_interruption_says_which_networks_are_kept() -> None:
+    """Of three folds, one had not begun: "nothing is kept" was said, and a model of two written."""
+    members = [fitting.Member(fastnet.Trainer(fastnet.Network([1, 1])), (), (), baseline=1.0) for _ in range(3)]
+    assert fitting._kept(members) == "after 0 whole epochs; nothing is kept"
+    for member in members[:2]:
+        member.trainer.history.append({"loss": 1.0})
+    some = "after 1 whole epoch; the best of them is kept, of 2 of 3 networks, since the others have no whole epoch"
+    assert fitting._kept(members) == some
+    assert fitting._kept(members[:2]) == "after 1 whole epoch; the best of them is kept"
 
 
 @pytest.mark.skipif(os.name != "posix", reason="Ctrl-C is sent differently there")
