@@ -214,7 +214,7 @@ def address_of(array: Array | None) -> int:
     if array is None:
         return 0
     # Of a record, as bytes: NumPy would describe all fields, which takes longer than a small epoch.
-    plain = array if array.dtype.names is None else array.view(("V", array.itemsize))
+    plain: Any = array if array.dtype.names is None else array.view(("V", array.itemsize))
     try:
         return ctypes.addressof(ctypes.c_char.from_buffer(plain))  # a third of the time of NumPy's own description
     except (TypeError, ValueError):  # read-only, empty, or of rows that are apart
