@@ -314,11 +314,9 @@ def _uniform(column: Any) -> str:
 
 def _useless(name: str, column: Any) -> str:
     """Say why a column tells nothing about a new row, or return ""."""
-    values = column.dropna()
-    if len(values) and not pandas.api.types.is_hashable(values.iloc[0]):
-        return "its cells hold several values; give each a column of its own"
     if why := _uniform(column):
         return why
+    values = column.dropna()
     different = values.nunique()
     if pandas.api.types.is_bool_dtype(values) or pandas.api.types.is_datetime64_any_dtype(values):
         return ""
@@ -332,9 +330,8 @@ def _useless(name: str, column: Any) -> str:
         return ""
     found = numbers(values).notna()
     if (share := found.mean()) > 0.5:
-        return (
-            f"{share:.0%} are numbers, others text such as {text_of(values[~found].iloc[0])[:20]!r}: empty these cells"
-        )
+        odd = text_of(values[~found].iloc[0])[:20]
+        return f"{share:.0%} are numbers, others text such as {odd!r}: empty these cells"
     example = f", such as {text_of(values.iloc[0])[:20]!r}"  # which shows why it is taken for text
     some = f"text, {different:,} different in {len(values):,} rows{example}"
     return f"an id: every row has another text{example}" if different == len(column) else some
