@@ -332,6 +332,7 @@ def _run(jobs: list[_Job], progress: bool | None, threads: int | None) -> list[F
             except IndexError:
                 return
             try:
+                futures[i].set_running_or_notify_cancel()  # before `run` looks at stop, for `_join`
                 futures[i].set_result(run(jobs[i]))
             except BaseException as error:
                 futures[i].set_exception(error)
@@ -356,7 +357,7 @@ def _run(jobs: list[_Job], progress: bool | None, threads: int | None) -> list[F
         finally:
             stop.set()
             started.set()
-            _join(threads_at_work)
+            _join(threads_at_work, futures)
     if fatal:
         raise fatal[0]
     return futures
@@ -375,11 +376,13 @@ def _start(work: Callable[[], None], count: int, started: list[threading.Thread]
     return None
 
 
-def _join(threads: list[threading.Thread]) -> None:
+def _join(threads: list[threading.Thread], futures: list[Future[str]]) -> None:
     """Wait for all threads to end, however often Ctrl-C comes meanwhile: networks are whole only then."""
     interrupted = False
-    while True:
+    while threads:
         try:
+            # First, since up to Python 3.12 a thread passes for ended once Ctrl-C has come while it is joined.
+            wait([future for future in futures if future.running()])
             for thread in threads:
                 if thread.is_alive():  # it has been started
                     thread.join()

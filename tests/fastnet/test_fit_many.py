@@ -235,6 +235,34 @@ def test_ctrl_c_leaves_all_whole(backend: str, monkeypatch: pytest.MonkeyPatch, 
     assert_same(begun, theirs)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_a_second_ctrl_c_does_not_leave_a_step_half_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Up to Python 3.12, a thread passes for ended once Ctrl-C has come while it is joined."""
+    begun, goes_on, done = threading.Event(), threading.Event(), list[int]()
+
+    def step(*job: Any) -> str:
+        begun.set()
+        goes_on.wait(60)
+        done.append(1)
+        return ""
+
+    def interrupt() -> None:
+        begun.wait(60)
+        for _ in range(2):
+            time.sleep(0.3)
+            os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.3)
+        goes_on.set()
+
+    monkeypatch.setattr(fastnet.many, "fit_prepared", step)
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        fit_many(make(1), X, Y, 1)
+    assert done == [1]
+    thread.join()
+
+
 @pytest.mark.parametrize("allowed", [0, 1])
 def test_fewer_threads_than_wanted_train_all(allowed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """As under a limit of processes; without any thread, the caller's trains."""
