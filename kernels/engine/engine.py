@@ -429,9 +429,11 @@ def _scratch_size(
     packed_inputs: Any = getattr(weights_task.packed_inputs_bytes, "py_func", weights_task.packed_inputs_bytes)
     sizes, panel = list(pairwise(layer_sizes)), NV * VECTOR
     nbytes = [loss_scratch(task_rows, layer_sizes[-1]) * item]
-    for n, k in sizes:  # dX = dZ W; the forward product's W^T is packed
+    for n, k in sizes:  # dX = dZ W, and X W^T, whose W^T is packed already
         dz, w = Matrix(0, k * item, item, 0), Matrix(0, n * item, item, panel)
         nbytes.append(choose(item, Shape(task_rows, n, k), dz, w).buffer_bytes)
+        x, packed = Matrix(0, n * item, item, 0), Matrix(0, panel, item, -1)
+        nbytes.append(choose(item, Shape(task_rows, k, n), x, packed).buffer_bytes)
     for layer, height in {(layer, end - begin) for layer, begin, end in weight_tasks.tolist()}:  # dW = dZ^T X
         n, k = sizes[layer]
         dz, x = Matrix(0, item, k * item, 0), Matrix(0, n * item, item, panel)

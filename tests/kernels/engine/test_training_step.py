@@ -12,7 +12,9 @@ from backends import assert_backends_agree
 
 from fastnet import SGD, Adam, Network, StepDecay, Trainer
 from fastnet.kernels.cpu import activations
+from fastnet.kernels.cpu.gemm import blocking
 from fastnet.kernels.cpu.gemm.microkernel import NV
+from fastnet.kernels.cpu.gemm.operands import Matrix, Shape
 from fastnet.kernels.cpu.threads.pool import POOL, limit_threads, num_threads
 from fastnet.kernels.engine import engine, plan, training_step, tuner
 from fastnet.kernels.engine.backend import start_epoch
@@ -226,6 +228,17 @@ def test_short_last_micro_batch_fits_its_workspace(rows: int, dtype: str, monkey
     assert all((guard == 7).all() for guard in guards)
     Trainer(twin, batch_size=None, shuffle=False, backend="numpy").fit(X, y, 1)
     np.testing.assert_allclose(net.parameters, twin.parameters, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("sizes", [(512, 128, 10), (512, 64, 10), (1024, 200, 10)], ids=str)
+@pytest.mark.parametrize("item", [4, 8])
+def test_scratch_holds_the_inputs_that_the_forward_product_packs(item: int, sizes: tuple[int, ...]) -> None:
+    """Of X whose rows are 2 KiB apart, with AVX2 and NEON; without, each task allocated its own memory."""
+    choose: Any = getattr(blocking.choose_blocking, "py_func", blocking.choose_blocking)
+    for rows in (16, 32, 40):
+        x, w = Matrix(0, sizes[0] * item, item, 0), Matrix(0, NV * VECTOR, item, -1)
+        needed = choose(item, Shape(rows, sizes[1], sizes[0]), x, w).buffer_bytes
+        assert engine._scratch_size(sizes, np.array([[0, 0, 1]]), rows, 1, rows, item) * item >= needed
 
 
 @pytest.mark.compiled
