@@ -126,9 +126,11 @@ def load_history(arrays: Mapping[str, Array], metadata: Mapping[str, str], histo
     shapes = {curve.shape for curve in curves.values()}
     if len(shapes) > 1 or any(len(shape) != 1 for shape in shapes):
         raise ValueError(f"it has curves of shapes {sorted(shapes)}; expected one length")
+    # NaN in a curve of validation: that epoch had none, unless all are, of a network that diverged in its first epoch.
+    gaps = {name for name, curve in curves.items() if name.startswith("val_") and not np.isnan(curve).all()}
     for row in zip(*(curve.tolist() for curve in curves.values()), strict=True):
-        measured = zip(curves, row, strict=True)  # NaN in a curve of validation: that epoch had none
-        history.append({name: value for name, value in measured if not (name.startswith("val_") and np.isnan(value))})
+        measured = zip(curves, row, strict=True)
+        history.append({name: value for name, value in measured if not (name in gaps and np.isnan(value))})
 
 
 def load_array(arrays: Mapping[str, Array], name: str, like: Array) -> Array:

@@ -15,7 +15,9 @@ import pytest
 
 from fastnet import SGD, Adam, AdamW, CosineDecay, Network, StepDecay, Trainer, WarmUp, fit_many
 from fastnet.dataset import Dataset
+from fastnet.history import History
 from fastnet.io import storage
+from fastnet.io.checkpoint import load_history
 from fastnet.kernels.engine import engine, numpy_engine, tuner
 from fastnet.trainer import DivergenceWarning
 
@@ -44,6 +46,15 @@ def is_compatible(one: Trainer, other: Trainer) -> bool:
         and one._state.progress.tobytes() == other._state.progress.tobytes()
         and one.history == other.history
     )
+
+
+def test_a_curve_that_holds_nothing_but_nan_is_kept() -> None:
+    """Of a network that diverged in its first epoch; NaN beside numbers are epochs without validation."""
+    curves = {"history.loss": np.array([3.0, 2.0]), "history.val_loss": np.array([np.nan, np.nan])}
+    history = History()
+    load_history(curves, {"curves": '["loss", "val_loss"]'}, history)
+    assert history.monitor == "val_loss"
+    np.testing.assert_array_equal(history["val_loss"], [np.nan, np.nan])
 
 
 @pytest.mark.parametrize("name", TRAINERS)
