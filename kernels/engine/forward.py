@@ -111,7 +111,8 @@ class Forward:
         self._block_rows = block_rows(layer_sizes, dtype)
         _, k = max(pairwise(layer_sizes), key=lambda sides: sides[0] * sides[1])
         self._panels = -(-k // (NV * VECTOR // dtype.itemsize))
-        packs = not packed and (WIDE or size * dtype.itemsize >= PACK_ONCE_BYTES)  # WIDE: as measured
+        # With AVX-512 small networks share columns of up to as many rows, too, as measured there.
+        packs = not packed and (WIDE or size * dtype.itemsize >= PACK_ONCE_BYTES)
         self._few_rows = FEW_ROWS_IN_PLACE if packs else FEW_ROWS
         widths = max(layer_sizes[1:]), self._panels
         sizes = (layer_sizes[0], self.n_out, size, *widths, self._few_rows, flops, self._block_rows, len(layers))

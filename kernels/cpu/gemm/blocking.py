@@ -94,7 +94,7 @@ PACK_A_COLUMNS = 128
 """With AVX-512, columns of C from which an A.T is packed that is smaller than L2."""
 
 PACK_A_PANELS = 8
-"""Elsewhere, with fewer micro-panels of B packing A does not pay, or with half as many where all of them miss L1."""
+"""Elsewhere, micro-panels of B from which packing A pays; half as many do where each of them reads an A.T beyond L1."""
 
 
 class Blocking(NamedTuple):
@@ -148,7 +148,7 @@ def choose_blocking(item: int, shape: Shape, a: Matrix, b: Matrix) -> Any:
         large = m * k * item > (A_IN_PLACE_BYTES if n >= PACK_A_COLUMNS else L2)
         pack_a = a_columns and (large or (a.column_stride % WAY == 0 and n >= 512))
     else:
-        # A row of A.T is a new line, or page, for every k. More of them than half of L1 holds miss it for each panel.
+        # A row of A.T is a new line, or page, for every k; each panel reads more of them than half of L1 holds from L2.
         panels = PACK_A_PANELS // 2 if a_columns and kc * LINE > L1 // 2 else PACK_A_PANELS
         pack_a = (a_columns or a.row_stride % SET_STRIDE == 0) and n >= panels * nr and m > MAX_ROWS
     # A block of B in place is one panel, which loop 2 finds in L2.
