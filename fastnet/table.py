@@ -308,7 +308,7 @@ def _uniform(column: Any) -> str:
         if column.dtype == object:
             column.astype("string")
         return "constant" if column.nunique() == 1 and known.all() else ""
-    except (TypeError, UnicodeDecodeError):  # without a hash, as lists, or bytes that are no text
+    except (TypeError, NotImplementedError, UnicodeDecodeError):  # no hash, as of lists, or bytes that are no text
         return f"cells of type {type(column[known].iloc[0]).__name__}; give numbers or text"
 
 
@@ -321,7 +321,7 @@ def _useless(name: str, column: Any) -> str:
     if pandas.api.types.is_bool_dtype(values) or pandas.api.types.is_datetime64_any_dtype(values):
         return ""
     if pandas.api.types.is_numeric_dtype(values):
-        whole = different == len(column) > 2 and (values % 1 == 0).all()
+        whole = different == len(column) > 2 and ((values := numbers(values)) % 1 == 0).all()
         counts = whole and values.iloc[0] in (0, 1) and (values.diff().iloc[1:] == 1).all()
         return "an id: every row has another" if whole and (counts or _ID.search(name)) else ""
     if pandas.api.types.is_timedelta64_dtype(values):

@@ -290,6 +290,16 @@ def test_columns_of_lists_are_left_out() -> None:
         assert Columns.of(frame).left_out == {"x": f"cells of type {type(cell).__name__}; give numbers or text"}
 
 
+def test_columns_of_pyarrow() -> None:
+    """As pandas reads them with dtype_backend="pyarrow"."""
+    pyarrow = pytest.importorskip("pyarrow")
+    lists = pandas.Series([[1, 2]] * 20, dtype=pandas.ArrowDtype(pyarrow.list_(pyarrow.int64())))
+    prices = pandas.Series(range(5, 25), dtype=pandas.ArrowDtype(pyarrow.decimal128(25, 2)))
+    found = Columns.of(pandas.DataFrame({"lists": lists, "price": prices}))
+    assert found.kinds == {"price": "number"}
+    assert found.left_out == {"lists": f"cells of type {type(lists[0]).__name__}; give numbers or text"}
+
+
 def test_columns_that_are_called_as_parts_of_a_date_are_kept() -> None:
     days = pandas.date_range("2020-01-01", periods=40)
     size, height = (np.random.default_rng(i).normal(size=40) for i in range(2))
