@@ -15,7 +15,7 @@ from fastnet.kernels.cpu.gemm import blocking, dense, turned
 from fastnet.kernels.cpu.gemm import gemm as simd
 from fastnet.kernels.cpu.gemm.microkernel import MR, NV
 from fastnet.kernels.cpu.gemm.operands import Matrix, Shape
-from fastnet.kernels.llvm.builder import VECTOR
+from fastnet.kernels.llvm.builder import LINE, VECTOR
 from fastnet.kernels.reference import activations as reference
 from fastnet.kernels.specs.activations import ACTIVATIONS, IDENTITY, RELU, TANH
 
@@ -276,6 +276,30 @@ def test_several_blocks_of_rows() -> None:
     assert rows // 3 < height < rows
     check_forward(dense.dense_forward, np.float32, rows, 20, 30, RELU)
     check_matmul(simd.matmul, np.float32, rows, 20, 30, "transpose")
+
+
+@pytest.mark.skipif(blocking.WIDE, reason="the rule of AVX2 and NEON")
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_transposed_factor_is_packed_for_fewer_columns_where_it_misses_l1(dtype: Any) -> None:
+    """In place or packed, to the bits of the same rows without gaps."""
+    item, rng = np.dtype(dtype).itemsize, np.random.default_rng(8)
+    lines, nr, rows = blocking.L1 // 2 // LINE, NV * VECTOR // item, 25
+    if lines >= blocking.KC_BYTES // item:
+        pytest.skip("half of L1 holds a line for each k of a block")
+    full, half = blocking.PACK_A_PANELS * nr, blocking.PACK_A_PANELS // 2 * nr
+    for k, n, packed in (
+        (lines, full - 1, False),
+        (lines, full, True),
+        (lines + 1, half - 1, False),
+        (lines + 1, half, True),
+    ):
+        A, B = rng.standard_normal((k, rows)).astype(dtype).T, rng.standard_normal((k, n)).astype(dtype)
+        a, b = Matrix(0, item, rows * item, 0), Matrix(0, n * item, item, nr * item)
+        assert (blocking.choose_blocking.py_func(item, Shape(rows, n, k), a, b).a_panel_bytes > 0) == packed
+        C, twin = np.empty((rows, n), dtype), np.empty((rows, n), dtype)
+        simd.matmul(A, B, C)
+        simd.matmul(np.ascontiguousarray(A), B, twin)
+        np.testing.assert_array_equal(C, twin)
 
 
 def test_nan_passes_the_relu() -> None:
