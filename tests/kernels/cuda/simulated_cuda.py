@@ -6,6 +6,7 @@ some 70 MB. Tiles shrink to 16 x 16 x 4 and 8 x 8 x 2 with two elements a load.
 
 import gc
 import sys
+import threading
 import types
 import weakref
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
+from numba.cuda.simulator import kernelapi
 
 from fastnet import SGD, Adam, AdamW, CosineDecay, Network, RMSprop, Trainer, WarmUp, dataset
 from fastnet.kernels import matmul
@@ -36,6 +38,36 @@ from fastnet.kernels.verify import WrongKernelError, check
 from fastnet.optimizers import OPTIMIZER_CLASSES
 
 assert SIMULATED, "run by test_cuda.py"
+
+
+class _Allocations(dict[Any, Any]):
+    """A block's shared arrays. Numba looks one up, then stores it: in between, no other thread may do so as well."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    def get(self, place: Any, default: Any = None) -> Any:
+        """Return the array of a place in the source; without one, its place is taken until it is stored."""
+        if (found := super().get(place)) is None:
+            self._lock.acquire()
+            if (found := super().get(place)) is not None:
+                self._lock.release()
+        return found
+
+    def __setitem__(self, place: Any, array: Any) -> None:
+        super().__setitem__(place, array)
+        self._lock.release()
+
+
+_simulated = kernelapi.FakeCUDAShared.__init__
+
+
+def _with_lock(shared: Any, size: int) -> None:
+    _simulated(shared, size)
+    shared._allocations = _Allocations()
+
+
+kernelapi.FakeCUDAShared.__init__ = _with_lock
 
 PRODUCTS = (
     (1, 1, 1),  # the smallest
