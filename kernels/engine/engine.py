@@ -53,7 +53,7 @@ them the tuner times both."""
 TASKS_PER_THREAD = 2
 """Tasks of rows a thread, so that a thread that lost its core for a while holds up none of the others."""
 
-WEIGHT_TASKS_PER_THREAD = 8
+WEIGHT_TASKS_PER_THREAD = 4
 """Tasks of weights a thread, over all layers: layers differ in size, and so do their tasks."""
 
 WEIGHT_TASK_BYTES = blocking.L2 // 2
@@ -144,7 +144,7 @@ class CpuEngine:
             layer_sizes, tasks, WEIGHT_TASK_ROWS if threads == 1 else LINE // dtype.itemsize
         )
         task_rows = _task_rows(layer_sizes, dtype.itemsize, rows, threads)
-        scratch_size = padded(_scratch_size(layer_sizes, weight_tasks, task_rows, threads, rows, dtype.itemsize), LINE)
+        scratch_size = padded(_scratch_size(layers, weight_tasks, task_rows, rows, dtype.itemsize), LINE)
         self.plan = Plan(
             context=np.zeros((), CONTEXT),
             layers=layers,
@@ -366,7 +366,7 @@ class CpuEngine:
         short = {min(batch, epoch_rows) % MICRO_BATCH_ROWS, epoch_rows % batch % MICRO_BATCH_ROWS} - {0, full}
         if epoch_rows % batch >= MICRO_BATCH_ROWS or context["ranks"] > 1:  # whose tasks are others than the plan's
             short.add(full)
-        arguments = self._sizes, self.plan.weight_tasks, int(context["task_rows"]), int(context["scratch_threads"])
+        arguments = self.plan.layers, self.plan.weight_tasks, int(context["task_rows"])
         needed = padded(max((_scratch_size(*arguments, rows, dtype.itemsize) for rows in short), default=0), LINE)
         if needed > context["scratch_size"]:
             self.plan = self.plan._replace(scratch=aligned(int(context["scratch_threads"]) * needed, dtype))
@@ -417,32 +417,28 @@ _DATA = ("X", "targets", "sample_weights", "order", "rates")
 _NO_RATE = np.zeros(1)
 
 
-def _scratch_size(
-    layer_sizes: Sequence[int], weight_tasks: Array, task_rows: int, threads: int, rows: int, item: int
-) -> int:
+def _scratch_size(layers: Array, weight_tasks: Array, task_rows: int, rows: int, item: int) -> int:
     """Return the elements of scratch that a task of rows, or of a layer's weights, needs for packing or for the loss.
 
-    For micro-batches of ``rows`` rows: a shorter one may need more. The last line tells whose inputs are packed.
+    For micro-batches of ``rows`` rows: a shorter one may need more.
     """
     choose: Any = getattr(blocking.choose_blocking, "py_func", blocking.choose_blocking)
     loss_scratch: Any = getattr(losses.scratch_size, "py_func", losses.scratch_size)
-    packed_inputs: Any = getattr(weights_task.packed_inputs_bytes, "py_func", weights_task.packed_inputs_bytes)
-    sizes, panel = list(pairwise(layer_sizes)), NV * VECTOR
-    nbytes = [loss_scratch(task_rows, layer_sizes[-1]) * item]
-    for n, k in sizes:  # dX = dZ W, and X W^T, whose W^T is packed already
-        dz, w = Matrix(0, k * item, item, 0), Matrix(0, n * item, item, panel)
-        nbytes.append(choose(item, Shape(task_rows, n, k), dz, w).buffer_bytes)
+    sizes, panel = list(zip(*(layers[name].tolist() for name in ("n_in", "n_out", "panels")), strict=True)), NV * VECTOR
+    nbytes = [loss_scratch(task_rows, sizes[-1][1]) * item]
+    for i, (n, k, _) in enumerate(sizes):  # X W^T, whose W^T is packed already, and dX = dZ W but of the first layer
         x, packed = Matrix(0, n * item, item, 0), Matrix(0, panel, item, -1)
         nbytes.append(choose(item, Shape(task_rows, k, n), x, packed).buffer_bytes)
+        if i > 0:
+            dz, w = Matrix(0, k * item, item, 0), Matrix(0, n * item, item, panel)
+            nbytes.append(choose(item, Shape(task_rows, n, k), dz, w).buffer_bytes)
     for layer, height in {(layer, end - begin) for layer, begin, end in weight_tasks.tolist()}:  # dW = dZ^T X
-        n, k = sizes[layer]
+        n, k, panels = sizes[layer]
         dz, x = Matrix(0, item, k * item, 0), Matrix(0, n * item, item, panel)
-        nbytes.append(choose(item, Shape(height, n, rows), dz, x).buffer_bytes)
-        kept = packed_inputs(item, rows, n, k, threads)
-        if kept > 0:
+        if panels:
             x = Matrix(0, panel, item, -1)
-            nbytes.append(kept + choose(item, Shape(height, n, rows), dz, x).buffer_bytes)
-    return -(-(max(nbytes) + LINE) // item)
+        nbytes.append(choose(item, Shape(height, n, rows), dz, x).buffer_bytes)
+    return -(-max(nbytes) // item)
 
 
 CPU: Any = CpuEngine if COMPILES else NumpyEngine

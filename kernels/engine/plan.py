@@ -17,14 +17,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..llvm.builder import LINE
+from ..cpu.gemm.blocking import B_BYTES, B_IN_PLACE_BYTES, FEW_ROWS, WIDE
+from ..llvm.builder import LINE, VECTOR
 from ..specs import dropout
 from ..specs.activations import ACTIVATION_BY_CODE, IDENTITY, RELU
 from ..specs.batches import MICRO_BATCH_ROWS
 from .backend import Array, record
 
 LAYER = record(
-    "n_in n_out activation weights biases packed output preactivation gradient first_neuron activate derive",
+    "n_in n_out activation weights biases packed panels output preactivation gradient first_neuron activate derive",
     "dropped drop_kernel threshold",
     floats="scale",
 )
@@ -34,6 +35,7 @@ LAYER = record(
 - activation: code of its ActivationSpec
 - weights, biases: offsets of W (n_out, n_in) and b (n_out,) in `parameters` and `gradient`
 - packed: offset of W^T in `packed_weights`
+- panels: offset of the packed inputs in `workspace`, in micro-panels as W^T; 0 where they are not packed
 - output: offset of A (rows, n_out) in `workspace`
 - preactivation: offset of Z (rows, n_out), which may share the memory of A or of dZ
 - gradient: offset of dL/dA, later dZ (rows, n_out)
@@ -68,7 +70,7 @@ class Plan(NamedTuple):
         W^T of every layer, in micro-panels of NR columns whose rows are padded to whole vectors; written by the step.
     workspace : vector
         For a micro-batch: its inputs and targets where they are gathered, and of every layer A, dZ, and Z where a
-        derivative needs it, each (rows, n_out).
+        derivative needs it, each (rows, n_out), and its inputs in micro-panels where that pays.
     labels : int64, shape (rows,)
         Of a micro-batch, gathered.
     row_losses : float64, shape (rows,)
@@ -82,9 +84,8 @@ class Plan(NamedTuple):
     totals : TOTALS, shape ()
     objective : OBJECTIVE, shape ()
     scratch : vector
-        For packing and for the loss; a slot of scratch_size elements for each thread, whose last line tells the layer
-        whose packed inputs it begins with. Tasks allocate nothing: no lack of memory may end a step when some weights
-        have changed.
+        For packing and for the loss; a slot of scratch_size elements for each thread. Tasks allocate nothing: no lack
+        of memory may end a step when some weights have changed.
     """
 
     context: Array
@@ -268,13 +269,24 @@ def layer_table(
         dropped = output
         if rate > 0 and not drops_in_place(activation):
             dropped, end = end, end + size
-        biases = weights + n * k
+        biases, panels = weights + n * k, 0
+        if inputs_are_packed(rows, n, k, VECTOR // lanes):
+            panels = padded(end, LINE * lanes // VECTOR)
+            end = panels + padded(rows, lanes) * padded(n, nr)
         dropping = dropped, 0, dropout.threshold(rate), dropout.scale(rate)
-        places = weights, biases, packed, output, preactivation, gradient
+        places = weights, biases, packed, panels, output, preactivation, gradient
         layers.append((n, k, activation, *places, neurons, 0, 0, *dropping))
         weights, packed, output = biases + k, packed + padded(n, lanes) * padded(k, nr), end
         neurons += k
     return np.array(layers, LAYER), output
+
+
+def inputs_are_packed(rows: int, n: int, k: int, item: int) -> bool:
+    """Whether a step packs a layer's X (rows, n) for all tasks of its W (k, n), as one block of the product.
+
+    With AVX-512, whose blocks of B lie in L2, each task packs for itself: nothing else was measured there.
+    """
+    return not WIDE and k >= FEW_ROWS and B_IN_PLACE_BYTES < rows * n * item <= B_BYTES
 
 
 def packed_weights_size(layer_sizes: Sequence[int], lanes: int, nr: int) -> int:

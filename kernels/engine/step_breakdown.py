@@ -15,7 +15,6 @@ from ..llvm.memory import item_bytes, record_at
 from .context import task_bounds, task_count
 from .plan import CONTEXT
 from .training_step import backward, call_weights_task, forward, loss
-from .weights_task import forget_inputs
 
 FORWARD, LOSS, BACKWARD = range(3)
 
@@ -45,6 +44,5 @@ def repeat_weights(dtype: Any, context: int, tasks: Any, times: int) -> None:
     """Compute dW, db, the update and W^T of the weight tasks of these numbers."""
     ctx = record_at(CONTEXT, context)
     for _ in range(times):
-        forget_inputs(dtype, ctx, 1)
         for task in tasks:
             call_weights_task(task, np.intp(0), dtype, ctx)

@@ -43,7 +43,7 @@ from .context import (
     task_count,
 )
 from .plan import CONTEXT
-from .weights_task import forget_inputs, weights_task
+from .weights_task import pack_inputs, weights_task
 
 # ------------------------------------------------------------------------------------------- rows
 
@@ -83,6 +83,8 @@ def forward(dtype: Any, ctx: Any, x: int, row_begin: int, row_end: int, workspac
         if k == 1 or ctx.packs == 0:  # a single row of W is a column of W^T as it is
             column = n * item if k > 1 else np.intp(item)
             w = Matrix(ctx.parameters + layer.weights * item, np.intp(item), column, nr * column)
+        if layer.panels != 0 and ctx.trains != 0 and ctx.ranks == 1:
+            pack_inputs(dtype, ctx, i, x, row_begin, row_end)
         bias = Rows(ctx.parameters + layer.biases * item, np.intp(0))
         z = Rows(ctx.workspace + (layer.preactivation + row_begin * k) * item, k * item)
         epilogue = Epilogue(bias, z if code == RELU else NO_ROWS, NO_ROWS, dtype.type(1))
@@ -254,6 +256,17 @@ def _weigh_rows(dtype: Any, ctx: Any, totals: Any, batch_begin: int, batch_end: 
     return total
 
 
+@jit(internal=True)
+def _pack_all_inputs(dtype: Any, ctx: Any) -> None:
+    """Pack the inputs of every layer, where they are packed at all."""
+    inputs = ctx.inputs
+    for i in range(ctx.layer_count):
+        layer = layer_at(ctx, i)
+        if layer.panels != 0:
+            pack_inputs(dtype, ctx, i, inputs, 0, ctx.rows)
+        inputs = ctx.workspace + layer.dropped * item_bytes(dtype)
+
+
 @by_address(lambda real: (types.DType(real), types.intp, types.intp, types.intp))
 @jit
 def run(dtype: Any, context: int, threads: int, pool: int) -> None:
@@ -323,7 +336,8 @@ def run(dtype: Any, context: int, threads: int, pool: int) -> None:
                 ctx.correct_count += correct[task]
             ctx.paused = 1 if ctx.ranks > 1 else 0
         else:
-            forget_inputs(dtype, ctx, threads)
+            if ctx.stage == WEIGHTS and ctx.ranks > 1:  # the rows of other ranks are there now
+                _pack_all_inputs(dtype, ctx)
             done = parallel_for(call_weights_task, ctx.weight_task_count, threads, flops, pool, (dtype, ctx))
             ctx.paused = 1 if ctx.ranks > 1 and ctx.stage != PACK else 0
         if not done:

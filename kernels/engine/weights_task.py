@@ -7,8 +7,7 @@ W^T is kept beside W, packed in micro-panels as the micro-kernel reads them: the
 transposes them, a block of vectors at a time, while they are in cache. Packing W in every product instead costs each
 thread the whole of it (docs/performance-notes/engine.md).
 
-A thread packs a layer's X once for those of its tasks that follow one another, into its scratch. `forget_inputs` ends
-that before each round of tasks: X changes, and the tasks of rows use the same scratch.
+X is packed once for all tasks of a layer, by `pack_inputs`: each task of rows packs its own as it reads them.
 
 Plain SGD: W <- W - rate dW happens to the sums in registers, and dW never exists, where a batch is one micro-batch. The
 product stores an FMA of what it would have stored otherwise, so the bits are those of the update after it.
@@ -21,7 +20,6 @@ import numpy as np
 from numba import types
 
 from ..cpu import optimizers
-from ..cpu.gemm.blocking import B_BYTES, B_IN_PLACE_BYTES, FEW_ROWS, WIDE
 from ..cpu.gemm.gemm import gemm
 from ..cpu.gemm.microkernel import NV, sum_rows
 from ..cpu.gemm.operands import NO_ROWS, Epilogue, Matrix, Rows, Shape, Workspace
@@ -31,7 +29,7 @@ from ..cpu.softmax import tree_sum
 from ..cpu.threads.atomics import store_fence
 from ..jit.call_by_address import by_address, call
 from ..jit.decorator import jit
-from ..llvm.builder import LINE, VECTOR
+from ..llvm.builder import VECTOR
 from ..llvm.memory import (
     address_and_strides,
     copy_vector,
@@ -44,16 +42,13 @@ from ..llvm.memory import (
 from ..specs.batches import GROUP_ROWS
 from ..specs.optimizers import OPTIMIZERS
 from .backend import PROGRESS
-from .context import CONTEXT_TYPE, FLOAT64, INT64, layer_at
+from .context import CONTEXT_TYPE, FLOAT64, layer_at
 from .plan import WEIGHT_TASK
 
 _LANES = 32
 """Partial sums of squares that are added at once."""
 
 _LANES_BYTES, _PANEL_BYTES = _LANES * 8, NV * VECTOR
-
-NO_LAYER = -1
-"""In place of the number of the layer whose X a thread has packed: none."""
 
 _SGD, _NONE = OPTIMIZERS["sgd"].code, OPTIMIZERS["none"].code
 
@@ -143,31 +138,22 @@ def _add_group(gradient: Any, sums: Any, first: bool) -> None:
         sums[i] = gradient[i]
 
 
-@jit(scalar=True)
-def packed_inputs_bytes(item: int, rows: int, n: int, k: int, threads: int) -> int:
-    """Return the bytes of X (rows, n) in micro-panels, if a thread keeps that for a layer's tasks; otherwise 0.
-
-    It does where its share of the rows of W (k, n) pays for packing X, as one block of the product. With
-    AVX-512, whose blocks of B lie in L2, each task packs for itself: nothing else was measured there.
-    """
-    lanes, nbytes = VECTOR // item, rows * n * item
-    if WIDE or k < FEW_ROWS * threads or nbytes <= B_IN_PLACE_BYTES or nbytes > B_BYTES:
-        return 0
-    nr = NV * lanes
-    return -(-rows // lanes) * lanes * (-(-n // nr)) * nr * item
-
-
 @jit(inline=True)
-def _kept_layer(dtype: Any, ctx: Any, scratch: int) -> Any:
-    """Return the vector (1,) in the last line of a thread's scratch: the layer whose packed X it begins with."""
-    return vector_at(INT64, scratch + ctx.scratch_size * item_bytes(dtype) - LINE, 1)
+def _panel_bytes(dtype: Any, ctx: Any) -> int:
+    """Return the distance between two micro-panels of a micro-batch's packed inputs."""
+    lanes = VECTOR // item_bytes(dtype)
+    return -(-ctx.rows // lanes) * lanes * np.intp(NV * VECTOR)
 
 
 @jit(internal=True)
-def forget_inputs(dtype: Any, ctx: Any, threads: int) -> None:
-    """Have every thread pack X anew: call it before each round of `weights_task`."""
-    for thread in range(threads):
-        _kept_layer(dtype, ctx, ctx.scratch + thread * ctx.scratch_size * item_bytes(dtype))[0] = NO_LAYER
+def pack_inputs(dtype: Any, ctx: Any, i: int, inputs: int, row_begin: int, row_end: int) -> None:
+    """Pack rows of layer i's X, the micro-batch's at the address ``inputs``, for `weights_task`."""
+    item = item_bytes(dtype)
+    layer = layer_at(ctx, i)
+    n = layer.n_in
+    x = Matrix(inputs + row_begin * n * item, n * item, np.intp(item), np.intp(NV * VECTOR))
+    target = ctx.workspace + layer.panels * item + row_begin * NV * VECTOR
+    pack_b(dtype, row_end - row_begin, n, x, target, _panel_bytes(dtype, ctx))
 
 
 @jit(inline=True)
@@ -189,14 +175,9 @@ def _gradient(dtype: Any, ctx: Any, task: Any, fused: bool, scratch: int) -> Non
     c = Rows(destination + (layer.weights + task.row_begin * n) * item, n * item)
     addend = c if fused or ctx.is_group_first == 0 else NO_ROWS
     alpha = dtype.type(-ctx.rate) if fused else dtype.type(1)
-    kept = packed_inputs_bytes(item, ctx.rows, n, k, ctx.scratch_threads)
-    layer_there = _kept_layer(dtype, ctx, scratch)
-    if kept > 0:
-        if layer_there[0] != task.layer:
-            pack_b(dtype, ctx.rows, n, x, scratch)
-        x = Matrix(scratch, np.intp(NV * VECTOR), np.intp(item), -(-ctx.rows // lanes) * lanes * np.intp(NV * VECTOR))
-    layer_there[0] = task.layer if kept > 0 else NO_LAYER  # whose product packs into the same scratch
-    workspace = Workspace(scratch + kept, ctx.scratch_size * item - LINE - kept)
+    if layer.panels != 0:
+        x = Matrix(ctx.workspace + layer.panels * item, np.intp(NV * VECTOR), np.intp(item), _panel_bytes(dtype, ctx))
+    workspace = Workspace(scratch, ctx.scratch_size * item)
     epilogue = Epilogue(addend, NO_ROWS, NO_ROWS, alpha)
     call(gemm, ctx.gemm, dtype, (dtype, Shape(height, n, ctx.rows), dz, x, c, epilogue, workspace))
     db = vector_at(dtype, ctx.gradient + (layer.biases + task.row_begin) * item, height)

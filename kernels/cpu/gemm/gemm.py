@@ -249,8 +249,8 @@ def gemm(dtype: Any, shape: Any, a: Any, b: Any, c: Any, epilogue: Any, workspac
                 if blocking.transposes_b:
                     b_block = Matrix(b_address, right.row_stride, right.column_stride, np.intp(-1))
                 elif blocking.b_block_bytes > 0:
-                    pack_b(dtype, kb, nb, b_block, b_packed)
                     panel_stride = -(-kb // lanes) * lanes * nr * item
+                    pack_b(dtype, kb, nb, b_block, b_packed, panel_stride)
                     b_block = Matrix(b_packed, np.intp(nr * item), np.intp(item), np.intp(panel_stride))
                 i = 0
                 while i < m:  # loop 3

@@ -60,16 +60,16 @@ def copy_tile_rows(builder: ir.IRBuilder, dtype: Any, target: Rows, source: Rows
 
 
 @jit(internal=True)
-def pack_b(dtype: Any, kb: int, nb: int, b: Matrix, target: int) -> None:
+def pack_b(dtype: Any, kb: int, nb: int, b: Matrix, target: int, panel: int) -> None:
     """Copy a block of B, kb x nb, into micro-panels of NR columns, the rows of a panel one after the other.
 
     The last panel is filled up to whole vectors, unless neither rows nor columns are contiguous. B.T is transposed
     some rows at a time; a panel has space for whole vectors of rows, so that zeros behind the last k do no harm.
+    ``panel`` is the distance in bytes from a panel to the next.
     """
     item = item_bytes(dtype)
     lanes = VECTOR // item
     nr = NV * lanes
-    panel = -(-kb // lanes) * lanes * nr * item
     if b.column_stride == item:
         whole = nb // nr * nr
         for k in range(0, kb, ROWS_AT_ONCE):

@@ -29,6 +29,7 @@ from fastnet.kernels.llvm.memory import address_and_strides
 from fastnet.kernels.reference import activations as reference
 from fastnet.kernels.reference import layers, losses
 from fastnet.kernels.registry import find
+from fastnet.kernels.specs.activations import IDENTITY, RELU
 from fastnet.kernels.specs.batches import MICRO_BATCH_ROWS
 from fastnet.kernels.specs.optimizers import OPTIMIZERS
 from fastnet.trainer import DivergenceWarning
@@ -235,10 +236,12 @@ def test_short_last_micro_batch_fits_its_workspace(rows: int, dtype: str, monkey
 def test_scratch_holds_the_inputs_that_the_forward_product_packs(item: int, sizes: tuple[int, ...]) -> None:
     """Of X whose rows are 2 KiB apart, with AVX2 and NEON; without, each task allocated its own memory."""
     choose: Any = getattr(blocking.choose_blocking, "py_func", blocking.choose_blocking)
+    lanes = VECTOR // item
     for rows in (16, 32, 40):
         x, w = Matrix(0, sizes[0] * item, item, 0), Matrix(0, NV * VECTOR, item, -1)
         needed = choose(item, Shape(rows, sizes[1], sizes[0]), x, w).buffer_bytes
-        assert engine._scratch_size(sizes, np.array([[0, 0, 1]]), rows, 1, rows, item) * item >= needed
+        layers, _ = plan.layer_table(sizes, (RELU, IDENTITY), (), rows, lanes, NV * lanes)
+        assert engine._scratch_size(layers, np.array([[0, 0, 1]]), rows, rows, item) * item >= needed
 
 
 @pytest.mark.compiled
