@@ -12,12 +12,12 @@ from pathlib import Path
 from limit_epoch import NETWORKS
 
 from fastnet.kernels.cpu.gemm.microkernel import MR
-from fastnet.kernels.engine.engine import (
+from fastnet.kernels.engine.engine import THREAD_FLOPS
+from fastnet.kernels.engine.partition import (
     MAX_TASK_ROWS,
     MAX_TASK_ROWS_LARGE_W,
     MIN_TASK_ROWS,
     TASKS_PER_THREAD,
-    THREAD_FLOPS,
     WEIGHT_TASKS_PER_THREAD,
 )
 

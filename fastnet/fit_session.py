@@ -126,7 +126,8 @@ class FitSession:
         self._trainer, self._state, self._data, self._validation, self._build = trainer, state, data, validation, build
         self._fail = fail
         # First: the backends below start the worker threads, whose loop would be compiled alone.
-        compile_kernels(trainer)
+        if state.engine is None:
+            compile_kernels(trainer)
         self._batch = data.rows if trainer.batch_size is None else min(trainer.batch_size, data.rows)
         self._backend = build(self._batch, True)
         # A backend of its own, so that a loss does not depend on the batch size: other micro-batches round otherwise.
@@ -222,6 +223,7 @@ class FitSession:
                 writer.write(*state_dict(trainer, state, best.arrays))
         if history.epochs >= MIN_EPOCHS:
             history.set_remarks(*self._data.remarks())
+        self._state.keep(self._backend)
         return warning
 
     def _validated(self) -> dict[str, float]:

@@ -420,16 +420,16 @@ class Trainer(Hinting):
 
     def _build(self, batch_rows: int, train: bool = False) -> Backend:
         """Build the backend: one that trains, or one that only evaluates."""
-        network, state = self.network, self._state if train else None
-        layers = network.layer_sizes, network.activation_codes, self.loss, batch_rows, state
-        backend: Any
+        network = self.network
+        layers = network.layer_sizes, network.activation_codes, self.loss, batch_rows, self._state if train else None
         if self.backend == "cuda":
             from .kernels.cuda.engine import CudaEngine  # imports numba.cuda
 
-            backend = CudaEngine(network._synced, *layers)
+            backend: Any = CudaEngine(network._synced, *layers)
         else:
             engine: Any = NumpyEngine if self.backend == "numpy" else CPU
-            backend = engine(network.parameters, *layers, train and self.shuffle, self._state.tuner)
+            backend = self._state.kept_engine(batch_rows, self.shuffle) if train else None
+            backend = backend or engine(network.parameters, *layers, train and self.shuffle, self._state.tuner)
         if train:
             self._state.tuner = backend.tuner
         return backend

@@ -4,12 +4,16 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from .kernels.engine.engine import CpuEngine
 from .kernels.engine.optimizer_state import OptimizerState
 from .kernels.engine.plan import aligned_zeros, parameter_count
 from .kernels.engine.synced import SyncedArray
 from .kernels.specs.base import Array
 from .network import Network
 from .optimizers import Optimizer
+
+KEPT_BYTES = 1 << 20
+"""Bytes of an engine that is kept between two calls of `fit`, at most: building one takes 0.2 ms, however small."""
 
 
 class TrainingState(OptimizerState):
@@ -21,6 +25,8 @@ class TrainingState(OptimizerState):
         Records PROGRESS and TOTALS of `kernels.engine.backend`.
     tuner : Tuner or None
         Of the last backend.
+    engine : CpuEngine or None
+        That of the last `fit`, where it is small: building another takes longer than an epoch of a small network.
     resumed_rows : int or None
         From `Trainer.resume` to the first `fit`: the rows of the checkpoint's last epoch, 0 where they are not known.
     """
@@ -42,10 +48,11 @@ class TrainingState(OptimizerState):
         rules = l2, longest
         super().__init__(optimizer.spec.code, vectors, optimizer.hyper, *rules, dropout=dropout, seed=seed)
         self.tuner: Any = None
+        self.engine: CpuEngine | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy has the state vectors as they are now, wherever they are."""
-        return {**self.__dict__, "synced": self.state}
+        """A copy has the state vectors as they are now, wherever they are, and an engine of its own."""
+        return {**self.__dict__, "synced": self.state, "engine": None}
 
     def __setstate__(self, attributes: dict[str, Any]) -> None:
         """Align the vectors of a copy as those of the original are."""
@@ -53,6 +60,17 @@ class TrainingState(OptimizerState):
         vectors: Array = attributes["synced"]
         self.synced = SyncedArray(aligned_zeros(len(vectors), vectors.shape[1], vectors.dtype))
         self.vectors[...] = vectors
+
+    def keep(self, backend: Any) -> None:
+        """Keep the backend of a `fit` that has ended as it should, for the next one."""
+        if isinstance(backend, CpuEngine) and backend.nbytes <= KEPT_BYTES:
+            backend.forget_data()
+            self.engine = backend
+
+    def kept_engine(self, batch_rows: int, uses_order: bool) -> CpuEngine | None:
+        """Hand over the engine that was kept, if it serves; it is not kept any more: a `fit` may be interrupted."""
+        engine, self.engine = self.engine, None
+        return engine if engine is not None and engine.serves(batch_rows, uses_order) else None
 
     @property
     def vectors(self) -> Array:

@@ -2,16 +2,13 @@
 
 import time
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from ..cpu import activations, dropout, losses, optimizers
-from ..cpu.gemm import blocking
 from ..cpu.gemm.gemm import gemm
 from ..cpu.gemm.microkernel import NV
-from ..cpu.gemm.operands import Matrix, Shape
 from ..cpu.threads import parallel_for
 from ..cpu.threads.pool import POOL, num_threads
 from ..jit.side_by_side import Kernel, compile_side_by_side
@@ -27,6 +24,7 @@ from .backend import OBJECTIVE, Array, Chunk, Visit, check_interrupt, new_progre
 from .bounds import check_data, check_network
 from .numpy_engine import NumpyEngine
 from .optimizer_state import OptimizerState
+from .partition import partition_weights, rows_of_task, scratch_elements
 from .plan import (
     CONTEXT,
     WEIGHT_TASK,
@@ -38,7 +36,6 @@ from .plan import (
     packed_weights_size,
     padded,
     parameter_count,
-    partition_weights,
     rank_share,
 )
 from .tuner import Tuner
@@ -49,28 +46,6 @@ _FIRST_CALL_FLOPS = 1e8
 THREAD_FLOPS, SURE_FLOPS = 3_000_000, 500_000_000
 """Micro-batches of fewer floating-point operations stay on one thread; from the second on, all threads work. Between
 them the tuner times both."""
-
-TASKS_PER_THREAD = 2
-"""Tasks of rows a thread, so that a thread that lost its core for a while holds up none of the others."""
-
-WEIGHT_TASKS_PER_THREAD = 4
-"""Tasks of weights a thread, over all layers: layers differ in size, and so do their tasks."""
-
-WEIGHT_TASK_BYTES = blocking.L2 // 2
-"""Bytes of weights in a task at most: what has just been changed is transposed while it is in L2."""
-
-WEIGHT_TASK_ROWS = 128
-"""Neurons of a task at least, on one thread: fewer than `blocking.FEW_ROWS`, at most 64, would each read all of X as it
-lies."""
-
-MIN_TASK_ROWS = 4
-"""Rows that go through all layers together at least: fewer leave the FMA units waiting. Fewer threads work instead."""
-
-MAX_TASK_ROWS = 128
-"""Rows that go through all layers together: few enough to stay in L2, enough to pay for reading W."""
-
-MAX_TASK_ROWS_LARGE_W = 256
-"""The same where a W is larger than L2 and is packed for every task."""
 
 COMPANIONS = (
     Kernel(rng.__name__, "shuffle_rows"),
@@ -131,20 +106,15 @@ class CpuEngine:
         self._loss, self._sizes, self._uses_order = spec, layer_sizes, uses_order
         layers, workspace = layer_table(layer_sizes, codes, optimizer.dropout, rows, lanes, NV * lanes)
         flops = 6 * parameter_count(layer_sizes)  # 2 each for forward, dX and dW
-        threads = num_threads() if rows * flops >= THREAD_FLOPS else 1
+        threads = _most_threads(rows * flops)
         self.tuner = Tuner(max(1, int(_FIRST_CALL_FLOPS / flops)), threads, rows * flops < SURE_FLOPS)
         if tuner is not None and tuner.is_compatible(self.tuner):
             self.tuner = tuner
         inputs, targets = workspace, workspace + padded(rows * layer_sizes[0], lanes) * uses_order
         workspace = targets + rows * layer_sizes[-1] * uses_order
-        tasks = max(len(layers), -(-parameters.nbytes // WEIGHT_TASK_BYTES))
-        if threads > 1:
-            tasks = max(tasks, threads * WEIGHT_TASKS_PER_THREAD)
-        weight_tasks = partition_weights(
-            layer_sizes, tasks, WEIGHT_TASK_ROWS if threads == 1 else LINE // dtype.itemsize
-        )
-        task_rows = _task_rows(layer_sizes, dtype.itemsize, rows, threads)
-        scratch_size = padded(_scratch_size(layers, weight_tasks, task_rows, rows, dtype.itemsize), LINE)
+        weight_tasks = partition_weights(layer_sizes, dtype.itemsize, threads)
+        task_rows = rows_of_task(layer_sizes, dtype.itemsize, rows, threads)
+        scratch_size = padded(scratch_elements(layers, weight_tasks, task_rows, rows, dtype.itemsize), LINE)
         self.plan = Plan(
             context=np.zeros((), CONTEXT),
             layers=layers,
@@ -180,6 +150,17 @@ class CpuEngine:
         self._address = 0  # of the context of `_bound`
         self._bound: tuple[Array | None, tuple[Array | None, ...]] = (None, (None,) * 5)
 
+    def serves(self, batch_rows: int, uses_order: bool) -> bool:
+        """Whether it trains its network by steps of so many rows, on as many threads as a new engine would."""
+        context = self.plan.context
+        threads = _most_threads(micro_batch_rows(batch_rows) * int(context["flops_per_row"]))
+        found = int(context["batch_rows"]), self._uses_order, int(context["scratch_threads"])
+        return found == (batch_rows, uses_order, threads)
+
+    def forget_data(self) -> None:
+        """Let go of the arrays that the last call has read."""
+        self._bound = (None, (None,) * len(_DATA))
+
     def take_part(self, rank: int, ranks: int) -> None:
         """Compute a rank's rows of each micro-batch and of each W only, and have `run` return after each stage.
 
@@ -193,7 +174,7 @@ class CpuEngine:
             own += [(layer, begin, end)] if begin < end else []
         self.plan = plan._replace(weight_tasks=np.array(own, WEIGHT_TASK))
         rows = rank_share(len(plan.row_losses), ranks)
-        context["task_rows"] = _task_rows(self._sizes, item, rows, int(context["scratch_threads"]))
+        context["task_rows"] = rows_of_task(self._sizes, item, rows, int(context["scratch_threads"]))
         context["rank"], context["ranks"], context["weight_task_count"] = rank, ranks, len(own)
 
     def _link_kernels(self) -> None:
@@ -367,7 +348,7 @@ class CpuEngine:
         if epoch_rows % batch >= MICRO_BATCH_ROWS or context["ranks"] > 1:  # whose tasks are others than the plan's
             short.add(full)
         arguments = self.plan.layers, self.plan.weight_tasks, int(context["task_rows"])
-        needed = padded(max((_scratch_size(*arguments, rows, dtype.itemsize) for rows in short), default=0), LINE)
+        needed = padded(max((scratch_elements(*arguments, rows, dtype.itemsize) for rows in short), default=0), LINE)
         if needed > context["scratch_size"]:
             self.plan = self.plan._replace(scratch=aligned(int(context["scratch_threads"]) * needed, dtype))
             context["scratch"], context["scratch_size"] = address_of(self.plan.scratch), needed
@@ -404,41 +385,15 @@ def training_kernels(
     return found
 
 
-def _task_rows(layer_sizes: Sequence[int], item: int, rows: int, threads: int) -> int:
-    """Return the rows of a task, of micro-batches of ``rows`` rows."""
-    large = max(n * k for n, k in pairwise(layer_sizes)) * item > blocking.L2
-    shares = 1 if threads == 1 else threads * (1 if large else TASKS_PER_THREAD)
-    return min(MAX_TASK_ROWS_LARGE_W if large else MAX_TASK_ROWS, max(MIN_TASK_ROWS, -(-rows // shares)))
+def _most_threads(flops: int) -> int:
+    """Return how many threads may work on a micro-batch of so many floating-point operations."""
+    return num_threads() if flops >= THREAD_FLOPS else 1
 
 
 _DATA = ("X", "targets", "sample_weights", "order", "rates")
 """Fields of the context that hold a call's data, in the order of `CpuEngine._advance`."""
 
 _NO_RATE = np.zeros(1)
-
-
-def _scratch_size(layers: Array, weight_tasks: Array, task_rows: int, rows: int, item: int) -> int:
-    """Return the elements of scratch that a task of rows, or of a layer's weights, needs for packing or for the loss.
-
-    For micro-batches of ``rows`` rows: a shorter one may need more.
-    """
-    choose: Any = getattr(blocking.choose_blocking, "py_func", blocking.choose_blocking)
-    loss_scratch: Any = getattr(losses.scratch_size, "py_func", losses.scratch_size)
-    sizes, panel = list(zip(*(layers[name].tolist() for name in ("n_in", "n_out", "panels")), strict=True)), NV * VECTOR
-    nbytes = [loss_scratch(task_rows, sizes[-1][1]) * item]
-    for i, (n, k, _) in enumerate(sizes):  # X W^T, whose W^T is packed already, and dX = dZ W but of the first layer
-        x, packed = Matrix(0, n * item, item, 0), Matrix(0, panel, item, -1)
-        nbytes.append(choose(item, Shape(task_rows, k, n), x, packed).buffer_bytes)
-        if i > 0:
-            dz, w = Matrix(0, k * item, item, 0), Matrix(0, n * item, item, panel)
-            nbytes.append(choose(item, Shape(task_rows, n, k), dz, w).buffer_bytes)
-    for layer, height in {(layer, end - begin) for layer, begin, end in weight_tasks.tolist()}:  # dW = dZ^T X
-        n, k, panels = sizes[layer]
-        dz, x = Matrix(0, item, k * item, 0), Matrix(0, n * item, item, panel)
-        if panels:
-            x = Matrix(0, panel, item, -1)
-        nbytes.append(choose(item, Shape(height, n, rows), dz, x).buffer_bytes)
-    return -(-max(nbytes) // item)
 
 
 CPU: Any = CpuEngine if COMPILES else NumpyEngine

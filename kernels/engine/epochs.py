@@ -81,12 +81,12 @@ class BestState:
 
     def __init__(self, parameters: Array, vectors: Array, step: Array) -> None:
         self._now = parameters, vectors, step
-        self._copies = []
-        for _ in range(2):
-            flat, steps = np.empty((len(vectors) + 1, parameters.size), parameters.dtype), step.copy()
-            flat[0], flat[1:] = parameters, vectors
-            self._copies.append((flat[0], flat[1:], steps))
-        addresses = [address_of(array) for i in (0, 2) for array in (self._copies[0][i], self._copies[1][i])]
+        flat = np.empty((2, len(vectors) + 1, parameters.size), parameters.dtype)
+        steps = np.empty((2, 1), np.int64)
+        flat[:, 0], flat[:, 1:], steps[:] = parameters, vectors, step
+        self._copies = [(flat[i, 0], flat[i, 1:], steps[i]) for i in range(2)]
+        first, first_step = address_of(flat), address_of(steps)
+        addresses = first, first + flat.nbytes // 2, first_step, first_step + steps.itemsize
         distance = vectors.strides[0] if len(vectors) > 1 else 0
         now = (address_of(parameters), parameters.size, address_of(vectors), len(vectors), distance, address_of(step))
         self.record = np.zeros((), BEST)

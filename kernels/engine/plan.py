@@ -306,16 +306,3 @@ def rank_share(rows: int, ranks: int, unit: int = 1) -> int:
     blocks.
     """
     return -(-rows // (ranks * unit)) * unit
-
-
-def partition_weights(layer_sizes: Sequence[int], tasks: int, unit: int) -> Array:
-    """Divide each layer's rows of W into about ``tasks`` tasks in all, at multiples of ``unit`` rows; largest first."""
-    total = parameter_count(layer_sizes)
-    found: list[tuple[int, int, int, int]] = []
-    for layer, (n, k) in enumerate(pairwise(layer_sizes)):
-        units = -(-k // unit)
-        parts = min(units, max(1, round(tasks * (n + 1) * k / total)))
-        edges = [min(k, units * i // parts * unit) for i in range(parts + 1)]
-        found += [(layer, begin, end, n * (end - begin)) for begin, end in pairwise(edges)]
-    found.sort(key=lambda task: -task[3])
-    return np.array([task[:3] for task in found], WEIGHT_TASK)

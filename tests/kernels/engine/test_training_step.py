@@ -16,7 +16,7 @@ from fastnet.kernels.cpu.gemm import blocking
 from fastnet.kernels.cpu.gemm.microkernel import NV
 from fastnet.kernels.cpu.gemm.operands import Matrix, Shape
 from fastnet.kernels.cpu.threads.pool import POOL, limit_threads, num_threads
-from fastnet.kernels.engine import engine, plan, training_step, tuner
+from fastnet.kernels.engine import engine, partition, plan, training_step, tuner
 from fastnet.kernels.engine.backend import start_epoch
 from fastnet.kernels.engine.numpy_engine import NumpyEngine
 from fastnet.kernels.engine.optimizer_state import OptimizerState
@@ -241,7 +241,7 @@ def test_scratch_holds_the_inputs_that_the_forward_product_packs(item: int, size
         x, w = Matrix(0, sizes[0] * item, item, 0), Matrix(0, NV * VECTOR, item, -1)
         needed = choose(item, Shape(rows, sizes[1], sizes[0]), x, w).buffer_bytes
         layers, _ = plan.layer_table(sizes, (RELU, IDENTITY), (), rows, lanes, NV * lanes)
-        assert engine._scratch_size(layers, np.array([[0, 0, 1]]), rows, rows, item) * item >= needed
+        assert partition.scratch_elements(layers, np.array([[0, 0, 1]]), rows, rows, item) * item >= needed
 
 
 @pytest.mark.compiled
@@ -319,32 +319,32 @@ def test_batch_of_zero_weight_changes_nothing() -> None:
 @pytest.mark.parametrize("threads", [1, 2, 5])
 def test_weight_tasks_cover_every_row_once(threads: int) -> None:
     sizes = (30, 100, 7, 64, 1)
-    tasks = plan.partition_weights(sizes, threads * engine.TASKS_PER_THREAD, 16)
+    tasks = partition.partition_weights(sizes, 4, threads)
     for layer, (_, k) in enumerate(pairwise(sizes)):
         edges = sorted((top, bottom) for at, top, bottom in tasks.tolist() if at == layer)
         assert [top for top, _ in edges] == [0, *(bottom for _, bottom in edges[:-1])]
         assert edges[-1][1] == k
-        assert all(top % 16 == 0 for top, _ in edges), "two threads never write one vector of W^T"
+        assert all(top % 16 == 0 for top, _ in edges), "two threads never write one cache line of W^T"
 
 
 @pytest.mark.compiled
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_the_order_of_weight_tasks_does_not_matter(dtype: str) -> None:
-    """A thread keeps a layer's packed inputs until a task of another layer or the next round uses its scratch."""
-    sizes = (70, 300, 129, 5)  # the last layer's tasks keep nothing, and pack into the same scratch
+    """Layers' inputs are packed once for all tasks, or by each task into its thread's scratch, as those of the last."""
+    sizes = (70, 300, 129, 5)
     X, y = data(130, sizes, dtype)
     parameters = Network(sizes, dtype=dtype, seed=1).parameters
     ours = engine.CpuEngine(parameters, sizes, (0, 0, 0), batch_rows=65)
     _, expected = ours.loss_and_gradient(X, y)
     expected = expected.copy()
-    tasks = plan.partition_weights(sizes, 20, 16)
+    tasks = partition.partition_weights(sizes, 8, 5)
     assert len(set(tasks["layer"].tolist())) == 3
     assert len(tasks) > 10
     for seed in range(3):
         ours.plan = ours.plan._replace(weight_tasks=np.random.default_rng(seed).permutation(tasks))
         ours.plan.bind_arrays()
         ours.plan.context["weight_task_count"] = len(tasks)
-        for x in (X, X + 1, X):  # what is kept ends with the round
+        for x in (X, X + 1, X):  # inputs are packed anew for each step
             _, found = ours.loss_and_gradient(x, y)
         assert found.tobytes() == expected.tobytes()
 
