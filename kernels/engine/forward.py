@@ -18,7 +18,7 @@ from ..cpu.gemm.gemm import gemm
 from ..cpu.gemm.microkernel import MR, NV
 from ..cpu.softmax import softmax_rows
 from ..cpu.threads.pool import POOL, num_threads
-from ..jit.call_by_address import CFunction, kernel_address
+from ..jit.call_by_address import CFunction, kernel_address, kernel_entry
 from ..jit.side_by_side import Kernel, compile_side_by_side
 from ..jit.target import COMPILES
 from ..llvm.builder import LINE, VECTOR
@@ -108,6 +108,7 @@ class Forward:
         compile_side_by_side(PREDICTION_KERNELS[: 4 if softmax else 3], dtype)
         kernels = [kernel_address(gemm, dtype), kernel_address(predict_rows, dtype)]
         kernels.append(kernel_address(softmax_rows, dtype) if softmax else 0)
+        self._run = kernel_entry(run, dtype)
         self._block_rows = block_rows(layer_sizes, dtype)
         _, k = max(pairwise(layer_sizes), key=lambda sides: sides[0] * sides[1])
         self._panels = -(-k // (NV * VECTOR // dtype.itemsize))
@@ -136,19 +137,19 @@ class Forward:
         -------
         bool
             False where sizes do not fit, X is empty, holds NaN or infinity, or a kept ``out`` overlaps X or values.
-            All arrays are C-contiguous and of the dtype: that is not checked.
+            X and out are matrices, and all arrays C-contiguous and of the dtype: that is not checked.
         """
-        if not X.flags.writeable:
-            X = _without_the_flag(X)
+        if values.ndim != 1:  # NumPy lets anybody change the shape of a network's parameters in place
+            values = values.reshape(-1)
         if len(X) <= self._serial_rows:
-            return _done(run(self.address, values, X, out, kept, 0, len(X), 1))
+            return _done(self._run(self.address, values, X, out, kept, 0, len(X), 1))
         begin, threads = 0, num_threads()
         many = len(X) > (few_rows(self._few_rows, self._panels, threads) if threads > 1 else self._block_rows)
         once = values.nbytes >= PACK_ONCE_BYTES or len(X) >= PACK_ONCE_BLOCKS * threads * self._block_rows
         if many and self._reads_parameters and once:
             packed = None if kept and np.may_share_memory(out, values) else self.pack(values, threads)
             return packed is not None and self.packed()(packed, X, out, kept)
-        while _done(run(self.address, values, X, out, kept, begin, begin + self._rows_per_call, threads)):
+        while _done(self._run(self.address, values, X, out, kept, begin, begin + self._rows_per_call, threads)):
             begin += self._rows_per_call
             if begin >= len(X):
                 return True
@@ -240,23 +241,6 @@ class NumpyForward(Forward):
     def c_function(self, values: Array) -> CFunction:
         """Refused: there is no compiled code."""
         raise RuntimeError("a predictor has no address where compilation is switched off (NUMBA_DISABLE_JIT=1)")
-
-
-class _Memory:
-    """What NumPy makes an array of."""
-
-    def __init__(self, array: Array) -> None:
-        interface = array.__array_interface__
-        self._array = array  # alive as long as the view
-        self.__array_interface__ = {**interface, "data": (interface["data"][0], False)}
-
-
-def _without_the_flag(X: Array) -> Array:
-    """Return a view of read-only inputs, as of a DataFrame or a memory map, that passes for writable.
-
-    `run` never writes to X; for an array with that flag Numba would compile it once more, 2 s.
-    """
-    return np.asarray(_Memory(X))
 
 
 def _done(status: int) -> bool:

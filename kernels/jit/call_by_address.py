@@ -4,8 +4,8 @@ Numba links every callee into its caller, optimizes the whole once more and emit
 calls: the training loop took 16 s to compile. By address each kernel is compiled once, when it is first needed.
 
 `by_address` registers a kernel with the types of its arguments; `kernel_address` compiles it and returns its address,
-in Python; `call` calls that address, in compiled code. `call` needs a function of the same signature as a prototype,
-which need not be the one at the address.
+in Python, and `kernel_entry` what Python calls; `call` calls an address, in compiled code. `call` needs a function of
+the same signature as a prototype, which need not be the one at the address.
 """
 
 import functools
@@ -21,7 +21,7 @@ from numba.extending import intrinsic as _intrinsic
 
 from .cache import is_compiled
 from .decorator import F
-from .numba_internals import addressed, code_address, cpu_target
+from .numba_internals import addressed, code_address, cpu_target, entry_point
 
 _signatures: dict[Any, Callable[[Any], tuple[Any, ...]]] = {}
 
@@ -67,6 +67,18 @@ def kernel_address(function: Callable[..., Any], dtype: Any) -> int:
     """
     dispatcher: Any = function
     return code_address(dispatcher, _signatures[dispatcher.py_func](numba.from_dtype(dtype)))
+
+
+@functools.cache
+def kernel_entry(function: Callable[..., Any], dtype: Any) -> Callable[..., Any]:
+    """Return what calls a registered kernel from Python without a look at the types of its arguments.
+
+    They must be those that the kernel is registered with. Of arrays, Numba checks the size of an element only: the
+    caller sees to the number of dimensions. Whether an array is read-only or aligned does not matter.
+    """
+    dispatcher: Any = function
+    found: Callable[..., Any] = entry_point(dispatcher, _signatures[dispatcher.py_func](numba.from_dtype(dtype)))
+    return found
 
 
 def is_cached(function: Callable[..., Any], dtype: Any) -> bool:

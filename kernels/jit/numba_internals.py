@@ -247,6 +247,15 @@ def code_address(dispatcher: Any, signature: tuple[Any, ...]) -> int:
     return int(result.library.get_pointer_to_function(result.fndesc.llvm_func_name))
 
 
+def entry_point(dispatcher: Any, signature: tuple[Any, ...]) -> Any:
+    """Compile a dispatcher for a signature, or load it from the cache, and return the function that Python can call.
+
+    Numba's dispatcher calls it once it has found the types of all arguments, which takes longer than a small product.
+    """
+    dispatcher.compile(signature)
+    return dispatcher.overloads[signature].entry_point
+
+
 def jit_engine() -> Any:
     """Return LLVM's engine that all kernels are linked into."""
     return cpu_target.target_context.codegen()._engine

@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 from numba import types
 
-from ...jit.call_by_address import by_address, kernel_address, succeeds
+from ...jit.call_by_address import by_address, kernel_address, kernel_entry, succeeds
 from ...jit.decorator import jit
 from ...llvm.builder import VECTOR
 from ...llvm.memory import address_and_strides, allocate, copy_element, item_bytes, release
@@ -361,24 +361,50 @@ def matmul_product(A: Any, B: Any, C: Any) -> Any:
     return plain_product(a, b, rows_of(c), Shape(m, n, k))
 
 
+@jit(scalar=True)
+def _span(array: Any) -> Any:
+    """Return the addresses at which a matrix begins and ends, whatever its strides."""
+    address, row_stride, column_stride = address_and_strides(array)
+    if array.size == 0:
+        return address, address
+    rows, columns = (array.shape[0] - 1) * row_stride, (array.shape[1] - 1) * column_stride
+    return address + min(rows, 0) + min(columns, 0), address + max(rows, 0) + max(columns, 0) + array.itemsize
+
+
+@by_address(lambda real: (*[types.Array(real, 2, "A")] * 3, types.intp))
 @jit
 def multiply(A: Any, B: Any, C: Any, address: int) -> int:
     """Compute `matmul` by the address of `gemm`, for callers in Python.
 
-    Return 1; 0 where memory for packing was lacking; -1, and do nothing, where neither rows nor columns of C are
-    contiguous.
+    Return 1; 0 where memory for packing was lacking; -1, and do nothing, where C must be computed elsewhere: its memory
+    may overlap that of A or B, or neither its rows nor its columns are contiguous.
     """
+    begin, end = _span(C)
+    (a_begin, a_end), (b_begin, b_end) = _span(A), _span(B)
+    if (a_begin < end and begin < a_end) or (b_begin < end and begin < b_end):
+        return -1
     if C.itemsize != C.strides[0] and C.itemsize != C.strides[1] and min(C.shape) > 1:
         return -1
     return 1 if gemm_bias_relu(C.dtype, address, matmul_product(A, B, C)) else 0
 
 
+_MULTIPLY: dict[int, tuple[Any, int]] = {}
+"""For elements of 4 or 8 bytes, what calls `multiply`, and the address of `gemm`."""
+
+
 def matmul(A: Any, B: Any, C: Any) -> None:
-    """C (M, N) = A (M, K) B (K, N).  Any strides; C with neither rows nor columns contiguous goes through a copy."""
-    found = multiply(A, B, C, gemm_address(C.itemsize))  # looks at C itself: Python takes longer than a small product
+    """C (M, N) = A (M, K) B (K, N).  Any strides.
+
+    A C that may overlap A or B, or has neither rows nor columns contiguous, goes through a copy.
+    """
+    try:
+        call, address = _MULTIPLY[C.itemsize]
+    except KeyError:
+        call, address = _MULTIPLY[C.itemsize] = kernel_entry(multiply, C.dtype), gemm_address(C.itemsize)
+    found = call(A, B, C, address)  # looks at C itself: Python takes longer than a small product
     if found < 0:
         product = np.empty(C.shape, C.dtype)
-        found = multiply(A, B, product, gemm_address(C.itemsize))
+        found = call(A, B, product, address)
         C[...] = product
     if found != 1:
         require_memory(False)

@@ -125,6 +125,15 @@ def test_out_may_overlap_an_input(variant: str, rng: np.random.Generator) -> Non
     np.testing.assert_allclose(matmul(both, both.T, out=both, variant=variant), square @ square.T)
 
 
+@pytest.mark.parametrize("variant", ["auto", "parallel"])
+@pytest.mark.compiled
+def test_out_may_overlap_an_input_whose_rows_descend(variant: str, rng: np.random.Generator) -> None:
+    square = rng.standard_normal((40, 40))
+    memory = rng.standard_normal((80, 40))
+    expected = memory[79:39:-1] @ square
+    np.testing.assert_allclose(matmul(memory[79:39:-1], square, out=memory[39:79], variant=variant), expected)
+
+
 @pytest.mark.parametrize("variant", variants("matmul"))
 def test_out_may_overlap_an_input_that_is_another_view_of_a_buffer(variant: str, rng: np.random.Generator) -> None:
     """NumPy names as the base of a view's view not the buffer, but the first view."""
