@@ -51,6 +51,7 @@ _SHARES = ("validation", "validation_split", "validation_fraction", "val_split",
 _FIT = {
     **{name: f"Trainer(network, {name}=...) takes it" for name in (*_IN_TRAINER, "threads")},
     **dict.fromkeys(("lr", "learning_rate"), _OPTIMIZER),
+    "class_weight": "write sample_weight=, a weight for each row",
     "verbose": "progress=True shows a bar",
     **_EPOCHS,
     **dict.fromkeys(_SHARES, "write validation_split=, a share of the rows, or validation_data=(X_val, y_val)"),

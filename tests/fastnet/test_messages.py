@@ -205,6 +205,7 @@ def test_wrong_arguments_are_told_the_right_ones() -> None:
             lambda: trainer.fit(X, y, validation=0.2),
             r"'validation': write validation_split=, a share of the rows, or va",
         ),
+        (lambda: trainer.fit(X, y, class_weight={}), r"'class_weight': write sample_weight=, a weight for each row$"),
         (lambda: fit_many([trainer], X, y, test_size=0.2), r"'test_size': write validation_split=, a share of the"),
         (lambda: trainer.fit(X, y, X_val=X), r"'X_val': write validation_data=\(X_val, y_val\)$"),
         (lambda: trainer.fit(X), r"^Trainer.fit\(\) missing a required argument: 'y'$"),

@@ -319,6 +319,10 @@ def test_targets_of_the_wrong_kind_are_named_with_their_row(name: str) -> None:
         said = f" holds 'female' at row 0, but {name} predicts numbers; give numbers, or take {name[:-9]}Classifier"
         wrong += [(TEXT, said), (pandas.Series(TEXT), said)]
         wrong.append((changed(y, 9, "?"), r" holds '\?' at row 9"))
+        days = np.arange(ROWS).astype("timedelta64[D]")
+        said = rf" holds .+ at row 0, but {name} predicts numbers; write {{}} / np.timedelta64\(1, \"s\"\)$"
+        wrong.append((np.datetime64("2020-01-01") + days, said.format(r"\(y\w* - y\w*.min\(\)\)")))
+        wrong.append((pandas.Series(days), said.format(r"y\w*")))
     wrong.append((np.ma.masked_array(np.arange(ROWS) % 2, np.arange(ROWS) == 4), " holds -- at row 4; remove or"))
     wrong.append((None, r" to be passed, but the target"))
     for target, said in wrong:
