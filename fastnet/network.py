@@ -101,6 +101,9 @@ class Network(Hinting):
         """What describes the parameters' memory stays as it is: compiled code relies on it."""
         if name in ("layer_sizes", "activations", "dtype", "seed") and name in self.__dict__:
             raise AttributeError(f"{name} cannot be changed; make another Network")
+        if name in ("parameters", "weights", "biases"):  # also by net.parameters -= step, once it has subtracted
+            part = "" if name == "parameters" else "[0]"
+            raise AttributeError(f"{name} cannot be replaced; write into it: net.{name}{part}[:] = ...")
         super().__setattr__(name, value)
 
     def _allocate(self) -> SyncedArray:

@@ -71,7 +71,7 @@ def require(asked: str = 'variant="cuda"') -> None:
         If `missing` says that something is.
     """
     if missing():
-        raise OSError(f"{asked} cannot run here: {missing()}; the CPU's can, such as auto")
+        raise OSError(f'{asked} cannot run here: {missing()}; "auto" computes on the CPU')
 
 
 LEAST_CAPABILITY = {"cuda_tf32x3": (8, 0)}

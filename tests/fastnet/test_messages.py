@@ -181,6 +181,16 @@ def test_names_of_other_libraries_are_told_ours() -> None:
             getattr(thing, name)
 
 
+@pytest.mark.parametrize("name", ["parameters", "weights", "biases"])
+def test_what_replaces_views_is_told_to_write_into_them(name: str) -> None:
+    net = Network([2, 1])
+    written = "net.parameters[:]" if name == "parameters" else f"net.{name}[0][:]"
+    with pytest.raises(
+        AttributeError, match=rf"^{name} cannot be replaced; write into it: {re.escape(written)} = \.\.\.$"
+    ):
+        setattr(net, name, getattr(net, name))
+
+
 def test_wrong_arguments_are_told_the_right_ones() -> None:
     class Own(Network):
         pass
