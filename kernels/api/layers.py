@@ -129,8 +129,8 @@ def dense_forward(
     forward = find("dense_forward", variant, 2 * X.size * len(W))
     validation.function("activation", activation)
     code = _ACTIVATION_CODES.get(id(activation))
-    X, W, b = (np.ascontiguousarray(array) for array in (X, W, b))
-    A, Z = (np.empty((len(X), len(W)), X.dtype) for _ in range(2))
+    X, W, b = np.ascontiguousarray(X), np.ascontiguousarray(W), np.ascontiguousarray(b)
+    A, Z = _empty((len(X), len(W)), X.dtype), _empty((len(X), len(W)), X.dtype)
     forward(X, W, b, IDENTITY if code is None else code, A, Z)
     if code is None:
         A = _same_shaped("activation(Z)", activation(Z), Z)
@@ -192,7 +192,8 @@ def dense_backward_batch(
         if np.ndim(slope) != 0:
             slope = _same_shaped("activation_derivative(Z)", slope, Z)
         dL_dA = np.multiply(dL_dA, slope, dtype=Z.dtype, casting="same_kind")
-    X, Z, dL_dA, W = (np.ascontiguousarray(array) for array in (X, Z, dL_dA, W))
+    X, Z = np.ascontiguousarray(X), np.ascontiguousarray(Z)
+    dL_dA, W = np.ascontiguousarray(dL_dA), np.ascontiguousarray(W)
     dW, db, dX = np.empty_like(W), np.empty(len(W), W.dtype), np.empty_like(X)
     backward(X, Z, dL_dA, W, IDENTITY if code is None else code, dW, db, dX)
     return dW, db, dX

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[Any]
 
-FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+FLOATS = _FLOAT32, _FLOAT64 = (np.dtype(np.float32), np.dtype(np.float64))
 _SUM_TOLERANCE = 1e-3  # of probabilities, which may have been float16
 _CHUNK_ELEMENTS = 1 << 18  # searched at a time for NaN, which avoids a mask of the whole array
 
@@ -32,11 +32,14 @@ def floats(**arrays: ArrayLike) -> list[Array]:
     found = []
     for name, value in arrays.items():
         array = value if type(value) is np.ndarray else _as_array(name, value)
-        if array.dtype not in FLOATS:
+        dtype = array.dtype
+        if dtype is not _FLOAT32 and dtype is not _FLOAT64 and dtype not in FLOATS:  # comparing takes longer
             array = _to_float(name, array, value)
         found.append(array)
-    if any(array.dtype != found[0].dtype for array in found):
-        found = [array.astype(np.float64, copy=False) for array in found]
+    dtype = found[0].dtype
+    for array in found:
+        if array.dtype is not dtype and array.dtype != dtype:
+            return [array.astype(np.float64, copy=False) for array in found]
     return found
 
 

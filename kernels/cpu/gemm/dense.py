@@ -8,8 +8,9 @@ of them would have to be compiled into it. X and W may have any strides; all oth
 from typing import Any
 
 import numpy as np
+from numba import types
 
-from ...jit.call_by_address import call
+from ...jit.call_by_address import by_address, call, kernel_entry
 from ...jit.decorator import jit
 from ...llvm.memory import address_and_strides, array_at
 from ...specs.activations import RELU
@@ -60,6 +61,15 @@ def dz_columns(derive: int, Z: Any, dL_dA: Any, dZ: Any, db: Any, scratch: Any, 
             sums[j] += part[j]
 
 
+@by_address(
+    lambda real: (
+        *[types.Array(real, 2, "A")] * 2,
+        types.Array(real, 1, "A"),
+        types.intp,
+        *[types.Array(real, 2, "A")] * 2,
+        types.intp,
+    )
+)
 @jit
 def _forward(X: Any, W: Any, b: Any, activate: int, A: Any, Z: Any, gemm: int) -> bool:
     """Compute `dense_forward`; ``activate`` is the address of the activation's kernel, 0 for ReLU."""
@@ -77,7 +87,8 @@ def activation_or_relu(activation: int, dtype: Any) -> int:
 
 def dense_forward(X: Any, W: Any, b: Any, activation: int, A: Any, Z: Any) -> None:
     """Z (B, k) = X (B, n) W^T (n, k) + b;  A = activation(Z)."""
-    require_memory(_forward(X, W, b, activation_or_relu(activation, Z.dtype), A, Z, gemm_address(Z.itemsize)))
+    activate = activation_or_relu(activation, Z.dtype)
+    require_memory(kernel_entry(_forward, Z.dtype)(X, W, b, activate, A, Z, gemm_address(Z.itemsize)))
 
 
 @jit(scalar=True)
