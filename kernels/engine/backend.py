@@ -1,6 +1,6 @@
-"""Backend: what the CPU, NumPy and CUDA engines have in common, and the records in which they report.
+"""Backend: the interface of the CPU, NumPy and CUDA engines, and the records in which they report.
 
-A backend trains and evaluates one network at one batch size. None of them inherits from another.
+A backend trains and evaluates one network at one batch size. No engine inherits from another.
 """
 
 import threading
@@ -17,23 +17,23 @@ from ..specs.losses import LossSpec
 Array = NDArray[Any]
 
 Chunk = tuple[Array, Array, Array | None, int]
-"""X, y, the sample weights of the whole epoch, and the epoch's row that X begins with."""
+"""X, y, the sample weights of the whole epoch, and the index within the epoch of X's first row."""
 
 Visit = Callable[[Array, Array, Array | None, int], None]
-"""Takes the outputs (rows, n_out) of rows that `Backend.evaluate` has measured, and their y, weights and first row."""
+"""Receives the outputs (rows, n_out) that `Backend.evaluate` has computed, with their y, weights and first row."""
 
 
 def record(*integers: str, floats: str = "") -> np.dtype[np.void]:
-    """Return the dtype of records of these int64 and float64 fields; each string names several, with blanks between."""
+    """Return the dtype of a record of int64 and float64 fields; each string holds names separated by blanks."""
     fields = [(name, "i8") for name in " ".join(integers).split()] + [(name, "f8") for name in floats.split()]
     return np.dtype(fields, align=True)
 
 
 PROGRESS = record("row done correct partial_correct epoch rows step")
-"""Where an epoch stands; a 0-dimensional array. Backends write it, since a KeyboardInterrupt may come before they
-return.
+"""Progress of an epoch; a 0-dimensional array. Backends update it in place, because a KeyboardInterrupt may come before
+they return.
 
-- row, done: rows of the epoch behind whole steps; the same with those of an unfinished step
+- row, done: rows of the epoch that whole steps have processed; the same plus those of an unfinished step
 - correct, partial_correct: correct answers in whole steps, and in an unfinished step
 - epoch, rows: number of the epoch, and its rows
 - step: whole steps taken, in all epochs
@@ -43,17 +43,17 @@ TOTALS = record(floats="loss weight partial_loss partial_weight batch_weight")
 """Sums over an epoch's rows; a 0-dimensional array.
 
 - loss, weight: weighted sum of the rows' losses in whole steps, and sum of their sample weights
-- partial_loss, partial_weight: the same of an unfinished step
+- partial_loss, partial_weight: the same for an unfinished step
 - batch_weight: sum of the sample weights of the current batch
 """
 
 OBJECTIVE = record(floats="l2_per_batch max_row_loss mean_loss penalty")
 """What scikit-learn's objective needs besides TOTALS; a 0-dimensional array.
 
-- l2_per_batch: given; an l2 that each batch divides by its weight
-- max_row_loss: given; the largest loss that a row may count for
-- mean_loss: the batches' mean losses, each times its rows, summed
-- penalty: the same of l2_per_batch's penalty
+- l2_per_batch: input; each batch divides this l2 by its weight
+- max_row_loss: input; a larger loss of a row counts as this much
+- mean_loss: output; sum over batches of mean loss times rows
+- penalty: output; sum over batches of l2_per_batch's penalty times rows
 """
 
 
@@ -83,7 +83,7 @@ class Backend(Protocol):
     ) -> None:
         """Train from where the epoch stands to the last row of X.
 
-        Before the epoch's last row the steps may still run when this returns: see `finish`.
+        Unless X ends with the epoch's last row, steps may still be running when this returns: see `finish`.
 
         Parameters
         ----------
@@ -92,9 +92,9 @@ class Backend(Protocol):
         y : ndarray, shape (rows,) or (rows, n_out)
             Labels or targets of these rows.
         weights : ndarray of float64, shape (epoch_rows,), optional
-            A sample weight for each row of the epoch, whichever part of it X is; with an order, for each row of X.
+            A sample weight for each row of the epoch, even if X is only a part; with an order, for each row of X.
         order : ndarray of int64, shape (epoch_rows,), optional
-            The rows of X and y to visit, in this order, each from 0 to len(X) - 1; a row may come several times.
+            Indices of the rows of X and y to visit, in this order, from 0 to len(X) - 1; an index may repeat.
         rates : ndarray of float64, optional
             The learning rate of each of the epoch's steps, or one for all.
         first_row, epoch_rows : int, optional
@@ -102,7 +102,7 @@ class Backend(Protocol):
         """
 
     def finish(self) -> None:
-        """Wait for the steps of `train`, also where it has not come to the epoch's end, and write their results."""
+        """Wait for the steps of `train`, even in the middle of an epoch, and write their results."""
 
     def results(self) -> dict[str, float]:
         """Return the loss, and for classification the accuracy, of the epoch's rows so far."""
@@ -116,7 +116,7 @@ _interrupt: ContextVar[threading.Event | None] = ContextVar("fastnet_interrupt",
 
 @contextmanager
 def interruptible(event: threading.Event) -> Iterator[None]:
-    """Let an event end what backends do in this thread within a block, as Ctrl-C does in the main thread."""
+    """Within a block, let an event interrupt backends in this thread, as Ctrl-C does in the main thread."""
     token = _interrupt.set(event)
     try:
         yield
@@ -144,7 +144,7 @@ def new_totals() -> Array:
 def start_epoch(progress: Array, totals: Array, epoch: int, rows: int = 0) -> None:
     """Start an epoch of ``rows`` rows.
 
-    One statement for what belongs together, since a KeyboardInterrupt may come between two.
+    One statement resets each record as a whole, since a KeyboardInterrupt may come between two statements.
     """
     totals[...] = 0
     progress[...] = (0, 0, 0, 0, epoch, rows, int(progress["step"]))
@@ -158,7 +158,7 @@ def discard_partial_step(progress: Array, totals: Array) -> None:
 
 
 def results_of(progress: Any, totals: Any, loss: LossSpec, outputs: int) -> dict[str, float]:
-    """Return the loss and, where the loss counts correct answers, the accuracy of whole steps; of records or dicts."""
+    """Return the loss of whole steps and, if the loss counts correct answers, the accuracy; takes records or dicts."""
     value = float(totals["loss"] / totals["weight"])
     results = {"loss": value / outputs if loss.mean_over_outputs else value}
     if loss.counts_correct:

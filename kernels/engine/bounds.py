@@ -1,4 +1,4 @@
-"""Holds what compiled code is handed against the arrays' real sizes: it computes addresses and checks no bounds."""
+"""Checks the sizes of arrays before compiled code gets their addresses: that code checks no bounds."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,11 +13,11 @@ from .plan import parameter_count
 _VECTORS = {spec.code: spec.state_vectors for spec in OPTIMIZERS.values()}
 
 MOST_VECTORS = 2
-"""State vectors that the compiled step can hand to an update rule."""
+"""Most state vectors that the compiled step can pass to an update rule."""
 
 
 def check_array(name: str, array: Any, shape: tuple[int, ...], dtype: Any) -> None:
-    """Refuse anything but a C-contiguous array of this shape and dtype."""
+    """Reject anything but a C-contiguous array of this shape and dtype."""
     if isinstance(array, np.ndarray) and array.dtype == dtype and array.shape == shape and array.flags.c_contiguous:
         return
     arrived = f"a {type(array).__name__}"
@@ -33,12 +33,12 @@ def check_array(name: str, array: Any, shape: tuple[int, ...], dtype: Any) -> No
 def check_network(
     parameters: Array, layer_sizes: Sequence[int], codes: Sequence[int], optimizer: OptimizerState
 ) -> None:
-    """Refuse parameters that do not fit the layers, and an optimizer's state that does not fit the parameters.
+    """Reject parameters that do not fit the layers, and an optimizer's state that does not fit the parameters.
 
     Raises
     ------
     ValueError
-        If so; nothing has been read or written.
+        If something does not fit; nothing has been read or written.
     """
     if len(codes) != len(layer_sizes) - 1 or min(layer_sizes) < 1:
         raise ValueError(
@@ -66,7 +66,7 @@ def check_network(
 def check_data(
     arrays: tuple[Array | None, ...], row: tuple[int, ...], target: tuple[tuple[int, ...], Any], rows: tuple[int, ...]
 ) -> None:
-    """Refuse the data of a call that do not fit the network or each other.
+    """Reject data of a call that do not fit the network or each other.
 
     Parameters
     ----------
@@ -77,12 +77,12 @@ def check_data(
     target : tuple
         Shape of a row's target, and the targets' dtype.
     rows : tuple of int
-        The epoch's row that X begins with, the row where training stands, and the rows of the epoch.
+        Index within the epoch of X's first row, next row to train, and number of rows of the epoch.
 
     Raises
     ------
     ValueError
-        If so; nothing has been read or written.
+        If something does not fit; nothing has been read or written.
     """
     X, y, weights, order, rates = arrays
     assert X is not None

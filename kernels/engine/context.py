@@ -1,4 +1,4 @@
-"""Access to the training step's context from compiled code: arrays, layers and sample weights by their addresses."""
+"""Accessors of the training step's context for compiled code: layers, tasks and sample weights."""
 
 from typing import Any
 
@@ -25,13 +25,13 @@ def layer_at(ctx: Any, i: int) -> Any:
 
 @jit(inline=True)
 def task_count(ctx: Any) -> int:
-    """Return the number of tasks of this rank's rows of the micro-batch."""
+    """Return the number of tasks into which this rank's rows of the micro-batch are divided."""
     return -(-(ctx.row_end - ctx.row_begin) // ctx.task_rows)
 
 
 @jit(inline=True)
 def task_bounds(ctx: Any, task: int) -> Any:
-    """Return row_begin and row_end of a task of this rank's rows of the micro-batch."""
+    """Return row_begin and row_end of a task within the micro-batch."""
     tasks, rows = task_count(ctx), ctx.row_end - ctx.row_begin
     return ctx.row_begin + rows * task // tasks, ctx.row_begin + rows * (task + 1) // tasks
 

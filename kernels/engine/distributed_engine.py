@@ -1,8 +1,8 @@
-"""DistributedEngine: the `CpuEngine`s of several processes take the steps of one network together.
+"""DistributedEngine: the `CpuEngine`s of several processes train one network together.
 
-Each rank takes its rows of a micro-batch through all layers, and all gather A and dZ. Each then computes its rows of
-every dW over the whole micro-batch, as one process would, and updates these rows of W; all gather W and b. No sum is
-ever divided between ranks, hence the bits of one process for any number of them (docs/many-machines.md).
+Each rank takes its rows of a micro-batch through all layers, then all ranks gather A and dZ. Each rank computes its
+rows of every dW over the whole micro-batch, as one process would, and updates these rows of W; then all gather W and b.
+No sum is ever divided between ranks, so any number of them gives the bits of one process (docs/many-machines.md).
 """
 
 import math
@@ -30,17 +30,17 @@ class Ranks(Protocol):
 
     @property
     def interrupted(self) -> bool:
-        """Whether Ctrl-C came to this rank."""
+        """Whether this rank has received Ctrl-C."""
 
     def allgather(self, blocks: Array) -> None:
-        """Fill an array (size, ...), of which each rank has filled its own block, ``blocks[rank]``."""
+        """Gather an array (size, ...) in place: each rank has filled its own block, ``blocks[rank]``."""
 
     def end(self, interrupted: bool) -> None:
-        """Raise KeyboardInterrupt if Ctrl-C came to any rank; all ranks call this at the same place."""
+        """Raise KeyboardInterrupt if any rank has received Ctrl-C; all ranks must call this together."""
 
 
 class _Gathering:
-    """Arrays of which each rank computes some rows, gathered by one message from each rank.
+    """Gathers arrays of which each rank computes some rows, with one message from each rank.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ class _Gathering:
     arrays : sequence of ndarray, shape (rows, ...)
         C-contiguous; filled in place.
     unit : int
-        Rows are divided by `rank_share` in whole units.
+        `rank_share` divides rows in multiples of this.
     """
 
     def __init__(self, ranks: Ranks, arrays: Sequence[Array], unit: int = 1) -> None:
@@ -77,12 +77,12 @@ class _Gathering:
 
 
 class DistributedEngine:
-    """Trains and evaluates a network on several ranks; a `Backend`, whose methods all ranks call alike.
+    """Trains and evaluates a network on several ranks; a `Backend` whose methods all ranks must call alike.
 
     Parameters
     ----------
     engine : CpuEngine
-        A new one, of the same network and batch size on every rank.
+        A new engine, of the same network and batch size on every rank.
     ranks : Ranks
     """
 
@@ -109,7 +109,7 @@ class DistributedEngine:
 
     @property
     def objective(self) -> Array:
-        """The record OBJECTIVE; without l2_per_batch, whose penalty is not gathered."""
+        """The record OBJECTIVE; l2_per_batch is not supported, since its penalty is not gathered."""
         return self._engine.objective
 
     def finish(self) -> None:
@@ -131,8 +131,8 @@ class DistributedEngine:
     ) -> None:
         """Train from where the epoch stands to the last row of X; see `Backend.train`.
 
-        X and y are whole on every rank; afterwards the optimizer's state is, too. Ctrl-C on any rank ends the call on
-        all of them after the same step.
+        Every rank holds all of X and y, and afterwards all of the optimizer's state. Ctrl-C on any rank ends the call
+        on all of them after the same step.
         """
         rates = _NO_RATE if rates is None else np.ascontiguousarray(rates, np.float64)
         interrupted = self._advance(self._engine.plan, True, (X, y, weights, order, rates), first_row, epoch_rows)
@@ -150,10 +150,10 @@ class DistributedEngine:
     def _advance(
         self, plan: Plan, trains: bool, arrays: tuple[Array | None, ...], first_row: int, epoch_rows: int | None
     ) -> bool:
-        """Take steps until all rows are processed, or a rank is interrupted: return whether; arguments as of `bind`.
+        """Take steps until all rows are processed or a rank is interrupted; return whether one was.
 
-        Each step is a call of the compiled loop, which packs all of W^T first, and further calls that go on with what
-        has been gathered.
+        Arguments are those of `bind`. Each step is a call of the compiled loop, which packs all of W^T first, followed
+        by further calls that continue with the gathered results.
         """
         engine, progress, context = self._engine, plan.progress, plan.context
         address = engine.bind(plan, trains, arrays, first_row, epoch_rows)
@@ -169,7 +169,7 @@ class DistributedEngine:
                 if not context["paused"]:
                     break
                 interrupted, tasks = self._gather(plan, arrays) or interrupted, self._own_tasks
-                if interrupted and context["stage"] == training_step.ROWS:  # nothing has changed yet in this step
+                if interrupted and context["stage"] == training_step.ROWS:  # this step has not changed anything yet
                     context["paused"] = 0
                     break
             if trains and not interrupted:
@@ -183,7 +183,7 @@ class DistributedEngine:
             count, interrupted = self._gathering_of_rows(plan)(int(context["correct_count"]))
             context["correct_count"] = count
             X, order = arrays[0], arrays[3]
-            if order is not None:  # each rank has gathered its own rows of X, and needs all for dW of the first layer
+            if order is not None:  # each rank has taken only its own rows of X, but needs all for the first layer's dW
                 assert X is not None
                 start, rows = int(context["start"]), int(context["rows"])
                 inputs = _matrix(plan.workspace, int(context["gathered_inputs"]), rows, X.shape[1])
@@ -195,7 +195,7 @@ class DistributedEngine:
         return (self._gather_norms if clips else self._gather_parameters)()[1]
 
     def _gathering_of_rows(self, plan: Plan) -> _Gathering:
-        """Return the gathering of the losses of a micro-batch's rows and, where it trains, of A and dZ."""
+        """Return the `_Gathering` of a micro-batch's row losses and, in training, of A and dZ."""
         rows, trains = int(plan.context["rows"]), bool(plan.context["trains"])
         if (rows, trains) not in self._row_gatherings:
             arrays, last = [plan.row_losses[:rows]], len(plan.layers) - 1

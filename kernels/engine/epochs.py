@@ -1,6 +1,7 @@
 """Several epochs in one compiled call, for networks and data so small that Python would take longer than an epoch.
 
-`EpochLoop` prepares the call and reports what it did; `BestState` is the best state so far, which the call keeps too.
+`EpochLoop` prepares the call and reports its results. `BestState` holds the best state so far, which the compiled loop
+updates too.
 """
 
 import math
@@ -25,10 +26,10 @@ from .rng import shuffle_rows
 from .training_step import run
 
 MAX_EPOCHS = 256
-"""Epochs of a call at most."""
+"""Most epochs in one call."""
 
 LOOK_S = 0.1
-"""Seconds between two looks at whether the loop has been compiled, each of which takes as long as a short epoch."""
+"""Seconds between two checks whether the loop has been compiled; a check takes as long as a short epoch."""
 
 BEST = record(
     "parameters size vectors vector_count vector_bytes step copy0 copy1 step0 step1 best age",
@@ -36,9 +37,9 @@ BEST = record(
 )
 """The best state so far.
 
-- parameters, size, vectors, vector_count, vector_bytes, step: address and size of the present parameters; address,
-  number and distance in bytes of the optimizer's state vectors; address of the number of steps
-- copy0, copy1, step0, step1: addresses of two copies, the vectors after the parameters, and of two numbers of steps
+- parameters, size, vectors, vector_count, vector_bytes, step: address and size of the current parameters; address,
+  number and stride in bytes of the optimizer's state vectors; address of the step count
+- copy0, copy1, step0, step1: addresses of two copies (parameters, then state vectors) and of their step counts
 - best: which copy is the best, 0 or 1; the other one is a snapshot
 - age, value: epochs since the best one, and its loss
 """
@@ -48,28 +49,29 @@ EPOCHS = record(
     "finite run",
     floats="divisor",
 )
-"""One call.
+"""Arguments and results of one call.
 
-- context, best: addresses of a CONTEXT that trains, its data bound, and of a BEST
-- order, chosen: int64 (rows,) each: memory for the order of the rows, 0 without shuffling; the rows of X to visit, or 0
-- rates, rate_count: float64 (limit, rate_count)
-- seed, epoch, rows: of the order; number of the next epoch; rows of an epoch
+- context, best: addresses of a CONTEXT that trains, with its data bound, and of a BEST
+- order, chosen: addresses of int64 (rows,): buffer for the order of the rows, 0 without shuffling; rows of X to visit,
+  or 0 for all
+- rates, rate_count: address of learning rates, float64 (limit, rate_count), and their number per epoch
+- seed, epoch, rows: seed of the order; number of the next epoch; rows of an epoch
 - validation, validation_rows: address of a CONTEXT that evaluates, or 0, and its rows
-- results: float64 (MAX_EPOCHS, 4): loss, correct answers, and both of the validation
-- limit, done: epochs to train and trained
-- patience: epochs without a new best value before it stops; -1 for none
+- results: address of float64 (MAX_EPOCHS, 4): loss, correct answers, and the same two of the validation
+- limit, done: epochs to train; epochs trained
+- patience: epochs without a new best value before training stops; -1 for no limit
 - finite: 0 after an epoch in which a loss, a parameter or the optimizer's state stopped being finite
 - run: address of the kernel `run`
-- divisor: by which a sum over outputs becomes the loss
+- divisor: turns a sum over outputs into the loss
 """
 
 
 class BestState:
-    """The best state so far, as ``arrays``, and how many epochs ago it was.
+    """The best state so far, as ``arrays``, and its age in epochs.
 
-    The loss of an epoch was measured before its updates, so it belongs to the parameters at the epoch's start: a
-    snapshot of those is kept until it is known, and the two copies exchange roles if it was the best. A validation
-    loss belongs to the epoch's end, and nothing is copied unless it is the best.
+    The training loss of an epoch is measured before its updates, so it belongs to the parameters at the epoch's start.
+    A snapshot of those is kept until the loss is known; if it is the best, the two copies exchange roles. A validation
+    loss belongs to the parameters at the epoch's end, which are copied only if it is the best.
 
     Parameters
     ----------
@@ -103,12 +105,12 @@ class BestState:
         return int(self.record["age"])
 
     def snapshot(self) -> None:
-        """Keep the present state, in case it turns out to be the best."""
+        """Copy the current state, in case it turns out to be the best."""
         for kept, array in zip(self._copies[1 - int(self.record["best"])], self._now, strict=True):
             kept[...] = array
 
     def update(self, value: float, of_snapshot: bool) -> None:
-        """Take account of a loss: that of the snapshot, or of the present state."""
+        """Record the loss of the snapshot, or of the current state."""
         self.record["age"] += 1
         if value < self.record["value"]:
             if not of_snapshot:
@@ -117,19 +119,19 @@ class BestState:
             self.record["value"], self.record["age"] = value, 0
 
     def is_finite(self) -> bool:
-        """Whether the present state holds finite numbers only; an optimizer's infinity would never move again."""
+        """Whether the current state is finite; an optimizer's state that became infinite would never recover."""
         parameters, vectors, _ = self._now
         return all(map(all_finite, (parameters, *vectors)))
 
     def restore(self) -> None:
-        """Make the best state the present one."""
+        """Copy the best state back into the parameters and the optimizer."""
         for kept, array in zip(self.arrays, self._now, strict=True):
             array[...] = kept
 
 
 @jit(internal=True)
 def _snapshot(dtype: Any, best: Any) -> None:
-    """Copy the present state to the copy that is not the best."""
+    """Copy the current state to the copy that is not the best."""
     copy, step = (best.copy1, best.step1) if best.best == 0 else (best.copy0, best.step0)
     target, source = vector_at(dtype, copy, best.size), vector_at(dtype, best.parameters, best.size)
     for i in range(best.size):
@@ -144,7 +146,7 @@ def _snapshot(dtype: Any, best: Any) -> None:
 
 @jit(internal=True)
 def _update(dtype: Any, best: Any, value: float, of_snapshot: bool) -> None:
-    """Take account of a loss, as `BestState.update`."""
+    """Record a loss; see `BestState.update`."""
     best.age += 1
     if value < best.value:
         if not of_snapshot:
@@ -154,7 +156,7 @@ def _update(dtype: Any, best: Any, value: float, of_snapshot: bool) -> None:
 
 @jit(internal=True)
 def _pass_over(dtype: Any, address: int, context: int, rows: int, epoch: int, threads: int, pool: int) -> Any:
-    """Train an epoch, or evaluate, by the address of `run`; return the loss's sum over outputs and what is correct."""
+    """Train or evaluate an epoch by the address of `run`; return the loss (a sum over outputs) and correct answers."""
     ctx = record_at(CONTEXT, context)
     progress, totals = record_at(PROGRESS, ctx.progress), record_at(TOTALS, ctx.totals)
     totals.loss = totals.weight = totals.partial_loss = totals.partial_weight = totals.batch_weight = 0.0
@@ -168,13 +170,13 @@ def _pass_over(dtype: Any, address: int, context: int, rows: int, epoch: int, th
 @by_address(lambda real: (types.DType(real), types.intp, types.intp, types.intp))
 @jit
 def run_epochs(dtype: Any, address: int, threads: int, pool: int) -> None:
-    """Train epochs until ``limit``, patience, or a number that is not finite ends it.
+    """Train epochs until ``limit``, until patience runs out, or until a number is not finite.
 
     Parameters
     ----------
     dtype : dtype
     address : int
-        Of a record EPOCHS.
+        Address of a record EPOCHS.
     threads, pool : int
         As `run` takes them.
     """
@@ -223,14 +225,14 @@ class EpochLoop:
     Parameters
     ----------
     engine : CpuEngine
-        Trains.
+        The engine that trains.
     data : tuple
-        X, targets, sample weights or None, and rows of X to visit, int64, or None.
+        X, targets, sample weights or None, and rows of X to visit, int64, or None for all.
     order : ndarray of int64, optional
-        Memory for the order of the rows; without it they are not shuffled.
+        Buffer for the order of the rows; without it they are not shuffled.
     best : BestState
     validator, held : CpuEngine and tuple of X, targets and sample weights, optional
-        The validation.
+        The engine that evaluates, and the validation data.
     """
 
     def __init__(
@@ -248,7 +250,7 @@ class EpochLoop:
         self._dtype = engine.plan.parameters.dtype
         self._data = X, y, weights, order
         self._results = np.zeros((MAX_EPOCHS, 4))
-        self._kept = chosen, best, validator, held  # compiled code has their addresses
+        self._kept = chosen, best, validator, held  # keeps them alive: compiled code has their addresses
         self.record = np.zeros((), EPOCHS)
         for name, array in (("best", best.record), ("order", order), ("chosen", chosen), ("results", self._results)):
             self.record[name] = address_of(array)
@@ -264,7 +266,7 @@ class EpochLoop:
 
     @property
     def epochs_of_a_call(self) -> int:
-        """Epochs that take about as long as one compiled call should; 0 or 1 where this loop gains nothing."""
+        """Number of epochs that fill one compiled call; 0 or 1 where this loop gains nothing."""
         now = time.monotonic()
         if self._coming and now >= self._next_look:
             self._coming, self._next_look = is_coming(RUN_EPOCHS, self._dtype), now + LOOK_S
@@ -274,7 +276,7 @@ class EpochLoop:
         return min(MAX_EPOCHS, int(self._engine.tuner.rows) // rows)
 
     def train(self, rates: Array, seed: int, epoch: int, patience: int | None) -> None:
-        """Train an epoch for each row of rates, float64 (epochs, 1) or (epochs, steps), from number ``epoch`` on."""
+        """Train one epoch for each row of rates, float64 (epochs, 1) or (epochs, steps); the first is ``epoch``."""
         call, tuner = self.record, self._engine.tuner
         call["done"], call["epoch"], call["finite"] = 0, epoch, 1
         call["seed"] = np.array([seed], np.uint64).view(np.int64)[0]
@@ -290,11 +292,11 @@ class EpochLoop:
 
     @property
     def is_finite(self) -> bool:
-        """Whether all numbers were finite after the last call."""
+        """Whether all losses, parameters and optimizer state were finite after the last call."""
         return bool(self.record["finite"])
 
     def results(self, epoch: int) -> Iterator[dict[str, float]]:
-        """Yield what the last call found in the epochs from number ``epoch`` on."""
+        """Yield the results of the last call's epochs from number ``epoch`` on."""
         done = int(self.record["done"])
         for found in self._results[epoch - int(self.record["epoch"]) + done : done]:
             loss, correct, held_loss, held_correct = found.tolist()

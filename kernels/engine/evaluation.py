@@ -1,8 +1,8 @@
-"""Evaluation outside of training: outputs as `Forward` predicts them, then one compiled pass over what they are worth.
+"""Evaluation outside of training: `Forward` predicts outputs, then one compiled pass computes losses and accuracy.
 
-An `Evaluator` needs none of the workspace of a `CpuEngine`, whose set-up takes longer than some hundred rows. Outputs
-have the bits that training computes, and losses are summed in the order of `training_step.run`: what it finds is, to
-the bit, what validation in a fit finds.
+An `Evaluator` needs none of the workspace of a `CpuEngine`, whose set-up takes longer than evaluating some hundred
+rows. Outputs have the bits that training computes, and losses are summed in the order of `training_step.run`, so its
+results equal those of validation in a fit to the bit.
 """
 
 import functools
@@ -29,16 +29,16 @@ from .forward import PREDICTION_KERNELS, THREAD_FLOPS, Forward, forward_of
 from .plan import address_of, parameter_count
 
 PART_BYTES = 1 << 24
-"""Rows are measured in parts of about this size, so that memory does not grow with their number."""
+"""Rows are evaluated in chunks of about this many bytes, so that memory use does not grow with their number."""
 
 TASK_ROWS = 256
-"""Rows that a thread measures at a time."""
+"""Rows of a task: a thread evaluates so many at a time."""
 
 OUTPUT_FLOPS = 100
-"""Floating-point operations that take as long as to measure an output, about."""
+"""Approximate cost of evaluating one output, in floating-point operations."""
 
 MEASURE = Kernel(__name__, "measure")
-"""What an evaluation takes beside the loss and a prediction."""
+"""The kernel that an evaluation needs besides those of the loss and of prediction."""
 
 _NO_WEIGHTS = np.zeros(TASK_ROWS)
 _NO_WEIGHTS_ADDRESS = address_of(_NO_WEIGHTS)
@@ -46,7 +46,7 @@ _NO_WEIGHTS_ADDRESS = address_of(_NO_WEIGHTS)
 
 @jit(internal=True)
 def _measure_rows(task: int, thread: int, dtype: Any, places: Any, row_losses: int, correct: int, scratch: int) -> None:
-    """Write the weighted losses of a task's rows, and its number of correct answers, to these addresses."""
+    """Write a task's weighted row losses and its number of correct answers to ``row_losses`` and ``correct``."""
     rows, k, labels, outputs, targets, weights, no_weights, loss_kernel, correct_kernel = places
     item, start = item_bytes(dtype), task * TASK_ROWS
     rows = min(TASK_ROWS, rows - start)
@@ -75,16 +75,16 @@ def _measure_rows(task: int, thread: int, dtype: Any, places: Any, row_losses: i
 @by_address(lambda real: (types.DType(real), types.UniTuple(types.intp, 9), *[types.intp] * 3))
 @jit
 def measure(dtype: Any, places: Any, totals: int, threads: int, pool: int) -> None:
-    """Add outputs to totals: the sums of weighted losses and of weights, and the number of correct answers.
+    """Add the sums of weighted losses and of weights, and the number of correct answers, to totals.
 
     Parameters
     ----------
     dtype : dtype
-        float32 or float64, of outputs, and of targets that are no labels.
+        float32 or float64: of outputs, and of targets that are not labels.
     places : tuple of int
-        Rows and columns of the outputs; 1 where targets are labels int64 (rows,), otherwise 0; addresses of outputs,
-        targets, sample weights, float64 (rows,), or 0, and TASK_ROWS zeros; addresses of the loss's kernels, the second
-        of which is 0 where it counts no correct answers.
+        Rows and columns of the outputs; 1 if targets are labels, int64 (rows,), otherwise 0; addresses of outputs,
+        targets, sample weights (float64 (rows,), or 0 for none) and TASK_ROWS zeros; addresses of the loss's two
+        kernels, the second 0 if the loss counts no correct answers.
     totals : int
         Address of float64 (3,).
     threads, pool : int
@@ -115,7 +115,7 @@ def measure(dtype: Any, places: Any, totals: int, threads: int, pool: int) -> No
 
 @functools.lru_cache(256)
 def _kernels(layer_sizes: tuple[int, ...], names: tuple[str, ...], dtype: Any, loss: str) -> tuple[Forward, list[int]]:
-    """Return the forward pass, and the addresses of the loss's kernels; 0 where it counts no correct answers."""
+    """Return the forward pass and the addresses of the loss's two kernels; see ``places`` of `measure`."""
     spec = LOSSES[loss]
     found = [Kernel(losses.__name__, "loss_kernel", spec.code)]
     found += [Kernel(losses.__name__, "correct_kernel", spec.code)] if spec.counts_correct else []
@@ -124,7 +124,7 @@ def _kernels(layer_sizes: tuple[int, ...], names: tuple[str, ...], dtype: Any, l
 
 
 class Evaluator:
-    """Measures a network's outputs.
+    """Computes a network's loss and accuracy on given data.
 
     Parameters
     ----------
@@ -143,7 +143,7 @@ class Evaluator:
         self, parameters: Array, dtype: Any, layer_sizes: tuple[int, ...], names: tuple[str, ...], loss: str
     ) -> None:
         check_array("network.parameters", parameters, (parameter_count(layer_sizes),), dtype)
-        if not parameters.flags.writeable:  # for which the forward pass would be compiled once more
+        if not parameters.flags.writeable:  # Numba would compile the forward pass again for a read-only array
             parameters = parameters.copy()
         row_bytes = max(layer_sizes[0], layer_sizes[-1]) * dtype.itemsize
         self._forward, self._addresses = _kernels(layer_sizes, names, dtype, loss)

@@ -1,7 +1,7 @@
-"""The forward pass of networks of given sizes and activations, built once and kept: what `inference` reads.
+"""The forward pass of networks of given sizes and activations, built once and cached; `inference` executes it.
 
-Parameters are read where they are, or from a copy in micro-panels that `Forward.pack` makes: for a `Predictor` once,
-for many rows in each call. `Network.predict` keeps nothing derived from weights, so it is never stale.
+It reads parameters in place, or from a copy in micro-panels that `Forward.pack` makes: once for a `Predictor`, in each
+call for many rows. `Network.predict` keeps nothing derived from weights, so it is never stale.
 """
 
 import copy
@@ -42,28 +42,28 @@ from .inference import (
 from .plan import address_of, aligned, layer_views, padded, parameter_count
 
 BLOCK_ROWS = 40 * MR
-"""Rows that go through all layers together: few enough for what lies between layers to stay in L2."""
+"""Rows that go through all layers together: few enough for the activations between layers to stay in L2."""
 
 BLOCK_ROWS_LARGE_W = 160 * MR
-"""The same where a W is larger than L2: every block reads all of it again."""
+"""The same if a W is larger than L2, since every block reads all of it again."""
 
 SCRATCH_BYTES = 1 << 24
-"""Scratch of a thread at most, where a layer is so wide that fewer rows have to do: a million outputs take two."""
+"""Most scratch of a thread. Very wide layers therefore get smaller blocks: two rows for a million outputs."""
 
 THREAD_FLOPS = 3_000_000
-"""Calls of less work, in floating-point operations, stay on one thread."""
+"""Calls with fewer floating-point operations stay on one thread."""
 
 CALL_FLOPS = 10**10
-"""Work after which a call returns to Python for a moment, so that Ctrl-C arrives: some 0.1 to 0.5 s."""
+"""Floating-point operations after which a call returns to Python, so that Ctrl-C works: some 0.1 to 0.5 s."""
 
 PACK_ONCE_BYTES = L2 // 2
-"""Parameters of fewer bytes are packed anew for every block: that takes less than waiting for other threads."""
+"""Parameters of fewer bytes are packed again for every block: that takes less time than waiting for other threads."""
 
 PACK_ONCE_BLOCKS = 4
-"""Unless each thread computes this many blocks."""
+"""If each thread computes this many blocks, even those are packed once."""
 
 NO_VALUES = {item: np.empty(0, f"f{item}") for item in (4, 8)}
-"""What layers that say themselves where their arrays are count from."""
+"""The values for a `Forward.reading`: its layers' offsets are relative to these arrays, by item size."""
 
 PREDICTION_KERNELS = (
     Kernel(_inference.__name__, "predict_rows"),
@@ -71,7 +71,7 @@ PREDICTION_KERNELS = (
     Kernel(gemm.__module__, "gemm"),
     Kernel(_inference.__name__, "softmax_rows"),
 )
-"""The kernels that prediction takes besides the activations; the last one only for probabilities."""
+"""The kernels that prediction needs besides the activations; the last one only for probabilities."""
 
 
 class Forward:
@@ -86,7 +86,7 @@ class Forward:
     dtype : dtype
         float32 or float64.
     packed : bool
-        Whether values are what `pack` returns, otherwise parameters (P,).
+        Whether values are those that `pack` returns, or parameters (P,).
     softmax : bool, default False
         Whether outputs go through softmax.
     """
@@ -112,7 +112,7 @@ class Forward:
         self._block_rows = block_rows(layer_sizes, dtype)
         _, k = max(pairwise(layer_sizes), key=lambda sides: sides[0] * sides[1])
         self._panels = -(-k // (NV * VECTOR // dtype.itemsize))
-        # With AVX-512 small networks share columns of up to as many rows, too, as measured there.
+        # With AVX-512, measurements favour FEW_ROWS_IN_PLACE for small networks, too.
         packs = not packed and (WIDE or size * dtype.itemsize >= PACK_ONCE_BYTES)
         self._few_rows = FEW_ROWS_IN_PLACE if packs else FEW_ROWS
         widths = max(layer_sizes[1:]), self._panels
@@ -131,13 +131,13 @@ class Forward:
         X : ndarray, shape (B, n_in)
         out : ndarray, shape (B, n_out)
         kept : bool
-            Whether ``out`` must stay as it is where this returns False.
+            Whether ``out`` must stay unchanged if this returns False.
 
         Returns
         -------
         bool
-            False where sizes do not fit, X is empty, holds NaN or infinity, or a kept ``out`` overlaps X or values.
-            X and out are matrices, and all arrays C-contiguous and of the dtype: that is not checked.
+            False if sizes do not fit, if X is empty or holds NaN or infinity, or if a kept ``out`` overlaps X or
+            values. The caller guarantees that X and out are matrices, and all arrays C-contiguous and of the dtype.
         """
         if values.ndim != 1:  # NumPy lets anybody change the shape of a network's parameters in place
             values = values.reshape(-1)
@@ -153,11 +153,11 @@ class Forward:
             begin += self._rows_per_call
             if begin >= len(X):
                 return True
-            kept = False  # all has been looked at
+            kept = False  # the first call has checked all inputs
         return False
 
     def _parts(self, values: Array) -> Iterator[tuple[Array, Array]]:
-        """Yield views of each layer's W (k, n) and b (k,) in packed values; those of W as micro-panels."""
+        """Yield views of each layer's W, padded to whole micro-panels, and b (k,) in packed values."""
         nr = NV * VECTOR // self.dtype.itemsize
         for n, k, weights, biases, row, _, panel, *_ in self.layers.tolist():
             start, end = weights // self.dtype.itemsize, biases // self.dtype.itemsize
@@ -171,7 +171,7 @@ class Forward:
         return forward_of(self.layer_sizes, self._names, self.dtype, True, bool(self.record["softmax"]))
 
     def pack(self, parameters: Array, threads: int = 1) -> Array | None:
-        """Return a copy of parameters (P,) in micro-panels, or None where their number is wrong."""
+        """Return a copy of parameters (P,) in micro-panels, or None if their number is wrong."""
         packed = self.packed()
         values = aligned(int(packed.record["value_count"]), self.dtype)
         return values if pack(self.address, packed.address, parameters, values, threads) else None
@@ -182,9 +182,9 @@ class Forward:
         return np.concatenate([x for (W, b), (n, k) in parts for x in (W.reshape(-1, n)[:k].ravel(), b)])
 
     def reading(self, weights: Sequence[Array], biases: Sequence[Array]) -> "Forward":
-        """Return a copy that reads each layer's W^T (n, k), of any strides, and contiguous b (k,) from arrays.
+        """Return a copy of this forward pass that reads W^T (n, k), of any strides, and contiguous b (k,) from arrays.
 
-        Its values are `NO_VALUES`. The caller keeps the arrays alive.
+        Pass `NO_VALUES` as its values. The caller keeps the arrays alive.
         """
         found, base = copy.copy(self), address_of(NO_VALUES[self.dtype.itemsize])
         found.layers, found.record = self.layers.copy(), self.record.copy()
@@ -199,12 +199,12 @@ class Forward:
         return found
 
     def c_function(self, values: Array) -> CFunction:
-        """Return the forward pass for C: ``int64 f(x, rows, out)``, which returns rows, or 0 where it fails."""
+        """Return the forward pass as a C function ``int64 f(x, rows, out)``, which returns rows, or 0 if it fails."""
         return CFunction(predict_rows, self.dtype, (1, self.address, address_of(values)), (self, values))
 
 
 class NumpyForward(Forward):
-    """The same by the equations of `reference`, without compilation (NUMBA_DISABLE_JIT=1)."""
+    """The same from the equations of `reference`, without compilation (NUMBA_DISABLE_JIT=1)."""
 
     def __init__(
         self, layer_sizes: tuple[int, ...], names: tuple[str, ...], dtype: Any, packed: bool, softmax: bool = False
@@ -231,7 +231,7 @@ class NumpyForward(Forward):
         return self
 
     def pack(self, parameters: Array, threads: int = 1) -> Array | None:
-        """Return a copy of parameters (P,), or None where their number is wrong."""
+        """Return a copy of parameters (P,), or None if their number is wrong."""
         return parameters.copy() if parameters.shape == (parameter_count(self.layer_sizes),) else None
 
     def unpack(self, values: Array) -> Array:
@@ -239,12 +239,12 @@ class NumpyForward(Forward):
         return values
 
     def c_function(self, values: Array) -> CFunction:
-        """Refused: there is no compiled code."""
+        """Raise RuntimeError: there is no compiled code."""
         raise RuntimeError("a predictor has no address where compilation is switched off (NUMBA_DISABLE_JIT=1)")
 
 
 def _done(status: int) -> bool:
-    """Return whether `run` has computed; raise MemoryError where it had no memory for that."""
+    """Return whether `run` has computed outputs; raise MemoryError if it could not allocate scratch."""
     if status < 0:
         raise MemoryError("no memory for what lies between the layers; predict fewer rows at a time")
     return status > 0
@@ -258,17 +258,17 @@ def block_rows(layer_sizes: Sequence[int], dtype: Any) -> int:
 
 
 def scratch_bytes(layer_sizes: Sequence[int], dtype: Any, rows: int) -> int:
-    """Return the bytes of scratch that a thread takes for some rows, those that `gemm` packs not counted."""
+    """Return the bytes of scratch that a thread needs for some rows, without the buffers in which `gemm` packs."""
     return 2 * min(rows, block_rows(layer_sizes, dtype)) * max(layer_sizes[1:]) * int(dtype.itemsize)
 
 
 def _layer_table(layer_sizes: tuple[int, ...], item: int, packed: bool) -> tuple[Array, int]:
-    """Return the table of layers, and how many elements its values have."""
+    """Return the table of layers, and the number of elements of its values."""
     lanes = VECTOR // item
     nr, start, rows = NV * lanes, 0, []
     for n, k in pairwise(layer_sizes):
         size, strides = n * k, (item, n * item, nr * n * item)
-        if packed and k > 1:  # a single row of W is a column of W^T as it is
+        if packed and k > 1:  # a single row of W is a column of W^T already
             size = padded(n, lanes) * padded(k, nr)
             strides = (nr * item, item, padded(n, lanes) * nr * item)
         rows.append((n, k, start * item, (start + size) * item, *strides, 0, 0))
@@ -281,7 +281,7 @@ def _layer_table(layer_sizes: tuple[int, ...], item: int, packed: bool) -> tuple
 def forward_through(
     weights: Sequence[Array], biases: Sequence[Array], names: Sequence[str], X: Array, softmax: bool
 ) -> Array | None:
-    """Return the outputs of layers given by their W^T (n, k) and b (k,), or None where the kernels do not apply.
+    """Return the outputs of layers given by their W^T (n, k) and b (k,), or None if the kernels do not apply.
 
     Parameters
     ----------
@@ -308,5 +308,5 @@ def forward_through(
 def forward_of(
     layer_sizes: tuple[int, ...], names: tuple[str, ...], dtype: Any, packed: bool = False, softmax: bool = False
 ) -> Forward:
-    """Return the `Forward` of these sizes and activations; networks that are alike share it."""
+    """Return the `Forward` of these sizes and activations; networks with the same ones share it."""
     return (Forward if COMPILES else NumpyForward)(layer_sizes, names, dtype, packed, softmax)

@@ -1,4 +1,4 @@
-"""NumpyEngine: the backend that trains by the equations of `reference`; the compiled one is checked against it."""
+"""NumpyEngine: trains by the equations of `reference`; the tests check the compiled engines against it."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -20,7 +20,7 @@ class NumpyEngine:
     Parameters
     ----------
     parameters, layer_sizes, codes, loss, batch_rows, optimizer, uses_order
-        As of `CpuEngine`.
+        As for `CpuEngine`.
     tuner : object, optional
         Not used.
     """
@@ -43,7 +43,7 @@ class NumpyEngine:
         self._optimizer = optimizer or OptimizerState.none(parameters.dtype)
         check_network(parameters, layer_sizes, codes, self._optimizer)
         self._gradient = np.zeros_like(parameters)
-        self._sums = np.zeros(parameters.size)  # over micro-batches; float64, so that many of them lose nothing
+        self._sums = np.zeros(parameters.size)  # over micro-batches; float64, so that adding many loses nothing
         self._network = layer_views(parameters, layer_sizes)
         self._gradients = layer_views(self._gradient, layer_sizes)
         self._layer_sums = layer_views(self._sums, layer_sizes)
@@ -71,7 +71,7 @@ class NumpyEngine:
         epoch_rows = len(X) if epoch_rows is None else epoch_rows
         rates = np.zeros(1) if rates is None else rates
         last = first_row + len(X) if order is None else epoch_rows
-        with np.errstate(all="ignore"):  # a loss of inf or NaN tells enough
+        with np.errstate(all="ignore"):  # the loss reports overflow, as inf or NaN
             while progress["done"] < last:
                 begin = int(progress["done"]) // batch * batch
                 end = min(begin + batch, epoch_rows)
@@ -90,7 +90,7 @@ class NumpyEngine:
                 check_interrupt()
 
     def _drops(self, start: int, stop: int) -> training_step.Drops:
-        """Return dropout of each hidden layer, if there is any, for some rows of the batch."""
+        """Return the dropout of each hidden layer, if any, for some rows of the batch."""
         rule, widths = self._optimizer, [len(b) for _, b in self._network[:-1]]
         place = rule.seed, int(rule.progress["step"])
         return [
@@ -107,7 +107,7 @@ class NumpyEngine:
         rows: tuple[int, int, int],
         drops: training_step.Drops,
     ) -> None:
-        """Forward, loss and backward over a micro-batch; rows: its start and stop, and the row that X begins with."""
+        """Forward, loss and backward over a micro-batch; rows: its start and stop, and the index of X's first row."""
         start, stop, first_row = rows
         chosen: Any = slice(start - first_row, stop - first_row) if order is None else order[start:stop]
         visited: Any = slice(start, stop) if order is None else chosen
@@ -174,7 +174,7 @@ class NumpyEngine:
         return results_of(progress, totals, self._loss, self._outputs)
 
     def loss_and_gradient(self, X: Array, y: Array) -> tuple[float, Array]:
-        """Return the objective of one batch, which X and y are, and its gradient (P,), a copy."""
+        """Return the objective of X and y as one batch, and a copy of its gradient (P,)."""
         totals = self._optimizer.totals
         start_epoch(self._optimizer.progress, totals, 0)
         self.train(X, y)
@@ -182,7 +182,7 @@ class NumpyEngine:
 
 
 def _count(progress: Array, totals: Array, row: int, is_last: bool, steps: int) -> None:
-    """Move on to a row; after a batch's last one, add the counters of its micro-batches."""
+    """Record that rows before ``row`` are done; after a batch's last one, add up the counters of its micro-batches."""
     progress["done"] = row
     if is_last:
         progress["row"] = row

@@ -1,4 +1,4 @@
-"""OptimizerState: an update rule with its hyper-parameters, its state, and where training stands."""
+"""OptimizerState: an update rule with its hyper-parameters and state, and the progress of training."""
 
 import math
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ class OptimizerState:
     code : int
         Code of an `OptimizerSpec`.
     state : ndarray, shape (vectors, P)
-        State vectors, of the parameters' dtype, each row at the beginning of a cache line; updated in place.
+        State vectors, of the parameters' dtype; each row is aligned to a cache line. Updated in place.
     hyper : sequence of float
         Hyper-parameters in the order of the spec; stored as float64 (8,).
     l2 : float, default 0.0
@@ -30,11 +30,11 @@ class OptimizerState:
     l2_per_batch : float, default 0.0
         An l2 that each batch divides by its weight, as scikit-learn does.
     max_row_loss : float, default inf
-        The largest loss that a row may count for in what is reported.
+        Reported losses count a row for at most this much.
     dropout : sequence of float, optional
-        Of each hidden layer, the share of outputs that training drops; empty: none.
+        Dropout rate of each hidden layer; empty for none.
     seed : int, default 0
-        Of dropout's masks.
+        Seed of dropout's masks.
     """
 
     def __init__(
@@ -63,10 +63,10 @@ class OptimizerState:
 
     @property
     def state(self) -> Array:
-        """The state vectors (vectors, P), fetched from a device if that has the newest ones."""
+        """The state vectors (vectors, P), fetched from a device if they are newer there."""
         return self.synced.host
 
     @classmethod
     def none(cls, dtype: np.dtype[np.floating]) -> "OptimizerState":
-        """Return the rule that computes the gradient and changes nothing."""
+        """Return a rule that leaves the parameters unchanged: for computing the gradient only."""
         return cls(OPTIMIZERS["none"].code, np.zeros((0, 0), dtype))

@@ -2,8 +2,8 @@
 
 They are counter-based, so no state is carried from epoch to epoch: the order of epoch 17 is the same whether training
 ran without a break or was resumed. Weights and splits use Philox's raw 64-bit words, which NumPy keeps stable across
-versions, and not Generator's methods, which it may change. The order of an epoch's rows uses SplitMix64 (Steele, Lea
-and Flood 2014), compiled (docs/performance-notes/engine.md).
+versions, not Generator's methods, which it may change. The order of an epoch's rows comes from a compiled SplitMix64
+(Steele, Lea and Flood 2014; docs/performance-notes/engine.md).
 
 Seeds are integers from 0 to 2^64 - 1; indices are integers from 0 to 2^48 - 1.
 """
@@ -18,7 +18,7 @@ from ..jit.call_by_address import by_address
 from ..jit.decorator import jit
 
 WEIGHTS, _, SPLIT = range(3)
-"""Purposes: with the same seed, each gets unrelated numbers."""
+"""Purposes: each gets unrelated numbers from the same seed."""
 
 
 def _words(seed: int, purpose: int, index: int, size: int) -> NDArray[np.uint64]:
@@ -34,7 +34,7 @@ def uniform(seed: int, purpose: int, index: int, size: int) -> NDArray[np.float6
 
 
 def symmetric(seed: int, purpose: int, index: int, shape: tuple[int, ...], limit: float) -> NDArray[np.float64]:
-    """Return float64 numbers in [-limit, limit) of a shape."""
+    """Return float64 numbers in [-limit, limit), of a given shape."""
     return ((2 * uniform(seed, purpose, index, int(np.prod(shape))) - 1) * limit).reshape(shape)
 
 
@@ -60,7 +60,7 @@ def _mix(z: Any) -> Any:
 @by_address(lambda real: (types.Array(types.int64, 1, "C"), types.uint64, types.uint64))
 @jit
 def shuffle_rows(order: Any, seed: Any, index: Any) -> None:
-    """Fill order, int64 (n,); seed and index are uint64."""
+    """Fill order, int64 (n,), with a permutation of 0..n-1; seed and index are uint64. See `shuffle`."""
     key = _mix(_mix(seed + _GOLDEN) + index * _GOLDEN)
     for i in range(order.size):
         order[i] = i

@@ -13,7 +13,7 @@ Array = NDArray[Any]
 
 
 def step_times(epoch: int, steps: int) -> Array:
-    """Return the middle of each of an epoch's steps, shape (steps,), so that a warm-up's first rate is not 0."""
+    """Return the midpoints of an epoch's steps, shape (steps,); midpoints, so that a warm-up's first rate is not 0."""
     return epoch + (np.arange(steps) + 0.5) / steps
 
 

@@ -2,12 +2,12 @@
 
 - scikit-learn keeps W^T (n, k) of every layer, then b of every layer; the engine keeps one flat vector.
 - scikit-learn halves the squared error, so its gradient is half the engine's. Momentum and Adam's means are linear in
-  the gradient, Adam's second moments quadratic: a gradient times 2 with epsilon and l2 times 2, or with half of SGD's
+  the gradient, Adam's second moments quadratic. So twice the gradient with twice epsilon and l2, or with half of SGD's
   rate, takes the same step to the bit, since these factors are powers of two.
 - scikit-learn's SGD velocity includes the rate: it is -rate times the engine's, which is rescaled when the rate
   changes.
 - scikit-learn puts Adam's bias correction into the rate and adds epsilon to the uncorrected root. The engine does the
-  same with the rates of `adam_rates`, from `FAR_STEP` on, where its own corrections are 1.
+  same if it is given the rates of `adam_rates` and starts at step `FAR_STEP`, where its own corrections are 1.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ GRADIENT_SCALE = {"mse": 2.0, "cross_entropy": 1.0, "binary_cross_entropy": 1.0}
 """The engine's gradient divided by scikit-learn's, by loss."""
 
 FAR_STEP = 2**62
-"""A step from which 1 - beta^step rounds to 1 in float64, for every beta below 1."""
+"""From this step on, 1 - beta^step rounds to 1 in float64 for every beta below 1."""
 
 
 def adam_rates(rate: float, beta1: float, beta2: float, behind: int, steps: int) -> Array:
@@ -37,7 +37,7 @@ def transposed_views(flat: Array, layer_sizes: Sequence[int]) -> list[Array]:
 
 
 def fill(arrays: Sequence[Array], source: Sequence[Array], factor: float = 1.0) -> None:
-    """Write factor * source into the arrays, one by one; shapes are equal."""
+    """Write factor * source into arrays of the same shapes."""
     for array, values in zip(arrays, source, strict=True):
         np.multiply(values, array.dtype.type(factor), out=array)
 
@@ -53,5 +53,5 @@ def batch_sums(values: Array, batch: int) -> Array:
 
 
 def largest_log_loss(dtype: np.dtype[np.floating]) -> float:
-    """Return the largest loss of a row if probabilities are clipped at the dtype's eps."""
+    """Return the largest possible loss of a row when probabilities are clipped at the dtype's eps."""
     return float(-np.log(np.finfo(dtype).eps))

@@ -1,8 +1,8 @@
-"""A training step in parts, for the profiler: the functions of the step itself, one layer at a time, repeated.
+"""A training step in parts, for the profiler: it repeats the step's own functions, one layer at a time.
 
-Called once each, in order, on one thread, the parts leave the bits of a step; the profiler checks that before it
-times them. Each takes the address of a CONTEXT, a copy that may know some of the layers only, of a `CpuEngine` that has
-just trained a batch of at most MICRO_BATCH_ROWS rows in the order in which they lie in memory.
+Called once each, in order, on one thread, the parts compute the bits of a step; the profiler checks that before it
+times them. Each takes the address of a CONTEXT: a copy, possibly with some of the layers only, of that of a `CpuEngine`
+that has just trained a batch of at most MICRO_BATCH_ROWS rows, unshuffled.
 """
 
 from typing import Any
@@ -21,10 +21,11 @@ FORWARD, LOSS, BACKWARD = range(3)
 
 @jit
 def repeat_rows(dtype: Any, context: int, part: int, x: int, times: int) -> None:
-    """Compute a part of the rows' tasks, ``times`` times.
+    """Run one part of all row tasks, ``times`` times.
 
-    FORWARD computes A and Z of the context's layers from the inputs at the address x; LOSS losses, dL/dA and correct
-    answers from the outputs of the last layer; BACKWARD dZ of the layers but the last, from that of the last.
+    FORWARD computes A and Z of the context's layers from the inputs at address x. LOSS computes losses, dL/dA and
+    correct answers from the outputs of the last layer. BACKWARD computes dZ of all layers but the last from that of
+    the last.
     """
     ctx = record_at(CONTEXT, context)
     workspace = Workspace(ctx.scratch, ctx.scratch_size * item_bytes(dtype))
@@ -41,7 +42,7 @@ def repeat_rows(dtype: Any, context: int, part: int, x: int, times: int) -> None
 
 @jit
 def repeat_weights(dtype: Any, context: int, tasks: Any, times: int) -> None:
-    """Compute dW, db, the update and W^T of the weight tasks of these numbers."""
+    """Compute dW, db, the update and W^T in the weight tasks with these indices, ``times`` times."""
     ctx = record_at(CONTEXT, context)
     for _ in range(times):
         for task in tasks:

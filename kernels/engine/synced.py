@@ -9,23 +9,23 @@ from .backend import Array
 
 
 class SyncedArray:
-    """An array on the host, and the vector on a device that has its newest values, if one does; as in Caffe.
+    """An array on the host and, if a device has newer values, the device's vector; as Caffe's SyncedMemory.
 
-    At any moment one side owns the values. `host` makes it the host: whoever gets the array may write to it, so what
-    the device has does not count any more. A backend that trains on a device makes it the device, by `move`. Any thread
-    may ask for `host` at any time; `move` is for the one that trains.
+    At any moment one side owns the values. Reading `host` makes the host the owner: the caller may write to the array,
+    so the device's values no longer count. A backend that trains on a device makes the device the owner, by `move`. Any
+    thread may read `host` at any time; only the thread that trains may call `move`.
 
     Parameters
     ----------
     memory : ndarray
-        The host's, which stays the same.
+        The host's array, which is never replaced.
 
     Attributes
     ----------
     memory : ndarray
-        As given, whoever owns the values: for its address, shape and dtype.
+        As given, possibly with old values: for its address, shape and dtype.
     device : device array or None
-        A vector that begins with the elements in C order; None where the host owns the values.
+        A vector that begins with the elements in C order; None if the host owns the values.
     """
 
     device: Any
@@ -41,25 +41,25 @@ class SyncedArray:
 
     @property
     def host(self) -> Array:
-        """The array with the newest values, which the host owns from now on.
+        """The array with the newest values; from now on the host owns them.
 
         Raises
         ------
         RuntimeError
-            If the device does not give them back.
+            If they cannot be copied from the device.
         """
         if self.device is not None:
             with self._lock:
-                if self.device is not None:  # of several threads, the first fetches
+                if self.device is not None:  # another thread may have fetched them meanwhile
                     shape = self.memory.shape
                     self.memory[...] = _fetched(self.device)[: math.prod(shape)].reshape(shape)
                     self.device = None
         return self.memory
 
     def move(self, vector: Any, copy: Callable[[], None]) -> None:
-        """Make a device's vector the owner, once ``copy`` has written the newest values to it.
+        """Call ``copy``, which writes the newest values to a device's vector, and make that vector the owner.
 
-        Meanwhile no other thread fetches: it would get the old values, and then call them the newest.
+        The lock keeps other threads from reading `host` meanwhile: they would take old values for the newest.
         """
         with self._lock:
             copy()
@@ -67,7 +67,7 @@ class SyncedArray:
 
 
 def _fetched(vector: Any) -> Array:
-    """Return a device's vector on the host."""
+    """Copy a device's vector to the host."""
     try:
         found: Array = vector.copy_to_host()
     except MemoryError:  # the host's

@@ -2,8 +2,8 @@
 
 A call returns after about CALL_S, so that Ctrl-C works in long epochs. Whether threads pay off depends on the size of a
 step and on what else runs on the other cores (docs/performance-notes/engine.md), so the tuner measures: TRIAL_S on all
-threads, then the same on half of them, and so on while that is faster. It keeps the fastest and tries its neighbours
-among 1, 2, 4, ..., all again from time to time, which is the only way to notice that cores have become free or busy.
+threads, then the same on half of them, and so on while that is faster. It keeps the fastest count. From time to time it
+retries the neighbours of that count among 1, 2, 4, ..., all: only so can it notice that cores have become free or busy.
 Results depend neither on the threads nor on where calls end.
 """
 
@@ -11,14 +11,14 @@ CALL_S = 0.2
 """Approximate seconds after which a compiled call returns to Python."""
 
 TRIAL_S = 0.004
-"""Seconds of a trial: about ten times what waking the threads may take."""
+"""Seconds of a trial: about ten times the longest time that waking the threads takes."""
 
 RUN_S, LONGEST_RUN_S = 0.1, 1.6
-"""Seconds until the next trial, at first and at most. They double after each trial that changes nothing, so that trials
-take 0.3% of the time in the end."""
+"""Seconds until the next trial, initially and at most. They double after each trial that changes nothing, so that
+trials finally take 0.3% of the time."""
 
 BETTER = 1.05
-"""How many times faster a trial must be to change the number of threads; rates vary by 3%."""
+"""A trial must be this many times faster to change the number of threads; rates vary by 3%."""
 
 
 class Tuner:
@@ -42,7 +42,7 @@ class Tuner:
     def __init__(self, rows: int, threads: int, explores: bool) -> None:
         self.rows, self.threads = rows, threads
         self._counts = sorted({threads, *(1 << i for i in range(threads.bit_length()) if 1 << i <= threads)})
-        self._at, self._direction = len(self._counts) - 1, -1  # the place of what is kept; where to look next
+        self._at, self._direction = len(self._counts) - 1, -1  # index of the count in use; where to look next
         self._explores = explores and threads > 1
         self._first, self._trial, self._run = True, False, RUN_S
         self._rates: dict[int, float] = {}  # rows per second by number of threads
@@ -57,7 +57,7 @@ class Tuner:
         """Record a call: the rows it processed and the seconds it took."""
         seconds = max(seconds, 1e-6)
         time = CALL_S
-        if self._explores and self._first:  # it compiled or loaded kernels and started threads
+        if self._explores and self._first:  # not representative: it compiled or loaded kernels and started threads
             self._first, time = False, TRIAL_S / 2
         elif self._explores:
             self._rows += rows
@@ -71,14 +71,14 @@ class Tuner:
         self.rows = max(1, int(rows * time / seconds))
 
     def _end_trial(self) -> None:
-        """End a trial, or a run between two trials, and choose the threads of what follows."""
+        """End a trial, or the run between two trials, and choose the number of threads that comes next."""
         self._rates[self.threads] = self._rows / self._seconds
         self._rows, self._seconds = 0.0, 0.0
         if self._trial:
             kept = self._counts[self._at]
             if self._rates[self.threads] > BETTER * self._rates[kept]:
                 self._at, self._run = self._at + self._direction, RUN_S
-                if 0 <= self._at + self._direction < len(self._counts):  # on in the same direction
+                if 0 <= self._at + self._direction < len(self._counts):  # go on in the same direction
                     self.threads, self._left = self._counts[self._at + self._direction], TRIAL_S
                     return
             self._direction = -self._direction
