@@ -1,11 +1,11 @@
 """Variant `simd`: activations and their derivatives over vectors.
 
-What changed from `loops`: exp and tanh are those of `vmath`, plain arithmetic or AVX-512's own instructions, so that
-LLVM vectorises each loop to the full register, where `loops` calls libm for one element at a time (6 to 35 times the
-speed at 16384 elements). What it costs: errors of up to 2 ulp (silu 3.4, gelu 4) instead of libm's 0.6 to 1.
+What changed from `loops`: exp and tanh come from `vmath`, as plain arithmetic or AVX-512 instructions, so that LLVM
+vectorises each loop to the full register; `loops` calls libm for one element at a time. At 16384 elements this is 6 to
+35 times as fast. What it costs: errors of up to 2 ulp (silu 3.4, gelu 4) instead of libm's 0.6 to 1.
 
-Each activation has kernels of its own, made from the functions of its name in `vmath`, or from its spec where `vmath`
-has none, so that a network compiles only those that it uses. The caller allocates every output.
+Each activation has kernels of its own, made from the function of its name in `vmath`, or from its spec if `vmath` has
+none, so that a network compiles only those that it uses. The caller allocates every output.
 """
 
 import functools
@@ -23,12 +23,12 @@ _VMATH = (exp, log, tanh, sigmoid, erf)
 
 
 def _vectorisable(name: str) -> Any:
-    """Find a function of one number in `vmath` by name; None where there is none."""
+    """Find a scalar function in `vmath` by name; None if there is none."""
     return next((getattr(module, name) for module in _VMATH if hasattr(module, name)), None)
 
 
 def _function(name: str) -> Any:
-    """Return the function of one number to which an activation or a derivative is compiled."""
+    """Return the scalar function from which the kernel of an activation or a derivative is made."""
     return _vectorisable(name) or formula(name)
 
 
@@ -67,8 +67,8 @@ def derivative_kernel(code: int) -> Any:
 def times_derivative_kernel(code: int) -> Any:
     """Return the kernel ``(A, Z, dZ)`` of an activation: dZ <- dZ * f'(Z) over vectors of one length.
 
-    It reads A where the derivative can be computed from the output, otherwise Z; the other of the two may be any
-    vector. Where the derivative is 0, dZ becomes 0, even from infinity. The kernel can be called by address, with
+    It reads A if the derivative can be computed from the output, otherwise Z; the other of the two may be any vector.
+    Where the derivative is 0, dZ becomes 0, even from infinity. The kernel can be called by address, with
     `times_derivative` as the prototype.
     """
     spec = ACTIVATION_BY_CODE[code]
@@ -111,4 +111,4 @@ KERNELS = {
     if _vectorisable(spec.name) is not None
     for operation, kernel in ((spec.name, activation_kernel), (f"{spec.name}_derivative", derivative_kernel))
 }
-"""The kernels ``(Z, out)`` by operation, those that would equal the kernels of `loops` excepted."""
+"""The kernels ``(Z, out)`` by operation, except those that would equal the kernels of `loops`."""

@@ -1,11 +1,11 @@
 """Variant `blocked`: loops over blocks that fit the caches, eight terms of the sum at a time.
 
-What changed from `loops`: the product is computed block by block, and its innermost loop adds eight rows of B to a row
-of C at once. Why that is faster: an element of C is loaded and stored once for eight products instead of once for each,
-and the eight rows of B stay in L1 while all rows of the block of C pass by. LLVM vectorises that loop, which has nine
-streams, as many as it will check for overlap. What it costs: a row of C still passes through L1 for every eight k, so
-the load ports, not the FMA units, are the limit (docs/performance-notes/variants.md); a B whose rows are not contiguous
-is copied.
+What changed from `loops`: the product is computed block by block, and its innermost loop adds eight rows of B, each
+times an element of A, to a row of C. Why that is faster: an element of C is loaded and stored once for eight products
+instead of once for each, and the eight rows of B stay in L1 for all rows of the block of C. LLVM vectorises that loop:
+it has nine streams, the most that LLVM checks for overlap. What it costs: a row of C still passes through L1 for every
+eight k, so the load ports, not the FMA units, are the limit (docs/performance-notes/variants.md); a B whose rows are
+not contiguous is copied.
 """
 
 from typing import Any
@@ -17,10 +17,10 @@ from .layers import dense_layer
 from .row_parts import sums_terms
 
 ROWS = 64
-"""Rows of a block of C; with COLUMNS, 128 KiB in float32: L2."""
+"""Rows of a block of C; with COLUMNS it takes 128 KiB in float32, which fit L2."""
 
 COLUMNS = 512
-"""Columns of a block; eight rows of B are then 16 KiB in float32: half of L1."""
+"""Columns of a block; eight rows of B then take 16 KiB in float32, half of L1."""
 
 
 @sums_terms

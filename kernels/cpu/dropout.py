@@ -1,4 +1,4 @@
-"""Dropout over the rows of a matrix, in place: one pass over what the layer's product has just left in cache."""
+"""Dropout over the rows of a matrix, in place: one pass over values that the layer's product has just left in cache."""
 
 from typing import Any
 
@@ -21,12 +21,12 @@ def drop_rows(values: Any, key: Any, step: Any, layer: Any, first_row: Any, thre
     Parameters
     ----------
     values : ndarray, shape (rows, columns)
-        Outputs of a layer, or the gradient with respect to them. There is one array, not a source and a target: where
-        these overlap, LLVM takes the loop without vectors.
+        Outputs of a layer, or the gradient with respect to them. One array is both source and target, because LLVM's
+        run-time check for overlap would select the scalar loop for two that overlap.
     key : uint64
         `specs.dropout.seed_key` of the seed.
     step, layer, first_row : uint64
-        Steps taken before; the layer's number from 0; the row of the batch that is the first here.
+        Number of steps taken before; index of the layer, from 0; index within the batch of the first of these rows.
     threshold : uint64
     scale : float64
     """

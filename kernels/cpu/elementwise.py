@@ -1,4 +1,4 @@
-"""Kernels over vectors made from functions of one number, and what else is done element by element."""
+"""Makes elementwise kernels over vectors from scalar functions; checks vectors for NaN and infinity."""
 
 import functools
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from ..specs.activations import FORMULAS
 
 @functools.cache
 def formula(name: str) -> Any:
-    """Compile the spec's formula of an activation or its derivative, by public name, for kernels to call."""
+    """Compile the spec's formula of an activation or a derivative, given its public name, for kernels to call."""
     return jit(scalar=True)(FORMULAS[name])
 
 
@@ -21,9 +21,9 @@ def elementwise(name: str, function: Callable[[Any], Any]) -> Any:
     Parameters
     ----------
     name : str
-        Name of the kernel, which must be unique: the compile cache identifies it by this.
+        Name of the kernel; must be unique, since the compile cache identifies the kernel by it.
     function : callable
-        Compiled function of one number.
+        Compiled scalar function.
 
     Returns
     -------
@@ -39,7 +39,7 @@ def elementwise(name: str, function: Callable[[Any], Any]) -> Any:
 
 
 def named(name: str, kernel: Callable[..., Any]) -> Callable[..., Any]:
-    """Name a function that was made in a factory, before it is decorated."""
+    """Set the name of a function made in a factory; call this before decorating it."""
     kernel.__name__ = kernel.__qualname__ = name
     return kernel
 

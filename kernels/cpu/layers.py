@@ -1,4 +1,4 @@
-"""The dense layer of the variants `loops` and `blocked`: a product, and the passes before and after it."""
+"""The dense layer of the variants `loops` and `blocked`: a matrix product with passes before and after it."""
 
 from collections.abc import Callable
 from typing import Any
@@ -35,7 +35,7 @@ def _multiply_and_sum(dL_dA: Any, dZ: Any, db: Any) -> None:
 
 
 def dense_layer(matmul: Callable[[Any, Any, Any], None]) -> tuple[Callable[..., None], ...]:
-    """Make `dense_forward` and `dense_backward_batch` from a variant's product; the outputs are C-contiguous."""
+    """Make `dense_forward` and `dense_backward_batch` from a variant's ``matmul``; outputs are C-contiguous."""
 
     def dense_forward(X: Any, W: Any, b: Any, activation: int, A: Any, Z: Any) -> None:
         """Z (B, k) = X (B, n) W^T (n, k) + b;  A = activation(Z)."""
@@ -48,7 +48,7 @@ def dense_layer(matmul: Callable[[Any, Any, Any], None]) -> tuple[Callable[..., 
     def dense_backward_batch(X: Any, Z: Any, dL_dA: Any, W: Any, activation: int, dW: Any, db: Any, dX: Any) -> None:
         """dZ = dL_dA * activation'(Z);  dW = dZ^T X;  db = sum of dZ's rows;  dX = dZ W.
 
-        A dX of no elements is not computed: the first layer's input gradient is never needed.
+        An empty dX is not computed: the first layer's input gradient is never needed.
         """
         dZ = np.empty(Z.shape, Z.dtype)
         ELEMENTWISE[f"{_NAMES[activation]}_derivative"](Z.reshape(-1), dZ.reshape(-1))

@@ -1,14 +1,15 @@
 """Variant `loops`: the equations as compiled loops over elements.
 
-What changed from the reference: no BLAS and no temporary arrays, which decides for small networks. What it costs: each
-element of B is read again for every row of A, from whichever cache level holds B, so large products stay far from the
-limit.
+What changed from the reference: no BLAS calls and no temporary arrays, whose cost dominates in small networks. What it
+costs: each element of B is read again for every row of A, from whichever cache level holds B, so large products stay
+far from the machine's limit.
 
 The product runs in the order i, k, j: its inner loop follows a row of B and of C, which LLVM vectorises without
-reordering a sum. The textbook's order i, j, k sums over k, which LLVM may not reorder: 5 to 15 times slower.
+reordering a sum. The textbook order i, j, k sums over k in the inner loop, which LLVM may not reorder: it is 5 to 15
+times slower.
 
-Arrays in, arrays out: the caller allocates every output. Scalars are returned in an array of one float64. Shapes as in
-`reference`. Compiled functions allocate nothing: an exception that left one would keep its references to the arrays.
+Arrays in, arrays out: the caller allocates every output. Scalars are returned in an array of one float64. Shapes are
+those of `reference`. Compiled functions allocate nothing: an exception that leaves one would leak its references.
 """
 
 from math import exp, log
@@ -56,7 +57,7 @@ def _loss(spec: LossSpec) -> Any:
     def kernel(y_true: Any, outputs: Any, out: Any) -> None:
         total = 0.0
         for i in range(outputs.shape[0]):
-            row = 0.0  # in float64, and a sum of sums, which loses fewer bits than one long sum
+            row = 0.0  # float64; summing row by row loses fewer bits than one long chain
             for j in range(outputs.shape[1]):
                 row += value(outputs[i, j], y_true[i, j])
             total += row
@@ -66,7 +67,7 @@ def _loss(spec: LossSpec) -> Any:
 
 
 def _loss_derivative(spec: LossSpec) -> Any:
-    """Make the kernel ``(y_true, outputs, out)`` of such a loss's derivative: out (B, k) = slope / B."""
+    """Make the kernel ``(y_true, outputs, out)`` of the derivative of such a loss: out (B, k) = slope / B."""
     slope = jit(scalar=True)(spec.slope)
 
     def kernel(y_true: Any, outputs: Any, out: Any) -> None:
@@ -91,7 +92,7 @@ LOSSES = {
 def row_exponentials(z: Any, out: Any) -> Any:
     """out = exp(z - max z) for one row; returns (max z, sum of out).  A NaN in the row makes the sum NaN.
 
-    The sum is one of parts, since a single float32 chain is off by its length: 3% for 16 million terms.
+    The sum is cut into parts, since the error of a single float32 chain grows with its length: 3% for 16 million terms.
     """
     top = z[0]
     for j in range(1, z.size):
@@ -126,7 +127,7 @@ def _cross_entropy(y: Any, Z: Any, scratch: Any, out: Any) -> None:
     total = 0.0
     for i in range(Z.shape[0]):
         top, exponentials = row_exponentials(Z[i], scratch)
-        if y.ndim == 1:  # which Numba knows, so that it compiles one branch
+        if y.ndim == 1:  # known to Numba, which compiles only one branch
             below = top - Z[i, y[i]]
         else:
             below = 0.0
@@ -155,7 +156,7 @@ def cross_entropy_derivative(y: Any, Z: Any, out: Any) -> None:
 
 @jit
 def accuracy(labels: Any, Z: Any, out: Any) -> None:
-    """out[0] = share of the rows whose largest output stands at the label (NaN counts as largest)."""
+    """out[0] = fraction of rows whose largest output is the label's (NaN counts as largest)."""
     right = 0
     for i in range(Z.shape[0]):
         best = 0

@@ -1,14 +1,14 @@
 """Variant `simd`: losses and their gradients over vectors.
 
-What changed from `loops`: loss and gradient come from one pass over rows, whose exponentials and logarithms are those
-of `vmath`. Of the losses that are sums over elements, a block of rows is one flat vector. Softmax needs sums and maxima
-along rows: rows shorter than `WIDE` are transposed into scratch, so that each vector lane holds one row and every
-reduction is elementwise; longer rows are processed in place. What it costs: two algorithms for the same result, scratch
-memory, and a second of compiling (docs/performance-notes/losses.md).
+What changed from `loops`: one pass over rows computes loss and gradient, with exponentials and logarithms from `vmath`.
+Losses that are sums over elements treat a block of rows as one flat vector. Softmax needs sums and maxima along rows:
+rows shorter than `WIDE` are transposed into scratch, so that each vector lane holds one row and every reduction is
+elementwise; longer rows are processed in place. What it costs: two algorithms for the same result, scratch memory, and
+a second of compiling (docs/performance-notes/losses.md).
 
 Each loss has a kernel of its own, so that training compiles only the one it uses. A row's bits depend on the row and
-its weight alone, so threads may cut a batch anywhere. A batch's loss is the `tree_sum` of its rows' losses, in float64,
-and depends on their number and order alone.
+its weight alone, so threads may cut a batch anywhere. A batch's loss is the `tree_sum` of its rows' losses, in float64;
+the order of that sum depends on the number of rows alone.
 """
 
 import functools
@@ -29,25 +29,25 @@ from .vmath import loss_terms
 from .vmath.exp import exp_nonpositive
 from .vmath.log import log
 
-_CHUNK = 1024  # elements of wide rows that are processed at once
+_CHUNK = 1024  # elements processed at once in wide rows
 
 
 class LossRows(NamedTuple):
-    """What a loss reads and writes; all arrays are C-contiguous, all floats of one dtype but for ``losses``.
+    """Inputs and outputs of a loss. All arrays are C-contiguous; all floats but ``losses`` have one dtype.
 
     Attributes
     ----------
     labels : ndarray of int64, shape (B,)
-        Of a loss that takes labels, (0,) where they are soft; otherwise any.
+        For losses that take labels; (0,) if these are soft. Other losses ignore it.
     targets : ndarray, shape (B, k)
-        Of the other losses, and soft labels; otherwise any, such as (0, k).
+        For the other losses, and soft labels; otherwise ignored, such as (0, k).
     outputs : ndarray, shape (B, k)
         k >= 1.
     row_weights : ndarray, shape (B,)
         Weights of the rows in the objective: 1 / B, or w_i / sum(w).
     gradient : ndarray, shape (B, k) or (0, k)
-        Filled with row_weights[i] times the derivative of row i's loss with respect to outputs[i]; without elements, it
-        is not computed. It overlaps nothing else.
+        Filled with row_weights[i] times the derivative of row i's loss with respect to outputs[i]; not computed if it
+        is empty. It must not overlap the other arrays.
     losses : ndarray of float64, shape (B,)
         Filled with the rows' losses.
     scratch : ndarray
@@ -78,7 +78,7 @@ _counts_by_address = by_address(
 
 @jit
 def scratch_size(rows: int, k: int) -> int:
-    """Elements of scratch that a loss needs for at most this many rows of k columns at a time."""
+    """Number of scratch elements that a loss needs for up to ``rows`` rows of k columns at a time."""
     n = min(rows, ROWS)
     return (2 * k + 1) * n if k < WIDE else 2 * max(k, _CHUNK) + 2 * n
 
@@ -91,7 +91,7 @@ def scratch_size(rows: int, k: int) -> int:
 def cross_entropy_rows(rows: Any, row_begin: int, row_end: int) -> None:
     """Cross-entropy of rows: log sum exp(z) - sum(y z), and (softmax(z) - y) times the row's weight.
 
-    y: one-hot of the labels, or the targets where there are no labels.
+    y is the one-hot encoding of the labels, or the targets if there are no labels.
     """
     labels, targets, outputs, gradient, scratch = rows.labels, rows.targets, rows.outputs, rows.gradient, rows.scratch
     k = outputs.shape[1]
@@ -148,7 +148,7 @@ def cross_entropy_rows(rows: Any, row_begin: int, row_end: int) -> None:
 
 @jit(inline=True)
 def _flat(array: Any) -> Any:
-    """View a C-contiguous array as a vector; reshape() would call into Numba's library each time."""
+    """View a C-contiguous array as a vector; reshape() would call Numba's library each time."""
     return array_at(array.dtype, address_and_strides(array)[0], (array.size,))
 
 
@@ -169,13 +169,13 @@ def _terms(spec: LossSpec) -> Any:
 def loss_kernel(code: int) -> Any:
     """Return the kernel ``(rows: LossRows, row_begin, row_end)`` of a loss, which fills those rows.
 
-    Any number of threads may process different rows, each with its own scratch. The kernel can be called by address,
-    with `loss_rows` as the prototype, and by compiled code alone.
+    Any number of threads may process different rows, each with its own scratch. Only compiled code can call the kernel,
+    directly or by address with `loss_rows` as the prototype.
     """
     spec = LOSS_BY_CODE[code]
     if spec.name == "cross_entropy":
         return cross_entropy_rows
-    if spec.value is None:  # met only by whoever adds such a loss without its kernel
+    if spec.value is None:  # only if somebody adds such a loss without its kernel
         raise NotImplementedError(f"{spec.name} is a loss of whole rows; `loss_kernel` needs a kernel for it")
     terms = _terms(spec)
 
@@ -197,7 +197,7 @@ def loss_kernel(code: int) -> Any:
             unequal = 0
             for i in range(n):
                 unequal += weights[i] != weights[0]
-            # Equal weights, the usual case, are multiplied in at once; others in a pass of their own.
+            # Equal weights, the usual case, are multiplied in at once; unequal ones take a pass of their own.
             weight = one if unequal > 0 else weights[0]
             for i in range(size):
                 v, d = terms(z[i], y[i])
@@ -233,10 +233,10 @@ loss_rows = loss_kernel(CROSS_ENTROPY)
 
 @jit(internal=True)
 def _is_largest(row: Any, label: int) -> bool:
-    """Whether a row's largest element stands at the label, NaN counting as largest.
+    """Whether a row's largest element is the label's; NaN counts as largest.
 
-    No argmax: a label is right if nothing before it is as large and nothing after it is larger, which is counted
-    without branches. A NaN at the label is right if there is none before it.
+    This computes no argmax: the label is right if no element before it is as large and none after it is larger, which
+    takes no branches. A NaN at the label is right if there is none before it.
     """
     z = row[label]
     wrong = False
@@ -255,7 +255,7 @@ def _is_largest(row: Any, label: int) -> bool:
 @_counts_by_address
 @jit(internal=True)
 def label_correct_rows(rows: Any, row_begin: int, row_end: int, correct: Any, task: int) -> None:
-    """correct[task] = number of rows whose largest output stands at the label, or at the largest soft label."""
+    """correct[task] = number of rows whose largest output is the label's, or that of the largest soft label."""
     labels, targets, outputs = rows.labels, rows.targets, rows.outputs
     count = 0
     for i in range(row_begin, row_end):
@@ -274,8 +274,8 @@ def label_correct_rows(rows: Any, row_begin: int, row_end: int, correct: Any, ta
 def correct_kernel(code: int) -> Any:
     """Return the kernel ``(rows: LossRows, row_begin, row_end, correct, task)`` of a loss for classification.
 
-    It stores in correct[task] how many rows are answered correctly; where targets are probabilities, how many elements,
-    k in a row. The kernel can be called by address, with `correct_rows` as the prototype, and by compiled code alone.
+    It stores in correct[task] how many rows are answered correctly or, if targets are probabilities, how many elements,
+    k in a row. Only compiled code can call it, directly or by address with `correct_rows` as the prototype.
     """
     spec = LOSS_BY_CODE[code]
     if spec.takes_labels:
@@ -299,7 +299,7 @@ correct_rows = correct_kernel(CROSS_ENTROPY)
 
 @jit
 def accuracy(labels: Any, Z: Any, out: Any) -> None:
-    """out[0] = share of the rows whose largest output stands at the label (NaN counts as largest)."""
+    """out[0] = fraction of rows whose largest output is the label's (NaN counts as largest)."""
     count = 0
     for i in range(Z.shape[0]):
         count += _is_largest(Z[i], labels[i])
@@ -311,7 +311,7 @@ def accuracy(labels: Any, Z: Any, out: Any) -> None:
 
 @jit(internal=True)
 def _writable(array: Any) -> Any:
-    """Return a C-contiguous array as the type that kernels by address are compiled for, even where it is read-only."""
+    """Return a writable view of a C-contiguous array: kernels called by address are compiled for that type."""
     return array_at(array.dtype, address_and_strides(array)[0], array.shape)
 
 
@@ -319,9 +319,9 @@ def _writable(array: Any) -> Any:
 def batch_loss(
     address: int, labels: Any, targets: Any, outputs: Any, gradient: Any, losses: Any, scratch: Any, out: Any
 ) -> None:
-    """out[0] = mean over rows of the row's loss, and its gradient; address: of the loss's kernel.
+    """Compute out[0] = mean of the rows' losses, and its gradient, by the address of the loss's kernel.
 
-    ``losses`` float64 (B,) and ``scratch``, B elements more than `LossRows` says, are overwritten.
+    ``losses``, float64 (B,), and ``scratch``, with B elements more than `LossRows` needs, are overwritten.
     """
     rows = outputs.shape[0]
     row_weights, spare = scratch[:rows], scratch[rows:]
@@ -335,7 +335,7 @@ _NO_LABELS = np.empty(0, np.int64)
 
 
 def value(code: int, y: Any, outputs: Any, out: Any) -> None:
-    """out[0] = the loss of a batch as it is reported: a mean over rows, or over elements (`LossSpec`)."""
+    """out[0] = the reported loss of a batch: a mean over rows, or over elements (`LossSpec`)."""
     nothing = np.empty((0, outputs.shape[1]), outputs.dtype)
     _batch(code, y, outputs, nothing, out)
     if LOSS_BY_CODE[code].mean_over_outputs:
@@ -362,4 +362,4 @@ KERNELS: dict[str, Callable[..., None]] = {
     "softmax": softmax,
     "accuracy": accuracy,
 }
-"""The losses ``(y, outputs, out)`` and their derivatives by operation, and what else measures outputs."""
+"""The losses ``(y, outputs, out)`` and their derivatives by operation; softmax and accuracy."""

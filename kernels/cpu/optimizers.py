@@ -1,7 +1,7 @@
 """Variant `loops`: the optimizers' updates as compiled loops, made from the rules of their specs.
 
-LLVM vectorises them as they stand. Each rule has a kernel of its own, so that training compiles only the one it uses.
-A rule is elementwise: updating parts of the vectors gives the bits of the whole.
+LLVM vectorises these loops. Each rule has a kernel of its own, so that training compiles only the one it uses. Rules
+are elementwise: updating the vectors part by part gives the same bits as updating them at once.
 """
 
 import functools
@@ -26,9 +26,9 @@ def update_kernel(code: int) -> Any:
     """Return the kernel ``(parameters, gradient, state0, state1, hyper, rate, step)`` of an update rule, in place.
 
     parameters, gradient, state0, state1 : ndarray, shape (P,)
-        Of one float dtype. A state that the rule lacks may be any vector, such as one of no elements.
+        Of one float dtype. Unused states may be any vector, such as an empty one.
     hyper : ndarray of float64
-        The hyperparameters, in the order of the rule's spec. A call from Python may pass a tuple.
+        The hyper-parameters, in the order of the rule's spec. A call from Python may pass a tuple.
     rate : float
     step : int
         Counts from 1.
@@ -60,7 +60,7 @@ update = update_kernel(OPTIMIZERS["sgd"].code)
 
 
 def _operation(spec: UpdateSpec) -> Callable[..., None]:
-    """Make the variant of a public update, compiled so that choosing the rule costs a call from Python nothing."""
+    """Make the kernel of a public update; compiled code chooses the rule, so that a call from Python pays nothing."""
     kernels = [update_kernel(OPTIMIZERS[name].code) for name in spec.rules]
     count = len(kernels)
     first, second, third = kernels[0], kernels[min(1, count - 1)], kernels[-1]

@@ -1,4 +1,4 @@
-"""Gradients of many rows, and products of many terms, summed part by part."""
+"""Limits rounding errors: gradients of many rows and products of many terms are summed part by part."""
 
 import functools
 from collections.abc import Callable
@@ -13,10 +13,10 @@ Product = Callable[[Any, Any, Any], None]
 
 
 def sums_parts(rows: int) -> Callable[[Backward], Backward]:
-    """Make a variant's `dense_backward_batch` process at most N ``rows`` at a time, and add their dW and db in order.
+    """Make a variant's `dense_backward_batch` process at most ``rows`` rows at a time, and add dW and db in order.
 
-    An error of rounding then grows with the number of parts and with the length of one, not with the product of both.
-    The parts follow from the number of rows alone.
+    The rounding error then grows with the number of parts plus the length of one, not with the product of both. The
+    parts depend on the number of rows alone.
     """
 
     def decorate(backward: Backward) -> Backward:
@@ -42,8 +42,9 @@ def sums_parts(rows: int) -> Callable[[Backward], Backward]:
 def sums_terms(product: Product) -> Product:
     """Make a variant's ``matmul(A, B, C)`` sum at most MICRO_BATCH_ROWS terms in a chain, and add those sums in order.
 
-    Here the last sum has the rest; the variant `simd` cuts K into about equal blocks, of at most as many terms in
-    float32. Of 16 million terms of one sign, an element is then off by 2e-6 of itself; as one chain it was by 2e-2.
+    The last chain has the remaining terms; the variant `simd` cuts K into blocks of about equal size instead, which in
+    float32 have at most as many terms. With 16 million terms of one sign, the relative error of an element is then
+    2e-6; in a single chain it was 2e-2.
     """
 
     @functools.wraps(product)

@@ -1,4 +1,4 @@
-"""Variant `simd` of softmax, and what cross-entropy shares with it: exponentials, maxima and sums along rows.
+"""Variant `simd` of softmax; cross-entropy shares its exponentials, maxima and sums along rows.
 
 Rows shorter than `WIDE` are transposed into scratch, so that each vector lane holds one row; longer rows are processed
 in place (docs/performance-notes/losses.md).
@@ -17,12 +17,12 @@ ROWS = 64
 """Rows of a block."""
 
 WIDE = 32
-"""Columns from which a row is processed in place."""
+"""Rows with at least this many columns are processed in place."""
 
 
 @jit
 def tree_sum(values: Any) -> float:
-    """Sum at least one value by halves, in place.
+    """Sum one or more values pairwise, overwriting them.
 
     The order depends on the number of values alone; the error grows with its logarithm.
     """
@@ -37,7 +37,7 @@ def tree_sum(values: Any) -> float:
 
 @emits(lambda a, b: (a, b), lambda a, b: a)
 def _maximum(builder: ir.IRBuilder, a: ir.Value, b: ir.Value) -> ir.Value:
-    """The larger, or NaN: the maximum that LLVM vectorises without permission to ignore NaN."""
+    """The larger of two, or NaN: unlike a comparison, LLVM vectorises this without flags that ignore NaN."""
     name = "llvm.maximum.f32" if isinstance(a.type, ir.FloatType) else "llvm.maximum.f64"
     return call_function(builder, name, a.type, a, b)
 
@@ -53,9 +53,9 @@ def largest(row: Any) -> Any:
 
 @jit(internal=True)
 def exponentials(Z: Any, start: int, n: int, top: Any, total: Any, E: Any) -> None:
-    """E (k, n) = exp(Z - top) of n short rows, transposed; top: each row's largest; total: its sum, or NaN.
+    """E (k, n) = exp(Z - top) of n short rows, transposed; top: each row's maximum; total: each row's sum of E.
 
-    E is flat. A NaN in a row makes its sum NaN.
+    E is flat. A NaN in a row makes its total NaN.
     """
     k = Z.shape[1]
     for i in range(n):
@@ -67,7 +67,7 @@ def exponentials(Z: Any, start: int, n: int, top: Any, total: Any, E: Any) -> No
     for j in range(1, k):
         column = E[j * n : j * n + n]
         for i in range(n):
-            top[i] = column[i] if column[i] > top[i] else top[i]  # a NaN that this skips comes back as exp(NaN)
+            top[i] = column[i] if column[i] > top[i] else top[i]  # skips a NaN, which reaches the total as exp(NaN)
     for j in range(k):
         column = E[j * n : j * n + n]
         for i in range(n):
@@ -77,7 +77,7 @@ def exponentials(Z: Any, start: int, n: int, top: Any, total: Any, E: Any) -> No
 
 
 def _scratch_size(rows: int, k: int) -> int:
-    """Elements of scratch that `softmax_rows` needs for at most this many rows of k columns."""
+    """Number of scratch elements that `softmax_rows` needs for up to ``rows`` rows of k columns."""
     return (k + 2) * min(rows, ROWS) if k < WIDE else k
 
 
@@ -94,7 +94,7 @@ def softmax_rows(Z: Any, out: Any, scratch: Any) -> None:
     """Compute `softmax`; out may be Z."""
     one = Z.dtype.type(1)
     rows, k = Z.shape
-    start: Any = np.intp(0)  # a literal 0 is a type of its own to Numba
+    start: Any = np.intp(0)  # Numba gives a literal 0 a type of its own
     while k < WIDE and start < rows:
         n = min(ROWS, rows - start)
         total, E = scratch[n : 2 * n], scratch[2 * n :]

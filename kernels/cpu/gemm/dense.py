@@ -1,8 +1,7 @@
-"""Variant `simd`: dense layers, whose bias and ReLU are applied in registers.
+"""Variant `simd`: dense layers whose bias and ReLU are applied in registers.
 
-Other activations take a pass of their own over Z, which still lies in a cache; between the loops of the product, each
-of them would have to be compiled into it. X and W may have any strides; all other arrays are C-contiguous, as
-`api.layers` makes them.
+Other activations take a pass of their own over Z, which is still in cache; to fuse them, each would have to be compiled
+into the product. X and W may have any strides; all other arrays are C-contiguous, as `api.layers` makes them.
 """
 
 from typing import Any
@@ -23,7 +22,7 @@ from .operands import NO_ROWS, Product, Shape
 
 @jit(scalar=True)
 def forward_product(X: Any, W: Any, b: Any, z: Any, a: Any) -> Any:
-    """Return the `Product` Z = X W^T + b; ``z`` and ``a`` are `Rows`, ``a`` absent where no ReLU is wanted."""
+    """Return the `Product` Z = X W^T + b; ``z`` and ``a`` are `Rows`, ``a`` is absent if no ReLU is wanted."""
     shape = Shape(X.shape[0], W.shape[0], X.shape[1])
     return Product(shape, matrix_of(X), transposed(matrix_of(W)), z, address_and_strides(b)[0], a)
 
@@ -39,12 +38,12 @@ def activate_block(dtype: Any, activate: int, z: Any, a: Any, rows: int, columns
 
 @jit(internal=True)
 def dz_columns(derive: int, Z: Any, dL_dA: Any, dZ: Any, db: Any, scratch: Any, col_begin: int, col_end: int) -> None:
-    """dZ = dL_dA * activation'(Z) in columns col_begin to col_end, and db, the sums of these columns of dZ.
+    """dZ = dL_dA * activation'(Z) and its column sums db, in columns col_begin to col_end.
 
     Z and dZ are C-contiguous; ``derive`` is the address of the derivative's kernel. Each micro-batch is summed from
     zero, in scratch (k,).
     """
-    # Views, since Numba checks each index for being negative: 0.8 of the speed.
+    # Views: with offsets Numba checks each index for being negative, which leaves 0.8 of the speed.
     dl_da, dz = dL_dA[:, col_begin:col_end], dZ[:, col_begin:col_end]
     sums, part = db[col_begin:col_end], scratch[col_begin:col_end]
     for j in range(sums.size):
@@ -93,7 +92,7 @@ def dense_forward(X: Any, W: Any, b: Any, activation: int, A: Any, Z: Any) -> No
 
 @jit(scalar=True)
 def backward_products(dZ: Any, X: Any, W: Any, dW: Any, dX: Any) -> Any:
-    """Return the `Product` dW = dZ^T X and that of dX = dZ W, for which dX may have no elements."""
+    """Return the `Product` dW = dZ^T X and the `Product` dX = dZ W; dX may be empty."""
     rows, n, k = X.shape[0], X.shape[1], W.shape[0]
     dz = matrix_of(dZ)
     dw = plain_product(transposed(dz), matrix_of(X), rows_of(matrix_of(dW)), Shape(k, n, rows))
@@ -102,7 +101,7 @@ def backward_products(dZ: Any, X: Any, W: Any, dW: Any, dX: Any) -> Any:
 
 @jit
 def _backward(addresses: Any, X: Any, Z: Any, dL_dA: Any, W: Any, dZ: Any, scratch: Any, gradients: Any) -> bool:
-    """Compute `dense_backward_batch`; addresses: of the derivative's kernel and of `gemm`; gradients: dW, db, dX."""
+    """Compute `dense_backward_batch`; addresses: the derivative's kernel and `gemm`; gradients: dW, db, dX."""
     (derive, gemm), (dW, db, dX) = addresses, gradients
     dz_columns(derive, Z, dL_dA, dZ, db, scratch, 0, Z.shape[1])
     dw, dx = backward_products(dZ, X, W, dW, dX)
@@ -116,7 +115,7 @@ def _backward(addresses: Any, X: Any, Z: Any, dL_dA: Any, W: Any, dZ: Any, scrat
 def dense_backward_batch(X: Any, Z: Any, dL_dA: Any, W: Any, activation: int, dW: Any, db: Any, dX: Any) -> None:
     """dZ = dL_dA * activation'(Z);  dW = dZ^T X;  db = sum of dZ's rows;  dX = dZ W.
 
-    A dX of no elements is not computed: the first layer's input gradient is never needed.
+    An empty dX is not computed: the first layer's input gradient is never needed.
     """
     dZ, scratch = np.empty(Z.shape, Z.dtype), np.empty_like(db)
     addresses = derivative_address(activation, Z.dtype), gemm_address(Z.itemsize)

@@ -1,7 +1,7 @@
-"""The operands of the product, as NamedTuples, which Numba passes in registers.
+"""Operands of matrix products as NamedTuples, which Numba passes in registers.
 
-Addresses and strides are integers in bytes, of NumPy's intp, so that one compiled kernel serves every layout of array.
-The caller owns the memory and keeps the arrays alive. Nothing has to be aligned beyond its elements.
+Addresses and strides are intp, strides in bytes, so that one compiled kernel serves arrays of every layout. The caller
+owns the memory and keeps the arrays alive. Only the elements have to be aligned.
 """
 
 from typing import Any, NamedTuple, TypeAlias
@@ -9,11 +9,11 @@ from typing import Any, NamedTuple, TypeAlias
 from numba import types
 
 Integer: TypeAlias = Any
-"""An intp in compiled code, an int in Python; where LLVM code is emitted, the value that holds it."""
+"""An intp in compiled code, an int in Python, an LLVM value in functions that emit code."""
 
 
 class Shape(NamedTuple):
-    """C is m x n; k products are summed for each element."""
+    """C is m x n; each element sums k products."""
 
     m: Integer
     n: Integer
@@ -21,9 +21,9 @@ class Shape(NamedTuple):
 
 
 class Matrix(NamedTuple):
-    """A factor of any strides.
+    """A factor with any strides.
 
-    ``panel_stride`` is the distance from one micro-panel to the next: of NR columns of B, or of a packed A's tiles.
+    ``panel_stride`` is the distance between micro-panels: of NR columns of B, or of the rows of a packed A's tile.
     """
 
     address: Integer
@@ -33,7 +33,7 @@ class Matrix(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """A matrix of contiguous rows that is written or added: C, a bias (row stride 0), a mask. Address 0: absent."""
+    """A matrix with contiguous rows, written or added: C, a bias (row stride 0), a mask. Address 0 means absent."""
 
     address: Integer
     row_stride: Integer
@@ -44,7 +44,7 @@ NO_ROWS = Rows(0, 0)
 
 
 class Epilogue(NamedTuple):
-    """What happens to a tile of sums before it is stored.
+    """Operations on a tile of sums before it is stored.
 
     C = addend + alpha * sums; then ``relu`` receives max(0, C), and C becomes 0 where ``mask`` is not above 0.
     """
@@ -77,7 +77,7 @@ class Workspace(NamedTuple):
 
 
 class Tile(NamedTuple):
-    """Tiles of C, one below the other: rows and columns of each, the products summed, and how many tiles."""
+    """A column of tiles of C: rows and columns of each, length k of the sums, and number of tiles."""
 
     rows: Integer
     columns: Integer
@@ -86,7 +86,7 @@ class Tile(NamedTuple):
 
 
 class MicroPanels(NamedTuple):
-    """The micro-panels of A that tiles read: strides between rows, between k, and from a tile to the next."""
+    """The micro-panels of A that tiles read: strides from row to row, from k to k, and from tile to tile."""
 
     address: Integer
     row_stride: Integer

@@ -1,8 +1,8 @@
-"""Instructions and system calls that compiled code needs to cooperate with other threads.
+"""Instructions and system calls with which compiled code synchronises threads.
 
-Atomic operations on 64-bit words, spin-wait hints, CPython's PyThread locks, which need no GIL, and system calls of
-Linux's scheduler. Addresses and locks are integers. Each function here is a Numba intrinsic that emits a few LLVM
-instructions, or a call of a C function that every Python process has loaded.
+Atomic operations on 64-bit words, spin-wait hints, CPython's PyThread locks, which need no GIL, and Linux's scheduler
+calls. Addresses and locks are integers. Each function here is a Numba intrinsic that emits a few LLVM instructions, or
+a call of a C function that every Python process has loaded.
 """
 
 import ctypes
@@ -20,7 +20,7 @@ from ...jit.target import IS_ARM, IS_X86
 from ...llvm.builder import POINTER, VOID, call_function, emits
 
 MASK_BYTES = 128
-"""Size of a set of CPUs in Linux's system calls: one bit for each of 1024."""
+"""Size of a CPU mask in Linux's system calls: one bit for each of 1024 CPUs."""
 
 YIELD = {"posix": "sched_yield", "nt": "SwitchToThread"}.get(os.name, "")
 """The system's function that lets another thread run on this core; it takes no arguments and returns an int."""
@@ -33,7 +33,7 @@ _INT64 = ir.IntType(64)
 
 
 def _emits(result: Any, *parameters: Any) -> Callable[[Callable[..., Any]], Any]:
-    """Make a function ``(builder, *values)`` that emits instructions an intrinsic of these Numba types."""
+    """Turn a function ``(builder, *values)`` that emits instructions into an intrinsic with these Numba types."""
     return emits(lambda *_: parameters, lambda *_: result)
 
 
@@ -42,7 +42,7 @@ def _emits(result: Any, *parameters: Any) -> Callable[[Callable[..., Any]], Any]
 
 @_emits(types.int64, types.intp)
 def atomic_load(builder: Any, address: Any) -> Any:
-    """Read the word at an address, as other threads have left it."""
+    """Read the word at an address (sequentially consistent, as are the other atomics)."""
     return builder.load_atomic(builder.inttoptr(address, POINTER), "seq_cst", 8, typ=_INT64)
 
 
@@ -60,7 +60,7 @@ def atomic_add(builder: Any, address: Any, value: Any) -> Any:
 
 @_emits(types.void)
 def store_fence(builder: Any) -> None:
-    """Have other threads see what was stored past the caches before what is stored from here on."""
+    """Make earlier non-temporal stores visible to other threads before any later store."""
     if IS_X86:
         call_function(builder, "llvm.x86.sse.sfence", VOID)
     else:
@@ -72,7 +72,7 @@ def store_fence(builder: Any) -> None:
 
 @_emits(types.void)
 def pause(builder: Any) -> None:
-    """Wait some 40 ns and leave the core's execution units to its other hardware thread."""
+    """Wait some 40 ns, leaving the core's execution units to its other hardware thread."""
     if IS_X86:
         call_function(builder, "llvm.x86.sse2.pause", VOID)
     elif IS_ARM:
@@ -81,7 +81,7 @@ def pause(builder: Any) -> None:
 
 @_emits(types.void)
 def sched_yield(builder: Any) -> None:
-    """Let another thread run on this core if one is waiting for it; takes 0.3 us where none is."""
+    """Let another thread run on this core if one is waiting; takes 0.3 us if none is."""
     if YIELD:
         call_function(builder, YIELD, _INT32)
 
@@ -103,7 +103,7 @@ def release(builder: Any, lock: Any) -> None:
 
 @_emits(types.int64)
 def current_cpu(builder: Any) -> Any:
-    """Return the number of the CPU that this thread runs on; -1 on other systems than Linux. Takes 20 ns."""
+    """Return the number of the CPU that this thread runs on; -1 on systems other than Linux. Takes 20 ns."""
     if sys.platform != "linux":
         return _INT64(-1)
     return builder.sext(call_function(builder, "sched_getcpu", _INT32), _INT64)
@@ -111,7 +111,7 @@ def current_cpu(builder: Any) -> Any:
 
 @_emits(types.void, types.intp)
 def set_affinity(builder: Any, mask: Any) -> None:
-    """Let this thread run on the CPUs of a mask only, given its address; Linux only."""
+    """Restrict this thread to the CPUs of the mask at an address; does nothing on systems other than Linux."""
     if sys.platform == "linux":
         call_function(builder, "sched_setaffinity", _INT32, _INT32(0), mask.type(MASK_BYTES), mask)
 
@@ -121,7 +121,7 @@ def set_affinity(builder: Any, mask: Any) -> None:
 
 @_emits(types.void, *[types.intp] * 5)
 def invoke(builder: Any, function: Any, environment: Any, me: Any, threads: Any, counters: Any) -> None:
-    """Call ``void function(environment, me, threads, counters)``, all integers, given its address."""
+    """Call ``void function(environment, me, threads, counters)`` by its address; all arguments are integers."""
     arguments = [environment, me, threads, counters]
     function_type = ir.FunctionType(VOID, [x.type for x in arguments])
     builder.call(FunctionPointer(builder, function, function_type), arguments)

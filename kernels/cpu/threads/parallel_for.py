@@ -1,17 +1,17 @@
 """Parallel loops of compiled code: `parallel_for` runs numbered tasks on the caller and on the pool's workers.
 
-A call opens a job. Workers that are awake join it. Thread t of T owns the tasks t, t + T, t + 2 T, ...; when it has run
-its own, it takes what others have not begun. So a thread runs much the same tasks in every step and finds what it wrote
-there before in its own caches; and one that sleeps or has lost its core holds up at most the task that it is in. When
-no task is left, the caller closes the job and waits for those that other threads have begun, and for nothing else.
+A call opens a job, and workers that are awake join it. Thread t of T owns the tasks t, t + T, t + 2 T, ...; when it has
+run its own, it steals tasks that others have not begun. So a thread runs mostly the same tasks in every step and finds
+what it wrote before in its own caches; and a thread that sleeps or has lost its core delays at most the task that it is
+running. When no task is left, the caller closes the job and waits only for tasks that other threads have begun.
 Results must not depend on which thread runs a task; callers guarantee this.
 
-A worker looks for jobs for SPIN_ITERATIONS pauses, then sleeps on a lock. Waking it costs the caller more time than a
+A worker polls for jobs for SPIN_ITERATIONS pauses, then sleeps on a lock. Waking it costs the caller more time than a
 small product takes, so sleeping workers are woken only after WAKE_FLOPS operations have been requested, by one call or
 by many.
 
-If several Python threads call at once, one of them has the workers and the others run their tasks alone. The workers
-are claimed and given back within one compiled call, in which no KeyboardInterrupt arrives.
+If several Python threads call at once, one of them gets the workers and the others run their tasks alone. A call
+claims and releases the workers within compiled code, where no KeyboardInterrupt can arrive.
 
 Latencies, and why this is not ``numba.prange``: docs/performance-notes/threads.md.
 """
@@ -42,15 +42,15 @@ from .atomics import (
 )
 
 SPIN_ITERATIONS = 4000
-"""Pauses of some 40 ns before a worker falls asleep: longer than a training step spends between two products, and
+"""Pauses of some 40 ns before a worker goes to sleep: longer than a training step spends between two products, and
 not much longer than waking a worker takes."""
 
 YIELD_INTERVAL = 32
 """Pauses between two calls of sched_yield, which let other processes have the core."""
 
 WAKE_FLOPS = 20_000_000
-"""Floating-point operations requested since workers were last woken, from which on they are woken again. The time that
-waking takes then stays below a tenth of the work."""
+"""Workers are woken again once this many floating-point operations have been requested since the last time. Waking then
+takes less than a tenth of the time of the work."""
 
 MAX_THREADS = 256
 """Most threads of a pool, the caller included."""
@@ -74,8 +74,8 @@ _LINES = (
 )
 
 _WORKER = np.dtype({"names": ["asleep", "lock", "taken"], "formats": [np.int64] * 3, "itemsize": LINE})
-"""One thread of the pool: 1 while it sleeps; the lock that it sleeps on; how many of its own tasks have been taken, by
-itself or by others."""
+"""One thread of the pool. asleep: 1 while it sleeps; lock: the lock that it sleeps on; taken: how many of its own tasks
+have been taken, by itself or by others."""
 
 _WORDS = {name: line * LINE + 8 * i for line, names in enumerate(_LINES) for i, name in enumerate(names)}
 
@@ -86,7 +86,7 @@ POOL_RECORD = np.dtype(
         "offsets": [*_WORDS.values(), len(_LINES) * LINE],
     }
 )
-"""What the threads of a pool share. Worker 0 is the caller, which neither sleeps nor has a lock."""
+"""The record that the threads of a pool share. Worker 0 is the caller, which never sleeps and has no lock."""
 
 _BUSY, _CREDIT = _WORDS["busy"], _WORDS["credit"]
 _WIDTH, _FUNCTION, _ENVIRONMENT = _WORDS["width"], _WORDS["function"], _WORDS["environment"]
@@ -94,14 +94,14 @@ _WAKING, _CPU, _STOP = _WORDS["waking"], _WORDS["cpu"], _WORDS["stop"]
 _MASKS, _MASK_ROWS = _WORDS["masks"], _WORDS["mask_rows"]
 _ACTIVE, _WORKERS, _LOCK = _WORDS["active"], len(_LINES) * LINE, 8
 _INT64 = np.dtype(np.int64)
-_COUNTERS = _WORKERS + 16  # of the words `taken`, LINE bytes apart
+_COUNTERS = _WORKERS + 16  # offset of the first word `taken`; they are LINE bytes apart
 
 # ------------------------------------------------------------------------------------------ the workers
 
 
 @jit(internal=True)
 def _spin(iteration: int) -> None:
-    """Wait a moment, and now and then let other processes have the core (docs/performance-notes/threads.md)."""
+    """Pause; every YIELD_INTERVAL iterations, yield to other processes (docs/performance-notes/threads.md)."""
     if iteration % YIELD_INTERVAL == 0:
         sched_yield()
     else:
@@ -110,7 +110,7 @@ def _spin(iteration: int) -> None:
 
 @jit(internal=True)
 def _leave_callers_cpu(pool: int) -> None:
-    """Move this thread away from the caller's CPU, where Linux tends to put it (docs/performance-notes/threads.md)."""
+    """Move this thread off the caller's CPU, where Linux tends to put it (docs/performance-notes/threads.md)."""
     cpu = current_cpu()
     if cpu >= 0 and cpu == atomic_load(pool + _CPU) and cpu < atomic_load(pool + _MASK_ROWS):
         set_affinity(atomic_load(pool + _MASKS) + cpu * MASK_BYTES)
@@ -126,7 +126,7 @@ def wake(pool: int, me: Any) -> None:
     pool : int
         Address of a `POOL_RECORD`.
     me : int
-        Number of a worker, from 1 on.
+        Index of a worker, 1 or more.
     """
     worker = pool + _WORKERS + me * LINE
     if atomic_load(worker) == 1 and atomic_swap(worker, 0) == 1:
@@ -143,23 +143,23 @@ def worker_loop(pool: int, me: int) -> None:
     pool : int
         Address of a `POOL_RECORD` that outlives this call.
     me : int
-        Number of the worker, from 1 on; its lock must be in the record, acquired.
+        Index of the worker, 1 or more; its lock must be in the record and acquired.
     """
     worker = pool + _WORKERS + me * LINE
     waited = 0
     while atomic_load(pool + _STOP) == 0:
         if atomic_load(pool + _WIDTH) > me:
             atomic_add(pool + _ACTIVE, 1)
-            # Read it again: the caller closes the job and then reads `active`, maybe just before this worker added 1.
+            # Read it again: the caller may have closed the job and read `active` just before this worker added 1.
             width = atomic_load(pool + _WIDTH)
             if width > me:
-                if atomic_load(pool + _WAKING) == 1:  # as a tree: waking 63 workers would cost the caller 300 us
+                if atomic_load(pool + _WAKING) == 1:  # wake as a tree: waking 63 workers would cost the caller 300 us
                     for other in range(2 * me, min(2 * me + 2, width)):
                         wake(pool, other)
                 _leave_callers_cpu(pool)
                 environment = atomic_load(pool + _ENVIRONMENT)
                 invoke(atomic_load(pool + _FUNCTION), environment, me, width, pool + _COUNTERS)
-                atomic_swap(pool + _WIDTH, 0)  # no task is left; it is still this job, since this worker is active
+                atomic_swap(pool + _WIDTH, 0)  # no task is left; a new job cannot open while this worker is active
             atomic_add(pool + _ACTIVE, -1)
             waited = 0
         elif waited < SPIN_ITERATIONS:
@@ -168,8 +168,8 @@ def worker_loop(pool: int, me: int) -> None:
         else:
             waited = 0
             atomic_swap(worker, 1)
-            # A caller that opens a job from here on finds this worker asleep; a job opened before is found here. If
-            # another thread has cleared the mark meanwhile, it releases the lock, which must then be acquired again.
+            # A caller that opens a job from here on sees this worker asleep; a job opened before is seen here. If
+            # another thread has cleared `asleep` meanwhile, it releases the lock, which must then be acquired again.
             idle = atomic_load(pool + _WIDTH) <= me and atomic_load(pool + _STOP) == 0
             if idle or atomic_swap(worker, 0) == 0:
                 acquire(atomic_load(worker + _LOCK))
@@ -188,7 +188,7 @@ def _run_job(function: int, environment: int, threads: int, flops: int, pool: in
         invoke(function, environment, 0, 1, counter)
         return
     for t in range(threads):
-        vector_at(_INT64, pool + _COUNTERS + t * LINE, 1)[0] = 0  # workers see this before what the swaps below write
+        vector_at(_INT64, pool + _COUNTERS + t * LINE, 1)[0] = 0  # workers see this before the swaps below
     credit = atomic_load(pool + _CREDIT) + flops
     waking = 1 if credit >= WAKE_FLOPS else 0
     atomic_swap(pool + _CREDIT, 0 if waking else credit)
@@ -198,7 +198,7 @@ def _run_job(function: int, environment: int, threads: int, flops: int, pool: in
     atomic_swap(pool + _CPU, current_cpu())
     atomic_swap(pool + _WIDTH, threads)
     if waking:
-        wake(pool, np.intp(1))  # a literal would be compiled apart
+        wake(pool, np.intp(1))  # Numba would compile `wake` once more for a literal
     invoke(function, environment, 0, threads, pool + _COUNTERS)
     atomic_swap(pool + _WIDTH, 0)
     waited = 0
@@ -212,8 +212,8 @@ def _run_job(function: int, environment: int, threads: int, flops: int, pool: in
 def _run_tasks(typing_context: Any, body: Any, tasks: Any, threads: Any, flops: Any, pool: Any, arguments: Any) -> Any:
     """Run ``body(task, thread, *arguments)`` for every task; return how many ended without an error.
 
-    Does what an OpenMP compiler does with a loop: the arguments go into a record on the caller's stack, the loop
-    into a function that takes its address. The record: tasks completed, number of tasks, arguments.
+    It outlines the loop as an OpenMP compiler does: the arguments go into a record on the caller's stack, the loop into
+    a function that takes its address. The record holds tasks completed, number of tasks, arguments.
     """
     body_signature = body.get_call_type(typing_context, (types.intp, types.intp, *arguments.types), {})
     job_type = typing_context.resolve_value_type(_run_job)
@@ -242,7 +242,8 @@ def _run_tasks(typing_context: Any, body: Any, tasks: Any, threads: Any, flops: 
 def _task_loop(context: Any, caller: ir.IRBuilder, record: ir.Type, descriptor: Any, signature: Any) -> Any:
     """Emit the function that each thread runs: it calls the body for its own tasks, then for those of the next threads.
 
-    Its arguments: address of the record, number of this thread, number of threads, address of their counters.
+    Its arguments are the address of the record, the index of this thread, the number of threads, and the address of
+    their counters.
     """
     name = caller.module.get_unique_name(f"{caller.function.name}.tasks")
     intp = record.elements[0]
@@ -272,7 +273,7 @@ def _task_loop(context: Any, caller: ir.IRBuilder, record: ir.Type, descriptor: 
         builder.cbranch(builder.icmp_signed("<", task, tasks), then, next_owner)
         return task
 
-    builder.position_at_end(look)  # only then add: a thread's last look at all others' words leaves them where they are
+    builder.position_at_end(look)  # load before the atomic add: looking at exhausted counters leaves their lines shared
     below(builder.load_atomic(counter, "monotonic", 8, typ=intp), take)
     builder.position_at_end(take)
     task = below(builder.atomic_rmw("add", counter, intp(1), "seq_cst"), do)
@@ -302,19 +303,19 @@ def _task_loop(context: Any, caller: ir.IRBuilder, record: ir.Type, descriptor: 
 def parallel_for(body: Any, tasks: int, threads: int, flops: int, pool: int, arguments: Any) -> bool:
     """Run ``body(task, thread, *arguments)`` for each task, on up to ``threads`` threads; return when all are done.
 
-    ``thread``, from 0 to threads - 1, is a number that no other thread has meanwhile: for scratch.
+    ``thread``, from 0 to threads - 1, is unique among the threads that run at the same time; use it to index scratch.
 
-    For compiled callers. It does not raise, since a caller that has arrays must not: Numba would never give back its
-    references to them.
+    Only compiled code can call this. It does not raise, since an exception that leaves a caller with arrays would leak
+    Numba's references to them.
 
     Parameters
     ----------
     body : compiled function
-        What one task writes, no other may read or write.
+        No task may read or write what another one writes.
     tasks, threads : int
-        Number of tasks; what `pool.num_threads` returned.
+        Number of tasks; number of threads, from `pool.num_threads`.
     flops : int
-        Floating-point operations of all tasks together, which decide whether sleeping workers are woken.
+        Floating-point operations of all tasks together; decides whether sleeping workers are woken.
     pool : int
         `pool.POOL`.
     arguments : tuple
@@ -323,7 +324,6 @@ def parallel_for(body: Any, tasks: int, threads: int, flops: int, pool: int, arg
     Returns
     -------
     bool
-        False where a task raised an exception, of which MemoryError is the only one; the other tasks are run
-        nevertheless.
+        False if a task raised an exception (only MemoryError is possible); the other tasks have run nevertheless.
     """
     return _run_tasks(body, tasks, threads, flops, pool, arguments) == tasks

@@ -1,12 +1,12 @@
 """The pool of worker threads: how many threads a call may use, and the start and end of the workers.
 
 `num_threads` returns how many threads a call may use now, and starts the workers at its first call; `limit_threads`
-bounds that number for a block of Python. `parallel_for` makes use of the workers. When the CPUs that the process may
-use change, by its affinity or a quota, the number and the workers' affinity follow within CHECK_S (`usable`).
+bounds that number for a block of Python. `parallel_for` uses the workers. When an affinity or a quota changes the CPUs
+that the process may use, the number and the workers' affinity follow within CHECK_S (`usable`).
 
-Workers are daemon threads of Python that run one compiled function, `worker_loop`, without the GIL, until the process
+Workers are Python daemon threads that run one compiled function, `worker_loop`, without the GIL, until the process
 ends. A child forked after they have started computes serially, since threads are not forked. Numba's own threads and
-their number stay untouched.
+their number are not affected.
 """
 
 import atexit
@@ -32,21 +32,21 @@ from .parallel_for import POOL_RECORD, wake, worker_loop
 from .usable import Usable, usable
 
 state = np.zeros((), POOL_RECORD)
-"""What the threads share; of interest to tests."""
+"""The record that the threads share; public for the tests."""
 
 POOL = int(state.ctypes.data)
 """Address of the shared record, an argument of `parallel_for`: compiled code would treat a global as a constant."""
 
 _cpu_masks: dict[tuple[tuple[int, ...], int], Any] = {}
-"""By the CPUs that this process may use, and the number of rows. Row c: those CPUs without CPU c, as Linux's system
-calls take them. A worker may still read an earlier one."""
+"""Masks by the CPUs that this process may use and the number of rows. Row c holds those CPUs except c, as Linux's
+system calls take them. Old masks are kept, since a worker may still read them."""
 
 CHECK_S = 1.0
-"""Seconds between two looks at the CPUs that this process may use."""
+"""Seconds between two checks of the CPUs that this process may use."""
 
 START_AGAIN_AFTER_S = (0.001, 0.01, 0.1)
-"""Waits before a refused worker is tried again: a thread that is about to end, such as the announcer's timer after a
-compilation, still counts against a limit of processes."""
+"""Waits before retrying to start a worker that the system refused: a thread that is about to end, such as the
+announcer's timer after a compilation, still counts against a limit of processes."""
 
 _limit: ContextVar[int | None] = ContextVar("fastnet_threads", default=None)
 
@@ -54,10 +54,10 @@ _thread_count = 0
 """Threads that may be used, the caller's own included; 0 before the workers have been started."""
 
 _usable: Usable | None = None
-"""What bounded their number at the last look."""
+"""The bounds on their number, as of the last check."""
 
 _next_look = 0.0
-"""When to look again, by time.monotonic(); infinity where the number is final."""
+"""When to check again, by time.monotonic(); infinity once the number is final."""
 
 _workers: list[threading.Thread] = []
 _starting = threading.Lock()
@@ -73,14 +73,14 @@ def limit_threads(threads: int | None) -> Iterator[None]:
     Parameters
     ----------
     threads : int or None
-        Upper bound; a larger one than `num_threads` is no error. None: no bound.
+        Upper bound, which may be larger than `num_threads`; None for no bound.
 
     Raises
     ------
     TypeError
-        If it is not an integer.
+        If ``threads`` is not an integer.
     ValueError
-        If it is below 1.
+        If ``threads`` is below 1.
     """
     if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int | np.integer)):
         raise TypeError(f"threads is {threads!r}; expected a whole number from 1 on, or None for all")
@@ -96,13 +96,13 @@ def limit_threads(threads: int | None) -> Iterator[None]:
 def num_threads() -> int:
     """Return how many threads a call may use now, the caller's own included.
 
-    That is what `usable` finds worth it, at most the bound of `limit_threads`. The first call without a bound of 1
-    starts the workers; a later one looks again at what may be used, at most once in CHECK_S.
+    That is the number that `usable` finds worth using, at most the bound of `limit_threads`. The first call without a
+    bound of 1 starts the workers; later calls check the usable CPUs again, at most once in CHECK_S.
 
     Warns
     -----
     RuntimeWarning
-        Once, if the system starts fewer threads than that; those that have started are used.
+        Once, if the system refuses to start that many threads; those that have started are used.
     """
     limit = _limit.get()
     if limit == 1:
@@ -117,7 +117,7 @@ def num_threads() -> int:
 
 
 def _start_workers() -> int:
-    """Start the workers that are worth it and not there yet, and return the number of threads that may be used."""
+    """Start the workers that are still missing, and return the number of threads that may be used."""
     global _thread_count, _usable, _next_look
     refused, wanted = None, 1
     with _starting:
@@ -126,13 +126,13 @@ def _start_workers() -> int:
         found = usable()
         wanted = found.threads if COMPILES else 1
         if wanted > 1 and not _workers:
-            kernels: tuple[Any, ...] = (worker_loop, wake)  # `wake` for the end of the process, too late to compile it
+            kernels: tuple[Any, ...] = (worker_loop, wake)  # `wake` runs at exit, when it is too late to compile it
             for kernel in kernels:
-                kernel.compile((types.intp, types.intp))  # as their callers in compiled code do: one cache entry
+                kernel.compile((types.intp, types.intp))  # the types of their compiled callers: one cache entry
             atexit.register(_stop_workers)
         if _usable is None or found.cpus != _usable.cpus:
             _write_cpu_masks(found.cpus)
-        if _usable is None or found != _usable:  # not again and again, where the system refuses threads
+        if _usable is None or found != _usable:  # do not retry for ever if the system refuses threads
             refused = _start_until_refused(wanted)
         _usable, _next_look = found, time.monotonic() + CHECK_S
         _thread_count = min(wanted, 1 + len(_workers))
@@ -147,7 +147,7 @@ def _start_workers() -> int:
 
 
 def _start_until_refused(threads: int) -> RuntimeError | None:
-    """Start workers for a total of ``threads`` threads; stop at the first that the system refuses, return its error."""
+    """Start workers up to ``threads`` threads in all; return the error of the first that the system refuses."""
     for me in range(len(_workers) + 1, threads):
         state["workers"]["lock"][me] = _acquired_lock()
         for wait_s in (*START_AGAIN_AFTER_S, None):
@@ -164,10 +164,10 @@ def _start_until_refused(threads: int) -> RuntimeError | None:
 
 
 def _write_cpu_masks(cpus: tuple[int, ...]) -> None:
-    """Prepare the CPU masks by which workers leave the caller's CPU; move workers to the CPUs that are allowed."""
+    """Prepare the CPU masks with which workers leave the caller's CPU; restrict workers to the allowed CPUs."""
     if sys.platform != "linux" or cpus[-1] >= MASK_BYTES * 8:
         return
-    rows = max(int(state["mask_rows"]), cpus[-1] + 1)  # never fewer: a worker compares with the number of rows first
+    rows = max(int(state["mask_rows"]), cpus[-1] + 1)  # never fewer: a worker checks this number before it reads a row
     if (cpus, rows) not in _cpu_masks:
         bits = np.zeros((rows, MASK_BYTES * 8), np.uint8)
         bits[:, list(cpus)] = 1
@@ -181,7 +181,7 @@ def _write_cpu_masks(cpus: tuple[int, ...]) -> None:
 
 
 def _acquired_lock() -> int:
-    """Return a lock of CPython's, acquired; compiled code can wait for it and release it without the GIL."""
+    """Return an acquired CPython lock; compiled code can wait for it and release it without the GIL."""
     allocate = ctypes.pythonapi.PyThread_allocate_lock
     allocate.restype = ctypes.c_void_p
     lock = allocate()
@@ -194,7 +194,7 @@ def _acquired_lock() -> int:
 
 
 def _stop_workers() -> None:
-    """End the workers before the interpreter ends, which they would outlive."""
+    """Stop the workers before the interpreter exits; otherwise they would outlive it."""
     global _thread_count, _next_look
     _thread_count, _next_look = 1, math.inf
     state["stop"] = 1
@@ -206,11 +206,11 @@ def _stop_workers() -> None:
 
 
 def _in_forked_child() -> None:
-    """Compute serially if workers had been started: they were not forked."""
+    """Compute serially if the parent had started workers: they were not forked."""
     global _thread_count, _next_look, _starting
     if _workers:
         _thread_count, _next_look = 1, math.inf
-        state.fill(0)  # jobs that were running in the parent
+        state.fill(0)  # forget jobs that were running in the parent
     _workers.clear()
     _starting = threading.Lock()
 

@@ -1,8 +1,8 @@
 """How many threads are worth using in this process, and why.
 
-The fewest of: the CPUs that its main thread may run on, the physical cores among them, what a cgroup's quota of CPU
-time pays for, and ``NUMBA_NUM_THREADS``. Hardware threads of one core share its FMA units, which a product keeps busy
-alone; so they count as one, unless the environment asks for more by NUMBA_NUM_THREADS.
+The smallest of: the CPUs that its main thread may run on, the physical cores among them, the CPUs that a cgroup's quota
+pays for, and ``NUMBA_NUM_THREADS``. Hardware threads of one core share its FMA units, which a single product keeps
+busy; so they count as one, unless the environment sets NUMBA_NUM_THREADS.
 """
 
 import math
@@ -19,16 +19,16 @@ _SYSTEM = Path("/")
 
 
 class Usable(NamedTuple):
-    """What bounds the number of threads.
+    """The facts that bound the number of threads.
 
     Attributes
     ----------
     cpus : tuple of int
-        The CPUs that the main thread may run on, sorted; numbers are made up where the system has no affinity.
+        The CPUs that the main thread may run on, sorted; 0, 1, 2, ... if the system has no affinity.
     cores : int
         Physical cores among them.
     quota : float
-        CPUs whose time a cgroup grants; infinity without a quota.
+        CPUs that a cgroup's quota grants; infinity without a quota.
     numba : int
         Numba's limit, NUMBA_NUM_THREADS.
     asked : bool
@@ -49,7 +49,7 @@ class Usable(NamedTuple):
         return max(1, min(cores, paid, self.numba, MAX_THREADS))
 
     def __str__(self) -> str:
-        """Why it is that many, in a line."""
+        """The facts in one line, to explain the number."""
         facts = [f"{len(self.cpus)} CPUs allowed", f"{self.cores} physical cores"]
         facts.append("no CPU quota" if self.quota == math.inf else f"a quota of {self.quota:g} CPUs")
         facts += [f"NUMBA_NUM_THREADS={self.numba}"] * self.asked
@@ -57,12 +57,12 @@ class Usable(NamedTuple):
 
 
 def usable(system: Path = _SYSTEM) -> Usable:
-    """Look at the affinity, the cores, the quota and Numba's limit as they are now; reads a small file for each CPU.
+    """Read the current affinity, cores, quota and Numba's limit; this reads a small file for each CPU.
 
     Parameters
     ----------
     system : Path
-        Where ``proc`` and ``sys`` are: another folder in tests.
+        The folder that contains ``proc`` and ``sys``; tests pass another one.
     """
     cpus = range(os.cpu_count() or 1)
     allowed = tuple(sorted(os.sched_getaffinity(os.getpid()))) if hasattr(os, "sched_getaffinity") else tuple(cpus)
@@ -71,6 +71,6 @@ def usable(system: Path = _SYSTEM) -> Usable:
 
 
 def _cores(cpus: tuple[int, ...], system: Path) -> int:
-    """Count the physical cores of some CPUs: each CPU is one where the system does not tell."""
+    """Count the physical cores of some CPUs; if the system does not describe them, each CPU counts as one."""
     siblings = (system / f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list" for cpu in cpus)
     return len({read_text(path).strip() or str(path) for path in siblings})

@@ -1,13 +1,13 @@
-"""tanh and sigmoid of whole arrays by AVX-512's own instructions, for CPUs that have them.
+"""tanh and sigmoid of whole arrays in AVX-512 instructions, for CPUs that have them.
 
-On others the kernels are loops over the functions of one number in this package. Two instructions that LLVM makes of no
-plain loop replace most of the arithmetic: ``vpermi2`` looks up a table of 16 or 32 numbers held in registers, which
-leaves 2^(i/16) to the table and a polynomial of half the degree to the rest; ``vscalef`` multiplies by 2^n, subnormal
-results included. NumPy's time over this one's on Zen 4: tanh 1.9 (float64 2.2), sigmoid 3.0 (2.2)
+On other CPUs the kernels are loops over this package's scalar functions. Two instructions that LLVM never generates
+from a plain loop replace most of the arithmetic. ``vpermi2`` looks up a table of 16 or 32 numbers held in registers:
+2^(i/16) comes from the table, so that a polynomial of half the degree suffices for the rest. ``vscalef`` multiplies by
+2^n, including subnormal results. NumPy's time divided by this one's on Zen 4: tanh 1.9 (float64 2.2), sigmoid 3.0 (2.2)
 (docs/performance-notes/vmath.md).
 
-No integer steps: 1.5 * 2^(mantissa bits - 4) added to x log2 e leaves a multiple of 1/16, whose last four bits are the
-index of 2^(i/16), and ``vscalef`` rounds the exponent down by itself.
+No integer arithmetic is needed: adding 1.5 * 2^(mantissa bits - 4) to x log2 e rounds it to a multiple of 1/16, whose
+last four bits are the index of 2^(i/16), and ``vscalef`` rounds the exponent down by itself.
 """
 
 from collections.abc import Callable
@@ -25,14 +25,14 @@ from .avx512_tables import FLAT, LOST, POWERS, Q_RELATIVE64, TANH32, Q
 from .exp import LN2_HIGH, LN2_LOW, LOG2_E, LOWEST
 
 HAVE_AVX512 = "avx512f" in target_features()
-"""Whether the CPU compiled for has these instructions."""
+"""Whether the target CPU has these instructions."""
 
 UNROLL = 3
-"""Vectors at a time (docs/performance-notes/vmath.md)."""
+"""Vectors in flight (docs/performance-notes/vmath.md)."""
 
 
 def _sixteenths(v: Avx512Builder, x: Vectors) -> tuple[Vectors, Vectors, Vectors, Vectors]:
-    """Return n, the multiple of 1/16 nearest x log2 e; r = x - n ln 2; r's error; the bits that index 2^n."""
+    """Return n, the multiple of 1/16 nearest to x log2 e; r = x - n ln 2; r's error; the bits that index 2^n."""
     magic = v.number(1.5 * 2 ** (v.digits - 4))
     t = v.fmadd(x, v.number(LOG2_E), magic)
     n = v.fsub(t, magic)
@@ -42,7 +42,7 @@ def _sixteenths(v: Avx512Builder, x: Vectors) -> tuple[Vectors, Vectors, Vectors
 
 
 def _over_one_plus(v: Avx512Builder, h: Vectors) -> Vectors:
-    """h / (1 + h) for h >= 0; as h - h^2 / (1 + h) below 1/2, where the rounding of 1 + h weighs most."""
+    """h / (1 + h) for h >= 0; below 1/2, where rounding 1 + h matters most, as h - h^2 / (1 + h)."""
     q = v.fdiv(h, v.fadd(h, v.number(1.0)))
     return v.where_less(h, v.number(0.5), v.fnmadd(h, h, q), q)
 
@@ -53,14 +53,14 @@ def _sigmoid(v: Avx512Builder, x: Vectors) -> Vectors:
     n, r, _, i = _sixteenths(v, a)
     power = v.lookup(POWERS, i)
     p = v.fmadd(v.fmul(r, r), v.polynomial(r, Q[v.bits]), r)
-    lost = v.lookup(LOST[v.bits], i)  # 2.21 ulp in float32, 2.01 in float64, without
+    lost = v.lookup(LOST[v.bits], i)  # without it, errors reach 2.21 ulp in float32, 2.01 in float64
     e = v.fadd(power, v.fmadd(power, p, lost))
     q = _over_one_plus(v, v.scalef(e, n))
     return v.where_less(x, v.number(0.0), q, v.fsub(v.number(1.0), q))
 
 
 def _tanh32(v: Avx512Builder, a: Vectors) -> Vectors:
-    """tanh a for 0 <= a <= 9.2 by polynomials, eight to an octave of a + 3/4, so that the first begins at 0."""
+    """tanh a for 0 <= a <= 9.2 by eight polynomials per octave of a + 3/4; with this offset the first begins at 0."""
     ahead = v.number(0.75)
     bits = v.bits_of(v.fadd(a, ahead))
     first = v.from_bits(v.each(v.builder.and_, bits, v.whole(-(1 << 20))))
@@ -73,8 +73,8 @@ def _tanh32(v: Avx512Builder, a: Vectors) -> Vectors:
 
 
 def _expm1_64(v: Avx512Builder, a: Vectors) -> Vectors:
-    """(e^2a - 1) / 2 for 0 <= a <= 19.1: what is largest, 2^n / 2 (1 + r) - 1/2, is rounded once."""
-    n, r, rest, i = _sixteenths(v, v.fadd(a, a))  # 2.25 ulp without the rest
+    """(e^2a - 1) / 2 for 0 <= a <= 19.1; its largest part, 2^n / 2 (1 + r) - 1/2, is rounded only once."""
+    n, r, rest, i = _sixteenths(v, v.fadd(a, a))  # without the rest, errors reach 2.25 ulp
     half = v.scalef(v.lookup(tuple(power / 2 for power in POWERS), i), n)
     lost = v.lookup(tuple(low / power for low, power in zip(LOST[64], POWERS, strict=True)), i)
     rest = v.fadd(v.fmadd(lost, r, lost), rest)
@@ -121,7 +121,7 @@ def _kernel(name: str, formula: Callable[[Avx512Builder, Vectors], Vectors]) -> 
 
 
 KERNELS: dict[str, Any] = {}
-"""The kernels by activation; none where the CPU compiled for has no such instructions."""
+"""The kernels by activation; empty if the target CPU lacks these instructions."""
 
 if HAVE_AVX512:
     KERNELS = {"tanh": _kernel("simd_tanh", _tanh), "sigmoid": _kernel("simd_sigmoid", _sigmoid)}

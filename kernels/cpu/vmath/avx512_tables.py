@@ -4,7 +4,7 @@ from decimal import Decimal, localcontext
 
 import numpy as np
 
-# 2^(i/16), and what its rounding lost.
+# 2^(i/16), and its rounding error.
 with localcontext(prec=50):
     _ROOTS = [Decimal(2) ** (Decimal(i) / 16) for i in range(16)]
     POWERS = tuple(float(root) for root in _ROOTS)
@@ -22,9 +22,9 @@ Q_RELATIVE64 = (
     0.5000000000000003, 0.16666666666666663, 0.04166666666132455, 0.008333333333502392, 0.0013889103832902007,
     0.00019841370972207344,
 )  # fmt: skip
-# tanh(c + t) by powers of t, lowest first, for c + 3/4 = 2^k (1 + j/8), by the last two bits of k and the three of j;
-# least squares weighted towards the smallest largest error, each coefficient rounded before the next; error 0.66 of
-# 2^-24, relative.
+# Coefficients of tanh(c + t) in t, lowest power first, for c + 3/4 = 2^k (1 + j/8), indexed by the last two bits of k
+# and the three of j. Fitted by least squares, reweighted towards the minimax error; each coefficient was rounded before
+# the next was fitted. Relative error: 0.66 of 2^-24.
 TANH32 = (
     (
         0.84828365, 0.90514827, 0.94137555, 0.9640276, 0.9780261, 0.9866143, 0.99185973, 0.9950548, 0.99699765,
@@ -60,5 +60,5 @@ TANH32 = (
         -0.0013960641,
     ),
 )  # fmt: skip
-# Beyond these tanh is 1: in float32, in float64.
+# tanh is 1 from here on: in float32, in float64.
 FLAT = (9.2, 19.1)

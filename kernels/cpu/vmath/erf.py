@@ -1,4 +1,4 @@
-"""gelu of one number, by way of the normal distribution's tail; a plain loop vectorises it."""
+"""Scalar gelu, computed from the normal distribution's tail; LLVM vectorises a loop over it."""
 
 from typing import Any
 
@@ -6,8 +6,8 @@ from ...jit.decorator import jit
 from .bits import by_dtype, constant, leading_half, pair, polynomial
 from .exp import exp_of_sum
 
-# The normal distribution's upper tail is Q(a) = e^(-a^2/2) R(a). R falls like 1/a, so (1 + 5a/4) R(a) is flat and
-# is fitted in u = (a - c) / (a + c), c = 3 (float32), 4 (float64), up to where Q is 0; error 0.69, 0.62.
+# The normal distribution's upper tail is Q(a) = e^(-a^2/2) R(a). R falls like 1/a, so (1 + 5a/4) R(a) is nearly flat.
+# It is fitted in u = (a - c) / (a + c), c = 3 (float32), 4 (float64), up to where Q is 0; error 0.69, 0.62.
 _R = pair(
     (
         -9.486778435530141e-05, -0.000592591124586761, -0.00024597084848210216, 0.003995412960648537,
@@ -30,21 +30,21 @@ _INVERSE_SQRT_2PI = 0.3989422804014327
 
 @jit(scalar=True)
 def _clamp_abs(x: Any) -> Any:
-    """|x|, at most where the tail ends."""
+    """|x|, clamped to where the tail ends."""
     a, end = abs(x), by_dtype(x, _TAIL_END)
     return end if end < a else a
 
 
 @jit(scalar=True)
 def _exp_neg_half_square(a: Any) -> Any:
-    """e^(-a^2/2), with the square's rounding error put back: without, 40 ulp at a = 10 in float32."""
+    """e^(-a^2/2), corrected for the square's rounding error; without that, 40 ulp at a = 10 in float32."""
     high, half = leading_half(a), constant(a, -0.5)
     return exp_of_sum(half * high * high, half * (a - high) * (a + high))
 
 
 @jit(scalar=True)
 def _ratio(a: Any) -> Any:
-    """R(a), by one division."""
+    """R(a), with a single division."""
     centre = by_dtype(a, _CENTRE)
     straight, shifted = constant(a, 1.25) * a + constant(a, 1.0), a + centre
     inverse = constant(a, 1.0) / (straight * shifted)
@@ -54,7 +54,7 @@ def _ratio(a: Any) -> Any:
 
 @jit(scalar=True)
 def gelu(x: Any) -> Any:
-    """x Phi(x), Phi the normal distribution: relu(x) - |x| Q(|x|) has no cancellation on either side."""
+    """x Phi(x), Phi the normal distribution: as relu(x) - |x| Q(|x|), which cancels on neither side."""
     a, zero = _clamp_abs(x), constant(x, 0.0)
     return (zero if x < zero else x) - a * _ratio(a) * _exp_neg_half_square(a)
 

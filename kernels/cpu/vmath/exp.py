@@ -1,4 +1,4 @@
-"""e^x for one number, which a plain loop vectorises, and the steps that tanh, sigmoid and erf share with it."""
+"""Scalar e^x, which LLVM vectorises in a loop, and the steps that tanh, sigmoid and erf share with it."""
 
 from typing import Any
 
@@ -14,12 +14,12 @@ Q = pair(
     ),
 )  # fmt: skip
 LOG2_E = 1.4426950408889634
-# ln 2 in two parts: the first has 15 digits in float32, 42 in float64, so that n times it is exact.
+# ln 2 in two parts. The first has 15 bits in float32, 42 in float64, so that n times it is exact.
 LN2_HIGH = pair(0.693145751953125, 0.6931471805598903)
 LN2_LOW = pair(1.428606765330187e-06, 5.497923018708371e-14)
 # Below this e^x is 0.
 LOWEST = pair(-104.5, -746.0)
-# 1.5 * 2^mantissa rounds to an integer; what is added is the bias of 2^n's exponent: for 2^64 as much, and for half.
+# Adding 1.5 * 2^mantissa rounds to an integer. The rest is the exponent's bias for 2^n, for 2^64 2^n, and for 2^n / 2.
 _ROUND = pair(1.5 * 2**23 + 127, 1.5 * 2**52 + 1023)
 _ROUND_RAISED = pair(1.5 * 2**23 + 127 + 64, 1.5 * 2**52 + 1023 + 64)
 ROUND_HALVED = pair(1.5 * 2**23 + 126, 1.5 * 2**52 + 1022)
@@ -27,22 +27,22 @@ ROUND_HALVED = pair(1.5 * 2**23 + 126, 1.5 * 2**52 + 1022)
 
 @jit(scalar=True)
 def remainder(x: Any, n: Any) -> Any:
-    """x - n ln 2, in two steps of which the first is exact."""
+    """x - n ln 2, in two steps; the first one is exact."""
     return x - n * by_dtype(x, LN2_HIGH) - n * by_dtype(x, LN2_LOW)
 
 
 @jit(scalar=True)
 def exp_near_0(r: Any) -> Any:
-    """e^r for a remainder r.  As 1 + (r + r^2 q), one multiplication more, the worst error is 1.03 ulp, not 0.90."""
+    """e^r for a remainder r, to 0.90 ulp.  1 + (r + r^2 q) would take one multiplication more and reach 1.03 ulp."""
     one = constant(r, 1.0)
     return (polynomial(r, by_dtype(r, Q)) * r + one) * r + one
 
 
 @jit(scalar=True)
 def raised_exp(x: Any, rest: Any) -> Any:
-    """2^64 e^(x + rest) for x <= 0 that is not below what the next power of two still exists for.
+    """2^64 e^(x + rest) for x <= 0 for which 2^(n + 64), n the nearest integer to x log2 e, is a normal number.
 
-    One power of two suffices: 2^(n + 64) always exists, and 2^-64 then rounds once into the subnormals.
+    One power of two suffices: the caller's multiplication by 2^-64 rounds once, even to subnormals.
     """
     magic = by_dtype(x, _ROUND_RAISED)
     t = x * constant(x, LOG2_E) + magic
@@ -52,7 +52,7 @@ def raised_exp(x: Any, rest: Any) -> Any:
 
 @jit(scalar=True)
 def exp_of_sum(x: Any, rest: Any) -> Any:
-    """e^(x + rest) for x <= 0 and a rest of a few roundings of x."""
+    """e^(x + rest) for x <= 0, where the rest is a few rounding errors of x."""
     lowest = by_dtype(x, LOWEST)
     x = lowest if lowest > x else x
     return raised_exp(x, rest) * constant(x, 2.0**-64)
@@ -60,18 +60,18 @@ def exp_of_sum(x: Any, rest: Any) -> Any:
 
 @jit(scalar=True)
 def exp_nonpositive(x: Any) -> Any:
-    """e^x for x <= 0, with one power of two; for any x it would take a comparison and three integer steps more."""
-    return exp_of_sum(x, constant(x, -0.0))  # adding -0.0 is nothing, and LLVM knows it
+    """e^x for x <= 0, with one power of two; any x would take a comparison and three integer operations more."""
+    return exp_of_sum(x, constant(x, -0.0))  # LLVM removes the addition of -0.0
 
 
-# Below this e^x - 1 rounds to -1 in both dtypes, and 2^n exists.
+# Below this e^x - 1 rounds to -1 in both dtypes; at this x, 2^n is still normal.
 _FLAT = -40.0
 
 
 @jit(scalar=True)
 def expm1_nonpositive(x: Any) -> Any:
-    """e^x - 1 for x <= 0: 2^n (e^r - 1) + (2^n - 1), in which little cancels."""
-    x = constant(x, _FLAT) if constant(x, _FLAT) > x else x  # in this order NaN stays
+    """e^x - 1 for x <= 0, as 2^n (e^r - 1) + (2^n - 1), which avoids cancellation."""
+    x = constant(x, _FLAT) if constant(x, _FLAT) > x else x  # this order keeps NaN
     magic = by_dtype(x, _ROUND)
     t = x * constant(x, LOG2_E) + magic
     r, scale = remainder(x, t - magic), power_of_two(t)

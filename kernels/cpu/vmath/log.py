@@ -1,4 +1,4 @@
-"""The natural logarithm and softplus of one number, which a plain loop vectorises."""
+"""Scalar natural logarithm and softplus, which LLVM vectorises in a loop."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ _SMALLEST_NORMAL = pair(2.0**-126, 2.0**-1022)
 def log(x: Any) -> Any:
     """Natural logarithm: x = 2^k (1 + f), log(1 + f) = 2 atanh(s) with s = f / (2 + f).
 
-    Summed as f - (f^2/2 - s (f^2/2 + z p(z))), so that the rounding of s weighs little (the order is fdlibm's).
+    Summed as f - (f^2/2 - s (f^2/2 + z p(z))), as in fdlibm, so that the rounding error of s matters little.
     """
     zero, infinity = constant(x, 0.0), constant(x, np.inf)
     subnormal = x < by_dtype(x, _SMALLEST_NORMAL)
@@ -43,7 +43,7 @@ def log(x: Any) -> Any:
 
 @jit(scalar=True)
 def log1p_unit(x: Any) -> Any:
-    """log(1 + x) for 0 <= x <= 1; what the rounded sum lost is put back, so that small results keep their digits."""
+    """log(1 + x) for 0 <= x <= 1, corrected for the rounding of 1 + x, so that small results keep their digits."""
     one = constant(x, 1.0)
     u = one + x
     return log(u) + (x - (u - one)) / u

@@ -1,6 +1,6 @@
-"""Losses of one element that a plain loop vectorises: ``(z, y) -> (loss, derivative with respect to z)``.
+"""Scalar losses that LLVM vectorises in a loop: ``(z, y) -> (loss, derivative with respect to z)``.
 
-Here stand those whose spec calls `math`; the others are vectorised as their specs give them.
+This module has those whose spec calls `math`; LLVM vectorises the others as their specs define them.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ from .log import log1p_unit
 
 @jit(scalar=True)
 def binary_cross_entropy(z: Any, y: Any) -> Any:
-    """max(z, 0) - z y + log(1 + exp(-|z|)), and sigmoid(z) - y, of which 1 - y is exact where z > 0."""
+    """max(z, 0) - z y + log(1 + exp(-|z|)), and sigmoid(z) - y: for z > 0 as (1 - y) - sigmoid(-z)."""
     zero, one = constant(z, 0.0), constant(z, 1.0)
     e = exp_nonpositive(-abs(z))
     q = e / (one + e)  # sigmoid(-|z|)
@@ -24,7 +24,7 @@ def binary_cross_entropy(z: Any, y: Any) -> Any:
 
 @jit(scalar=True)
 def log_cosh(z: Any, y: Any) -> Any:
-    """log(cosh(d)) = |d| + log1p(m / 2) and tanh(d) = -m / (2 + m), of d = z - y and m = exp(-2 |d|) - 1."""
+    """log(cosh(d)) = |d| + log1p(m / 2) and |tanh(d)| = -m / (2 + m), with d = z - y and m = exp(-2 |d|) - 1."""
     d = z - y
     a = abs(d)
     m = expm1_nonpositive(-(a + a))

@@ -1,4 +1,4 @@
-"""The logistic sigmoid, silu and mish of one number, which a plain loop vectorises."""
+"""Scalar logistic sigmoid, silu and mish, which LLVM vectorises in a loop."""
 
 from typing import Any
 
@@ -11,8 +11,8 @@ from .exp import exp_nonpositive, raised_exp
 def over_one_plus(h: Any) -> Any:
     """h / (1 + h) for h >= 0.
 
-    The rounding of 1 + h weighs most where h is small; there h - h^2 / (1 + h) is 1.9 ulp at worst, not 2.4. (Adding
-    back what the sum lost, h - ((1 + h) - 1), reaches 2.2 ulp and costs a fifth more.)
+    Rounding 1 + h matters most where h is small; there h - h^2 / (1 + h) reaches 1.9 ulp instead of 2.4. (Adding back
+    the rounding error of the sum, h - ((1 + h) - 1), reaches 2.2 ulp and costs a fifth more.)
     """
     q = h / (constant(h, 1.0) + h)
     return h - h * q if h < constant(h, 0.5) else q
@@ -20,7 +20,7 @@ def over_one_plus(h: Any) -> Any:
 
 @jit(scalar=True)
 def sigmoid(x: Any) -> Any:
-    """1 / (1 + e^-x), from the exponential that cannot overflow."""
+    """1 / (1 + e^-x), from e^-|x|, which cannot overflow."""
     q = over_one_plus(exp_nonpositive(-abs(x)))
     return q if x < constant(x, 0.0) else constant(x, 1.0) - q
 
@@ -32,20 +32,20 @@ def sigmoid_derivative(x: Any) -> Any:
     return q * (constant(x, 1.0) - q)
 
 
-# Below these x e^x is 0; 2^64 e^x still has an exponent.
+# Below these, x e^x is 0; at these, 2^64 e^x is still normal.
 _SILU_END = pair(-110.0, -752.5)
 
 
 @jit(scalar=True)
 def _neg_abs(x: Any) -> Any:
-    """-|x|, at least where silu ends."""
+    """-|x|, clamped to where silu becomes 0."""
     a, end = -abs(x), by_dtype(x, _SILU_END)
     return end if end > a else a
 
 
 @jit(scalar=True)
 def silu(x: Any) -> Any:
-    """x sigmoid(x) = x e^x / (1 + e^x) below 0, whose numerator is rounded once where it is subnormal."""
+    """x sigmoid(x), below 0 as x e^x / (1 + e^x); a subnormal numerator is rounded only once."""
     a = _neg_abs(x)
     raised, small = raised_exp(a, constant(x, -0.0)), constant(x, 2.0**-64)
     return (a * raised * small if x < constant(x, 0.0) else x) / (constant(x, 1.0) + raised * small)
