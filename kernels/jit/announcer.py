@@ -1,4 +1,4 @@
-"""Measures the time spent on compiling kernels, and tells the user about the first long compilation and how it goes."""
+"""Measures the time spent on compiling kernels; announces the first long compilation and shows its progress."""
 
 import contextlib
 import sys
@@ -13,13 +13,13 @@ from .cache import cache_folder
 from .target import target_cpu
 
 ANNOUNCE_AFTER_S = 1.0
-"""Seconds of compilation in a process after which it is announced."""
+"""Compilation is announced after this many seconds of it in a process."""
 
 LATER_RUNS_S = 5.0
-"""The same where the cache holds kernels already: what is compiled then is a few that no run has used yet."""
+"""The same if the cache already holds kernels: then only a few that no run has used yet are compiled."""
 
 PROGRESS_S = 0.5
-"""Seconds between two looks at how many kernels are there."""
+"""Seconds between two updates of the number of kernels."""
 
 
 class _Announcer(event.Listener):  # type: ignore[misc]
@@ -93,9 +93,9 @@ def waiting_counts() -> Iterator[None]:
 
 @contextlib.contextmanager
 def progress(count: Callable[[], int], total: int) -> Iterator[None]:
-    """Show on a terminal, while a block compiles ``total`` kernels, how many are there, which ``count`` returns.
+    """Show on a terminal, while a block compiles ``total`` kernels, how many are ready; ``count`` returns that number.
 
-    Nothing before the compilation has been announced; in a log, that line says it all.
+    It shows nothing before the compilation has been announced, and nothing in a log, where the announcement suffices.
     """
     ended, shown = threading.Event(), False
 
@@ -121,5 +121,5 @@ def progress(count: Callable[[], int], total: int) -> Iterator[None]:
 
 
 def compile_seconds() -> float:
-    """Return the seconds that this process has spent on compiling kernels; 0 where all came from the cache."""
+    """Return the seconds that this process has spent on compiling kernels; 0 if all came from the cache."""
     return _announcer.spent_s

@@ -1,11 +1,11 @@
 """The compile cache: one folder of compiled kernels for each version of the kernels' sources.
 
 Numba invalidates a cached function by the time stamp of its own file only: after an edit of a helper in another file,
-or an upgrade of the package, a cached caller would still run the old code. Here the cache lies in a folder named after
-a hash of all kernel sources, those of sub-packages included, so that any change starts a new folder.
+or an upgrade of the package, a cached caller would still run the old code. Here the cache folder is named after a hash
+of all kernel sources, including sub-packages, so that any change starts a new folder.
 
-Within the folder the key is Numba's, the signature, the CPU and its features, and the sizes of the caches, from which
-the sizes of blocks in compiled code follow: machines that share a folder but have other caches compile their own.
+Within the folder the key is Numba's (signature, CPU and features) plus the CPU's cache sizes, since compiled code
+contains block sizes derived from them: machines that share a folder but have different caches compile their own.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ _STALE_DAYS = 30
 
 
 def _source_hash(folder: Path) -> str:
-    """Hash the relative paths and the contents of every source file in a folder and its sub-folders."""
+    """Hash the relative path and the contents of every source file in a folder and its sub-folders."""
     digest = hashlib.sha256()
     sources = sorted(folder.rglob("*.py"))
     if not sources:  # in a zip file, say
@@ -45,7 +45,7 @@ def _source_hash(folder: Path) -> str:
 
 
 def _user_cache_root() -> Path:
-    """Return the folder of this platform for a user's caches, or ``NUMBA_CACHE_DIR`` where that is set."""
+    """Return ``NUMBA_CACHE_DIR`` if that is set, otherwise fastnet's folder in the platform's user cache directory."""
     if numba.config.CACHE_DIR:
         return Path(numba.config.CACHE_DIR)
     if sys.platform == "win32":
@@ -58,7 +58,7 @@ def _user_cache_root() -> Path:
 
 
 def _refuse_shared(folder: Path) -> None:
-    """Raise PermissionError where another user could put files into a folder: Numba's are pickles, which run code."""
+    """Raise PermissionError if another user could put files into a folder: Numba's are pickles, which run code."""
     if os.name != "posix":
         return
     found, above = folder.stat(), folder.parent.stat()
@@ -74,7 +74,7 @@ def _refuse_shared(folder: Path) -> None:
 
 
 def _open_cache() -> Path | None:
-    """Make the cache folder and check that this user, and no other, can write it; otherwise warn and return None."""
+    """Create the cache folder and check that only this user can write it; otherwise warn and return None."""
     folder = None
     try:
         folder = _user_cache_root() / f"fastnet-{_source_hash(Path(__file__).parents[1])}"
@@ -102,32 +102,32 @@ def _open_cache() -> Path | None:
 def _prune(current: Path) -> None:
     """Delete the caches of other versions that no process has opened for a month.
 
-    Younger ones stay: another environment may hold another version, and a running process must be able to save what it
-    compiles.
+    Younger ones stay: another environment may have another version installed, and a running process must be able to
+    save what it compiles.
     """
     oldest = time.time() - _STALE_DAYS * 86400
-    with contextlib.suppress(OSError):  # another user's folder, or another process prunes it too
+    with contextlib.suppress(OSError):  # the folder is another user's, or another process prunes it too
         for folder in current.parent.glob("fastnet-" + "[0-9a-f]" * 16):
             if folder != current and folder.stat().st_mtime < oldest:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
 cache_folder: Path | None = _open_cache()
-"""Folder of this version's compiled kernels; None where none can be written."""
+"""Folder of this version's compiled kernels; None if it cannot be written."""
 
 # ------------------------------------------------------------------------------------- cached functions
 
 
 class KernelLocator:
-    """Tells Numba where a kernel's files lie.
+    """Tells Numba where to put a kernel's files.
 
-    Numba's own locators ask ``config.CACHE_DIR``, one setting of the whole process, which is the user's: a function of
-    theirs that is decorated while a kernel's cache is opened must not land here.
+    Numba's own locators read ``config.CACHE_DIR``. That setting belongs to the user and applies to the whole process,
+    so it must not be changed: a function of the user's, decorated at that moment, would be cached here.
     """
 
     def __init__(self, function: Callable[..., Any], path: str) -> None:
         assert cache_folder is not None
-        self._py_file = path  # which Numba names in warnings
+        self._py_file = path  # Numba names it in warnings
         self._line = function.__code__.co_firstlineno
         source = Path(path).resolve().parent
         self._folder = cache_folder / f"{source.name}_{hashlib.sha256(bytes(source)).hexdigest()[:16]}"
@@ -140,9 +140,9 @@ class KernelLocator:
         return found
 
     def ensure_cache_path(self) -> None:
-        """Make the folder; Numba calls this before it saves a function."""
+        """Create the folder; Numba calls this before it saves a function."""
         assert cache_folder is not None
-        # It may have been deleted since: by the mode of a umask, others could write it, and it would be refused.
+        # It may have been deleted since. By the umask's mode others could write it, and it would then be refused.
         cache_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._folder.mkdir(exist_ok=True)
 
@@ -151,11 +151,11 @@ class KernelLocator:
         return str(self._folder)
 
     def get_source_stamp(self) -> str:
-        """Return what changes with the function's file: the folder's name covers only files of this package."""
+        """Return a hash of the function's file: the folder's name covers only files of this package."""
         return hashlib.sha256(Path(self._py_file).read_bytes()).hexdigest()
 
     def get_disambiguator(self) -> str:
-        """Return what tells functions of one name in a file apart."""
+        """Return a string that distinguishes functions of the same name in one file."""
         return str(self._line)
 
 
@@ -163,7 +163,7 @@ _warned: set[str] = set()
 
 
 def warn_once(message: str) -> None:
-    """Issue a RuntimeWarning, unless one with the same text before its first colon has been issued already."""
+    """Issue a RuntimeWarning, unless one with the same text up to the first colon has already been issued."""
     kind = message.partition(":")[0]
     if kind not in _warned:
         _warned.add(kind)
@@ -171,12 +171,12 @@ def warn_once(message: str) -> None:
 
 
 def _sealed(pickled: bytes) -> bytes:
-    """Return a pickle with its CRC-32 after the end, where reading it stops."""
+    """Append a CRC-32 to a pickle; unpickling stops before it."""
     return pickled + zlib.crc32(pickled).to_bytes(4, "little")
 
 
 def _whole(path: str) -> str:
-    """Return a path unless the file there is damaged: machine code would be run, and a pickle ask for any memory."""
+    """Return the path; raise ValueError if its file is damaged, since it holds a pickle and machine code to execute."""
     content = memoryview(Path(path).read_bytes())
     if zlib.crc32(content[:-4]) != int.from_bytes(content[-4:], "little"):
         raise ValueError(f"{path} is damaged")
@@ -184,12 +184,12 @@ def _whole(path: str) -> str:
 
 
 class SafeCache:
-    """What a cache of Numba's lacks: safety with several processes, full disks and damaged files; a mixin before it.
+    """Mixin, put before a Numba cache class, that copes with several processes, full disks and damaged files.
 
     Numba numbers the data files of a function. Two processes that compile different signatures at the same time both
-    take number 1, and the index of one can end up beside the data of the other, which would later run float32 code on
-    float64 arrays. A random name for every file rules that out; at worst an index entry is lost and its function
-    compiled again. Data files end with a checksum, since damaged machine code would be run as it is.
+    take number 1, and the index of one can end up with the data of the other, which would later run float32 code on
+    float64 arrays. A random name for every file rules that out; at worst an index entry is lost and its function is
+    compiled again. Data files end with a checksum, since damaged machine code would be executed.
 
     Raises
     ------
@@ -208,7 +208,7 @@ class SafeCache:
         super().__init__(function)  # type: ignore[call-arg]
         if cache_folder is None or cache_folder not in Path(self.cache_path).parents:
             raise OSError(f"Numba would cache in {self.cache_path}")
-        # The name is drawn when a file is saved: one drawn here would be shared by the children of a fork.
+        # Draw the name when a file is saved: forked children would share one that is drawn here.
         stem, file = self._impl.filename_base, self._cache_file
         file._data_name = lambda number: f"{stem}.{uuid.uuid4().hex}.nbc"
         dump, load = file._dump, file._load_data
@@ -216,16 +216,16 @@ class SafeCache:
         file._load_data = lambda name: load(_whole(file._data_path(name)))
 
     def _index_key(self, sig: Any, codegen: Any) -> Any:
-        """Identify a compiled function by its signature, target and the caches that it was compiled for.
+        """Identify a compiled function by its signature, its target and the target's cache sizes.
 
-        Numba adds a hash of the function's code and closure. Here the folder's name covers the code, and a closure's
-        functions would be pickled with an identity of the process, so that kernels made by a factory were compiled anew
-        in each one. A factory must give each kernel a ``__qualname__`` of its own, which names its cache file.
+        Numba adds a hash of the function's code and closure. Here the folder's name covers the code; and the functions
+        in a closure are pickled with an identity of the process, so every process would compile kernels made by a
+        factory again. A factory must give each kernel a unique ``__qualname__``, which names its cache file.
         """
         return sig, codegen.magic_tuple(), MACHINE.cache_key
 
     def holds(self, sig: Any, target_context: Any = None) -> bool:
-        """Return whether the index names a compiled function of this signature; by default for the CPU compiled for."""
+        """Return whether the index lists a compiled function of this signature; by default for the target CPU."""
         try:
             context = cpu_target.target_context if target_context is None else target_context
             return self._index_key(sig, context.codegen()) in self._cache_file._load_index()
@@ -233,18 +233,18 @@ class SafeCache:
             return False
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
-        """Load a compiled function; return None where there is none that can be read. Raises MemoryError."""
+        """Load a compiled function; return None if there is none that can be read. Raises MemoryError."""
         try:
             return super().load_overload(sig, target_context)  # type: ignore[misc]
-        except Exception as error:  # a damaged index unpickles to anything, or asks for any amount of memory
+        except Exception as error:  # a damaged index may unpickle to anything, or request any amount of memory
             if isinstance(error, MemoryError) and self.holds(sig, target_context):
-                raise  # the index and the file are sound, so memory is short, and to compile takes more
+                raise  # the index and the file are sound, so memory is short, and compiling would take more
             with contextlib.suppress(OSError):
                 self.flush()  # a damaged index would make every later save fail
             return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
-        """Save a compiled function; warn once where that fails."""
+        """Save a compiled function; warn once if that fails."""
         try:
             super().save_overload(sig, data)  # type: ignore[misc]
         except Exception as error:
@@ -252,34 +252,34 @@ class SafeCache:
 
 
 class KernelCache(SafeCache, LoadingCache):
-    """The cache of a kernel for the CPU."""
+    """The cache of a CPU kernel."""
 
 
 def new_cache(function: Callable[..., Any], kind: Callable[[Any], Any] = KernelCache) -> Any:
-    """Return the cache of a function, in the cache folder; one that keeps nothing where that cannot be.
+    """Return the cache of a function in the cache folder, or one that keeps nothing if there is no such folder.
 
     Parameters
     ----------
     function : callable
-        Its ``__qualname__`` names its file.
+        Its ``__qualname__`` names its cache file.
     kind : type, default KernelCache
-        A SafeCache for the compiler's kind of dispatcher.
+        A subclass of SafeCache for this kind of dispatcher.
     """
     if cache_folder is None:
         return NullCache()
     try:
         return kind(function)
-    except Exception as error:  # a later Numba may organise its cache otherwise: slower starts, but correct
+    except Exception as error:  # a later Numba may organise its cache differently: starts are slower, but correct
         warn_once(f"fastnet does not cache its compiled kernels: {error}")
         return NullCache()
 
 
 def keeps(dispatcher: Any) -> bool:
-    """Return whether what a dispatcher compiles is kept for other processes."""
+    """Return whether a dispatcher saves compiled functions for other processes."""
     return isinstance(getattr(dispatcher, "_cache", None), SafeCache)
 
 
 def is_compiled(dispatcher: Any, signature: tuple[Any, ...]) -> bool:
-    """Return whether a dispatcher has a function of a signature, in this process or in its cache."""
+    """Return whether a dispatcher has compiled a signature, in this process or in its cache."""
     cache = getattr(dispatcher, "_cache", None)
     return signature in dispatcher.overloads or (isinstance(cache, KernelCache) and cache.holds(signature))

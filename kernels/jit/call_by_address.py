@@ -1,11 +1,11 @@
 """Calls of kernels by the address of their machine code, without linking them into the caller.
 
-Numba links every callee into its caller, optimizes the whole once more and emits it once more, at every level of
-calls: the training loop took 16 s to compile. By address each kernel is compiled once, when it is first needed.
+Numba links every callee into its caller, then optimises and emits the whole again, at every level of calls: the
+training loop took 16 s to compile. A kernel that is called by address is compiled once, when it is first needed.
 
-`by_address` registers a kernel with the types of its arguments; `kernel_address` compiles it and returns its address,
-in Python, and `kernel_entry` what Python calls; `call` calls an address, in compiled code. `call` needs a function of
-the same signature as a prototype, which need not be the one at the address.
+`by_address` registers a kernel with the types of its arguments. `kernel_address`, in Python, compiles it and returns
+its address; `kernel_entry` returns a function for calls from Python. `call`, in compiled code, calls an address; it
+takes a function of the same signature as a prototype, which need not be the one at the address.
 """
 
 import functools
@@ -27,7 +27,7 @@ _signatures: dict[Any, Callable[[Any], tuple[Any, ...]]] = {}
 
 
 def by_address(signature: Callable[[Any], tuple[Any, ...]]) -> Callable[[F], F]:
-    """Register a kernel: for calls by address, if it returns nothing; or so that `kernel_address` compiles it early.
+    """Register a kernel for calls by address (if it returns nothing), or so that `kernel_address` can compile it early.
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ def by_address(signature: Callable[[Any], tuple[Any, ...]]) -> Callable[[F], F]:
 
 @functools.cache
 def kernel_address(function: Callable[..., Any], dtype: Any) -> int:
-    """Compile a registered kernel for a dtype, or load it from the cache, and return its address for `call`.
+    """Compile a registered kernel for a dtype, or load it from the cache; return its address for `call`.
 
     Parameters
     ----------
@@ -71,10 +71,10 @@ def kernel_address(function: Callable[..., Any], dtype: Any) -> int:
 
 @functools.cache
 def kernel_entry(function: Callable[..., Any], dtype: Any) -> Callable[..., Any]:
-    """Return what calls a registered kernel from Python without a look at the types of its arguments.
+    """Return a function that calls a registered kernel from Python without inspecting the types of its arguments.
 
-    They must be those that the kernel is registered with. Of arrays, Numba checks the size of an element only: the
-    caller sees to the number of dimensions. Whether an array is read-only or aligned does not matter.
+    These must be the types with which the kernel is registered. Of an array, Numba checks only the size of an element:
+    the caller guarantees the number of dimensions. Whether an array is read-only or aligned does not matter.
     """
     dispatcher: Any = function
     found: Callable[..., Any] = entry_point(dispatcher, _signatures[dispatcher.py_func](numba.from_dtype(dtype)))
@@ -82,7 +82,7 @@ def kernel_entry(function: Callable[..., Any], dtype: Any) -> Callable[..., Any]
 
 
 def is_cached(function: Callable[..., Any], dtype: Any) -> bool:
-    """Return whether `kernel_address` has nothing to compile: the kernel is loaded, or in the cache."""
+    """Return whether the kernel is loaded or in the cache, so that `kernel_address` need not compile it."""
     dispatcher: Any = function
     return is_compiled(dispatcher, _signatures[dispatcher.py_func](numba.from_dtype(dtype)))
 
@@ -101,7 +101,7 @@ class FunctionPointer:
 
 
 def _calling(function: Any, dtype: Any, arguments: Any, propagates: bool) -> Any:
-    """Return a signature, and a generator of the call of a registered function at an address."""
+    """Return the signature and the code generator of a call of a registered function by its address."""
     expected = _signatures[function.dispatcher.py_func](dtype.dtype)
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, values: Any) -> Any:
@@ -127,16 +127,16 @@ def _calling(function: Any, dtype: Any, arguments: Any, propagates: bool) -> Any
 def call(typing_context: Any, function: Any, address: Any, dtype: Any, arguments: Any, memory: Any = 0) -> Any:
     """Call ``function(*arguments)`` at the address that `kernel_address` returned for ``dtype``.
 
-    For compiled code. Arguments are converted to the types that ``function`` was registered with; its exceptions
-    propagate. ``memory``: what `llvm.memory.allocate` gave the caller, or 0; it is released where an exception leaves
-    the caller.
+    Only compiled code can call this. Arguments are converted to the types with which ``function`` was registered;
+    exceptions propagate. ``memory`` is an address from `llvm.memory.allocate`, or 0; it is released if an exception
+    propagates.
     """
     return _calling(function, dtype, arguments, True)
 
 
 @_intrinsic  # type: ignore[untyped-decorator]
 def succeeds(typing_context: Any, function: Any, address: Any, dtype: Any, arguments: Any) -> Any:
-    """As `call`, but return False where the function raised: for callers that have something to give back first."""
+    """As `call`, but return False if the function raised: for callers that have to release something first."""
     return _calling(function, dtype, arguments, False)
 
 
@@ -146,18 +146,18 @@ class CFunction:
     Parameters
     ----------
     function : callable
-        A kernel that `by_address` has registered, ``(dtype, *constants, x, rows, out, refused)``. It sets the int64 at
-        the address ``refused`` to another number than 0 where it refuses its input.
+        A kernel that `by_address` has registered, ``(dtype, *constants, x, rows, out, refused)``. If it rejects its
+        input, it sets the int64 at the address ``refused`` to a non-zero number.
     dtype : dtype
         float32 or float64.
     constants : tuple of int
     owners : object
-        What keeps the memory alive that the constants point to.
+        Kept alive, because the constants point to their memory.
 
     Attributes
     ----------
     address : int
-        Valid as long as this object lives. The function returns ``rows``, or 0 where the kernel refuses or raises.
+        Valid as long as this object lives. The function returns ``rows``, or 0 if the kernel rejects or raises.
     """
 
     def __init__(self, function: Any, dtype: Any, constants: tuple[int, ...], owners: Any) -> None:

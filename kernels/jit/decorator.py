@@ -6,11 +6,11 @@ Flags, and why:
 
 - ``nogil``: a kernel touches no Python object, so other threads may run.
 - ``error_model="numpy"``: division by zero gives inf, as in NumPy, and costs no branch.
-- ``fastmath={"contract"}``: a multiplication and an addition may become one FMA. Nothing more:
-  ``nnan`` or ``ninf`` would hide the NaN that tells a user of a diverged network, and ``reassoc``
-  gives contiguous and strided arrays different bits.
-- ``no_cfunc_wrapper``: no kernel is called as a C function of Numba's; each would be compiled.
-- ``pipeline_class``: fewer passes, and no machine code of what is only linked into callers.
+- ``fastmath={"contract"}``: a multiplication and an addition may become one FMA. No other flag is set:
+  ``nnan`` or ``ninf`` would hide the NaN that reveals a diverged network, and ``reassoc`` gives
+  contiguous and strided arrays different bits.
+- ``no_cfunc_wrapper``: no kernel is called through Numba's C wrapper, so none is compiled.
+- ``pipeline_class``: fewer passes, and no machine code for functions that are only linked into callers.
 """
 
 from collections.abc import Callable
@@ -53,12 +53,13 @@ def jit(
     function : callable
         Python function over arrays and scalars.
     inline : bool, default False
-        Paste the function into its callers before types are inferred.
+        Inline the function into its callers before type inference.
     internal : bool, default False
-        Only compiled code calls it: no entry from Python is compiled, and a call from Python raises TypeError.
+        Only compiled code calls the function: no entry from Python is compiled, and a call from Python raises
+        TypeError.
     scalar : bool, default False
-        A few instructions on numbers, which LLVM inlines into the loops that call it, so that it can vectorise them.
-        Internal, and compiled once for all callers, whereas ``inline`` costs Numba 0.1 s in each.
+        The function is a few instructions on numbers, which LLVM inlines into loops so that it can vectorise them. It
+        is internal and compiled once for all callers, whereas ``inline`` costs Numba 0.1 s in each.
 
     Returns
     -------
@@ -71,7 +72,7 @@ def jit(
 
 
 class _KernelDispatcher(CPUDispatcher):  # type: ignore[misc]
-    """Dispatcher whose cache is opened when it first compiles: for all kernels at import that takes 0.1 s."""
+    """Dispatcher that opens its cache when it first compiles: opening those of all kernels at import takes 0.1 s."""
 
     @property
     def _cache(self) -> Any:
@@ -84,16 +85,16 @@ class _KernelDispatcher(CPUDispatcher):  # type: ignore[misc]
         """Ignore the cache that Numba makes."""
 
     def add_overload(self, compiled: Any) -> None:
-        """Add what was compiled or loaded, and name it for perf if that is wanted."""
+        """Add a function that was compiled or loaded, and name it for perf if that is wanted."""
         super().add_overload(compiled)
         if perf_map.WANTED:
             perf_map.write()
 
 
 class _InternalDispatcher(_KernelDispatcher):
-    """Dispatcher of a kernel without an entry from Python: without this check, such a call would end the process.
+    """Dispatcher of a kernel without an entry from Python: unchecked, a call from Python would crash the process.
 
-    What is only linked into callers is not cached: they are, with all that they link.
+    Kernels that are only linked into callers are not cached: their callers are, together with all that they link.
     """
 
     @property
@@ -105,7 +106,7 @@ class _InternalDispatcher(_KernelDispatcher):
         """Ignore the cache that Numba makes."""
 
     def add_overload(self, compiled: Any) -> None:
-        """Add what was compiled or loaded; where it is only linked, there is no function to call from Python."""
+        """Add a function that was compiled or loaded; one that is only linked has no entry for Numba to register."""
         if self.py_func in addressed:
             super().add_overload(compiled)
         else:

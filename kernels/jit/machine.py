@@ -1,7 +1,7 @@
-"""A model of the machine: vector registers, caches and who shares them, cache lines and pages.
+"""A model of the machine: vector registers, caches and how cores share them, cache lines and pages.
 
-The sizes of blocks follow from it (cpu/gemm/blocking.py). Where the system tells nothing, typical sizes are assumed:
-kernels then are as correct, and at most slower.
+Block sizes derive from it (cpu/gemm/blocking.py). If the system reveals nothing, typical sizes are assumed: kernels are
+then possibly slower, but just as correct.
 """
 
 import contextlib
@@ -20,10 +20,11 @@ from .quota import read_text
 from .target import IS_ARM, registers, target_features, vector_bytes
 
 VARIABLE = "FASTNET_CACHES"
-"""Environment variable that states the caches, for a machine that says nothing or something wrong."""
+"""Environment variable that states the caches, for a machine that reports none or wrong ones."""
 
 MOST_L3_BYTES = 4 << 20
-"""A core's share of L3 that blocks make use of: larger ones gain nothing, and how many share it is often wrong."""
+"""Most of a core's share of L3 that blocks use: more gains nothing, and the reported number of sharers is often wrong.
+"""
 
 LEAST_L1 = 4 << 10
 """The smallest L1 that can be stated."""
@@ -32,18 +33,18 @@ _SYSTEM = Path("/")
 
 
 class Cache(NamedTuple):
-    """A cache of data.
+    """A data cache.
 
     Attributes
     ----------
     nbytes : int
-        Its size; 0: there is no such cache.
+        Its size; 0 if there is no such cache.
     cpus : int
-        Logical CPUs that share it.
+        Number of logical CPUs that share it.
     line : int
         Bytes of a cache line.
     ways : int
-        Lines in a set; 0: unknown.
+        Lines in a set; 0 if unknown.
     """
 
     nbytes: int
@@ -61,20 +62,20 @@ NO_CACHE = Cache(0)
 
 
 class Machine(NamedTuple):
-    """What the sizes of blocks follow from.
+    """The properties from which block sizes derive.
 
     Attributes
     ----------
     isa : str
-        The vector instructions compiled for.
+        The vector instruction set of the target.
     vector_bytes, registers : int
         Width and number of the vector registers.
     caches : tuple of Cache
-        L1 (of data), L2 and L3 of a fast core.
+        L1 (data), L2 and L3 of a fast core.
     page : int
-        Bytes of a page of memory.
+        Bytes of a memory page.
     source : str
-        Where the caches' sizes come from.
+        The source of the cache sizes.
     """
 
     isa: str
@@ -85,11 +86,11 @@ class Machine(NamedTuple):
     source: str
 
     def cores(self, level: int) -> int:
-        """Return how many cores share the cache of a level from 1 to 3: those of L1 are one core's hardware threads."""
+        """Return how many cores share the cache of a level, 1 to 3; the CPUs that share an L1 count as one core."""
         return max(1, self.caches[level - 1].cpus // self.caches[0].cpus)
 
     def share(self, level: int) -> int:
-        """Return a core's share in bytes of the cache of a level."""
+        """Return a core's share, in bytes, of the cache of a level."""
         return self.caches[level - 1].nbytes // self.cores(level)
 
     @property
@@ -99,9 +100,9 @@ class Machine(NamedTuple):
 
     @property
     def way(self) -> int:
-        """Addresses a multiple of this many bytes apart share a set of L1.
+        """Addresses that differ by a multiple of this many bytes share a set of L1.
 
-        A page, or a quarter of a small L1, unless the system tells the ways; always a power of two.
+        A page, or a quarter of a small L1, if the system does not report the ways; always a power of two.
         """
         l1 = self.caches[0]
         way = l1.nbytes // l1.ways if l1.ways else min(self.page, l1.nbytes // 4)
@@ -109,16 +110,16 @@ class Machine(NamedTuple):
 
     @property
     def cache_key(self) -> tuple[int, ...]:
-        """What compiled code takes from this model beside the CPU's name and features.
+        """What compiled code depends on besides the CPU's name and features.
 
-        Nothing where the environment names the CPU: who compiles for others says that they are alike.
+        Empty if the environment names the CPU: who compiles for other machines thereby declares that they are alike.
         """
         if numba.config.CPU_NAME and VARIABLE not in self.source:
             return ()
         return self.share(1), self.share(2), min(self.share(3), MOST_L3_BYTES), self.line, self.way
 
     def __str__(self) -> str:
-        """The caches, in a line."""
+        """The caches, in one line."""
         levels = [f"L{level} {cache}" for level, cache in enumerate(self.caches, 1) if cache.nbytes]
         return f"{', '.join(levels)}; lines of {self.line} bytes; {self.source}"
 
@@ -127,12 +128,12 @@ class Machine(NamedTuple):
 
 
 def linux_caches(system: Path = _SYSTEM) -> tuple[Cache, ...]:
-    """Return the caches that Linux describes, L1 first, of the first or the last CPU: one of them may be a slow core.
+    """Return the caches that Linux reports, L1 first, of the first or last CPU: one of these may be a slow core.
 
     Parameters
     ----------
     system : Path
-        Where ``sys`` is: another folder in tests.
+        The folder that contains ``sys``; tests pass another one.
     """
     cpus = system / "sys/devices/system/cpu"
     last = read_text(cpus / "present").strip().replace("-", ",").rpartition(",")[2]
@@ -141,20 +142,20 @@ def linux_caches(system: Path = _SYSTEM) -> tuple[Cache, ...]:
 
 
 def _caches_of(folder: Path) -> tuple[Cache, ...]:
-    """Return the caches of a CPU; none where its L1 is not described."""
+    """Return the caches of a CPU; empty if its L1 is not described."""
     found = {}
-    for index in range(8):  # those of instructions among them
+    for index in range(8):  # including instruction caches
         kind = read_text(folder / f"index{index}/type").strip()
         if kind in ("Data", "Unified"):
             names = "level", "size", "shared_cpu_list", "coherency_line_size", "ways_of_associativity"
             level, size, shared, line, ways = (read_text(folder / f"index{index}/{name}").strip() for name in names)
-            with contextlib.suppress(ValueError):  # in another format: left out
+            with contextlib.suppress(ValueError):  # unknown format: skip this cache
                 found[int(level)] = Cache(_bytes(size), _count(shared), _line(int(line or 0)), int(ways or 0))
     return tuple(found.get(level, NO_CACHE) for level in (1, 2, 3)) if 1 in found else ()
 
 
 def _line(nbytes: int) -> int:
-    """Return the bytes of a cache line, or 64 where kernels know no such: masks find where a line begins."""
+    """Return the bytes of a cache line, or 64 if that is not a power of two from 64 on: masks find a line's start."""
     return nbytes if nbytes >= 64 and nbytes & (nbytes - 1) == 0 else 64
 
 
@@ -171,12 +172,12 @@ def _count(cpus: str) -> int:
 
 
 def macos_caches(sysctl: Callable[[str], int]) -> tuple[Cache, ...]:
-    """Return the caches that macOS describes, of Apple's fast cores where there are two kinds.
+    """Return the caches that macOS reports, those of the fast cores if there are two kinds.
 
     Parameters
     ----------
     sysctl : callable
-        Gives the number of a name, 0 where there is none.
+        Maps a name to its number, 0 if there is none.
     """
     l1, l2 = (sysctl(f"hw.perflevel0.{name}") or sysctl(f"hw.{name}") for name in ("l1dcachesize", "l2cachesize"))
     line = _line(sysctl("hw.cachelinesize"))
@@ -185,7 +186,7 @@ def macos_caches(sysctl: Callable[[str], int]) -> tuple[Cache, ...]:
 
 
 def sysctl_number(name: str) -> int:
-    """Return a number by which macOS describes the machine, 0 where there is none of this name."""
+    """Return the number that macOS reports under a name, 0 if there is none."""
     value, size = ctypes.c_uint64(0), ctypes.c_size_t(8)
     failed = ctypes.CDLL(None).sysctlbyname(name.encode(), ctypes.byref(value), ctypes.byref(size), None, 0)
     return 0 if failed else value.value
@@ -198,14 +199,14 @@ GLIBC_NUMBERS = {
     "2_CACHE_SIZE": 191,
     "3_CACHE_SIZE": 194,
 }
-"""glibc's numbers of what it knows of caches (its bits/confname.h): Python has no names for them."""
+"""glibc's sysconf numbers for caches (bits/confname.h), for which Python has no names."""
 
 
 def c_library_caches(sysconf: Callable[[str], int]) -> tuple[Cache, ...]:
-    """Return the caches that glibc tells, which asks the CPU itself: for containers and sandboxes without ``/sys``.
+    """Return the caches that glibc reports from CPUID, for containers and sandboxes without ``/sys``.
 
-    It does not tell who shares them: L2 is taken for one core's, L3 for all CPUs'. ``sysconf`` is as `macos_caches`
-    takes it.
+    glibc does not report who shares them: L2 is assumed to belong to one core, L3 to all CPUs. ``sysconf`` maps names
+    to numbers, as for `macos_caches`.
     """
     names = "1_DCACHE_LINESIZE", "1_DCACHE_ASSOC", "1_DCACHE_SIZE", "2_CACHE_SIZE", "3_CACHE_SIZE"
     line, ways, l1, l2, l3 = map(sysconf, names)
@@ -214,7 +215,7 @@ def c_library_caches(sysconf: Callable[[str], int]) -> tuple[Cache, ...]:
 
 
 def sysconf_number(name: str) -> int:
-    """Return a number that glibc knows, one of GLIBC_NUMBERS; 0 where it does not, and of another C library."""
+    """Return the value of one of GLIBC_NUMBERS; 0 if glibc does not know it, or with another C library."""
     if platform.libc_ver()[0] != "glibc":
         return 0
     try:
@@ -224,12 +225,12 @@ def sysconf_number(name: str) -> int:
 
 
 def stated_caches(text: str) -> tuple[Cache, ...]:
-    """Return the caches that FASTNET_CACHES states, such as "128K,3M,0,128"; none where it is empty.
+    """Return the caches that FASTNET_CACHES states, such as "128K,3M,0,128"; none if it is empty.
 
     Raises
     ------
     ValueError
-        If that is in another format, or L1 or L2 is missing.
+        If its format is wrong, or L1 or L2 is missing.
     """
     if not text:
         return ()
@@ -247,13 +248,13 @@ def stated_caches(text: str) -> tuple[Cache, ...]:
 
 
 def assumed_caches() -> tuple[Cache, Cache, Cache]:
-    """Return the caches of a machine that tells nothing: the common sizes of CPUs with the same vectors."""
+    """Return the caches assumed for a machine that reports none: common sizes of CPUs with the same vectors."""
     l1, l2 = (64, 1024) if IS_ARM else (32, 1024 if registers() == 32 else 512)
     return Cache(l1 << 10), Cache(l2 << 10), Cache(16 << 20, 4)
 
 
 def _isa() -> str:
-    """Name the vector instructions compiled for."""
+    """Name the vector instruction set of the target."""
     if IS_ARM:
         return "NEON"
     named = {"avx512f": "AVX-512", "avx2": "AVX2", "avx": "AVX", "sse2": "SSE2"}
@@ -266,7 +267,7 @@ def look(
     sysctl: Callable[[str], int] = sysctl_number,
     sysconf: Callable[[str], int] = sysconf_number,
 ) -> Machine:
-    """Look at a machine: the first that tells of its caches is believed. Tests give another system's parameters."""
+    """Describe this machine; the first source that reports caches is used. Tests pass another system's parameters."""
     readers: tuple[tuple[str, Callable[[], tuple[Cache, ...]]], ...] = (
         (f"stated by {VARIABLE}", lambda: stated_caches(os.environ.get(VARIABLE, ""))),
         ("read from /sys", lambda: linux_caches(system) if system_name == "linux" else ()),
@@ -281,4 +282,4 @@ def look(
 
 
 MACHINE = look()
-"""This machine, as it was at import."""
+"""This machine, as seen at import."""

@@ -1,6 +1,6 @@
 """The undocumented parts of Numba that the kernels rely on, gathered so that a new release has few places to break.
 
-Functions here wrap what can be wrapped; the table lists the rest as well. Documented and therefore not listed are
+This module wraps those that can be wrapped; the table lists all. Not listed, since they are documented, are
 ``numba.njit``, ``numba.config``, ``numba.extending.intrinsic``, ``numba.core.cgutils``, the event listeners of
 ``numba.core.event``, ``Dispatcher.compile``, ``overloads``, ``signatures`` and ``inspect_asm``.
 
@@ -78,17 +78,17 @@ _REQUIRED = (
     (typed_passes, "AnnotateTypes DumpParforDiagnostics InlineOverloads NativeLowering NopythonRewrites"),
     (untyped_passes, "FindLiterallyCalls InlineClosureLikes LiteralUnroll MakeFunctionToJitFunction WithLifting"),
 )
-"""Objects and the attributes of theirs that the kernels cannot do without. Of the cache, what warns is not among them:
-where Numba organises its files otherwise, `decorator` warns, and each process compiles anew."""
+"""Objects and their attributes without which the kernels cannot work. Most of the cache is not listed: if Numba
+organises its files differently, `decorator` warns, and each process compiles again."""
 
 
 def check(required: tuple[tuple[Any, str], ...] = _REQUIRED) -> None:
-    """Look for what the kernels need, by name; run at import, and where something is imported later.
+    """Check that Numba has the attributes that the kernels need; runs at import, and when a part is imported later.
 
     Raises
     ------
     ImportError
-        If this release of Numba lacks any of it; the message says what, and which releases are known to have it.
+        If this release of Numba lacks any; the message says which, and which releases are known to have them.
     """
     missing = [
         f"{getattr(owner, '__name__', type(owner).__name__)}.{name}"
@@ -109,21 +109,21 @@ check()
 
 
 FORK_WAITS_S = 300
-"""Seconds that a fork waits at most, for a kernel that another thread compiles: a minute on an overloaded machine."""
+"""Most seconds that a fork waits for another thread's compilation, which takes a minute on an overloaded machine."""
 
 _LOCKS = (global_compiler_lock._lock, ffi.lib._lock._lock)
-"""What a thread holds while it compiles; in the order in which it takes them."""
+"""The locks that a thread holds while it compiles, in the order in which it acquires them."""
 
 
 def _before_fork() -> None:
-    """Wait until no other thread compiles: the child would wait for it forever, or find what it left half done."""
+    """Wait until no other thread compiles: the child would wait for its locks forever, or see a half-done state."""
     for lock in _LOCKS:
         lock.acquire(timeout=FORK_WAITS_S)
 
 
 def _after_fork() -> None:
     for lock in _LOCKS:
-        with contextlib.suppress(RuntimeError):  # the wait was in vain
+        with contextlib.suppress(RuntimeError):  # acquiring it has timed out
             lock.release()
 
 
@@ -132,30 +132,30 @@ if hasattr(os, "register_at_fork"):
 
 
 def target_triple() -> tuple[str, str, str]:
-    """Return triple, CPU and features compiled for: the host's, or what ``NUMBA_CPU_NAME`` and its like ask for."""
+    """Return the target's triple, CPU and features: the host's, or those that ``NUMBA_CPU_NAME`` and its like set."""
     triple, cpu, features = cpu_target.target_context.codegen().magic_tuple()
     return str(triple), str(cpu), str(features)
 
 
 class LoadingCache(FunctionCache):  # type: ignore[misc]
-    """Numba's cache, without the imports that only compiling needs: scipy.linalg among them, 0.2 s.
+    """Numba's cache without imports that only compilation needs, such as scipy.linalg, which take 0.2 s.
 
-    Compiled code needs only the runtime, which counts references. Before it compiles anything, Numba imports the rest.
+    Compiled code needs only Numba's runtime, for reference counts. Numba imports the rest before it compiles anything.
     """
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
-        """Load a compiled function; return None where there is none."""
+        """Load a compiled function; return None if there is none."""
         rtsys.initialize(target_context)
         with self._guard_against_spurious_io_errors():
             return self._load_overload(sig, target_context)
 
 
 addressed: set[Any] = set()
-"""Python functions of internal kernels that are called by address; other internal kernels are linked into callers."""
+"""Python functions of kernels that are called by address; other internal kernels are linked into their callers."""
 
 
 class _KernelLibrary(JITCodeLibrary):  # type: ignore[misc]
-    """LLVM code of a kernel. What is compiled for size is optimised with its module only, not by itself before."""
+    """LLVM code of a kernel. Functions compiled for size are optimised with their module only, not first alone."""
 
     def _optimize_functions(self, ll_module: Any) -> None:
         ll_module.data_layout = self._codegen._data_layout
@@ -178,7 +178,7 @@ class _LinkedLibrary(_KernelLibrary):
 
 @register_pass(mutates_CFG=True, analysis_only=False)
 class _KernelLowering(typed_passes.NativeLowering):  # type: ignore[misc]
-    """Numba's lowering, into a `_KernelLibrary`."""
+    """Numba's lowering into a `_KernelLibrary`."""
 
     _name = "kernel_lowering"
 
@@ -200,7 +200,7 @@ class _LinkedLowering(typed_passes.NativeLowering):  # type: ignore[misc]
         state.library = _LinkedLibrary(state.targetctx.codegen(), state.func_id.func_qualname)
         state.flags.no_compile = True
         super().run_pass(state)
-        key = object()  # in place of the function that Python would call
+        key = object()  # stands for the function that Python would call
         state.cr = state.cr._replace(cfunc=key)
         state.targetctx.insert_user_function(key, state.cr.fndesc, [state.library])
         return True
@@ -212,15 +212,15 @@ _NOTHING_TO_DO = {
     *(untyped_passes.FindLiterallyCalls, untyped_passes.InlineClosureLikes, untyped_passes.LiteralUnroll),
     *(untyped_passes.MakeFunctionToJitFunction, untyped_passes.WithLifting),
 }
-"""Passes for what no kernel contains: functions inside functions, expressions of whole arrays, ``with``. A twentieth of
-the time."""
+"""Passes for constructs that no kernel contains: inner functions, array expressions, ``with``. They take a twentieth of
+the compile time."""
 
 
 class KernelCompiler(CompilerBase):  # type: ignore[misc]
-    """Numba's compiler, without passes that have nothing to do; what callers link is lowered by `_LinkedLowering`."""
+    """Numba's compiler without unnecessary passes; `_LinkedLowering` lowers kernels that are linked into callers."""
 
     def define_pipelines(self) -> list[Any]:
-        """Return the passes, as Numba's compiler asks for them."""
+        """Return the pass managers; Numba's compiler calls this."""
         manager = DefaultPassBuilder.define_nopython_pipeline(self.state)
         manager.passes = [found for found in manager.passes if found[0] not in _NOTHING_TO_DO]
         linked = self.state.flags.no_cpython_wrapper and self.state.func_id.func not in addressed
@@ -230,8 +230,8 @@ class KernelCompiler(CompilerBase):  # type: ignore[misc]
 
 
 def populate_array(*arguments: Any) -> None:
-    """Fill in a struct of an array, as Numba's function of this name; for what generates code."""
-    from numba.np import arrayobj  # 20 ms, which only compiling needs
+    """Fill in an array's struct, as Numba's function of this name; for code generators."""
+    from numba.np import arrayobj  # takes 20 ms, and only compilation needs it
 
     check(((arrayobj, "populate_array"),))
     arrayobj.populate_array(*arguments)
@@ -257,12 +257,12 @@ def entry_point(dispatcher: Any, signature: tuple[Any, ...]) -> Any:
 
 
 def jit_engine() -> Any:
-    """Return LLVM's engine that all kernels are linked into."""
+    """Return the LLVM execution engine that holds all kernels."""
     return cpu_target.target_context.codegen()._engine
 
 
 def wrap_object_cache(note: Callable[[bytes], None]) -> None:
-    """Call ``note`` with every object file that is linked, compiled anew or taken from the cache."""
+    """Call ``note`` with every object file that is linked, whether just compiled or loaded from the cache."""
     library = cpu_target.target_context.codegen()._library_class
 
     def compiled(module: Any, code: bytes) -> None:

@@ -1,7 +1,7 @@
-"""Names compiled kernels for Linux' perf: ``FASTNET_PERF_MAP=1`` has them written to /tmp/perf-PID.map.
+"""Names compiled kernels for Linux perf: with ``FASTNET_PERF_MAP=1`` it writes /tmp/perf-PID.map.
 
-Each line holds the address and the size of a function in hexadecimal, and its name. perf reads the file of a process
-where it meets an address that no file on disk explains. A line is written once the function can be called.
+Each line holds the address and the size of a function in hexadecimal, and its name. perf reads a process's file when it
+meets an address that belongs to no file on disk. A line is written as soon as the function can be called.
 """
 
 import os
@@ -19,30 +19,30 @@ _written = 0
 
 
 def path() -> str:
-    """Return the file that perf expects of this process."""
+    """Return the path at which perf expects this process's file."""
     return f"/tmp/perf-{os.getpid()}.map"
 
 
 def listen() -> None:
-    """Note from now on which functions Numba hands to LLVM's linker; `write` names them."""
+    """Record from now on which functions Numba passes to LLVM's linker; `write` writes their names."""
     wrap_object_cache(lambda code: _pending.update(function_sizes(code)))
     os.register_at_fork(after_in_child=_begin_anew)
 
 
 def write() -> None:
-    """Write what has been compiled, or loaded from the cache, since the last time."""
+    """Write the functions that have been compiled, or loaded from the cache, since the last call."""
     global _written
     engine: Any = jit_engine()
     for symbol, size in list(_pending.items()):
         if address := engine.get_function_address(symbol):
             line = f"{address:x} {size:x} {demangle(symbol)}\n"
-            if line not in _lines:  # a function that several modules hold is linked once
+            if line not in _lines:  # a function that several modules contain is linked only once
                 _lines.append(line)
             del _pending[symbol]
     if _written == len(_lines):
         return
-    # Not a file or link that somebody else has put there, nor what a former process of this number left behind; but
-    # after what Python itself writes there, with -X perf.
+    # Follow no link that somebody else has put there, and truncate the file of an earlier process with this PID; but
+    # append to what Python itself writes there with -X perf.
     keep = _written or getattr(sys, "is_stack_trampoline_active", bool)()
     flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | (os.O_APPEND if keep else os.O_TRUNC)
     with open(os.open(path(), flags, 0o600), "w") as file:
@@ -51,7 +51,7 @@ def write() -> None:
 
 
 def _begin_anew() -> None:
-    """A forked child has the same kernels, and a file of its own."""
+    """Write all kernels again in a forked child, which has the same kernels but a file of its own."""
     global _written
     _written = 0
     write()

@@ -1,4 +1,4 @@
-"""How much CPU time and memory this process is granted: containers have such quotas."""
+"""How much CPU time and memory this process may use, for example in a container."""
 
 import math
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ _SYSTEM = Path("/")
 
 
 def read_text(path: Path) -> str:
-    """Return a file's text, empty where there is none."""
+    """Return a file's text, or "" if it cannot be read."""
     try:
         return path.read_text()
     except (OSError, ValueError):
@@ -18,14 +18,14 @@ def read_text(path: Path) -> str:
 def cpu_quota(system: Path = _SYSTEM) -> float:
     """Return the CPUs that the process's cgroups, of version 1 or 2, grant it, or infinity.
 
-    The least of its own cgroup's and of all above it. In a container these may be hidden, and its own appears as the
-    root of the file system of cgroups, which is therefore always looked at.
+    This is the smallest quota of its own cgroup and all parents. In a container the parents may be hidden, and its own
+    cgroup appears as the root of the cgroup file system, so the root is always read.
     """
     return min((quota for folder in _cgroups(system, "cpu") for quota in _quotas(folder)), default=math.inf)
 
 
 def memory_available(system: Path = _SYSTEM) -> float:
-    """Return the bytes of memory that are available, at most those that the cgroups grant; infinity where unknown."""
+    """Return the bytes of available memory, at most those that the cgroups grant; infinity if unknown."""
     facts = [line.split() for line in read_text(system / "proc/meminfo").splitlines()]
     found = [1024.0 * int(words[1]) for words in facts if words[:1] == ["MemAvailable:"]]
     for folder in _cgroups(system, "memory"):
@@ -35,7 +35,7 @@ def memory_available(system: Path = _SYSTEM) -> float:
 
 
 def _cgroups(system: Path, controller: str) -> Iterator[Path]:
-    """Yield the folders of the cgroups that may limit what this process takes of a controller's resource."""
+    """Yield the folders of the cgroups that may limit this process's use of a controller's resource."""
     root = system / "sys/fs/cgroup"
     for line in read_text(system / "proc/self/cgroup").splitlines():
         number, controllers, name = line.split(":", 2) if line.count(":") >= 2 else ("", "", "")

@@ -1,12 +1,13 @@
-"""Compiles several kernels at once, in other processes: Numba compiles under one lock, which rules threads out.
+"""Compiles several kernels at once in helper processes; threads cannot, since Numba compiles under one lock.
 
-At a first run nothing is in the compile cache, and a training step needs some 20 s of compilation by one process. Its
-kernels are called by address, so each is compiled by itself: helper processes compile some of them into the cache while
-this process compiles the others and then loads theirs. Where a helper fails, or none can be started, this process
-compiles what is missing, as it would alone; helpers never decide what runs, only how soon. Of several processes that
-begin at once, one has helpers.
+In a first run the compile cache is empty, and a training step needs some 20 s of compilation by one process. Its
+kernels are called by address, so each is compiled separately: helper processes compile some of them into the cache
+while this process compiles the others and then loads theirs. If a helper fails, or none can be started, this process
+compiles the missing kernels itself; helpers never affect what runs, only how soon. If several processes start at once,
+one of them has helpers.
 
-One helper goes on with kernels that are not needed yet, while this process trains already, and after it has ended.
+One helper then compiles kernels that are not needed yet, while this process already trains, and even after it has
+ended.
 """
 
 import contextlib
@@ -37,33 +38,33 @@ with contextlib.suppress(ImportError):
     import fcntl
 
 MAX_PROCESSES = 4
-"""Processes that compile at once, this one included: no more than four kernels take long."""
+"""Most processes that compile at once, this one included: no more than four kernels take long."""
 
 PROCESS_BYTES = 300 << 20
-"""Memory that a process takes while it compiles, about."""
+"""Approximate memory of a process that compiles."""
 
 LONGEST = (
     *("gemm.gemm", "training_step.run", "weights_task.weights_task", "losses.loss_kernel", "training_step.rows_task"),
     *("epochs.run_epochs", "inference.run", "inference.predict_rows", "losses.correct_kernel"),
 )
-"""Kernels that take longest to compile: they are begun first, so that no process is left with a long one."""
+"""Kernels that take longest to compile, longest first: starting with them balances the processes."""
 
 PATIENCE_S = 60
-"""Seconds to wait for a helper at most; then this process compiles what is missing."""
+"""Most seconds to wait for a helper; then this process compiles the missing kernels."""
 
 POLL_S = 0.005
-"""Seconds between two looks at what a helper has compiled."""
+"""Seconds between two checks of what a helper has compiled."""
 
 _compiling = threading.Lock()
 
 _looked_for: set[tuple[tuple["Kernel", ...], Any]] = set()
-"""Kernels that have been compiled or found, with their dtype: each engine asks again."""
+"""Kernels that have been compiled or found, with their dtype; spares every new engine the search."""
 
-# Without SciPy, which Numba imports for linear algebra that no kernel contains: 0.2 s.
+# Hide SciPy, which Numba imports for linear algebra that no kernel contains: that takes 0.2 s.
 _COMMAND = "import json, os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); sys.modules['scipy'] = None; "
 _COMMAND += "task = json.loads(sys.argv[1]); "
 _COMMAND += "sys.path[:] = task['path']; from fastnet.kernels.jit import side_by_side; side_by_side.help_out(task); "
-_COMMAND += "os._exit(0)"  # all is saved; to take the interpreter down takes longer than to compile a small kernel
+_COMMAND += "os._exit(0)"  # all is saved; shutting down the interpreter takes longer than compiling a small kernel
 
 
 class Kernel(NamedTuple):
@@ -72,9 +73,9 @@ class Kernel(NamedTuple):
     Attributes
     ----------
     module, name : str
-        Of the kernel, or of the function that makes it from ``code``.
+        Module and name of the kernel, or of the function that makes it from ``code``.
     code : int
-        From 0 on; -1 where there is none.
+        0 or more; -1 for a kernel that takes no code.
     """
 
     module: str
@@ -86,20 +87,20 @@ class Kernel(NamedTuple):
         found: Any = getattr(importlib.import_module(self.module), self.name)
         return found if self.code < 0 else found(self.code)
 
-    @functools.cache  # noqa: B019 - of few kernels, which live as long as the process
+    @functools.cache  # noqa: B019 - there are few kernels, which live as long as the process
     def address(self, dtype: Any) -> int:
-        """Compile the kernel for a dtype, or load it, and return its address, as `kernel_address` does."""
+        """Compile or load the kernel for a dtype and return its address, as `kernel_address` does."""
         return kernel_address(self.function(), dtype)
 
 
 _ahead: "tuple[subprocess.Popen[bytes] | None, list[Kernel], Any]" = (None, [], None)
-"""The helper that goes on, with which kernels in which order, and their dtype."""
+"""The helper that compiles kernels for later, these kernels in its order, and their dtype."""
 
 
 def processes() -> int:
-    """Return how many processes may compile at once: FASTNET_COMPILE_PROCESSES, or one a CPU.
+    """Return how many processes may compile at once: FASTNET_COMPILE_PROCESSES, or one per CPU.
 
-    At most MAX_PROCESSES, and as many as a cgroup's quota pays for and the available memory holds.
+    The latter is bounded by MAX_PROCESSES, a cgroup's CPU quota and the available memory.
     """
     # In a frozen application, or one that embeds Python, sys.executable is the application.
     is_python = Path(sys.executable or "").stem.lower().startswith("python") and not getattr(sys, "frozen", False)
@@ -112,7 +113,7 @@ def processes() -> int:
 
 
 def compile_side_by_side(kernels: Sequence[Kernel], dtype: Any, later: Sequence[Kernel] = ()) -> None:
-    """Compile kernels that are not in the cache, some of them in other processes.
+    """Compile the kernels that are not in the cache, some of them in helper processes.
 
     Parameters
     ----------
@@ -120,25 +121,25 @@ def compile_side_by_side(kernels: Sequence[Kernel], dtype: Any, later: Sequence[
     dtype : dtype
         float32 or float64.
     later : sequence of Kernel
-        What is not needed yet. A helper that was started for the others compiles these too, and is not waited for.
+        Kernels that are not needed yet. If helpers are started, one of them compiles these too; nothing waits for it.
     """
     wanted = tuple(kernels), np.dtype(dtype)
     if wanted in _looked_for:
         return
-    with _compiling:  # threads that wait find the kernels in the cache
+    with _compiling:  # threads that wait here then find the kernels in the cache
         _compile_missing(kernels, dtype, later)
     _looked_for.add(wanted)
 
 
 def is_coming(kernel: Kernel, dtype: Any) -> bool:
-    """Return whether a helper that goes on will have compiled a kernel soon."""
+    """Return whether the helper that compiles kernels for later is about to compile this one."""
     helper, kernels, kind = _ahead
     works = helper is not None and helper.poll() is None and kernel in kernels and dtype == kind
     return works and not is_cached(kernel.function(), dtype)
 
 
 def _compile_missing(kernels: Sequence[Kernel], dtype: Any, later: Sequence[Kernel] = ()) -> None:
-    # The first two speak for all, since a start with a full cache must not look for each.
+    # The first two stand for all: a start with a full cache should not spend time on searching for each.
     if all(is_cached(kernel.function(), dtype) for kernel in kernels[:2]):
         return
     coming = [kernel for kernel in _ahead[1] if kernel in kernels and is_coming(kernel, dtype)]
@@ -147,7 +148,7 @@ def _compile_missing(kernels: Sequence[Kernel], dtype: Any, later: Sequence[Kern
     if missing:
         with _right_to_helpers(kernels[0]) as granted, progress(lambda: _count_cached(missing, dtype), len(missing)):
             _compile(missing, min(processes(), len(missing)) if granted else 1, dtype, later)
-    for kernel in coming[:0:-1]:  # the helper takes them from the first one on
+    for kernel in coming[:0:-1]:  # backwards, since the helper begins with the first
         if not is_cached(kernel.function(), dtype):
             kernel.address(dtype)
     _wait(coming[:1], [] if helper is None else [helper], dtype)
@@ -165,24 +166,24 @@ def _count_cached(kernels: Sequence[Kernel], dtype: Any) -> int:
 
 @contextlib.contextmanager
 def _right_to_helpers(kernel: Kernel) -> Iterator[bool]:
-    """Yield whether this process may start helpers meanwhile: where kernels are kept, and no other process has any."""
+    """Yield whether this process may start helpers: if kernels can be cached, and no other process has helpers."""
     if cache_folder is None or not keeps(kernel.function()):
         yield False
     elif fcntl is None:
         yield True
     else:
-        with contextlib.ExitStack() as stack:  # which closes the file, and gives the lock back
+        with contextlib.ExitStack() as stack:  # closes the file, which releases the lock
             try:
                 file = stack.enter_context(open(cache_folder / "helpers.lock", "ab"))
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 granted = True
-            except OSError:  # held by another process; or the file system is full, or knows no locks
+            except OSError:  # another process holds the lock, or the file system is full or has no locks
                 granted = False
             yield granted
 
 
 def _compile(kernels: Sequence[Kernel], count: int, dtype: Any, later: Sequence[Kernel] = ()) -> None:
-    """Compile kernels in ``count`` processes, of which this is one; another one goes on with ``later``."""
+    """Compile kernels in ``count`` processes, this one included; one of the others then compiles ``later``."""
     global _ahead
     helpers: list[subprocess.Popen[bytes]] = []
     waiting, source = os.pipe()
@@ -199,7 +200,7 @@ def _compile(kernels: Sequence[Kernel], count: int, dtype: Any, later: Sequence[
                 kernels[number[0]].address(dtype)
         if _wait(kernels, helpers, dtype) and helpers and later:
             _ahead, goes_on = (helpers[0], list(later), dtype), 1
-            # Whoever waits for any child of this process had better not meet it; and it may outlive the process.
+            # Reap it in a thread, so that nobody who waits for any child of this process gets it; it may outlive us.
             threading.Thread(target=helpers[0].wait, daemon=True, name="fastnet-helper").start()
     finally:
         os.close(waiting)
@@ -211,7 +212,7 @@ def _compile(kernels: Sequence[Kernel], count: int, dtype: Any, later: Sequence[
 
 
 def _wait(kernels: Sequence[Kernel], helpers: "Sequence[subprocess.Popen[bytes]]", dtype: Any) -> bool:
-    """Wait until kernels are in the cache, or no helper works any more; return False where that takes too long."""
+    """Wait until all kernels are in the cache or no helper is running; return False if that takes too long."""
     end = time.monotonic() + PATIENCE_S
     with waiting_counts():
         while any(helper.poll() is None for helper in helpers):
@@ -225,13 +226,13 @@ def _wait(kernels: Sequence[Kernel], helpers: "Sequence[subprocess.Popen[bytes]]
 
 @contextlib.contextmanager
 def _no_garbage_collection() -> Iterator[None]:
-    """Collect no garbage: a tenth of the time. What is left behind meanwhile takes some 80 MiB."""
+    """Disable garbage collection within a block, which saves a tenth of the time and leaves some 80 MiB of garbage."""
     enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        if gc.get_freeze_count() == 0:  # all objects count as old now: the next collection need not look at them, 0.2 s
+        if gc.get_freeze_count() == 0:  # make all objects old, which saves the next collection 0.2 s
             gc.freeze()
             gc.unfreeze()
         if enabled:
@@ -251,9 +252,9 @@ if hasattr(os, "register_at_fork"):
 def _start(
     kernels: Sequence[Kernel], waiting: int, dtype: Any, later: Sequence[Kernel]
 ) -> "subprocess.Popen[bytes] | None":
-    """Start a process that compiles into the cache the kernels whose numbers it reads from a pipe, then those of later.
+    """Start a process that compiles the kernels whose indices it reads from a pipe, then ``later``, into the cache.
 
-    Return None where the system refuses.
+    Return None if the system refuses.
     """
     assert cache_folder is not None
     task = {"path": list(map(str, sys.path)), "dtype": np.dtype(dtype).name, "parent": os.getpid()}
@@ -265,21 +266,21 @@ def _start(
     command = [sys.executable, "-P", "-c", _COMMAND, json.dumps(task)]
     try:
         return subprocess.Popen(command, stdin=waiting, stdout=silent, stderr=silent, env=environment)
-    except (OSError, ValueError, TypeError):  # limits of processes or memory; a path that is no text
+    except (OSError, ValueError, TypeError):  # a limit on processes or memory, or a path that is not text
         return None
 
 
 def help_out(task: dict[str, Any]) -> None:
-    """Compile kernels of a task, in a helper process, while the process that started it lives; then the later ones.
+    """Compile a task's kernels in a helper process while the process that started it lives; then the later ones.
 
-    Those also after its end, which a short training reaches first: else it would begin with them time and again.
+    It finishes the later ones even if that process has ended: short trainings would otherwise never get them compiled.
     """
     gc.disable()
     dtype = np.dtype(task["dtype"])
-    # In a virtual environment of Windows, the parent is what starts the interpreter.
+    # In a virtual environment on Windows, the parent is a launcher of the interpreter.
     while (os.name != "posix" or os.getppid() == task["parent"]) and (number := os.read(0, 1)):
         Kernel(*task["kernels"][number[0]]).address(dtype)
     for kernel in task["later"]:
-        if cache_folder is None or not cache_folder.exists():  # whoever has deleted it meanwhile wants it gone
+        if cache_folder is None or not cache_folder.exists():  # somebody has deleted it: do not create it again
             break
         Kernel(*kernel).address(dtype)

@@ -1,4 +1,4 @@
-"""Names and sizes of compiled functions, as object files hold them."""
+"""Reads names and sizes of compiled functions from object files."""
 
 import re
 import struct
@@ -7,7 +7,7 @@ _SYMBOL_TABLE, _FUNCTION, _LOCAL = 2, 2, 0
 
 
 def demangle(symbol: str) -> str:
-    """Demangle a symbol of Numba's: modules and name, without types."""
+    """Demangle a Numba symbol to modules and name, without types."""
     names, rest = [], symbol.removeprefix("_ZN")
     while rest != symbol and (length := re.match(r"\d+", rest)):
         end = length.end() + int(length[0])
@@ -17,7 +17,7 @@ def demangle(symbol: str) -> str:
 
 
 def function_sizes(code: bytes) -> dict[str, int]:
-    """Return the bytes of each function that an object file defines for others to see; none where it is not ELF64."""
+    """Return the size in bytes of each non-local function that an object file defines; empty if it is not ELF64."""
     if code[:5] != b"\x7fELF\x02":
         return {}
     (sections,) = struct.unpack_from("<Q", code, 0x28)

@@ -1,7 +1,7 @@
-"""Emits AVX-512 instructions for several vectors side by side.
+"""Emits AVX-512 instructions for several vectors, interleaved.
 
-Side by side, since the instructions of one polynomial wait for each other: the CPU's scheduler holds 64 of them, and in
-this order they belong to more than one vector.
+The instructions of one polynomial depend on each other. Interleaving those of several vectors gives the CPU's
+scheduler, which holds 64 instructions, independent ones to execute.
 """
 
 import functools
@@ -17,11 +17,11 @@ _INT32 = ir.IntType(32)
 _CURRENT_ROUNDING = _INT32(4)
 
 Vectors = tuple[ir.Value, ...]
-"""Vectors side by side, or one constant for them all."""
+"""Several vectors, or one constant for all of them."""
 
 
 class Avx512Builder(VectorBuilder):
-    """AVX-512's instructions on several vectors side by side."""
+    """AVX-512 instructions on several vectors, interleaved."""
 
     def __init__(self, builder: ir.IRBuilder, dtype: Any) -> None:
         super().__init__(builder, dtype)
@@ -31,12 +31,12 @@ class Avx512Builder(VectorBuilder):
         self.everywhere = ir.IntType(self.lanes)(-1)
 
     def each(self, instruction: Callable[..., ir.Value], *operands: Vectors) -> Vectors:
-        """Emit an instruction once for each of the vectors side by side."""
+        """Emit an instruction once for each vector."""
         count = max(map(len, operands))
         return tuple(instruction(*column) for column in zip(*(x * (count // len(x)) for x in operands), strict=True))
 
     def number(self, *values: float) -> Vectors:
-        """Return a constant: one number in every lane, or a table of as many vectors as it fills."""
+        """Return a constant: one number in every lane, or a table that fills one or more vectors."""
         values = values if len(values) > 1 else values * self.lanes
         if self.bits == 32:
             values = tuple(float(np.float32(value)) for value in values)
@@ -44,7 +44,7 @@ class Avx512Builder(VectorBuilder):
         return tuple(ir.Constant(self.vector, scalars[i : i + self.lanes]) for i in range(0, len(values), self.lanes))
 
     def by_dtype(self, pair: tuple[float, float]) -> Vectors:
-        """Return a constant, of two the one for this dtype: float32 or float64."""
+        """Return the constant for this dtype from a pair for float32 and float64."""
         return self.number(float(pair[self.bits == 64]))
 
     def whole(self, value: int) -> Vectors:
@@ -100,21 +100,21 @@ class Avx512Builder(VectorBuilder):
         return self.each(lambda x: self.builder.bitcast(x, self.vector), x)
 
     def with_sign(self, magnitude: Vectors, x: Vectors) -> Vectors:
-        """Return a magnitude (not negative) with the sign of x."""
+        """Return a non-negative magnitude with the sign of x."""
         sign = self.each(self.builder.and_, self.bits_of(x), self.whole(-(1 << (self.bits - 1))))
         return self.from_bits(self.each(self.builder.or_, self.bits_of(magnitude), sign))
 
     def _x86(self, name: str, x: Vectors, y: Vectors, *more: ir.Value) -> Vectors:
-        """Emit an instruction of AVX-512 F by LLVM's name for it."""
+        """Emit an AVX-512F instruction by its LLVM name."""
         emit = functools.partial(self.intrinsic, f"x86.avx512.{name}.{self.suffix}", self.vector)
         return self.each(lambda x, y: emit(x, y, *more), x, y)
 
     def max(self, limit: Vectors, x: Vectors) -> Vectors:
-        """max(limit, x); NaN stays, since the instruction then returns its second operand."""
+        """max(limit, x); a NaN in x stays, since the instruction then returns its second operand."""
         return self._x86("max", limit, x, _CURRENT_ROUNDING)
 
     def min(self, limit: Vectors, x: Vectors) -> Vectors:
-        """min(limit, x); NaN stays."""
+        """min(limit, x); a NaN in x stays."""
         return self._x86("min", limit, x, _CURRENT_ROUNDING)
 
     def scalef(self, x: Vectors, n: Vectors) -> Vectors:
@@ -122,7 +122,7 @@ class Avx512Builder(VectorBuilder):
         return self._x86("mask.scalef", x, n, self.zero, self.everywhere, _CURRENT_ROUNDING)
 
     def lookup(self, table: tuple[float, ...], numbers: Vectors) -> Vectors:
-        """Look up a table's entries by the last bits of the numbers; the other bits are ignored."""
+        """Look up table entries, indexed by the last bits of the numbers; the other bits are ignored."""
         halves = self.number(*table)
         if len(halves) == 2:
             name = f"x86.avx512.vpermi2var.{self.suffix}"

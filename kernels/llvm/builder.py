@@ -1,7 +1,7 @@
 """Emitting LLVM code: intrinsics for compiled code, and a builder of vector instructions.
 
-`emits` makes a function that emits LLVM code callable from kernels; `VectorBuilder` has LLVM's types for one dtype,
-short names for vector instructions, loops, and functions that are emitted once a module.
+`emits` makes a function that emits LLVM code callable from kernels. `VectorBuilder` has LLVM's types for one dtype,
+short names for vector instructions, loops, and functions that are emitted once per module.
 """
 
 import functools
@@ -20,27 +20,27 @@ types: Any = _types
 
 
 def intrinsic(function: Callable[..., Any]) -> Any:
-    """Numba's ``intrinsic``, untyped: a generator of LLVM code becomes a function of compiled code."""
+    """Numba's ``intrinsic`` without type annotations: it makes a generator of LLVM code callable from kernels."""
     return _intrinsic(function)
 
 
 def emits(
     parameters: Callable[..., tuple[Any, ...]], result: Callable[..., Any] = lambda *_: types.void
 ) -> Callable[[Callable[..., Any]], Any]:
-    """Make a function that emits LLVM code an intrinsic.
+    """Turn a function that emits LLVM code into an intrinsic.
 
     Parameters
     ----------
     parameters : callable
-        From the Numba types of the caller's arguments to those the emitter takes; arguments are cast to them.
+        Maps the Numba types of the caller's arguments to those that the emitter takes; arguments are cast to them.
     result : callable
-        From the same to the Numba type of the value that the emitter returns; by default it returns nothing.
+        Maps the same types to the Numba type of the value that the emitter returns; by default it returns nothing.
 
     Returns
     -------
     callable
-        Decorator. The emitter receives an ``ir.IRBuilder`` and an LLVM value for each argument; for a NamedTuple the
-        NamedTuple of its fields' values, for a dtype Numba's type of the elements.
+        Decorator. The emitter receives an ``ir.IRBuilder`` and an LLVM value for each argument: for a NamedTuple, a
+        NamedTuple of its fields' values; for a dtype, Numba's type of its elements.
     """
 
     def decorate(emitter: Callable[..., Any]) -> Any:
@@ -60,7 +60,7 @@ def emits(
 
 
 def _fields(builder: ir.IRBuilder, kind: Any, value: ir.Value) -> Any:
-    """Unpack a NamedTuple, and those inside it; give a dtype's type of elements; leave other values alone."""
+    """Unpack a NamedTuple, recursively; replace a dtype by the type of its elements; return other values unchanged."""
     if isinstance(kind, types.DType):
         return kind.dtype
     if isinstance(kind, types.BaseNamedTuple):
@@ -70,7 +70,7 @@ def _fields(builder: ir.IRBuilder, kind: Any, value: ir.Value) -> Any:
 
 
 def _flat(value: Any) -> list[ir.Value]:
-    """The values of a NamedTuple and of those inside it, in order; or the one value."""
+    """Flatten a NamedTuple, recursively, to a list of its values; a single value becomes a list of one."""
     return [x for field in value for x in _flat(field)] if isinstance(value, tuple) else [value]
 
 
@@ -86,10 +86,10 @@ VECTOR = MACHINE.vector_bytes
 """Bytes in a vector register."""
 
 LINE = MACHINE.line
-"""Bytes of a cache line: 64, on Apple's CPUs 128."""
+"""Bytes of a cache line: 64, or 128 on Apple's CPUs."""
 
 WAY = MACHINE.way
-"""Rows or columns a multiple of this many bytes apart share one set of L1, which holds 8 lines or so."""
+"""Rows or columns a multiple of this many bytes apart compete for one set of L1, which holds 8 lines or so."""
 
 _BYTE = ir.IntType(8)
 _INT32 = ir.IntType(32)
@@ -121,44 +121,44 @@ class VectorBuilder:
         self.zero = ir.Constant(self.vector, None)
 
     def intrinsic(self, name: str, result: ir.Type, *operands: ir.Value) -> ir.Value:
-        """Call an LLVM intrinsic; llvmlite's own ``declare_intrinsic`` refuses vectors."""
+        """Call an LLVM intrinsic; llvmlite's own ``declare_intrinsic`` does not accept vectors."""
         return call_function(self.builder, f"llvm.{name}", result, *operands)
 
     def pointer(self, address: ir.Value) -> ir.Value:
-        """Give the pointer of an integer address."""
+        """Convert an integer address to a pointer."""
         return self.builder.inttoptr(address, POINTER)
 
     def at(self, pointer: ir.Value, offset: ir.Value) -> ir.Value:
-        """Give the pointer ``offset`` bytes further on."""
+        """Return the pointer ``offset`` bytes further on."""
         return self.builder.gep(pointer, [offset], source_etype=_BYTE)
 
     def vectors_at(self, pointer: ir.Value, count: int, last: ir.Value | None = None) -> list[ir.Value]:
-        """Give pointers to ``count`` consecutive vectors; the last begins ``last`` bytes on, if given."""
+        """Return pointers to ``count`` consecutive vectors; the last is ``last`` bytes after the first, if given."""
         vectors = [pointer, *(self.at(pointer, _INT32(q * self.lanes * self.bytes)) for q in range(1, count))]
         return vectors if last is None else [*vectors[:-1], self.at(pointer, last)]
 
     def prefetch(self, pointer: ir.Value) -> None:
-        """Ask for a cache line, to be read soon."""
+        """Prefetch a cache line that will be read soon."""
         self.intrinsic("prefetch.p0", VOID, pointer, _INT32(0), _INT32(3), _INT32(1))  # for reading, into L1, data
 
     def splat(self, scalar: ir.Value) -> ir.Value:
-        """Give a vector with ``scalar`` in every lane."""
+        """Return a vector with ``scalar`` in every lane."""
         undefined = ir.Constant(ir.VectorType(scalar.type, self.lanes), ir.Undefined)
         first = self.builder.insert_element(undefined, scalar, _INT32(0))
         return self.builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(_INT32, self.lanes), None))
 
     def shuffle(self, x: ir.Value, y: ir.Value, lanes: list[int]) -> ir.Value:
-        """These lanes of x followed by y; the vector has as many."""
+        """Select lanes from x followed by y; the result has as many lanes as the list."""
         chosen = ir.Constant(ir.VectorType(_INT32, len(lanes)), [_INT32(lane) for lane in lanes])
         return self.builder.shuffle_vector(x, y, chosen)
 
     def first_lanes(self, count: ir.Value) -> ir.Value:
-        """Give the mask of lanes 0 to count - 1."""
+        """Return the mask of lanes 0 to count - 1."""
         numbers = ir.Constant(ir.VectorType(_INT32, self.lanes), [_INT32(i) for i in range(self.lanes)])
         return self.builder.icmp_signed("<", numbers, self.splat(self.builder.trunc(count, _INT32)))
 
     def load(self, pointer: ir.Value, mask: ir.Value | None = None) -> ir.Value:
-        """Read a vector; lanes outside ``mask`` are zero and their memory is not touched."""
+        """Read a vector; lanes outside ``mask`` become zero and their memory is not touched."""
         if mask is None:
             return self.builder.load(pointer, typ=self.vector, align=self.bytes)
         name = f"masked.load.v{self.lanes}f{self.bits}.p0"
@@ -173,14 +173,15 @@ class VectorBuilder:
             self.intrinsic(name, VOID, value, pointer, _INT32(self.bytes), mask)
 
     def stream(self, value: ir.Value, pointer: ir.Value) -> None:
-        """Write a vector to its own alignment, past the caches; other threads see it after a store fence."""
+        """Write a vector past the caches (non-temporal), to an aligned address; a store fence must follow."""
         stored = self.builder.store(value, pointer, align=self.lanes * self.bytes)
         stored.set_metadata("nontemporal", self.builder.module.add_metadata([_INT32(1)]))
 
     def store_first(self, values: list[ir.Value], pointers: list[ir.Value], count: ir.Value) -> None:
         """Write the first ``count`` elements of each vector, at least 1; other memory is not touched.
 
-        Without AVX-512, in halves: a masked store of AVX takes Zen 1 to 3 some 40 cycles, and others are emulated.
+        Without AVX-512 it stores halves, quarters, ...: a masked AVX store takes some 40 cycles on Zen 1 to 3, and
+        other instruction sets emulate it.
         """
         builder = self.builder
         if VECTOR == 64:
@@ -207,11 +208,11 @@ class VectorBuilder:
                     part //= 2
 
     def fma(self, x: ir.Value, y: ir.Value, z: ir.Value) -> ir.Value:
-        """x * y + z.  By ``llvm.fmuladd``, since without FMA instructions ``llvm.fma`` calls libm lane by lane."""
+        """x * y + z, by ``llvm.fmuladd``: without FMA instructions, ``llvm.fma`` would call libm for each lane."""
         return self.intrinsic(f"fmuladd.v{self.lanes}f{self.bits}", self.vector, x, y, z)
 
     def relu(self, x: ir.Value) -> ir.Value:
-        """0 where x < 0, else x.  Not ``maxnum``, which turns NaN into 0."""
+        """0 where x < 0, else x; unlike ``maxnum`` it keeps NaN."""
         return self.builder.select(self.builder.fcmp_ordered("<", x, self.zero), self.zero, x)
 
     def where_positive(self, relu_mask: ir.Value, x: ir.Value) -> ir.Value:
@@ -219,18 +220,18 @@ class VectorBuilder:
         return self.builder.select(self.builder.fcmp_ordered(">", relu_mask, self.zero), x, self.zero)
 
     def phi(self, *incoming: tuple[ir.Value, ir.Block]) -> ir.Value:
-        """Give the value that belongs to the block from which control came."""
+        """Return the value that belongs to the block from which control came."""
         phi = self.builder.phi(incoming[0][0].type)
         for value, block in incoming:
             phi.add_incoming(value, block)
         return phi
 
     def unless_zero(self, number: ir.Value) -> Any:
-        """Context manager: what is emitted inside runs where ``number`` is not zero."""
+        """Return a context manager; code emitted inside it runs only if ``number`` is not zero."""
         return self.builder.if_then(self.builder.icmp_signed("!=", number, number.type(0)))
 
     def change_unless_zero(self, number: ir.Value, values: Values, change: Step) -> Values:
-        """``change(values)`` where ``number`` is not zero, else the values."""
+        """Return ``change(values)`` if ``number`` is not zero, else the values."""
         before = self.builder.block
         with self.unless_zero(number):
             changed = change(values)
@@ -240,9 +241,9 @@ class VectorBuilder:
     def loop(
         self, carried: Values, more: Callable[[Values], ir.Value], body: Step, at_least_once: bool = False
     ) -> Values:
-        """``while more(carried): carried = body(carried)``; gives what is carried in the end.
+        """Emit ``while more(carried): carried = body(carried)`` and return the final values.
 
-        ``at_least_once``: the caller knows that ``more`` holds at first, so it is tested only after each iteration.
+        ``at_least_once``: ``more`` is known to hold initially, so it is tested only after each iteration.
         """
         builder, before = self.builder, self.builder.block
         loop, after = builder.append_basic_block("loop"), builder.append_basic_block("after")
@@ -261,22 +262,23 @@ class VectorBuilder:
         return new if at_least_once else [self.phi((x, before), (y, last)) for x, y in zip(carried, new, strict=True)]
 
     def call_shared(self, name: str, emit: Callable[..., None], *operands: Any) -> None:
-        """Call a function of the module that returns nothing; the first call emits it.
+        """Call a void function of this module; the first call emits the function.
 
         Parameters
         ----------
         name : str
-            Decides which function it is: what else goes into its code must be part of the name.
+            Identifies the function, so everything on which its code depends must be part of the name.
         emit : callable
-            Emits its body: takes a `VectorBuilder` inside the function and its parameters, shaped as the operands are.
+            Emits the body. It takes a `VectorBuilder` inside the function and its parameters, structured as the
+            operands are.
         operands : ir.Value or NamedTuple of them
-            What it is called with.
+            The arguments of the call.
         """
         arguments = _flat(operands)
         kind = ir.FunctionType(VOID, [x.type for x in arguments])
         shared = cgutils.get_or_insert_function(self.builder.module, kind, name)
         if not shared.blocks:
-            shared.linkage = "linkonce_odr"  # one copy, however many modules are linked
+            shared.linkage = "linkonce_odr"  # the linker keeps one copy
             for attribute in ("noinline", "nounwind", "optsize"):
                 shared.attributes.add(attribute)
             inside = VectorBuilder(ir.IRBuilder(shared.append_basic_block("entry")), self.dtype, self.lanes)
@@ -287,11 +289,11 @@ class VectorBuilder:
 
 
 def call_function(builder: ir.IRBuilder, name: str, result: ir.Type, *arguments: ir.Value) -> ir.Value:
-    """Emit the call of a C function or an LLVM intrinsic, which is declared where the module has not done so yet."""
+    """Emit a call of a C function or an LLVM intrinsic, and declare it in the module if necessary."""
     kind = ir.FunctionType(result, [argument.type for argument in arguments])
     return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), arguments)
 
 
 def set_optsize(builder: ir.IRBuilder) -> None:
-    """Compile the function around for size: 1.9 s instead of 2.5 s, as fast (docs/performance-notes/gemm.md)."""
+    """Optimise the current function for size: 1.9 s instead of 2.5 s, equally fast (docs/performance-notes/gemm.md)."""
     builder.function.attributes.add("optsize")

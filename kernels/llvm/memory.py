@@ -1,6 +1,6 @@
 """Memory for compiled code: addresses of arrays, arrays at addresses, allocation, copies and prefetching.
 
-Addresses, strides and sizes are integers in bytes, of NumPy's intp. Nothing here checks bounds.
+Addresses, strides and sizes are intp, in bytes. Nothing here checks bounds.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from .builder import POINTER, VectorBuilder, cgutils, emits, intrinsic, set_opts
 
 @intrinsic
 def address_and_strides(typing_context: Any, array: Any) -> Any:
-    """(address of the first element, the strides in bytes).  `keep_alive` the array while that is used."""
+    """Return (address of the first element, *strides in bytes).  Call `keep_alive` after the last use of these."""
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
         struct = context.make_array(array)(context, builder, arguments[0])
@@ -30,12 +30,12 @@ def address_and_strides(typing_context: Any, array: Any) -> Any:
 
 @emits(lambda array: (array,))
 def keep_alive(builder: ir.IRBuilder, array: ir.Value) -> None:
-    """Do nothing, after the last use of an array's address: Numba frees an array that no later line names."""
+    """Do nothing; call it after the last use of an array's address, since Numba frees an array after its last use."""
 
 
 @intrinsic
 def array_at(typing_context: Any, dtype: Any, address: Any, shape: Any) -> Any:
-    """The C-contiguous array of a dtype and a shape, a tuple, at an address.  The caller keeps the memory alive.
+    """Return the C-contiguous array of a dtype and a shape (a tuple) at an address.  The caller keeps the memory alive.
 
     ``numba.carray`` would compile two functions at every use, 30 ms each.
     """
@@ -49,7 +49,7 @@ def array_at(typing_context: Any, dtype: Any, address: Any, shape: Any) -> Any:
 
 @intrinsic
 def vector_at(typing_context: Any, dtype: Any, address: Any, size: Any) -> Any:
-    """The array (size,) at an address, as of `array_at`."""
+    """Return the array (size,) at an address; see `array_at`."""
     array = types.Array(dtype.dtype, 1, "C")
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
@@ -60,7 +60,7 @@ def vector_at(typing_context: Any, dtype: Any, address: Any, size: Any) -> Any:
 
 @intrinsic
 def matrix_at(typing_context: Any, dtype: Any, address: Any, rows: Any, columns: Any) -> Any:
-    """The array (rows, columns) at an address, as of `array_at`."""
+    """Return the array (rows, columns) at an address; see `array_at`."""
     array = types.Array(dtype.dtype, 2, "C")
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
@@ -70,7 +70,7 @@ def matrix_at(typing_context: Any, dtype: Any, address: Any, rows: Any, columns:
 
 
 def _emit_array(context: Any, builder: ir.IRBuilder, array: Any, address: ir.Value, shape: Sequence[ir.Value]) -> Any:
-    """Emit the array of a C-contiguous type at an address."""
+    """Emit the struct of an array, of a C-contiguous type, at an address."""
     item = context.get_abi_sizeof(context.get_data_type(array.dtype))
     strides = [shape[0].type(item)]
     for extent in shape[:0:-1]:
@@ -83,13 +83,13 @@ def _emit_array(context: Any, builder: ir.IRBuilder, array: Any, address: ir.Val
 
 @emits(lambda dtype: (dtype,), lambda _: types.intp)
 def item_bytes(builder: ir.IRBuilder, dtype: Any) -> ir.Value:
-    """Bytes of an element, as a constant."""
+    """Return the bytes of an element, as a constant."""
     return ir.IntType(types.intp.bitwidth)(dtype.bitwidth // 8)
 
 
 @emits(lambda: ())
 def optimize_for_size(builder: ir.IRBuilder) -> None:
-    """Compile the function around for size: unrolled loops gain nothing where the work is in the kernels it calls."""
+    """Optimise the calling function for size: unrolling gains nothing where the work is in the kernels it calls."""
     set_optsize(builder)
 
 
@@ -98,13 +98,13 @@ def optimize_for_size(builder: ir.IRBuilder) -> None:
 
 @intrinsic
 def allocate(typing_context: Any, nbytes: Any) -> Any:
-    """Address of ``nbytes`` bytes, which the caller hands to `release`; raises MemoryError.
+    """Allocate ``nbytes`` bytes and return their address; the caller must `release` it.  Raises MemoryError.
 
-    Cheaper than ``numpy.empty``: no reference counts, 20 ns a call, and nothing to compile, 0.1 s in each caller.
+    This is cheaper than ``numpy.empty``: it saves reference counting, 20 ns a call, and compilation, 0.1 s per caller.
     """
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        memory = context.nrt.allocate(builder, arguments[0])  # which raises
+        memory = context.nrt.allocate(builder, arguments[0])  # raises MemoryError
         return builder.ptrtoint(memory, arguments[0].type)
 
     return types.intp(types.intp), codegen
@@ -112,7 +112,7 @@ def allocate(typing_context: Any, nbytes: Any) -> Any:
 
 @intrinsic
 def release(typing_context: Any, address: Any) -> Any:
-    """Free what `allocate` gave."""
+    """Free memory that `allocate` returned."""
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
         context.nrt.free(builder, builder.inttoptr(arguments[0], POINTER))
@@ -123,7 +123,7 @@ def release(typing_context: Any, address: Any) -> Any:
 
 @_intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
 def stack_memory(typing_context: Any, nbytes: Any) -> Any:
-    """Address of ``nbytes`` bytes, a constant, on the stack of the function around, aligned to 64 bytes."""
+    """Return the address of ``nbytes`` (a constant) bytes on the caller's stack, aligned to 64 bytes."""
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
         with builder.goto_entry_block():  # Numba's alloca_once would store zeros, byte by byte
@@ -152,7 +152,7 @@ def copy_element(builder: ir.IRBuilder, dtype: Any, target: ir.Value, source: ir
 
 @emits(lambda dtype, *_: (dtype, types.intp, types.intp, types.intp))
 def copy_vector(builder: ir.IRBuilder, dtype: Any, target: ir.Value, source: ir.Value, count: ir.Value) -> None:
-    """Copy the first ``count`` elements, at least 1, as one whole vector: zeros fill the rest of the target."""
+    """Copy the first ``count`` elements, at least 1, and fill the rest of the target vector with zeros."""
     set_optsize(builder)
     code = VectorBuilder(builder, dtype)
     pointer = code.pointer(source)
@@ -166,7 +166,7 @@ def copy_vector(builder: ir.IRBuilder, dtype: Any, target: ir.Value, source: ir.
 
 @emits(lambda address: (types.intp,))
 def prefetch(builder: ir.IRBuilder, address: ir.Value) -> None:
-    """Ask for the cache line at an address, which need not be valid, to be read soon."""
+    """Prefetch the cache line at an address, for reading; the address need not be valid."""
     code = VectorBuilder(builder, types.float32)
     code.prefetch(code.pointer(address))
 
