@@ -33,10 +33,10 @@ _MODULES = {"Ensemble": "ensemble", "History": "history", "Network": "network", 
 _MODULES |= {"fit_many": "many", "load": "ensemble"}
 _SUBMODULES = {"data", "kernels", "optimizers", *_MODULES.values()}
 
-if not TYPE_CHECKING:  # which shall know no more names than there are
+if not TYPE_CHECKING:  # otherwise type checkers would accept any name
 
     def __getattr__(name: str) -> Any:
-        """Import what is named when it is first asked for: Numba and all modules take 0.4 s."""
+        """Import a name when it is first used: importing Numba and all modules takes 0.4 s."""
         if name in _SUBMODULES:
             return import_module(f".{name}", __name__)
         if name not in __all__:

@@ -1,6 +1,6 @@
 """Validation of numbers and names: convert or reject them, with a message that says what was expected.
 
-Arrays are checked by `fastnet.kernels.api.validation`.
+`fastnet.kernels.api.validation` checks arrays.
 """
 
 import numbers
@@ -27,7 +27,7 @@ def number(
         raise TypeError(f"{name} is {value!r}; expected a number")
     try:
         found = float(value)
-    except OverflowError:  # a whole number of hundreds of digits
+    except OverflowError:  # an int with hundreds of digits
         found = inf
     limits = [f">= {least:g}"] * (least > -inf) + [f"> {above:g}"] * (above > -inf)
     limits += [f"< {below:g}"] * (below < inf) + [f"<= {most:g}"] * (most < inf)
@@ -50,7 +50,7 @@ def integer(name: str, value: Any, least: int, hint: str = "") -> int:
 
 
 def count_or_none(name: str, value: Any, meaning: str = "") -> int | None:
-    """Return a whole number of at least 1, or None, whose meaning is told in messages."""
+    """Return a whole number of at least 1, or None; messages explain None by ``meaning``."""
     return None if value is None else integer(name, value, least=1, hint=f", or None{meaning}")
 
 
@@ -65,14 +65,14 @@ def seed(value: Any) -> int:
 
 
 def choice(name: str, value: Any, known: Collection[str]) -> str:
-    """Return one of the known names."""
+    """Return the value, which must be one of the known names."""
     if not isinstance(value, str) or value not in known:
         raise ValueError(f"unknown {name} {value!r}; there are: {', '.join(known)}")
     return value
 
 
 def callbacks(value: Any) -> list[Callable[[dict[str, float]], Any]]:
-    """Return the functions that are called after each epoch as a list."""
+    """Return callbacks, the functions to call after each epoch, as a list."""
     if isinstance(value, str) or not isinstance(value, Iterable):
         name = getattr(value, "__name__", "")
         hint = f": write callbacks=[{name if name.isidentifier() else 'function'}]" if callable(value) else ""
@@ -91,7 +91,7 @@ def layer_sizes(sizes: Any) -> tuple[int, ...]:
     found = tuple(integer(f"sizes[{i}]", size, least=1) for i, size in enumerate(sizes))
     if len(found) < 2:
         raise ValueError(f"sizes is {list(found)}; expected at least inputs and outputs, such as [64, 10]")
-    if sum(n * k + k for n, k in pairwise(found)) >= 2**59:  # whose bytes an int64 could not count
+    if sum(n * k + k for n, k in pairwise(found)) >= 2**59:  # their bytes would overflow an int64
         raise ValueError(f"sizes is {list(found)}; no memory holds as many parameters")
     return found
 
@@ -111,7 +111,7 @@ def activations(hidden: Any, output: Any, hidden_layers: int) -> tuple[str, ...]
 
 
 def dropout(value: Any, hidden_layers: int) -> tuple[float | tuple[float, ...], tuple[float, ...]]:
-    """Return rates as they were given, a number or a tuple, and those of the hidden layers, empty where all are 0."""
+    """Return the rates as given, a number or a tuple, and those of the hidden layers, empty if all are 0."""
     if isinstance(value, (list, tuple)) or np.ndim(value) > 0:
         rates = tuple(number(f"dropout[{i}]", rate, least=0, below=1) for i, rate in enumerate(value))
         if len(rates) != hidden_layers:

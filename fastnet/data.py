@@ -43,7 +43,7 @@ def split(X: ArrayLike, y: ArrayLike, share: float = 0.2, seed: int | None = 0) 
     share : float, default 0.2
         Share of the rows to hold out, 0 < share < 1; at least one row.
     seed : int or None, default 0
-        Determines, with the number of rows, which are held out. None draws one.
+        Determines, with the number of rows, which rows are held out. None draws a seed.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Dataset: inputs, targets and weights as training reads them: converted and validated, at once or chunk by chunk."""
+"""Dataset: inputs, targets and weights for training, converted and validated, all at once or chunk by chunk."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ from .network import Network
 from .validation import check_inputs, check_targets
 
 PART_BYTES = 16 << 20
-"""About how much of a memory map is read at a time."""
+"""A memory map is read in chunks of about this size."""
 
 _SAMPLE_ROWS = 256
-"""Rows by which the data's scale is judged."""
+"""Rows from which the data's scale is estimated."""
 
 _FAR = 100.0
-"""A mean or a standard deviation above this is far from unit scale, and so are columns all below its reciprocal."""
+"""A mean or standard deviation above this is far from unit scale; so are columns that are all below its reciprocal."""
 
 Chunk = tuple[Array, Array, Array | None, Array | None, int]
-"""X, y, the epoch's weights, the order to visit the rows in, and the epoch's row that X begins with."""
+"""X, y, the epoch's weights, the order in which to visit the rows, and the index within the epoch of X's first row."""
 
 
 class Dataset:
-    """X and y, and a weight for each row if wanted.
+    """X and y, and optionally a weight for each row.
 
-    Arrays are converted and checked here, once. A memory map stays where it is: its parts are read, converted and
-    checked when their turn comes, so that memory does not grow with the data.
+    Arrays are converted and checked once, here. A memory map is not loaded: its chunks are read, converted and checked
+    when training reaches them, so that memory use does not grow with the data.
 
     Parameters
     ----------
@@ -48,14 +48,14 @@ class Dataset:
         As `Trainer.fit` takes them.
     weights : array_like, shape (n,), optional
     prefix : str, default ""
-        Of the names in messages.
+        Prefix of the arrays' names in messages.
 
     Attributes
     ----------
     rows : int
-        Those that `select` has chosen, or all.
+        Number of rows that `select` has chosen, or of all.
     mapped : bool
-        Whether it is read part by part.
+        Whether X is a memory map, read chunk by chunk.
     """
 
     def __init__(
@@ -82,31 +82,31 @@ class Dataset:
                     f"{self._names[1]} has shape {self._y.shape}; expected {counted(len(X), 'row')}, one for each of X"
                 )
             self.rows = len(X)
-            self._read(np.arange(1))  # what is wrong with all rows is wrong with the first
+            self._read(np.arange(1))  # reports errors that concern all rows
         else:
-            # Views of our own, of memory that stays: whatever a callback does to the caller's arrays, sizes hold.
+            # Our own views keep memory and sizes, whatever a callback does to the caller's arrays.
             self._X, self._y = (array.view() for array in self._checked(X, y))
             self._held = weakref.ref(owner(self._X)), weakref.ref(owner(self._y))
             self.rows = len(self._X)
         self._weights = None if weights is None else check_total(row_weights(weights, self.rows))
 
     def _read(self, places: Array) -> tuple[Array, Array]:
-        """Rows of X and y; those of a memory map are converted and checked."""
+        """Return rows of X and y; those of a memory map are converted and checked."""
         for name, array in zip(self._names, (self._X, self._y), strict=True):
             _check_file(name, array)
         X, y = np.asarray(self._X[places]), np.asarray(self._y[places])
         return self._checked(X, y, places) if self.mapped else (X, y)
 
     def _checked(self, X: ArrayLike, y: ArrayLike, at: Array | None = None) -> tuple[Array, Array]:
-        """Inputs and targets as training needs them."""
+        """Return inputs and targets, converted and checked for training."""
         X = check_inputs(X, self._network.layer_sizes, self._network.dtype, self._names[0], at)
         return X, check_targets(y, len(X), self._network, self._loss, self._names[1], at)
 
     def iter_chunks(self, batch: int, order: Array | None = None, first_row: int = 0) -> Iterator[Chunk]:
-        """Iterate over an epoch in chunks that end where a step or a micro-batch ends, from ``first_row`` on.
+        """Iterate over an epoch, from ``first_row`` on, in chunks that end where a step or a micro-batch ends.
 
-        Arrays are one chunk, with the order in which to visit its rows. The chunks of a memory map come in that order;
-        so do those of selected rows that are not shuffled.
+        Arrays form a single chunk, together with the order in which to visit its rows. Chunks of a memory map, and of
+        selected rows that are not shuffled, have their rows already in that order.
         """
         shuffled = order is not None
         if self._chosen is not None:
@@ -128,12 +128,12 @@ class Dataset:
             start = end
 
     def _row_bytes(self) -> int:
-        """About the bytes of a row as it is stored and as it is converted; the same on all ranks."""
+        """Return the approximate bytes of a row, stored and converted; the same on all ranks."""
         sizes = self._network.layer_sizes
         return 2 * self._network.dtype.itemsize * (sizes[0] + sizes[-1])
 
     def at_once(self, shuffled: bool) -> tuple[Array, Array, Array | None, Array | None] | None:
-        """Return X, y, weights and the rows of them to visit, or None for all; None if they are read in parts."""
+        """Return X, y, weights and the indices of rows to visit (None for all); None if data are read in chunks."""
         if self.mapped:
             return None
         if self._chosen is None or shuffled:
@@ -142,16 +142,16 @@ class Dataset:
         return (X, y, weights, None) if len(X) == self.rows else None
 
     def sample(self) -> tuple[Array, Array, Array | None]:
-        """Return up to 256 rows of X and y, evenly chosen, and their weights."""
+        """Return up to 256 evenly spaced rows of X and y, and their weights."""
         count = min(self.rows, _SAMPLE_ROWS)
         places = np.arange(count) * (self.rows - 1) // max(1, count - 1)
         places = places if self._chosen is None else self._chosen[places]
         return (*self._read(places), None if self._weights is None else self._weights[places])
 
     def remarks(self) -> tuple[str, str]:
-        """Say what in the data keeps any network from learning, and what is far from the scale that training expects.
+        """Describe what in the data makes learning impossible, and what is far from the scale that training expects.
 
-        By up to 256 rows, evenly chosen. Either text may be empty.
+        Both texts, of which either may be empty, are based on `sample`.
         """
         X, y, _ = self.sample()
         chosen = slice(None) if self._chosen is None else self._chosen
@@ -169,7 +169,7 @@ class Dataset:
         return "", f"The data are far from unit scale ({'; '.join(far.values())}): train on {scaled}." if far else ""
 
     def split(self, share: float, seed: int) -> tuple[Dataset, Dataset]:
-        """The rows that are kept and those that are held out, by `fastnet.data.split`'s rule."""
+        """Return the rows to keep and those to hold out, by the rule of `fastnet.data.split`."""
         kept, held = split_rows(self.rows, share, seed)
         if self.mapped or self._chosen is not None:
             return self.select(kept), self.select(held)
@@ -179,7 +179,7 @@ class Dataset:
         return first, second
 
     def select(self, rows: Array) -> Dataset:
-        """Return some of the rows, int64 from 0 on, each as often as it is named, without copying them."""
+        """Return a dataset of the rows with these indices, int64, which may repeat; nothing is copied."""
         selected = copy.copy(self)
         selected._chosen = rows if self._chosen is None else self._chosen[rows]
         selected.rows = len(rows)
@@ -189,7 +189,7 @@ class Dataset:
 
 
 def _check_file(name: str, array: Any) -> None:
-    """Refuse a memory map whose file has become shorter: reading beyond its end would end the process."""
+    """Reject a memory map whose file has become shorter: reading beyond its end would crash the process."""
     file = getattr(array, "base", None)
     while isinstance(file, np.ndarray):
         array, file = file, file.base
@@ -213,9 +213,9 @@ def validation_arrays(data: tuple[ArrayLike, ...]) -> tuple[ArrayLike, ...]:
 def _far_from_unit_scale(name: str, rows: Array) -> str:
     """Describe the first column whose mean or standard deviation is far from 0 and 1."""
     means = np.add.reduce(rows, dtype=np.float64) / len(rows)
-    deviations = np.sqrt(np.add.reduce(np.square(rows - means)) / len(rows))  # as `std`, which computes the means again
+    deviations = np.sqrt(np.add.reduce(np.square(rows - means)) / len(rows))  # `std` would compute the means again
     far = (abs(means) > _FAR) | (deviations > _FAR)
-    if deviations.max() < 1 / _FAR:  # beside columns of unit scale, one that is nearly constant does no harm
+    if deviations.max() < 1 / _FAR:  # a nearly constant column does no harm beside columns of unit scale
         far |= deviations > 0
     if not far.any():
         return ""
@@ -234,7 +234,7 @@ def split_rows(rows: int, share: float, seed: int) -> tuple[Array, Array]:
 
 
 def row_weights(value: ArrayLike, rows: int) -> Array:
-    """Return sample weights as float64, each of which is checked alone."""
+    """Return sample weights as float64; checks each weight, but not their sum."""
     (weights,) = validation.floats(sample_weight=value)
     if weights.shape != (rows,):
         raise ValueError(f"sample_weight has shape {weights.shape}; expected ({rows},), one weight for each row of X")
@@ -247,7 +247,7 @@ def row_weights(value: ArrayLike, rows: int) -> Array:
 
 
 def check_total(weights: Array) -> Array:
-    """Return the sample weights of all rows, unless their sum is 0 or infinite."""
+    """Return the sample weights of all rows; raise ValueError if their sum is 0 or infinite."""
     if not weights.any():
         raise ValueError("sample_weight is 0 in every row; expected at least one above 0")
     with np.errstate(over="ignore"):

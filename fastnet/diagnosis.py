@@ -1,8 +1,8 @@
 """Diagnosis: describes the curves of a run in words, by stated rules.
 
-The noise of a curve is measured: sigma is 1.4826 times the median of |x[t] - (x[t-1] + x[t+1]) / 2| over the later
-half of the curve, divided by sqrt(1.5), that is, its deviation from a straight line. Values of a curve are compared as
-medians over a tenth of the epochs (3 to 101; the lowest, over 9 at most), whose standard error is about
+The noise of a curve is estimated: sigma is 1.4826 times the median of |x[t] - (x[t-1] + x[t+1]) / 2|, the deviation
+from a straight line, over the later half of the curve, divided by sqrt(1.5). Values of a curve are compared as medians
+over a tenth of the epochs (3 to 101; for the lowest value, at most 9), whose standard error is about
 1.25 sigma / sqrt(number of epochs). A fall is the slope of a least-squares line, with the standard error of that slope.
 A rise or fall is reported only if it exceeds both a relevant share of the level and several standard errors.
 """
@@ -15,38 +15,38 @@ from typing import NamedTuple
 from .messages import counted
 
 MIN_EPOCHS = 10
-"""Fewer are not judged: curved falls over 5 epochs were mistaken for noise around a level."""
+"""Shorter runs are not judged: curved falls over 5 epochs were mistaken for noise around a level."""
 RISE = 0.05
-"""Overfitting: validation has risen by more than this share from its lowest."""
+"""Overfitting: the validation loss has risen by more than this share above its lowest."""
 FALL = 0.02
-"""Still falling: by more than this share over the last third of the epochs."""
+"""Still falling: the loss fell by more than this share over the last third of the epochs."""
 LEARNT = 0.1
 """Underfitting: the loss has levelled off less than this share below where it began, or below the baseline."""
 ERRORS = 4.0
-"""A difference of fewer standard errors is noise; of 6 where it is that from the lowest of many values."""
+"""Differences of fewer standard errors are noise; of fewer than 6, for a difference from the lowest of many values."""
 BLOWN_UP = 2.0
 """Diverged: the loss ends above this multiple of its first value."""
 SLOW = 0.5
-"""A curve that stands still only since the learning rate is below this share of its highest may do so because of it."""
+"""If a curve has levelled off only since the learning rate fell below this share of its highest, that may be why."""
 SPENT = 0.1
-"""A schedule has ended where it has lowered the learning rate to less than this share of its highest."""
+"""A schedule counts as finished once the learning rate is less than this share of its highest."""
 LOWEST_WIDTH = 9
-"""The most epochs in the medians among which the lowest is looked for: over a tenth of a long run it is missed."""
+"""Most epochs of the medians used to find the lowest value: medians over a tenth of a long run miss it."""
 MAX_WIDTH = 101
-"""The most epochs that a median is taken over. Without a bound, judging 28 000 epochs took 8 s; with it, 0.2 s."""
+"""Most epochs of any median. Without this bound, judging 28 000 epochs took 8 s; with it, 0.2 s."""
 _CALMER = "Lower the learning rate, or scale the data."
 _NEGLIGIBLE = 1e-4  # share of the first value below which a loss counts as zero
 
 
 class Diagnosis(NamedTuple):
-    """The verdict in a word, and in a sentence or two with advice."""
+    """The verdict as one word, and as a sentence or two with advice."""
 
     kind: str
     words: str
 
 
 class _Curve:
-    """A curve without gaps, smoothed, and its noise."""
+    """A curve without gaps, its smoothed values and its noise."""
 
     def __init__(self, values: Sequence[float]) -> None:
         self.values = list(values)
@@ -60,7 +60,7 @@ class _Curve:
         self.floor = max(_NEGLIGIBLE * abs(self.values[0]), 1e-300)
 
     def medians(self, width: int) -> list[float]:
-        """Return the median over the epochs around each; at both ends over as many, or the last would be its own."""
+        """Return running medians; windows at the ends are shifted, not shortened, or the last would be noise."""
         last = len(self.values) - width
         starts = (min(max(0, t - width // 2), last) for t in range(len(self.values)))
         return [median(self.values[start : start + width]) for start in starts]
@@ -70,18 +70,18 @@ class _Curve:
         return 1.25 * self.sigma / math.sqrt(count)
 
     def level(self, value: float) -> float:
-        """Return the level that a difference is divided by."""
+        """Return the level by which differences from a value are divided."""
         return max(abs(value), self.floor)
 
     def fall(self) -> tuple[float, int]:
-        """Return the share of its level that the last third fell along a line, 0 if that is noise, and its length."""
+        """Return the fall of a line through the last third, as a share of its level (0 if noise), and its epochs."""
         tail = self.values[-max(6, len(self.values) // 3) :]
         count, middle, mean = len(tail), (len(tail) - 1) / 2, fmean(tail)
         spread = sum((t - middle) * (t - middle) for t in range(count))
         slope = sum((t - middle) * (value - mean) for t, value in enumerate(tail)) / spread
         rests = [value - mean - slope * (t - middle) for t, value in enumerate(tail)]
         rest = sum(r * r for r in rests) / max(1, count - 2)  # r ** 2 would raise where r * r is inf
-        few = count / max(1, count - 2)  # the scatter of few epochs underestimates their noise
+        few = count / max(1, count - 2)  # with few epochs, the scatter underestimates the noise
         if abs(slope) <= few * ERRORS * max(self.sigma, math.sqrt(rest)) / math.sqrt(spread):
             return 0.0, count
         return -slope * (count - 1) / self.level(mean - slope * middle), count
@@ -99,31 +99,32 @@ def diagnose(
     Parameters
     ----------
     loss, validation : sequence of float
-        One value per epoch, NaN where none was measured. Validation may be shorter, or empty: at its last value, NaN
-        means divergence. Only epochs after the last one with a loss that is not finite are judged.
+        One value per epoch, NaN where none was measured. Validation may be shorter, or empty; a NaN as its last value
+        means divergence. Only epochs after the last non-finite loss are judged.
     baseline : float, optional
-        The loss of always predicting the same; underfitting is measured against it, else against the first epoch.
+        The loss of always predicting the same value; underfitting is measured against it, or else against the first
+        epoch.
     remarks : tuple of str, optional
-        Sentences on the data: that all targets are the same; and that columns are unscaled, with what to do about it,
-        which ends every verdict but "too short".
+        Sentences about the data: that all targets are the same; that columns are unscaled, and what to do about it. The
+        latter ends every verdict but "too short".
     rates : sequence of float, optional
-        The learning rate at the start of each epoch, and at the end of the last; empty where it stays the same.
+        The learning rate at the start of each epoch, and at the end of the last; empty if it is constant.
 
     Returns
     -------
     Diagnosis
-        The first that holds:
+        The first verdict that holds:
 
         - constant: all targets are the same;
         - diverged: the last epoch's loss is not finite, or the loss ends above twice its first value;
         - too short: fewer than 10 epochs;
         - overfitting: validation ends more than 5% above its lowest, while the loss has not risen since;
-        - falling: validation (or the loss, without) fell by more than 2% over the last third of the epochs;
+        - falling: validation (or the loss, if there is none) fell by more than 2% over the last third of the epochs;
         - underfitting: it has levelled off, with both it and the loss less than 10% (or 4 sigma) below the baseline;
         - converged: none of these; since the epoch from which it stays within 2% of its end, or within noise.
 
-        Where a schedule had lowered the rate to less than half by the epoch from which it is level, the last two say
-        so: more epochs might help.
+        If a schedule had lowered the rate to less than half of its highest by the epoch from which the curve is level,
+        the last two verdicts say so: more epochs might help.
     """
     epochs = len(loss)
     if not epochs:

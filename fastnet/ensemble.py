@@ -1,4 +1,4 @@
-"""Ensemble: networks that predict by the mean of their outputs; and `load`, which reads it or one network."""
+"""Ensemble: networks that predict by the mean of their outputs; and `load`, which reads an ensemble or a network."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Ensemble(Hinting):
     Parameters
     ----------
     networks : iterable of Network
-        Hidden layers may differ. They are not copied: an ensemble predicts by what they are when it is asked.
+        Hidden layers may differ. Networks are not copied: predictions use their current parameters.
 
     Attributes
     ----------
@@ -34,7 +34,7 @@ class Ensemble(Hinting):
     Raises
     ------
     TypeError
-        If something else than a Network is among them.
+        If one of them is not a Network.
     ValueError
         If there is none, or they differ in inputs, outputs or dtype.
 
@@ -108,7 +108,7 @@ class Ensemble(Hinting):
         return _mean(self._outputs(X, True))
 
     def predict_labels(self, X: ArrayLike) -> Array:
-        """Decisions by `predict_proba`: class labels, or after binary_cross_entropy a 0 or 1 for each output.
+        """Return decisions by `predict_proba`: class labels or, after binary_cross_entropy, 0 or 1 for each output.
 
         Parameters
         ----------
@@ -131,9 +131,9 @@ class Ensemble(Hinting):
         return (found > 0.5).astype(np.int64).reshape(-1 if found.shape[1] == 1 else found.shape)
 
     def spread(self, X: ArrayLike) -> Array:
-        """Return how far the networks disagree: the standard deviation over them, of each output.
+        """Return how far the networks disagree: the standard deviation of each output over the networks.
 
-        Of probabilities where they were trained with a cross-entropy, else of raw outputs; 0 for one network.
+        It uses probabilities if the networks were trained with a cross-entropy, else raw outputs; 0 for one network.
 
         Parameters
         ----------
@@ -147,7 +147,7 @@ class Ensemble(Hinting):
         Raises
         ------
         RuntimeError
-            If some networks give probabilities and others do not, or of another kind.
+            If only some networks give probabilities, or these are of different kinds.
         TypeError, ValueError
             As `Network.predict`.
         """
@@ -157,14 +157,14 @@ class Ensemble(Hinting):
     def _outputs(self, X: ArrayLike, probabilities: bool) -> Array:
         """Return all networks' outputs (networks, B, n_out)."""
         first = self._networks[0]
-        X = check_inputs(X, first.layer_sizes, first.dtype)  # once, not for each
+        X = check_inputs(X, first.layer_sizes, first.dtype)  # once for all networks
         found = np.empty((len(self._networks), len(X), first.layer_sizes[-1]), first.dtype)
         for network, out in zip(self._networks, found, strict=True):
             (network.predict_proba if probabilities else network.predict)(X, out)
         return found
 
     def _probabilities(self) -> str:
-        """Return the function that makes probabilities of all networks' outputs, or ""."""
+        """Return the function that turns all networks' outputs into probabilities, or ""."""
         functions = [LOSSES[network.loss].probabilities if network.loss else "" for network in self._networks]
         for i, function in enumerate(functions):
             if function != functions[0]:
@@ -238,7 +238,7 @@ def _interface(network: Network) -> str:
 
 
 def _mean(outputs: Array) -> Array:
-    """Return the mean over networks, added up in float64."""
+    """Return the mean over networks, accumulated in float64."""
     return np.asarray(outputs.mean(axis=0, dtype=np.float64), outputs.dtype)
 
 
@@ -259,7 +259,7 @@ def load(path: storage.Path) -> Any:
     OSError
         If the file cannot be read.
     ValueError
-        If it is not a whole model file of a version this fastnet knows, its arrays do not fit its layers, or a
+        If it is not a complete model file of a version that this fastnet knows, its arrays do not fit its layers, or a
         weight is NaN or infinite. Nothing in a file is ever executed.
 
     Examples
@@ -289,5 +289,5 @@ def _is_metadata(member: Any) -> bool:
 
 
 def _part(arrays: dict[str, Array], prefix: str) -> dict[str, Array]:
-    """Return the arrays of one member, by their names in a model file."""
+    """Return the arrays of one member under the names that a model file has."""
     return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}

@@ -49,7 +49,7 @@ class FitOptions(NamedTuple):
         return cls(epochs, patience, checks.callbacks(callbacks))
 
     def check_monitor(self, dropout: Sequence[float], validates: bool) -> None:
-        """Refuse patience that would compare losses of the thinned network with one of the whole network."""
+        """Reject patience that would compare losses of the network thinned by dropout with one of the whole network."""
         if self.patience is not None and dropout and not validates:
             raise ValueError(
                 f"patience is {self.patience} and dropout {max(dropout):g}, but without validation there is only the "
@@ -60,14 +60,14 @@ class FitOptions(NamedTuple):
 def evaluate_all(backend: Backend, data: Dataset, visit: Visit | None = None) -> dict[str, float]:
     """Return the loss, and for classification the accuracy, over all rows.
 
-    ``visit``: called with each part's targets and outputs, the weights of all rows or None, and the part's first row.
+    ``visit`` is called with each part's outputs and targets, the weights of all rows or None, and the part's first row.
     """
     chunks = ((X, y, weights, first_row) for X, y, weights, _, first_row in data.iter_chunks(MICRO_BATCH_ROWS))
     return backend.evaluate(chunks, data.rows, visit)
 
 
 def warn_of_other_data(state: TrainingState, history: Any, data: Dataset, validation: Dataset | None) -> None:
-    """Warn if the first `fit` after `Trainer.resume` has another number of rows, or no validation any more."""
+    """Warn if the first `fit` after `Trainer.resume` has a different number of rows, or no validation any more."""
     rows, state.resumed_rows = state.resumed_rows, None
     found = []
     if rows and rows != data.rows:
@@ -80,14 +80,14 @@ def warn_of_other_data(state: TrainingState, history: Any, data: Dataset, valida
 
 
 def evaluate_as_in_fit(trainer: Any, *data: Any) -> dict[str, float]:
-    """Evaluate, to the same bits, by kernels that training has compiled; `Trainer.evaluate` would compile its own."""
+    """Evaluate, to the same bits, with the kernels that training has compiled; `Trainer.evaluate` compiles its own."""
     found = Dataset(trainer.network, trainer.loss, *data)
     with limit_threads(trainer.threads):
         return evaluate_all(trainer._build(min(found.rows, MICRO_BATCH_ROWS)), found)
 
 
 def compile_kernels(trainer: Any) -> list[Kernel]:
-    """Compile side by side what training a network takes, and begin with what is needed later; return what it takes."""
+    """Compile the kernels that training needs, in parallel, and start on those needed later; return the former."""
     if trainer.backend != "cpu" or not COMPILES:
         return []
     network, state = trainer.network, trainer._state
@@ -105,7 +105,7 @@ class FitSession:
     trainer : Trainer
         Its network is trained and its history extended.
     state : TrainingState
-        The trainer's.
+        The trainer's state.
     data, validation : Dataset
         Validation may be None.
     build : callable
@@ -125,18 +125,18 @@ class FitSession:
     ) -> None:
         self._trainer, self._state, self._data, self._validation, self._build = trainer, state, data, validation, build
         self._fail = fail
-        # First: the backends below start the worker threads, whose loop would be compiled alone.
+        # First, since the backends below start the worker threads, whose loop would otherwise be compiled alone.
         if state.engine is None:
             compile_kernels(trainer)
         self._batch = data.rows if trainer.batch_size is None else min(trainer.batch_size, data.rows)
         self._backend = build(self._batch, True)
-        # A backend of its own, so that a loss does not depend on the batch size: other micro-batches round otherwise.
+        # A backend of its own, so that losses do not depend on the batch size: other micro-batches round differently.
         self._validator = self._evaluator(validation) if validation is not None else self._backend
         self._order = np.empty(data.rows, np.int64) if trainer.shuffle else None
         self._best = self._best_state()
 
     def _best_state(self) -> Any:
-        """Return what keeps the best state, where the parameters are trained."""
+        """Return the object that keeps the best state, on the device that trains the parameters."""
         network, state = self._trainer.network, self._state
         if self._trainer.backend != "cuda":
             return BestState(network.parameters, state.vectors, state.step)
@@ -148,9 +148,9 @@ class FitSession:
         return self._build(min(data.rows, MICRO_BATCH_ROWS), False)
 
     def run(self, options: FitOptions, bar: Any, writer: CheckpointWriter | None) -> str:
-        """Train until the epochs are over, or patience, a callback, divergence or an interruption ends it.
+        """Train until the epochs are over, or until patience, a callback, divergence or an interruption ends training.
 
-        Return the words of a `DivergenceWarning`, or "".
+        Return the text of a `DivergenceWarning`, or "".
         """
         epochs, patience, callbacks = options
         warning = ""
@@ -202,12 +202,12 @@ class FitSession:
                 if any(wants_stop) or (patience is not None and best.age >= patience):
                     break
             if patience is not None and not validates and not warning:
-                # The last epoch's parameters have started no epoch, so no loss was measured at them yet.
+                # The loss at the final parameters has not been measured yet: no epoch has started from them.
                 best.update(evaluate_all(self._evaluator(self._data), self._data)["loss"], of_snapshot=False)
         except BaseException as error:
             self._fail(error)
             raise
-        finally:  # Ctrl-C included, which may come anywhere
+        finally:  # also after Ctrl-C, which may come anywhere
             history.truncate(history.epochs)
             if loop is not None:  # epochs that a call completed before it was interrupted
                 for row in loop.results(history.epochs):
@@ -227,13 +227,13 @@ class FitSession:
         return warning
 
     def _validated(self) -> dict[str, float]:
-        """Return the measures of the validation data, if there are any."""
+        """Return the loss and accuracy on the validation data, if there are any."""
         if self._validation is None:
             return {}
         return {f"val_{name}": value for name, value in evaluate_all(self._validator, self._validation).items()}
 
     def _epoch_loop(self) -> EpochLoop | None:
-        """Return what trains several epochs in one call, where the backend does and all data are in memory."""
+        """Return a loop that trains several epochs per call, if the backend supports it and all data are in memory."""
         data = self._data.at_once(self._order is not None)
         held = None if self._validation is None else self._validation.at_once(False)
         missing = data is None or (self._validation is not None and held is None)
@@ -242,14 +242,14 @@ class FitSession:
         return EpochLoop(self._backend, data, self._order, self._best, self._validator, held and held[:3])
 
     def _starts(self, epoch: int) -> bool:
-        """Start an epoch, and return whether it is a whole one, not the rest of an interrupted one."""
+        """Start or continue an epoch; return False if it is the rest of an interrupted one."""
         state, rows = self._state, self._data.rows
         if not state.can_continue(epoch, rows, self._batch):
             start_epoch(state.progress, state.totals, epoch, rows)
         return int(state.progress["row"]) == 0
 
     def _train_epoch(self, epoch: int) -> None:
-        """Train the history's next epoch; the rest of it, where it was interrupted."""
+        """Train the history's next epoch, or its rest if it was interrupted."""
         trainer, state, rows, batch, order = self._trainer, self._state, self._data.rows, self._batch, self._order
         self._starts(epoch)
         if order is not None:

@@ -1,4 +1,4 @@
-"""Hints: what to write instead of the names that other libraries have for the same."""
+"""Hints for users of other libraries: what to write instead of the names used there."""
 
 import inspect
 from collections.abc import Callable
@@ -41,7 +41,7 @@ _ATTRIBUTES = {
         "epoch": "history.epochs is their number",
     },
 }
-"""By class and attribute."""
+"""Hints by class and attribute."""
 
 _OPTIMIZER = "Trainer(network, optimizer=Adam(learning_rate=...)) takes it"
 _EPOCHS = dict.fromkeys(("n_epochs", "num_epochs", "max_iter", "iterations"), "write epochs=")
@@ -122,13 +122,13 @@ _ARGUMENTS: dict[str, dict[str, str]] = {
         **dict.fromkeys(("epochs", "patience", "callbacks", "progress"), "the constructor takes it"),
     },
 }
-"""By class or function and argument; "" stands for too many without a name, "self" for a call on the class."""
+"""Hints by class or function, and argument; "" means too many positional ones, "self" a call on the class."""
 
 
 class Hinting:
-    """Base of classes that know the names that other libraries have for what they do."""
+    """Base class whose AttributeErrors say what to write instead of another library's name."""
 
-    if not TYPE_CHECKING:  # which shall know no more attributes than there are
+    if not TYPE_CHECKING:  # otherwise type checkers would accept any attribute
 
         def __getattr__(self, name: str) -> Any:
             hints = [_ATTRIBUTES.get(kind.__name__, {}).get(name) for kind in type(self).__mro__]
@@ -138,9 +138,9 @@ class Hinting:
 
 
 def hinting(function: F) -> F:
-    """Decorate a function, a method or a class's constructor: the TypeError of wrong arguments says what to write.
+    """Decorate a function, a method or a class's constructor: the TypeError for wrong arguments says what to write.
 
-    It names the class that the caller uses, not one above it that defines the method.
+    The error names the caller's class, not the base class that defines the method.
     """
     if isinstance(function, type):
         made: Any = function
@@ -162,7 +162,7 @@ def hinting(function: F) -> F:
 
 
 def _wrong_call(function: Callable[..., Any], arguments: tuple[Any, ...], named: dict[str, Any]) -> str:
-    """Say what is wrong with a call's arguments; return "" where they fit."""
+    """Say what is wrong with a call's arguments; return "" if they fit."""
     signature = inspect.signature(function)
     try:
         signature.bind(*arguments, **named)

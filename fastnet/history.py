@@ -17,19 +17,19 @@ _TITLE_WIDTH = 70  # characters that fit into matplotlib's default figure
 
 
 class History(Hinting, dict[str, list[float]]):
-    """Curves of training, a mapping from names to lists with one value per epoch, which only training changes.
+    """Training curves: a mapping from names to lists with one value per epoch. Only training changes it.
 
-    ``history["loss"]`` is a list of floats; so are ``"val_loss"`` where there was validation data, and
-    ``"accuracy"`` and ``"val_accuracy"`` for classification. An epoch in which a curve was not measured
-    holds NaN, so that all curves are as long as ``epochs``. ``pandas.DataFrame(history)`` has a column for each curve
-    and a row for each epoch. In sentences and plots the first epoch is 1; indices count from 0.
+    ``history["loss"]`` is a list of floats; so are ``"val_loss"`` if there was validation data, and
+    ``"accuracy"`` and ``"val_accuracy"`` for classification. A curve has NaN for epochs in which it was not measured,
+    so that the length of every curve is ``epochs``. ``pandas.DataFrame(history)`` has a column for each curve and a row
+    for each epoch. Sentences and plots count epochs from 1, indices from 0.
 
     Attributes
     ----------
     epochs : int
         Epochs trained so far.
     best_epoch : int or None
-        The epoch, counted from 0, of the smallest ``val_loss``, or of the smallest ``loss`` where there was
+        The epoch, counted from 0, of the smallest ``val_loss``, or of the smallest ``loss`` if there was
         no validation; the first of equals. None before any finite loss.
 
     Examples
@@ -56,10 +56,10 @@ class History(Hinting, dict[str, list[float]]):
             raise KeyError(f"no curve {name!r}; there are: {', '.join(self) or 'none yet'}")
         return list(super().__getitem__(name))
 
-    def __iter__(self) -> Iterator[str]:  # without this, dict(history) would hold this history's own lists
+    def __iter__(self) -> Iterator[str]:  # without this, dict(history) would share this history's own lists
         return super().__iter__()
 
-    # Copies of the lists, as above.
+    # These return copies of the lists, too.
     values, items, get = Mapping.values, Mapping.items, Mapping.get  # type: ignore[assignment]
 
     def _refuse(self, *arguments: Any, **named: Any) -> Any:
@@ -87,12 +87,12 @@ class History(Hinting, dict[str, list[float]]):
 
     @property
     def monitor(self) -> str:
-        """The curve that determines the best epoch: ``"val_loss"`` where there was validation, else ``"loss"``."""
+        """The curve that determines the best epoch: ``"val_loss"`` if there was validation, else ``"loss"``."""
         return "val_loss" if "val_loss" in self else "loss"
 
     @property
     def best_epoch(self) -> int | None:
-        """The best epoch, counted from 0, where sentences and plots count from 1; see the class."""
+        """The best epoch, counted from 0 (sentences and plots count from 1); see the class."""
         curve = self.get(self.monitor, ())
         finite = [(value, epoch) for epoch, value in enumerate(curve) if math.isfinite(value)]
         return min(finite)[1] if finite else None
@@ -103,29 +103,29 @@ class History(Hinting, dict[str, list[float]]):
         Parameters
         ----------
         baseline : float, optional
-            The loss of always predicting the same, such as the variance of the targets for mse. With it a
-            network that learns nothing is distinguished from one that learnt everything in its first epoch.
+            The loss of always predicting the same value, such as the variance of the targets for mse. It distinguishes
+            a network that learns nothing from one that learnt everything in its first epoch.
 
         Returns
         -------
         str
-            A sentence or two. The first that holds, epochs counted from 1:
+            A sentence or two, for the first verdict that holds; epochs count from 1:
 
             - constant: in the last `fit` all rows had the same class or target;
             - diverged: the last loss is not finite, or the loss ends above twice its first value;
             - too few epochs to judge by: fewer than 10;
             - overfitting since epoch N: ``val_loss`` ends more than 5% above its lowest, and ``loss`` has not
               risen meanwhile;
-            - still falling: ``val_loss``, or ``loss`` where there was no validation, fell by more than 2% over
+            - still falling: ``val_loss``, or ``loss`` if there was no validation, fell by more than 2% over
               the last third of the epochs;
-            - underfitting: it no longer falls, and ``loss`` ends less than 10% below the baseline, or without
-              one below its first epoch;
+            - underfitting: it no longer falls, and ``loss`` ends less than 10% below the baseline or, without
+              one, below its first epoch;
             - converged since epoch N: none of these.
 
-            Where a schedule had lowered the learning rate to less than half of its highest before the curve
+            If a schedule had lowered the learning rate to less than half of its highest before the curve
             levelled off, the last two say so, since a schedule over more epochs might help.
 
-            Where a column of X or y is far from unit scale, all but constant and too few say so at the end.
+            If a column of X or y is far from unit scale, all verdicts but constant and too few end by saying so.
 
             Values are medians over a tenth of the epochs, and a difference counts only if it is also 4
             times as large as the curve's own noise explains.
@@ -137,14 +137,14 @@ class History(Hinting, dict[str, list[float]]):
     def plot(self, ax: Any = None) -> Any:
         """Draw ``loss`` and ``val_loss``, with the best epoch marked (needs matplotlib).
 
-        The title has the layers' sizes, the loss, the optimizer with its rate or schedule, and the batch size.
+        The title names the layer sizes, the loss, the optimizer with its rate or schedule, and the batch size.
 
-        The scale is logarithmic where the largest value is more than 20 times the smallest.
+        The scale is logarithmic if the largest value is more than 20 times the smallest.
 
         Parameters
         ----------
         ax : matplotlib.axes.Axes, optional
-            Where to draw; by default a new pyplot figure, which ``pyplot.show()`` then shows.
+            Axes to draw into; by default those of a new pyplot figure, which ``pyplot.show()`` then shows.
 
         Returns
         -------
@@ -198,7 +198,7 @@ class History(Hinting, dict[str, list[float]]):
         return ax
 
     def to_csv(self, path: Path) -> None:
-        """Write all curves to a CSV file, a row for each epoch, from 0 on; what was not measured is left empty.
+        """Write all curves to a CSV file, a row for each epoch, from 0 on; values not measured are left empty.
 
         Parameters
         ----------
@@ -210,7 +210,7 @@ class History(Hinting, dict[str, list[float]]):
         OSError
             If the file cannot be written.
         ValueError
-            If its suffix is that of another format.
+            If the path has the suffix of another format.
         """
         check_suffix(path, ".csv")
         lines = [",".join(["epoch", *self])]
@@ -220,11 +220,11 @@ class History(Hinting, dict[str, list[float]]):
             file.write("".join(f"{line}\n" for line in lines).encode())
 
     def set_remarks(self, constant: str, unscaled: str) -> None:
-        """Keep what a diagnosis says of the data, as `diagnose` takes it."""
+        """Store remarks on the data for diagnoses, as `diagnose` takes them."""
         self._remarks = constant, unscaled
 
     def set_run(self, layer_sizes: Sequence[int], loss: str, optimizer: Optimizer, batch_size: int | None) -> None:
-        """Keep what trains: for the title of plots, and the learning rate's schedule, if there is one."""
+        """Store the title of plots and, for diagnoses, the learning rate's schedule, if there is one."""
         rate = optimizer.learning_rate
         self._schedule = rate if isinstance(rate, Schedule) else None
         shown = type(rate).__name__ if isinstance(rate, Schedule) else f"{float(rate):g}"  # a Fraction, too
@@ -243,7 +243,7 @@ class History(Hinting, dict[str, list[float]]):
         self._validated = self._epochs if "val_loss" in row else self._validated
 
     def truncate(self, epochs: int) -> None:
-        """Remove all epochs from this one on."""
+        """Remove all epochs from number ``epochs`` on."""
         for curve in super().values():
             del curve[epochs:]
         self._epochs, self._validated = epochs, min(epochs, self._validated)

@@ -1,4 +1,4 @@
-"""`fit_many`: trains several networks at once, each on one core; results are those of `Trainer.fit`, to the bit."""
+"""`fit_many`: trains several networks at once, each on one core, with the bits of `Trainer.fit`."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ from .trainer import Trainer, fit_prepared, in_fit
 from .validation import check_inputs
 
 POLL_S = 0.1
-"""Seconds between two looks at the workers, for the progress bar and for Ctrl-C on Windows."""
+"""Seconds between two checks of the workers, for the progress bar and for Ctrl-C on Windows."""
 
 
 class _Job(NamedTuple):
-    """What one trainer is to do."""
+    """The training of one network."""
 
     trainer: Trainer
     data: Dataset
@@ -46,7 +46,7 @@ class _Job(NamedTuple):
 
     @property
     def work(self) -> int:
-        """Something proportional to the time it takes."""
+        """A number proportional to the time that an epoch takes."""
         return parameter_count(self.trainer.network.layer_sizes) * self.data.rows
 
 
@@ -68,46 +68,46 @@ def fit_many(
     checkpoint: storage.Path | Sequence[storage.Path | None] | None = None,
     threads: int | None = None,
 ) -> list[History]:
-    """Train several networks on the same data at once, each on one core, all cores busy.
+    """Train several networks on the same data at once, each on one core.
 
-    To the bit, each ends as by ``trainer.fit(X, y, ...)``, or with ``rows`` by ``trainer.fit(X[rows[i]], y[rows[i]],
-    ...)``. All share X and y, which are converted once and not copied. Networks whose single steps keep all cores busy,
-    as some hundred thousand parameters and batches of hundreds of rows do, are trained as fast one after the other.
+    Each ends with the bits of ``trainer.fit(X, y, ...)`` or, with ``rows``, of ``trainer.fit(X[rows[i]], y[rows[i]],
+    ...)``. All share X and y, which are converted once and not copied. If single steps of a network already keep all
+    cores busy, as with some hundred thousand parameters and batches of hundreds of rows, training one network after the
+    other is just as fast.
 
     Parameters
     ----------
     trainers : iterable of Trainer
-        Of different networks; ``threads`` of each is ignored here.
+        Trainers of different networks; ``threads`` of each is ignored here.
     X, y, epochs
-        As `Trainer.fit` takes them, for all trainers.
+        As for `Trainer.fit`; the same for all trainers.
     rows : sequence of array_like of int, optional
-        The rows of X and y to train on, one array for each trainer: folds, or bootstraps, which name rows repeatedly.
-        None means all rows.
+        The rows of X and y to train on, one array per trainer: folds, or bootstraps, which repeat rows. None means all.
     sample_weight : array_like, shape (n,), optional
         A weight for each row of X.
     validation_data, validation_split
-        As `Trainer.fit` takes them, for all trainers; the split is that of each trainer's rows by its seed.
+        As for `Trainer.fit`, for all trainers; each trainer's rows are split by its own seed.
     validation_rows : sequence of array_like of int, optional
-        The rows of X and y to validate on instead, one array for each trainer: the fold left out, say.
+        The rows of X and y to validate on instead, one array per trainer, such as the fold left out.
     patience
-        As `Trainer.fit` takes it; each trainer stops by its own loss.
+        As for `Trainer.fit`; each trainer stops by its own loss.
     callbacks : iterable of callable
-        Each is called after every epoch of every trainer with its row, to which ``"trainer"`` adds the index, a dict
-        such as ``{"trainer": 5, "epoch": 0, "loss": 0.1}`` after the first; if one returns true, this trainer stops.
-        They are called in the thread that trains, several at once.
+        Each is called after every epoch of every trainer with a dict, to which ``"trainer"`` adds the index, such as
+        ``{"trainer": 5, "epoch": 0, "loss": 0.1}`` after the first epoch; if one returns true, this trainer stops.
+        They run in the threads that train, several at once.
     progress : bool, optional
-        One bar of all epochs on standard error; by default only where that is a terminal.
+        Whether to show one bar for all epochs on standard error; by default on terminals and in notebooks only.
     checkpoint : str, path-like, or sequence of these or None, optional
-        A file for each trainer, or a text such as ``"run-{}.safetensors"``, whose ``{}`` is replaced by the index.
+        A file for each trainer, or a string such as ``"run-{}.safetensors"``, whose ``{}`` is replaced by the index.
     threads : int, optional
-        How many to train at once; None means as many as there are cores that this process may use. If one of them
-        trains by ``backend="cuda"``, all are trained one after the other, those of the CPU on one core too: give them
-        to a call of their own.
+        Number of networks to train at once; None means the number of cores that this process may use. If any trainer
+        has ``backend="cuda"``, all are trained one after the other, those on the CPU with one core: train these in a
+        separate call.
 
     Returns
     -------
     list of History
-        Each trainer's.
+        The history of each trainer.
 
     Raises
     ------
@@ -115,21 +115,21 @@ def fit_many(
         As `Trainer.fit`, for the first trainer that cannot be trained, whose index is in the error's notes; nothing has
         been changed then. Also if two trainers are the same or share a network.
     Exception
-        Whatever ends a trainer's training, or a callback raises, once all others have been trained; a note has the
-        trainer's index.
+        Any error that ended a trainer's training, or that a callback raised, once all others have been trained; a note
+        has the trainer's index.
     ExceptionGroup
-        Of the errors of several trainers; ``except*`` handles it and a single error alike.
+        The errors of several trainers; ``except*`` handles it and a single error alike.
     KeyboardInterrupt
-        After Ctrl-C, once each trainer has completed the step that it was in; see the notes of `Trainer.fit`.
+        After Ctrl-C, once each trainer has completed its current step; see the notes of `Trainer.fit`.
 
     Warns
     -----
     DivergenceWarning
-        For each trainer that diverged, at the end.
+        At the end, for each trainer that diverged.
     RuntimeWarning
-        If the system starts fewer threads than that; those that have started train all.
+        If the system refuses to start that many threads; those that have started train all networks.
     UserWarning
-        As `Trainer.fit`, of the data of a trainer that was resumed.
+        As `Trainer.fit`, about the data of a trainer that was resumed.
 
     Examples
     --------
@@ -175,7 +175,7 @@ def fit_many(
         warn_of_other_data(job.trainer._state, job.trainer.history, job.data, job.validation)
     with in_fit(trainers):
         for trainer in trainers:
-            for kernel in compile_kernels(trainer):  # in this thread, where Ctrl-C ends the compilation
+            for kernel in compile_kernels(trainer):  # in this thread, where Ctrl-C can interrupt compilation
                 kernel.address(trainer.network.dtype)
         futures = _run(jobs, progress, threads)
     _report(futures)
@@ -186,7 +186,7 @@ def fit_many(
 
 
 def _checked_trainers(trainers: Any) -> list[Trainer]:
-    """Return the trainers as a list, of different networks."""
+    """Return the trainers as a list; raise if two have the same network."""
     if isinstance(trainers, Trainer) or not isinstance(trainers, Iterable):
         raise TypeError(f"trainers is {trainers!r}; expected a list of Trainers")
     found, networks = list(trainers), dict[int, int]()
@@ -207,7 +207,7 @@ def _checked_trainers(trainers: Any) -> list[Trainer]:
 
 
 def _per_trainer(name: str, value: Any, count: int) -> list[Any] | None:
-    """Return a sequence of one element for each trainer as a list."""
+    """Return a sequence that has one element per trainer, as a list."""
     if value is None:
         return None
     if isinstance(value, (str, bytes, dict)) or not hasattr(value, "__len__") or not hasattr(value, "__iter__"):
@@ -218,7 +218,7 @@ def _per_trainer(name: str, value: Any, count: int) -> list[Any] | None:
 
 
 def _paths(checkpoint: Any, count: int) -> list[Any]:
-    """Return the checkpoint's path of each trainer, or None."""
+    """Return each trainer's checkpoint path, or None."""
     if checkpoint is None:
         return [None] * count
     if isinstance(checkpoint, (str, os.PathLike)):
@@ -239,7 +239,7 @@ def _paths(checkpoint: Any, count: int) -> list[Any]:
 
 
 def _indices(name: str, value: Any, rows: int) -> Array:
-    """Return row numbers as int64, a copy that nobody changes: compiled code reads the rows without a check."""
+    """Return row numbers as int64, in a private copy: compiled code reads the rows without checking bounds."""
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{name} holds a masked array, whose masked rows would be used; give its compressed()")
     array = np.asarray(value)
@@ -256,7 +256,7 @@ def _indices(name: str, value: Any, rows: int) -> Array:
 
 
 class _SharedData:
-    """X and y, and validation data, converted and checked once for all trainers that need the same."""
+    """X, y and validation data, converted and checked once for all trainers that need them in the same form."""
 
     def __init__(self, X: Any, y: Any, sample_weight: Any, validation_data: Any) -> None:
         self._X, self._y, self._weights, self._held = X, y, sample_weight, validation_data
@@ -264,7 +264,7 @@ class _SharedData:
         self._found: dict[Any, tuple[Dataset, Dataset | None]] = {}
 
     def of(self, trainer: Trainer) -> tuple[Dataset, Dataset | None]:
-        """Return the data as this trainer reads them."""
+        """Return the data in the form that this trainer needs."""
         network, loss = trainer.network, trainer.loss
         sizes, dtype, X = network.layer_sizes, network.dtype, self._X
         key = sizes[0], sizes[-1], dtype, loss
@@ -299,16 +299,16 @@ def _call(callback: Callback, index: int, row: dict[str, float]) -> Any:
 
 
 def _run(jobs: list[_Job], progress: bool | None, threads: int | None) -> list[Future[str]]:
-    """Run all jobs on threads, the longest first; return what became of each."""
+    """Run all jobs on threads, the longest first; return a future for each."""
     with limit_threads(threads):
         workers = min(num_threads(), len(jobs))
     if any(job.trainer.backend == "cuda" for job in jobs):
-        workers = 1  # on one card, steps of several would only wait for each other
+        workers = 1  # on one GPU, steps of several networks would only wait for each other
     started, stop = threading.Event(), threading.Event()
     fatal: list[BaseException] = []
 
     def run(job: _Job) -> str:
-        started.wait()  # until all threads run: Ctrl-C may end their start, and no thread may be overlooked
+        started.wait()  # until all threads run: Ctrl-C may come while they start, and `_join` must know all of them
         if stop.is_set():
             return ""
         try:
@@ -316,7 +316,7 @@ def _run(jobs: list[_Job], progress: bool | None, threads: int | None) -> list[F
                 return fit_prepared(*job[:-1])
         except Exception:
             raise
-        except BaseException as error:  # a callback's sys.exit, say
+        except BaseException as error:  # such as a callback's sys.exit
             if not stop.is_set():
                 fatal.append(error)
                 stop.set()
@@ -332,7 +332,7 @@ def _run(jobs: list[_Job], progress: bool | None, threads: int | None) -> list[F
             except IndexError:
                 return
             try:
-                futures[i].set_running_or_notify_cancel()  # before `run` looks at stop, for `_join`
+                futures[i].set_running_or_notify_cancel()  # before `run` checks stop, for `_join`
                 futures[i].set_result(run(jobs[i]))
             except BaseException as error:
                 futures[i].set_exception(error)
@@ -364,10 +364,10 @@ def _run(jobs: list[_Job], progress: bool | None, threads: int | None) -> list[F
 
 
 def _start(work: Callable[[], None], count: int, started: list[threading.Thread]) -> RuntimeError | None:
-    """Start threads, which are added to a list; stop at the first that the system refuses, and return its error."""
+    """Start threads and add them to a list; stop at the first that the system refuses and return its error."""
     for i in range(count):
         thread = threading.Thread(target=work, name=f"fastnet-fit_{i}")
-        started.append(thread)  # first: Ctrl-C may come once it runs
+        started.append(thread)  # before it starts: Ctrl-C may come as soon as it runs
         try:
             thread.start()
         except RuntimeError as error:
@@ -377,14 +377,14 @@ def _start(work: Callable[[], None], count: int, started: list[threading.Thread]
 
 
 def _join(threads: list[threading.Thread], futures: list[Future[str]]) -> None:
-    """Wait for all threads to end, however often Ctrl-C comes meanwhile: networks are whole only then."""
+    """Wait for all threads to end, however often Ctrl-C comes: before that, networks are in the middle of a step."""
     interrupted = False
     while threads:
         try:
-            # First, since up to Python 3.12 a thread passes for ended once Ctrl-C has come while it is joined.
+            # First, since up to Python 3.12 a thread counts as ended once Ctrl-C has interrupted its join.
             wait([future for future in futures if future.running()])
             for thread in threads:
-                if thread.is_alive():  # it has been started
+                if thread.is_alive():  # false if it never started
                     thread.join()
             break
         except KeyboardInterrupt:
@@ -394,7 +394,7 @@ def _join(threads: list[threading.Thread], futures: list[Future[str]]) -> None:
 
 
 def _show(bar: Any, jobs: list[_Job], futures: list[Future[str]]) -> None:
-    """Show the epochs of all trainers; those that a trainer which stopped early has left out count no more."""
+    """Show the epochs of all trainers; the remaining epochs of trainers that stopped early no longer count."""
     if bar is None:
         return
     done = [future.done() for future in futures]  # before the epochs are read
@@ -405,7 +405,7 @@ def _show(bar: Any, jobs: list[_Job], futures: list[Future[str]]) -> None:
 
 
 def _report(futures: list[Future[str]]) -> None:
-    """Raise what went wrong, and warn of networks that diverged."""
+    """Raise the trainers' errors, or warn of networks that diverged."""
     errors = []
     for i, future in enumerate(futures):
         error = future.exception()

@@ -1,6 +1,6 @@
 """Network: layer sizes, one flat parameter vector and its views, predictions.
 
-Imports `fastnet.kernels`, and `storage`, `model` and `onnx` for its files. Kernels compute.
+All computation is in `fastnet.kernels`; files are handled by `storage`, `model` and `onnx`.
 """
 
 from __future__ import annotations
@@ -42,24 +42,24 @@ class Network(Hinting):
     output : str, default "identity"
         Activation of the last layer.
     dtype : {"float32", "float64"}, default "float32"
-        Of the parameters and of everything computed; inputs are converted to it.
+        Dtype of the parameters and of all computations; inputs are converted to it.
     seed : int or None, default 0
-        None draws one, which the attribute then holds. Initial weights are a function of seed, sizes and activations
-        alone: uniform, of He's scale (limit sqrt(6 / inputs)) before relu and its smooth kin, and of Glorot's (limit
-        sqrt(6 / (inputs + outputs))) before identity, tanh and sigmoid; biases zero.
+        None draws a seed, which the attribute then holds. Initial weights depend on seed, sizes and activations alone.
+        They are uniform, with He's limit sqrt(6 / inputs) before relu and its smooth variants, and with Glorot's limit
+        sqrt(6 / (inputs + outputs)) before identity, tanh and sigmoid. Biases are zero.
 
     Attributes
     ----------
     parameters : ndarray, shape (P,)
-        All parameters, writable: W1, b1, W2, b2, ..., row-major, no padding. Always the same memory; what a GPU has
-        trained is copied to it when the attribute is read.
+        All parameters, writable: W1, b1, W2, b2, ..., row-major, no padding. The memory is always the same; reading the
+        attribute copies parameters to it that a GPU has trained.
     weights, biases : tuple of ndarray
-        Writable views into ``parameters``, W (k, n) and b (k,), one a layer.
+        Writable views into ``parameters``, W (k, n) and b (k,), one per layer.
     layer_sizes : tuple of int
     activations : tuple of str
-        One a layer.
+        One per layer.
     loss : str or None
-        What the network was last trained with; `predict_proba` needs it.
+        The loss with which the network was last trained; `predict_proba` needs it.
 
     Raises
     ------
@@ -98,7 +98,7 @@ class Network(Hinting):
             W[...] = rng.symmetric(self.seed, rng.WEIGHTS, i, W.shape, limit)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """What describes the parameters' memory stays as it is: compiled code relies on it."""
+        """Refuse to change attributes that describe the parameters' memory: compiled code relies on them."""
         if name in ("layer_sizes", "activations", "dtype", "seed") and name in self.__dict__:
             raise AttributeError(f"{name} cannot be changed; make another Network")
         if name in ("parameters", "weights", "biases"):  # also by net.parameters -= step, once it has subtracted
@@ -107,17 +107,17 @@ class Network(Hinting):
         super().__setattr__(name, value)
 
     def _allocate(self) -> SyncedArray:
-        """Return uninitialised parameters, on the host."""
+        """Return uninitialised parameters on the host."""
         memory = aligned(parameter_count(self.layer_sizes), self.dtype)
         hold(memory)
         return SyncedArray(memory)
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy has the parameters as they are now, wherever they are."""
+        """Return the state for copies and pickles, with the current parameters, wherever they are."""
         return {**self.__dict__, "_synced": self.parameters}
 
     def __setstate__(self, attributes: dict[str, Any]) -> None:
-        """Parameters of a copy are aligned as those of the original."""
+        """Restore a copy; its parameters are aligned as those of the original."""
         self.__dict__.update(attributes)
         given, size = attributes["_synced"], parameter_count(self.layer_sizes)
         if given.shape != (size,) or given.dtype != self.dtype:
@@ -130,12 +130,12 @@ class Network(Hinting):
 
     @property
     def parameters(self) -> Array:
-        """All parameters, one flat vector (P,); fetched from the GPU, if they were trained there."""
+        """All parameters as one flat vector (P,), fetched from the GPU if they were trained there."""
         return self._synced.host
 
     @property
     def loss(self) -> str | None:
-        """What the network was last trained with, or None."""
+        """The loss with which the network was last trained, or None."""
         return self._loss
 
     @loss.setter
@@ -146,30 +146,30 @@ class Network(Hinting):
 
     @property
     def weights(self) -> tuple[Array, ...]:
-        """Views W (k, n), one a layer."""
+        """Views W (k, n), one per layer."""
         return tuple(W for W, _ in layer_views(self.parameters, self.layer_sizes))
 
     @property
     def biases(self) -> tuple[Array, ...]:
-        """Views b (k,), one a layer."""
+        """Views b (k,), one per layer."""
         return tuple(b for _, b in layer_views(self.parameters, self.layer_sizes))
 
     # ------------------------------------------------------------------------------------ prediction
 
     def predict(self, X: ArrayLike, out: Array | None = None) -> Array:
-        """Raw outputs, whatever the loss.
+        """Return raw outputs, whatever the loss.
 
-        A row's outputs do not depend on the rows that come with it, nor on threads, to the bit. Several Python threads
-        may predict with one network at once. Inputs so large that a layer overflows give infinity or NaN, without an
-        error. Parameters that are on a GPU are used there, if it has memory for that: the same to rounding.
+        The bits of a row's outputs depend neither on the other rows of X nor on the number of threads. Several Python
+        threads may predict with one network at once. Inputs so large that a layer overflows give infinity or NaN,
+        without an error. If the parameters are on a GPU that has enough memory, it predicts; outputs then differ by
+        rounding.
 
         Parameters
         ----------
         X : array_like, shape (B, n_in)
-            One sample a row. A C-contiguous array of the network's dtype is read as it is.
+            One sample per row. A C-contiguous array of the network's dtype is read in place.
         out : ndarray, shape (B, n_out), optional
-            Array that receives the outputs: C-contiguous, of the network's dtype, without memory in common with X or
-            the parameters.
+            Array that receives the outputs: C-contiguous, of the network's dtype, not overlapping X or the parameters.
 
         Returns
         -------
@@ -179,32 +179,32 @@ class Network(Hinting):
         Raises
         ------
         TypeError
-            If X is not made of real numbers, or ``out`` is not an array of the network's dtype.
+            If X does not consist of real numbers, or ``out`` is not an array of the network's dtype.
         ValueError
-            If X is of the wrong shape, empty, or holds NaN or infinity, or ``out`` is of the wrong shape, read-only,
-            not contiguous, or overlaps what is read. ``out`` is then as it was.
+            If X has the wrong shape, is empty, or holds NaN or infinity, or if ``out`` has the wrong shape, is
+            read-only, not contiguous, or overlaps X or the parameters. ``out`` is then unchanged.
         """
         return self._predict(self.activations, False, X, out)
 
     def predict_proba(self, X: ArrayLike, out: Array | None = None) -> Array:
-        """Class probabilities: the softmax of the outputs, or after binary_cross_entropy their sigmoid.
+        """Return class probabilities: the softmax of the outputs or, after binary_cross_entropy, their sigmoid.
 
         Parameters
         ----------
         X : array_like, shape (B, n_in)
-            One sample a row.
+            One sample per row.
         out : ndarray, shape (B, n_out), optional
-            As `predict` takes it.
+            As for `predict`.
 
         Returns
         -------
         ndarray, shape (B, n_out)
-            ``out``, or a new array. After cross_entropy rows sum to 1.
+            ``out``, or a new array. After cross_entropy, rows sum to 1.
 
         Raises
         ------
         RuntimeError
-            If the network was not trained with either cross-entropy: its outputs are then no logits.
+            If the network was not trained with either cross-entropy: its outputs are then not logits.
         TypeError, ValueError
             As `predict`.
         """
@@ -213,7 +213,7 @@ class Network(Hinting):
         return self._predict(names, softmax, X, out)
 
     def _predict(self, names: tuple[str, ...], softmax: bool, X: ArrayLike, out: Array | None) -> Array:
-        """Return the outputs of layers with these activations, computed where the parameters are."""
+        """Return the outputs of the layers with these activations, computed on the device that has the parameters."""
         sizes, on_device = tuple(self.layer_sizes), self._synced.device
         if on_device is None:
             return predict(forward_of(sizes, tuple(names), self.dtype, False, softmax), self._synced.host, X, out)
@@ -221,22 +221,22 @@ class Network(Hinting):
 
         try:
             return predict(DeviceForward(on_device, sizes, names, softmax), self._synced.memory, X, out)
-        except MemoryError:  # the card's
+        except MemoryError:  # of the GPU
             return predict(forward_of(sizes, tuple(names), self.dtype, False, softmax), self._synced.host, X, out)
 
     def predict_labels(self, X: ArrayLike) -> Array:
-        """Decisions: class labels, or after binary_cross_entropy a 0 or 1 for each output.
+        """Return decisions: class labels or, after binary_cross_entropy, 0 or 1 for each output.
 
         Parameters
         ----------
         X : array_like, shape (B, n_in)
-            One sample a row.
+            One sample per row.
 
         Returns
         -------
         ndarray of int64, shape (B,) or (B, n_out)
-            After cross_entropy the output that is largest, the first of equals. After binary_cross_entropy 1 where the
-            probability is above 0.5; (B,) for a single output.
+            After cross_entropy, the index of the largest output, the first of equals. After binary_cross_entropy, 1
+            where the probability is above 0.5; shape (B,) for a single output.
 
         Raises
         ------
@@ -250,27 +250,27 @@ class Network(Hinting):
         return (outputs > 0).astype(np.int64).reshape(-1 if outputs.shape[1] == 1 else outputs.shape)
 
     def predictor(self) -> Predictor:
-        """Return a snapshot for prediction: weights copied and packed, so that no call has to.
+        """Return a snapshot for prediction: it copies and packs the weights once, instead of in each call.
 
         Returns
         -------
         Predictor
-            ``predictor(X)`` gives what `predict` gives now, whatever becomes of this network;
-            ``predictor.address`` can be called from compiled code. It takes about the memory of the parameters.
+            ``predictor(X)`` returns what `predict` returns now, even if this network changes later;
+            ``predictor.address`` can be called from compiled code. It needs about as much memory as the parameters.
         """
         return Predictor(tuple(self.layer_sizes), tuple(self.activations), self.parameters)
 
     def loss_and_gradient(self, X: ArrayLike, y: ArrayLike, loss: str = "mse") -> tuple[float, Array]:
-        """The objective that training minimises, and its gradient, at the present parameters.
+        """Return the objective that training minimises, and its gradient, at the current parameters.
 
         Parameters
         ----------
         X : array_like, shape (B, n_in)
-            One sample a row.
+            One sample per row.
         y : array_like
-            Targets, as `Trainer.fit` takes them for this loss.
+            Targets, as for `Trainer.fit` with this loss.
         loss : str, default "mse"
-            As `Trainer` takes it. The objective is the mean over rows of the sum over outputs.
+            As for `Trainer`. The objective is the mean over rows of the sum over outputs.
 
         Returns
         -------
@@ -291,24 +291,24 @@ class Network(Hinting):
     def check_gradients(
         self, X: ArrayLike, y: ArrayLike, loss: str | None = None, count: int = 200, seed: int = 0
     ) -> float:
-        """Hold the gradient against central differences of the objective, in float64.
+        """Compare the gradient with central differences of the objective, in float64.
 
         Parameters
         ----------
         X, y : array_like
-            A batch, as `loss_and_gradient` takes it; a few rows are enough.
+            A batch, as for `loss_and_gradient`; a few rows are enough.
         loss : str, optional
-            By default the loss trained with, or mse.
+            By default the loss with which the network was trained, or mse.
         count : int, default 200
-            How many parameters to try, chosen by the seed; all where there are no more.
+            Number of parameters to try, chosen by the seed; all if there are no more.
         seed : int, default 0
 
         Returns
         -------
         float
-            The largest difference, relative to the largest of the gradient's elements. In a smooth network some
-            1e-9; a wrong gradient gives 1e-2 and more. Where a relu's input is within 1e-6 of 0, the differences
-            straddle its kink, and 1e-4 or more means nothing: try other rows.
+            The largest difference, relative to the gradient's largest element. It is about 1e-9 in a smooth network,
+            1e-2 or more for a wrong gradient. If a relu's input is within 1e-6 of 0, the differences straddle its kink,
+            and 1e-4 or more means nothing: try other rows.
 
         Raises
         ------
@@ -333,19 +333,19 @@ class Network(Hinting):
         largest = float(np.abs(gradient).max())
         return worst / largest if largest > 0 else worst
 
-    if not TYPE_CHECKING:  # which shall know that a network is no function
+    if not TYPE_CHECKING:  # otherwise type checkers would take a network for a callable
 
         def __call__(self, *arguments: Any, **named: Any) -> Any:
-            """Refuse: in PyTorch and Keras this predicts."""
+            """Raise TypeError with a hint: in PyTorch and Keras, calling a network predicts."""
             raise TypeError(f"{type(self).__name__!r} object is not callable: net.predict(X) predicts")
 
     @property
     def activation_codes(self) -> tuple[int, ...]:
-        """The kernels' code of each layer's activation."""
+        """The code by which kernels know each layer's activation."""
         return tuple(ACTIVATIONS[name].code for name in self.activations)
 
     def _engine(self, loss: str | None = None, batch: int = MICRO_BATCH_ROWS, uses_order: bool = False) -> Any:
-        """Build the CPU's backend over this network's own parameters."""
+        """Build a CPU backend on this network's parameters."""
         codes = self.activation_codes
         return CPU(self.parameters, self.layer_sizes, codes, loss or "mse", batch, None, uses_order)
 
@@ -358,12 +358,12 @@ class Network(Hinting):
         ----------
         path : str or path-like
             An existing file is replaced. Weights are called ``layers.0.weight`` (k, n) and ``layers.0.bias``
-            (k,), as in PyTorch; all the rest is in the file's metadata.
+            (k,), as in PyTorch; everything else is in the file's metadata.
 
         Raises
         ------
         OSError
-            If the file cannot be written; what was there is untouched.
+            If the file cannot be written; an existing file is then unchanged.
         ValueError
             If a parameter is NaN or infinite, or the path has the suffix of another format, such as .onnx.
         """
@@ -374,9 +374,9 @@ class Network(Hinting):
     def to_onnx(self, path: storage.Path) -> None:
         """Write the network as an ONNX model (needs the package onnx).
 
-        Its input ``X`` is a batch of rows (rows, n_in), of the network's dtype. What it returns depends on the loss
-        trained with: after cross_entropy ``label`` (rows,) and ``probabilities`` (rows, classes), after
-        binary_cross_entropy ``probabilities``, else ``outputs``.
+        Its input ``X`` is a batch of rows (rows, n_in), of the network's dtype. Its outputs depend on the loss with
+        which the network was trained: ``label`` (rows,) and ``probabilities`` (rows, classes) after cross_entropy,
+        ``probabilities`` after binary_cross_entropy, else ``outputs``.
 
         Parameters
         ----------
@@ -400,12 +400,12 @@ class Network(Hinting):
     # --------------------------------------------------------------------------------------- summary
 
     def summary(self, batch_size: int | None = 32) -> str:
-        """A table of the layers and their parameters, as text, and the memory that training takes.
+        """Return a text table of the layers and their parameters, and the memory that training takes.
 
         Parameters
         ----------
         batch_size : int or None, default 32
-            As the Trainer's; more than 1024 rows, or None, take no more memory than 1024.
+            As for `Trainer`; batches of more than 1024 rows, or None, take no more memory than those of 1024.
 
         Returns
         -------

@@ -21,10 +21,10 @@ _LIMITS: dict[str, dict[str, float]] = {
     "factor": {"above": 0, "most": 1},
     "final": {"least": 0, "most": 1},
 }
-"""The range of every hyperparameter that is a number, as arguments of `checks.number`."""
+"""The range of every numeric hyper-parameter, as arguments of `checks.number`."""
 
 _OPTIONAL = ("weight_decay",)
-"""Hyperparameters that an optimizer may lack, which then are 0: Adam has no weight_decay."""
+"""Hyper-parameters that default to 0 for optimizers without them: Adam has no weight_decay."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class _Checked:
     """Base of schedules and optimizers: checks every field that `_LIMITS` names."""
 
     takes: ClassVar[tuple[type, ...]] = ()
-    """The schedules that the learning rate may be instead of a number."""
+    """Schedules that are accepted as the learning rate instead of a number."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -47,12 +47,12 @@ class _Checked:
 
 @dataclass(frozen=True)
 class StepDecay(_Checked):
-    """A learning rate that is multiplied by a factor every so many epochs.
+    """A learning rate that is multiplied by a factor every ``every`` epochs.
 
     Parameters
     ----------
     learning_rate : float
-        The rate at first, above 0.
+        The initial rate, above 0.
     every : float
         Epochs between changes, above 0.
     factor : float, default 0.1
@@ -70,16 +70,16 @@ class StepDecay(_Checked):
 
 @dataclass(frozen=True)
 class CosineDecay(_Checked):
-    """A learning rate that falls along half a cosine (Loshchilov and Hutter 2017), then stays.
+    """A learning rate that falls along half a cosine (Loshchilov and Hutter 2017), then stays constant.
 
     Parameters
     ----------
     learning_rate : float
-        The rate at first, above 0.
+        The initial rate, above 0.
     epochs : float
-        Epochs until the last rate is reached, above 0.
+        Epochs until the final rate is reached, above 0.
     final : float, default 0.0
-        The last rate, as a share of the first, 0 <= final <= 1.
+        The final rate, as a fraction of the initial one, 0 <= final <= 1.
     """
 
     learning_rate: float
@@ -93,14 +93,14 @@ class CosineDecay(_Checked):
 
 @dataclass(frozen=True)
 class WarmUp(_Checked):
-    """A learning rate that first grows from 0, linearly, and then is another's.
+    """A learning rate that grows linearly from 0, then follows another rate or schedule.
 
     Parameters
     ----------
     epochs : float
-        Epochs that it grows for, above 0.
+        Length of the warm-up in epochs, above 0.
     then : float or StepDecay or CosineDecay
-        What it grows to. Its time runs from the first epoch too.
+        The rate or schedule that it grows to; the schedule's time, too, counts from the first epoch.
     """
 
     epochs: float
@@ -110,7 +110,7 @@ class WarmUp(_Checked):
 
     @property
     def learning_rate(self) -> float:
-        """The rate without warming up, at time 0."""
+        """The rate at time 0 without warm-up."""
         return self.then.learning_rate if isinstance(self.then, (StepDecay, CosineDecay)) else float(self.then)
 
     def rates(self, times: Array) -> Array:
@@ -127,14 +127,14 @@ SCHEDULE_CLASSES: dict[str, type[Schedule]] = {made.__name__: made for made in (
 # ------------------------------------------------------------------------------------------- optimizers
 
 OPTIMIZER_CLASSES: dict[str, type["Optimizer"]] = {}
-"""The optimizers by class name, as checkpoints write it; every class of this module enters itself."""
+"""The optimizers by class name, as checkpoints write it; classes of this module register themselves."""
 
 
 @dataclass(frozen=True)
 class Optimizer(_Checked):
-    """Base of the optimizers: a learning rate, and the kernels' update rule that the other fields belong to.
+    """Base class of optimizers: a learning rate, and a kernels' update rule to which the other fields belong.
 
-    A subclass has a field for each hyperparameter of its rule, under the name that the rule's spec gives it.
+    A subclass has a field for each hyper-parameter of its rule, under the name that the rule's spec gives it.
 
     Parameters
     ----------
@@ -173,11 +173,11 @@ class Optimizer(_Checked):
 
     @property
     def hyper(self) -> tuple[float, ...]:
-        """The hyperparameters in the order of the rule's spec."""
+        """The hyper-parameters in the order of the rule's spec."""
         return tuple(float(getattr(self, name, 0.0)) for name in self.spec.hyperparameters)
 
     def rates(self, epoch: int, steps: int) -> Array:
-        """Return the rate of each of an epoch's steps, or the one that they all have."""
+        """Return the rate of each of an epoch's steps, or a single one if it is constant."""
         if isinstance(self.learning_rate, Schedule):
             return self.learning_rate.rates(schedules.step_times(epoch, steps))
         return np.array([float(self.learning_rate)])
@@ -186,7 +186,7 @@ class Optimizer(_Checked):
 @hinting
 @dataclass(frozen=True)
 class SGD(Optimizer):
-    """Gradient descent, with momentum if wanted.
+    """Gradient descent, optionally with momentum.
 
     v <- momentum v + gradient;  parameters <- parameters - learning_rate v,
     with nesterov parameters <- parameters - learning_rate (gradient + momentum v)
@@ -221,7 +221,7 @@ class SGD(Optimizer):
 
     @property
     def spec(self) -> OptimizerSpec:
-        """The kernels' record of the update rule, of which there is one without momentum."""
+        """The kernels' record of the update rule; there is a separate one for SGD without momentum."""
         return OPTIMIZERS["sgd" if self.momentum == 0 else "nesterov" if self.nesterov else "momentum"]
 
 
@@ -265,7 +265,7 @@ class AdamW(Adam):
     Parameters
     ----------
     learning_rate, beta1, beta2, epsilon
-        As of `Adam`.
+        As for `Adam`.
     weight_decay : float, default 0.01
         0 or above.
 

@@ -1,4 +1,4 @@
-"""Predictor: a snapshot of a network for prediction; and `predict`, the path that it and `Network` share."""
+"""Predictor: a snapshot of a network for prediction; and `predict`, which it shares with `Network`."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from .validation import check_inputs
 
 
 class Predictor(Hinting):
-    """A network's outputs as they were when `Network.predictor` made this: its weights, copied and packed once.
+    """A snapshot of a network, made by `Network.predictor`: its weights, copied and packed once.
 
-    It never changes, whatever becomes of the network; it can be pickled, and any number of threads may call it.
+    It never changes, even if the network does; it can be pickled, and any number of threads may call it.
 
     Parameters
     ----------
@@ -30,7 +30,7 @@ class Predictor(Hinting):
     layer_sizes : tuple of int
         Inputs, hidden sizes, outputs.
     activations : tuple of str
-        One a layer.
+        One per layer.
     dtype : dtype
 
     Examples
@@ -54,18 +54,18 @@ class Predictor(Hinting):
         return f"Predictor({sizes}, activations={activations}, dtype={self.dtype.name!r})"
 
     def __reduce__(self) -> tuple[Callable[..., Predictor], tuple[Any, ...]]:
-        """As parameters: how they are packed depends on the machine."""
+        """Pickle unpacked parameters, since the packed format depends on the machine."""
         return Predictor, (self.layer_sizes, self.activations, self._forward.unpack(self._values))
 
     def __call__(self, X: ArrayLike, out: Array | None = None) -> Array:
-        """Raw outputs, to the bit those of `Network.predict`.
+        """Return raw outputs, with the bits of `Network.predict`.
 
         Parameters
         ----------
         X : array_like, shape (B, n_in)
-            One sample a row.
+            One sample per row.
         out : ndarray, shape (B, n_out), optional
-            As `Network.predict` takes it.
+            As for `Network.predict`.
 
         Returns
         -------
@@ -82,12 +82,12 @@ class Predictor(Hinting):
     def address(self) -> int:
         """Address of a C function that predicts, for C and for functions compiled by Numba.
 
-        ``int64_t f(const T *X, int64_t rows, T *out)`` with T float or double as the dtype: X (rows, n_in) and out
-        (rows, n_out) are C-contiguous and do not overlap. It runs on the calling thread, needs no GIL, allocates
-        nothing for a row or a few, and returns ``rows``; or 0, where X holds NaN or infinity or memory is exhausted,
-        and out is then of no use. It is valid as long as the predictor lives.
+        Its signature is ``int64_t f(const T *X, int64_t rows, T *out)``, where T is float or double according to the
+        dtype; X (rows, n_in) and out (rows, n_out) are C-contiguous and must not overlap. It runs on the calling
+        thread, needs no GIL and allocates nothing for a few rows. It returns ``rows``, or 0 if X holds NaN or infinity
+        or memory is exhausted; out is then invalid. The address is valid as long as the predictor lives.
         """
-        if "_c_function" not in self.__dict__:  # of several threads, one sets it
+        if "_c_function" not in self.__dict__:  # if several threads come here, one of them sets it
             self.__dict__.setdefault("_c_function", self._forward.c_function(self._values))
         return int(self.__dict__["_c_function"].address)
 
@@ -104,7 +104,7 @@ def predict(forward: Any, values: Array, X: ArrayLike, out: Array | None) -> Arr
     ----------
     forward : Forward or DeviceForward
     values : ndarray
-        Its parameters, or what it has packed; of a DeviceForward, the host's memory of them.
+        Its parameters, or its packed values; for a DeviceForward, the host's memory of the parameters.
     X : array_like
     out : ndarray or None
 
@@ -114,7 +114,7 @@ def predict(forward: Any, values: Array, X: ArrayLike, out: Array | None) -> Arr
         As `Network.predict`.
     """
     dtype = forward.dtype
-    # The usual array skips the validation that takes longer than a row: sizes and numbers are checked as they are read.
+    # The usual array skips validation, which takes longer than a row: `forward` checks sizes and numbers itself.
     if type(X) is not np.ndarray or X.dtype != dtype or X.ndim != 2 or not X.flags.c_contiguous:
         X = check_inputs(X, forward.layer_sizes, dtype)
     if out is None:
@@ -134,7 +134,7 @@ def predict(forward: Any, values: Array, X: ArrayLike, out: Array | None) -> Arr
 
 
 def _checked_out(out: Any, shape: tuple[int, int], dtype: Any) -> Array:
-    """Return ``out`` as a plain array, if it can receive the outputs."""
+    """Return ``out`` as a plain array; raise if it cannot receive the outputs."""
     if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray) or out.dtype != dtype:
         arrived = f"an array of {out.dtype}" if type(out) is np.ndarray else f"a {type(out).__name__}"
         raise TypeError(f"out is {arrived}; expected an array of {dtype}, the network's dtype")

@@ -1,6 +1,6 @@
-"""The networks of tables, as `fastnet train FILE` and the estimators of tables train them.
+"""Default networks and training settings for tables, for `fastnet train FILE` and the estimators of tables.
 
-In size and rates they are those of RealMLP's simple variant (Holzmüller, Grinsztajn and Steinwart 2024); docs/tables.md
+Sizes and rates are those of RealMLP's simple variant (Holzmüller, Grinsztajn and Steinwart 2024); docs/tables.md
 says what of it was measured.
 """
 
@@ -15,41 +15,41 @@ from .kernels.specs.base import Array
 HIDDEN = (256, 256, 256)
 EPOCHS = 64
 BETA2 = 0.95
-"""Adam's: lower than usual, since a training takes a few hundred steps."""
+"""Adam's beta2: lower than usual, since training takes only a few hundred steps."""
 
 ACTIVATIONS = {"classification": "relu", "regression": "mish"}
-"""Of the hidden layers, by task."""
+"""Activation of the hidden layers, by task."""
 
 RATES = {"classification": 0.0025, "regression": 0.004}
-"""Adam's learning rate at first, by task; it falls to 0 along half a cosine. Chosen on the tables of docs/tables.md."""
+"""Adam's initial learning rate, by task; it falls to 0 along half a cosine. Chosen on the tables of docs/tables.md."""
 
 BATCH_SIZE = 256
 SMOOTHING = 0.1
-"""Share of a label that is spread over all classes."""
+"""Label smoothing: the fraction of a label that is spread over all classes."""
 
 
 def even_batch(rows: int, batch_size: int = BATCH_SIZE) -> int:
-    """Return about this batch size, so that the steps of an epoch are equally large.
+    """Return a batch size close to this one that makes the steps of an epoch about equally large.
 
-    A short last one would count as much, at the same rate.
+    A short last batch would otherwise count as much as the others, at the same rate.
     """
     return -(-rows // max(1, round(rows / batch_size)))
 
 
 def smoothed(labels: Array, classes: int, share: float) -> Array:
-    """Return rows of probabilities, some of each label's spread over all classes."""
+    """Return rows of probabilities: smoothed labels, of which a share is spread over all classes."""
     return np.asarray(np.eye(classes)[labels] * (1 - share) + share / classes)
 
 
 def annealed(epochs: int, of: float) -> int:
-    """Return in how many epochs a rate that falls to 0 along a cosine sums up to the first epochs of a longer one's.
+    """Return the length of a cosine decay to 0 whose rates have the sum of a longer decay's first epochs.
 
     Parameters
     ----------
     epochs : int
-        The first epochs of the longer cosine.
+        The number of first epochs of the longer decay.
     of : float
-        How many epochs that one falls for.
+        The length of the longer decay in epochs.
     """
     return round(epochs + of / math.pi * math.sin(math.pi * epochs / of))
 
@@ -60,9 +60,9 @@ def kept(trainer: Any, validation: tuple[Any, ...]) -> tuple[int | None, float]:
     Parameters
     ----------
     trainer : Trainer
-        It has kept the best epoch.
+        A trainer that has kept its best epoch.
     validation : tuple (X, y) or (X, y, weights)
-        By which it has chosen that.
+        The data by which it has chosen that epoch.
     """
     value, best = evaluate_as_in_fit(trainer, *validation)["loss"], trainer.history.best_epoch
     return (best if best is not None and trainer.history["val_loss"][best] <= value * (1 + 1e-6) else None), value

@@ -1,4 +1,4 @@
-"""Trainer: trains a network by gradient descent over batches; the arithmetic is that of `kernels`."""
+"""Trainer: trains a network by gradient descent over batches; `kernels` does the arithmetic."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ from .validation import check_loss
 __all__ = ["BACKENDS", "DivergenceWarning", "Trainer"]
 
 BACKENDS = ("numpy", "cpu", "cuda")
-"""What computes; "auto" is "cpu"."""
+"""The backends; "auto" means "cpu"."""
 
 _IN_FIT: dict[int, list[Trainer]] = {}
-"""The trainers of a call that is in `fit`, by the identity of each network. No lock goes with it: a fork in another
-thread would copy it as it is held."""
+"""For each network (by its id) that is being trained, the trainers of that call. There is no lock, since a fork in
+another thread could copy it in its locked state."""
 
 
 @contextmanager
 def in_fit(trainers: Sequence[Trainer]) -> Iterator[None]:
-    """Mark networks as being trained within a block: all, or none if one of the trainers cannot train now."""
+    """Within a block, mark networks as being trained: all, or none if one of the trainers cannot train now."""
     mark = list(trainers)
     try:
         for i, trainer in enumerate(trainers):
@@ -69,51 +69,51 @@ def in_fit(trainers: Sequence[Trainer]) -> Iterator[None]:
 def fit_prepared(
     trainer: Trainer, data: Dataset, validation: Dataset | None, options: FitOptions, writer: CheckpointWriter | None
 ) -> str:
-    """Run a `fit` whose arguments `fit_many` has checked; return the words of a `DivergenceWarning`, or ""."""
+    """Run a `fit` whose arguments `fit_many` has checked; return the text of a `DivergenceWarning`, or ""."""
     return FitSession(trainer, trainer._state, data, validation, trainer._build).run(options, None, writer)
 
 
 class Trainer(Hinting):
     """Trains a network by gradient descent over batches.
 
-    Per batch it minimises the mean over rows of the sum over outputs: for mse that is the article's
-    gradient 2 (A - y) / B, k times the derivative of the reported mean over all elements.
+    Each step minimises the mean over the batch's rows of the sum over outputs. For mse this gives the article's
+    gradient 2 (A - y) / B, which is k times the derivative of the reported mean over all elements.
 
     Parameters
     ----------
     network : Network
         Trained in place.
     loss : str, default "mse"
-        "mse", "mae", "huber" (of width 1) or "log_cosh" for numbers; "cross_entropy", which takes class labels and
-        applies softmax to the outputs itself; "binary_cross_entropy", which takes targets from 0 to 1, one for each
-        output, and applies the sigmoid itself.
+        "mse", "mae", "huber" (of width 1) or "log_cosh" for regression; "cross_entropy", which takes class labels and
+        itself applies softmax to the outputs; "binary_cross_entropy", which takes targets from 0 to 1, one per output,
+        and itself applies the sigmoid.
     optimizer : SGD, Adam, AdamW or RMSprop, default SGD(0.01)
     batch_size : int or None, default 32
-        Rows a step: 1 is stochastic gradient descent, None the full batch. The last batch may be short.
+        Rows per step: 1 is stochastic gradient descent, None the full batch. The last batch may be short.
     shuffle : bool, default True
-        Visit the rows in another order each epoch, a function of seed and epoch. False is the plain loop.
+        Visit the rows in a new order each epoch, which depends on seed and epoch. False visits them in their own order.
     seed : int or None, default 0
-        Of the shuffling, of dropout and of ``validation_split``. None draws one, which the attribute then holds.
+        Seed of shuffling, dropout and ``validation_split``. None draws a seed, which the attribute then holds.
     l2 : float, default 0.0
-        Adds l2/2 times the sum of all squared weights, biases excepted, to what is minimised (not to what is reported).
+        Adds l2/2 times the sum of all squared weights, without biases, to the objective (not to reported losses).
     clip_norm : float, optional
-        The gradient of a step, l2's share included, is scaled down to this Euclidean norm where it is longer.
+        Scale a step's gradient, including that of l2, down to this Euclidean norm if it is larger.
     dropout : float or sequence of float, default 0.0
-        Share in [0, 1) of the hidden layers' outputs that a step sets to 0, or a rate for each hidden layer; the other
-        outputs are divided by 1 - rate. Only training drops: ``loss`` of the history is the thinned network's, so that
-        `fit` refuses ``patience`` without validation.
+        Fraction in [0, 1) of the hidden layers' outputs that a step sets to 0, or one per hidden layer; the other
+        outputs are divided by 1 - rate. Dropout applies only in training. The history's ``loss`` is that of the thinned
+        network, so `fit` refuses ``patience`` without validation.
     backend : {"auto", "numpy", "cpu", "cuda"}, default "auto"
-        numpy runs the reference equations; cpu, which auto means, the compiled kernels, with the same bits for any
-        number of threads: small networks stay on one thread, medium ones periodically time both and keep the faster.
-        cuda is an NVIDIA GPU: other bits, the same from run to run; X and y are copied to it once a `fit`, so changes
-        that a callback makes to them are not seen. It keeps the parameters until somebody looks at them.
+        "numpy" runs the reference equations. "cpu", which "auto" means, runs the compiled kernels, with the same bits
+        for any number of threads: small networks use one thread, medium ones periodically time both and keep the
+        faster. "cuda" trains on an NVIDIA GPU, with different bits, but the same from run to run. It copies X and y to
+        the GPU once per `fit`, so it does not see changes by callbacks; parameters stay there until they are read.
     threads : int, optional
-        Upper bound for cpu, of no meaning to the others; 1 is serial; more than there are is no error, None means all.
+        Upper bound for the cpu backend; others ignore it. 1 is serial, None means all; it may exceed what there is.
     comm : mpi4py.MPI.Intracomm, optional
-        Train over these ranks, such as ``MPI.COMM_WORLD``, to the bits of one process: each runs the same program with
-        the same data, on its part of its machine's threads. ``batch_size`` and `fit` are of all; ``ranks`` counts them.
+        Train over these ranks, such as ``MPI.COMM_WORLD``, to the bits of one process. Each runs the same program with
+        the same data, on its share of its machine's threads. ``batch_size`` is that of all; ``ranks`` counts the ranks.
     sharded : bool, default False
-        Each rank gives `fit` rows of its own, for validation too; all train as one process on rank 0's, rank 1's, ...
+        Each rank passes its own rows to `fit`, for validation too; all train as one process on rank 0's, rank 1's, ...
 
     Attributes
     ----------
@@ -121,7 +121,7 @@ class Trainer(Hinting):
     history : History
         Cumulative over all calls of `fit`.
     backend : str
-        What runs: "auto" is resolved.
+        The backend that runs: never "auto".
 
     Raises
     ------
@@ -130,7 +130,7 @@ class Trainer(Hinting):
     ValueError
         If a name is unknown, a number out of range, or the loss does not fit the network's outputs.
     OSError
-        If the backend is cuda, and numba-cuda, the driver or the card is missing; the message says which.
+        If the backend is cuda and numba-cuda, the driver or the GPU is missing; the message says which.
 
     Examples
     --------
@@ -191,7 +191,7 @@ class Trainer(Hinting):
         self._state = TrainingState(network, optimizer, self.l2, self.clip_norm, rates, self.seed)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Attributes stay as they were checked: state and History belong to them."""
+        """Refuse to change public attributes: they have been checked, and state and history depend on them."""
         if name in self.__dict__ and not name.startswith("_"):
             raise AttributeError(f"{name} cannot be changed; make another Trainer of the same network")
         super().__setattr__(name, value)
@@ -213,54 +213,53 @@ class Trainer(Hinting):
         progress: bool | None = None,
         checkpoint: storage.Path | None = None,
     ) -> History:
-        """Train for further epochs: called again it goes on where it stopped.
+        """Train for further epochs; another call continues where the last one stopped.
 
         Parameters
         ----------
         X : array_like, shape (n, n_in)
-            One sample a row; converted to the network's dtype. A `numpy.memmap` is read part by part.
+            One sample per row; converted to the network's dtype. A `numpy.memmap` is read in chunks.
         y : array_like
-            Targets (n, n_out), or (n,) for one output; for cross_entropy labels (n,) from 0 to n_out - 1, or soft
-            labels (n, n_out): probabilities of the classes, which sum to 1. Accuracies count the most probable class
-            as the right one.
+            Targets (n, n_out), or (n,) for one output. For cross_entropy: labels (n,) from 0 to n_out - 1, or soft
+            labels (n, n_out), class probabilities that sum to 1; accuracies then take the most probable class as the
+            right one.
         epochs : int, default 100
             Passes over the data.
         sample_weight : array_like, shape (n,), optional
-            How much each row counts: a batch's loss is sum(w loss) / sum(w).
+            Weight of each row: a batch's loss is sum(w loss) / sum(w).
         validation_data : tuple (X, y) or (X, y, sample_weight), optional
-            Measured after every epoch, never trained on.
+            Evaluated after every epoch, never trained on.
         validation_split : float, optional
-            Share of the rows to hold out instead, chosen by the seed, 0 < share < 1.
+            Fraction of the rows to hold out instead, chosen by the seed, 0 < fraction < 1.
         patience : int, optional
-            Stop after this many epochs without a new best ``val_loss`` (``loss`` where there is no validation; with
-            dropout there has to be); at the end the network holds the best parameters of this call, those at its start
-            included, and the optimizer the state that goes with them.
+            Stop after this many epochs without a new best ``val_loss`` (``loss`` without validation, which dropout
+            does not allow). Finally the network holds the best parameters of this call, including those at its start,
+            and the optimizer the corresponding state.
         callbacks : iterable of callable
-            Each is called after every epoch with its row, a dict such as ``{"epoch": 0, "loss": 0.1}`` after the first;
-            if one returns true, training stops.
+            Each is called after every epoch with a dict, such as ``{"epoch": 0, "loss": 0.1}`` after the first; if one
+            returns true, training stops.
         progress : bool, optional
-            A bar on standard error; by default only where that is a terminal, and in notebooks.
+            Whether to show a bar on standard error; by default on terminals and in notebooks only.
         checkpoint : str or path-like, optional
-            A file for `resume`, replaced as a whole after the first epoch, then after each (where writing takes long,
-            so rarely that it takes a twentieth of the time), and when `fit` ends, for whatever reason; what is there
-            already is not replaced before the first step.
+            A file for `resume`, replaced as a whole after the first epoch, then after each (if writing takes long, only
+            so often that it takes a twentieth of the time), and whenever `fit` ends, for any reason. An existing file
+            is not replaced before the first step.
 
         Returns
         -------
         History
-            The trainer's one cumulative history: ``loss`` is the row-weighted mean of the batches' losses
-            before each update.
+            The trainer's cumulative history: ``loss`` is the row-weighted mean of the batches' losses before each
+            update.
 
         Raises
         ------
         TypeError, ValueError
-            If anything that arrives is of the wrong type, shape or range, or holds NaN or infinity;
-            nothing has been changed then. The rows of a memory map are checked when their turn comes: steps may have
-            been taken.
+            If an argument has the wrong type, shape or range, or holds NaN or infinity; nothing has been changed then.
+            Rows of a memory map are checked only when they are read, when steps may have been taken.
         OSError
             If the checkpoint cannot be written.
         RuntimeError
-            If this trainer, or another of the same network, is in `fit` already, in another thread or above a callback.
+            If this trainer, or another of the same network, is already in `fit`, in another thread or in this one.
 
         Warns
         -----
@@ -268,14 +267,14 @@ class Trainer(Hinting):
             If the loss or a parameter stops being finite: training ends, and the network holds the best
             finite parameters of this call.
         UserWarning
-            If the first call after `resume` has another number of rows, or lacks the validation, of the checkpoint's.
+            If the first call after `resume` has a different number of rows than before, or no validation any more.
 
         Notes
         -----
-        Ctrl-C leaves the network as it was after the last whole step (with ``patience``, the best parameters so far),
-        and the history with the whole epochs before it. `fit` called again with the same data goes on from there, and
-        ends at the bits of a run that was not interrupted: the rest of the epoch is its first. With the numpy backend,
-        an interruption in the middle of a step may leave that step half taken. Accuracies do not heed weights.
+        Ctrl-C leaves the network in its state after the last whole step (with ``patience``, with the best parameters so
+        far), and the history with the completed epochs. Calling `fit` again with the same data continues from there,
+        with the rest of the interrupted epoch as its first, and ends with the bits of an uninterrupted run. With the
+        numpy backend, an interruption in the middle of a step may leave that step half done. Accuracies ignore weights.
         """
 
         def prepare() -> tuple[Dataset, Dataset | None, FitOptions, Any]:
@@ -291,7 +290,7 @@ class Trainer(Hinting):
             options = FitOptions.checked(epochs, patience, callbacks)
             options.check_monitor(self._state.dropout, validation is not None)
             if ranks.size > 1:
-                self._check_ready(_IN_FIT.get(id(self.network), []))  # here its error reaches all ranks
+                self._check_ready(_IN_FIT.get(id(self.network), []))  # an error here reaches all ranks
             return data, validation, options, None if checkpoint is None else ranks.writer(checkpoint, self.optimizer)
 
         ranks = self._comm
@@ -307,19 +306,19 @@ class Trainer(Hinting):
         return self.history
 
     def evaluate(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> dict[str, float]:
-        """Loss, and accuracy or, of a loss of numbers, RMSE and R^2, at the present parameters.
+        """Return the loss at the current parameters, with accuracy or, for regression losses, RMSE and R^2.
 
         Parameters
         ----------
         X, y, sample_weight : array_like
-            As `fit` takes them.
+            As for `fit`.
 
         Returns
         -------
         dict
-            ``{"loss": ..., "accuracy": ...}`` of either cross-entropy, else ``{"loss": ..., "rmse": ..., "r2": ...}``,
-            the root mean squared error in the target's units; R^2 as scikit-learn's ``r2_score``, NaN where a target
-            is the same in all rows.
+            ``{"loss": ..., "accuracy": ...}`` for either cross-entropy, else ``{"loss": ..., "rmse": ..., "r2": ...}``:
+            the root mean squared error in the target's units, and R^2 as scikit-learn's ``r2_score``, NaN if a target
+            is constant.
 
         Raises
         ------
@@ -348,23 +347,23 @@ class Trainer(Hinting):
         comm: Any = None,
         sharded: bool = False,
     ) -> Trainer:
-        """Read a trainer, its network included, from a checkpoint.
+        """Read a trainer, with its network, from a checkpoint.
 
-        `fit` with the same data and validation goes on as if it had never stopped: training 10 epochs, resuming and
-        training 10 gives the bits of training 20.
+        `fit` with the same data and validation continues as if it had never stopped: training 10 epochs, resuming and
+        training 10 more gives the bits of training 20.
 
         Parameters
         ----------
         path : str or path-like
-            What `fit` was given as ``checkpoint``.
+            The ``checkpoint`` that was passed to `fit`.
         best : bool, default False
-            Take the best parameters of the run so far, and the optimizer's state that goes with them, not the last.
+            Take the best parameters of the run so far, and the corresponding optimizer state, instead of the last.
         backend : str, optional
-            Another than the checkpoint's.
+            Replaces the checkpoint's backend.
         threads : int, optional
-            Another bound than the checkpoint's.
+            Replaces the checkpoint's bound.
         comm, sharded : optional
-            As of the class: go on over these ranks, however many there were before. Rank 0 reads the file for all.
+            As for the class: continue over these ranks, however many there were before. Rank 0 reads the file for all.
 
         Returns
         -------
@@ -375,7 +374,7 @@ class Trainer(Hinting):
         OSError
             If the file cannot be read.
         ValueError
-            If it is not a whole checkpoint of a version this fastnet knows. Nothing in a file is ever executed.
+            If it is not a complete checkpoint of a version that this fastnet knows. Nothing in a file is ever executed.
         """
         ranks = ranks_of(comm, "cpu", sharded)
         with ranks.training():
@@ -403,7 +402,7 @@ class Trainer(Hinting):
     # ---------------------------------------------------------------------------------------- inside
 
     def _check_ready(self, others: list[Trainer]) -> None:
-        """Refuse to start from what cannot be trained; ``others`` are those of a call that trains its network."""
+        """Raise if this trainer cannot train now; ``others`` are the trainers of a call that trains its network."""
         if any(each is self for each in others):
             raise RuntimeError(
                 "this Trainer is already in fit, in another thread or above a callback; use one for each"
@@ -415,11 +414,11 @@ class Trainer(Hinting):
             )
         if not self.network._synced.memory.flags.writeable:
             raise ValueError("network.parameters is read-only; training changes it in place")
-        if self.network._synced.device is None:  # what `fit` has left on a device is finite
+        if self.network._synced.device is None:  # parameters that `fit` has left on a device are finite
             validation.finite("network.parameters", self.network.parameters)
 
     def _build(self, batch_rows: int, train: bool = False) -> Backend:
-        """Build the backend: one that trains, or one that only evaluates."""
+        """Build a backend that trains, or one that only evaluates."""
         network = self.network
         layers = network.layer_sizes, network.activation_codes, self.loss, batch_rows, self._state if train else None
         if self.backend == "cuda":
@@ -436,7 +435,7 @@ class Trainer(Hinting):
 
 
 def _check_dtype(network: Network, optimizer: Optimizer) -> None:
-    """Refuse hyper-parameters that overflow or vanish in the network's dtype."""
+    """Reject hyper-parameters that overflow or vanish in the network's dtype."""
     for field in dataclasses.fields(optimizer):
         value = getattr(optimizer, field.name)
         if isinstance(value, Schedule):

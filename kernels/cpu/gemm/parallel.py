@@ -1,15 +1,15 @@
 """Variant `parallel`: the products of `simd`, divided into tasks for several threads.
 
-C is divided by rows and columns into a few tasks a thread, and each task is a product of its own, packing included.
+C is divided by rows and columns into a few tasks per thread, and each task is a product of its own, including packing.
 Why that is faster: every core brings its own FMA units and L2. What it costs: 1 us a call while the workers are awake,
-5 when they must be woken, so small work stays serial; and what several tasks need is packed by each of them.
+5 when they must be woken, so small work stays serial; and blocks that several tasks need are packed by each of them.
 
-**Same bits as simd, for any number of threads.** An element of C depends on K alone, not on where a task begins (see
-`gemm`), so dividing rows and columns changes nothing; K is never divided. db is summed in columns, each from its first
-row to its last by one thread, micro-batch by micro-batch.
+**Same bits as simd, for any number of threads.** The order of the sum in an element of C depends on K alone, not on
+where a task begins (see `gemm`), so dividing rows and columns changes nothing; K is never divided. One thread sums each
+column of db, from the first row to the last, micro-batch by micro-batch.
 
-Tasks do not share what is packed: they would have to wait for each other, and a thread that works alone would wait for
-ever. Instead the product is divided along the side that is packed. Figures: docs/performance-notes/gemm.md.
+Tasks do not share packed blocks: they would have to wait for each other, and a thread that works alone would wait
+forever. Instead the product is divided along the side that is packed. Figures: docs/performance-notes/gemm.md.
 """
 
 from typing import Any, NamedTuple
@@ -29,20 +29,20 @@ from .microkernel import MR, NV
 from .operands import NO_ROWS, Matrix, Product, Rows, Shape
 
 SERIAL_MAX_FLOPS = 1_500_000
-"""Products of fewer floating-point operations stay serial."""
+"""Products with fewer floating-point operations stay serial."""
 
 TASKS_PER_THREAD = 2
-"""More than one, so that a thread that lost its core for a while holds up none of the others."""
+"""More than one, so that a thread that loses its core for a while delays no other thread."""
 
 PACK_B_COST_ROWS = 3 if blocking.WIDE else 7
-"""Copying a part of B costs as much as this many rows of the product."""
+"""Packing a part of B costs as much as this many rows of the product."""
 
 PACK_A_COST_COLUMNS = 30 if blocking.WIDE else 8
-"""Copying a part of A costs as much as this many columns; with AVX-512 only A.T is packed, and read across."""
+"""Packing a part of A costs as much as this many columns; with AVX-512 only A.T is packed, which reads across rows."""
 
 
 class Grid(NamedTuple):
-    """Into how many parts the rows and the columns of C are divided; each pair of parts is a task."""
+    """Number of parts into which the rows and the columns of C are divided; each pair of parts is a task."""
 
     rows: int
     columns: int
@@ -52,7 +52,7 @@ class Team(NamedTuple):
     """What a parallel layer needs besides its arrays.
 
     Addresses of the activation's (or derivative's) kernel and of `gemm`; number of threads; address of the pool. Python
-    passes a plain tuple, which Numba types in 0.3 us, a NamedTuple in 0.8 us.
+    passes a plain tuple, because Numba types that in 0.3 us, a NamedTuple in 0.8 us.
     """
 
     activation: int
@@ -66,9 +66,9 @@ class Team(NamedTuple):
 
 @jit(internal=True)
 def partition(dtype: Any, product: Any, tasks: int) -> Any:
-    """Return the `Grid` of at most ``tasks`` tasks whose largest task costs least: its tiles and what it packs.
+    """Return the `Grid` of at most ``tasks`` tasks that minimises the cost of the largest task: its tiles and packing.
 
-    What is packed is an estimate by the main rules of `choose_blocking`, which decides for each task.
+    Whether a task packs is estimated by the main rules of `choose_blocking`, which makes the decision for each task.
     """
     (m, n, k), a, b = product.shape, product.a, product.b
     item = item_bytes(dtype)
@@ -92,7 +92,7 @@ def partition(dtype: Any, product: Any, tasks: int) -> Any:
 
 @jit(inline=True)
 def chunk_bounds(size: int, unit: int, i: int, parts: int) -> Any:
-    """Return where part i of ``parts`` begins and ends, in whole units."""
+    """Return where part i of ``parts`` begins and ends; parts consist of whole units."""
     units = -(-size // unit)
     return min(size, units * i // parts * unit), min(size, units * (i + 1) // parts * unit)
 
@@ -107,7 +107,7 @@ def _block(dtype: Any, shape: Any, task: int, grid: Any) -> Any:
 
 @jit(inline=True)
 def _part(rows: Any, row: int, nbytes: int) -> Any:
-    """Return `Rows` from a row and ``nbytes`` to the right on; absent rows stay absent."""
+    """Return the `Rows` that begin at a row and ``nbytes`` to the right; absent rows stay absent."""
     offset = row * rows.row_stride + nbytes if rows.address != 0 else 0
     return Rows(rows.address + offset, rows.row_stride)
 
@@ -143,7 +143,7 @@ def _matmul(A: Any, B: Any, C: Any, threads: int, pool: int, address: int) -> bo
 
 
 def matmul(A: Any, B: Any, C: Any) -> None:
-    """C (M, N) = A (M, K) B (K, N).  Any strides; C with neither rows nor columns contiguous is left to simd."""
+    """C (M, N) = A (M, K) B (K, N).  Any strides; if neither rows nor columns of C are contiguous, simd computes it."""
     if 2 * A.size * C.shape[1] < SERIAL_MAX_FLOPS or (threads := num_threads()) == 1 or C.itemsize not in C.strides:
         gemm.matmul(A, B, C)
     else:
@@ -155,7 +155,7 @@ def matmul(A: Any, B: Any, C: Any) -> None:
 
 @jit(internal=True)
 def _forward_task(task: int, thread: int, dtype: Any, product: Any, a: Any, grid: Any, team: Any) -> None:
-    """Compute one task's block of Z and of A, whose `Rows` are ``a``."""
+    """Compute one task's block of Z and of A; ``a`` are the `Rows` of A."""
     _product_task(task, thread, dtype, team.gemm, product, grid)
     if team.activation != 0:
         row_begin, row_end, col_begin, col_end = _block(dtype, product.shape, task, grid)
@@ -187,7 +187,7 @@ def dense_forward(X: Any, W: Any, b: Any, activation: int, A: Any, Z: Any) -> No
 
 @jit(internal=True)
 def _dz_task(task: int, thread: int, derive: int, arrays: Any, tasks: int) -> None:
-    """Compute a strip of columns; arrays: Z, dL_dA, dZ, db, scratch."""
+    """Compute dZ and db in a strip of columns; arrays: Z, dL_dA, dZ, db, scratch."""
     Z, dL_dA, dZ, db, scratch = arrays
     col_begin, col_end = chunk_bounds(Z.shape[1], VECTOR // Z.itemsize, task, tasks)
     dense.dz_columns(derive, Z, dL_dA, dZ, db, scratch, col_begin, col_end)
@@ -195,7 +195,7 @@ def _dz_task(task: int, thread: int, derive: int, arrays: Any, tasks: int) -> No
 
 @jit
 def _dz(team_fields: Any, flops: int, Z: Any, dL_dA: Any, dZ: Any, db: Any, scratch: Any) -> bool:
-    """Compute dZ and db; ``flops``: of the products that follow."""
+    """Compute dZ and db; ``flops``, those of the products that follow, decide whether workers are woken."""
     team = Team(*team_fields)
     strips = max(1, min(team.threads, Z.shape[1] * Z.itemsize // VECTOR))
     arguments = (team.activation, (Z, dL_dA, dZ, db, scratch), strips)
@@ -204,7 +204,7 @@ def _dz(team_fields: Any, flops: int, Z: Any, dL_dA: Any, dZ: Any, db: Any, scra
 
 @jit(internal=True)
 def _backward_task(task: int, thread: int, dtype: Any, address: int, dw: Any, dx: Any) -> None:
-    """Compute a block of dW, or after the last of these a block of dX; one call for both, so that it is linked once.
+    """Compute a block of dW or, in later tasks, of dX; one call serves both, so that its callee is linked once.
 
     ``dw`` and ``dx`` are each a `Product` and its `Grid`.
     """
@@ -216,7 +216,7 @@ def _backward_task(task: int, thread: int, dtype: Any, address: int, dw: Any, dx
 
 @jit
 def _products(team_fields: Any, dZ: Any, X: Any, W: Any, dW: Any, dX: Any) -> bool:
-    """Compute dW and dX, whose arrays the caller keeps."""
+    """Compute dW and dX; the caller keeps their arrays alive."""
     team = Team(*team_fields)
     dtype, threads = dZ.dtype, team.threads
     dw, dx = dense.backward_products(dZ, X, W, dW, dX)
@@ -231,7 +231,7 @@ def _products(team_fields: Any, dZ: Any, X: Any, W: Any, dW: Any, dX: Any) -> bo
 def dense_backward_batch(X: Any, Z: Any, dL_dA: Any, W: Any, activation: int, dW: Any, db: Any, dX: Any) -> None:
     """dZ = dL_dA * activation'(Z);  dW = dZ^T X;  db = sum of dZ's rows;  dX = dZ W.
 
-    A dX of no elements is not computed.
+    An empty dX is not computed.
     """
     flops = 2 * W.size * Z.shape[0] * (2 if dX.size else 1)
     if flops < SERIAL_MAX_FLOPS or (threads := num_threads()) == 1:
