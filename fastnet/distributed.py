@@ -1,7 +1,7 @@
-"""Training over the ranks of an MPI communicator: what they agree on, who writes files, how Ctrl-C and errors end all.
+"""Training over the ranks of an MPI communicator: agreement on arguments, checkpoints, handling of Ctrl-C and errors.
 
-What each rank computes, and what is gathered when, is told by `kernels.engine.distributed_engine`. mpi4py is imported
-when a communicator is given, and not before.
+`kernels.engine.distributed_engine` defines what each rank computes and when results are gathered. mpi4py is imported
+only when a communicator is given.
 """
 
 from __future__ import annotations
@@ -40,23 +40,23 @@ from .training_state import TrainingState
 T = TypeVar("T")
 
 FORWARDING_SECONDS = 0.2
-"""Between a rank's last words and the end of all: mpiexec drops what it has not yet read by then."""
+"""Seconds between a failing rank's last output and MPI's Abort: mpiexec drops output that it has not read by then."""
 
 _yield_core: Callable[[], None] = getattr(os, "sched_yield", lambda: time.sleep(0))
 
 YIELD_S, SLEEP_S = 0.01, 0.001
-"""Seconds for which a rank that waits for another only yields its core, since messages move on while it looks; then it
-sleeps so long between two looks: another rank may compile, or write a file."""
+"""A rank that waits for another first polls for YIELD_S, yielding its core, since polling also progresses messages.
+Then it sleeps for SLEEP_S between two polls, since the other rank may be compiling or writing a file."""
 
 
 class Alone:
-    """One process, which need not agree with others: every method does what its argument says."""
+    """A single process, which need not agree with others: every method simply applies its arguments."""
 
     rank, size = 0, 1
     dataset: Callable[..., Dataset] = Dataset
 
     def training(self) -> AbstractContextManager[None]:
-        """Return the context of a call of `fit`, and of what else all ranks do together."""
+        """Return the context manager for a call of `fit`, or for other work that all ranks do together."""
         return nullcontext()
 
     def agreed(self, prepare: Callable[[], T], facts: Callable[[T], Mapping[str, Any]]) -> T:
@@ -72,14 +72,14 @@ class Alone:
         return function()
 
     def fail(self, error: BaseException) -> None:
-        """Take note that an error ends `fit`."""
+        """Handle an error that ends `fit`."""
 
     def threads(self, asked: int | None) -> int | None:
-        """Return the bound of threads."""
+        """Return the bound on the number of threads."""
         return asked
 
     def builder(self, build: BackendBuilder) -> BackendBuilder:
-        """Return what builds backends."""
+        """Return the function that builds backends."""
         return build
 
     def joined(self, callbacks: list[Callback]) -> list[Callback]:
@@ -94,15 +94,15 @@ class Alone:
 class Ranks(Alone):
     """The ranks of a communicator, of which this process is one.
 
-    All call the same methods in the same order. `agree` is where an error of one rank becomes an error of all; an error
-    anywhere else would leave the others waiting, so it ends all processes (`fail`).
+    All ranks call the same methods in the same order. In `agree`, an error of one rank becomes an error of all; an
+    error anywhere else would leave the others waiting, so it ends all processes (`fail`).
 
     Parameters
     ----------
     comm : mpi4py.MPI.Intracomm
-        Of at least two ranks.
+        A communicator of at least two ranks.
     sharded : bool
-        Whether each has rows of its own.
+        Whether each rank has rows of its own.
 
     Attributes
     ----------
@@ -114,12 +114,12 @@ class Ranks(Alone):
     def __init__(self, comm: Any, sharded: bool) -> None:
         self._comm, self.rank, self.size = comm, comm.rank, comm.size
         self.dataset = partial(ShardedDataset if sharded else DividedDataset, self)
-        self._sharing = 0  # ranks that use the CPUs of this one; 0 before they have been counted
+        self._sharing = 0  # ranks that share CPUs with this one, itself included; 0 before they have been counted
         self.interrupted = False
         self._shared: BaseException | None = None  # an error that all ranks raise
 
     def __deepcopy__(self, memo: Any) -> Ranks:
-        """A copy of a Trainer belongs to the same communicator."""
+        """Return this object: a copy of a Trainer belongs to the same communicator."""
         return self
 
     # ----------------------------------------------------------------------------------- messages
@@ -132,7 +132,7 @@ class Ranks(Alone):
 
     @staticmethod
     def _wait(request: Any) -> None:
-        """Wait for a request, and soon let others have the core: MPI itself would keep it busy."""
+        """Wait for a request, but soon give up the core: MPI's own wait would keep it busy."""
         start = time.perf_counter()
         while not request.Test():
             if time.perf_counter() - start > YIELD_S:
@@ -141,7 +141,7 @@ class Ranks(Alone):
                 _yield_core()
 
     def gather_rows(self, own: Array, owner: Array) -> Array:
-        """Return rows of which each rank has its own, in the order in which ``owner`` names their ranks."""
+        """Gather rows of all ranks, in the order in which ``owner`` lists their ranks."""
         from mpi4py import MPI
 
         found = np.empty((len(owner), *own.shape[1:]), own.dtype)
@@ -152,23 +152,23 @@ class Ranks(Alone):
         return rows
 
     def agree(self, where: str, error: BaseException | None = None, value: Any = None) -> list[Any]:
-        """Return every rank's value; or raise, on every rank, the error of the first rank that has one.
+        """Return every rank's value, or raise on every rank the error of the first rank that has one.
 
         Parameters
         ----------
         where : str
-            What all ranks are at, in words.
+            The place in the program that the ranks have reached, in words.
         error : BaseException, optional
         value : object, optional
 
         Raises
         ------
         BaseException
-            This rank's error as it is, another rank's with its number in the notes.
+            This rank's error unchanged, or another rank's with its number in the notes.
         RuntimeError
             If the ranks are not at the same place.
         KeyboardInterrupt
-            If Ctrl-C came to any rank.
+            If any rank has received Ctrl-C.
         """
         self._wait(self._comm.Ibarrier())
         everyone = self._comm.allgather((where, self.interrupted, _picklable(error), value))
@@ -197,7 +197,7 @@ class Ranks(Alone):
             self._raise(KeyboardInterrupt())
 
     def each(self, where: str, function: Callable[[], Any]) -> list[Any]:
-        """Return every rank's result of a function; see `agree`."""
+        """Call a function and return every rank's result; see `agree`."""
         error = result = None
         try:
             result = function()
@@ -208,20 +208,20 @@ class Ranks(Alone):
         return self.agree(where, error, result)
 
     def own(self, where: str, function: Callable[[], T]) -> T:
-        """Return this rank's result of a function that succeeds on all ranks; see `agree`."""
+        """Call a function and return this rank's result, if it succeeds on all ranks; see `agree`."""
         found: list[T] = []
         self.each(where, lambda: found.append(function()))
         return found[0]
 
     def on_first(self, where: str, function: Callable[[], T]) -> T:
-        """Call a function on rank 0 alone; return its result, or raise its error, on every rank."""
+        """Call a function on rank 0 only; return its result, or raise its error, on every rank."""
         return self.each(where, function if self.rank == 0 else _nothing)[0]
 
     # ------------------------------------------------------------------------------------- `fit`
 
     @contextmanager
     def training(self) -> Iterator[None]:
-        """Have Ctrl-C end a block on all ranks at the same place, and an error of one rank end all."""
+        """Within a block, let Ctrl-C interrupt all ranks at the same place, and an error of one rank end all ranks."""
         self.interrupted, self._shared = False, None
 
         def interrupt(number: int, frame: Any) -> None:
@@ -240,11 +240,11 @@ class Ranks(Alone):
         finally:
             if heeds:
                 signal.signal(signal.SIGINT, signal.default_int_handler)
-        if self.interrupted:  # after the last agreement, when the others have gone on: it counts for this rank alone
+        if self.interrupted:  # it came after the last agreement, when the others had gone on: raise on this rank only
             raise KeyboardInterrupt
 
     def fail(self, error: BaseException) -> None:
-        """End all ranks at once, unless all of them raise this error: they would wait for this one forever."""
+        """End all ranks at once, unless all of them raise this error: the others would wait for this one forever."""
         if error is self._shared:
             return
         text = f"rank {self.rank} of {self.size} failed ({_line(error)}), which ends all ranks; checkpoints are whole"
@@ -253,7 +253,7 @@ class Ranks(Alone):
         self._comm.Abort(1)
 
     def agreed(self, prepare: Callable[[], T], facts: Callable[[T], Mapping[str, Any]]) -> T:
-        """Return what ``prepare`` returns, if it succeeds on all ranks and facts about it are the same on all.
+        """Return what ``prepare`` returns, if it succeeds on all ranks and facts about the result are the same on all.
 
         Raises
         ------
@@ -276,7 +276,7 @@ class Ranks(Alone):
         return found[0]
 
     def threads(self, asked: int | None) -> int | None:
-        """Return the bound of threads: by default this rank's part of the CPUs that the ranks of a machine share."""
+        """Return the bound on threads, by default this rank's part of the CPUs that the machine's ranks share."""
         from mpi4py import MPI
 
         mine = usable()
@@ -287,7 +287,7 @@ class Ranks(Alone):
         return max(1, mine.threads // self._sharing) if asked is None else asked
 
     def builder(self, build: BackendBuilder) -> BackendBuilder:
-        """Return what builds backends that compute on all ranks."""
+        """Return a function that builds backends that compute on all ranks."""
 
         def of_ranks(batch_rows: int, train: bool) -> Backend:
             engine = build(batch_rows, train)
@@ -297,7 +297,7 @@ class Ranks(Alone):
         return of_ranks
 
     def joined(self, callbacks: list[Callback]) -> list[Callback]:
-        """Return one callback that calls all on every rank; what one of them says or raises holds on every rank."""
+        """Return a callback that calls all callbacks on every rank; a stop or an error on one rank applies to all."""
 
         def call_all(row: dict[str, float]) -> bool:
             def own() -> bool:
@@ -309,12 +309,12 @@ class Ranks(Alone):
         return [call_all]
 
     def writer(self, path: storage.Path, optimizer: Any) -> Any:
-        """Return what writes checkpoints on rank 0."""
+        """Return a writer of checkpoints that writes on rank 0 only."""
         return _FirstWrites(self, path, optimizer)
 
 
 class _FirstWrites:
-    """A `CheckpointWriter` on rank 0, whose errors all ranks raise."""
+    """Wraps a `CheckpointWriter` on rank 0; all ranks raise its errors."""
 
     def __init__(self, ranks: Ranks, path: storage.Path, optimizer: Any) -> None:
         self._ranks = ranks
@@ -341,7 +341,7 @@ def ranks_of(comm: Any, backend: str, sharded: bool) -> Alone:
     ImportError
         If mpi4py is not installed.
     TypeError, ValueError
-        If it is no communicator of mpi4py, or of another kind, or the backend is not cpu.
+        If ``comm`` is not an intracommunicator of mpi4py, or the backend is not cpu.
     """
     if not isinstance(sharded, bool):
         raise TypeError(f"sharded is {sharded!r}; expected True or False")
@@ -367,7 +367,7 @@ def ranks_of(comm: Any, backend: str, sharded: bool) -> Alone:
 def facts_of(
     trainer: Any, state: TrainingState, data: Dataset, held: Dataset | None, options: FitOptions, writer: Any
 ) -> dict[str, Any]:
-    """Return by name what has to be equal on all ranks for them to train one network."""
+    """Return, by name, the values that must be equal on all ranks for them to train one network."""
     network, sets = trainer.network, {"": data, "validation ": held}
     settings = ("loss", "optimizer", "batch_size", "shuffle", "seed", "l2", "clip_norm", "dropout")
     facts = {
@@ -407,7 +407,7 @@ def _line(error: BaseException) -> str:
 
 
 def _picklable(error: BaseException | None) -> BaseException | None:
-    """Return an error as it can be sent to other ranks."""
+    """Return an error in a form that can be sent to other ranks."""
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:

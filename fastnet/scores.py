@@ -1,4 +1,4 @@
-"""Scores of predictions, and the splits and baselines that they are measured with, all of them scikit-learn's."""
+"""Scores of predictions, with the splits and baselines to measure them; all use scikit-learn."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ MEAN, MOST_FREQUENT = "mean of the target", "most frequent class"
 
 
 def _strata(y: Array, parts: int) -> Array:
-    """Return labels in which every class has a row for each part: rarer ones count as the most frequent."""
+    """Return labels for stratification into parts; classes of fewer than 2 rows per part join the most frequent one."""
     counts = np.bincount(y)
     return np.where(counts[y] < 2 * parts, counts.argmax(), y)
 
 
 def split(y: Array, share: float, seed: int) -> tuple[Array, Array]:
-    """Return the numbers of the rows to keep and to hold out, in the classes' shares where y holds labels."""
+    """Return the indices of rows to keep and to hold out, stratified by class if y holds labels."""
     if y.dtype.kind != "i":
         return split_rows(len(y), share, seed)
     strata, size = _strata(y, 1), max(1, round(share * len(y)))
@@ -42,7 +42,7 @@ def split(y: Array, share: float, seed: int) -> tuple[Array, Array]:
 
 
 def folds(y: Array, count: int, seed: int) -> list[tuple[Array, Array]]:
-    """Return for each fold the numbers of the rows outside and inside it."""
+    """Return, for each fold, the indices of the rows outside and inside it."""
     if y.dtype.kind == "i":
         strata = _strata(y, count)
         return list(StratifiedKFold(count, shuffle=True, random_state=seed % 2**32).split(strata, strata))
@@ -50,20 +50,20 @@ def folds(y: Array, count: int, seed: int) -> list[tuple[Array, Array]]:
 
 
 def scores(y: Array, outputs: Array) -> dict[str, float]:
-    """Measure predictions.
+    """Return the scores of predictions.
 
     Parameters
     ----------
     y : ndarray, shape (rows,)
         Labels, int64, or numbers.
     outputs : ndarray
-        For labels (rows, classes), the largest of which is predicted; for numbers (rows,).
+        For labels (rows, classes), of which the largest is predicted; for numbers (rows,).
 
     Returns
     -------
     dict of str to float
-        For labels accuracy, its mean over classes ("balanced"), F1 (of class 1 where there are two, else the mean over
-        classes) and the area under the ROC curve; for numbers RMSE, MAE and R^2. NaN where one is not defined.
+        For labels: accuracy, balanced accuracy, F1 (of class 1 if there are two classes, else the mean over classes)
+        and the area under the ROC curve. For numbers: RMSE, MAE and R^2. NaN if a score is not defined.
     """
     if outputs.ndim == 1:
         errors, spread = outputs - y, y - y.mean()
@@ -85,13 +85,13 @@ def scores(y: Array, outputs: Array) -> dict[str, float]:
 
 
 def confusion(y: Array, outputs: Array) -> list[list[int]]:
-    """Return how often each class (a row) was taken for each (a column)."""
+    """Return the confusion matrix: how often each class (row) was predicted as each class (column)."""
     every = range(outputs.shape[1])
     return metrics.confusion_matrix(y, outputs.argmax(axis=1), labels=every).tolist()
 
 
 def boosting(text: list[str], classification: bool, seed: int = 0) -> Any:
-    """Return HistGradientBoosting for frames of `Columns.features`, whose columns of text are categories."""
+    """Return a HistGradientBoosting model for frames of `Columns.features`; text columns become categories."""
     encoder = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=np.nan, max_categories=250)
     columns = ColumnTransformer([("categories", encoder, text)], remainder="passthrough")
     made = HistGradientBoostingClassifier if classification else HistGradientBoostingRegressor
@@ -101,16 +101,16 @@ def boosting(text: list[str], classification: bool, seed: int = 0) -> Any:
 def baseline_outputs(
     train: tuple[Any, Array], features: Any, text: list[str], classes: int, boosted: bool
 ) -> dict[str, Array]:
-    """Return what other models, fitted on the same rows, say of new ones, in the form that `scores` takes.
+    """Return the predictions of baseline models, fitted on the same rows, in the form that `scores` takes.
 
     Parameters
     ----------
     train : tuple of (DataFrame, ndarray)
         Features and y of the rows to fit.
     features : DataFrame
-        Those of the rows to predict.
+        Features of the rows to predict.
     text : list of str
-        Names of the columns of text.
+        Names of the text columns.
     classes : int
         0 for regression.
     boosted : bool
@@ -132,10 +132,10 @@ def baseline_outputs(
 
 
 def compare(y: Array, ours: Array, theirs: Array, balanced: bool = False) -> str:
-    """Return "ahead", "behind" or "even": by the differences of rows' errors, and twice their standard error.
+    """Return "ahead", "behind" or "even", by the mean difference of row errors and twice its standard error.
 
-    An error is a squared difference, or for classes 1 where it is the wrong one; with ``balanced`` every class counts
-    alike, however rare.
+    A row's error is the squared difference or, for classes, 1 if the class is wrong; with ``balanced`` all classes
+    count alike, however rare.
     """
     ours, theirs = ((out.argmax(1) != y) * 1.0 if out.ndim == 2 else (out - y) ** 2 for out in (ours, theirs))
     differences = theirs - ours

@@ -5,7 +5,7 @@ It needs scikit-learn 1.7 or newer.
 Validation, labels, initial weights, shuffling, early stopping, schedules, warnings and messages are scikit-learn's own
 code, unchanged. Its loop passes batches to `_backprop` and gradients to an optimizer. Here the loop is told that all
 rows are one batch, and `_backprop` trains a whole epoch in one call: it visits the rows in the order that the loop
-would have used, takes the steps itself, and returns the loss and no gradients. Where the engine cannot express a fit,
+would have used, takes the steps itself, and returns the loss but no gradients. If the engine cannot express a fit,
 scikit-learn's own `_backprop` runs on scikit-learn's batches.
 """
 
@@ -52,7 +52,7 @@ def __dir__() -> list[str]:
 
 
 def __getattr__(name: str) -> Any:
-    """Import the estimators of tables when they are asked for: they need pandas, the others do not."""
+    """Import the estimators of tables when they are first used: only they need pandas."""
     if name in _OF_TABLES:
         from . import tabular
 
@@ -61,17 +61,17 @@ def __getattr__(name: str) -> Any:
 
 
 _OUTPUTS = {**ACTIVATION_NAMES, "softmax": "identity"}
-"""fastnet's name of each output activation, or of the last hidden layer's; softmax comes after it."""
+"""fastnet's name of each output activation, or of the last hidden layer's; softmax is applied after identity."""
 
 
 def _max_threads(estimator: Any) -> int | None:
-    """Return the bound of an estimator's threads: its own, or 1 in a thread of joblib's, beside which others train.
+    """Return the bound on an estimator's threads: its own, or 1 in a joblib thread, beside which others train.
 
-    joblib bounds the threads of its processes itself, by NUMBA_NUM_THREADS.
+    In its processes joblib itself bounds the threads, by NUMBA_NUM_THREADS.
     """
     given: int | None = estimator.threads
     if given is None and threading.current_thread() is not threading.main_thread():
-        backend, _ = get_active_backend()  # loky, the default, is never that of a thread in which joblib runs a task
+        backend, _ = get_active_backend()  # loky, the default, runs no tasks in threads
         return None if type(backend).__name__ == "LokyBackend" else 1
     return given
 
@@ -83,7 +83,7 @@ class _EngineMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSu
     _bar: Any = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy, made in a callback say, is not in `fit`."""
+        """Return the state without that of a running `fit`: a callback may copy the estimator."""
         during = ("_session", "_epoch_task", "_bar", "_validation")
         return {name: value for name, value in super().__getstate__().items() if name not in during}
 
@@ -97,8 +97,8 @@ class _EngineMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSu
         y : array-like, shape (n,) or (n, n_outputs)
         sample_weight : array-like, shape (n,), optional
         X_val, y_val : array-like, optional
-            Other rows, whose loss after each epoch becomes ``validation_loss_curve_``; nothing else depends on them,
-            early stopping neither. A pipeline passes them on as they are, not through its other steps.
+            Other rows, whose loss after each epoch becomes ``validation_loss_curve_``. Nothing else depends on them,
+            not even early stopping. A pipeline passes them on without applying its other steps.
 
         Returns
         -------
@@ -107,19 +107,19 @@ class _EngineMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSu
         Raises
         ------
         TypeError
-            If callbacks is no sequence of functions.
+            If callbacks is not a sequence of functions.
         ValueError
-            As scikit-learn's ``fit`` does; if only one of X_val and y_val is given, or they do not fit X and y; if
-            dropout has another number of rates than there are hidden layers; if scikit-learn's code would have to train
-            what it lacks.
+            As scikit-learn's ``fit``; also if only one of X_val and y_val is given, or they do not fit X and y; if the
+            number of dropout rates is not that of hidden layers; or if scikit-learn's code would have to train with a
+            feature that it lacks.
         OSError
-            If the backend is cuda, and numba-cuda, the driver or the card is missing; the message says which.
+            If the backend is cuda and numba-cuda, the driver or the GPU is missing; the message says which.
         """
         if (X_val is None) != (y_val is None):
             missing = "X_val" if X_val is None else "y_val"
             raise ValueError(f"{missing} is missing; X_val and y_val are given together or not at all")
         me: Any = self
-        me._validate_params()  # before a bar is shown
+        me._validate_params()  # before the bar appears
         self._check_added()
         with progress_bar(me.max_iter, False if me.solver == "lbfgs" else me.progress) as bar:
             try:
@@ -134,7 +134,7 @@ class _EngineMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSu
         Raises
         ------
         ValueError
-            If X does not fit what the model was fitted on, or there is no hidden layer.
+            If X does not match the data of `fit`, or there is no hidden layer.
         """
         check_is_fitted(self)
         if len(self.coefs_) == 1:
@@ -145,14 +145,14 @@ class _EngineMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSu
         return hidden._forward_pass_fast(X)
 
     def __sklearn_tags__(self) -> Any:
-        """Return scikit-learn's tags: what `transform` returns keeps the dtype of X."""
+        """Return scikit-learn's tags: `transform` keeps the dtype of X."""
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
 
     @property
     def _n_features_out(self: Any) -> int:
-        """The width of what `transform` returns, from which scikit-learn makes names."""
+        """The number of columns that `transform` returns; scikit-learn names them by it."""
         return len(self.coefs_[-1])
 
     def _fit(self: Any, X: Any, y: Any, sample_weight: Any = None, incremental: bool = False) -> Any:
@@ -169,7 +169,7 @@ class _EngineMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSu
                 raise ValueError("class_weight is a dict and y multi-label; give 'balanced', or sample_weight")
             if class_weight != "balanced":
                 sklearn_additions.check_class_weight(class_weight, self.classes_ if incremental else np.unique(y))
-            if incremental:  # which need not hold every class
+            if incremental:  # y need not hold every class
                 class_weight = {label: class_weight.get(label, 1.0) for label in np.unique(y)}
             weights = compute_sample_weight(class_weight, y)
             sample_weight = weights if sample_weight is None else weights * _check_sample_weight(sample_weight, X)
@@ -177,7 +177,7 @@ class _EngineMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSu
             return super()._fit(X, y, sample_weight, incremental)
 
     def _check_added(self: Any) -> None:
-        """Refuse callbacks that cannot be called, and a GPU that is not there."""
+        """Reject callbacks that are not callable, and a GPU that does not exist."""
         if self.backend == "cuda":
             from .kernels.cuda.device import require  # imports numba.cuda
 
@@ -228,7 +228,7 @@ class _EngineMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSu
         sklearn_additions.epoch_task(self)
 
     def _forward_pass_fast(self, X: Any, check_input: bool = True) -> Any:
-        """Return scikit-learn's outputs; by scikit-learn's code where arrays are not what the kernels take."""
+        """Return scikit-learn's outputs; scikit-learn's code computes them if the kernels do not accept the arrays."""
         me: Any = self
         if check_input:
             X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
@@ -254,7 +254,7 @@ class _EngineMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSu
             super_fit(X, y, sample_weight, *rest)
             return
         rows, asked = X.shape[0], (self.batch_size, self.shuffle)
-        if self.early_stopping:  # as train_test_split rounds
+        if self.early_stopping:  # rounded as by train_test_split
             rows -= math.ceil(self.validation_fraction * rows)
         session = Session(self, rows)
         with limit_threads(_max_threads(self)):
@@ -276,13 +276,13 @@ class _EngineMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSu
 
 
 _ADDED: dict[str, Any] = {"backend": "auto", "threads": None, "progress": False, "callbacks": (), "dropout": 0.0}
-"""The parameters that both estimators have besides scikit-learn's, and their defaults."""
+"""Parameters that both estimators add to scikit-learn's, and their defaults."""
 
 
 def _constructor(estimator: Any, **added: Any) -> Any:
-    """Return the ``__init__`` of a subclass of scikit-learn's estimator: its parameters, and others by their defaults.
+    """Return the ``__init__`` of a subclass of scikit-learn's estimator, with its parameters and ``added`` ones.
 
-    scikit-learn reads the parameters of an estimator, for `get_params` and `clone`, from its constructor's signature.
+    scikit-learn reads an estimator's parameters, for `get_params` and `clone`, from its constructor's signature.
     """
 
     def __init__(self: Any, *args: Any, **parameters: Any) -> None:  # noqa: N807
@@ -308,30 +308,30 @@ class MLPClassifier(_EngineMixin, neural_network.MLPClassifier):  # type: ignore
     hidden_layer_sizes, activation, solver, alpha, batch_size, learning_rate, learning_rate_init, power_t, max_iter, \
     shuffle, random_state, tol, verbose, warm_start, momentum, nesterovs_momentum, early_stopping, \
     validation_fraction, beta_1, beta_2, epsilon, n_iter_no_change, max_fun
-        As `sklearn.neural_network.MLPClassifier` takes them. ``activation`` may be any of `Network` too, by name; with
-        these, as with dropout, what scikit-learn's code would have to train, see the notes, raises ValueError.
+        As for `sklearn.neural_network.MLPClassifier`. ``activation`` may also name any activation of `Network`; with
+        those, as with dropout, fits that scikit-learn's code would have to train (see the notes) raise ValueError.
     backend : {"auto", "numpy", "cpu", "cuda"}, default "auto"
-        numpy runs the reference equations, cpu, which auto means, the compiled kernels; cuda trains on an NVIDIA GPU:
-        attributes are fetched from it at the end, and after each epoch where early stopping, ``X_val`` or callbacks
-        look at them, and predictions are cpu's.
+        "numpy" runs the reference equations, "cpu", which "auto" means, the compiled kernels. "cuda" trains on an
+        NVIDIA GPU: attributes are fetched from it at the end, and after each epoch if early stopping, ``X_val`` or
+        callbacks need them; predictions are computed on the CPU.
     threads : int or None, default None
-        Upper bound of cpu's threads, which do not change a bit; more than available is no error. None means all, but
-        one in a thread in which joblib's backends threading and dask run a task.
+        Upper bound on the cpu backend's threads, which do not affect the bits of results; it may exceed what is there.
+        None means all, but one within a thread in which joblib's backends threading or dask run a task.
     progress : bool or None, default False
         Whether `fit` shows a progress bar on standard error; None shows it on terminals and in notebooks.
     callbacks : sequence of callables, default ()
-        Called after each epoch with a dict of its "epoch", from 0 on, its "loss", and "val_loss" where `fit` has X_val.
+        Called after each epoch with a dict of "epoch", from 0 on, "loss", and "val_loss" if `fit` has X_val. A
         KeyboardInterrupt raised in one ends the fit, with scikit-learn's warning. lbfgs has no epochs. `clone`, and so
-        a search, copies them: give functions, not methods of an object that collects something. From
-        scikit-learn 1.9 on, ``set_callbacks`` takes those of its own protocol, which may end the fit.
+        a search, copies callbacks: pass functions, not methods of an object that collects something. From scikit-learn
+        1.9 on, ``set_callbacks`` takes callbacks of scikit-learn's own protocol, which may end the fit.
     dropout : float or sequence of float, default 0.0
-        Share of the hidden layers' outputs, at least 0 and less than 1, that a step of sgd or adam sets to 0, or a rate
-        for each hidden layer; the other outputs are divided by 1 - rate. The masks follow ``random_state``. Only
-        training drops, and `loss_curve_` is that of the thinned network, whose noise may end a fit by ``tol``:
-        ``early_stopping``, which scores the whole network, is the better end.
+        Fraction in [0, 1) of the hidden layers' outputs that a step of sgd or adam sets to 0, or one per hidden layer;
+        the other outputs are divided by 1 - rate. The masks depend on ``random_state``. Dropout applies only in
+        training. `loss_curve_` is that of the thinned network, whose noise may end a fit by ``tol``, so prefer
+        ``early_stopping``, which scores the whole network.
     class_weight : "balanced", dict of class to float, or None, default None
-        Factor of each class's sample weights: balanced makes all classes count alike where these are equal.
-        `partial_fit` takes a dict, in which a class that is missing counts 1.
+        Factor of each class's sample weights; "balanced" makes all classes count alike if these are equal.
+        `partial_fit` takes a dict, in which a missing class has the factor 1.
 
     Attributes
     ----------
@@ -340,9 +340,9 @@ class MLPClassifier(_EngineMixin, neural_network.MLPClassifier):  # type: ignore
 
     Notes
     -----
-    ``solver="lbfgs"``, negative sample weights, and sparse data of which less than a twentieth is not zero are trained
-    by scikit-learn's code. ``loss_`` of multi-label problems is computed from logits, not from probabilities clipped at
-    the dtype's eps.
+    scikit-learn's code trains with ``solver="lbfgs"``, with negative sample weights, and on sparse data of which less
+    than a twentieth is not zero. ``loss_`` of multi-label problems is computed from logits, not from probabilities
+    clipped at the dtype's eps.
 
     Examples
     --------
@@ -373,28 +373,28 @@ class MLPRegressor(_EngineMixin, neural_network.MLPRegressor):  # type: ignore[m
     loss, hidden_layer_sizes, activation, solver, alpha, batch_size, learning_rate, learning_rate_init, power_t, \
     max_iter, shuffle, random_state, tol, verbose, warm_start, momentum, nesterovs_momentum, early_stopping, \
     validation_fraction, beta_1, beta_2, epsilon, n_iter_no_change, max_fun
-        As `sklearn.neural_network.MLPRegressor` takes them. ``activation`` may be any of `Network` too, by name, and
-        ``loss`` "mae", "huber" or "log_cosh" of `Trainer`; with these, as with dropout, what scikit-learn's code would
-        have to train, see the notes, raises ValueError.
+        As for `sklearn.neural_network.MLPRegressor`. ``activation`` may also name any activation of `Network`, and
+        ``loss`` may be "mae", "huber" or "log_cosh" of `Trainer`; with those, as with dropout, fits that scikit-learn's
+        code would have to train (see the notes) raise ValueError.
     backend : {"auto", "numpy", "cpu", "cuda"}, default "auto"
-        numpy runs the reference equations, cpu, which auto means, the compiled kernels; cuda trains on an NVIDIA GPU:
-        attributes are fetched from it at the end, and after each epoch where early stopping, ``X_val`` or callbacks
-        look at them, and predictions are cpu's.
+        "numpy" runs the reference equations, "cpu", which "auto" means, the compiled kernels. "cuda" trains on an
+        NVIDIA GPU: attributes are fetched from it at the end, and after each epoch if early stopping, ``X_val`` or
+        callbacks need them; predictions are computed on the CPU.
     threads : int or None, default None
-        Upper bound of cpu's threads, which do not change a bit; more than available is no error. None means all, but
-        one in a thread in which joblib's backends threading and dask run a task.
+        Upper bound on the cpu backend's threads, which do not affect the bits of results; it may exceed what is there.
+        None means all, but one within a thread in which joblib's backends threading or dask run a task.
     progress : bool or None, default False
         Whether `fit` shows a progress bar on standard error; None shows it on terminals and in notebooks.
     callbacks : sequence of callables, default ()
-        Called after each epoch with a dict of its "epoch", from 0 on, its "loss", and "val_loss" where `fit` has X_val.
+        Called after each epoch with a dict of "epoch", from 0 on, "loss", and "val_loss" if `fit` has X_val. A
         KeyboardInterrupt raised in one ends the fit, with scikit-learn's warning. lbfgs has no epochs. `clone`, and so
-        a search, copies them: give functions, not methods of an object that collects something. From
-        scikit-learn 1.9 on, ``set_callbacks`` takes those of its own protocol, which may end the fit.
+        a search, copies callbacks: pass functions, not methods of an object that collects something. From scikit-learn
+        1.9 on, ``set_callbacks`` takes callbacks of scikit-learn's own protocol, which may end the fit.
     dropout : float or sequence of float, default 0.0
-        Share of the hidden layers' outputs, at least 0 and less than 1, that a step of sgd or adam sets to 0, or a rate
-        for each hidden layer; the other outputs are divided by 1 - rate. The masks follow ``random_state``. Only
-        training drops, and `loss_curve_` is that of the thinned network, whose noise may end a fit by ``tol``:
-        ``early_stopping``, which scores the whole network, is the better end.
+        Fraction in [0, 1) of the hidden layers' outputs that a step of sgd or adam sets to 0, or one per hidden layer;
+        the other outputs are divided by 1 - rate. The masks depend on ``random_state``. Dropout applies only in
+        training. `loss_curve_` is that of the thinned network, whose noise may end a fit by ``tol``, so prefer
+        ``early_stopping``, which scores the whole network.
 
     Attributes
     ----------
@@ -404,8 +404,8 @@ class MLPRegressor(_EngineMixin, neural_network.MLPRegressor):  # type: ignore[m
 
     Notes
     -----
-    ``loss="poisson"``, ``solver="lbfgs"``, negative sample weights, and sparse data of which less than a twentieth is
-    not zero are trained by scikit-learn's code.
+    scikit-learn's code trains with ``loss="poisson"``, with ``solver="lbfgs"``, with negative sample weights, and on
+    sparse data of which less than a twentieth is not zero.
 
     Examples
     --------

@@ -1,7 +1,7 @@
-"""What fastnet's estimators have and scikit-learn's MLP lacks: activations, losses, dropout, scikit-learn's callbacks.
+"""Features that scikit-learn's MLP lacks: more activations and losses, dropout, scikit-learn's callbacks.
 
-scikit-learn's code knows nothing of these, so where the engine cannot train, as for ``solver="lbfgs"``, they are
-refused.
+scikit-learn's code does not support them, so they raise an error if the engine cannot train, as with
+``solver="lbfgs"``.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ try:
 except ImportError:  # before scikit-learn 1.9
 
     class CallbackSupportMixin:  # type: ignore[no-redef]
-        """Nothing: there is no protocol yet."""
+        """Placeholder: older releases have no callback protocol."""
 
 
 OWN_ACTIVATIONS = set(ACTIVATIONS) - {*SKLEARN_ACTIVATIONS, "sigmoid"}
-"""Names of the activations that scikit-learn lacks; its name of sigmoid is logistic."""
+"""Names of the activations that scikit-learn lacks; it calls sigmoid logistic."""
 
 OWN_LOSSES = {name for name, spec in LOSSES.items() if not spec.probabilities} - {"mse"}
-"""Names of the losses of numbers that it lacks; its name of mse is squared_error."""
+"""Names of the regression losses that scikit-learn lacks; it calls mse squared_error."""
 
 
 CONSTRAINTS = {
@@ -54,23 +54,23 @@ CONSTRAINTS = {
     "activation": [StrOptions({"identity", "logistic", "tanh", "relu", *OWN_ACTIVATIONS})],
     "dropout": [Interval(Real, 0, 1, closed="left"), "array-like"],
 }
-"""Constraints of the parameters that scikit-learn's estimators do not have, or only with fewer values; those of tables
-have them, too."""
+"""Constraints of parameters that scikit-learn's estimators lack, or for which they accept fewer values; the estimators
+of tables use them, too."""
 
 
 def dropout_rates(estimator: Any) -> tuple[float, ...]:
-    """Return dropout of each hidden layer; empty for none."""
+    """Return the dropout rate of each hidden layer; empty for none."""
     return checks.dropout(estimator.dropout, len(np.atleast_1d(estimator.hidden_layer_sizes)))[1]
 
 
 def check_target(estimator: Any, y: Any, name: str = "y") -> None:
-    """Refuse gaps in a target, fractions for classes, and text for numbers: ValueError names the first such row."""
+    """Reject gaps in a target, fractions as classes, and text as numbers; the ValueError names the first such row."""
     made, takes_classes = type(estimator).__name__, is_classifier(estimator)
     ours = next(kind.__name__ for kind in type(estimator).__mro__ if kind.__module__.startswith("fastnet."))
     if y is None:
         raise ValueError(f"{made} requires {name} to be passed, but the target {name} is None")
     array = np.asarray(0 if issparse(y) else y)
-    if np.ma.is_masked(y):  # scikit-learn would train on what lies under the mask
+    if np.ma.is_masked(y):  # scikit-learn would train on the masked values
         _refuse(np.ma.getmaskarray(y), y, name, "; remove or replace such values first")
     if array.ndim == 0:
         return  # scikit-learn says what is expected
@@ -97,7 +97,7 @@ def check_target(estimator: Any, y: Any, name: str = "y") -> None:
 
 
 def _refuse(wrong: Any, array: Any, name: str, what: str) -> None:
-    """Raise ValueError, which says what of the first element that is marked as wrong, if any is."""
+    """Raise ValueError about the first element that is marked as wrong, if any; ``what`` says what is wrong."""
     if np.any(wrong):
         place = tuple(np.argwhere(wrong)[0])
         shown = repr(str(array[place]))[:40] if isinstance(array[place], str) else array[place]
@@ -120,7 +120,7 @@ def _is_text(value: Any) -> bool:
 
 
 def check_class_weight(class_weight: Any, classes: Any) -> None:
-    """Refuse a dict with a key that is no class, unless it has all classes: rows of a fold may lack a rare one."""
+    """Reject a dict with a key that is not a class, unless it has all classes: a fold's rows may lack a rare class."""
     named = dict.fromkeys(np.asarray(classes).tolist())
     missing = [name for name in named if name not in class_weight]
     unknown = [key for key in class_weight if key not in named] if missing else []
@@ -135,7 +135,7 @@ def check_class_weight(class_weight: Any, classes: Any) -> None:
 
 
 def check_engine(estimator: Any, reason: str) -> None:
-    """Refuse what only the engine knows, where for some reason, if not "", scikit-learn's code would train."""
+    """Reject features that only the engine has if, for ``reason`` (unless ""), scikit-learn's code would train."""
     wanted = [f"activation={estimator.activation!r}"] * (estimator.activation in OWN_ACTIVATIONS)
     wanted += [f"loss={estimator.loss!r}"] * (estimator.loss in OWN_LOSSES)
     wanted += [f"dropout={estimator.dropout!r}"] * bool(dropout_rates(estimator))
@@ -147,7 +147,7 @@ def check_engine(estimator: Any, reason: str) -> None:
 
 
 def outputs(estimator: Any, X: Any) -> Array:
-    """Return the outputs by the reference's activations, where arrays are not what the kernels take."""
+    """Return outputs computed with the reference's activations, for arrays that the kernels do not accept."""
     names = [*[estimator.activation] * (estimator.n_layers_ - 2), estimator.out_activation_]
     A = X
     for W, b, name in zip(estimator.coefs_, estimator.intercepts_, names, strict=True):
@@ -169,7 +169,7 @@ def validation_loss(estimator: Any, y: Array, found: Array) -> float:
 
 @contextmanager
 def fit_task(estimator: Any, X: Any, y: Any, sample_weight: Any, incremental: bool) -> Iterator[None]:
-    """Tell callbacks of scikit-learn's protocol, if there are any, that a fit begins and ends."""
+    """Notify callbacks of scikit-learn's protocol, if any, that a fit begins and ends."""
     if not getattr(estimator, "_skl_callbacks", ()):
         yield
         return
@@ -190,18 +190,18 @@ def fit_task(estimator: Any, X: Any, y: Any, sample_weight: Any, incremental: bo
 
 
 def epoch_task(estimator: Any) -> None:
-    """Tell them that an epoch has ended; where one wants to stop, it is the last."""
+    """Notify these callbacks that an epoch has ended; if one wants to stop, this epoch is the last."""
     context, data = getattr(estimator, "_epoch_task", (None, {}))
     if context is None:
         return
     task = context.subcontext(task_name="epoch")
     task.call_on_fit_task_begin(**data)
     if task.call_on_fit_task_end(**data, reconstruction_attributes=lambda: _fitted(estimator)):
-        # The loop ends where more epochs than these brought no gain, unless the optimizer lowers its rate instead.
+        # This ends scikit-learn's loop: too many epochs brought no gain, and the optimizer does not lower its rate.
         estimator.n_iter_no_change = -1
         estimator._optimizer.trigger_stopping = lambda message, verbose: True
 
 
 def _fitted(estimator: Any) -> dict[str, Any]:
-    """Return what makes a copy of the estimator predict as it does now."""
+    """Return the attributes with which a copy of the estimator predicts as it does now."""
     return {name: [array.copy() for array in getattr(estimator, name)] for name in ("coefs_", "intercepts_")}

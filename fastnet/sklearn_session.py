@@ -1,6 +1,6 @@
-"""One fit of fastnet.sklearn's estimators: scikit-learn's parameters and optimizer in the layout of the engine.
+"""One fit of fastnet.sklearn's estimators: scikit-learn's parameters and optimizer in the engine's layout.
 
-`Session.train` stands in for scikit-learn's loop over the batches of an epoch; see `fastnet.sklearn`.
+`Session.train` replaces scikit-learn's loop over the batches of an epoch; see `fastnet.sklearn`.
 """
 
 from __future__ import annotations
@@ -27,19 +27,20 @@ from .kernels.specs.optimizers import OPTIMIZERS
 from .sklearn_additions import OWN_LOSSES, dropout_rates
 
 ACTIVATION_NAMES = {"logistic": "sigmoid", **{name: name for name in ACTIVATIONS if name != "sigmoid"}}
-"""fastnet's name of each activation: scikit-learn has another one for sigmoid."""
+"""fastnet's name of each activation: scikit-learn calls sigmoid logistic."""
 
 LOSS_NAMES = {"softmax": "cross_entropy", "logistic": "binary_cross_entropy", "identity": "mse"}
-"""The loss of each output activation; poisson's, exp, has none here."""
+"""The loss of each output activation; exp, that of poisson, has none here."""
 
 _MIN_DENSITY = 0.05
-"""Sparse data with a smaller share of nonzero elements are left to scikit-learn, whose products skip zeros."""
+"""Sparse data with a smaller fraction of nonzero elements are left to scikit-learn, whose products skip zeros."""
 
 _MAX_DENSE_BYTES = 2**30
 """Largest size of sparse data when made dense."""
 
 _MAX_RATE_RATIO = 1e18
-"""SGD's velocity is kept divided by the rate; if the rate falls by more than this, it could overflow in float32."""
+"""The engine stores SGD's velocity divided by the rate; if the rate falls by more than this, it could overflow in
+float32."""
 
 
 def unsupported(
@@ -86,7 +87,7 @@ class Session:
         self._parameters = SyncedArray(self._flat)
         self._views = self._transposed(self._flat)
         sklearn_conversions.fill(self._views, self._coefs + self._intercepts)
-        # Until the end the attributes are views, so that scores see each epoch's parameters.
+        # During the fit the attributes are views, so that scores use each epoch's parameters.
         estimator.coefs_, estimator.intercepts_ = self._views[: len(self._coefs)], self._views[len(self._coefs) :]
         self._loss = estimator.loss if estimator.loss in OWN_LOSSES else LOSS_NAMES[estimator.out_activation_]
         self._scale = sklearn_conversions.GRADIENT_SCALE.get(self._loss, 1.0)
@@ -94,7 +95,7 @@ class Session:
         self.batch_size = rows if rows > self._batch else estimator.batch_size
         self._order = np.arange(rows) if estimator.shuffle else None
         self._dropout, self._seed = dropout_rates(estimator), 0
-        if self._dropout:  # rows seen before, so that each call of partial_fit has masks of its own
+        if self._dropout:  # the seed includes the rows seen so far, so that each call of partial_fit has its own masks
             self._seed = (int(estimator._random_state.randint(2**31)) << 32) + estimator.t_ % 2**32
         self._optimizer: Any = None
 
@@ -102,7 +103,7 @@ class Session:
         return sklearn_conversions.transposed_views(flat, self._sizes)
 
     def _start(self, estimator: Any, X: Any, y: Array, sample_weight: Array | None) -> None:
-        """Take over the state of scikit-learn's optimizer, which exists by now, and prepare the data."""
+        """Take over the state of scikit-learn's optimizer, which now exists, and prepare the data."""
         if X.shape[0] != self._rows:
             raise RuntimeError(
                 f"this version of scikit-learn trains on {X.shape[0]} rows where {self._rows} were expected; use one "
@@ -147,11 +148,11 @@ class Session:
 
     @property
     def _steps(self) -> int:
-        """Number of steps taken, Adam's before this session included."""
+        """Number of steps taken, including Adam's before this session."""
         return int(self._state.progress["step"]) - sklearn_conversions.FAR_STEP
 
     def train(self, estimator: Any, X: Any, y: Array, sample_weight: Array | None) -> float:
-        """Train an epoch on these rows, the same every time, and return the mean of its batches' objectives."""
+        """Train an epoch on these rows, the same in every call, and return the mean of its batches' objectives."""
         if self._optimizer is None:
             self._start(estimator, X, y, sample_weight)
         optimizer, state, order = self._optimizer, self._state, self._order
@@ -177,7 +178,7 @@ class Session:
         self._engine.train(self._X, self._targets, self._weights, order, rates)
         called = len(estimator.callbacks) > 0 or hasattr(estimator, "_epoch_task")
         if estimator.early_stopping or called or estimator._validation is not None:
-            self._parameters.host  # noqa: B018 - fetches what the attributes, which are looked at, are views of
+            self._parameters.host  # noqa: B018 - fetches the memory that the attributes are views of
         loss, penalty = float(objective["mean_loss"]), float(objective["penalty"])
         if LOSSES[self._loss].mean_over_outputs:
             loss /= self._sizes[-1]
@@ -185,9 +186,9 @@ class Session:
 
     def finish(self, estimator: Any) -> None:
         """Write parameters and optimizer state back to scikit-learn's attributes."""
-        self._parameters.host  # noqa: B018 - fetches what was trained on a device
+        self._parameters.host  # noqa: B018 - fetches parameters trained on a device
         sklearn_conversions.fill(self._coefs + self._intercepts, self._views)
-        if estimator.coefs_ and estimator.coefs_[0] is self._views[0]:  # not the best ones of early stopping
+        if estimator.coefs_ and estimator.coefs_[0] is self._views[0]:  # else they are early stopping's best ones
             estimator.coefs_, estimator.intercepts_ = self._coefs, self._intercepts
         optimizer = self._optimizer
         if isinstance(optimizer, AdamOptimizer):

@@ -1,4 +1,4 @@
-"""Tables: the kinds of their columns, which scikit-learn turns into inputs of a network.
+"""Tables: recognises the kinds of columns, which scikit-learn then turns into inputs of a network.
 
 It needs pandas and scikit-learn (``pip install pandas scikit-learn skops``).
 """
@@ -30,16 +30,16 @@ except ImportError as error:
     ) from error
 
 _MOSTLY = 0.95
-"""Text is read as numbers, or as dates, if at least this share of its cells can be; the others are gaps then."""
+"""Text is read as numbers or dates if at least this fraction of its cells can be; the others become gaps."""
 
 _ID = re.compile(r"(?i:(^|[ _.-])(id|index|rownames?)$|^unnamed: \d+$)|Id$|ID$")
 _EPOCH = "2000-01-01"
 _DATE = pandas.Timestamp("2024-12-31 18:30", tz="UTC")
-"""An example, whose day is no month."""
+"""An example for messages; its day cannot be a month."""
 
 
 def check_columns(wanted: Iterable[str], columns: Collection[str], where: str) -> None:
-    """Refuse names that a table lacks: all are named, and what may have been meant.
+    """Reject names of columns that a table lacks; the error lists all of them and suggests what may have been meant.
 
     Raises
     ------
@@ -56,7 +56,7 @@ def check_columns(wanted: Iterable[str], columns: Collection[str], where: str) -
 
 
 def check_frame(X: Any, least: int) -> None:
-    """Refuse a DataFrame of too few rows, of columns of one name, or that holds infinity.
+    """Reject a DataFrame that has too few rows or several columns of the same name, or that holds infinity.
 
     Raises
     ------
@@ -77,35 +77,35 @@ def check_frame(X: Any, least: int) -> None:
 
 
 def numbers(column: Any) -> Any:
-    """Return a column as float64, in which cells that are no finite numbers are NaN: $1,234.50 and 45% are numbers."""
+    """Return a column as float64, with NaN for cells that are not finite numbers; $1,234.50 and 45% are numbers."""
     if not pandas.api.types.is_numeric_dtype(column):
         text = column.astype("string").str.strip().str.replace(r"^[$€£]\s*|\s*%$|,(?=\d{3}(\D|$))", "", regex=True)
         column = pandas.to_numeric(text.where(~text.str.contains("_", na=False)), errors="coerce")
     with np.errstate(over="ignore"):
         values = column.to_numpy(np.float64, na_value=np.nan)
-    finite = np.isfinite(values)  # not `replace`: with that, preparing a small table took as long as training on it
+    finite = np.isfinite(values)  # `replace` made preparing a small table take as long as training on it
     return pandas.Series(values if finite.all() else np.where(finite, values, np.nan), column.index, name=column.name)
 
 
 def text_of(value: Any) -> str:
-    """Return a cell as text: whole numbers without a point, as they are where a column has no gaps."""
+    """Return a cell as text, whole numbers without a decimal point, as in a column without gaps."""
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
 
 
 def as_text(column: Any) -> Any:
-    """Return a column as text, gaps as ""."""
+    """Return a column as text, with "" for gaps."""
     return column.astype(object).map(text_of, na_action="ignore").where(column.notna(), "")
 
 
 def dates_of(column: Any, form: str) -> Any:
-    """Return a column as dates without a time zone; text is read by the format, or by ISO 8601, and else is NaT."""
+    """Return a column as dates without a time zone; text is parsed by the format, or by ISO 8601, or becomes NaT."""
     if not pandas.api.types.is_datetime64_any_dtype(column):
         column = pandas.to_datetime(as_text(column), format=form or "ISO8601", errors="coerce", utc=True)
     return column.dt.tz_convert(None) if column.dt.tz is not None else column
 
 
 def _date_format(values: Any) -> str:
-    """Return the format of most of these texts, or "" where they are no dates."""
+    """Return the date format of most of these texts, or "" if they are not dates."""
     first = str(values.iloc[0])
     for day_first in (True, False) if "." in first else (False, True):
         with warnings.catch_warnings():
@@ -118,14 +118,14 @@ def _date_format(values: Any) -> str:
 
 @dataclass
 class Columns:
-    """Which columns of a table a model takes, and how.
+    """The columns of a table that a model uses, and how it uses them.
 
     Attributes
     ----------
     kinds : dict of str to str
-        "number", "boolean", "category", or "date" of each column taken, with the dates' format where they are text.
+        "number", "boolean", "category" or "date" for each column used; for dates given as text, followed by the format.
     left_out : dict of str to str
-        Why a column is not taken.
+        For each other column, why it is not used.
     """
 
     kinds: dict[str, str] = field(default_factory=dict)
@@ -145,18 +145,18 @@ class Columns:
 
     @classmethod
     def of_numbers(cls, frame: Any) -> Columns:
-        """Take every column of a frame as numbers, none for an id, but those that hold nothing or one number."""
+        """Use every column of a frame as numbers, even ids, except those that are empty or constant."""
         found = {name: _uniform(frame[name]) for name in frame.columns}
         kinds = {name: "number" for name, why in found.items() if not why}
         return cls(kinds, {name: why for name, why in found.items() if why})
 
     @property
     def text(self) -> list[str]:
-        """The columns that `features` returns as text."""
+        """Names of the columns that `features` returns as text."""
         return [name for name, kind in self.kinds.items() if kind in ("boolean", "category")]
 
     def lines(self, frame: Any) -> list[str]:
-        """Describe the columns of a frame in lines: the kinds, gaps and rare values, and what is left out and why."""
+        """Describe a frame's columns in lines: their kinds, gaps and rare values, and which are left out and why."""
         by_kind: dict[str, list[str]] = {"number": [], "boolean": [], "category": [], "date": [], "left out": []}
         least = rare_below(len(frame))
         for name, kind in self.kinds.items():
@@ -177,16 +177,16 @@ class Columns:
         return found
 
     def features(self, frame: Any) -> Any:
-        """Return the columns that are taken as a frame of float64 and text; dates become days and parts of them."""
+        """Return the columns used as a frame of float64 and text; dates become numbers of days and date parts."""
         return self.parse(frame)[0]
 
     def checked(self, frame: Any) -> tuple[Any, dict[str, dict[str, Any]]]:
-        """Return what `parse` does, for a table that is not trained on.
+        """Return what `parse` returns, for a table on which the model was not trained.
 
         Raises
         ------
         ValueError
-            If a column that held numbers, or dates, holds hardly any.
+            If a column that held numbers or dates in training now holds hardly any.
         """
         features, found = self.parse(frame)
         for name, wrong in found.items():
@@ -200,7 +200,7 @@ class Columns:
         return features, found
 
     def parse(self, frame: Any) -> tuple[Any, dict[str, dict[str, Any]]]:
-        """Return `features`, and the `unread` cells of the columns of numbers and of dates, which become gaps."""
+        """Return `features`, and the `unread` cells of number and date columns, which become gaps."""
         parts, found = dict[str, Any](), dict[str, dict[str, Any]]()
         for name, kind in self.kinds.items():
             if kind.startswith("date"):
@@ -210,7 +210,7 @@ class Columns:
                     values[part] = getattr(parsed.dt, part).astype("float64")
                 for part, column in values.items():
                     called = f"{name} ({part})"
-                    while called in self.kinds:  # a column of the table
+                    while called in self.kinds:  # the table has a column of that name
                         called += "'"
                     parts[called] = column
             else:
@@ -220,7 +220,7 @@ class Columns:
         return pandas.DataFrame(parts, index=frame.index), found
 
     def transformer(self, features: Any) -> Any:
-        """Return scikit-learn's transformer from `features` to inputs of a network, fitted on these rows.
+        """Return a scikit-learn transformer from `features` to inputs of a network, fitted on these rows.
 
         Raises
         ------
@@ -230,7 +230,7 @@ class Columns:
         return self.transformed(features)[0]
 
     def transformed(self, features: Any) -> tuple[Any, Array]:
-        """Return the `transformer` of these rows, and their inputs, which fitting it computes anyway.
+        """Return the `transformer` for these rows and their inputs, which fitting computes anyway.
 
         Raises
         ------
@@ -243,7 +243,7 @@ class Columns:
         rare = {"handle_unknown": "infrequent_if_exist", "min_frequency": least, "max_categories": 256}
         encoded = OneHotEncoder(sparse_output=False, dtype=np.float32, **rare)
         for name in rest:
-            moments(features[name].dropna().to_numpy(), f"column {name!r}")  # the scaler would not say what overflows
+            moments(features[name].dropna().to_numpy(), f"column {name!r}")  # the scaler would not report an overflow
         steps = [("numbers", make_pipeline(StandardScaler(), filled), rest), ("categories", encoded, text)]
         made = ColumnTransformer([step for step in steps if step[2]], sparse_threshold=0)
         inputs = made.fit_transform(features)
@@ -251,16 +251,16 @@ class Columns:
 
 
 _LEAST = 1e-150
-"""A standard deviation whose square is still accurate."""
+"""Smallest standard deviation whose square is accurate."""
 
 
 def moments(values: Array, what: str) -> tuple[float, float]:
-    """Return mean and standard deviation of finite numbers, 0 where they are all the same or there are none.
+    """Return the mean and standard deviation of finite numbers; the latter is 0 if all are equal or there are none.
 
     Raises
     ------
     ValueError
-        If they are so large, or so close to 0, that their squares overflow or vanish.
+        If the numbers are so large, or so close to 0, that their squares overflow or vanish.
     """
     if not len(values) or values.min() == values.max():
         return (float(values[0]) if len(values) else 0.0), 0.0
@@ -273,7 +273,7 @@ def moments(values: Array, what: str) -> tuple[float, float]:
 
 
 def unread(column: Any, known: Any, expected: str) -> dict[str, dict[str, Any]]:
-    """Return how many cells of a column hold something, but not what is expected, and the first; {} where none does."""
+    """Return how many cells of a column are neither blank nor as expected, and the first of them; {} if none."""
     lost = column.notna().to_numpy() & ~np.asarray(known, bool)
     cells = column[lost] if lost.any() else column[:0]
     cells = cells[as_text(cells) != ""] if len(cells) else cells  # blank ones are gaps
@@ -283,7 +283,7 @@ def unread(column: Any, known: Any, expected: str) -> dict[str, dict[str, Any]]:
 
 
 def unread_lines(found: Mapping[str, Mapping[str, Any]], fate: str = "taken for gaps") -> list[str]:
-    """Say which cells could not be read and what becomes of them, a line for each of at most 8 columns."""
+    """Describe the cells that could not be read and their fate, in a line for each of at most 8 columns."""
     said = [
         f"no {each['expected']} could be read in {counted(each['cells'], 'cell')} of {name!r}, such as "
         f"{each['example']!r}: {fate}"
@@ -293,12 +293,12 @@ def unread_lines(found: Mapping[str, Mapping[str, Any]], fate: str = "taken for 
 
 
 def rare_below(rows: int) -> int:
-    """Return how often a category must occur in the rows trained on to have an input of its own."""
+    """Return how often a category must occur in the training rows to get an input of its own."""
     return min(10, max(2, rows // 100))
 
 
 def _uniform(column: Any) -> str:
-    """Return "empty" or "constant" where a column is, what its cells are where that is nothing to learn from, or ""."""
+    """Return "empty" or "constant", or a description of cells that are neither numbers nor text, or ""."""
     known = column.notna()
     if not known.any():
         return "empty"
@@ -308,12 +308,12 @@ def _uniform(column: Any) -> str:
         if column.dtype == object:
             column.astype("string")
         return "constant" if column.nunique() == 1 and known.all() else ""
-    except (TypeError, NotImplementedError, UnicodeDecodeError):  # no hash, as of lists, or bytes that are no text
+    except (TypeError, NotImplementedError, UnicodeDecodeError):  # unhashable, as lists, or bytes that are not text
         return f"cells of type {type(column[known].iloc[0]).__name__}; give numbers or text"
 
 
 def _useless(name: str, column: Any) -> str:
-    """Say why a column tells nothing about a new row, or return ""."""
+    """Say why a column is useless for predicting new rows, or return ""."""
     if why := _uniform(column):
         return why
     values = column.dropna()
@@ -332,7 +332,7 @@ def _useless(name: str, column: Any) -> str:
     if (share := found.mean()) > 0.5:
         odd = text_of(values[~found].iloc[0])[:20]
         return f"{share:.0%} are numbers, others text such as {odd!r}: empty these cells"
-    example = f", such as {text_of(values.iloc[0])[:20]!r}"  # which shows why it is taken for text
+    example = f", such as {text_of(values.iloc[0])[:20]!r}"  # shows why the column is taken for text
     some = f"text, {different:,} different in {len(values):,} rows{example}"
     return f"an id: every row has another text{example}" if different == len(column) else some
 
@@ -353,21 +353,21 @@ def _kind(values: Any) -> str:
 
 
 _MOST_CODES, _ROWS_A_CODE, _DEGREE, _LEVEL = 32, 5, 3, 0.001
-"""Of `codes`: different values at most, rows of each in the mean at least, degree of the curve, level of the test."""
+"""For `codes`: most different values, fewest rows per value on average, degree of the curve, level of the test."""
 
 
 def codes(frame: Any, targets: Array) -> list[str]:
-    """Return the columns of a few whole numbers that are codes, hours or the like, better taken for categories.
+    """Return columns of a few whole numbers that are codes, hours or the like, and better used as categories.
 
-    In these the targets' means at each value lie further from a curve than chance would have them, from a cubic or,
-    of 4 values or fewer, one of a lower degree, by the F test for lack of fit. A tree cuts such values out one by one;
-    a network would have to bend to each.
+    In such a column, the F test for lack of fit rejects that the targets' means at each value lie on a cubic (on a
+    curve of lower degree, for 4 values or fewer). A tree isolates such values one by one; a network would have to bend
+    its function at each.
 
     Parameters
     ----------
     frame : DataFrame
     targets : ndarray, shape (rows, outputs)
-        Numbers, or for classes their indicators or probabilities.
+        Numbers; for classes, their indicators or probabilities.
     """
     found = []
     for name in frame.columns:
@@ -398,25 +398,25 @@ def codes(frame: Any, targets: Array) -> list[str]:
 # ---------------------------------------------------------------------------------------------- the target
 
 MAX_INTEGER_CLASSES = 20
-"""Whole numbers are taken for classes if at most this many different values occur, each twice on average."""
+"""Whole numbers count as classes if there are at most this many different values, each occurring twice on average."""
 
 _MIN_ROWS, _MAX_CLASSES = 10, 1000
 
 
 def target_of(column: Any, task: str | None = None) -> tuple[Any, Array, list[Any] | None, str]:
-    """Return the target's rows that are known, its labels or numbers, the classes or None, and why it is taken so.
+    """Return which rows of the target are known, its labels or numbers, the classes or None, and the task's reason.
 
     Parameters
     ----------
     column : pandas.Series
     task : {"classification", "regression"}, optional
-        By default text and booleans are classified, and so are whole numbers with at most 20 different values, each
-        found twice on average; other numbers are regressed.
+        By default, text, booleans and whole numbers with at most 20 different values, each occurring twice on average,
+        are classified; other numbers are regressed.
 
     Raises
     ------
     ValueError
-        If it holds too few rows, a single value, too many classes, dates, or text for a regression.
+        If the target holds too few rows, a single value, too many classes, dates, or text for a regression.
     """
     name = column.name
     known = column.notna()

@@ -1,4 +1,4 @@
-"""Files of tables, which pandas reads: what kind of file it is, and how a CSV is written.
+"""Reads tables from files with pandas; recognises the kind of a file and the format of a CSV.
 
 It needs pandas (``pip install pandas scikit-learn skops``).
 """
@@ -23,7 +23,7 @@ except ImportError as error:
 _ENCODINGS = ("utf-8-sig", "cp1252")
 _SEPARATORS = (",", ";", "\t", "|", r"\s+")
 _GAPS = ["?", "-", "--", ".", "missing"]
-"""Cells that are gaps besides those that pandas takes for them: empty ones, NA, N/A, NaN, NULL, None."""
+"""Cells that count as gaps, besides those that pandas recognises: empty ones, NA, N/A, NaN, NULL, None."""
 
 _MAX_COLUMNS = 1 << 16
 
@@ -69,11 +69,11 @@ _OTHER_KINDS = (
     (rb"\$FL[23]@", "an SPSS file", _by("read_spss")),
     (rb"(?i:(\s*%.*\n)*\s*@relation)", "ARFF", "in Python, scipy.io.arff.loadarff reads it; write it as CSV"),
 )
-"""How files that are no tables here begin, what they are, and what to do."""
+"""Files that are not readable as tables: how they begin, what they are, and what to do."""
 
 
 def _check_kind(head: bytes) -> None:
-    """Refuse a file of another kind by its first bytes; say which, what is expected, and what to do."""
+    """Reject a file of another kind by its first bytes; the error says which, what is expected, and what to do."""
     for pattern, kind, remedy in _OTHER_KINDS:
         if re.match(pattern, head.removeprefix(b"\xef\xbb\xbf")):
             raise ValueError(f"it is {kind}; expected {_FORMS}; {remedy}")
@@ -87,21 +87,21 @@ def read(path: storage.Path, target: str = "y") -> Any:
     Parameters
     ----------
     path : str or path-like
-        By its suffix Parquet (``.parquet``), Feather (``.feather``, ``.arrow``), NPZ (arrays ``X`` (rows, n), whose
-        columns are called X0, X1, ..., and the target), or else CSV: the separator, the encoding (UTF-8, UTF-16 or
-        Windows-1252), decimal commas and the compression are recognised.
+        The suffix determines the format: Parquet (``.parquet``), Feather (``.feather``, ``.arrow``), NPZ (arrays ``X``
+        (rows, n), whose columns are called X0, X1, ..., and the target), or else CSV. For CSV, the separator, the
+        encoding (UTF-8, UTF-16 or Windows-1252), decimal commas and the compression are recognised.
     target : str, default "y"
-        The array of an NPZ file that is read beside X, if it is there.
+        The array of an NPZ file to read besides X, if it is there.
 
     Returns
     -------
     pandas.DataFrame
-        An index that the file holds, such as the row names that R writes, is left out.
+        Without the file's index, such as the row names that R writes.
 
     Raises
     ------
     ImportError
-        If Parquet or Feather is to be read, and pyarrow is not installed.
+        If the file is Parquet or Feather and pyarrow is not installed.
     OSError, ValueError
         If the file cannot be read; the message is one line.
     """
@@ -153,7 +153,7 @@ def _read_csv(path: storage.Path, head: bytes) -> Any:
 
 
 def _has_names(frame: Any) -> bool:
-    """Whether rows of a CSV are one cell longer than its header: by names, as R writes, or a separator at the end."""
+    """Whether rows of a CSV are one cell longer than its header: by row names, as R writes, or a trailing separator."""
     return not isinstance(frame.index, pandas.RangeIndex)
 
 
@@ -166,9 +166,9 @@ def _parse_csv(path: storage.Path, options: dict[str, Any]) -> Any:
         except pandas.errors.ParserError:
             ragged.append(separator)
         else:
-            if sample.index.nlevels == 1:  # rows are at most one longer, by a name
+            if sample.index.nlevels == 1:  # rows are at most one cell longer, for a row name
                 samples[separator] = sample
-    # By a wrong separator the rows are shorter than the header. Spaces are one only where no other character is.
+    # With a wrong separator, rows are shorter than the header. Spaces separate only if no other character does.
     reach = {tried: sample.iloc[:, -1].ne("").any() or _has_names(sample) for tried, sample in samples.items()}
     whole = {tried: sample for tried, sample in samples.items() if reach[tried]} or samples
     widths = {tried: sample.shape[1] for tried, sample in whole.items()}
@@ -185,7 +185,7 @@ def _parse_csv(path: storage.Path, options: dict[str, Any]) -> Any:
         options = {**options, "decimal": ","}
     options = {**options, "sep": separator, "low_memory": False}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # dates of several formats, lengths that differ
+        warnings.simplefilter("ignore")  # dates in several formats, rows of different lengths
         frame = pandas.read_csv(path, **options)
         if _has_names(frame) and frame.iloc[:, -1].isna().all():
             frame = pandas.read_csv(path, index_col=False, **options)  # rows end with a separator

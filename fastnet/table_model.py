@@ -1,4 +1,4 @@
-"""Models of tables: they predict a column of a DataFrame from others, found by their names.
+"""Models of tables: they predict a column of a DataFrame from other columns, which they find by name.
 
 It needs pandas, scikit-learn and skops (``pip install pandas scikit-learn skops``).
 """
@@ -43,24 +43,24 @@ _TYPES = {
 
 @dataclass
 class TableModel:
-    """A model of a table: it predicts a column of a DataFrame from others, found by their names.
+    """A model of a table: it predicts a column of a DataFrame from other columns, which it finds by name.
 
     `fastnet train FILE --target COLUMN --out MODEL` makes one, and `load` reads it.
 
     Attributes
     ----------
     columns : Columns
-        The columns taken.
+        The columns used.
     target : str
         The column predicted.
     classes : list or None
         For classification, the class of each label 0, 1, ...
     scaling : tuple of float
-        For regression, what is added to outputs that were multiplied by the second.
+        For regression, shift and scale: predictions are outputs * scale + shift.
     members : list of (ColumnTransformer, Network)
-        Predictions are the mean of theirs.
+        Predictions are the mean over these.
     id : str or None
-        The column that names a row, which `fastnet predict` copies.
+        The column that identifies a row; `fastnet predict` copies it.
     """
 
     columns: Columns
@@ -72,7 +72,7 @@ class TableModel:
 
     @property
     def has_probabilities(self) -> bool:
-        """Whether the loss that was minimised makes outputs probabilities."""
+        """Whether the loss that was minimised yields probabilities."""
         loss = self.members[0][1].loss
         return self.classes is not None and loss is not None and bool(LOSSES[loss].probabilities)
 
@@ -82,23 +82,23 @@ class TableModel:
         Parameters
         ----------
         frame : pandas.DataFrame or polars.DataFrame
-            With the columns that the model takes, in any order, and any others.
+            Must have the columns that the model uses, in any order; others are ignored.
 
         Returns
         -------
         ndarray of float64
-            For classification (rows, classes), rows that sum to 1 where there are probabilities; for regression
-            (rows,), in the target's units.
+            For classification (rows, classes), where rows of probabilities sum to 1; for regression (rows,), in the
+            target's units.
 
         Raises
         ------
         ValueError
-            If columns are missing, or one that held numbers or dates holds hardly any.
+            If columns are missing, or one that held numbers or dates in training now holds hardly any.
         """
         return self.outputs_of(self.parse(frame)[0])
 
     def outputs_of(self, features: Any, members: Sequence[int] | None = None) -> Array:
-        """Return the mean outputs of some members, by number, or of all, for a frame of `Columns.features`."""
+        """Return the mean outputs of some members, by index, or of all, for a frame of `Columns.features`."""
         chosen = self.members if members is None else [self.members[i] for i in members]
         total: Any = 0.0
         for transformer, network in chosen:
@@ -121,7 +121,7 @@ class TableModel:
         return self.columns.checked(frame)
 
     def notes(self, frame: Any, features: Any, unreadable: Mapping[str, Any]) -> list[str]:
-        """Say what of a table, which `parse` has read, is ignored or new: columns, cells, values of categories."""
+        """Say what `parse` ignored or found new in a table: columns, cells, values of categories."""
         known = {*self.columns.kinds, *self.columns.left_out, self.target, self.id}
         others = [name for name in frame.columns if name not in known]
         found = [f"ignored, since the model was not trained on them: {listed(others)}"] if others else []
@@ -134,7 +134,7 @@ class TableModel:
         return found
 
     def truth(self, column: Any) -> tuple[Array, Array]:
-        """Return which rows of a target's column are known, and their labels or numbers, as `scores` takes them."""
+        """Return which rows of a target column are known, and their labels or numbers, as `scores` takes them."""
         if self.classes is None:
             values = numbers(column)
             return values.notna().to_numpy(), values.dropna().to_numpy()
@@ -143,7 +143,7 @@ class TableModel:
         return labels.notna().to_numpy(), labels.dropna().to_numpy(np.int64)
 
     def unscored(self, column: Any, known: Array) -> list[str]:
-        """Say which cells of a target's column, besides those that `truth` knows, hold no number or known class."""
+        """Describe the other, non-empty cells of a target column: those that hold no number or known class."""
         if self.classes is None:
             return unread_lines(unread(column, known, "number"), "not scored")
         names = as_text(column)
@@ -161,7 +161,7 @@ class TableModel:
         Parameters
         ----------
         frame : pandas.DataFrame or polars.DataFrame
-            As `outputs` takes it.
+            As for `outputs`.
 
         Returns
         -------
@@ -177,7 +177,7 @@ class TableModel:
         Raises
         ------
         RuntimeError
-            If the model is a regression, or minimised a loss that makes no probabilities.
+            If the model is a regression, or minimised a loss that yields no probabilities.
         """
         if not self.has_probabilities:
             raise RuntimeError(
@@ -186,11 +186,11 @@ class TableModel:
         return self.outputs(frame)
 
     def to_onnx(self, path: storage.Path) -> None:
-        """Write the model, with all that is done to a table's columns, as an ONNX model (needs the package onnx).
+        """Write the model, including the preparation of columns, as an ONNX model (needs the package onnx).
 
         Each column of `Columns.features` is an input (rows, 1) of its name: numbers as float64, gaps as NaN; booleans
-        and categories as text, gaps as ""; a date as the numbers made of it. Outputs are ``predictions`` (rows,), and
-        for classes ``probabilities`` (rows, classes), or ``outputs`` where the loss makes none.
+        and categories as text, gaps as ""; a date as the numbers made of it. Outputs are ``predictions`` (rows,) and,
+        for classes, ``probabilities`` (rows, classes), or ``outputs`` if the loss yields no probabilities.
 
         Parameters
         ----------
@@ -213,14 +213,14 @@ class TableModel:
         table_onnx.to_onnx(path, layers, first.dtype, function, self.classes, self.scaling)
 
     def save(self, path: storage.Path) -> None:
-        """Write the model to a file of skops, all or nothing, which `load` reads.
+        """Write the model to a skops file, all or nothing; `load` reads it.
 
         Raises
         ------
         OSError
-            If the file cannot be written; what was there is untouched.
+            If the file cannot be written; an existing file is then unchanged.
         ValueError
-            If its suffix is that of another format, such as .onnx.
+            If the path has the suffix of another format, such as .onnx.
         """
         storage.check_suffix(path, ".skops")
         states = [(transformer, model.state_of(network)) for transformer, network in self.members]
@@ -235,14 +235,14 @@ class TableModel:
 def load(path: storage.Path) -> TableModel:
     """Read a model that `fastnet train FILE --out` or `TableModel.save` wrote.
 
-    Nothing in the file is executed: it is no pickle, and types other than those that `save` writes are refused.
+    Nothing in the file is executed: it is not a pickle, and types other than those that `save` writes are rejected.
 
     Raises
     ------
     OSError
         If the file cannot be read.
     ValueError
-        If it is not a whole file of this kind; the message is one line.
+        If it is not a complete file of this kind; the message is one line.
     """
     with storage.reading(path) as file:
         data = file.read()
@@ -282,7 +282,7 @@ def load(path: storage.Path) -> TableModel:
 
 
 def _types(node: Any) -> set[str]:
-    """Return the types in skops' description of a file that are not in `_TYPES`."""
+    """Return the types in a file's skops schema that are not in `_TYPES`."""
     if isinstance(node, list):
         return {name for part in node for name in _types(part)}
     if not isinstance(node, dict):

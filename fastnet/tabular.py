@@ -1,6 +1,6 @@
 """TabularClassifier and TabularRegressor: scikit-learn estimators that take tables as they are.
 
-Columns are recognised and prepared, and networks trained, as `fastnet train` does.
+They recognise and prepare columns, and train networks, as `fastnet train` does.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ from .trainer import Trainer
 _COUNT, _SHARE = Interval(Integral, 1, None, closed="left"), Interval(Real, 0, 1, closed="left")
 
 Part = tuple[Any, ...]
-"""Inputs, targets, and weights where there are any."""
+"""Inputs, targets, and weights, if any."""
 
 
 class _Tabular(BaseEstimator):  # type: ignore[misc]
-    """What both estimators share: how they check arguments, read tables and train members."""
+    """Base of both estimators: checks arguments, reads tables and trains members."""
 
     _parameter_constraints: dict[str, Any] = {  # noqa: RUF012 - scikit-learn's name
         **CONSTRAINTS,
@@ -66,43 +66,43 @@ class _Tabular(BaseEstimator):  # type: ignore[misc]
 
     @hinting
     def fit(self: Any, X: Any, y: Any, sample_weight: Any = None, *, X_val: Any = None, y_val: Any = None) -> Any:
-        """Train on a table; see the class's own parameters for how.
+        """Train on a table, as the class's parameters say.
 
         Parameters
         ----------
         X : DataFrame or array_like, shape (n, columns)
-            A pandas or polars DataFrame of numbers, text, booleans and dates, with gaps, whose whole numbers are
-            categories where they tell more so, see `fastnet.table.codes`; or numbers, NaN or masked for gaps, taken as
-            such.
+            A pandas or polars DataFrame of numbers, text, booleans and dates, possibly with gaps. Whole numbers become
+            categories if they are better used so, see `fastnet.table.codes`. Or an array of numbers, used as such, with
+            NaN or masked elements for gaps.
         y : array_like, shape (n,)
             The classes, or numbers.
         sample_weight : array_like, shape (n,), optional
-            How much each row counts, in training and where it is held out to choose the epoch. Columns are prepared,
-            and y is scaled, without it.
+            Weight of each row, in training and when it is held out to choose the epoch. It affects neither the
+            preparation of columns nor the scale of y.
         X_val, y_val : optional
-            Rows that choose the epoch, instead of a share of X.
+            Rows that choose the epoch, instead of a fraction of X.
 
         Returns
         -------
         TabularClassifier or TabularRegressor
-            Itself.
+            The estimator itself.
 
         Raises
         ------
         ValueError
-            If a parameter is out of range, X and y do not fit or are not finite, y holds a single class, or no column
-            tells anything; if no row counts; if dropout has another number of rates than there are hidden layers. The
-            estimator is as it was then.
+            If a parameter is out of range; if X and y do not match or are not finite, y holds a single class, or no
+            column is usable; if all rows weigh 0; or if the number of dropout rates is not that of hidden layers. The
+            estimator is then unchanged.
         TypeError
-            If X is a sparse matrix, its columns' names are of several types, or a callback cannot be called.
+            If X is a sparse matrix, its columns' names are of several types, or a callback is not callable.
         OSError
-            If the backend is cuda, and numba-cuda, the driver or the card is missing; the message says which.
+            If the backend is cuda and numba-cuda, the driver or the GPU is missing; the message says which.
         """
         self._validate_params()
         if (X_val is None) != (y_val is None):
             given, missing = ("X_val", "y_val") if y_val is None else ("y_val", "X_val")
             raise ValueError(f"{given} is given without {missing}; give both, or neither")
-        made = copy.copy(self)  # takes what is found, so that a fit that fails changes nothing
+        made = copy.copy(self)  # receives all results, so that a fit that fails changes nothing
         strata, targets, weights = made._targets(self._checked_target(X, y))
         held = None if X_val is None else made._held_targets(self._checked_target(X_val, y_val, "y_val"))
         if sample_weight is not None:
@@ -118,7 +118,7 @@ class _Tabular(BaseEstimator):  # type: ignore[misc]
         return self
 
     def _checked_target(self, X: Any, y: Any, name: str = "y") -> Array:
-        """Return y as a vector of as many finite values as X has rows."""
+        """Return y as a vector of finite values, one for each row of X."""
         check_target(self, y, name)
         y = column_or_1d(y, warn=True)
         check_consistent_length(X, y)
@@ -127,7 +127,7 @@ class _Tabular(BaseEstimator):  # type: ignore[misc]
         return np.asarray(y)
 
     def _inputs(self, X: Any, targets: Array | None = None, counts: Any = None) -> Array:
-        """Return what the networks are given; with targets recognise the columns first, by rows that count."""
+        """Return the networks' inputs; with targets, first recognise the columns, using the rows that count."""
         X, fits = X.to_pandas() if hasattr(X, "to_pandas") else X, targets is not None
         is_frame, least = isinstance(X, pandas.DataFrame), 2 if fits else 1
         if is_frame:
@@ -137,7 +137,7 @@ class _Tabular(BaseEstimator):  # type: ignore[misc]
             if isinstance(X, np.ma.MaskedArray):
                 X = np.ma.filled(X.astype(np.float64), np.nan)
             X = validate_data(self, X, reset=fits, ensure_all_finite="allow-nan", ensure_min_samples=least)
-        # By position: names, where both tables have them, are the same by now.
+        # Match columns by position: if both tables have names, these have been checked to be the same.
         names = getattr(self, "feature_names_in_", [f"x{i}" for i in range(X.shape[1])])
         frame = X.set_axis(list(names), axis=1) if is_frame else pandas.DataFrame(X, columns=list(names))
         if targets is not None:
@@ -153,7 +153,7 @@ class _Tabular(BaseEstimator):  # type: ignore[misc]
         return np.asarray(inputs, np.float32)
 
     def _train(self: Any, train: Part, strata: Array, held: Part | None) -> None:
-        """Train the members; the rows that choose the epoch are held out in the shares of ``strata``."""
+        """Train the members; the rows that choose the epoch are held out stratified by ``strata``."""
         X, targets, weights = train
         seeds = check_random_state(self.random_state).randint(2**31, size=self.n_members).tolist()
         parts, rows = [], len(X)
@@ -163,7 +163,7 @@ class _Tabular(BaseEstimator):  # type: ignore[misc]
         trainers = [self._trainer(train, rows, seed, self.epochs) for seed in seeds]
         options: dict[str, Any] = {"progress": self.progress, "callbacks": self.callbacks}
         options["patience"] = patience = self.patience or (self.epochs if held or parts else None)
-        if len(trainers) == 1:  # several threads train one network, to the same bits
+        if len(trainers) == 1:  # here several threads train one network, with the same bits
             if parts:
                 (X, targets, weights), held = (_rows(train, chosen) for chosen in parts[0])
             trainers[0].fit(X, targets, self.epochs, sample_weight=weights, validation_data=held, **options)
@@ -175,22 +175,22 @@ class _Tabular(BaseEstimator):  # type: ignore[misc]
         histories = [trainer.history for trainer in trainers]
         self.histories_ = [*map(dict, histories)]
         ended = [h for h in histories if parts and h.epochs < self.epochs and h.epochs - h.best_epoch <= patience]
-        if parts and self.refit and not ended:  # by a callback, which wants no more
+        if parts and self.refit and not ended:  # a callback that has ended training wants no refit
             with bars_labelled("refit: "):
                 self._refit(train, trainers, [_rows(train, out) for _, out in parts])
         self.ensemble_ = Ensemble([trainer.network for trainer in trainers])
 
     def _trainer(self: Any, train: Part, rows: int, seed: int, epochs: int) -> Trainer:
-        """Return what trains a new member on some of the rows, while the rate falls to 0."""
+        """Return the trainer of a new member, for training on ``rows`` rows while the rate falls to 0."""
         sizes = [train[0].shape[1], *np.atleast_1d(self.hidden_layer_sizes).tolist(), train[1].shape[1]]
         network = Network(sizes, hidden=ACTIVATION_NAMES[self.activation], seed=seed)
-        network.weights[-1][...] = 0  # at first all rows are predicted alike
+        network.weights[-1][...] = 0  # initial predictions are the same for all rows
         optimizer = Adam(CosineDecay(self.learning_rate, epochs), beta2=recipe.BETA2)
         how = {"seed": seed, "l2": self.l2, "dropout": self.dropout, "threads": self.threads, "backend": self.backend}
         return Trainer(network, self._loss, optimizer, recipe.even_batch(rows, self.batch_size), **how)
 
     def _refit(self: Any, train: Part, trainers: list[Trainer], held: list[Part]) -> None:
-        """Replace members by others that train on all rows, in as many epochs as `recipe.annealed` says."""
+        """Replace members by new ones trained on all rows, for the number of epochs that `recipe.annealed` returns."""
         epochs = {}
         for i, (trainer, part) in enumerate(zip(trainers, held, strict=True)):
             best, _ = recipe.kept(trainer, part)
@@ -221,57 +221,58 @@ class TabularClassifier(ClassifierMixin, _Tabular):  # type: ignore[misc]
     epochs : int, default 64
         Passes over the rows; the learning rate falls to 0 along half a cosine in that time.
     batch_size : int, default 256
-        Rows of a step, about: an epoch is cut into equal steps.
+        Approximate rows per step: an epoch is cut into equal steps.
     learning_rate : float, default 0.0025
-        The rate at first; the default was chosen on the tables of docs/tables.md.
+        The initial rate; the default was chosen on the tables of docs/tables.md.
     label_smoothing : float, default 0.1
-        Share of a label that is spread over all classes. 0 where probabilities count more than decisions.
+        Fraction of a label that is spread over all classes. Use 0 if probabilities matter more than decisions.
     n_members : int, default 1
-        Networks of different seeds and validation rows; predictions are the mean of theirs.
+        Number of networks, with different seeds and validation rows; predictions are the mean over them.
     validation_fraction : float, default 0.2
-        Share of the rows that choose the epoch whose parameters are kept, or how many ``refit`` takes, where `fit` is
-        given no ``X_val``. 0 trains on all and keeps the last.
+        Fraction of the rows held out to choose the epoch whose parameters are kept, or the number of epochs of
+        ``refit``, if `fit` gets no ``X_val``. 0 trains on all rows and keeps the last epoch.
     random_state : int, RandomState or None, default None
     threads : int or None, default None
-        Upper bound of threads, which do not change a bit: they train one network together, and of several each one at a
-        time. None means all.
+        Upper bound on threads, which do not affect the bits of results: they train a single network together, or
+        several networks with one thread each. None means all.
     backend : {"auto", "numpy", "cpu", "cuda"}, default "auto"
-        As of `fastnet.Trainer`. On an NVIDIA GPU, cuda, several members are trained one after the other.
+        As for `fastnet.Trainer`. With cuda, an NVIDIA GPU, several members are trained one after the other.
     activation : str, default "relu"
-        Of the hidden layers, as `fastnet.sklearn.MLPClassifier` takes it.
+        Activation of the hidden layers, as for `fastnet.sklearn.MLPClassifier`.
     dropout : float or sequence of float, default 0.0
-        Share of the hidden layers' outputs that a step sets to 0, or a rate for each layer, as of `fastnet.Trainer`.
+        Fraction of the hidden layers' outputs that a step sets to 0, or one per layer, as for `fastnet.Trainer`.
     l2 : float, default 0.0
-        Half of it times the sum of all squared weights is added to what is minimised.
+        Adds l2/2 times the sum of all squared weights to the objective.
     patience : int or None, default None
-        Epochs without a better loss of the rows held out after which training stops, though the learning rate has not
-        fallen to 0 yet; where none are, of the loss, and the best epoch is kept then, too. None trains all epochs.
+        Stop after this many epochs without a better loss of the held-out rows, even if the learning rate has not fallen
+        to 0 yet. If no rows are held out, the training loss counts, and the best epoch is kept, too. None trains all
+        epochs.
     class_weight : "balanced", dict of class to float, or None, default None
-        Factor of the weights of each class's rows, ``sample_weight`` or 1, in training and where they choose the epoch.
-        balanced makes all classes count alike; a class that a dict lacks counts 1.
+        Factor of the weights (``sample_weight`` or 1) of each class's rows, in training and in choosing the epoch.
+        "balanced" makes all classes count alike; a class missing in a dict has the factor 1.
     refit : bool, default True
-        Whether a member whose epoch was chosen by rows held out of X is trained anew, on all rows, while the rate falls
-        to 0 in about as many epochs: up to twice the time, and worth it on most tables of docs/tables.md.
+        Whether a member whose epoch was chosen by rows held out of X is trained again, on all rows, while the rate
+        falls to 0 in about as many epochs. It takes up to twice the time, and pays on most tables of docs/tables.md.
     callbacks : sequence of callables, default ()
-        Called after each epoch with a dict of its "epoch", from 0 on, its "loss" and what else `histories_` holds; the
-        network stops training if one returns true. Of several members each calls them from a thread of its own, with
-        its number as "trainer". `refit` calls none, and is left out then.
+        Called after each epoch with a dict of "epoch", from 0 on, "loss" and whatever else `histories_` holds; the
+        network stops training if one returns true, and ``refit`` is then skipped. With several members, each calls them
+        from its own thread, with its index as "trainer". ``refit`` calls none.
     progress : bool or None, default False
-        Whether `fit` shows a progress bar on standard error, and one of ``refit``; None shows them on terminals and in
-        notebooks.
+        Whether `fit` shows progress bars on standard error, for training and for ``refit``; None shows them on
+        terminals and in notebooks.
 
     Attributes
     ----------
     classes_ : ndarray
     class_weight_ : ndarray or None
-        The factor of each class, where ``class_weight`` is given.
+        The factor of each class, if ``class_weight`` is given.
     columns_ : fastnet.table.Columns
-        The kinds of the columns taken, and why others are left out.
+        The kinds of the columns used, and why others are left out.
     transformer_ : ColumnTransformer
-        From `columns_.features` to inputs.
+        Transforms `columns_.features` to inputs.
     ensemble_ : fastnet.Ensemble
     histories_ : list of dict
-        The curves of each member, as of `fastnet.History`; of the training that chose the epoch.
+        The curves of each member, as in `fastnet.History`, from the training that chose the epoch.
 
     Examples
     --------
@@ -322,7 +323,7 @@ class TabularClassifier(ClassifierMixin, _Tabular):  # type: ignore[misc]
         self.callbacks, self.progress = callbacks, progress
 
     def _targets(self, y: Array) -> tuple[Array, Array, Array | None]:
-        """Find the classes; return labels, what the networks are trained towards, and any weights by class."""
+        """Find the classes; return labels, the networks' training targets, and the weights by class, if any."""
         check_classification_targets(y)
         self.classes_, labels = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
@@ -343,7 +344,7 @@ class TabularClassifier(ClassifierMixin, _Tabular):  # type: ignore[misc]
         return self._learnt(np.searchsorted(self.classes_, y))
 
     def _learnt(self, labels: Array) -> tuple[Array, Array | None]:
-        """Return probabilities, some of each label's spread over all classes, and the weights of the labels, if any."""
+        """Return smoothed labels as probabilities, and the weights of the labels, if any."""
         weights = None if self.class_weight_ is None else self.class_weight_[labels]
         return recipe.smoothed(labels, len(self.classes_), self.label_smoothing), weights
 
@@ -355,7 +356,7 @@ class TabularClassifier(ClassifierMixin, _Tabular):  # type: ignore[misc]
 
     def predict(self, X: Any) -> Array:
         """Return the most probable class of each row: (n,)."""
-        found = self.predict_proba(X)  # first: it says where the estimator is not fitted
+        found = self.predict_proba(X)  # first, since it checks that the estimator is fitted
         return np.asarray(self.classes_[found.argmax(axis=1)])
 
 
@@ -367,16 +368,16 @@ class TabularRegressor(RegressorMixin, _Tabular):  # type: ignore[misc]
     ----------
     hidden_layer_sizes, epochs, batch_size, n_members, validation_fraction, random_state, threads, backend, dropout, \
     l2, patience, refit, callbacks, progress
-        As of `TabularClassifier`.
+        As for `TabularClassifier`.
     learning_rate : float, default 0.004
-        The rate at first; the default was chosen on the tables of docs/tables.md.
+        The initial rate; the default was chosen on the tables of docs/tables.md.
     activation : str, default "mish"
-        Of the hidden layers, as `fastnet.sklearn.MLPRegressor` takes it.
+        Activation of the hidden layers, as for `fastnet.sklearn.MLPRegressor`.
 
     Attributes
     ----------
     columns_, transformer_, ensemble_, histories_
-        As of `TabularClassifier`; losses are those of targets of mean 0 and standard deviation 1.
+        As for `TabularClassifier`; losses are those of targets scaled to mean 0 and standard deviation 1.
     shift_, scale_ : float
         Mean and standard deviation of y.
     range_ : tuple of float
@@ -421,7 +422,7 @@ class TabularRegressor(RegressorMixin, _Tabular):  # type: ignore[misc]
         self.callbacks, self.progress = callbacks, progress
 
     def _targets(self, y: Array) -> tuple[Array, Array, None]:
-        """Find the scale; return scaled numbers, twice: as they are split, and as the networks are trained."""
+        """Find the scale; return scaled numbers twice: as a vector for splits, and as a matrix for training."""
         y = self._numbers("y", y)
         self.shift_, deviation = moments(y, "y")
         self.scale_ = deviation or 1.0

@@ -1,4 +1,4 @@
-"""TrainingState: what a Trainer carries from one call of `fit` to the next, besides the network and the history."""
+"""TrainingState: what a Trainer keeps from one call of `fit` to the next, besides the network and the history."""
 
 import math
 from collections.abc import Sequence
@@ -13,22 +13,22 @@ from .network import Network
 from .optimizers import Optimizer
 
 KEPT_BYTES = 1 << 20
-"""Bytes of an engine that is kept between two calls of `fit`, at most: building one takes 0.2 ms, however small."""
+"""Largest engine, in bytes, that is kept between two calls of `fit`: building even a small one takes 0.2 ms."""
 
 
 class TrainingState(OptimizerState):
-    """How a Trainer updates its network, where the epoch stands, and what the backend has learnt about its speed.
+    """A Trainer's update rule, the progress of its epoch, and what the backend has learnt about its speed.
 
     Attributes
     ----------
     progress, totals : ndarray
         Records PROGRESS and TOTALS of `kernels.engine.backend`.
     tuner : Tuner or None
-        Of the last backend.
+        The last backend's tuner.
     engine : CpuEngine or None
-        That of the last `fit`, where it is small: building another takes longer than an epoch of a small network.
+        The last `fit`'s, if it is small: building another takes longer than an epoch of a small network.
     resumed_rows : int or None
-        From `Trainer.resume` to the first `fit`: the rows of the checkpoint's last epoch, 0 where they are not known.
+        From `Trainer.resume` to the first `fit`: the rows of the checkpoint's last epoch, 0 if unknown.
     """
 
     resumed_rows: int | None = None
@@ -51,30 +51,30 @@ class TrainingState(OptimizerState):
         self.engine: CpuEngine | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy has the state vectors as they are now, wherever they are, and an engine of its own."""
+        """Return the state for copies and pickles: the current state vectors, wherever they are, but no engine."""
         return {**self.__dict__, "synced": self.state, "engine": None}
 
     def __setstate__(self, attributes: dict[str, Any]) -> None:
-        """Align the vectors of a copy as those of the original are."""
+        """Restore a copy; its vectors are aligned as those of the original."""
         self.__dict__.update(attributes)
         vectors: Array = attributes["synced"]
         self.synced = SyncedArray(aligned_zeros(len(vectors), vectors.shape[1], vectors.dtype))
         self.vectors[...] = vectors
 
     def keep(self, backend: Any) -> None:
-        """Keep the backend of a `fit` that has ended as it should, for the next one."""
+        """Keep the backend of a `fit` that has ended without an error, for the next one."""
         if isinstance(backend, CpuEngine) and backend.nbytes <= KEPT_BYTES:
             backend.forget_data()
             self.engine = backend
 
     def kept_engine(self, batch_rows: int, uses_order: bool) -> CpuEngine | None:
-        """Hand over the engine that was kept, if it serves; it is not kept any more: a `fit` may be interrupted."""
+        """Return the kept engine, if it is suitable, and forget it, since the next `fit` may be interrupted."""
         engine, self.engine = self.engine, None
         return engine if engine is not None and engine.serves(batch_rows, uses_order) else None
 
     @property
     def vectors(self) -> Array:
-        """State vectors of the optimizer (vectors, P), each at the beginning of a cache line."""
+        """State vectors of the optimizer (vectors, P), each aligned to a cache line."""
         return self.state
 
     @property
@@ -83,7 +83,7 @@ class TrainingState(OptimizerState):
         return self.progress.reshape(1)["step"]
 
     def can_continue(self, epoch: int, rows: int, batch: int) -> bool:
-        """Whether an interrupted epoch of the same rows and batches can be continued where it stands."""
+        """Whether an epoch with these rows and batches was interrupted and can be continued."""
         row = int(self.progress["row"])
         at_end_of_batch = row % batch == 0 or row == rows
         return bool(self.progress["epoch"] == epoch and self.progress["rows"] == rows and at_end_of_batch)

@@ -16,7 +16,7 @@ from .messages import counted
 
 
 def finite_matrix(name: str, X: ArrayLike, at: Array | None = None, columns: int | None = None) -> Array:
-    """Return X as a matrix of finite floats with at least one row and one column; errors as of `check_inputs`."""
+    """Return X as a matrix of finite floats with at least one row and one column; for errors see `check_inputs`."""
     (X,) = validation.floats(**{name: X})
     validation.matrix(name, X, columns)
     validation.nonempty(name, X)
@@ -37,12 +37,12 @@ def check_inputs(
     name : str, default "X"
         Name of X in messages.
     at : ndarray of int64, optional
-        Numbers of the rows in messages, where they are a selection.
+        Row numbers for messages, if the rows are a selection.
 
     Raises
     ------
     TypeError, ValueError
-        If X is not made of finite real numbers, or of another shape.
+        If X does not consist of finite real numbers, or has another shape.
     """
     X = finite_matrix(name, X, at, layer_sizes[0])
     if X.shape[1] != layer_sizes[0]:
@@ -54,11 +54,11 @@ def check_inputs(
 
 
 def check_targets(y: ArrayLike, rows: int, network: Any, loss: str, name: str = "y", at: Array | None = None) -> Array:
-    """Return y as training needs it: labels int64 (B,), or a matrix (B, n_out) of the network's dtype.
+    """Return y in the form that training needs: labels int64 (B,), or a matrix (B, n_out) of the network's dtype.
 
-    A matrix of a loss that takes labels holds soft labels.
+    For a loss that takes labels, a matrix holds soft labels.
 
-    Parameters and errors as of `check_inputs`; ``rows`` is B, ``network`` a `Network`, ``loss`` a key of `LOSSES`.
+    For parameters and errors see `check_inputs`; ``rows`` is B, ``network`` a `Network`, ``loss`` a key of `LOSSES`.
     """
     outputs, spec = network.layer_sizes[-1], LOSSES[loss]
     if spec.takes_labels:
@@ -78,7 +78,7 @@ def check_targets(y: ArrayLike, rows: int, network: Any, loss: str, name: str = 
 
 
 def check_loss(loss: str, layer_sizes: Sequence[int], activations: Sequence[str]) -> None:
-    """Refuse a loss that is unknown or that does not fit the network's outputs."""
+    """Reject a loss that is unknown or does not fit the network's outputs."""
     checks.choice("loss", loss, LOSSES)
     spec = LOSSES[loss]
     if spec.probabilities and activations[-1] != "identity":
@@ -95,7 +95,7 @@ def check_loss(loss: str, layer_sizes: Sequence[int], activations: Sequence[str]
 
 
 def takes_softmax(loss: str | None) -> bool:
-    """Whether outputs after a loss are logits of a softmax, not of sigmoids; RuntimeError where they are neither."""
+    """Whether outputs after a loss are logits of a softmax, not of sigmoids; RuntimeError if they are neither."""
     if loss is None or not LOSSES[loss].probabilities:
         trained = f"was trained with {loss}" if loss else "has not been trained"
         raise RuntimeError(
