@@ -1,4 +1,4 @@
-"""CpuEngine: the backend of compiled kernels. It owns the workspace of one network at one batch size."""
+"""CpuEngine: the backend of compiled kernels, with the workspace of one network at one batch size."""
 
 import time
 from collections.abc import Iterable, Sequence
@@ -41,21 +41,21 @@ from .plan import (
 from .tuner import Tuner
 
 _FIRST_CALL_FLOPS = 1e8
-"""Work of the first compiled call, before the tuner knows the speed."""
+"""Floating-point operations of the first compiled call, before the tuner knows the speed."""
 
 THREAD_FLOPS, SURE_FLOPS = 3_000_000, 500_000_000
-"""Micro-batches of fewer floating-point operations stay on one thread; from the second on, all threads work. Between
-them the tuner times both."""
+"""Micro-batches of fewer floating-point operations than the first stay on one thread, those of at least the second use
+all threads. Between them the tuner times both."""
 
 COMPANIONS = (
     Kernel(rng.__name__, "shuffle_rows"),
     Kernel(parallel_for.__name__, "worker_loop"),
     Kernel(parallel_for.__name__, "wake"),
 )
-"""What nearly every program that trains needs as well: compiled with the kernels of the training step, side by side."""
+"""Kernels that nearly every program that trains needs: they are compiled together with those of the training step."""
 
 LATER = (Kernel(inference.__name__, "predict_rows"), epochs.RUN_EPOCHS, Kernel(inference.__name__, "run"))
-"""What the first epochs and most programs' end take: compiled while they train."""
+"""Kernels that are needed after the first epochs, or at the end of most programs: compiled while training runs."""
 
 
 class CpuEngine:
@@ -64,7 +64,7 @@ class CpuEngine:
     Parameters
     ----------
     parameters : ndarray, shape (P,)
-        Read by everything; written by `train` only.
+        Written by `train` only.
     layer_sizes : sequence of int
         Inputs, hidden sizes, outputs.
     codes : sequence of int
@@ -76,9 +76,9 @@ class CpuEngine:
     optimizer : OptimizerState, optional
         Without it `train` computes the gradient and changes nothing.
     uses_order : bool, default False
-        Whether `train` will be given an order.
+        Whether `train` will get an order.
     tuner : Tuner, optional
-        What an earlier engine has learnt; used where it is compatible.
+        An earlier engine's tuner, which is used if it is compatible.
 
     Attributes
     ----------
@@ -102,7 +102,7 @@ class CpuEngine:
         check_network(parameters, layer_sizes, codes, optimizer)
         lanes = VECTOR // dtype.itemsize
         rows, neurons = micro_batch_rows(batch_rows), sum(layer_sizes[1:])
-        uses_order = bool(uses_order)  # it decides about the workspace's size
+        uses_order = bool(uses_order)  # the workspace's size depends on it
         self._loss, self._sizes, self._uses_order = spec, layer_sizes, uses_order
         layers, workspace = layer_table(layer_sizes, codes, optimizer.dropout, rows, lanes, NV * lanes)
         flops = 6 * parameter_count(layer_sizes)  # 2 each for forward, dX and dW
@@ -146,25 +146,25 @@ class CpuEngine:
         context["scratch_threads"], context["ranks"] = threads, 1
         context["l2"], context["clip_norm"] = optimizer.l2, optimizer.clip_norm
         context["dropout_key"] = seed_key(optimizer.seed)
-        self._evaluation: Plan | None = None  # that of `evaluate`, kept for its next call
+        self._evaluation: Plan | None = None  # the plan of `evaluate`, kept for its next call
         self._address = 0  # of the context of `_bound`
         self._bound: tuple[Array | None, tuple[Array | None, ...]] = (None, (None,) * 5)
 
     def serves(self, batch_rows: int, uses_order: bool) -> bool:
-        """Whether it trains its network by steps of so many rows, on as many threads as a new engine would."""
+        """Whether this engine has this batch size and the number of threads that a new engine would have."""
         context = self.plan.context
         threads = _most_threads(micro_batch_rows(batch_rows) * int(context["flops_per_row"]))
         found = int(context["batch_rows"]), self._uses_order, int(context["scratch_threads"])
         return found == (batch_rows, uses_order, threads)
 
     def forget_data(self) -> None:
-        """Let go of the arrays that the last call has read."""
+        """Release the arrays that the last call has read."""
         self._bound = (None, (None,) * len(_DATA))
 
     def take_part(self, rank: int, ranks: int) -> None:
-        """Compute a rank's rows of each micro-batch and of each W only, and have `run` return after each stage.
+        """Restrict this engine to a rank's rows of each micro-batch and each W; `run` then returns after each stage.
 
-        Called before anything else; see `DistributedEngine`.
+        Call this before anything else; see `DistributedEngine`.
         """
         plan, context, item = self.plan, self.plan.context, self.plan.parameters.itemsize
         own = []
@@ -178,9 +178,9 @@ class CpuEngine:
         context["rank"], context["ranks"], context["weight_task_count"] = rank, ranks, len(own)
 
     def _link_kernels(self) -> None:
-        """Write the addresses of the kernels that this network needs into the plan; compile them, the first time.
+        """Write the addresses of the kernels that this network needs into the plan, compiling them if necessary.
 
-        At the first use, not before: an engine tells its size without compiling anything.
+        This happens at the first use, so that an engine can report its size without compiling anything.
         """
         context, layers, dtype = self.plan.context, self.plan.layers, self.plan.parameters.dtype
         if context["gemm"] != 0:
@@ -200,7 +200,7 @@ class CpuEngine:
         for field in ("rows_task", "weights_task", "norms_task", "loss_kernel", "correct_kernel", "update_kernel"):
             if field in kernels:
                 context[field] = kernels[field].address(dtype)
-        # Last: it says that all are there. Ctrl-C while others are compiled would leave addresses of 0 behind.
+        # Last, since it marks all as present: Ctrl-C during the others' compilation would leave addresses of 0 behind.
         context["gemm"] = kernels["gemm"].address(dtype)
 
     @property
@@ -238,18 +238,18 @@ class CpuEngine:
         return results_of(plan.progress, plan.totals, self._loss, self._sizes[-1])
 
     def loss_and_gradient(self, X: Array, y: Array) -> tuple[float, Array]:
-        """Return the objective of one batch, which X and y are, and its gradient (P,), a copy."""
+        """Return the objective of X and y as one batch, and a copy of its gradient (P,)."""
         totals = self.plan.totals
         start_epoch(self.plan.progress, totals, 0)
         self.train(X, y)
         return float(totals["loss"] / totals["weight"]), self.plan.gradient.copy()
 
     def loss_divisor(self) -> int:
-        """Return by what a row's loss, summed over outputs, is divided when it is reported."""
+        """Return the divisor that turns a row's loss, summed over outputs, into the reported one."""
         return self._sizes[-1] if self._loss.mean_over_outputs else 1
 
     def answers(self, rows: int) -> int:
-        """Return how many answers rows have that are correct or not; 0 where the loss counts none."""
+        """Return the number of answers, correct or not, of some rows; 0 if the loss does not count correct answers."""
         return 0 if not self._loss.counts_correct else rows * (1 if self._loss.takes_labels else self._sizes[-1])
 
     # ---------------------------------------------------------------------------------- evaluation
@@ -265,7 +265,7 @@ class CpuEngine:
         return self.results(plan)
 
     def evaluation_plan(self) -> Plan:
-        """Return the plan with counters of its own, and micro-batches instead of batches."""
+        """Return a copy of the plan with counters of its own, for micro-batches instead of batches."""
         self._link_kernels()
         counters = {"progress": new_progress(), "totals": new_totals(), "objective": self.plan.objective.copy()}
         plan = self.plan._replace(context=self.plan.context.copy(), **counters)
@@ -276,9 +276,9 @@ class CpuEngine:
     def _advance(
         self, plan: Plan, trains: bool, arrays: tuple[Array | None, ...], first_row: int, epoch_rows: int | None
     ) -> None:
-        """Call the compiled loop until all rows are processed; between calls, a KeyboardInterrupt may come.
+        """Call the compiled loop until all rows are processed; a KeyboardInterrupt can come between calls.
 
-        Arguments as of `bind`.
+        Arguments are those of `bind`.
         """
         address = self.bind(plan, trains, arrays, first_row, epoch_rows)
         progress, context = plan.progress, plan.context
@@ -301,7 +301,7 @@ class CpuEngine:
     def bind(
         self, plan: Plan, trains: bool, arrays: tuple[Array | None, ...], first_row: int, epoch_rows: int | None
     ) -> int:
-        """Write into a plan's context what the compiled loop is to do, up to the last row; return its address.
+        """Write the compiled loop's arguments, for all rows up to the last, into a plan's context; return its address.
 
         ``arrays``: X, targets, sample weights, order and learning rates.
         """
@@ -323,9 +323,9 @@ class CpuEngine:
         if trains and context["epoch_rows"] != epoch_rows:
             self._reserve_scratch(epoch_rows)
         context["trains"], context["takes_labels"] = trains, labelled
-        # Addresses are looked up again only for other arrays: this is a third of the time around the compiled call.
+        # Look up addresses only of arrays that have changed: this takes a third of the time around the compiled call.
         owner, bound = self._bound
-        self._bound = (None, bound)  # until all are written: Ctrl-C may come in between
+        self._bound = (None, bound)  # invalid until all are written, since Ctrl-C may come in between
         for name, array, known in zip(_DATA, arrays, bound, strict=True):
             if array is not known or owner is not context:
                 context[name] = address_of(array)
@@ -337,15 +337,15 @@ class CpuEngine:
         return self._address
 
     def _reserve_scratch(self, epoch_rows: int) -> None:
-        """Enlarge the scratch where the epoch's short micro-batches need more than full ones: `gemm` may then not fail.
+        """Enlarge the scratch if the epoch's short micro-batches need more than full ones, so that `gemm` cannot fail.
 
-        It would fail when other weights of the step have changed.
+        A failure would come after the step has changed other weights.
         """
         context, dtype = self.plan.context, self.plan.parameters.dtype
         batch = int(context["batch_rows"])
         full = micro_batch_rows(batch)
         short = {min(batch, epoch_rows) % MICRO_BATCH_ROWS, epoch_rows % batch % MICRO_BATCH_ROWS} - {0, full}
-        if epoch_rows % batch >= MICRO_BATCH_ROWS or context["ranks"] > 1:  # whose tasks are others than the plan's
+        if epoch_rows % batch >= MICRO_BATCH_ROWS or context["ranks"] > 1:  # their tasks are not the plan's
             short.add(full)
         arguments = self.plan.layers, self.plan.weight_tasks, int(context["task_rows"])
         needed = padded(max((scratch_elements(*arguments, rows, dtype.itemsize) for rows in short), default=0), LINE)
@@ -357,9 +357,9 @@ class CpuEngine:
 def training_kernels(
     loss: LossSpec, optimizer: int, activations_of_layers: Sequence[int], drops: bool, measures: bool
 ) -> dict[str, Kernel]:
-    """Return the kernels that training a network takes, by field of CONTEXT or by activation, and the loop.
+    """Return the kernels that training a network needs, by field of CONTEXT or by activation, and the loop.
 
-    ``drops``: whether some layer has dropout; ``measures``: whether there is an l2, or the gradient is clipped.
+    ``drops``: whether any layer has dropout; ``measures``: whether there is an l2 or the gradient is clipped.
     """
     found = {
         "gemm": Kernel(gemm.__module__, "gemm"),
@@ -386,7 +386,7 @@ def training_kernels(
 
 
 def _most_threads(flops: int) -> int:
-    """Return how many threads may work on a micro-batch of so many floating-point operations."""
+    """Return how many threads may work on a micro-batch of ``flops`` floating-point operations."""
     return num_threads() if flops >= THREAD_FLOPS else 1
 
 
@@ -397,4 +397,4 @@ _NO_RATE = np.zeros(1)
 
 
 CPU: Any = CpuEngine if COMPILES else NumpyEngine
-"""The backend "cpu": without compilation (NUMBA_DISABLE_JIT=1) NumPy's, whose results differ in rounding only."""
+"""The backend "cpu": without compilation (NUMBA_DISABLE_JIT=1) it is NumpyEngine, whose results differ by rounding."""

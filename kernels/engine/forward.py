@@ -139,7 +139,7 @@ class Forward:
             False if sizes do not fit, if X is empty or holds NaN or infinity, or if a kept ``out`` overlaps X or
             values. The caller guarantees that X and out are matrices, and all arrays C-contiguous and of the dtype.
         """
-        if values.ndim != 1:  # NumPy lets anybody change the shape of a network's parameters in place
+        if values.ndim != 1:  # users can change the shape of a network's parameters in place
             values = values.reshape(-1)
         if len(X) <= self._serial_rows:
             return _done(self._run(self.address, values, X, out, kept, 0, len(X), 1))

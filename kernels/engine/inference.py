@@ -1,11 +1,11 @@
-"""Prediction: one compiled call through all layers, with neither gradient nor set-up.
+"""Prediction: one compiled call through all layers, without gradients or set-up.
 
-`predict_rows` computes a block of rows after the other, all layers of a block before the next block, so that what lies
-between two layers stays in cache. Its scratch lies on its own stack for a row or a few, and is allocated for the call
-otherwise; so nothing outlives a call, and any number of threads may predict with one network.
+`predict_rows` takes one block of rows after the other through all layers, so that the activations between two layers
+stay in cache. For a few rows its scratch is on its own stack; otherwise it is allocated for the call. So nothing
+outlives a call, and any number of threads may predict with one network.
 
-Every product is `gemm`'s, whose elements do not depend on the rows computed with them: so a row's bits depend neither
-on its batch, nor on threads, nor on whether weights are packed, and equal those that training computes.
+`gemm` computes every product, and its elements do not depend on the rows computed with them. So a row's bits depend
+neither on its batch, nor on threads, nor on whether weights are packed, and equal those that training computes.
 """
 
 from typing import Any
@@ -42,35 +42,35 @@ from .context import INT64
 from .weights_task import pack_weights
 
 FEW_ROWS = 96
-"""Rows up to which threads share out the columns of every layer instead of rows: each then reads its part of W only."""
+"""Up to this many rows, threads divide columns of every layer instead of rows: each then reads only its part of W."""
 
 FEW_ROWS_IN_PLACE = 240
-"""The same where W is not in micro-panels and is large: to share rows, all of it is packed before."""
+"""The same if W is large and not in micro-panels: to divide rows, all of W would have to be packed first."""
 
 COLUMNS_FLOPS = 1_500_000
-"""Layers of less work stay on one thread."""
+"""Layers with fewer floating-point operations stay on one thread."""
 
 READ_ROWS = 5
-"""Reading W takes as long as this many rows of the product, about."""
+"""Reading W takes about as long as computing this many rows of the product."""
 
 MIN_TASK_ROWS = 4
-"""Rows of a task at least: fewer leave the FMA units waiting."""
+"""Fewest rows of a task: fewer leave the FMA units waiting."""
 
 TASKS_PER_THREAD = 2
-"""More than one, so that a thread that lost its core for a while holds up none of the others."""
+"""More than one, so that a thread that loses its core for a while delays no other thread."""
 
 PACK_FLOPS = 10
-"""Floating-point operations that take as long as packing a weight."""
+"""Packing a weight takes as long as this many floating-point operations."""
 
 STACK_BYTES = 1 << 14
-"""Scratch up to this size lies on the stack: a row of layers of up to 2000 float32."""
+"""Scratch up to this size is on the stack: enough for a row of layers of up to 2000 float32."""
 
 FORWARD_LAYER = record("n_in n_out weights biases row_stride column_stride panel_stride relu activate")
 """One layer of a `Forward`; offsets and strides are in bytes.
 
 - weights, biases: offsets of W and b in the values
-- row_stride, column_stride, panel_stride: of W^T, as `gemm` takes them
-- relu: 1 where the product applies ReLU
+- row_stride, column_stride, panel_stride: strides of W^T, as `gemm` takes them
+- relu: 1 if the product applies ReLU
 - activate: address of another activation's kernel, or 0
 """
 
@@ -78,21 +78,21 @@ FORWARD = record(
     "n_in n_out value_count width panels few_rows flops_per_row block_rows layer_count"
     " layers pool gemm predict_rows softmax"
 )
-"""What the compiled functions know of a network.
+"""The description of a network for compiled functions.
 
 - value_count: elements that the layers read
 - width: outputs of the widest layer; panels: micro-panels of the largest W
-- few_rows: rows up to which threads may share columns
+- few_rows: most rows for which threads may divide columns
 - block_rows: rows that go through all layers together
 - layers: address of FORWARD_LAYER (layer_count,); pool: `threads.pool.POOL`
-- gemm, predict_rows, softmax: addresses of kernels; softmax is 0 where outputs are returned as they are
+- gemm, predict_rows, softmax: addresses of kernels; softmax is 0 if outputs are returned without it
 """
 
 _LAYER_BYTES = FORWARD_LAYER.itemsize
 
 
 def few_rows(most: int, panels: int, threads: int) -> int:
-    """Return the rows up to which threads share columns: where the largest W has a micro-panel for each of them."""
+    """Return the most rows for which threads divide columns: ``most`` if the largest W has a micro-panel per thread."""
     return most if panels >= threads else MIN_TASK_ROWS
 
 
@@ -103,7 +103,7 @@ by_address(lambda real: (types.Array(real, 2, "C"),) * 2 + (types.Array(real, 1,
 
 @jit(internal=True)
 def _columns_task(task: int, thread: int, dtype: Any, address: int, product: Any, tasks: int) -> None:
-    """Compute one task's columns of a layer's `Product` by the address of `gemm`."""
+    """Compute one task's columns of a layer's `Product`, by the address of `gemm`."""
     (m, n, k), a, w, z, bias, relu = product
     item = item_bytes(dtype)
     nr = NV * VECTOR // item
@@ -125,15 +125,15 @@ def predict_rows(
     Parameters
     ----------
     dtype : dtype
-        float32 or float64, of everything.
+        float32 or float64, of all arrays.
     threads : int
-        Threads that share out the columns of large layers; 1 in a task of a parallel loop.
+        Threads that divide the columns of large layers; 1 in a task of a parallel loop.
     forward, values, x, out : int
-        Addresses: of a record FORWARD, of what its layers' offsets count from, of inputs and outputs.
+        Addresses of a record FORWARD, of the values to which its layers' offsets refer, of inputs and of outputs.
     rows : int
-        With 0 or fewer nothing happens.
+        0 or less computes nothing.
     refused : int
-        Address of an int64 that becomes 1 where the inputs hold NaN or infinity. Blocks from there on are not computed.
+        Address of an int64 that becomes 1 if the inputs hold NaN or infinity. Blocks from there on are not computed.
 
     Raises
     ------
@@ -175,7 +175,7 @@ def predict_rows(
                 if not parallel_for(_columns_task, tasks, threads, flops, net.pool, arguments):
                     release(allocated)
                     raise MemoryError
-            if layer.activate != 0:  # into the memory of the layer's inputs, which nothing needs any more
+            if layer.activate != 0:  # into the memory of the layer's inputs, which are no longer needed
                 source = target if last else other
                 vectors = vector_at(dtype, z.address, m * k), vector_at(dtype, source, m * k)
                 call(activations.apply_activation, layer.activate, dtype, vectors)
@@ -190,7 +190,7 @@ def predict_rows(
 
 @jit(internal=True)
 def _task(task: int, thread: int, dtype: Any, addresses: Any, first: int, stop: int, tasks: int, threads: int) -> None:
-    """Compute one task's part of the rows from ``first`` to ``stop``, on some threads."""
+    """Compute one task's part of the rows from ``first`` to ``stop``, on ``threads`` threads."""
     forward, values, x, out, refused = addresses
     net, item = record_at(FORWARD, forward), item_bytes(dtype)
     begin, end = first + (stop - first) * task // tasks, first + (stop - first) * (task + 1) // tasks
@@ -216,10 +216,10 @@ def _overlap(a: Any, b: Any) -> bool:
 )
 @jit
 def run(forward: int, values: Any, X: Any, out: Any, kept: bool, begin: int, end: int, threads: int) -> int:
-    """Compute rows from ``begin`` to ``end``, at most the last, as `forward.Forward` does; look at all arrays.
+    """Check all arrays and compute rows from ``begin`` to ``end`` (or the last), as `forward.Forward` does.
 
-    Return 1, 0 where the arrays are refused, or -1 where memory was lacking: an exception that left this function would
-    keep its references to the arrays.
+    Return 1, 0 if the arrays are rejected, or -1 if memory was lacking: an exception that left this function would leak
+    its references to the arrays.
     """
     net = record_at(FORWARD, forward)
     rows = X.shape[0]
@@ -252,7 +252,7 @@ def run(forward: int, values: Any, X: Any, out: Any, kept: bool, begin: int, end
 def _pack_task(
     task: int, thread: int, dtype: Any, forward: int, source: int, packed_forward: int, target: int, tasks: int
 ) -> None:
-    """Copy one task's share of the parameters at ``source`` to ``target``, every W in micro-panels."""
+    """Copy one task's share of the parameters at ``source`` to ``target``, with every W in micro-panels."""
     net, packed = record_at(FORWARD, forward), record_at(FORWARD, packed_forward)
     item = item_bytes(dtype)
     for i in range(net.layer_count):
@@ -269,7 +269,7 @@ def _pack_task(
 
 @jit
 def pack(forward: int, packed_forward: int, parameters: Any, packed: Any, threads: int) -> bool:
-    """Copy parameters (P,) to what the other forward pass reads; return False where the sizes do not fit."""
+    """Copy parameters (P,) into the values of the packed forward pass; return False if sizes do not fit."""
     net, other = record_at(FORWARD, forward), record_at(FORWARD, packed_forward)
     if parameters.size != net.value_count or packed.size != other.value_count:
         return False

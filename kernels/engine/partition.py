@@ -1,6 +1,6 @@
-"""How a training step is divided into tasks, of rows and of weights, and the scratch that they need.
+"""Divides a training step into tasks of rows and of weights, and computes the scratch that they need.
 
-None of it affects bits. The reasons and figures of the constants stand in docs/performance-notes/engine.md.
+Nothing here affects the bits of results. docs/performance-notes/engine.md has reasons and figures for the constants.
 """
 
 from collections.abc import Sequence
@@ -18,32 +18,32 @@ from .backend import Array
 from .plan import WEIGHT_TASK, parameter_count
 
 TASKS_PER_THREAD = 2
-"""Tasks of rows a thread, so that a thread that lost its core for a while holds up none of the others."""
+"""Tasks of rows per thread; several, so that a thread that loses its core for a while delays no other thread."""
 
 WEIGHT_TASKS_PER_THREAD = 4
-"""Tasks of weights a thread, over all layers: layers differ in size, and so do their tasks."""
+"""Tasks of weights per thread, over all layers: layers differ in size, and so do their tasks."""
 
 WEIGHT_TASK_BYTES = blocking.L2 // 2
-"""Bytes of weights in a task at most: what has just been changed is transposed while it is in L2."""
+"""Most bytes of weights in a task: it transposes the weights that it has just updated while they are in L2."""
 
 WEIGHT_TASK_ROWS = 128
-"""Neurons of a task at least, on one thread: fewer than `blocking.FEW_ROWS`, at most 64, would each read all of X as it
-lies."""
+"""Fewest neurons of a task on one thread: tasks of fewer than `blocking.FEW_ROWS`, at most 64, would each read all of X
+in place."""
 
 MIN_TASK_ROWS = 4
-"""Rows that go through all layers together at least: fewer leave the FMA units waiting. Fewer threads work instead."""
+"""Fewest rows that go through all layers together: fewer leave the FMA units waiting, so use fewer threads instead."""
 
 MAX_TASK_ROWS = 128
-"""Rows that go through all layers together: few enough to stay in L2, enough to pay for reading W."""
+"""Most rows that go through all layers together: few enough to stay in L2, enough to pay for reading W."""
 
 MAX_TASK_ROWS_LARGE_W = 256
-"""The same where a W is larger than L2 and is packed for every task."""
+"""The same if a W is larger than L2 and is packed for every task."""
 
 
 def partition_weights(layer_sizes: Sequence[int], item: int, threads: int) -> Array:
-    """Return WEIGHT_TASK (tasks,), largest first: each layer's rows of W, divided so that tasks are of about one size.
+    """Return WEIGHT_TASK (tasks,), largest first: each layer's rows of W, divided into tasks of about equal size.
 
-    Between threads no cache line of W^T is divided: storing to one that another core has just written is slow.
+    Threads never share a cache line of W^T: storing to a line that another core has just written is slow.
     """
     total, unit = parameter_count(layer_sizes), WEIGHT_TASK_ROWS if threads == 1 else LINE // item
     tasks = max(len(layer_sizes) - 1, -(-total * item // WEIGHT_TASK_BYTES))
@@ -60,7 +60,7 @@ def partition_weights(layer_sizes: Sequence[int], item: int, threads: int) -> Ar
 
 
 def rows_of_task(layer_sizes: Sequence[int], item: int, rows: int, threads: int) -> int:
-    """Return the rows of a task, of micro-batches of ``rows`` rows."""
+    """Return the number of rows of a task, for micro-batches of ``rows`` rows."""
     large = max(n * k for n, k in pairwise(layer_sizes)) * item > blocking.L2
     shares = 1 if threads == 1 else threads * (1 if large else TASKS_PER_THREAD)
     return min(MAX_TASK_ROWS_LARGE_W if large else MAX_TASK_ROWS, max(MIN_TASK_ROWS, -(-rows // shares)))
@@ -69,13 +69,13 @@ def rows_of_task(layer_sizes: Sequence[int], item: int, rows: int, threads: int)
 def scratch_elements(layers: Array, weight_tasks: Array, task_rows: int, rows: int, item: int) -> int:
     """Return the elements of scratch that a task of rows, or of a layer's weights, needs for packing or for the loss.
 
-    For micro-batches of ``rows`` rows: a shorter one may need more.
+    This holds for micro-batches of exactly ``rows`` rows: a shorter one may need more.
     """
     choose: Any = getattr(blocking.choose_blocking, "py_func", blocking.choose_blocking)
     loss_scratch: Any = getattr(losses.scratch_size, "py_func", losses.scratch_size)
     sizes, panel = list(zip(*(layers[name].tolist() for name in ("n_in", "n_out", "panels")), strict=True)), NV * VECTOR
     nbytes = [loss_scratch(task_rows, sizes[-1][1]) * item]
-    for i, (n, k, _) in enumerate(sizes):  # X W^T, whose W^T is packed already, and dX = dZ W but of the first layer
+    for i, (n, k, _) in enumerate(sizes):  # X W^T, where W^T is already packed, and dX = dZ W except in the first layer
         x, packed = Matrix(0, n * item, item, 0), Matrix(0, panel, item, -1)
         nbytes.append(choose(item, Shape(task_rows, k, n), x, packed).buffer_bytes)
         if i > 0:

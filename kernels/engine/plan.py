@@ -1,12 +1,12 @@
-"""A network and its training as flat arrays and records: what the compiled training step reads and writes.
+"""A network and its training as flat arrays and records: the data structures of the compiled training step.
 
-One flat parameter vector and a table of layers, not a tuple of arrays: so one compilation serves networks of every
-shape and depth. Parameters, gradient and each state vector of the optimizer are flat (P,): W1, b1, W2, b2, ...,
+With one flat parameter vector and a table of layers, instead of a tuple of arrays, one compilation serves networks of
+every shape and depth. Parameters, gradient and each state vector of the optimizer are flat (P,): W1, b1, W2, b2, ...,
 row-major, without padding.
 
-**Micro-batches.** A batch of more than MICRO_BATCH_ROWS rows is processed in micro-batches of that many, the gradient
-summed over them, so that memory does not grow with the batch. The rule depends on the batch size alone: where a
-batch is cut depends on neither threads nor machine (between CPUs bits still differ: see `gemm`).
+**Micro-batches.** A batch of more than MICRO_BATCH_ROWS rows is processed in micro-batches of that many rows, and the
+gradient is summed over them, so that memory does not grow with the batch. Where a batch is cut depends on its size
+alone, not on threads or the machine (between CPUs bits still differ: see `gemm`).
 """
 
 import ctypes
@@ -32,27 +32,27 @@ LAYER = record(
 """One row of the table of layers. Offsets are in elements.
 
 - n_in, n_out: columns and rows of W
-- activation: code of its ActivationSpec
+- activation: code of the ActivationSpec
 - weights, biases: offsets of W (n_out, n_in) and b (n_out,) in `parameters` and `gradient`
 - packed: offset of W^T in `packed_weights`
-- panels: offset of the packed inputs in `workspace`, in micro-panels as W^T; 0 where they are not packed
+- panels: offset of the packed inputs in `workspace`, in micro-panels as W^T; 0 if they are not packed
 - output: offset of A (rows, n_out) in `workspace`
 - preactivation: offset of Z (rows, n_out), which may share the memory of A or of dZ
 - gradient: offset of dL/dA, later dZ (rows, n_out)
-- first_neuron: neurons in the layers before
+- first_neuron: number of neurons in the layers before
 - activate: address of the activation's kernel (Z, A)
 - derive: address of the kernel (A, Z, dZ) that multiplies dZ by the derivative
-- dropped: offset of A (rows, n_out) after dropout, which the next layer reads where it trains. It is that of A without
-  dropout, and where no derivative needs A as it was before
-- drop_kernel, threshold, scale: address of dropout's kernel, 0 without, and its constants
+- dropped: offset of A (rows, n_out) after dropout, which the next layer reads in training; equal to ``output`` without
+  dropout, or if no derivative needs A from before dropout
+- drop_kernel, threshold, scale: address of dropout's kernel, 0 without dropout, and its constants
 """
 
 WEIGHT_TASK = record("layer row_begin row_end")
-"""A layer and a range of rows of its W: what one thread updates at a time. Never affects bits."""
+"""A layer and a range of rows of its W, which one thread updates at a time. The division does not affect bits."""
 
 
 class Plan(NamedTuple):
-    """The arrays that a training step reads and writes besides the data.
+    """The arrays that a training step reads and writes, besides the data.
 
     Attributes
     ----------
@@ -63,29 +63,29 @@ class Plan(NamedTuple):
     hyper : float64, shape (8,)
         The optimizer's hyper-parameters.
     parameters, gradient : shape (P,)
-    gradient_sum : shape (P,), of batches of more than GROUP_ROWS rows
+    gradient_sum : shape (P,), only for batches of more than GROUP_ROWS rows
         Sum over groups of micro-batches.
     state : shape (vectors, P)
     packed_weights : vector
         W^T of every layer, in micro-panels of NR columns whose rows are padded to whole vectors; written by the step.
     workspace : vector
-        For a micro-batch: its inputs and targets where they are gathered, and of every layer A, dZ, and Z where a
-        derivative needs it, each (rows, n_out), and its inputs in micro-panels where that pays.
+        For a micro-batch: its inputs and targets, if they are gathered; for every layer A, dZ and, if a derivative
+        needs it, Z, each (rows, n_out), and, if that pays, its inputs in micro-panels.
     labels : int64, shape (rows,)
-        Of a micro-batch, gathered.
+        Gathered labels of a micro-batch.
     row_losses : float64, shape (rows,)
     row_weights : shape (rows,)
-        What the rows of a micro-batch count in the objective.
+        Weights of a micro-batch's rows in the objective.
     row_norms, squared_weights : float64, shape (neurons,)
-        Squared norm of the gradient of each row of every W with its b; sums of squares of each row's weights before the
-        update.
-    correct : int64, shape (rows,), one used for each task of rows
+        Squared norm of the gradient of each row of every W, with its b; sum of squares of each row's weights before
+        the update.
+    correct : int64, shape (rows,), one element used per row task
     progress : PROGRESS, shape ()
     totals : TOTALS, shape ()
     objective : OBJECTIVE, shape ()
     scratch : vector
-        For packing and for the loss; a slot of scratch_size elements for each thread. Tasks allocate nothing: no lack
-        of memory may end a step when some weights have changed.
+        For packing and for the loss; a slot of scratch_size elements for each thread. Tasks allocate nothing, since a
+        lack of memory must not end a step after some weights have changed.
     """
 
     context: Array
@@ -129,56 +129,55 @@ CONTEXT = record(
     "row_begin row_end correct_count stage paused",
     floats="l2 clip_norm step_l2 rate gradient_scale",
 )
-"""Everything the compiled step knows: one argument instead of some hundred words.
+"""All arguments and state of the compiled step, in one record instead of some hundred words.
 
 The network and its training:
 
-- takes_labels: 1 where a call's targets are labels int64 (rows,), otherwise 0
+- takes_labels: 1 if a call's targets are labels int64 (rows,), otherwise 0
 - optimizer: code of the OptimizerSpec
 - batch_rows: rows of a step
-- gathered_inputs, gathered_targets: offsets in `workspace` of a micro-batch's inputs and targets, where rows are
-  gathered
+- gathered_inputs, gathered_targets: offsets in `workspace` of a micro-batch's inputs and targets, if rows are gathered
 - scratch_size, scratch_threads: elements of scratch that a task needs, and number of slots
 - task_rows: rows that go through all layers together
-- flops_per_row: floating-point operations of a step, a row
+- flops_per_row: floating-point operations of a step per row
 - l2: adds l2/2 times the sum of squared weights to the objective
 - clip_norm: largest Euclidean norm of the gradient
-- rank, ranks: of several engines that take one network's steps together (`DistributedEngine`), which this one is, and
-  their number; otherwise 0 and 1
+- rank, ranks: index and number of the engines that train one network together (`DistributedEngine`); otherwise 0 and 1
 
-Addresses of the arrays of `Plan`, 0 where an array has no elements; state0 and state1: the optimizer's state vectors.
+Addresses of the arrays of `Plan`, 0 if an array is empty; state0 and state1: the optimizer's state vectors.
 
-Addresses of kernels; correct_kernel is 0 where the loss counts no correct answers, norms_task without l2 and clipping.
-dropout_key: of the seed.
+Addresses of kernels; correct_kernel is 0 if the loss counts no correct answers, norms_task without l2 and clipping.
+dropout_key: the key that `specs.dropout.seed_key` makes of the seed.
 
 One call of the loop, and addresses of its data:
 
-- trains: 1 to train, 0 to evaluate; packs: 1 where W^T is packed first, and threads: those at work, written by the loop
+- trains: 1 to train, 0 to evaluate; packs: 1 if W^T is packed first; threads: those that work. The loop writes the
+  last two
 - X (rows, n_in); targets: labels or (rows, n_out)
 - sample_weights: float64 (epoch_rows,), or 0; order: int64 (epoch_rows,), or 0
 - rates: float64 (rate_count,), learning rates
-- first_row: row of the epoch that X begins with
-- stop_row: row of the epoch before which the call returns
+- first_row: index within the epoch of X's first row
+- stop_row: index within the epoch of the row before which the call returns
 
-The micro-batch at hand, written by the loop:
+The current micro-batch, written by the loop:
 
-- start: its first row in the epoch
-- rows: its rows; 0 while weights are packed or a clipped step is finished
+- start: index within the epoch of its first row
+- rows: number of its rows; 0 while weights are packed or a clipped step is finished
 - inputs: address of its inputs (rows, n_in)
-- is_first, is_last: whether it is its batch's first, and last
-- is_group_first, is_group_last, group: the same of its group of micro-batches, and the group's number in the batch
-- row_begin, row_end: the rows of it that this rank takes through the network
-- correct_count: correct answers among these rows; of all ranks', once the caller has added them
-- stage, paused: a parallel region of `run`; whether that has returned after it
+- is_first, is_last: whether it is the first or the last of its batch
+- is_group_first, is_group_last, group: the same for its group of micro-batches, and the group's index in the batch
+- row_begin, row_end: those of its rows that this rank takes through the network
+- correct_count: correct answers among these rows; among all ranks' rows once the caller has added them
+- stage, paused: a parallel region of `run`; whether `run` has returned after it
 - step_l2, rate: l2 and learning rate of this step
-- gradient_scale: by clipping; 1 for none, below 0 where weights are only packed
+- gradient_scale: the factor of clipping, 1 for none; below 0 if weights are only packed
 """
 
 
 def aligned(size: int, dtype: Any) -> Array:
-    """Return an uninitialised vector that begins a cache line.
+    """Return an uninitialised vector that is aligned to a cache line.
 
-    Vectors that straddle two lines take twice the loads and stores.
+    Vector loads and stores that straddle two lines take twice as long.
     """
     item = np.dtype(dtype).itemsize
     raw = np.empty(size + LINE // item, dtype)
@@ -187,7 +186,7 @@ def aligned(size: int, dtype: Any) -> Array:
 
 
 def aligned_zeros(rows: int, size: int, dtype: Any) -> Array:
-    """Return an array (rows, size) of zeros, each of whose rows begins a cache line."""
+    """Return an array (rows, size) of zeros, with each row aligned to a cache line."""
     step = padded(size, LINE // np.dtype(dtype).itemsize)
     found = aligned(rows * step, dtype).reshape(rows, step)
     found[:] = 0
@@ -197,8 +196,8 @@ def aligned_zeros(rows: int, size: int, dtype: Any) -> Array:
 def owner(array: Array) -> Array:
     """Return the array that owns an array's memory.
 
-    While it is weakly referenced, NumPy does not resize it in place: ``resize(..., refcheck=False)`` would otherwise
-    free what views and compiled code still read.
+    While a weak reference to it exists, NumPy does not resize it in place; otherwise ``resize(..., refcheck=False)``
+    would free memory that views and compiled code still read.
     """
     while isinstance(array.base, np.ndarray):
         array = array.base
@@ -206,7 +205,7 @@ def owner(array: Array) -> Array:
 
 
 def hold(array: Array) -> None:
-    """Have NumPy refuse to resize an array's memory in place as long as it lives."""
+    """Keep NumPy from resizing an array's memory in place, for as long as the array lives."""
     weakref.finalize(owner(array), int).atexit = False
 
 
@@ -214,11 +213,11 @@ def address_of(array: Array | None) -> int:
     """Return the address of an array's first element; 0 for None."""
     if array is None:
         return 0
-    # Of a record, as bytes: NumPy would describe all fields, which takes longer than a small epoch.
+    # View a record as bytes: NumPy would describe all its fields, which takes longer than a small epoch.
     plain: Any = array if array.dtype.names is None else array.view(("V", array.itemsize))
     try:
-        return ctypes.addressof(ctypes.c_char.from_buffer(plain))  # a third of the time of NumPy's own description
-    except (TypeError, ValueError):  # read-only, empty, or of rows that are apart
+        return ctypes.addressof(ctypes.c_char.from_buffer(plain))  # takes a third of the time of NumPy's interface
+    except (TypeError, ValueError):  # read-only, empty or not contiguous
         return int(plain.__array_interface__["data"][0])
 
 
@@ -243,7 +242,7 @@ def micro_batch_rows(batch: int) -> int:
 
 
 def drops_in_place(activation: int) -> bool:
-    """Whether outputs may be dropped where they are: no derivative reads them but ReLU's, of which 0 says as much."""
+    """Whether dropout may work in place: no derivative reads the outputs but ReLU's, for which a dropped 0 is right."""
     return activation == RELU or ACTIVATION_BY_CODE[activation].derivative_from_output is None
 
 
@@ -252,8 +251,8 @@ def layer_table(
 ) -> tuple[Array, int]:
     """Return the table of layers for micro-batches of ``rows`` rows, and the workspace's size without gathered rows.
 
-    ``rates`` are the hidden layers' of dropout, or none; ``lanes`` the elements of a vector, ``nr`` those of a
-    micro-panel's row.
+    ``rates`` are the dropout rates of the hidden layers, or empty; ``lanes`` is the number of elements of a vector,
+    ``nr`` that of a micro-panel's row.
     """
     rates = [*rates, *[0.0] * (len(activations) - len(rates))]
     layers = []  # in the order of LAYER's fields: assigning a record field by field takes ten times as long
@@ -261,8 +260,8 @@ def layer_table(
     for (n, k), activation, rate in zip(pairwise(layer_sizes), activations, rates, strict=True):
         size = padded(rows * k, lanes)
         gradient, end = output + size, output + 2 * size
-        # Z in the memory of dZ, which is free until then: in A's, LLVM finds that source and target overlap and takes
-        # the loop without vectors.
+        # Z uses the memory of dZ, which is still free then. In A's memory, source and target would overlap, and LLVM's
+        # run-time check would select the scalar loop.
         preactivation = output if activation in (IDENTITY, RELU) else gradient
         if ACTIVATION_BY_CODE[activation].needs_z:
             preactivation, end = end, end + size
@@ -284,7 +283,7 @@ def layer_table(
 def inputs_are_packed(rows: int, n: int, k: int, item: int) -> bool:
     """Whether a step packs a layer's X (rows, n) for all tasks of its W (k, n), as one block of the product.
 
-    With AVX-512, whose blocks of B lie in L2, each task packs for itself: nothing else was measured there.
+    With AVX-512, where blocks of B are in L2, each task packs for itself: nothing else has been measured there.
     """
     return not WIDE and k >= FEW_ROWS and B_IN_PLACE_BYTES < rows * n * item <= B_BYTES
 
@@ -300,9 +299,9 @@ def padded(size: int, lanes: int) -> int:
 
 
 def rank_share(rows: int, ranks: int, unit: int = 1) -> int:
-    """Return how many rows each of several ranks computes, in whole units; rank i's begin at i times as many.
+    """Return how many rows each of several ranks computes, in whole units; rank i begins at i times this number.
 
-    The last ranks have fewer or none. This takes as long as an even division, and what all compute is an array of equal
-    blocks.
+    The last ranks have fewer rows or none. This takes as long as an even division, and the results of all ranks form an
+    array of equal blocks.
     """
     return -(-rows // (ranks * unit)) * unit

@@ -5,13 +5,13 @@ A step reads::
     rows_task      gather, forward, loss, backward    each thread takes rows of the batch through all layers
     weights_task   dW, db, update, W^T                each thread takes rows of W, over the whole batch
 
-Two parallel regions a step, without a barrier inside: what rows need of each other is only W, and what weights need of
-each other is only dZ. Clipping needs the gradient's norm before any update, hence a third region. A call begins with a
-region that packs W^T.
+A step has two parallel regions, without a barrier inside: rows_task needs only W from other tasks, weights_task only
+dZ. Clipping needs the gradient's norm before any update, hence a third region. A call begins with a region that packs
+W^T.
 
-**Same bits** for any number of threads: what is summed over rows or over weights, the loss and the norm, is stored by
-row and added by `tree_sum`. Everything arrives in one record, `CONTEXT`, and kernels are called by address: with arrays
-as arguments and kernels linked in, the loop took 16 s to compile.
+**Same bits** for any number of threads: the loss and the norm, which are sums over rows of the batch or of W, are
+stored by row and added by `tree_sum`. All arguments are in one record, `CONTEXT`, and kernels are called by address:
+with arrays as arguments and kernels linked in, the loop took 16 s to compile.
 """
 
 import math
@@ -50,7 +50,7 @@ from .weights_task import pack_inputs, weights_task
 
 @jit(inline=True)
 def gather(dtype: Any, source: int, chosen: Any, target: int, size: int, rows: Any) -> None:
-    """Copy the chosen rows of ``size`` elements, those from rows[0] to rows[1] of a micro-batch."""
+    """Copy the chosen rows, of ``size`` elements each, for the rows from rows[0] to rows[1] of a micro-batch."""
     nbytes = size * item_bytes(dtype)
     for i in range(rows[0], rows[1]):
         copy_bytes(target + i * nbytes, source + chosen[i] * nbytes, nbytes)
@@ -58,7 +58,7 @@ def gather(dtype: Any, source: int, chosen: Any, target: int, size: int, rows: A
 
 @jit(internal=True)
 def drop(dtype: Any, ctx: Any, i: int, offset: int, row_begin: int, row_end: int) -> None:
-    """Apply dropout to rows of a matrix at an offset of the workspace: layer i's outputs, or the gradient of these."""
+    """Apply dropout to rows of a matrix at an offset of the workspace: layer i's outputs or their gradient."""
     layer = layer_at(ctx, i)
     first = ctx.start % ctx.batch_rows + row_begin
     address = ctx.workspace + (offset + row_begin * layer.n_out) * item_bytes(dtype)
@@ -70,7 +70,7 @@ def drop(dtype: Any, ctx: Any, i: int, offset: int, row_begin: int, row_end: int
 
 @jit(inline=True)
 def forward(dtype: Any, ctx: Any, x: int, row_begin: int, row_end: int, workspace: Any) -> None:
-    """Compute A, and where needed Z, of every layer; x is the address of the micro-batch's inputs."""
+    """Compute A, and Z if it is needed, of every layer; x is the address of the micro-batch's inputs."""
     item = item_bytes(dtype)
     lanes = VECTOR // item
     nr = NV * lanes
@@ -80,7 +80,7 @@ def forward(dtype: Any, ctx: Any, x: int, row_begin: int, row_end: int, workspac
         a = Matrix(x + row_begin * n * item, n * item, np.intp(item), np.intp(0))
         panel = -(-n // lanes) * lanes * nr * item
         w = Matrix(ctx.packed_weights + layer.packed * item, np.intp(nr * item), np.intp(item), panel)
-        if k == 1 or ctx.packs == 0:  # a single row of W is a column of W^T as it is
+        if k == 1 or ctx.packs == 0:  # a single row of W is a column of W^T already
             column = n * item if k > 1 else np.intp(item)
             w = Matrix(ctx.parameters + layer.weights * item, np.intp(item), column, nr * column)
         if layer.panels != 0 and ctx.trains != 0 and ctx.ranks == 1:
@@ -105,7 +105,7 @@ def forward(dtype: Any, ctx: Any, x: int, row_begin: int, row_end: int, workspac
 
 @jit(inline=True)
 def loss(dtype: Any, ctx: Any, targets: int, row_begin: int, row_end: int, scratch: int, task: int) -> None:
-    """Compute the rows' losses, where training dL/dA of the last layer, and the task's correct answers.
+    """Compute the rows' losses, the task's correct answers and, in training, dL/dA of the last layer.
 
     ``targets`` is the address of the micro-batch's labels or targets, ``scratch`` that of scratch_size elements.
     """
@@ -136,7 +136,7 @@ def loss(dtype: Any, ctx: Any, targets: int, row_begin: int, row_end: int, scrat
 
 @jit(inline=True)
 def backward(dtype: Any, ctx: Any, row_begin: int, row_end: int, workspace: Any) -> None:
-    """Compute dZ of every layer from dL/dA of the last, which lies where its dZ will be."""
+    """Compute dZ of every layer from dL/dA of the last, which is stored where its dZ will be."""
     item = item_bytes(dtype)
     nr = NV * (VECTOR // item)
     last = ctx.layer_count - 1
@@ -147,7 +147,7 @@ def backward(dtype: Any, ctx: Any, row_begin: int, row_end: int, workspace: Any)
         if layer.drop_kernel != 0:
             drop(dtype, ctx, i, layer.gradient, row_begin, row_end)
 
-        # dZ = dL/dA * activation'(Z). A hidden ReLU's happened in the product below.
+        # dZ = dL/dA * activation'(Z). For a hidden ReLU, the product below has already done this.
         if code != IDENTITY and (code != RELU or i == last):
             size = (row_end - row_begin) * k
             a = vector_at(dtype, ctx.workspace + (layer.output + row_begin * k) * item, size)
@@ -180,7 +180,7 @@ def rows_task(task: int, dtype: Any, ctx: Any, scratch: int) -> None:
     item = item_bytes(dtype)
     n, k = layer_at(ctx, 0).n_in, layer_at(ctx, ctx.layer_count - 1).n_out
 
-    # The micro-batch's inputs and targets: where they are, or gathered.
+    # The micro-batch's inputs and targets: in place, or gathered.
     x, targets = ctx.X, ctx.targets
     if ctx.order == 0:
         x += (ctx.start - ctx.first_row) * n * item
@@ -208,13 +208,13 @@ def rows_task(task: int, dtype: Any, ctx: Any, scratch: int) -> None:
 # ------------------------------------------------------------------------------------------- the loop
 
 PACK, ROWS, WEIGHTS, CLIPPED_UPDATE = range(4)
-"""Parallel regions of `run`; the last one updates after the gradient's norm is known."""
+"""Parallel regions of `run`; the last one updates once the gradient's norm is known."""
 
 PACK_ROWS = 128
-"""Evaluations of fewer rows read W where it is: packing it would cost as much as 5 to 10 rows."""
+"""Evaluations of fewer rows read W in place: packing it costs as much as 5 to 10 rows."""
 
 PACK_COST_ROWS = 8
-"""Rows whose step takes as long as packing W^T, about."""
+"""Packing W^T takes about as long as a step of this many rows."""
 
 
 @jit(internal=True)
@@ -235,7 +235,7 @@ def call_weights_task(task: int, thread: Any, dtype: Any, ctx: Any) -> None:
 
 @jit(inline=True)
 def _weigh_rows(dtype: Any, ctx: Any, totals: Any, batch_begin: int, batch_end: int) -> float:
-    """Fill the rows' weights in the objective; return the sum of the micro-batch's sample weights."""
+    """Compute the rows' weights in the objective; return the sum of the micro-batch's sample weights."""
     row_weights = vector_at(dtype, ctx.row_weights, ctx.rows)
     if ctx.sample_weights == 0:
         share = dtype.type(1) / dtype.type(batch_end - batch_begin)
@@ -258,7 +258,7 @@ def _weigh_rows(dtype: Any, ctx: Any, totals: Any, batch_begin: int, batch_end: 
 
 @jit(internal=True)
 def _pack_all_inputs(dtype: Any, ctx: Any) -> None:
-    """Pack the inputs of every layer, where they are packed at all."""
+    """Pack the inputs of every layer that uses packed inputs."""
     inputs = ctx.inputs
     for i in range(ctx.layer_count):
         layer = layer_at(ctx, i)
@@ -272,8 +272,8 @@ def _pack_all_inputs(dtype: Any, ctx: Any) -> None:
 def run(dtype: Any, context: int, threads: int, pool: int) -> None:
     """Process micro-batches from ``progress.done`` to the context's ``stop_row``.
 
-    The engine of one of several ranks is ``paused`` after each region but PACK, and this returns; the next call goes on
-    with what all ranks have computed, which the caller has put in place.
+    With several ranks this returns, with ``paused`` set, after each region but PACK. The caller then gathers what all
+    ranks have computed, and the next call continues from there.
 
     Parameters
     ----------
@@ -282,17 +282,17 @@ def run(dtype: Any, context: int, threads: int, pool: int) -> None:
     context : int
         Address of a record CONTEXT.
     threads, pool : int
-        As `parallel_for` takes them; no more threads work than the context has scratch for.
+        As for `parallel_for`; at most as many threads work as the context has scratch for.
 
     Raises
     ------
     MemoryError
-        If a task could not allocate memory; in whole steps, where the scratch has been reserved (`CpuEngine`).
+        If a task could not allocate memory. This cannot happen in whole steps, for which `CpuEngine` reserves scratch.
     """
     optimize_for_size()
     item = item_bytes(dtype)
     ctx = record_at(CONTEXT, context)
-    ctx.threads = threads = min(threads, ctx.scratch_threads)  # more may be usable by now
+    ctx.threads = threads = min(threads, ctx.scratch_threads)  # more may have become usable
     progress, totals = record_at(PROGRESS, ctx.progress), record_at(TOTALS, ctx.totals)
     objective = record_at(OBJECTIVE, ctx.objective)
     last_layer = layer_at(ctx, ctx.layer_count - 1)
@@ -336,13 +336,13 @@ def run(dtype: Any, context: int, threads: int, pool: int) -> None:
                 ctx.correct_count += correct[task]
             ctx.paused = 1 if ctx.ranks > 1 else 0
         else:
-            if ctx.stage == WEIGHTS and ctx.ranks > 1:  # the rows of other ranks are there now
+            if ctx.stage == WEIGHTS and ctx.ranks > 1:  # the other ranks' rows have arrived
                 _pack_all_inputs(dtype, ctx)
             done = parallel_for(call_weights_task, ctx.weight_task_count, threads, flops, pool, (dtype, ctx))
             ctx.paused = 1 if ctx.ranks > 1 and ctx.stage != PACK else 0
         if not done:
             raise MemoryError("a task of the training step could not allocate memory")
-        if ctx.paused != 0:  # until other ranks' results are there, too
+        if ctx.paused != 0:  # until the other ranks' results have been gathered
             return
 
         if ctx.stage == PACK:
@@ -362,7 +362,7 @@ def run(dtype: Any, context: int, threads: int, pool: int) -> None:
             continue
         if ctx.stage == WEIGHTS and ctx.is_last != 0 and ctx.clip_norm < math.inf:
             norm = math.sqrt(tree_sum(vector_at(FLOAT64, ctx.row_norms, neurons)))
-            # Not min: infinity and NaN must show in the parameters.
+            # Not min(), since infinity and NaN must reach the parameters.
             ctx.gradient_scale = 1.0 if norm <= ctx.clip_norm else ctx.clip_norm / norm
             ctx.rows, ctx.stage = 0, CLIPPED_UPDATE
             continue

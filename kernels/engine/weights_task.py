@@ -1,16 +1,16 @@
 """Second half of a training step: dW, db, the update, and W^T packed for the next forward pass.
 
-Tasks are ranges of rows of one layer's W. They need nothing of each other: an element of dW and db is one chain over
-the rows of a micro-batch in their order, whichever thread computes it.
+Tasks are ranges of rows of one layer's W, and are independent: an element of dW and db is one chain of sums over the
+rows of a micro-batch in their order, whichever thread computes it.
 
-W^T is kept beside W, packed in micro-panels as the micro-kernel reads them: the thread that updates rows of W
-transposes them, a block of vectors at a time, while they are in cache. Packing W in every product instead costs each
-thread the whole of it (docs/performance-notes/engine.md).
+Besides W the step keeps W^T, packed in the micro-panels that the micro-kernel reads: the thread that updates rows of W
+transposes them, a block of vectors at a time, while they are in cache. If every product packed W instead, each thread
+would have to pack all of it (docs/performance-notes/engine.md).
 
-X is packed once for all tasks of a layer, by `pack_inputs`: each task of rows packs its own as it reads them.
+X is packed once for all weight tasks of a layer, by `pack_inputs`: each row task packs its own rows as it reads them.
 
-Plain SGD: W <- W - rate dW happens to the sums in registers, and dW never exists, where a batch is one micro-batch. The
-product stores an FMA of what it would have stored otherwise, so the bits are those of the update after it.
+Plain SGD, if the batch is a single micro-batch, updates W <- W - rate dW on the sums in registers and never stores dW.
+The product's epilogue applies the same FMA as a separate update would, so the bits are the same.
 """
 
 import math
@@ -46,7 +46,7 @@ from .context import CONTEXT_TYPE, FLOAT64, layer_at
 from .plan import WEIGHT_TASK
 
 _LANES = 32
-"""Partial sums of squares that are added at once."""
+"""Number of independent partial sums of squares."""
 
 _LANES_BYTES, _PANEL_BYTES = _LANES * 8, NV * VECTOR
 
@@ -66,7 +66,7 @@ def _multiply(values: Any, factor: Any) -> None:
 def _square_sum(values: Any, lanes: Any, gradient: Any, decay: Any) -> float:
     """Return the sum of squares in float64; the lanes (_LANES,) are overwritten.
 
-    gradient += decay * values in the same pass, unless the gradient is None, which compiles no code for it.
+    The same pass computes gradient += decay * values, unless the gradient is None; then no code is compiled for it.
     """
     for j in range(_LANES):
         lanes[j] = 0
@@ -106,8 +106,8 @@ def _update(dtype: Any, ctx: Any, start: int, size: int) -> None:
 def pack_weights(dtype: Any, w: int, packed: int, n: int, row_begin: int, row_end: int, streams: bool) -> None:
     """Transpose rows of the W (k, n) at w into the micro-panels at ``packed``; row_begin is a multiple of the lanes.
 
-    ``streams``: past the caches, for other threads, unless the first rows are not the first vector stored at once: a
-    rank's part of W may begin there.
+    ``streams``: store past the caches, for other threads, if row_begin is a multiple of the PACKED_VECTORS stored at
+    once; a rank's part of W may begin elsewhere.
     """
     item = item_bytes(dtype)
     lanes = VECTOR // item
@@ -122,7 +122,7 @@ def pack_weights(dtype: Any, w: int, packed: int, n: int, row_begin: int, row_en
         store_fence()
     while j < row_end:
         target = packed + j // nr * panel + j % nr * item
-        if n == 1:  # nothing to transpose
+        if n == 1:  # there is nothing to transpose
             copy_vector(dtype, target, w + j * item, row_end - j)
         else:
             transpose_panel(dtype, target, nr * item, w + j * n * item, n * item, min(lanes, row_end - j), n)
@@ -131,7 +131,7 @@ def pack_weights(dtype: Any, w: int, packed: int, n: int, row_begin: int, row_en
 
 @jit(internal=True)
 def _add_group(gradient: Any, sums: Any, first: bool) -> None:
-    """Add a group's gradient to the sum over groups, and leave the sum in both."""
+    """Add a group's gradient to the sum over groups, and store the result in both."""
     for i in range(gradient.size):
         if not first:
             gradient[i] += sums[i]
@@ -140,14 +140,14 @@ def _add_group(gradient: Any, sums: Any, first: bool) -> None:
 
 @jit(inline=True)
 def _panel_bytes(dtype: Any, ctx: Any) -> int:
-    """Return the distance between two micro-panels of a micro-batch's packed inputs."""
+    """Return the distance in bytes between two micro-panels of a micro-batch's packed inputs."""
     lanes = VECTOR // item_bytes(dtype)
     return -(-ctx.rows // lanes) * lanes * np.intp(NV * VECTOR)
 
 
 @jit(internal=True)
 def pack_inputs(dtype: Any, ctx: Any, i: int, inputs: int, row_begin: int, row_end: int) -> None:
-    """Pack rows of layer i's X, the micro-batch's at the address ``inputs``, for `weights_task`."""
+    """Pack rows of layer i's X, the matrix at the address ``inputs``, for `weights_task`."""
     item = item_bytes(dtype)
     layer = layer_at(ctx, i)
     n = layer.n_in
@@ -158,9 +158,10 @@ def pack_inputs(dtype: Any, ctx: Any, i: int, inputs: int, row_begin: int, row_e
 
 @jit(inline=True)
 def _gradient(dtype: Any, ctx: Any, task: Any, fused: bool, scratch: int) -> None:
-    """dW = dZ^T X and db over the micro-batch, added to those of its group's earlier ones; fused: W <- W - rate dW.
+    """Add dW = dZ^T X and db of the micro-batch to those of its group's earlier ones; fused: W <- W - rate dW.
 
-    Either is summed over the micro-batch from zero, then added: a chain over a whole batch would be off by its length.
+    Both are summed over the micro-batch from zero, then added: the error of a chain over a whole batch would grow with
+    its length.
     """
     item = item_bytes(dtype)
     lanes = VECTOR // item
@@ -194,9 +195,9 @@ def _gradient(dtype: Any, ctx: Any, task: Any, fused: bool, scratch: int) -> Non
 @by_address(lambda real: (types.intp, types.DType(real), CONTEXT_TYPE))
 @jit(internal=True)
 def norms_task(index: int, dtype: Any, ctx: Any) -> None:
-    """Add the penalty's gradient to dW, and sum squares: of W for the penalty, of dW and db for clipping.
+    """Add the penalty's gradient to dW; sum squares of W for the penalty, and of dW and db for clipping.
 
-    Compiled only for trainings with either.
+    This is compiled only for training with l2 or clipping.
     """
     item = item_bytes(dtype)
     lanes = VECTOR // item
@@ -225,10 +226,10 @@ def norms_task(index: int, dtype: Any, ctx: Any) -> None:
 @by_address(lambda real: (types.intp, types.DType(real), CONTEXT_TYPE, types.intp))
 @jit(internal=True)
 def weights_task(index: int, dtype: Any, ctx: Any, scratch: int) -> None:
-    """Process a task's rows of W: dW and db over a micro-batch, and after a batch's last one the update and W^T.
+    """Process a task's rows of W: dW and db over a micro-batch and, after a batch's last one, the update and W^T.
 
-    Without rows in the context it finishes a step that waited for the gradient's norm, with the gradient times
-    ``gradient_scale``, which may be NaN; or, where that is below 0, it only packs W^T. ``scratch`` is the address of
+    If the context has no rows, it finishes a step that waited for the gradient's norm, with the gradient times
+    ``gradient_scale``, which may be NaN; or, if that is below 0, it only packs W^T. ``scratch`` is the address of
     scratch_size elements.
     """
     optimize_for_size()
