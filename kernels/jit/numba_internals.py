@@ -250,7 +250,7 @@ def code_address(dispatcher: Any, signature: tuple[Any, ...]) -> int:
 def entry_point(dispatcher: Any, signature: tuple[Any, ...]) -> Any:
     """Compile a dispatcher for a signature, or load it from the cache, and return the function that Python can call.
 
-    Numba's dispatcher calls it once it has found the types of all arguments, which takes longer than a small product.
+    Numba's dispatcher calls it after finding the types of all arguments, which takes longer than a small product.
     """
     dispatcher.compile(signature)
     return dispatcher.overloads[signature].entry_point

@@ -1,24 +1,24 @@
 """Variant `simd`: the product, packed and blocked around the micro-kernel.
 
-The five loops are BLIS's::
+The five loops are those of BLIS::
 
     loop 5: k by KC
       loop 4: columns of C by NC                   a block of B, packed here
         loop 3: rows of C by MC                    a block of A, packed here where that pays
-          loop 2: rows by tiles                    as many micro-panels of A as A_BYTES, one below the other
+          loop 2: rows by tiles                    micro-panels of A, up to A_BYTES, one below the other
             loop 1: columns by NR                  the micro-kernel: tiles of C stay in registers
 
-With AVX2 and NEON, A_BYTES are a block of A that stays in L2, and each micro-panel of B stays in L1 while the tiles
-below each other use it; packed B lies in L3. With AVX-512 it is the other way round: A_BYTES are one micro-panel,
-which stays in L1, and the block of B stays in L2; the micro-kernel broadcasts single elements of A, which is therefore
-packed only where it is a large transpose, has neither contiguous rows nor columns, or has 5 to 16 rows beside a B.T.
+With AVX2 and NEON, A_BYTES are a block of A that stays in L2, each micro-panel of B stays in L1 while a column of tiles
+uses it, and packed B is in L3. With AVX-512 the roles are exchanged: A_BYTES are one micro-panel, which stays in L1,
+and the block of B stays in L2. The micro-kernel broadcasts single elements of A, so with AVX-512 A is packed only if it
+is a large transpose, has neither contiguous rows nor columns, or has 5 to 16 rows and is multiplied by a B.T.
 
-Few rows beside a large B.T, such as W^T in X W^T, are computed as columns of C.T = B.T A.T (turned.py).
+Few rows times a large B.T, such as W^T in X W^T, are computed as columns of C.T = B.T A.T (turned.py).
 
 **Same bits.** An element of C is one chain of FMAs for each block of KC, over ascending k from zero; the blocks are
-added in their order. KC depends on the dtype and the blocks on K alone. Where tiles, blocks and panels begin changes
-nothing, nor whether anything is packed: so rows or columns of C may be computed separately, by any number of threads,
-and get the same bits. Bits do differ between CPUs with and without FMA.
+added in their order. KC depends only on the dtype, and the blocks on K. Neither where tiles, blocks and panels begin
+nor what is packed makes a difference: any number of threads may compute rows or columns of C separately and get the
+same bits. Bits do differ between CPUs with and without FMA.
 
 Memory: C is written, A and B are only read; neither may overlap C. The caller keeps the arrays alive. Figures:
 docs/performance-notes/gemm.md.
@@ -57,7 +57,7 @@ from .transpose import MAX_ROWS, gemm_bt_microkernel, single_row_width
 from .turned import next_rows, turn, turn_back, turned_product, turns_product
 
 NO_WORKSPACE = Workspace(0, 0)
-"""`gemm` then allocates what it needs."""
+"""With this workspace, `gemm` allocates the memory that it needs."""
 
 
 @jit(scalar=True)
@@ -68,10 +68,10 @@ def _offset(rows: Any, i: int, nbytes: int) -> Any:
 
 @jit(inline=True)
 def _macro_kernel(dtype: Any, block: Any, n: int, a: Any, b: Any, c: Any, epilogue: Any) -> None:
-    """Loops 2 and 1: a block of C from a block of A and a block of B.
+    """Loops 2 and 1: compute a block of C from a block of A and a block of B.
 
-    The rows are divided evenly among the tiles: 37 make tiles of 6, 6, 5, 5, 5, 5, 5, none of a single row, whose few
-    FMAs would wait for each other.
+    Rows are divided evenly among the tiles: 37 rows make tiles of 6, 6, 5, 5, 5, 5, 5, but none of a single row, whose
+    few FMAs would wait for each other.
 
     Parameters
     ----------
@@ -82,11 +82,11 @@ def _macro_kernel(dtype: Any, block: Any, n: int, a: Any, b: Any, c: Any, epilog
     n : int
         Columns of the whole B.
     a : Matrix
-        A's block; where it is packed, panel_stride is the distance between micro-panels, otherwise 0.
+        A's block; if it is packed, panel_stride is the distance between micro-panels, otherwise 0.
     b : Matrix
         B's block; with a panel_stride of -1, `gemm_bt_microkernel` reads its columns, which are contiguous.
     c : Rows
-        C's block; absent: it is not stored.
+        C's block; if absent, it is not stored.
     epilogue : Epilogue
         Operands of the whole block.
     """
@@ -96,7 +96,7 @@ def _macro_kernel(dtype: Any, block: Any, n: int, a: Any, b: Any, c: Any, epilog
     rows, nb, kb = block.m, block.n, block.k
     tiles = -(-rows // (MR if b.panel_stride >= 0 else MAX_ROWS))
     height = rows // tiles if tiles > 1 else rows
-    taller = rows - height * tiles  # this number of tiles have one row more
+    taller = rows - height * tiles  # number of tiles that have one row more
     t, group = 0, tiles
     if nb > nr:
         group = max(1, A_BYTES // (MR * kb * item + 1))
@@ -130,7 +130,7 @@ def _macro_kernel(dtype: Any, block: Any, n: int, a: Any, b: Any, c: Any, epilog
             width = nr
             if rows == 1 and b.panel_stride == nr * item and nb - j >= SINGLE_ROW_VECTORS * lanes:
                 width = SINGLE_ROW_VECTORS * lanes
-            while width > lanes and nb - j <= width - lanes:  # a tile's last vector may be filled in part
+            while width > lanes and nb - j <= width - lanes:  # a tile's last vector may be partial
                 width >>= 1
             b_tile = Rows(b.address + j // nr * b.panel_stride + j % nr * item, b.row_stride)
             tile = Tile(tile_rows, min(width, nb - j), kb, count)
@@ -166,21 +166,21 @@ def gemm(dtype: Any, shape: Any, a: Any, b: Any, c: Any, epilogue: Any, workspac
     Parameters
     ----------
     dtype : dtype
-        float32 or float64, of every operand.
+        float32 or float64, of all operands.
     shape : Shape
         Sizes, 0 allowed.
     a : Matrix
         Any strides; its panel_stride is ignored.
     b : Matrix
-        Any strides; panel_stride is NR column strides, or for a packed B the distance between its micro-panels, each
-        with its rows of NR elements and space for whole vectors of rows.
+        Any strides; panel_stride is NR column strides or, for a packed B, the distance between its micro-panels. Each
+        of these has rows of NR elements, padded to a multiple of a vector's length.
     c : Rows
-        Columns are contiguous.
+        Its rows are contiguous.
     epilogue : Epilogue
-        The addend may be C itself, or a bias with row stride 0; without one alpha is 1. A relu that is C itself is all
-        that is stored.
+        The addend may be C itself, or a bias with row stride 0; without an addend, alpha is 1. If relu is C itself,
+        only relu is stored.
     workspace : Workspace
-        Memory for packing. Where `choose_blocking` needs more, it is allocated here.
+        Memory for packing. If it is smaller than `choose_blocking` requires, memory is allocated.
 
     Raises
     ------
@@ -188,8 +188,8 @@ def gemm(dtype: Any, shape: Any, a: Any, b: Any, c: Any, epilogue: Any, workspac
         If the memory for packing cannot be allocated.
     """
     item = item_bytes(dtype)
-    # A single column of C is computed as a row of C.T = B.T A.T, the same products in the same order: in tiles only one
-    # lane in a vector would count.
+    # Compute a single column of C as a row of C.T = B.T A.T, with the same products in the same order: tiles of C would
+    # use only one lane of each vector.
     if shape.n == 1 and shape.m > MR and _is_contiguous_column(item, a, b, c, epilogue):
         a, b = (
             Matrix(b.address, b.column_stride, np.intp(item), np.intp(0)),
@@ -203,7 +203,7 @@ def gemm(dtype: Any, shape: Any, a: Any, b: Any, c: Any, epilogue: Any, workspac
     lanes = VECTOR // item
     nr = NV * lanes
     turnable, done = turns_product(item, shape, a, b, epilogue), 0
-    while done < shape.m:  # once, but where rows are turned
+    while done < shape.m:  # one iteration, unless rows are turned
         part, turns = shape, False
         if turnable:
             rows, turns = next_rows(item, shape.m - done, b.column_stride)
@@ -242,7 +242,7 @@ def gemm(dtype: Any, shape: Any, a: Any, b: Any, c: Any, epilogue: Any, workspac
             kb = min(kc, k - s * kc)
             last = s == blocking.k_blocks - 1
             j = 0
-            while j < n:  # loop 4; not range(0, n, nc), which divides
+            while j < n:  # loop 4; range(0, n, nc) would need a division
                 nb = min(nc, n - j)
                 b_address = right.address + s * kc * right.row_stride + j // nr * right.panel_stride
                 b_block = Matrix(b_address, right.row_stride, right.column_stride, right.panel_stride)
@@ -298,13 +298,13 @@ def gemm_address(itemsize: int) -> int:
 
 @jit(internal=True)
 def gemm_bias_relu(dtype: Any, address: int, product: Any) -> bool:
-    """Compute a `Product` by the address of `gemm`, which, linked into its callers, each would compile again.
+    """Compute a `Product` by the address of `gemm`; linked in, `gemm` would be compiled again in every caller.
 
-    Return False where memory for packing was lacking. Callers pass that on to Python, where `require_memory` raises.
+    Return False if memory for packing was lacking. Callers pass this on to Python, where `require_memory` raises.
     """
     b = product.b
     item = np.intp(item_bytes(dtype))
-    column_stride = b.column_stride if product.shape.n > 1 else item  # of a single column NumPy's may be anything
+    column_stride = b.column_stride if product.shape.n > 1 else item  # NumPy's stride of a single column is arbitrary
     columns = Matrix(b.address, b.row_stride, column_stride, NV * (VECTOR // item) * column_stride)
     epilogue = Epilogue(Rows(product.bias, np.intp(0)), product.relu, NO_ROWS, dtype.type(1))
     arguments = (dtype, product.shape, product.a, columns, product.c, epilogue, NO_WORKSPACE)
@@ -312,9 +312,9 @@ def gemm_bias_relu(dtype: Any, address: int, product: Any) -> bool:
 
 
 def require_memory(found: bool) -> None:
-    """Raise MemoryError, in Python, where a compiled function returned False for a lack of memory.
+    """Raise MemoryError, in Python, if a compiled function returned False for a lack of memory.
 
-    An exception that left a compiled function would keep the references that Numba has taken of its arrays.
+    An exception that left a compiled function would leak Numba's references to its arrays.
     """
     if not found:
         raise MemoryError("no memory to pack the factors of a product; compute it in parts")
@@ -322,7 +322,7 @@ def require_memory(found: bool) -> None:
 
 @jit(scalar=True)
 def matrix_of(array: Any) -> Any:
-    """Return the `Matrix` of a two-dimensional array, which the caller keeps alive."""
+    """Return the `Matrix` of a two-dimensional array; the caller keeps the array alive."""
     address, row_stride, column_stride = address_and_strides(array)
     return Matrix(address, row_stride, column_stride, np.intp(0))
 
@@ -350,9 +350,9 @@ def plain_product(A: Any, B: Any, c: Any, shape: Any) -> Any:
 
 @jit(scalar=True)
 def matmul_product(A: Any, B: Any, C: Any) -> Any:
-    """Return the `Product` of `matmul`: of C or, where C's columns are contiguous, of C.T = B.T A.T.
+    """Return the `Product` of `matmul`: of C or, if C's columns are contiguous, of C.T = B.T A.T.
 
-    These are the same products in the same order. C has contiguous rows or columns.
+    Both compute the same products in the same order. C has contiguous rows or columns.
     """
     a, b, c = matrix_of(A), matrix_of(B), matrix_of(C)
     m, n, k = A.shape[0], B.shape[1], A.shape[1]
@@ -363,7 +363,7 @@ def matmul_product(A: Any, B: Any, C: Any) -> Any:
 
 @jit(scalar=True)
 def _span(array: Any) -> Any:
-    """Return the addresses at which a matrix begins and ends, whatever its strides."""
+    """Return the addresses at which a matrix with any strides begins and ends."""
     address, row_stride, column_stride = address_and_strides(array)
     if array.size == 0:
         return address, address
@@ -376,8 +376,8 @@ def _span(array: Any) -> Any:
 def multiply(A: Any, B: Any, C: Any, address: int) -> int:
     """Compute `matmul` by the address of `gemm`, for callers in Python.
 
-    Return 1; 0 where memory for packing was lacking; -1, and do nothing, where C must be computed elsewhere: its memory
-    may overlap that of A or B, or neither its rows nor its columns are contiguous.
+    Return 1, or 0 if memory for packing was lacking. Return -1, without computing anything, if the result needs other
+    memory: C may overlap A or B, or neither its rows nor its columns are contiguous.
     """
     begin, end = _span(C)
     (a_begin, a_end), (b_begin, b_end) = _span(A), _span(B)
@@ -389,19 +389,19 @@ def multiply(A: Any, B: Any, C: Any, address: int) -> int:
 
 
 _MULTIPLY: dict[int, tuple[Any, int]] = {}
-"""For elements of 4 or 8 bytes, what calls `multiply`, and the address of `gemm`."""
+"""For elements of 4 or 8 bytes, a function that calls `multiply`, and the address of `gemm`."""
 
 
 def matmul(A: Any, B: Any, C: Any) -> None:
     """C (M, N) = A (M, K) B (K, N).  Any strides.
 
-    A C that may overlap A or B, or has neither rows nor columns contiguous, goes through a copy.
+    If C may overlap A or B, or neither its rows nor its columns are contiguous, the result is computed in a copy.
     """
     try:
         call, address = _MULTIPLY[C.itemsize]
     except KeyError:
         call, address = _MULTIPLY[C.itemsize] = kernel_entry(multiply, C.dtype), gemm_address(C.itemsize)
-    found = call(A, B, C, address)  # looks at C itself: Python takes longer than a small product
+    found = call(A, B, C, address)  # checks C itself, since Python would take longer than a small product
     if found < 0:
         product = np.empty(C.shape, C.dtype)
         found = call(A, B, product, address)

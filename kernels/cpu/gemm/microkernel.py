@@ -1,35 +1,36 @@
 """The micro-kernel: a register tile of C in LLVM vector instructions.
 
-A tile is ``rows`` x ``columns`` elements of C, at most MR x NR, that stay in vector registers while k runs once over a
-block of A and B::
+A tile consists of ``rows`` x ``columns`` elements of C, at most MR x NR, which stay in vector registers while k runs
+once over a block of A and B::
 
     C[i, j] = addend[i, j] + alpha * sum over k of A[i, k] B[k, j]
 
-where the addend is nothing, a bias or C's former value; then, where wanted, ReLU, or zeros where a mask is not above 0.
+where the addend is absent, a bias or C's former value. Then follows, optionally, ReLU, or zeros where a mask is not
+above 0.
 
     for k:   load NV vectors of B's row k          NV loads
              for each row i of the tile:
                  broadcast A[i, k]                 MR loads
-                 acc[i, :] += A[i, k] * B[k, :]    MR x NV FMAs, none of which waits for another
+                 acc[i, :] += A[i, k] * B[k, :]    MR x NV independent FMAs
 
-Why registers: each FMA of a plain loop loads B and C and stores C; here MR x NV of them share MR + NV loads, so the FMA
-units, not the load ports, are the limit. Why LLVM and not a Python loop: Numba's own loops leave it to LLVM's
-heuristics which sums live in registers; an explicit tile of vectors does not.
+Why registers: each FMA of a plain loop loads B and C and stores C. Here MR x NV FMAs share MR + NV loads, so the FMA
+units, not the load ports, are the limit. Why LLVM and not a Python loop: in Numba's own loops, LLVM's heuristics decide
+which sums live in registers; an explicit tile of vectors leaves no choice.
 
-Addresses and strides are integers in bytes, of NumPy's intp; so one compiled kernel serves every layout of array. The
-caller keeps the arrays alive; nothing here allocates. A is read one element at a time. With AVX2 and NEON, its rows or
-its columns are contiguous, and tall tiles have a kernel for each, in which the elements of a round lie at constant
-distances: with any strides, the chain of additions to addresses is as long as that of the FMAs. Of contiguous columns
-NEON reads whole vectors, whose lanes its FMAs take. The rows of B and C are contiguous vectors, and nothing beyond
-``columns`` is read or written.
+Addresses and strides are intp, strides in bytes, so that one compiled kernel serves arrays of every layout. The caller
+keeps the arrays alive; nothing here allocates. A is read one element at a time. With AVX2 and NEON, its rows or its
+columns must be contiguous. Tall tiles have a kernel for either case, in which the elements of a round are at constant
+distances: with arbitrary strides, the chain of address additions would be as long as that of the FMAs. NEON reads
+contiguous columns of A as whole vectors, whose lanes are operands of its FMAs. The rows of B and C are contiguous, and
+nothing beyond ``columns`` is read or written.
 
 Order of the sums: an element of C is one chain of FMAs over ascending k that starts at zero. It depends neither on the
-tile's height or width nor on where in the tile the element lies.
+tile's height or width nor on the element's place in the tile.
 
-The last columns: tiles are NV, ... and 1 vectors wide (WIDTHS; one of a single row SINGLE_ROW_VECTORS). Those of one
-vector are masked; the last of several vectors ends with the last column and overlaps the one before: both get the same
-sums. So 9 to 15 columns of AVX2's float32 are one tile, whose 12 FMAs do not wait for each other as the 6 of two narrow
-ones do. 3 vectors are a tile of 2 and one of 1. Figures: docs/performance-notes/gemm.md.
+The last columns: tiles are NV, ..., 1 vectors wide (WIDTHS); a tile of a single row may have SINGLE_ROW_VECTORS. A
+single vector is masked; the last of several vectors ends with the last column and overlaps the one before, and both
+compute the same sums there. So 9 to 15 columns of AVX2's float32 are one tile with 12 independent FMAs, instead of two
+narrow ones with 6 each. 3 vectors make a tile of 2 and one of 1. Figures: docs/performance-notes/gemm.md.
 """
 
 from collections.abc import Callable
@@ -52,32 +53,33 @@ WIDTHS = tuple(2**i for i in range(NV.bit_length()))
 """Vectors in a row of a tile: 1, 2, 4."""
 
 SINGLE_ROW_VECTORS = 16 if VECTOR == 64 else 8
-"""Vectors in a tile of a single row: B is read once, so long contiguous parts of its rows are what counts. 16 sums fit
-where an FMA reads B from memory; ARM's needs registers for B too."""
+"""Vectors in a tile of a single row. B is read once, so long contiguous parts of its rows matter most. 16 sums fit into
+the registers if FMAs read B from memory; on ARM, B needs registers, too."""
 
 UNROLL = 2
-"""Iterations of k in one round of a tall tile's loop, in which A's elements lie at constant distances, with LAYOUTS."""
+"""Iterations of k in one round of a tall tile's loop; the elements of A in a round are at constant distances (LAYOUTS).
+"""
 
 LAYOUTS = ("k", "rows") if VECTOR == 32 or IS_ARM else ("",)
-"""Of which of A's elements a tall tile's kernels know that they are contiguous: a kernel for each, with AVX2 and NEON.
-With 24 FMAs an iteration of AVX-512 the rest of the loop costs nothing; without FMA instructions LLVM has no register
-left to unroll."""
+"""Direction in which A is contiguous; with AVX2 and NEON, tall tiles have a kernel for either. With AVX-512's 24 FMAs
+per iteration, the rest of the loop is free; without FMA instructions, LLVM has no registers left for unrolling."""
 
 TALL = MR - 1
-"""Rows from which a tile is tall: rows are divided evenly, so most tiles are; more kernels would compile longer."""
+"""Tiles with at least this many rows are tall. Since rows are divided evenly, most tiles are; kernels for lower ones
+would only take longer to compile."""
 
 AHEAD = VECTOR == 32
-"""Whether of an A in place what follows soon is prefetched, instead of the tile below: measured with AVX2 only."""
+"""Whether to prefetch the following elements of an A in place, instead of the tile below: measured with AVX2 only."""
 
 PREFETCH_INTERVAL = 32 if AHEAD else 64
-"""Iterations of k between which the micro-kernel prefetches what it will need next."""
+"""Iterations of k between two prefetches of data that the micro-kernel will need next."""
 
 PREFETCH_BYTES = 512
-"""How far ahead the micro-kernel prefetches A where its columns are contiguous, as in packed micro-panels."""
+"""Prefetch distance for an A with contiguous columns, as in packed micro-panels."""
 
 
 class Outputs(NamedTuple):
-    """What a tile's sums go into: C, and the fields of its `Epilogue`."""
+    """The operands of a tile's epilogue: C, and the fields of its `Epilogue`."""
 
     c: Rows
     addend: Rows
@@ -86,13 +88,13 @@ class Outputs(NamedTuple):
     alpha: Any
 
 
-# Below, the fields of operands hold LLVM values of intp, and alpha one of the elements' type.
+# Below, the fields of operands hold LLVM values of type intp, and alpha one of the elements' type.
 
 
 def _emit_tiles(rows: int, vectors: int, contiguous: str) -> Callable[..., None]:
-    """Return what emits the function that computes tiles of ``rows`` x ``vectors``, one below the other.
+    """Return a function that emits the code for tiles of ``rows`` x ``vectors``, one below the other.
 
-    ``contiguous`` says of which elements of A, as LAYOUTS.
+    ``contiguous``, one of LAYOUTS, is the direction in which A is contiguous.
     """
 
     def emit(
@@ -103,7 +105,7 @@ def _emit_tiles(rows: int, vectors: int, contiguous: str) -> Callable[..., None]
             a = a._replace(**{"k_stride" if contiguous == "k" else "row_stride": intp(code.bytes)})
         unroll = UNROLL if contiguous else 1
         *operands, alpha = outputs
-        # From a tile to the one below it; address 0, which means absent, stays 0.
+        # Distances from a tile to the one below it; address 0, which means absent, stays 0.
         steps = [
             builder.select(
                 builder.icmp_signed("==", rows_.address, intp(0)), intp(0), builder.mul(rows_.row_stride, intp(rows))
@@ -135,22 +137,22 @@ def _sums_over_k(
     b: Rows,
     c: Rows,
 ) -> list[ir.Value]:
-    """Emit the loop over k; return rows x vectors sums, row by row.  No iteration where k is 0.
+    """Emit the loop over k; return rows x vectors sums, row by row.  If k is 0 there are no iterations.
 
-    ``size`` also says how many iterations are one round of the loop. After every PREFETCH_INTERVAL iterations it
-    prefetches what will be needed next: another row of C, and of A's rows the interval after the next one, or without
-    AHEAD the part of the tile below that is as far along k as the last interval. Of an A whose columns are contiguous
-    it prefetches what comes soon, line by line.
+    ``size`` holds rows, vectors, and the number of iterations in one round of the loop. After every PREFETCH_INTERVAL
+    iterations, the code prefetches another row of C and, of A's rows, the interval after the next one or, without
+    AHEAD, the part of the tile below at the k of the last interval. An A with contiguous columns is prefetched
+    continuously, line by line.
     """
     builder, intp = code.builder, k.type
     rows, vectors, unroll = size
     lane_mask, last = _edge(code, vectors, columns)
     offsets = [builder.mul(intp(i), a.row_stride) for i in range(rows)]
     columns_are_contiguous = isinstance(a.row_stride, ir.Constant)
-    per_line = max(1, LINE // (rows * code.bytes))  # iterations, about, in which a line of such an A is read
+    per_line = max(1, LINE // (rows * code.bytes))  # approximate iterations per line of such an A
 
     def add(a_k: ir.Value, b_k: ir.Value, sums: list[ir.Value], unrolled: int) -> list[ir.Value]:
-        """Emit the FMAs of ``unrolled`` iterations; return where the next begins, and the sums."""
+        """Emit the FMAs of ``unrolled`` iterations; return the addresses for the next one, and the sums."""
         for iteration in range(unrolled):
             if columns_are_contiguous and iteration % per_line == 0:
                 code.prefetch(code.at(a_k, intp(PREFETCH_BYTES)))
@@ -164,7 +166,7 @@ def _sums_over_k(
         return [a_k, b_k, *sums]
 
     def interval(carried: list[ir.Value]) -> list[ir.Value]:
-        """Emit PREFETCH_INTERVAL iterations, or the whole rounds of unroll that are left, and the prefetching."""
+        """Emit PREFETCH_INTERVAL iterations, or the whole rounds that are left, and the prefetches."""
         left, c_row, *rest = carried
         stop = builder.sub(left, intp(PREFETCH_INTERVAL))
         stop = builder.select(builder.icmp_signed("<", stop, intp(0)), builder.and_(left, intp(unroll - 1)), stop)
@@ -197,9 +199,10 @@ def _sums_over_k(
 
 
 def _broadcast(code: VectorBuilder, pointer: ir.Value, count: int) -> list[ir.Value]:
-    """Read ``count`` contiguous elements; return a vector for each with that element in every lane.
+    """Read ``count`` contiguous elements; for each, return a vector with that element in every lane.
 
-    Of several, whole vectors are read, of which ARM's FMA takes single lanes: a broadcast occupies an FMA unit there.
+    Several elements are read as whole vectors, of which ARM's FMA takes single lanes: on ARM a broadcast would occupy
+    an FMA unit.
     """
     if count == 1:
         return [code.splat(code.builder.load(pointer, typ=code.scalar, align=code.bytes))]
@@ -211,9 +214,9 @@ def _broadcast(code: VectorBuilder, pointer: ir.Value, count: int) -> list[ir.Va
 
 
 def _edge(code: VectorBuilder, vectors: int, columns: ir.Value | None) -> tuple[ir.Value | None, ir.Value | None]:
-    """Return the mask of a single vector and where the last of several begins, in bytes: it ends with the columns.
+    """Return the mask of a single vector, and the offset in bytes of the last of several, which ends with the columns.
 
-    The last of several so overlaps the one before, where the columns do not fill it: the same sums, stored twice.
+    If the columns do not fill it, the last of several overlaps the one before: the same sums are stored twice.
     """
     if columns is None:
         return None, None
@@ -230,10 +233,10 @@ def store_epilogue(
     outputs: Outputs,
     row_numbers: list[ir.Value] | None = None,
 ) -> None:
-    """Emit the epilogue of a tile: addend, mask, the store of C and of ReLU, each where its address is not 0.
+    """Emit the epilogue of a tile: addend, mask, and the stores of C and of ReLU, each if its address is not 0.
 
-    ``columns`` counts those that exist, None: whole vectors. ``row_numbers`` are those of the tile's rows, where they
-    are not 0, 1, 2, ...
+    ``columns`` is the number of columns, None for whole vectors. ``row_numbers`` are the indices of the tile's rows, if
+    they are not 0, 1, 2, ...
     """
     intp = outputs.c.address.type
     lane_mask, last = _edge(code, vectors, columns)
@@ -283,15 +286,15 @@ def microkernel(
     dtype : dtype
         float32 or float64, of all operands.
     tile : Tile
-        rows from 1 to MR; columns that fill, but for less than a vector, one of WIDTHS; k products summed, 0 gives
-        zeros; at least 1 tile.
+        rows from 1 to MR; columns that fill one of WIDTHS, except for less than a vector; k products in each sum, where
+        0 gives zeros; at least 1 tile.
     a : MicroPanels
-        A. Its rows or its columns are contiguous: k_stride or row_stride is an element's bytes; tiles that are not tall
-        are read by any strides.
+        A. Its rows or its columns are contiguous: k_stride or row_stride is the size of an element. Tiles that are not
+        tall may have any strides.
     b : Rows
         B from its first row on.
     c : Rows
-        C; absent: it is not stored. It may be the addend, and no other operand.
+        C; if absent, it is not stored. It may be the addend, but no other operand.
     epilogue : Epilogue
         ``mask``: C becomes 0 where its elements are not above 0. ``relu``: receives max(0, C).
     """
@@ -330,10 +333,10 @@ def sum_rows(
     columns: ir.Value,
     overwrite: ir.Value,
 ) -> None:
-    """target = sum of rows of the source, in order, or that added to it; of the first NV vectors of columns, or of one.
+    """Write the sum of the source's rows, in order, to target, or add it, in the first NV vectors of columns or in one.
 
-    NV vectors where there are that many columns, otherwise one, masked. The sums stay in registers: a loop that adds
-    row after row to memory waits for its own stores (docs/performance-notes/gemm.md).
+    NV vectors are summed if there are that many columns, otherwise one, masked. The sums stay in registers: a loop that
+    adds row after row to memory waits for its own stores (docs/performance-notes/gemm.md).
 
     Parameters
     ----------
@@ -344,9 +347,9 @@ def sum_rows(
     source : Rows
         Address of the first row's first column, and the stride.
     rows, columns : intp
-        Rows to sum, 0 allowed; columns left from the first on.
+        Rows to sum, 0 allowed; number of columns from the first on.
     overwrite : intp
-        0 to add to what target holds.
+        0 to add to the target.
     """
     code, intp = VectorBuilder(builder, dtype), rows.type
     added = builder.zext(builder.icmp_signed("==", overwrite, intp(0)), intp)

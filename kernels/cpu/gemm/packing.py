@@ -1,4 +1,4 @@
-"""Packing: blocks of A and B are copied into the order in which the micro-kernel reads them."""
+"""Packing: copies blocks of A and B into the order in which the micro-kernel reads them."""
 
 from typing import Any
 
@@ -12,14 +12,14 @@ from .operands import Matrix, Rows, rows_type
 from .transpose import MAX_ROWS, PACKED_VECTORS, transpose_panel
 
 ROWS_AT_ONCE = 8
-"""Rows of the source of which the same columns are copied together: they are contiguous in the micro-panel, and rows
-of the source are read in as many streams as the CPU foresees."""
+"""Rows of the source that are copied together: their columns are contiguous in the micro-panel, and the CPU's
+prefetcher follows this many streams."""
 
 
 def _emit_copy(builder: ir.IRBuilder, dtype: Any, width: int, target: Rows, source: Rows, count: ir.Value) -> None:
     """Copy ``count`` rows of at least ``width`` elements as whole vectors, one after the other.
 
-    What a vector holds beyond the width may reach into the next row of the target, which is then overwritten.
+    Elements beyond the width may be written into the next row of the target, which then overwrites them.
     """
     code, intp = VectorBuilder(builder, dtype), count.type
     vectors = -(-width // code.lanes)
@@ -27,7 +27,7 @@ def _emit_copy(builder: ir.IRBuilder, dtype: Any, width: int, target: Rows, sour
     def copy(rows: list[ir.Value]) -> list[ir.Value]:
         to, at = rows
         places = code.vectors_at(at, vectors)
-        if vectors * VECTOR > LINE:  # few rows fit a block, so that they lie far apart and the CPU foresees no stream
+        if vectors * VECTOR > LINE:  # blocks have few rows, which are far apart: the CPU detects no stream
             for place in places:
                 code.prefetch(code.at(place, builder.mul(source.row_stride, intp(ROWS_AT_ONCE))))
         for p, place in zip(code.vectors_at(to, vectors), places, strict=True):
@@ -49,23 +49,23 @@ def _emit_copy(builder: ir.IRBuilder, dtype: Any, width: int, target: Rows, sour
 
 @emits(lambda dtype, *_: (dtype, rows_type(), rows_type(), types.intp))
 def copy_panel_rows(builder: ir.IRBuilder, dtype: Any, target: Rows, source: Rows, count: ir.Value) -> None:
-    """Copy NR columns of ``count`` rows, at most ROWS_AT_ONCE, to a micro-panel of B."""
+    """Copy NR columns of ``count`` rows (at most ROWS_AT_ONCE) to a micro-panel of B."""
     _emit_copy(builder, dtype, NV * (VECTOR // (dtype.bitwidth // 8)), target, source, count)
 
 
 @emits(lambda dtype, *_: (dtype, rows_type(), rows_type(), types.intp))
 def copy_tile_rows(builder: ir.IRBuilder, dtype: Any, target: Rows, source: Rows, count: ir.Value) -> None:
-    """Copy MR columns of ``count`` rows, at most ROWS_AT_ONCE, to a micro-panel of A; the last vector whole."""
+    """Copy MR columns of ``count`` rows (at most ROWS_AT_ONCE) to a micro-panel of A, in whole vectors."""
     _emit_copy(builder, dtype, MR, target, source, count)
 
 
 @jit(internal=True)
 def pack_b(dtype: Any, kb: int, nb: int, b: Matrix, target: int, panel: int) -> None:
-    """Copy a block of B, kb x nb, into micro-panels of NR columns, the rows of a panel one after the other.
+    """Copy a block of B, kb x nb, into micro-panels of NR columns, in which one row follows the other.
 
-    The last panel is filled up to whole vectors, unless neither rows nor columns are contiguous. B.T is transposed
-    some rows at a time; a panel has space for whole vectors of rows, so that zeros behind the last k do no harm.
-    ``panel`` is the distance in bytes from a panel to the next.
+    The last panel is padded to whole vectors, unless neither rows nor columns of B are contiguous. A B.T is transposed
+    several rows at a time; the number of rows of a panel is padded to a multiple of a vector's length, so that zeros
+    after the last k do no harm. ``panel`` is the distance in bytes between panels.
     """
     item = item_bytes(dtype)
     lanes = VECTOR // item
@@ -101,11 +101,11 @@ def pack_b(dtype: Any, kb: int, nb: int, b: Matrix, target: int, panel: int) -> 
 
 @jit(internal=True)
 def pack_a(dtype: Any, rows: int, tiles: int, kb: int, readable_rows: int, a: Matrix, target: int) -> None:
-    """Copy a block of A into micro-panels: for each k, the rows of one tile, one element after the other.
+    """Copy a block of A into micro-panels, which hold, for each k, one element of each row of a tile.
 
-    ``a.panel_stride`` is the distance from a micro-panel to the next, with space for whole vectors behind its last k.
-    Vectors are copied where a tile's rows are needed; the next one overwrites the rest. ``readable_rows`` counts the
-    rows that may be read.
+    ``a.panel_stride`` is the distance between micro-panels, with space for whole vectors after the last k. Whole
+    vectors are copied even if a tile has fewer rows; the next vector overwrites the excess. ``readable_rows`` is the
+    number of rows that may be read.
     """
     item = item_bytes(dtype)
     lanes = VECTOR // item
@@ -132,7 +132,7 @@ def pack_a(dtype: Any, rows: int, tiles: int, kb: int, readable_rows: int, a: Ma
         tile_rows = height + (t < taller)
         source, to = a.address + i * a.row_stride, target + t * a.panel_stride
         if a.column_stride == item:
-            # The last vector of rows first: the elements that are written too many belong to the first one.
+            # Begin with the last vector of rows: its excess elements are then overwritten by the first ones.
             for q in range((tile_rows - 1) // lanes * lanes, -1, -lanes):
                 columns = min(lanes, tile_rows - q)
                 transpose_panel(
@@ -149,7 +149,7 @@ def pack_a(dtype: Any, rows: int, tiles: int, kb: int, readable_rows: int, a: Ma
 def pack_a_rows(dtype: Any, rows: int, kb: int, a: Matrix, target: int) -> None:
     """Copy up to MAX_ROWS contiguous rows of A into the micro-panel that `gemm_bt_microkernel` reads.
 
-    It has MAX_ROWS for each k; those that are missing in a vector of rows repeat the last one.
+    It has MAX_ROWS elements for each k; missing ones in a vector of rows repeat the last row.
     """
     item = item_bytes(dtype)
     lanes = VECTOR // item

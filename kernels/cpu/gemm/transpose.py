@@ -1,13 +1,13 @@
-"""B.T: a matrix whose columns are contiguous, transposed in registers, 16 bytes of each column at a time.
+"""Transposes a B.T, a matrix with contiguous columns, in registers, 16 bytes of each column at a time.
 
-The micro-kernel needs rows of B. Where columns lie in memory instead, as those of W^T do in X W^T, `transpose_panel`
-transposes them once, into a micro-panel, if there are many rows of A; for the few rows of one tile
-`gemm_bt_microkernel` multiplies what it has just transposed, without storing it: the same products, in the same order.
+The micro-kernel needs rows of B. If columns are contiguous instead, as those of W^T in X W^T, and A has many rows,
+`transpose_panel` transposes B once, into a micro-panel. For the few rows of a single tile, `gemm_bt_microkernel`
+multiplies the vectors that it has just transposed, without storing them: the same products, in the same order.
 
-What is read of each column is joined into vectors; then their 16-byte blocks are transposed, all those of a vector at
-once, in steps that exchange neighbouring lanes. Reading whole vectors instead takes more steps, and the shuffles are
-what takes the time (docs/performance-notes/gemm.md); but columns that share one set of L1 drive each other out of it,
-and there reading each of their cache lines once is what counts.
+The 16 bytes read from each column are joined into vectors. Then the 16-byte blocks of a vector are transposed all at
+once, in steps that exchange neighbouring lanes. Reading whole vectors would take more steps, and shuffles dominate the
+time (docs/performance-notes/gemm.md). But columns that share a set of L1 evict each other, so in that case it is best
+to read each of their cache lines only once.
 """
 
 from collections.abc import Callable
@@ -24,50 +24,50 @@ READ_BYTES = 16
 """Bytes of a column that are read at a time."""
 
 HEIGHTS = (16, 12, 8, 4, 1) if VECTOR == 64 else (4, 1)
-"""Rows of the tiles that have a kernel; in each, missing rows repeat the last one. A vector of columns is transposed
-once for a whole tile: with 32 registers up to 16 rows share that (docs/performance-notes/gemm.md)."""
+"""Rows of the tiles that have a kernel; missing rows repeat the last one. All rows of a tile share one transposition of
+a vector of columns: with 32 registers, up to 16 rows (docs/performance-notes/gemm.md)."""
 
 MAX_ROWS = HEIGHTS[0]
 
 MAX_ROWS_IN_PLACE = 4
-"""Rows up to which A is read in place. More of them are copied into a micro-panel, MAX_ROWS for each k: else their
-addresses, which no registers are left for, are read from memory with each element."""
+"""Up to this many rows, A is read in place. More rows are copied into a micro-panel, MAX_ROWS for each k: otherwise
+their addresses, for which no registers are left, would be read from memory with each element."""
 
 PANELS = 2
-"""Vectors of columns in a tile of a single row at most. The FMAs on one vector wait for each other, 4 cycles each;
-meanwhile the CPU transposes and multiplies the other."""
+"""Most vectors of columns in a tile of a single row. The FMAs on one vector wait for each other, 4 cycles each;
+meanwhile the CPU transposes and multiplies the other vector."""
 
 READS_LINES = VECTOR == LINE
-"""Whether of such columns a whole cache line is read at a time: where a vector holds it."""
+"""Whether columns that share a set of L1 are read a whole cache line at a time: if a vector holds a line."""
 
 LINES_HEIGHTS = (8, 4, 1)
-"""Rows of the tiles that do so: beside more sums, a line's vectors do not fit the registers."""
+"""Rows of the tiles that do so: with more sums, a line's vectors do not fit into the registers."""
 
 SHARED_SETS = 16 * WAY // (PANELS * VECTOR)
-"""Times the bytes of an element: PANELS vectors of columns a multiple of this many bytes apart are 16 lines or more in
-each set of L1 that they use. From there on, as from WAY on, one vector at a time is read."""
+"""If columns are a multiple of this number of elements apart, PANELS vectors of columns have 16 lines or more in each
+set of L1 that they use. Then, as if they are a multiple of WAY apart, one vector of columns is read at a time."""
 
 LAG_BYTES = 1024
-"""Of such columns, the second vector of a tile reads this many bytes behind the first: in other sets of L1, beyond what
-the CPU reads ahead (docs/performance-notes/gemm.md)."""
+"""Of columns a multiple of WAY apart, the second vector of a tile reads this many bytes behind the first: in other sets
+of L1, and beyond the CPU's prefetches (docs/performance-notes/gemm.md)."""
 
 HAS_LAG = not READS_LINES
-"""Whether a single row takes two vectors also of columns a multiple of WAY apart. With AVX-512 their 32 columns are
-more streams than the CPU reads ahead, so it takes them neither there nor from a B.T that is larger than L2."""
+"""Whether a single row takes two vectors of columns even if these are a multiple of WAY apart. With AVX-512, two
+vectors are 32 columns, more streams than the CPU prefetches, so it takes one then, and for a B.T larger than L2."""
 
 NEAR_BYTES = 1 << 21
-"""Where HAS_LAG is false, bytes of a whole B.T from which on a single row takes one vector of columns at a time: L2 of
-the Emerald Rapids on which it was measured; other CPUs with AVX-512 have not been."""
+"""If HAS_LAG is false, a single row takes one vector of columns at a time from a B.T of at least this many bytes: L2 of
+an Emerald Rapids, the only CPU with AVX-512 on which this has been measured."""
 
 PACKED_VECTORS = min(LINE // VECTOR, NV)
-"""Vectors of columns that are packed at once where enough are left: together as many columns as a cache line has
-elements, or as a micro-panel of B has. With AVX-512, one; packing two gained nothing."""
+"""Vectors of columns that are packed at once if enough are left: as many columns as a cache line has elements, or as a
+micro-panel of B has. With AVX-512 this is one; packing two gained nothing."""
 
 _INT32 = ir.IntType(32)
 
 
 def _part(code: VectorBuilder, columns: Values, nbytes: int, count: ir.Value | None = None) -> Values:
-    """Read nbytes from pointers to a vector's columns, as vectors of rows; of ``count`` rows, zeros below them."""
+    """Read nbytes of each of a vector's columns; return vectors of rows, with zeros for rows from ``count`` on."""
     lanes, height = code.lanes, nbytes // code.bytes
     part = VectorBuilder(code.builder, code.dtype, height)
     lane_mask = None if count is None else part.first_lanes(count)
@@ -90,20 +90,20 @@ def _part(code: VectorBuilder, columns: Values, nbytes: int, count: ir.Value | N
 
 
 def _joined(code: VectorBuilder, x: ir.Value, y: ir.Value) -> ir.Value:
-    """Join two vectors to one of twice as many lanes."""
+    """Join two vectors into one with twice as many lanes."""
     return code.shuffle(x, y, list(range(2 * x.type.count)))
 
 
 def _clamped_numbers(builder: ir.IRBuilder, given: ir.Value, count: int) -> Values:
-    """Return the numbers from 0 to count - 1; those from ``given`` on repeat given - 1."""
+    """Return the numbers from 0 to count - 1, clamped to given - 1."""
     final, intp = builder.sub(given, given.type(1)), given.type
     return [builder.select(builder.icmp_signed("<", final, intp(i)), final, intp(i)) for i in range(count)]
 
 
 def _offsets(code: VectorBuilder, stride: ir.Value, columns: ir.Value, vectors: int) -> Values:
-    """Return the distances in bytes from the first column to each of some vectors'.
+    """Return the distance in bytes from the first column to each column of some vectors.
 
-    In a single vector, those from ``columns`` on repeat the last one; several are whole.
+    In a single vector, columns from ``columns`` on repeat the last one; several vectors are whole.
     """
     numbers = [stride.type(i) for i in range(vectors * code.lanes)]
     if vectors == 1:
@@ -121,11 +121,11 @@ def _for_all_rows(
     exact: bool,
     lines: bool,
 ) -> Values:
-    """Emit ``carried = body(carried, number, vectors)`` for the k rows of a B given by its columns; transpose them.
+    """Transpose the k rows of a B given by its columns; emit ``carried = body(carried, number, vectors)`` for each.
 
-    ``offsets`` are the columns' distances in bytes from the first. READ_BYTES of each are read at a time, or whole
-    ``lines`` of the first column's between. ``exact``: body runs for these k rows only; otherwise also for rows of
-    zeros that fill up the last part.
+    ``offsets`` are the columns' distances in bytes from the first column. READ_BYTES of each are read at a time or,
+    with ``lines``, whole cache lines of the first column wherever possible. ``exact``: body runs for these k rows only;
+    otherwise also for rows of zeros that fill up the last part.
     """
     builder, intp = code.builder, k.type
     start, step = code.pointer(b.address), READ_BYTES // code.bytes
@@ -170,7 +170,7 @@ def _for_all_rows(
 
 
 def _emit_transpose(vectors: int, lines: bool = False, streams: bool = False) -> Callable[..., None]:
-    """Return what emits the function that transposes ``vectors`` vectors of columns, read in ``lines`` or not."""
+    """Return a function that emits the transposition of vectors of columns, which with ``lines`` reads whole lines."""
 
     def emit(code: VectorBuilder, target: Rows, source: Rows, columns: ir.Value, k: ir.Value) -> None:
         start = code.pointer(target.address)
@@ -198,9 +198,9 @@ def transpose_panel(
     columns: ir.Value,
     k: ir.Value,
 ) -> None:
-    """Copy k rows of up to a vector, or of PACKED_VECTORS whole ones, of contiguous columns to contiguous rows.
+    """Copy k rows of up to one vector, or of PACKED_VECTORS whole ones, of contiguous columns to contiguous rows.
 
-    READ_BYTES of each column are stored at a time: rows of zeros may follow the last one. Missing columns repeat the
+    READ_BYTES of each column are stored at a time, so rows of zeros may follow the last one. Missing columns repeat the
     last one.
 
     Parameters
@@ -208,7 +208,7 @@ def transpose_panel(
     dtype : dtype
         float32 or float64.
     target, target_row : intp
-        Address of the first row; bytes from one to the next.
+        Address of the first row; bytes from row to row.
     source, source_column : intp
         Address of the first element; bytes from column to column. The source must not overlap the target.
     columns, k : intp
@@ -241,9 +241,9 @@ def stream_panel(
 ) -> None:
     """Copy k rows of PACKED_VECTORS whole vectors of contiguous columns past the caches.
 
-    As `transpose_panel`, for a target that other threads read next and whose rows begin at whole vectors: storing to
-    lines that another core has read waits until that core has given them up (docs/performance-notes/threads.md). Other
-    threads see them after `store_fence`.
+    Like `transpose_panel`, for a target that other threads read next and whose rows are aligned to vectors: a store to
+    a line that another core has read waits until that core has given it up (docs/performance-notes/threads.md). Other
+    threads see the data after a `store_fence`.
     """
     code = VectorBuilder(builder, dtype)
     columns = k.type(PACKED_VECTORS * code.lanes)
@@ -253,9 +253,9 @@ def stream_panel(
 
 
 def _emit_tile(height: int, panels: int, lines: bool = False) -> Callable[..., None]:
-    """Return what emits the function that computes a tile of up to ``height`` rows and ``panels`` vectors of columns.
+    """Return a function that emits the code for a tile of up to ``height`` rows and ``panels`` vectors of columns.
 
-    A single vector may have fewer columns; several are whole. ``lines``: columns are read a cache line at a time.
+    A single vector may be partial; several are whole. ``lines``: columns are read a cache line at a time.
     """
 
     def emit(
@@ -270,7 +270,7 @@ def _emit_tile(height: int, panels: int, lines: bool = False) -> Callable[..., N
             steps = [builder.mul(number, a.row_stride) for number in numbers]
 
         def add(sums: Values, number: ir.Value, vectors: Values) -> Values:
-            """Emit the FMAs of a row of B; the sums are row by row of C."""
+            """Emit the FMAs of a row of B; the sums are in the order of C's rows."""
             column = code.at(a_start, builder.mul(number, intp(code.bytes * (MAX_ROWS if in_panel else 1))))
             elements = [builder.load(code.at(column, step), typ=code.scalar, align=code.bytes) for step in steps]
             factors = [(code.splat(x), vector) for x in elements for vector in vectors]
@@ -286,14 +286,14 @@ def _emit_tile(height: int, panels: int, lines: bool = False) -> Callable[..., N
 def _emit_lagging_row(
     code: VectorBuilder, rows: ir.Value, columns: ir.Value, k: ir.Value, a: Rows, b: Rows, outputs: Outputs
 ) -> None:
-    """Emit the function that computes a single row of two vectors of columns, the second LAG_BYTES behind the first."""
+    """Emit the code for a single row and two vectors of columns, the second LAG_BYTES behind the first."""
     builder, intp = code.builder, k.type
     starts = [code.pointer(address) for address in (a.address, b.address)]
     offsets = _offsets(code, b.row_stride, columns, 2)
     lag = intp(LAG_BYTES // code.bytes)
 
     def step(total: ir.Value, vector: int, number: ir.Value) -> ir.Value:
-        """Emit the FMAs of as many rows of one vector of columns as are read at a time."""
+        """Emit the FMAs for READ_BYTES of each column of one vector."""
         first_a, first_b = (code.at(start, builder.mul(number, intp(code.bytes))) for start in starts)
         pointers = [code.at(first_b, x) for x in offsets[vector * code.lanes : (vector + 1) * code.lanes]]
         for i, row in enumerate(_part(code, pointers, READ_BYTES)):
@@ -318,13 +318,13 @@ def _emit_lagging_row(
 
 @jit(scalar=True)
 def single_row_width(item: int, k: int, columns: int, left: int, column_stride: int) -> int:
-    """Return how many columns of B `gemm_bt_microkernel` had better compute for a single row.
+    """Return how many columns of B `gemm_bt_microkernel` should compute at a time for a single row.
 
-    B.T has ``columns`` in all, and ``left`` of them are still to be computed in the present block.
+    B has ``columns`` columns in all, of which ``left`` remain to be computed in the current block.
     """
     lanes = VECTOR // item
     fits = column_stride % min(WAY, SHARED_SETS * item) != 0
-    if HAS_LAG:  # then k has to be whole parts, more than the second vector lags behind
+    if HAS_LAG:  # with a lag, k must consist of whole parts and exceed the lag
         fits = fits or (k * item > LAG_BYTES and k * item % READ_BYTES == 0)
     else:
         fits = fits and columns * column_stride < NEAR_BYTES
@@ -342,15 +342,15 @@ def gemm_bt_microkernel(
     dtype : dtype
         float32 or float64, of all operands.
     tile : Tile
-        rows from 1 to MAX_ROWS; columns up to a vector's, or for a single row `single_row_width`; k products summed;
-        one tile.
+        rows from 1 to MAX_ROWS; columns up to a vector's or, for a single row, `single_row_width`; k products in each
+        sum; one tile.
     a : Rows
-        A; its rows are contiguous. With more rows than MAX_ROWS_IN_PLACE, the address of its micro-panel, of MAX_ROWS
-        for each k; missing rows repeat the last one.
+        A, with contiguous rows. For more rows than MAX_ROWS_IN_PLACE, the address of its micro-panel, which has
+        MAX_ROWS elements for each k; missing rows repeat the last one.
     b : Rows
-        Address of B[0, 0], and the stride from a column to the next.
+        Address of B[0, 0], and the stride from column to column.
     c, epilogue
-        As `microkernel` takes them.
+        As for `microkernel`.
     """
     code = VectorBuilder(builder, dtype)
     operands = tile.rows, tile.columns, tile.k, a, b, Outputs(c, *epilogue)
@@ -364,9 +364,9 @@ def gemm_bt_microkernel(
         kinds[f"1x{PANELS}.lag"] = _emit_lagging_row
         flags.append(builder.and_(flags[-1], far))
     choice = intp(0)
-    for flag in flags:  # each implies those before it: their number is the kind's
+    for flag in flags:  # each flag implies those before it, so the number of set flags is the index of the kind
         choice = builder.add(choice, builder.zext(flag, intp))
-    if READS_LINES:  # of such columns, PANELS vectors are never asked for
+    if READS_LINES:  # PANELS vectors of such columns are never requested
         low = builder.icmp_signed("<=", tile.rows, intp(LINES_HEIGHTS[0]))
         others = intp(len(kinds) - HEIGHTS.index(LINES_HEIGHTS[0]))
         choice = builder.add(choice, builder.select(builder.and_(far, low), others, intp(0)))

@@ -1,7 +1,7 @@
-"""Few rows times a large B.T, such as X W^T, as C.T = B.T A.T: the same products, in the same order.
+"""Few rows times a large B.T, such as X W^T, computed as C.T = B.T A.T: the same products, in the same order.
 
-The small A and C are then transposed instead of the large B, which is read once, where it lies. `gemm` computes rows of
-C so in parts, as `next_rows` says, by the same loops. Figures: docs/performance-notes/gemm.md.
+This transposes the small A and C instead of the large B, which is read once, in place. `gemm` computes parts of the
+rows of C in this way, chosen by `next_rows`, with the same loops. Figures: docs/performance-notes/gemm.md.
 """
 
 from typing import Any, NamedTuple
@@ -17,20 +17,20 @@ from .operands import Epilogue, Matrix, Shape
 from .transpose import READ_BYTES, transpose_panel
 
 TURNED_BYTES = 64 << 10
-"""Bytes of a B.T from which on few rows of C are computed as columns of C.T, so that B is not transposed."""
+"""For a B.T of at least this many bytes, few rows of C are computed as columns of C.T, so that B is not transposed."""
 
 TURNED_ROWS = 96
-"""Rows of A up to which this pays: beside more of them, packing B costs little."""
+"""Most rows of A for which this pays: with more rows, packing B costs relatively little."""
 
 TURNED_VECTORS = 4
-"""Vectors of rows that are computed so at a time."""
+"""Most vectors of rows that are computed in this way at a time."""
 
 
 @jit(scalar=True)
 def turns_product(item: int, shape: Shape, a: Matrix, b: Matrix, epilogue: Epilogue) -> bool:
-    """Whether rows of C may be computed as columns of C.T = B.T A.T, the same products in the same order.
+    """Whether rows of C may be computed as columns of C.T = B.T A.T, with the same products in the same order.
 
-    Where A is small and B a large B.T, A and C are then transposed instead of B.
+    If A is small and B a large B.T, A and C are then transposed instead of B.
     """
     transposes = b.row_stride == item and b.panel_stride == NV * VECTOR // item * b.column_stride
     fits = a.column_stride == item and epilogue.mask.address == 0 and epilogue.addend.row_stride == 0
@@ -39,13 +39,13 @@ def turns_product(item: int, shape: Shape, a: Matrix, b: Matrix, epilogue: Epilo
 
 @jit(scalar=True)
 def next_rows(item: int, rows: int, column_stride: int) -> Any:
-    """Return how many of the rows left are computed next, and whether as columns of C.T, in whole vectors of them."""
+    """Return how many of the remaining rows to compute next, and whether as columns of C.T, in whole vectors."""
     lanes = VECTOR // item
     whole = -(-rows // lanes) * lanes
     spare = whole - rows
     if WIDE:
-        # What does not fill a vector is left to tiles of 4, 8 and 12 rows, of columns a page apart of 4 and 8, which
-        # transpose B as they multiply; so are all of up to 12 rows.
+        # Rows that do not fill a vector are left to tiles of 4, 8 and 12 rows (4 and 8 if columns are a page apart),
+        # which transpose B as they multiply. If there are at most 12 rows, these tiles compute all of them.
         tile = 4 if item == 4 and column_stride % WAY != 0 else lanes // 2
         if spare >= tile:
             whole -= lanes
@@ -56,18 +56,18 @@ def next_rows(item: int, rows: int, column_stride: int) -> Any:
 
 
 class Turned(NamedTuple):
-    """Where A.T and C.T lie of a product that is computed as C.T = B.T A.T, both with whole vectors of columns.
+    """The layout of A.T and C.T for a product computed as C.T = B.T A.T; both have whole vectors of columns.
 
     Attributes
     ----------
     columns : int
-        Of C.T; 0 where nothing is turned.
+        Columns of C.T; 0 if the product is not turned.
     a, a_row, a_panel : int
-        Address of A.T, in micro-panels; bytes from a row to the next, and from a panel to the next.
+        Address of A.T, in micro-panels; bytes from row to row, and from panel to panel.
     c, relu : int
-        Addresses of C.T and of ReLU's transpose, which are the same where only one of them is stored.
+        Addresses of C.T and of ReLU's transpose, which are the same if only one of them is stored.
     nbytes : int
-        Of all.
+        Total size in bytes.
     """
 
     columns: int
@@ -81,7 +81,7 @@ class Turned(NamedTuple):
 
 @jit(scalar=True)
 def turned_product(item: int, turns: bool, shape: Any, both: bool) -> Any:
-    """Return the `Turned` of a product, its addresses as offsets; ``both``: C and its ReLU are both stored."""
+    """Return the `Turned` of a product, with offsets as addresses; ``both``: C and its ReLU are both stored."""
     lanes = VECTOR // item
     columns = -(-shape.m // lanes) * lanes * turns
     panel_columns = min(columns, NV * lanes)
@@ -94,7 +94,7 @@ def turned_product(item: int, turns: bool, shape: Any, both: bool) -> Any:
 
 @jit(internal=True)
 def turn(dtype: Any, turned: Any, start: int, shape: Any, a: Any, bias: int) -> None:
-    """Fill A.T, and C.T with the bias, if there is one: rows of one element each."""
+    """Fill A.T and, if there is a bias, C.T: each of its rows repeats one element of the bias."""
     item = item_bytes(dtype)
     lanes = VECTOR // item
     for i in range(0, shape.m, lanes):
@@ -108,11 +108,11 @@ def turn(dtype: Any, turned: Any, start: int, shape: Any, a: Any, bias: int) -> 
 
 @jit(internal=True)
 def turn_back(dtype: Any, target: Any, source: int, shape: Any) -> None:
-    """Copy the first rows m of the transpose of ``source``, n rows of k elements without gaps, to ``target``."""
+    """Copy the first m rows of the transpose of ``source``, a contiguous matrix (n, k), to ``target``."""
     m, n, k = shape
     item = item_bytes(dtype)
     lanes, step = VECTOR // item, READ_BYTES // item
-    in_steps = m // step * step  # `transpose_panel` writes so many at a time
+    in_steps = m // step * step  # `transpose_panel` writes ``step`` rows at a time
     for i in range(0, n, lanes):
         panel = source + i * k * item
         whole = in_steps if i + lanes <= n else 0
