@@ -240,7 +240,7 @@ def _is_largest(row: Any, label: int) -> bool:
     """
     z = row[label]
     wrong = False
-    before, behind = row[:label], row[label + 1 :]  # views: LLVM does not vectorise an index that may be negative
+    before, behind = row[:label], row[label + 1 :]  # views, since LLVM does not vectorise a possibly negative index
     if z == z:
         for j in range(before.size):
             wrong |= not before[j] < z

@@ -81,7 +81,7 @@ class Backend(Protocol):
         first_row: int = 0,
         epoch_rows: int | None = None,
     ) -> None:
-        """Train from where the epoch stands to the last row of X.
+        """Train from the epoch's current position to the last row of X.
 
         Unless X ends with the epoch's last row, steps may still be running when this returns: see `finish`.
 

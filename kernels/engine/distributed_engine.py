@@ -129,7 +129,7 @@ class DistributedEngine:
         first_row: int = 0,
         epoch_rows: int | None = None,
     ) -> None:
-        """Train from where the epoch stands to the last row of X; see `Backend.train`.
+        """Train from the epoch's current position to the last row of X; see `Backend.train`.
 
         Every rank holds all of X and y, and afterwards all of the optimizer's state. Ctrl-C on any rank ends the call
         on all of them after the same step.

@@ -225,7 +225,7 @@ class CpuEngine:
         first_row: int = 0,
         epoch_rows: int | None = None,
     ) -> None:
-        """Train from where the epoch stands to the last row of X; see `Backend.train`."""
+        """Train from the epoch's current position to the last row of X; see `Backend.train`."""
         rates = _NO_RATE if rates is None else np.ascontiguousarray(rates, np.float64)
         self._advance(self.plan, True, (X, y, weights, order, rates), first_row, epoch_rows)
 

@@ -32,7 +32,7 @@ PART_BYTES = 1 << 24
 """Rows are evaluated in chunks of about this many bytes, so that memory use does not grow with their number."""
 
 TASK_ROWS = 256
-"""Rows of a task: a thread evaluates so many at a time."""
+"""Rows that a thread evaluates at a time: a task."""
 
 OUTPUT_FLOPS = 100
 """Approximate cost of evaluating one output, in floating-point operations."""

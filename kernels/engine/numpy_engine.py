@@ -66,7 +66,7 @@ class NumpyEngine:
         first_row: int = 0,
         epoch_rows: int | None = None,
     ) -> None:
-        """Train from where the epoch stands to the last row of X; see `Backend.train`."""
+        """Train from the epoch's current position to the last row of X; see `Backend.train`."""
         progress, totals, batch = self._optimizer.progress, self._optimizer.totals, self._batch_rows
         epoch_rows = len(X) if epoch_rows is None else epoch_rows
         rates = np.zeros(1) if rates is None else rates

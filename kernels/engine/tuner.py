@@ -3,7 +3,8 @@
 A call returns after about CALL_S, so that Ctrl-C works in long epochs. Whether threads pay off depends on the size of a
 step and on what else runs on the other cores (docs/performance-notes/engine.md), so the tuner measures: TRIAL_S on all
 threads, then the same on half of them, and so on while that is faster. It keeps the fastest count. From time to time it
-retries the neighbours of that count among 1, 2, 4, ..., all: only so can it notice that cores have become free or busy.
+retries that count's neighbours among 1, 2, 4, ..., all; without these trials it could not notice that cores have become
+free or busy.
 Results depend neither on the threads nor on where calls end.
 """
 

@@ -61,7 +61,7 @@ from numba.core.runtime import rtsys
 
 _REQUIRED = (
     (cpu_target, "target_context typing_context"),
-    # Of the class, whose properties compute nothing yet.
+    # Check the class: looking up an instance's properties would compute them.
     (type(cpu_target.target_context), "codegen call_conv call_internal_no_propagate get_function add_linking_libs nrt"),
     (cpu_target.target_context.call_conv, "get_function_type call_function return_status_propagate"),
     (CPUDispatcher, "compile get_compile_result"),

@@ -70,8 +70,8 @@ def _offset(rows: Any, i: int, nbytes: int) -> Any:
 def _macro_kernel(dtype: Any, block: Any, n: int, a: Any, b: Any, c: Any, epilogue: Any) -> None:
     """Loops 2 and 1: compute a block of C from a block of A and a block of B.
 
-    Rows are divided evenly among the tiles: 37 rows make tiles of 6, 6, 5, 5, 5, 5, 5, but none of a single row, whose
-    few FMAs would wait for each other.
+    Rows are divided evenly among the tiles: 37 rows make tiles of 6, 6, 5, 5, 5, 5, 5. A tile of a single row is
+    avoided, since its few FMAs would wait for each other.
 
     Parameters
     ----------
