@@ -5,8 +5,9 @@ import signal
 import sys
 import threading
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -140,14 +141,7 @@ def fit(members: Sequence[Member], epochs: int, patience: int) -> int:
             if len(members) == 1:
                 members[0].fit(epochs, patience, stop)
             else:
-                with ThreadPoolExecutor(min(len(members), num_threads())) as pool:
-                    fits = [pool.submit(member.fit, epochs, patience, stop, False) for member in members]
-                    try:
-                        for each in fits:
-                            each.result()
-                    except BaseException:
-                        pool.shutdown(wait=False, cancel_futures=True)
-                        raise
+                _fit_side_by_side(members, epochs, patience, stop)
         except KeyboardInterrupt:
             status = 128 + (came[0] if came else signal.SIGINT)
     for warning in caught:
@@ -158,6 +152,40 @@ def fit(members: Sequence[Member], epochs: int, patience: int) -> int:
         said = "interrupted" if status == 130 else "stopped by SIGTERM"
         print(f"fastnet train: {said} {_kept(members)}", file=sys.stderr)
     return status
+
+
+def _fit_side_by_side(members: Sequence[Member], epochs: int, patience: int, stop: Callable[[Any], None]) -> None:
+    """Fit all on the threads that the system starts, on the caller's if it starts none; no other begins after an error.
+
+    The threads take members from one iterator, not each a task of its own: the pool loses a task for which it wanted a
+    thread that the system refused.
+    """
+    waiting, count, running = iter(members), min(len(members), num_threads()), list[Future[None]]()
+
+    def work() -> None:
+        try:
+            for member in waiting:
+                member.fit(epochs, patience, stop, False)
+        finally:
+            deque(waiting, 0)
+
+    with ThreadPoolExecutor(count) as pool:
+        try:
+            for _ in range(count):
+                running.append(pool.submit(work))
+        except RuntimeError as refused:
+            threads = max(1, len(running))
+            if threads < count:
+                said = f"networks are trained on {threads} of {count} threads, since the system starts no more"
+                advice = "see its limits of processes and of memory"
+                warnings.warn(f"{said} ({refused}); {advice}", RuntimeWarning, stacklevel=2)
+        try:
+            if not running:
+                work()
+            for each in running:
+                each.result()
+        finally:
+            deque(waiting, 0)
 
 
 def _kept(members: Sequence[Member]) -> str:

@@ -1,11 +1,13 @@
 """`fastnet train FILE` and `fastnet predict`, as a user meets them."""
 
+import itertools
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import ExitStack
 from functools import partial
@@ -716,6 +718,55 @@ def test_interruption_says_which_networks_are_kept() -> None:
     some = "after 1 whole epoch; the best of them is kept, of 2 of 3 networks, since the others have no whole epoch"
     assert fitting._kept(members) == some
     assert fitting._kept(members[:2]) == "after 1 whole epoch; the best of them is kept"
+
+
+@pytest.mark.parametrize("allowed", [0, 1])
+def test_fewer_threads_than_wanted_cross_validate(
+    allowed: int, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As under a limit of processes: "can't start new thread" was all that came of the command."""
+    command = ["train", "houses.csv", "--target", "price", "--epochs", "3", "--cv", "4", "--json", *QUICK]
+    expected = json.loads(run(capsys, *command))
+    start, count = threading.Thread.start, itertools.count()
+
+    def limited(thread: threading.Thread) -> None:
+        if next(count) >= allowed:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    def boosting(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(fitting, "num_threads", lambda: 3)
+    monkeypatch.setattr(threading.Thread, "start", limited)
+    monkeypatch.setattr(scores, "boosting", boosting)
+    assert cli.main(command) == 0
+    output, errors = capsys.readouterr()
+    found = json.loads(output)
+    assert found["networks"] == expected["networks"]
+    assert found["held_out"]["scores"]["this model"] == expected["held_out"]["scores"]["this model"]
+    assert set(found["held_out"]["scores"]) == {"this model", "mean of the target"}
+    assert "networks are trained on 1 of 3 threads, since the system starts no more (can't start new thr" in errors
+    assert errors.count("HistGradientBoosting is not fitted beside it: can't start new thread") == 1
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_error_of_a_fold_ends_the_others(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    began = list[int]()
+
+    def fit(number: int, *_: Any) -> None:
+        began.append(number)
+        if number == 0:
+            raise ValueError("of the first")
+        time.sleep(0.05)
+
+    members = [fitting.Member(fastnet.Trainer(fastnet.Network([1, 1])), (), (), baseline=1.0) for _ in range(20)]
+    for number, member in enumerate(members):
+        monkeypatch.setattr(member, "fit", partial(fit, number))
+    monkeypatch.setattr(fitting, "num_threads", lambda: threads)
+    with pytest.raises(ValueError, match="of the first"):
+        fitting.fit(members, 1, 1)
+    assert len(began) <= 2 * threads
 
 
 @pytest.mark.skipif(os.name != "posix", reason="Ctrl-C is sent differently there")
