@@ -114,7 +114,7 @@ class CpuEngine:
         workspace = targets + rows * layer_sizes[-1] * uses_order
         weight_tasks = partition_weights(layer_sizes, dtype.itemsize, threads)
         task_rows = rows_of_task(layer_sizes, dtype.itemsize, rows, threads)
-        scratch_size = padded(scratch_elements(layers, weight_tasks, task_rows, rows, dtype.itemsize), LINE)
+        scratch_size = padded(scratch_elements(layers, weight_tasks, task_rows, dtype.itemsize, rows), LINE)
         self.plan = Plan(
             context=np.zeros((), CONTEXT),
             layers=layers,
@@ -347,8 +347,9 @@ class CpuEngine:
         short = {min(batch, epoch_rows) % MICRO_BATCH_ROWS, epoch_rows % batch % MICRO_BATCH_ROWS} - {0, full}
         if epoch_rows % batch >= MICRO_BATCH_ROWS or context["ranks"] > 1:  # their tasks are not the plan's
             short.add(full)
-        arguments = self.plan.layers, self.plan.weight_tasks, int(context["task_rows"])
-        needed = padded(max((scratch_elements(*arguments, rows, dtype.itemsize) for rows in short), default=0), LINE)
+        arguments = self.plan.layers, self.plan.weight_tasks, int(context["task_rows"]), dtype.itemsize
+        place = int(context["rank"]), int(context["ranks"])
+        needed = padded(max((scratch_elements(*arguments, rows, *place) for rows in short), default=0), LINE)
         if needed > context["scratch_size"]:
             self.plan = self.plan._replace(scratch=aligned(int(context["scratch_threads"]) * needed, dtype))
             context["scratch"], context["scratch_size"] = address_of(self.plan.scratch), needed

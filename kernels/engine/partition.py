@@ -15,7 +15,7 @@ from ..cpu.gemm.microkernel import NV
 from ..cpu.gemm.operands import Matrix, Shape
 from ..llvm.builder import LINE, VECTOR
 from .backend import Array
-from .plan import WEIGHT_TASK, parameter_count
+from .plan import WEIGHT_TASK, parameter_count, rank_share
 
 TASKS_PER_THREAD = 2
 """Tasks of rows per thread; several, so that a thread that loses its core for a while delays no other thread."""
@@ -66,25 +66,29 @@ def rows_of_task(layer_sizes: Sequence[int], item: int, rows: int, threads: int)
     return min(MAX_TASK_ROWS_LARGE_W if large else MAX_TASK_ROWS, max(MIN_TASK_ROWS, -(-rows // shares)))
 
 
-def scratch_elements(layers: Array, weight_tasks: Array, task_rows: int, rows: int, item: int) -> int:
+def scratch_elements(
+    layers: Array, weight_tasks: Array, task_rows: int, item: int, rows: int, rank: int = 0, ranks: int = 1
+) -> int:
     """Return the elements of scratch that a task of rows, or of a layer's weights, needs for packing or for the loss.
 
-    This holds for micro-batches of exactly ``rows`` rows: a shorter one may need more.
+    For micro-batches of ``rows`` rows: a shorter one may need more, and so may the lower of a rank's tasks of rows.
     """
     choose: Any = getattr(blocking.choose_blocking, "py_func", blocking.choose_blocking)
     loss_scratch: Any = getattr(losses.scratch_size, "py_func", losses.scratch_size)
     sizes, panel = list(zip(*(layers[name].tolist() for name in ("n_in", "n_out", "panels")), strict=True)), NV * VECTOR
-    nbytes = [loss_scratch(task_rows, sizes[-1][1]) * item]
-    for i, (n, k, _) in enumerate(sizes):  # X W^T, where W^T is already packed, and dX = dZ W except in the first layer
-        x, packed = Matrix(0, n * item, item, 0), Matrix(0, panel, item, -1)
-        nbytes.append(choose(item, Shape(task_rows, k, n), x, packed).buffer_bytes)
+    own = max(0, min(rank_share(rows, ranks), rows - rank * rank_share(rows, ranks)))
+    tasks = max(1, -(-own // task_rows))
+    heights = {own // tasks, -(-own // tasks)}  # as `task_bounds` cuts them
+    nbytes = [loss_scratch(task_rows, sizes[-1][1]) * item]  # which is not checked: an evaluation's tasks may be higher
+    packed = Matrix(0, panel, item, -1)
+    for i, (n, k, _) in enumerate(sizes):  # X W^T, whose W^T is packed already, and dX = dZ W but of the first layer
+        x = Matrix(0, n * item, item, 0)
+        nbytes += [choose(item, Shape(height, k, n), x, packed).buffer_bytes for height in heights]
         if i > 0:
             dz, w = Matrix(0, k * item, item, 0), Matrix(0, n * item, item, panel)
-            nbytes.append(choose(item, Shape(task_rows, n, k), dz, w).buffer_bytes)
+            nbytes += [choose(item, Shape(height, n, k), dz, w).buffer_bytes for height in heights]
     for layer, height in {(layer, end - begin) for layer, begin, end in weight_tasks.tolist()}:  # dW = dZ^T X
         n, k, panels = sizes[layer]
-        dz, x = Matrix(0, item, k * item, 0), Matrix(0, n * item, item, panel)
-        if panels:
-            x = Matrix(0, panel, item, -1)
+        dz, x = Matrix(0, item, k * item, 0), packed if panels else Matrix(0, n * item, item, panel)
         nbytes.append(choose(item, Shape(height, n, rows), dz, x).buffer_bytes)
     return -(-max(nbytes) // item)

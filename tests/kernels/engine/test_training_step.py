@@ -3,7 +3,7 @@
 import gc
 import tracemalloc
 from fractions import Fraction
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any
 
 import numpy as np
@@ -241,7 +241,31 @@ def test_scratch_holds_the_inputs_that_the_forward_product_packs(item: int, size
         x, w = Matrix(0, sizes[0] * item, item, 0), Matrix(0, NV * VECTOR, item, -1)
         needed = choose(item, Shape(rows, sizes[1], sizes[0]), x, w).buffer_bytes
         layers, _ = plan.layer_table(sizes, (RELU, IDENTITY), (), rows, lanes, NV * lanes)
-        assert partition.scratch_elements(layers, np.array([[0, 0, 1]]), rows, rows, item) * item >= needed
+        assert partition.scratch_elements(layers, np.array([[0, 0, 1]]), rows, item, rows) * item >= needed
+
+
+@pytest.mark.parametrize("sizes", [(512, 128, 10), (128, 1024, 512, 10)], ids=str)
+@pytest.mark.parametrize("item", [4, 8])
+def test_scratch_holds_what_tasks_of_every_height_pack(item: int, sizes: tuple[int, ...]) -> None:
+    """Two tasks of 95 rows pack more than one of `task_rows`, 128, with AVX2: they allocated memory amid a step."""
+    choose: Any = getattr(blocking.choose_blocking, "py_func", blocking.choose_blocking)
+    lanes = VECTOR // item
+    layers, _ = plan.layer_table(sizes, (RELU,) * (len(sizes) - 2) + (IDENTITY,), (), 256, lanes, NV * lanes)
+    packed = Matrix(0, NV * VECTOR, item, -1)
+    for task_rows, rank, ranks in ((128, 0, 1), (128, 2, 3), (64, 0, 1)):
+        for rows in range(1, 257):
+            share = -(-rows // ranks)
+            own = min(rows, (rank + 1) * share) - min(rows, rank * share)
+            tasks = -(-own // task_rows)
+            heights = {own * (t + 1) // tasks - own * t // tasks for t in range(tasks)}
+            reserved = (
+                partition.scratch_elements(layers, np.array([[0, 0, 1]]), task_rows, item, rows, rank, ranks) * item
+            )
+            for height, (i, (n, k)) in product(heights, enumerate(pairwise(sizes))):
+                x, w = Matrix(0, n * item, item, 0), Matrix(0, n * item, item, NV * VECTOR)
+                assert choose(item, Shape(height, k, n), x, packed).buffer_bytes <= reserved
+                dz = Matrix(0, k * item, item, 0)
+                assert i == 0 or choose(item, Shape(height, n, k), dz, w).buffer_bytes <= reserved
 
 
 @pytest.mark.compiled
