@@ -191,8 +191,9 @@ def _parse_csv(path: storage.Path, options: dict[str, Any]) -> Any:
             frame = pandas.read_csv(path, index_col=False, **options)  # rows end with a separator
     if all(re.fullmatch(r"[+-]?\d*[.,]?\d+(\.\d+)?", str(name)) for name in frame.columns):
         raise ValueError(f"its first line must name the columns, and here it holds numbers: {listed(frame.columns)}")
-    first = pandas.read_csv(path, header=None, nrows=1, dtype=str, **options)  # pandas renames the second to a.1
-    _check_names(pandas.Index(first.iloc[0].dropna().str.strip()))
+    as_text = {**options, "header": None, "dtype": str, "keep_default_na": False, "na_values": []}  # NA is a name
+    first = pandas.read_csv(path, nrows=1, **as_text).iloc[0].str.strip()  # where pandas has made a.1 of a second a
+    _check_names(pandas.Index(first[first != ""]))
     return frame.reset_index(drop=True)
 
 

@@ -94,6 +94,7 @@ def test_broken_files_are_one_line(tmp_path: Path) -> None:
     csv(b"x,y\n" + body + b"1,2,3,4\n", "t.csv cannot be read: Expected 2 fields in line 14, saw 4; mend that line")
     csv(b"x,y\n" + body + b'"1,2\n', "EOF inside string")
     csv(b"x,y, x\n" + b"1,2,3\n" * 12, "cannot be read: two columns are called 'x'; rename or remove one")
+    csv(b"NA,y,NA\n" + b"1,2,3\n" * 12, "cannot be read: two columns are called 'NA'; rename or remove one")
     csv(b"x,y\n\0\0", "holds bytes that are not text; expected a table: CSV, Parquet, Feather or NPZ")
     csv(b"x,y\n" + body + b"\x81,1\n", "neither UTF-8 nor Windows-1252")
     csv(body, "its first line must name the columns, and here it holds numbers: '0'")
