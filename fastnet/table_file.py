@@ -147,6 +147,9 @@ def _read_csv(path: storage.Path, head: bytes) -> Any:
             try:
                 return _parse_csv(path, {"encoding": encoding, "na_values": _GAPS, "skipinitialspace": True})
             except pandas.errors.ParserError as error:
+                if row := re.search(r"EOF inside string starting at row (\d+)", str(error)):  # the header's is 0
+                    said = f"the quote in line {int(row[1]) + 1} is never closed"
+                    raise ValueError(f"{said}; close it there, or leave it out") from None
                 advice = "mend that line; a cell that holds the separator goes into quotes"
                 raise ValueError(f"{str(error).strip()}; {advice}") from None
     raise ValueError("its text is neither UTF-8 nor Windows-1252; save it as UTF-8")
@@ -174,7 +177,7 @@ def _parse_csv(path: storage.Path, options: dict[str, Any]) -> Any:
     widths = {tried: sample.shape[1] for tried, sample in whole.items()}
     separator = max(widths, key=lambda tried: (tried != r"\s+" and widths[tried] > 1, widths[tried]), default=",")
     for tried in ragged if widths.get(separator, 1) == 1 else ():
-        if pandas.read_csv(path, sep=tried, nrows=0, **options).shape[1] > 1:
+        if not samples or pandas.read_csv(path, sep=tried, nrows=0, **options).shape[1] > 1:
             return pandas.read_csv(path, sep=tried, **options)  # raises an error that names the line
     sample = whole[separator]
     if sample.shape[1] > _MAX_COLUMNS:
