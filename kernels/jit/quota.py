@@ -26,12 +26,26 @@ def cpu_quota(system: Path = _SYSTEM) -> float:
 
 def memory_available(system: Path = _SYSTEM) -> float:
     """Return the bytes of available memory, at most those that the cgroups grant; infinity if unknown."""
+    return min([*_meminfo(system, "MemAvailable:"), *_memory_limits(system)], default=math.inf)
+
+
+def memory_total(system: Path = _SYSTEM) -> float:
+    """Return the bytes of memory, at most those that the cgroups grant, and of swap; infinity where unknown."""
+    memory = min([*_meminfo(system, "MemTotal:"), *_memory_limits(system)], default=math.inf)
+    return memory + sum(_meminfo(system, "SwapTotal:"))
+
+
+def _meminfo(system: Path, name: str) -> list[float]:
+    """Return the bytes that the system states under a name, if it does."""
     facts = [line.split() for line in read_text(system / "proc/meminfo").splitlines()]
-    found = [1024.0 * int(words[1]) for words in facts if words[:1] == ["MemAvailable:"]]
+    return [1024.0 * int(words[1]) for words in facts if words[:1] == [name]]
+
+
+def _memory_limits(system: Path) -> Iterator[float]:
+    """Yield the bytes that each cgroup grants."""
     for folder in _cgroups(system, "memory"):
         texts = (read_text(folder / name).strip() for name in ("memory.max", "memory.limit_in_bytes"))
-        found.extend(float(text) for text in texts if text.isdecimal())
-    return min(found, default=math.inf)
+        yield from (float(text) for text in texts if text.isdecimal())
 
 
 def _cgroups(system: Path, controller: str) -> Iterator[Path]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastnet import Network, Trainer
+from fastnet import Network, Trainer, network
 from fastnet.kernels.jit.target import COMPILES
 from fastnet.kernels.reference import activations as reference
 from fastnet.kernels.reference import losses
@@ -251,3 +251,14 @@ def test_predict_labels_are_decisions() -> None:
     one.loss = "mse"
     with pytest.raises(RuntimeError, match="was trained with mse, so its outputs are neither labels nor"):
         one.predict_labels([[0.0, 0.0]])
+
+
+def test_network_larger_than_the_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before it is filled: the system killed the process."""
+    monkeypatch.setattr(network, "memory_total", lambda: 2.0**27)
+    monkeypatch.setattr(network, "aligned", lambda size, dtype: pytest.fail("it is allocated"))
+    said = r"^a network of the sizes \[10, 99999999, 10\] has 7.8 GiB of parameters; expected at most 0.1 GiB, the mem"
+    with pytest.raises(MemoryError, match=said + "ory that this process may use: choose smaller layers$"):
+        Network([10, 99999999, 10])
+    monkeypatch.undo()
+    Network([10, 10])

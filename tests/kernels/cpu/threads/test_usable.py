@@ -10,7 +10,7 @@ import pytest
 
 from fastnet.kernels.cpu.threads import usable
 from fastnet.kernels.cpu.threads.usable import Usable
-from fastnet.kernels.jit.quota import cpu_quota, memory_available
+from fastnet.kernels.jit.quota import cpu_quota, memory_available, memory_total
 
 ENDLESS = {"cpu.max": "max 100000"}
 
@@ -66,12 +66,13 @@ def test_a_system_without_these_files_has_no_quota(tmp_path: Path) -> None:
     ],
 )
 def test_memory(tmp_path: Path, cgroup: str, folders: dict[str, dict[str, str]], expected: float) -> None:
-    assert memory_available(tmp_path) == math.inf
-    write(tmp_path / "proc", {"meminfo": "MemTotal: 9 kB\nMemAvailable:  2 kB\n"})
+    assert memory_available(tmp_path) == memory_total(tmp_path) == math.inf
+    write(tmp_path / "proc", {"meminfo": "MemTotal: 9 kB\nMemAvailable:  2 kB\nSwapTotal: 3 kB\n"})
     write(tmp_path / "proc/self", {"cgroup": cgroup})
     for name, files in folders.items():
         write(tmp_path / "sys/fs/cgroup" / name, files)
     assert memory_available(tmp_path) == expected
+    assert memory_total(tmp_path) == (expected if folders and expected < 2048 else 9 * 1024) + 3 * 1024
 
 
 def test_hardware_threads_of_a_core_count_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
