@@ -112,6 +112,8 @@ def kernels(options: argparse.Namespace) -> int:
     picture = figure.new_figure(options.plot) if options.plot is not None and candidates else None
     for path in filter(None, (options.save, options.html)):
         storage.check_target(path)
+    storage.check_suffix(options.save or "", ".json")
+    storage.check_suffix(options.html or "", ".html")
     if options.html is not None:
         figure.require_matplotlib("--html")
     counts = options.threads if candidates else ()

@@ -130,13 +130,13 @@ class Graph:
         opsets = [helper.make_opsetid("", _OPSET), helper.make_opsetid("ai.onnx.ml", _ML_OPSET)]
         model = helper.make_model(body, producer_name="fastnet", opset_imports=opsets, ir_version=_IR_VERSION)
         self.onnx.checker.check_model(model)
-        check_suffix(path, ".onnx")
         with replacing(path) as file:
             file.write(model.SerializeToString())
 
 
 def to_onnx(path: Path, members: Sequence[Member], dtype: np.dtype[Any], loss: str | None) -> None:
     """Write the layers of a network, or of several and their mean, as an ONNX model; see `Network.to_onnx`."""
+    check_suffix(path, ".onnx")
     graph = Graph(members, dtype)
     function = LOSSES[loss].probabilities if loss is not None else None
     X = graph.input("X", dtype, members[0][0][0].shape[1])

@@ -51,6 +51,7 @@ _FORMATS = {
     ".onnx": "ONNX (to_onnx, and fastnet export MODEL FILE.onnx, write that)",
     ".csv": "CSV",
     ".json": "JSON",
+    ".html": "a web page",
     ".gz": "gzip",
     **dict.fromkeys((".npy", ".npz"), "arrays of NumPy"),
     **dict.fromkeys((".parquet", ".feather", ".xlsx"), "a table"),

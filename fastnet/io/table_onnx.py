@@ -10,7 +10,7 @@ import numpy as np
 
 from ..kernels.specs.base import Array
 from .onnx import Graph, Member
-from .storage import Path
+from .storage import Path, check_suffix
 
 
 def numbers(graph: Graph, pipeline: Any, inputs: Sequence[str]) -> str:
@@ -55,6 +55,7 @@ def to_onnx(
     scaling: tuple[float, float],
 ) -> None:
     """Write transformers and networks and the mean of what they predict; see `TableModel.to_onnx`."""
+    check_suffix(path, ".onnx")
     graph = Graph([layers for _, layers in members], dtype)
     add = {"numbers": numbers, "categories": categories}
     kinds: dict[str, Any] = {"numbers": np.float64, "categories": np.str_}

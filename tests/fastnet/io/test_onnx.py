@@ -9,6 +9,7 @@ import pytest
 
 from fastnet import Network
 from fastnet.io import onnx as export
+from fastnet.io import table_onnx
 from fastnet.kernels.reference import activations as reference
 from fastnet.kernels.specs.activations import ACTIVATIONS
 
@@ -33,9 +34,13 @@ def network(outputs: int = 2, hidden: str = "tanh", dtype: str = "float32", outp
     return net
 
 
-def test_suffixes_of_other_formats_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"it would hold ONNX, but its name says safetensors .* end it in .onnx$"):
+def test_suffixes_of_other_formats_are_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export, "Graph", lambda *_: pytest.fail("the model has been built before"))
+    said = r"it would hold ONNX, but its name says safetensors .* end it in .onnx$"
+    with pytest.raises(ValueError, match=said):
         network().to_onnx(tmp_path / "m.safetensors")
+    with pytest.raises(ValueError, match=said):
+        table_onnx.to_onnx(tmp_path / "m.safetensors", [], np.dtype("float32"), None, None, (0.0, 1.0))
     assert not list(tmp_path.iterdir())
 
 

@@ -131,3 +131,12 @@ def test_command_saves_compares_and_exits_with_1_where_slower(
     assert cli.main([*arguments, "--baseline", str(path), "--json"]) == 1
     (compared,) = json.loads(capsys.readouterr().out)["baseline"]
     assert compared["simd"]["word"] == "slower"
+
+
+@pytest.mark.parametrize(("option", "name", "said"), [("--save", "t.csv", "JSON"), ("--html", "t.json", "a web page")])
+def test_suffixes_of_other_formats_are_refused_before_anything_is_timed(
+    option: str, name: str, said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(variants, "profile", lambda *_, **__: pytest.fail("it is timed"))
+    assert cli.main(["profile", "kernel", "matmul", "--variants", "loops", option, name]) == 1
+    assert f"cannot write {name}: it would hold {said}, but its name says" in capsys.readouterr().err
