@@ -123,7 +123,7 @@ class _Tabular(BaseEstimator):  # type: ignore[misc]
         y = column_or_1d(y, warn=True)
         check_consistent_length(X, y)
         if not len(y):
-            raise ValueError("y holds 0 sample(s); expected one for each row of X")
+            raise ValueError(f"X{name[1:]} and {name} hold 0 rows; expected at least {1 if name[1:] else 2}")
         return np.asarray(y)
 
     def _inputs(self, X: Any, targets: Array | None = None, counts: Any = None) -> Array:

@@ -201,7 +201,15 @@ def parse(metadata: Mapping[str, str], name: str) -> Any:
 
 
 def display_path(path: Path) -> str:
-    """Return the path as one line of text."""
+    """Return the path as one line of text.
+
+    Raises
+    ------
+    TypeError
+        If it is no path: None, say, or a number, which would be taken for an open file.
+    """
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"path is {path!r}; expected the name of a file, a str or pathlib.Path")
     return printable(os.fspath(path))
 
 
@@ -232,14 +240,16 @@ def check_suffix(path: Path, own: str) -> None:
 
     Raises
     ------
+    TypeError
+        If the path is neither text nor path-like.
     ValueError
         If it does; unknown suffixes are anybody's.
     """
+    shown = display_path(path)
     suffix = str(os.path.splitext(path)[1]).lower()
     said = _FORMATS.get(suffix)
     if said is not None and suffix != own:
         ours = _FORMATS[own].partition(" (")[0]
-        shown = display_path(path)
         raise ValueError(f"cannot write {shown}: it would hold {ours}, but its name says {said}; end it in {own}")
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastnet import SGD, Adam, AdamW, Ensemble, Network, Trainer, fit_many
+from fastnet import SGD, Adam, AdamW, Ensemble, History, Network, Trainer, fit_many, load
 from fastnet.kernels.api import validation
 from fastnet.messages import counted
 from fastnet.trainer import DivergenceWarning
@@ -330,3 +330,12 @@ def test_diagnosis_names_a_constant_target() -> None:
 @pytest.mark.parametrize(("number", "expected"), [(0, "0 rows"), (1, "1 row"), (2, "2 rows"), (1234, "1,234 rows")])
 def test_nouns_agree_with_numbers(number: int, expected: str) -> None:
     assert counted(number, "row") == expected
+
+
+@pytest.mark.parametrize("path", [None, 3, b"net", []], ids=repr)
+def test_what_is_no_path_is_named(path: Any) -> None:
+    """Whatever reads or writes a file; NumPy's and Python's errors did not say which argument it was."""
+    net = Network([2, 1])
+    for use in (net.save, net.to_onnx, History().to_csv, load, Trainer.resume):
+        with pytest.raises(TypeError, match=rf"^path is {re.escape(repr(path))}; expected the name of a file, a str "):
+            use(path)

@@ -414,3 +414,12 @@ def test_a_missing_package_is_asked_for(package: str, monkeypatch: pytest.Monkey
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ImportError, match=r"need pandas and scikit-learn: pip install pandas scikit-learn \("):
         _ = fastnet.sklearn.TabularClassifier
+
+
+@pytest.mark.parametrize(("Estimator", "y"), ESTIMATORS)
+def test_tables_without_rows_are_named(Estimator: Any, y: Any) -> None:
+    for X in (FRAME[:0], np.zeros((0, 3)), []):
+        with pytest.raises(ValueError, match=r"^X and y hold 0 rows; expected at least 2$"):
+            Estimator().fit(X, y[:0])
+    with pytest.raises(ValueError, match=r"^X_val and y_val hold 0 rows; expected at least 1$"):
+        Estimator().fit(FRAME, y, X_val=FRAME[:0], y_val=y[:0])
