@@ -96,6 +96,35 @@ def check_target(estimator: Any, y: Any, name: str = "y") -> None:
         _refuse(np.frompyfunc(_is_text, 1, 1)(array).astype(bool), array, name, what)
 
 
+@contextmanager
+def naming_text(X: Any, names: Any) -> Iterator[None]:
+    """Turn scikit-learn's error of an array of a table that holds text into one that names the cell and what to give.
+
+    ``names`` are those of the columns that the estimator was fitted on, () of an array, None where it is fitted now.
+    """
+    try:
+        yield
+    except (TypeError, ValueError):
+        cells = np.asarray(X, object)
+        if cells.ndim != 2:  # a sparse matrix, say
+            raise
+        wrong = np.frompyfunc(lambda cell: isinstance(cell, (str, bytes)) and _is_text(cell), 1, 1)(cells).astype(bool)
+        if np.asarray(X).dtype.kind in "US":
+            wrong[:, :] = True  # scikit-learn refuses text of numbers, too, but among objects
+        for place in np.argwhere(wrong)[:1]:
+            row, column = place.tolist()
+            where = f"row {row}, column {column}"
+            advice = "the model was trained on an array of numbers: make numbers of it"
+            if names is None:
+                advice = "text is taken in a DataFrame: give pandas.DataFrame(X)"
+            elif len(names):
+                where += f" ({names[column]})" if column < len(names) else ""
+                advice = "text is taken in a DataFrame: give pandas.DataFrame(X, columns=model.feature_names_in_)"
+            said = f"X is an array that holds {str(cells[row, column])[:40]!r} at {where}"
+            raise ValueError(f"{said}; expected numbers, and NaN for gaps; {advice}") from None
+        raise
+
+
 def _refuse(wrong: Any, array: Any, name: str, what: str) -> None:
     """Raise ValueError about the first element that is marked as wrong, if any; ``what`` says what is wrong."""
     if np.any(wrong):

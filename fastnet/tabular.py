@@ -31,7 +31,7 @@ from .many import fit_many
 from .network import Network
 from .optimizers import Adam, CosineDecay
 from .progress import bars_labelled
-from .sklearn_additions import CONSTRAINTS, check_class_weight, check_target
+from .sklearn_additions import CONSTRAINTS, check_class_weight, check_target, naming_text
 from .sklearn_session import ACTIVATION_NAMES
 from .table import Columns, check_frame, codes, moments
 from .trainer import Trainer
@@ -134,9 +134,10 @@ class _Tabular(BaseEstimator):  # type: ignore[misc]
             check_frame(X, least)
             validate_data(self, X, reset=fits, skip_check_array=True)
         else:
-            if isinstance(X, np.ma.MaskedArray):
-                X = np.ma.filled(X.astype(np.float64), np.nan)
-            X = validate_data(self, X, reset=fits, ensure_all_finite="allow-nan", ensure_min_samples=least)
+            with naming_text(X, None if fits else getattr(self, "feature_names_in_", ())):
+                if isinstance(X, np.ma.MaskedArray):
+                    X = np.ma.filled(X.astype(np.float64), np.nan)
+                X = validate_data(self, X, reset=fits, ensure_all_finite="allow-nan", ensure_min_samples=least)
         # Match columns by position: if both tables have names, these have been checked to be the same.
         names = getattr(self, "feature_names_in_", [f"x{i}" for i in range(X.shape[1])])
         frame = X.set_axis(list(names), axis=1) if is_frame else pandas.DataFrame(X, columns=list(names))

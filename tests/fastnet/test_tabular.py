@@ -423,3 +423,28 @@ def test_tables_without_rows_are_named(Estimator: Any, y: Any) -> None:
             Estimator().fit(X, y[:0])
     with pytest.raises(ValueError, match=r"^X_val and y_val hold 0 rows; expected at least 1$"):
         Estimator().fit(FRAME, y, X_val=FRAME[:0], y_val=y[:0])
+
+
+@pytest.mark.parametrize(("Estimator", "y"), ESTIMATORS)
+@pytest.mark.filterwarnings("ignore:X does not have valid feature names")
+def test_arrays_that_hold_text_are_told_where_and_what_to_give(Estimator: Any, y: Any) -> None:
+    """They ended with "could not convert string to float"; None is a gap."""
+    quick = Estimator(**SMALL | {"epochs": 1}, refit=False)
+    table = FRAME[["size", "colour"]]
+    said = r"X is an array that holds 'red' at row 0, column 1{}; expected numbers, and NaN for gaps; {}$".format
+    with pytest.raises(ValueError, match=said("", r"text is taken in a DataFrame: give pandas.DataFrame\(X\)")):
+        quick.fit(table.to_numpy(), y)
+    framed = clone(quick).fit(table, y)
+    frame = r"text is taken in a DataFrame: give pandas.DataFrame\(X, columns=model.feature_names_in_\)"
+    with pytest.raises(ValueError, match=said(r" \(colour\)", frame)):
+        framed.predict(table.to_numpy())
+    as_told = pandas.DataFrame(table.to_numpy(), columns=framed.feature_names_in_)
+    assert np.array_equal(framed.predict(as_told), framed.predict(table))
+    gaps = np.array([[0.5, None], [1.0, 2.0]] * (ROWS // 2), object)
+    numbers = quick.fit(gaps, y)
+    assert len(numbers.predict(gaps)) == ROWS
+    gaps[3, 0] = "abc"
+    with pytest.raises(ValueError, match=r"'abc' at row 3, column 0; .*; the model was trained on an array of numbers"):
+        numbers.predict(gaps)
+    with pytest.raises(ValueError, match=r"X is an array that holds '0.5' at row 0, column 0; expected numbers"):
+        numbers.predict([["0.5", "1"]])
