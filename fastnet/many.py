@@ -101,8 +101,8 @@ def fit_many(
         A file for each trainer, or a string such as ``"run-{}.safetensors"``, whose ``{}`` is replaced by the index.
     threads : int, optional
         Number of networks to train at once; None means the number of cores that this process may use. If any trainer
-        has ``backend="cuda"``, all are trained one after the other, those on the CPU with one core: train these in a
-        separate call.
+        has ``backend="cuda"``, all are trained one after the other, those on the CPU with one core: use a separate call
+        for the latter.
 
     Returns
     -------

@@ -104,10 +104,10 @@ class Network(Hinting):
             W[...] = rng.symmetric(self.seed, rng.WEIGHTS, i, W.shape, limit)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Refuse to change attributes that describe the parameters' memory: compiled code relies on them."""
+        """Refuse to replace the parameters, or attributes that describe their memory: compiled code relies on both."""
         if name in ("layer_sizes", "activations", "dtype", "seed") and name in self.__dict__:
             raise AttributeError(f"{name} cannot be changed; make another Network")
-        if name in ("parameters", "weights", "biases"):  # also by net.parameters -= step, once it has subtracted
+        if name in ("parameters", "weights", "biases"):  # net.parameters -= step comes here, too, after subtracting
             part = "" if name == "parameters" else "[0]"
             raise AttributeError(f"{name} cannot be replaced; write into it: net.{name}{part}[:] = ...")
         super().__setattr__(name, value)

@@ -64,7 +64,7 @@ def dropout_rates(estimator: Any) -> tuple[float, ...]:
 
 
 def check_target(estimator: Any, y: Any, name: str = "y") -> None:
-    """Reject gaps in a target, fractions as classes, and text as numbers; the ValueError names the first such row."""
+    """Reject gaps in a target, fractions as classes, text or dates as numbers; ValueError names the first such row."""
     made, takes_classes = type(estimator).__name__, is_classifier(estimator)
     ours = next(kind.__name__ for kind in type(estimator).__mro__ if kind.__module__.startswith("fastnet."))
     if y is None:
@@ -80,7 +80,7 @@ def check_target(estimator: Any, y: Any, name: str = "y") -> None:
             raise ValueError(f"{name} holds booleans as objects; write {name}.astype(bool)")
     elif array.dtype.kind in "mM":
         _refuse(np.isnat(array), array, name, "; remove or replace such values first")
-        if not takes_classes:  # they would be counts of whatever unit the dtype has
+        if not takes_classes:  # as numbers they would count the dtype's time unit
             since = f"({name} - {name}.min())" if array.dtype.kind == "M" else name
             what = f', but {made} predicts numbers; write {since} / np.timedelta64(1, "s")'
             _refuse(~np.isnat(array), array, name, what)

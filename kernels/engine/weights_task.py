@@ -106,8 +106,8 @@ def _update(dtype: Any, ctx: Any, start: int, size: int) -> None:
 def pack_weights(dtype: Any, w: int, packed: int, n: int, row_begin: int, row_end: int, streams: bool) -> None:
     """Transpose rows of the W (k, n) at w into the micro-panels at ``packed``; row_begin is a multiple of the lanes.
 
-    ``streams``: store past the caches, for other threads, if row_begin is a multiple of the PACKED_VECTORS stored at
-    once; a rank's part of W may begin elsewhere.
+    ``streams``: store past the caches, for other threads, PACKED_VECTORS vectors at once, if row_begin is a multiple of
+    these; a rank's part of W may begin elsewhere.
     """
     item = item_bytes(dtype)
     lanes = VECTOR // item
