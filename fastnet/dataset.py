@@ -28,7 +28,8 @@ _SAMPLE_ROWS = 256
 """Rows from which the data's scale is estimated."""
 
 _FAR = 100.0
-"""A mean or standard deviation above this is far from unit scale; so are columns that are all below its reciprocal."""
+"""A mean or standard deviation above this is far from unit scale; so are columns whose standard
+deviations are all below its reciprocal."""
 
 Chunk = tuple[Array, Array, Array | None, Array | None, int]
 """X, y, the epoch's weights, the order in which to visit the rows, and the index within the epoch of X's first row."""
@@ -151,7 +152,8 @@ class Dataset:
     def remarks(self) -> tuple[str, str]:
         """Describe what in the data makes learning impossible, and what is far from the scale that training expects.
 
-        Both texts, of which either may be empty, are based on `sample`.
+        Based on `sample`; that all targets are the same is confirmed on all rows, except of a memory map. Either text
+        may be empty.
         """
         X, y, _ = self.sample()
         chosen = slice(None) if self._chosen is None else self._chosen

@@ -113,7 +113,7 @@ class _EngineMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSu
             number of dropout rates is not that of hidden layers; or if scikit-learn's code would have to train with a
             feature that it lacks.
         OSError
-            If the backend is cuda and numba-cuda, the driver or the GPU is missing; the message says which.
+            If the backend is "cuda", but numba-cuda, the driver or the GPU is missing; the message says which.
         """
         if (X_val is None) != (y_val is None):
             missing = "X_val" if X_val is None else "y_val"
@@ -330,7 +330,8 @@ class MLPClassifier(_EngineMixin, neural_network.MLPClassifier):  # type: ignore
         training. `loss_curve_` is that of the thinned network, whose noise may end a fit by ``tol``, so prefer
         ``early_stopping``, which scores the whole network.
     class_weight : "balanced", dict of class to float, or None, default None
-        Factor of each class's sample weights; "balanced" makes all classes count alike if these are equal.
+        Factor of each class's sample weights; "balanced" makes all classes count alike if sample weights
+        are equal.
         `partial_fit` takes a dict, in which a missing class has the factor 1.
 
     Attributes

@@ -226,7 +226,8 @@ def epoch_task(estimator: Any) -> None:
     task = context.subcontext(task_name="epoch")
     task.call_on_fit_task_begin(**data)
     if task.call_on_fit_task_end(**data, reconstruction_attributes=lambda: _fitted(estimator)):
-        # This ends scikit-learn's loop: too many epochs brought no gain, and the optimizer does not lower its rate.
+        # scikit-learn's loop ends when more than n_iter_no_change epochs brought no gain, unless trigger_stopping
+        # lowers the rate instead: make both say stop.
         estimator.n_iter_no_change = -1
         estimator._optimizer.trigger_stopping = lambda message, verbose: True
 

@@ -298,7 +298,7 @@ def rare_below(rows: int) -> int:
 
 
 def _uniform(column: Any) -> str:
-    """Return "empty" or "constant", or a description of cells that are neither numbers nor text, or ""."""
+    """Return "empty" or "constant", or a description of cells that a network cannot use, or ""."""
     known = column.notna()
     if not known.any():
         return "empty"
@@ -398,20 +398,20 @@ def codes(frame: Any, targets: Array) -> list[str]:
 # ---------------------------------------------------------------------------------------------- the target
 
 MAX_INTEGER_CLASSES = 20
-"""Whole numbers count as classes if there are at most this many different values, each occurring twice on average."""
+"""Whole numbers count as classes if there are at most so many different ones, each at least twice on average."""
 
 _MIN_ROWS, _MAX_CLASSES = 10, 1000
 
 
 def target_of(column: Any, task: str | None = None) -> tuple[Any, Array, list[Any] | None, str]:
-    """Return which rows of the target are known, its labels or numbers, the classes or None, and the task's reason.
+    """Return which rows of the target are known, its labels or numbers, the classes or None, and why that task.
 
     Parameters
     ----------
     column : pandas.Series
     task : {"classification", "regression"}, optional
-        By default, text, booleans and whole numbers with at most 20 different values, each occurring twice on average,
-        are classified; other numbers are regressed.
+        By default, text, booleans and whole numbers with at most 20 different values, each occurring at least twice on
+        average, are classified; other numbers are regressed.
 
     Raises
     ------

@@ -148,8 +148,8 @@ def _read_csv(path: storage.Path, head: bytes) -> Any:
                 return _parse_csv(path, {"encoding": encoding, "na_values": _GAPS, "skipinitialspace": True})
             except pandas.errors.ParserError as error:
                 if row := re.search(r"EOF inside string starting at row (\d+)", str(error)):  # the header's is 0
-                    said = f"the quote in line {int(row[1]) + 1} is never closed"
-                    raise ValueError(f"{said}; close it there, or leave it out") from None
+                    line = f"line {int(row[1]) + 1}, where a cell of several lines counts as one,"
+                    raise ValueError(f"the quote in {line} is never closed; close it there, or leave it out") from None
                 advice = "mend that line; a cell that holds the separator goes into quotes"
                 raise ValueError(f"{str(error).strip()}; {advice}") from None
     raise ValueError("its text is neither UTF-8 nor Windows-1252; save it as UTF-8")
@@ -161,23 +161,25 @@ def _has_names(frame: Any) -> bool:
 
 
 def _parse_csv(path: storage.Path, options: dict[str, Any]) -> Any:
-    samples, ragged = dict[str, Any](), list[str]()
+    samples, ragged = dict[str, Any](), dict[str, pandas.errors.ParserError]()
     for separator in _SEPARATORS:
         try:
             sampled = {"nrows": 100, "dtype": str, "keep_default_na": False, "na_values": []}
             sample = pandas.read_csv(path, sep=separator, **{**options, **sampled})
-        except pandas.errors.ParserError:
-            ragged.append(separator)
+        except pandas.errors.ParserError as error:
+            ragged[separator] = error
         else:
             if sample.index.nlevels == 1:  # rows are at most one cell longer, for a row name
                 samples[separator] = sample
+    if not samples:  # a quote that is never closed is in the way of every separator but wrong ones
+        raise next((error for error in ragged.values() if "EOF inside string" in str(error)), ragged[","])
     # With a wrong separator, rows are shorter than the header. Spaces separate only if no other character does.
     reach = {tried: sample.iloc[:, -1].ne("").any() or _has_names(sample) for tried, sample in samples.items()}
     whole = {tried: sample for tried, sample in samples.items() if reach[tried]} or samples
     widths = {tried: sample.shape[1] for tried, sample in whole.items()}
     separator = max(widths, key=lambda tried: (tried != r"\s+" and widths[tried] > 1, widths[tried]), default=",")
     for tried in ragged if widths.get(separator, 1) == 1 else ():
-        if not samples or pandas.read_csv(path, sep=tried, nrows=0, **options).shape[1] > 1:
+        if pandas.read_csv(path, sep=tried, nrows=0, **options).shape[1] > 1:
             return pandas.read_csv(path, sep=tried, **options)  # raises an error that names the line
     sample = whole[separator]
     if sample.shape[1] > _MAX_COLUMNS:

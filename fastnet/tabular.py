@@ -96,7 +96,7 @@ class _Tabular(BaseEstimator):  # type: ignore[misc]
         TypeError
             If X is a sparse matrix, its columns' names are of several types, or a callback is not callable.
         OSError
-            If the backend is cuda and numba-cuda, the driver or the GPU is missing; the message says which.
+            If the backend is "cuda", but numba-cuda, the driver or the GPU is missing; the message says which.
         """
         self._validate_params()
         if (X_val is None) != (y_val is None):
@@ -230,8 +230,8 @@ class TabularClassifier(ClassifierMixin, _Tabular):  # type: ignore[misc]
     n_members : int, default 1
         Number of networks, with different seeds and validation rows; predictions are the mean over them.
     validation_fraction : float, default 0.2
-        Fraction of the rows held out to choose the epoch whose parameters are kept, or the number of epochs of
-        ``refit``, if `fit` gets no ``X_val``. 0 trains on all rows and keeps the last epoch.
+        If `fit` gets no ``X_val``, this fraction of the rows is held out. They choose the epoch whose parameters are
+        kept or, with ``refit``, how many epochs it trains. 0 trains on all rows and keeps the last epoch.
     random_state : int, RandomState or None, default None
     threads : int or None, default None
         Upper bound on threads, which do not affect the bits of results: they train a single network together, or

@@ -130,7 +130,7 @@ class Trainer(Hinting):
     ValueError
         If a name is unknown, a number out of range, or the loss does not fit the network's outputs.
     OSError
-        If the backend is cuda and numba-cuda, the driver or the GPU is missing; the message says which.
+        If the backend is "cuda", but numba-cuda, the driver or the GPU is missing; the message says which.
 
     Examples
     --------
@@ -232,9 +232,9 @@ class Trainer(Hinting):
         validation_split : float, optional
             Fraction of the rows to hold out instead, chosen by the seed, 0 < fraction < 1.
         patience : int, optional
-            Stop after this many epochs without a new best ``val_loss`` (``loss`` without validation, which dropout
-            does not allow). Finally the network holds the best parameters of this call, including those at its start,
-            and the optimizer the corresponding state.
+            Stop after this many epochs without a new best ``val_loss`` (``loss`` if there is no validation; with
+            dropout there must be). Finally the network holds the best parameters of this call, including those at its
+            start, and the optimizer the corresponding state.
         callbacks : iterable of callable
             Each is called after every epoch with a dict, such as ``{"epoch": 0, "loss": 0.1}`` after the first; if one
             returns true, training stops.
@@ -272,8 +272,8 @@ class Trainer(Hinting):
         Notes
         -----
         Ctrl-C leaves the network in its state after the last whole step (with ``patience``, with the best parameters so
-        far), and the history with the completed epochs. Calling `fit` again with the same data continues from there,
-        with the rest of the interrupted epoch as its first, and ends with the bits of an uninterrupted run. With the
+        far), and the history with the completed epochs. Calling `fit` again with the same data continues from there;
+        without ``patience`` with the rest of the interrupted epoch, to the bits of an uninterrupted run. With the
         numpy backend, an interruption in the middle of a step may leave that step half done. Accuracies ignore weights.
         """
 

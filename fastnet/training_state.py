@@ -32,6 +32,7 @@ class TrainingState(OptimizerState):
     """
 
     resumed_rows: int | None = None
+    engine: CpuEngine | None = None
 
     def __init__(
         self,
@@ -48,7 +49,6 @@ class TrainingState(OptimizerState):
         rules = l2, longest
         super().__init__(optimizer.spec.code, vectors, optimizer.hyper, *rules, dropout=dropout, seed=seed)
         self.tuner: Any = None
-        self.engine: CpuEngine | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state for copies and pickles: the current state vectors, wherever they are, but no engine."""

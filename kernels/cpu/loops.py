@@ -9,7 +9,8 @@ reordering a sum. The textbook order i, j, k sums over k in the inner loop, whic
 times slower.
 
 Arrays in, arrays out: the caller allocates every output. Scalars are returned in an array of one float64. Shapes are
-those of `reference`. Compiled functions allocate nothing: an exception that leaves one would leak its references.
+those of `reference`. Compiled functions allocate nothing: an exception that leaves one would leak its references to
+the arrays.
 """
 
 from math import exp, log

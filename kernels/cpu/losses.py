@@ -40,7 +40,7 @@ class LossRows(NamedTuple):
     labels : ndarray of int64, shape (B,)
         For losses that take labels; (0,) if these are soft. Other losses ignore it.
     targets : ndarray, shape (B, k)
-        For the other losses, and soft labels; otherwise ignored, such as (0, k).
+        For the other losses, and soft labels; otherwise ignored, and may be (0, k).
     outputs : ndarray, shape (B, k)
         k >= 1.
     row_weights : ndarray, shape (B,)

@@ -37,7 +37,7 @@ def tree_sum(values: Any) -> float:
 
 @emits(lambda a, b: (a, b), lambda a, b: a)
 def _maximum(builder: ir.IRBuilder, a: ir.Value, b: ir.Value) -> ir.Value:
-    """The larger of two, or NaN: unlike a comparison, LLVM vectorises this without flags that ignore NaN."""
+    """The larger of two, or NaN. LLVM vectorises this as it is, a comparison only with flags that ignore NaN."""
     name = "llvm.maximum.f32" if isinstance(a.type, ir.FloatType) else "llvm.maximum.f64"
     return call_function(builder, name, a.type, a, b)
 

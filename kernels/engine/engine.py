@@ -151,11 +151,13 @@ class CpuEngine:
         self._bound: tuple[Array | None, tuple[Array | None, ...]] = (None, (None,) * 5)
 
     def serves(self, batch_rows: int, uses_order: bool) -> bool:
-        """Whether this engine has this batch size and the number of threads that a new engine would have."""
+        """Whether a new engine of this batch size, with or without memory for an order, would be as this one is."""
         context = self.plan.context
         threads = _most_threads(micro_batch_rows(batch_rows) * int(context["flops_per_row"]))
         found = int(context["batch_rows"]), self._uses_order, int(context["scratch_threads"])
-        return found == (batch_rows, uses_order, threads)
+        parameters, gradient = self.plan.parameters, self.plan.gradient
+        is_as_it_was = (parameters.shape, parameters.dtype) == (gradient.shape, gradient.dtype)  # NumPy allows changes
+        return is_as_it_was and found == (batch_rows, uses_order, threads)
 
     def forget_data(self) -> None:
         """Release the arrays that the last call has read."""
@@ -323,7 +325,7 @@ class CpuEngine:
         if trains and context["epoch_rows"] != epoch_rows:
             self._reserve_scratch(epoch_rows)
         context["trains"], context["takes_labels"] = trains, labelled
-        # Look up addresses only of arrays that have changed: this takes a third of the time around the compiled call.
+        # Look up addresses only of arrays that are others: this takes a third of the time around the compiled call.
         owner, bound = self._bound
         self._bound = (None, bound)  # invalid until all are written, since Ctrl-C may come in between
         for name, array, known in zip(_DATA, arrays, bound, strict=True):

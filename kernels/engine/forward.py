@@ -293,6 +293,8 @@ def forward_through(
     softmax : bool
         Whether outputs go through softmax.
     """
+    if X.ndim != 2:
+        return None
     sizes, dtype = (X.shape[1], *(b.size for b in biases)), X.dtype
     shapes = [*pairwise(sizes), *((k,) for k in sizes[1:])]
     arrays = [*weights, *biases]

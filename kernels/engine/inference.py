@@ -92,7 +92,10 @@ _LAYER_BYTES = FORWARD_LAYER.itemsize
 
 
 def few_rows(most: int, panels: int, threads: int) -> int:
-    """Return the most rows for which threads divide columns: ``most`` if the largest W has a micro-panel per thread."""
+    """Return the most rows for which threads divide columns.
+
+    They are ``most`` if the largest W has a micro-panel per thread, otherwise MIN_TASK_ROWS.
+    """
     return most if panels >= threads else MIN_TASK_ROWS
 
 

@@ -2,7 +2,8 @@
 
 Called once each, in order, on one thread, the parts compute the bits of a step; the profiler checks that before it
 times them. Each takes the address of a CONTEXT: a copy, possibly with some of the layers only, of that of a `CpuEngine`
-that has just trained a batch of at most MICRO_BATCH_ROWS rows, unshuffled.
+that has just trained a batch of at most MICRO_BATCH_ROWS rows, unshuffled. A layer's forward part includes packing its
+inputs for the weights' part, where that pays.
 """
 
 from typing import Any

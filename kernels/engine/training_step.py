@@ -5,9 +5,9 @@ A step reads::
     rows_task      gather, forward, loss, backward    each thread takes rows of the batch through all layers
     weights_task   dW, db, update, W^T                each thread takes rows of W, over the whole batch
 
-A step has two parallel regions, without a barrier inside: rows_task needs only W from other tasks, weights_task only
-dZ. Clipping needs the gradient's norm before any update, hence a third region. A call begins with a region that packs
-W^T.
+A step has two parallel regions, without a barrier inside: rows_task needs only W from other tasks, weights_task only A
+and dZ. Clipping needs the gradient's norm before any update, hence a third region. A call begins with a region that
+packs W^T.
 
 **Same bits** for any number of threads: the loss and the norm, which are sums over rows of the batch or of W, are
 stored by row and added by `tree_sum`. All arguments are in one record, `CONTEXT`, and kernels are called by address:

@@ -122,7 +122,7 @@ class KernelLocator:
     """Tells Numba where to put a kernel's files.
 
     Numba's own locators read ``config.CACHE_DIR``. That setting belongs to the user and applies to the whole process,
-    so it must not be changed: a function of the user's, decorated at that moment, would be cached here.
+    so it must not be changed: a function of theirs that is decorated meanwhile would be cached here.
     """
 
     def __init__(self, function: Callable[..., Any], path: str) -> None:
@@ -142,7 +142,7 @@ class KernelLocator:
     def ensure_cache_path(self) -> None:
         """Create the folder; Numba calls this before it saves a function."""
         assert cache_folder is not None
-        # It may have been deleted since. By the umask's mode others could write it, and it would then be refused.
+        # It may have been deleted since. With the umask's mode others might be able to write it: it would be refused.
         cache_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._folder.mkdir(exist_ok=True)
 

@@ -112,7 +112,8 @@ class Machine(NamedTuple):
     def cache_key(self) -> tuple[int, ...]:
         """What compiled code depends on besides the CPU's name and features.
 
-        Empty if the environment names the CPU: who compiles for other machines thereby declares that they are alike.
+        Empty if the environment names the CPU, but not its caches: who compiles for other machines thereby declares
+        that they are alike.
         """
         if numba.config.CPU_NAME and VARIABLE not in self.source:
             return ()
@@ -203,7 +204,7 @@ GLIBC_NUMBERS = {
 
 
 def c_library_caches(sysconf: Callable[[str], int]) -> tuple[Cache, ...]:
-    """Return the caches that glibc reports from CPUID, for containers and sandboxes without ``/sys``.
+    """Return the caches that glibc reports, for containers and sandboxes without ``/sys``.
 
     glibc does not report who shares them: L2 is assumed to belong to one core, L3 to all CPUs. ``sysconf`` maps names
     to numbers, as for `macos_caches`.

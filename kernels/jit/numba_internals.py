@@ -26,6 +26,7 @@ its guard, ``runtime.rtsys``                                          first
 its ``_optimize_functions``, a          `_KernelLibrary`: no passes   none: each function is optimised twice
 codegen's ``_function_pass_manager``    over what is for size
 an overload's ``library``, ``fndesc``   `code_address`                ``numba.cfunc``: no arrays, no exceptions
+an overload's ``entry_point``           `entry_point`                 none: a dispatcher looks at all types first
 ``global_compiler_lock``, and that of   a fork waits until no thread  none: a child would be left with a lock that no
 ``llvmlite.binding.ffi.lib``            compiles                      thread will release
 a codegen's ``_engine``, a library's    `perf_map`, only where it is  none
@@ -52,7 +53,7 @@ from numba.core import typed_passes, untyped_passes
 from numba.core.caching import FunctionCache as FunctionCache
 from numba.core.caching import NullCache as NullCache
 from numba.core.codegen import JITCodeLibrary
-from numba.core.compiler import CompilerBase, DefaultPassBuilder
+from numba.core.compiler import CompilerBase, CompileResult, DefaultPassBuilder
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.compiler_machinery import register_pass
 from numba.core.registry import CPUDispatcher as CPUDispatcher
@@ -65,6 +66,7 @@ _REQUIRED = (
     (type(cpu_target.target_context), "codegen call_conv call_internal_no_propagate get_function add_linking_libs nrt"),
     (cpu_target.target_context.call_conv, "get_function_type call_function return_status_propagate"),
     (CPUDispatcher, "compile get_compile_result"),
+    (CompileResult, "entry_point library fndesc"),
     (numba.types.Dispatcher, "get_call_type"),
     (FunctionCache, "_load_overload _guard_against_spurious_io_errors"),
     (rtsys, "initialize"),
@@ -78,8 +80,9 @@ _REQUIRED = (
     (typed_passes, "AnnotateTypes DumpParforDiagnostics InlineOverloads NativeLowering NopythonRewrites"),
     (untyped_passes, "FindLiterallyCalls InlineClosureLikes LiteralUnroll MakeFunctionToJitFunction WithLifting"),
 )
-"""Objects and their attributes without which the kernels cannot work. Most of the cache is not listed: if Numba
-organises its files differently, `decorator` warns, and each process compiles again."""
+"""Objects and their attributes without which the kernels cannot work. What the cache can do
+without is not listed: if Numba organises its files differently, `cache.new_cache` warns, and each process compiles
+again."""
 
 
 def check(required: tuple[tuple[Any, str], ...] = _REQUIRED) -> None:

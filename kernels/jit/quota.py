@@ -32,7 +32,8 @@ def memory_available(system: Path = _SYSTEM) -> float:
 def memory_total(system: Path = _SYSTEM) -> float:
     """Return the bytes of memory, at most those that the cgroups grant, and of swap; infinity where unknown."""
     memory = min([*_meminfo(system, "MemTotal:"), *_memory_limits(system)], default=math.inf)
-    return memory + sum(_meminfo(system, "SwapTotal:"))
+    swap = min([*_meminfo(system, "SwapTotal:"), *_memory_limits(system, "memory.swap.max")], default=0)
+    return min([memory + swap, *_memory_limits(system, "memory.memsw.limit_in_bytes")])
 
 
 def _meminfo(system: Path, name: str) -> list[float]:
@@ -41,10 +42,10 @@ def _meminfo(system: Path, name: str) -> list[float]:
     return [1024.0 * int(words[1]) for words in facts if words[:1] == [name]]
 
 
-def _memory_limits(system: Path) -> Iterator[float]:
-    """Yield the bytes that each cgroup grants."""
+def _memory_limits(system: Path, *names: str) -> Iterator[float]:
+    """Yield the bytes that each cgroup grants, of memory or as files of other names say."""
     for folder in _cgroups(system, "memory"):
-        texts = (read_text(folder / name).strip() for name in ("memory.max", "memory.limit_in_bytes"))
+        texts = (read_text(folder / name).strip() for name in names or ("memory.max", "memory.limit_in_bytes"))
         yield from (float(text) for text in texts if text.isdecimal())
 
 

@@ -3,13 +3,14 @@
 import copy
 import gc
 import pickle
+import warnings
 import weakref
 from typing import Any
 
 import numpy as np
 import pytest
 
-from fastnet import Adam, Network, Trainer, training_state
+from fastnet import Adam, Network, Trainer, fit_many, training_state
 from fastnet.kernels.cpu.threads.pool import limit_threads, num_threads
 from fastnet.kernels.engine import engine
 
@@ -77,6 +78,24 @@ def test_neither_data_nor_a_large_engine_is_kept() -> None:
     large = Trainer(Network([3, 1 << 17, 2]), batch_size=32)
     large.fit(*data(), 1)
     assert large._state.engine is None
+
+
+def test_parameters_of_another_shape_are_refused_before_training() -> None:
+    """NumPy lets anybody change an array's shape in place."""
+    ours = trainer()
+    ours.fit(*data(), 1)
+    before = ours.network.parameters.copy()
+    with warnings.catch_warnings(action="ignore"):  # NumPy 2.5 deprecates it
+        ours.network.parameters.shape = (1, -1)
+    with pytest.raises(ValueError, match="parameters"):
+        ours.fit(*data(), 1)
+    assert (ours.network.parameters == before).all()
+
+
+def test_fit_many_keeps_none() -> None:
+    trainers = [trainer(), trainer()]
+    fit_many(trainers, *data(), epochs=2)
+    assert all(each._state.engine is None for each in trainers)
 
 
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda ours: pickle.loads(pickle.dumps(ours))])

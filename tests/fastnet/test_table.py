@@ -92,8 +92,12 @@ def test_broken_files_are_one_line(tmp_path: Path) -> None:
     csv(b"\n \n", "cannot be read")
     csv(b"x,y\n", "'y' is known in 0 rows; expected at least 10")
     csv(b"x,y\n" + body + b"1,2,3,4\n", "t.csv cannot be read: Expected 2 fields in line 14, saw 4; mend that line")
-    csv(b"x,y\n\n" + body + b'"1,2\n3,4\n', "cannot be read: the quote in line 15 is never closed; close it there")
-    csv(b'y\n1\n"2\n3\n', "cannot be read: the quote in line 3 is never closed; close it there, or leave it out")
+    csv(
+        b"x,y\n\n" + body + b'"1,2\n3,4\n',
+        "cannot be read: the quote in line 15, where a cell of several lines counts as one, is never",
+    )
+    csv(b'y\n1\n"2\n3\n', "cannot be read: the quote in line 3, .* is never closed; close it there, or leave it out")
+    csv(b'a;b\n1;2\n1,5;2,5\n"x;2\n4;5\n', "cannot be read: the quote in line 4, .* is never closed")
     csv(b"x,y, x\n" + b"1,2,3\n" * 12, "cannot be read: two columns are called 'x'; rename or remove one")
     csv(b"NA,y,NA\n" + b"1,2,3\n" * 12, "cannot be read: two columns are called 'NA'; rename or remove one")
     csv(b"x,y\n\0\0", "holds bytes that are not text; expected a table: CSV, Parquet, Feather or NPZ")

@@ -31,15 +31,16 @@ class CacheBlocks(NamedTuple):
     b : int
         A packed block of B, KC x NC.
     b_tall : int
-        The same if A is larger than ``a_l3``; A is read again for every block of B.
+        The same if A's rows over one block of k take more than ``a_l3``; they are read again for every block of B.
     b_few_rows : int
         The same if A has fewer rows than LARGE_BLOCK_ROWS: these reuse B so rarely that it should stay in L2.
     a_l3 : int
-        Largest A that the L3 cache supplies as fast as it is needed.
+        Most bytes of A's rows over one block of k that the L3 cache supplies as fast as they are needed.
     b_in_place : int
-        Largest B that is read in place for any number of rows of A; half of this from MANY_ROWS rows on.
+        Most bytes of KC rows of B up to which B is read in place; half as many from MANY_ROWS rows of A on.
     a_in_place : int
-        Largest A.T that is read in place with AVX-512, if C has PACK_A_COLUMNS columns; with fewer, L2 is the limit.
+        Largest A.T that is read in place with AVX-512, if C has at least PACK_A_COLUMNS columns; with fewer,
+        L2 is the limit.
     """
 
     a: int
@@ -79,7 +80,8 @@ LARGE_BLOCK_ROWS = 48
 """With at least this many rows of A, a block of B may be in L3."""
 
 MC = 340 * MR
-"""Approximate maximum of rows in a block of A: it has at most half as many more, and fewer if A_BYTES hold fewer."""
+"""Rows of a large block of A, about. Blocks of similar height may have up to half as many more; where A_BYTES hold
+fewer, they have fewer."""
 
 FEW_ROWS = 64 if WIDE else 24
 """With fewer rows of A, packing B does not pay: a copy costs as much as some 3 rows."""

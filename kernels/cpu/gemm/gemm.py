@@ -173,7 +173,7 @@ def gemm(dtype: Any, shape: Any, a: Any, b: Any, c: Any, epilogue: Any, workspac
         Any strides; its panel_stride is ignored.
     b : Matrix
         Any strides; panel_stride is NR column strides or, for a packed B, the distance between its micro-panels. Each
-        of these has rows of NR elements, padded to a multiple of a vector's length.
+        has rows of NR elements; the number of its rows is padded to a multiple of a vector's length.
     c : Rows
         Its rows are contiguous.
     epilogue : Epilogue

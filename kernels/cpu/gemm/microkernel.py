@@ -333,7 +333,7 @@ def sum_rows(
     columns: ir.Value,
     overwrite: ir.Value,
 ) -> None:
-    """Write the sum of the source's rows, in order, to target, or add it, in the first NV vectors of columns or in one.
+    """Sum the source's rows, in order; store the sums in target, or add them to it.
 
     NV vectors are summed if there are that many columns, otherwise one, masked. The sums stay in registers: a loop that
     adds row after row to memory waits for its own stores (docs/performance-notes/gemm.md).

@@ -45,7 +45,8 @@ LINES_HEIGHTS = (8, 4, 1)
 
 SHARED_SETS = 16 * WAY // (PANELS * VECTOR)
 """If columns are a multiple of this number of elements apart, PANELS vectors of columns have 16 lines or more in each
-set of L1 that they use. Then, as if they are a multiple of WAY apart, one vector of columns is read at a time."""
+set of L1 that they use. Then, as if they are a multiple of WAY apart, one vector of columns is read at a
+time, unless the second can lag behind (HAS_LAG)."""
 
 LAG_BYTES = 1024
 """Of columns a multiple of WAY apart, the second vector of a tile reads this many bytes behind the first: in other sets

@@ -1,8 +1,8 @@
 """How many threads are worth using in this process, and why.
 
-The smallest of: the CPUs that its main thread may run on, the physical cores among them, the CPUs that a cgroup's quota
-pays for, and ``NUMBA_NUM_THREADS``. Hardware threads of one core share its FMA units, which a single product keeps
-busy; so they count as one, unless the environment sets NUMBA_NUM_THREADS.
+The smallest of these numbers: CPUs that its main thread may run on, physical cores among them, CPUs that a cgroup's
+quota pays for, and ``NUMBA_NUM_THREADS``. Hardware threads of one core share its FMA units, which a single product
+keeps busy; so they count as one, unless the environment sets NUMBA_NUM_THREADS.
 """
 
 import math

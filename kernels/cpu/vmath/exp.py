@@ -70,7 +70,7 @@ _FLAT = -40.0
 
 @jit(scalar=True)
 def expm1_nonpositive(x: Any) -> Any:
-    """e^x - 1 for x <= 0, as 2^n (e^r - 1) + (2^n - 1), which avoids cancellation."""
+    """e^x - 1 for x <= 0, as 2^n (e^r - 1) + (2^n - 1), in which little cancels."""
     x = constant(x, _FLAT) if constant(x, _FLAT) > x else x  # this order keeps NaN
     magic = by_dtype(x, _ROUND)
     t = x * constant(x, LOG2_E) + magic

@@ -114,6 +114,18 @@ def test_out_is_filled_and_returned(variant: str) -> None:
         np.testing.assert_allclose(out, A @ B)
 
 
+def test_addresses_need_not_be_multiples_of_an_element(rng: np.random.Generator) -> None:
+    A, B = rng.standard_normal((2, 20, 20), np.float32)
+    odd = np.ndarray((20, 20), np.float32, bytearray(1601), 1)
+    assert not odd.flags.aligned
+    odd[:] = A
+    expected = matmul(A, B)
+    assert (matmul(odd, B) == expected).all()
+    assert (matmul(B.T, odd.T) == expected.T).all()
+    assert (dense_forward(odd, B.T, np.zeros(20, np.float32), relu)[1] == expected).all()
+    assert (matmul(A, B, out=odd) == expected).all()
+
+
 @pytest.mark.parametrize("variant", variants("matmul"))
 def test_out_may_overlap_an_input(variant: str, rng: np.random.Generator) -> None:
     square = rng.standard_normal((4, 4))

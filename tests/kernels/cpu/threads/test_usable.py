@@ -57,22 +57,31 @@ def test_a_system_without_these_files_has_no_quota(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("cgroup", "folders", "expected"),
+    ("cgroup", "folders", "available", "total"),
     [
-        ("", {}, 2048.0),
-        ("0::/a/b", {"a": {"memory.max": "1500"}, "a/b": {"memory.max": "max"}}, 1500.0),
-        ("4:memory:/a", {"memory": {"memory.limit_in_bytes": "9999"}, "memory/a": {"memory.limit_in_bytes": "7"}}, 7.0),
-        ("4:cpu:/a", {"memory/a": {"memory.limit_in_bytes": "7"}}, 2048.0),
+        ("", {}, 2048.0, 12288.0),
+        ("0::/a/b", {"a": {"memory.max": "1500"}, "a/b": {"memory.max": "max"}}, 1500.0, 4572.0),
+        ("0::/a", {"a": {"memory.max": "1500", "memory.swap.max": "0"}}, 1500.0, 1500.0),
+        (
+            "4:memory:/a",
+            {"memory": {"memory.limit_in_bytes": "99"}, "memory/a": {"memory.limit_in_bytes": "7"}},
+            7,
+            3079,
+        ),
+        ("4:memory:/", {"memory": {"memory.limit_in_bytes": "7", "memory.memsw.limit_in_bytes": "9"}}, 7, 9),
+        ("4:cpu:/a", {"memory/a": {"memory.limit_in_bytes": "7"}}, 2048.0, 12288.0),
     ],
 )
-def test_memory(tmp_path: Path, cgroup: str, folders: dict[str, dict[str, str]], expected: float) -> None:
+def test_memory(
+    tmp_path: Path, cgroup: str, folders: dict[str, dict[str, str]], available: float, total: float
+) -> None:
     assert memory_available(tmp_path) == memory_total(tmp_path) == math.inf
     write(tmp_path / "proc", {"meminfo": "MemTotal: 9 kB\nMemAvailable:  2 kB\nSwapTotal: 3 kB\n"})
     write(tmp_path / "proc/self", {"cgroup": cgroup})
     for name, files in folders.items():
         write(tmp_path / "sys/fs/cgroup" / name, files)
-    assert memory_available(tmp_path) == expected
-    assert memory_total(tmp_path) == (expected if folders and expected < 2048 else 9 * 1024) + 3 * 1024
+    assert memory_available(tmp_path) == available
+    assert memory_total(tmp_path) == total
 
 
 def test_hardware_threads_of_a_core_count_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
