@@ -37,12 +37,13 @@ def add_parser(subparsers: Any) -> None:
         "rows that were held out, beside two other models. Without FILE it learns the 1797 bundled 8x8 images of "
         "handwritten digits.",
         epilog="FILE is a CSV (any separator, encoding and compression that pandas reads), Parquet, Feather or NPZ "
-        "(arrays X and the target, y unless --target names another). Columns are numbers, booleans, categories or "
-        "dates; gaps are filled in and marked; ids and constants are left out. Text is classified, and so are whole "
-        "numbers with at most 20 different values, each at least twice on average; other numbers are regressed. A fifth of the "
-        "rows is held out. Of the rest a tenth to a quarter says after how many epochs the network is best; then one "
-        "is trained on all of the rest as long. A model of a table needs pandas, scikit-learn and skops: pip install "
-        "pandas scikit-learn skops.",
+        "(arrays X and the target, y unless --target names another). Columns are numbers, booleans, "
+        "categories or dates; gaps are filled in and marked; ids and constants are left out. Text is "
+        "classified, and so are whole numbers with at most 20 different values, each at least twice on "
+        "average; other numbers are regressed. A fifth of the rows is held out. Of the rest a tenth to a "
+        "quarter says after how many epochs the network is best; then one is trained on all of the rest as "
+        "long. A model of a table needs pandas, scikit-learn and skops: pip install pandas scikit-learn "
+        "skops.",
     )
     parser.set_defaults(run=train)
     add = parser.option
