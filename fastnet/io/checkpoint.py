@@ -1,4 +1,4 @@
-"""Checkpoints: a trainer in a file, from which training continues to the same bits as without an interruption."""
+"""Checkpoints: a trainer saved in a file. Resumed training gives the same bits as training without interruption."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from ..training_state import TrainingState
 from . import model, storage
 
 SHARE = 0.05
-"""The largest share of the time that is spent writing, except for the first and the last checkpoint."""
+"""Largest fraction of the time to spend writing checkpoints, not counting the first and the last."""
 
 SETTINGS = ("loss", "batch_size", "shuffle", "seed", "l2", "clip_norm", "dropout", "backend", "threads")
-"""Attributes of a Trainer that are kept as they are."""
+"""Attributes of a Trainer that a checkpoint stores unchanged."""
 
 _KNOWN: dict[str, Any] = OPTIMIZER_CLASSES | SCHEDULE_CLASSES
 
 
 class CheckpointWriter:
-    """Writes checkpoints of one trainer to one file, limited to a share of the time.
+    """Writes checkpoints of one trainer to one file, spending a limited fraction of the time on it.
 
     Parameters
     ----------
     path : str or path-like
         Replaced as a whole each time.
     optimizer : Optimizer
-        The trainer's; `check_optimizer` may refuse it.
+        The trainer's optimizer; `check_optimizer` may reject it.
     """
 
     def __init__(self, path: storage.Path, optimizer: Any) -> None:
@@ -50,7 +50,7 @@ class CheckpointWriter:
         return os.path.exists(self._path)
 
     def write_if_due(self, contents: Callable[[], tuple[Mapping[str, Array], Mapping[str, str]]]) -> None:
-        """Write the arrays and metadata of ``contents``, unless too little time has passed for the last checkpoint."""
+        """Write the arrays and metadata of ``contents``, unless the last checkpoint is too recent."""
         if time.monotonic() >= self._due:
             self.write(*contents())
 
@@ -63,7 +63,7 @@ class CheckpointWriter:
 
 
 def state_dict(trainer: Any, state: TrainingState, best: tuple[Array, ...]) -> tuple[dict[str, Array], dict[str, str]]:
-    """Return arrays and metadata of a checkpoint: a Trainer with its state, and its best parameters, state and step."""
+    """Return a checkpoint's arrays and metadata: a Trainer with its state, and the best parameters, state and step."""
     arrays, metadata = model.state_of(trainer.network)
     arrays["progress"] = state.progress.reshape(1).view(np.int64)
     arrays["totals"] = state.totals.reshape(1).view(np.float64)
@@ -95,12 +95,12 @@ def _from_json(value: Any) -> Any:
 
 
 def check_optimizer(optimizer: Any) -> None:
-    """Refuse an optimizer, or a schedule of it, that `Trainer.resume` could not make again.
+    """Reject an optimizer that `Trainer.resume` could not recreate, because of its own class or its schedule's.
 
     Raises
     ------
     TypeError
-        If its class is not fastnet's.
+        If a class is not one of fastnet's.
     """
     for value in (optimizer, optimizer.learning_rate, getattr(optimizer.learning_rate, "then", None)):
         if dataclasses.is_dataclass(value) and _KNOWN.get(type(value).__name__) is not type(value):
@@ -126,7 +126,7 @@ def load_history(arrays: Mapping[str, Array], metadata: Mapping[str, str], histo
     shapes = {curve.shape for curve in curves.values()}
     if len(shapes) > 1 or any(len(shape) != 1 for shape in shapes):
         raise ValueError(f"it has curves of shapes {sorted(shapes)}; expected one length")
-    # NaN in a curve of validation: that epoch had none, unless all are, of a network that diverged in its first epoch.
+    # NaN in a validation curve means an epoch without validation. All NaN means that the network diverged in epoch 1.
     gaps = {name for name, curve in curves.items() if name.startswith("val_") and not np.isnan(curve).all()}
     for row in zip(*(curve.tolist() for curve in curves.values()), strict=True):
         measured = zip(curves, row, strict=True)
@@ -134,7 +134,7 @@ def load_history(arrays: Mapping[str, Array], metadata: Mapping[str, str], histo
 
 
 def load_array(arrays: Mapping[str, Array], name: str, like: Array) -> Array:
-    """Return an array of a checkpoint that has the shape and dtype of another, and no NaN in it."""
+    """Return an array of a checkpoint; it must have the shape and dtype of ``like`` and be finite."""
     found = arrays[name]
     if found.shape != like.shape or found.dtype != like.dtype:
         what = f"shape {found.shape} and dtype {found.dtype}"
@@ -144,11 +144,11 @@ def load_array(arrays: Mapping[str, Array], name: str, like: Array) -> Array:
 
 
 _LARGEST_COUNT = 2**53
-"""Steps and rows that no training reaches; more could overflow."""
+"""More steps or rows than any training reaches; larger numbers could overflow."""
 
 
 def load_state(arrays: Mapping[str, Array], state: TrainingState, best: bool) -> None:
-    """Fill a training state from a checkpoint: as it stood, or as it was at the best parameters."""
+    """Fill a training state from a checkpoint: the latest state, or that at the best parameters."""
     numbers = load_array(arrays, "progress", state.progress.reshape(1).view(np.int64))
     totals = load_array(arrays, "totals", state.totals.reshape(1).view(np.float64))
     progress = numbers.view(state.progress.dtype)[0]

@@ -1,4 +1,4 @@
-"""Networks as arrays and text, for model files and checkpoints."""
+"""Converts networks to and from arrays and metadata, for model files and checkpoints."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def state_of(network: Any) -> tuple[dict[str, Array], dict[str, str]]:
 def network_of(network_class: Any, arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> Any:
     """Return the network that `state_of` described.
 
-    No array of the size that the metadata claim is allocated before they are checked against the arrays.
+    The metadata are checked against the arrays before anything of the size that they claim is allocated.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Export to ONNX: the layers as a graph, and the function that makes probabilities of their outputs."""
+"""Export to ONNX: the layers as a graph, and the function that turns their outputs into probabilities."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,8 +10,8 @@ from ..kernels.specs.base import Array
 from ..kernels.specs.losses import LOSSES
 from .storage import Path, check_suffix, replacing
 
-_OPSET, _ML_OPSET, _IR_VERSION = 17, 3, 8  # of 2022, which all runtimes in use read
-_MAX_WEIGHT_BYTES = 2**31 - 2**20  # the limit of a protocol buffer, less some bytes for the graph
+_OPSET, _ML_OPSET, _IR_VERSION = 17, 3, 8  # versions of 2022, which all runtimes in use can read
+_MAX_WEIGHT_BYTES = 2**31 - 2**20  # the size limit of a protocol buffer, less some space for the graph
 
 Layer = tuple[Array, Array, str]
 Member = Sequence[Layer]
@@ -25,7 +25,7 @@ class Graph:
     members : sequence of sequences of (W, b, activation)
         The layers of each network that the graph will hold.
     dtype : dtype
-        The networks'.
+        Dtype of the networks.
 
     Raises
     ------
@@ -73,13 +73,13 @@ class Graph:
         return name
 
     def output(self, name: str, source: str, dtype: Any, columns: int = 0) -> str:
-        """Add an output (rows, columns), or without columns (rows,), and return its name."""
+        """Add an output (rows, columns), or (rows,) if columns is 0, and return its name."""
         shape = ["rows", columns] if columns else ["rows"]
         self._outputs.append(self.onnx.helper.make_tensor_value_info(name, self._type(dtype), shape))
         return self.add("Identity", source, output=name)
 
     def constant(self, value: Any, name: str = "", dtype: Any = None) -> str:
-        """Add a constant, of the networks' dtype unless another is given, and return its name."""
+        """Add a constant, by default of the networks' dtype, and return its name."""
         array = np.asarray(value, self.dtype if dtype is None else dtype, "C")
         name = self._new(name or f"constant_{len(self._constants)}")
         raw = array.dtype.kind != "U"
@@ -100,11 +100,11 @@ class Graph:
         return self.add("Cast", x, to=self._type(dtype))
 
     def erf(self, x: str) -> str:
-        """Add the error function, computed in float32 because onnxruntime has no other."""
+        """Add the error function, computed in float32 because onnxruntime supports no other dtype."""
         return self.cast(self.add("Erf", self.cast(x, np.float32)), self.dtype)
 
     def mean_of_networks(self, inputs: Sequence[str], function: str | None) -> str:
-        """Add the networks, each with its input, then the function that makes probabilities, and return their mean."""
+        """Add the networks, each with its input and then the function for probabilities, and return the mean."""
         results = []
         for m, (result, layers) in enumerate(zip(inputs, self.members, strict=True)):
             prefix = f"members.{m}.layers" if len(self.members) > 1 else "layers"

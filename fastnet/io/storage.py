@@ -1,8 +1,8 @@
-"""Model files: arrays and text in safetensors files, which replace an older file as a whole or not at all.
+"""Model files: arrays and metadata in safetensors files, which replace an older file atomically.
 
-A file holds arrays by name and metadata, a mapping from text to text. The metadata of every file that fastnet writes
-hold "format", "format_version", "kind" (a key of `KINDS`) and "checksum", by which a file that a disk or a
-transfer has damaged is recognised; of files that lack it none is asked. Equal arrays and metadata give equal bytes.
+A file holds named arrays, and metadata that map text to text. The metadata of every file that fastnet writes hold
+"format", "format_version", "kind" (a key of `KINDS`) and "checksum", which detects damage by a disk or a transfer;
+files without a checksum are accepted. Equal arrays and metadata give equal bytes.
 Reading a file never executes anything in it: no pickle is involved.
 """
 
@@ -25,7 +25,7 @@ Path = str | os.PathLike[str]
 
 FORMAT = "fastnet"
 FORMAT_VERSION = "1"
-"""Changed whenever an older fastnet would misread a newer file."""
+"""Must change whenever an older fastnet would misread a newer file."""
 
 KINDS = {
     "model": "fastnet.load(path)",
@@ -60,7 +60,7 @@ _FORMATS = {
     **dict.fromkeys((".h5", ".keras"), "a file of Keras"),
     **dict.fromkeys((".png", ".svg", ".pdf"), "an image"),
 }
-"""What a file's suffix says that it holds."""
+"""The content that a file's suffix promises."""
 
 # ------------------------------------------------------------------------------------------ safetensors
 
@@ -87,7 +87,7 @@ def write(path: Path, arrays: Mapping[str, Array], metadata: Mapping[str, str]) 
     path : str or path-like
         An existing file is replaced and keeps its permissions; a symbolic link is followed, not replaced.
     arrays : mapping of str to ndarray
-        Of any shape, and of any dtype that safetensors and NumPy share.
+        Of any shape, and of any dtype that both safetensors and NumPy support.
     metadata : mapping of str to str
         With ``"kind"``, a key of `KINDS`. ``"format"``, ``"format_version"`` and ``"checksum"`` are added.
 
@@ -102,12 +102,12 @@ def write(path: Path, arrays: Mapping[str, Array], metadata: Mapping[str, str]) 
     """
     check_suffix(path, ".safetensors")
     text = {**metadata, "format": FORMAT, "format_version": FORMAT_VERSION}
-    # safetensors takes the memory of an array as it lies for that of a contiguous one.
+    # safetensors copies an array's memory as if the array were contiguous.
     contiguous = {name: np.asarray(array, array.dtype.newbyteorder("<"), "C") for name, array in arrays.items()}
     encoded = safetensors.numpy.save(contiguous, text)
     text["checksum"] = _checksum(contiguous, text)
     end = 8 + int.from_bytes(encoded[:8], "little")
-    # It writes the metadata in an arbitrary order.
+    # safetensors writes the metadata in an arbitrary order.
     header = json.loads(encoded[8:end]) | {"__metadata__": dict(sorted(text.items()))}
     start = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     start += b" " * (-len(start) % 8)  # the data begin at a multiple of 8 bytes
@@ -122,7 +122,7 @@ def read(path: Path, *kinds: str) -> tuple[dict[str, Array], dict[str, str]]:
     ----------
     path : str or path-like
     *kinds : str
-        Keys of `KINDS`, of which the file must be one.
+        Keys of `KINDS`; the file must be of one of these kinds.
 
     Returns
     -------
@@ -141,13 +141,13 @@ def read(path: Path, *kinds: str) -> tuple[dict[str, Array], dict[str, str]]:
     shown_path = display_path(path)
     with reading(path) as file:
         start = file.read(9)
-    if start[8:] != b"{":  # looked at first, because a header of 1152 bytes begins as a pickle does
+    if start[8:] != b"{":  # checked first, because the file of a header of 1152 bytes begins like a pickle
         what = next(what for signature, what in _SIGNATURES.items() if start.startswith(signature))
         raise ValueError(f"{shown_path} is {what if start else 'empty'}; expected a file that fastnet wrote")
     try:
         with safetensors.safe_open(path, framework="numpy") as content:
             metadata = content.metadata() or {}
-            is_ours = metadata.get("format") == FORMAT  # other files may hold types that NumPy lacks
+            is_ours = metadata.get("format") == FORMAT  # other files may hold dtypes that NumPy lacks
             arrays = {name: content.get_tensor(name) for name in content.keys() if is_ours}  # noqa: SIM118
     except (safetensors.SafetensorError, AttributeError, OverflowError, TypeError, ValueError) as error:
         reason = printable(" ".join(str(error).split())[:200])
@@ -180,7 +180,7 @@ def _check_kind(shown_path: str, metadata: Mapping[str, str], kinds: tuple[str, 
 
 @contextmanager
 def naming_file(path: Path) -> Iterator[None]:
-    """Turn errors in what a file holds into a ValueError of one line that begins with the file's name."""
+    """Turn errors about the content of a file into a ValueError of one line that begins with the file's name."""
     try:
         yield
     except KeyError as missing:
@@ -190,7 +190,7 @@ def naming_file(path: Path) -> Iterator[None]:
 
 
 def parse(metadata: Mapping[str, str], name: str) -> Any:
-    """Parse a text of the metadata that is JSON."""
+    """Parse an entry of the metadata as JSON."""
     try:
         return json.loads(metadata[name])
     except (ValueError, RecursionError):
@@ -206,7 +206,7 @@ def display_path(path: Path) -> str:
     Raises
     ------
     TypeError
-        If it is no path: None, say, or a number, which would be taken for an open file.
+        If it is not a path, such as None, or a number, which would be taken for a file descriptor.
     """
     if not isinstance(path, (str, os.PathLike)):
         raise TypeError(f"path is {path!r}; expected the name of a file, a str or pathlib.Path")
@@ -214,7 +214,7 @@ def display_path(path: Path) -> str:
 
 
 def printable(text: str) -> str:
-    """Return what a file says, or its name, as one line in which no terminal finds a command."""
+    """Return text from a file, or its name, as one line without terminal control characters."""
     return text if text.isprintable() else ascii(text)[1:-1]
 
 
@@ -236,14 +236,14 @@ def reading(path: Path) -> BinaryIO:
 
 
 def check_suffix(path: Path, own: str) -> None:
-    """Refuse to write a file whose name ends in the suffix of another format than its ``own``, such as ".csv".
+    """Reject a path whose suffix is that of another format than ``own``, such as ".csv".
 
     Raises
     ------
     TypeError
         If the path is neither text nor path-like.
     ValueError
-        If it does; unknown suffixes are anybody's.
+        If its suffix is that of another format; unknown suffixes are allowed.
     """
     shown = display_path(path)
     suffix = str(os.path.splitext(path)[1]).lower()
@@ -254,7 +254,7 @@ def check_suffix(path: Path, own: str) -> None:
 
 
 def check_target(path: Path) -> None:
-    """Check that a path can be written, by making a file in its folder, which is deleted at once.
+    """Check that a path can be written, by creating a file in its folder and deleting it at once.
 
     Raises
     ------
@@ -294,14 +294,14 @@ def _target(path: Path) -> str:
 
 
 def _name_beside(target: str) -> str:
-    """Return the name of a new file in the folder of another."""
+    """Return a name for a new temporary file in the folder of ``target``."""
     folder, name = os.path.split(target)
     return os.path.join(folder, f".{name[:40]}.{os.getpid()}-{secrets.token_hex(8)}.tmp")
 
 
 def _new_file(temporary: str, path: Path) -> BinaryIO:
-    """Make and open a file, on the way to ``path``, which errors name."""
-    try:  # not by tempfile, whose files only the owner may read: open() applies the umask, as for any new file
+    """Create and open a temporary file that will replace ``path``; error messages name ``path``."""
+    try:  # not tempfile, whose files only the owner may read: open() applies the umask, as for any new file
         return open(temporary, "xb")
     except OSError as error:
         folder, reason = display_path(os.path.dirname(temporary)), os.strerror(error.errno or 0).lower()
@@ -309,7 +309,7 @@ def _new_file(temporary: str, path: Path) -> BinaryIO:
 
 
 def _refusal(verb: str, path: Path, code: int | None, why: str) -> OSError:
-    """Make an OSError of the class that belongs to the code, with a sentence as its message."""
+    """Make an OSError of the class for the error code, with a sentence as its message."""
     error = type(OSError(code, ""))(f"cannot {verb} {display_path(path)}: {why[:1].lower() + why[1:]}")
     error.errno = code
     return error
@@ -344,7 +344,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         if isinstance(error, OSError) and error.errno is not None and error.strerror:
             raise _refusal("write", path, error.errno, error.strerror) from error
         raise
-    with suppress(OSError):  # makes the new name survive a power failure; Windows cannot open folders
+    with suppress(OSError):  # so that the new name survives a power failure; Windows cannot open folders
         descriptor = os.open(os.path.dirname(target), os.O_RDONLY)
         try:
             os.fsync(descriptor)

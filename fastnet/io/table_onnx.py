@@ -1,6 +1,6 @@
 """Export of models of tables to ONNX: scaling, gaps, categories, networks and classes in one graph.
 
-Why not by skl2onnx: 1.20 refuses an encoder's infrequent categories, and its imputer of float64 is not in onnxruntime.
+skl2onnx is not used: 1.20 rejects an encoder's infrequent categories, and onnxruntime lacks its float64 imputer.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ def numbers(graph: Graph, pipeline: Any, inputs: Sequence[str]) -> str:
     X = graph.add("Div", X, graph.constant(scaler.scale_, dtype=np.float64))
     gaps = graph.add("IsNaN", X)
     filled = graph.add("Where", gaps, graph.constant(imputer.statistics_, dtype=np.float64), X)
-    if not len(imputer.indicator_.features_):  # the columns that had gaps in the rows trained on
+    if not len(imputer.indicator_.features_):  # no column had gaps in the training rows
         return filled
     marked = graph.constant(imputer.indicator_.features_, dtype=np.int64)
     return graph.add("Concat", filled, graph.add("Gather", graph.cast(gaps, np.float64), marked, axis=1), axis=1)
@@ -33,7 +33,7 @@ def categories(graph: Graph, encoder: Any, inputs: Sequence[str]) -> str:
     for name, known, infrequent in zip(inputs, encoder.categories_, encoder.infrequent_categories_, strict=True):
         rare = set() if infrequent is None else {*infrequent}
         places = {value: i for i, value in enumerate(value for value in known if value not in rare)}
-        width = len(places) + bool(rare)  # a value that is not found gets the last place, or one beyond it
+        width = len(places) + bool(rare)  # an unknown value gets the last place, or one beyond it
         found = graph.add(
             "LabelEncoder",
             name,
@@ -54,7 +54,7 @@ def to_onnx(
     classes: list[Any] | None,
     scaling: tuple[float, float],
 ) -> None:
-    """Write transformers and networks and the mean of what they predict; see `TableModel.to_onnx`."""
+    """Write transformers, networks and the mean of their predictions; see `TableModel.to_onnx`."""
     check_suffix(path, ".onnx")
     graph = Graph([layers for _, layers in members], dtype)
     add = {"numbers": numbers, "categories": categories}

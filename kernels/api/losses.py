@@ -1,7 +1,7 @@
-"""The public losses, generated from their specs, and what else measures outputs.
+"""The public losses, generated from their specs, and other measures of outputs: softmax and accuracy.
 
-Each validates its arguments, allocates the result and calls a variant. What holds for all public functions is said in
-`api.activations`.
+Each validates its arguments, allocates the result and calls a variant. `api.activations` states the rules that all
+public functions follow.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def _outputs_name(spec: LossSpec) -> str:
 
 
 def _convert(spec: LossSpec, y_true: ArrayLike, outputs: ArrayLike) -> tuple[Array, Array, tuple[int, ...]]:
-    """Return targets as kernels take them, outputs (B, k), and the shape of the gradient."""
+    """Return targets in the form that kernels take, outputs (B, k), and the shape of the gradient."""
     if spec.takes_labels:
         Z = _logits(outputs)
         return validation.class_targets("y_true", y_true, Z.shape, Z.dtype), Z, Z.shape
@@ -205,12 +205,12 @@ def softmax(Z: ArrayLike, variant: str = "auto") -> Array:
 
 
 def accuracy(y_true: ArrayLike, Z: ArrayLike, variant: str = "auto") -> float:
-    """Share of the rows whose largest output stands at the label.
+    """Fraction of rows whose largest output is at the label.
 
     Parameters
     ----------
     y_true : array_like, shape (B,) or (B, k)
-        Integer labels 0..k-1, or soft labels, of which the most probable class counts, the first of equals.
+        Integer labels 0..k-1, or soft labels, whose most probable class counts as the label (the first, if equal).
     Z : array_like, shape (B, k)
         Outputs, or probabilities. The first of equal outputs counts; NaN counts as largest.
     variant : str, default "auto"

@@ -1,6 +1,6 @@
 """The public parameter updates, in place: each validates its arguments and calls a variant.
 
-What holds for all public functions is said in `api.activations`.
+`api.activations` states the rules that all public functions follow.
 """
 
 import operator
@@ -29,9 +29,9 @@ def sgd_update(
     learning_rate : float
         Step size.
     momentum : float, default 0.0
-        How much of the last step to keep.
+        Fraction of the previous velocity to keep.
     nesterov : bool, default False
-        Look ahead, as PyTorch does it: p <- p - learning_rate (g + momentum v), with the new v.
+        Whether to use Nesterov momentum in PyTorch's form: p <- p - learning_rate (g + momentum v), with the new v.
     variant : str, default "auto"
         The variant to run.
 
@@ -115,9 +115,9 @@ def rmsprop_update(
     learning_rate : float
         Step size.
     alpha : float, default 0.99
-        How much of the running mean to keep.
+        Fraction of the running mean to keep.
     epsilon : float, default 1e-8
-        Keeps the division finite.
+        Added to the denominator, which keeps the division finite.
     variant : str, default "auto"
         The variant to run.
 

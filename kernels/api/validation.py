@@ -15,8 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 Array = NDArray[Any]
 
 FLOATS = _FLOAT32, _FLOAT64 = (np.dtype(np.float32), np.dtype(np.float64))
-_SUM_TOLERANCE = 1e-3  # of probabilities, which may have been float16
-_CHUNK_ELEMENTS = 1 << 18  # searched at a time for NaN, which avoids a mask of the whole array
+_SUM_TOLERANCE = 1e-3  # for probabilities, which may have been computed in float16
+_CHUNK_ELEMENTS = 1 << 18  # checked for NaN at a time, which avoids a mask of the whole array
 
 
 def floats(**arrays: ArrayLike) -> list[Array]:
@@ -33,7 +33,7 @@ def floats(**arrays: ArrayLike) -> list[Array]:
     for name, value in arrays.items():
         array = value if type(value) is np.ndarray else _as_array(name, value)
         dtype = array.dtype
-        if dtype is not _FLOAT32 and dtype is not _FLOAT64 and dtype not in FLOATS:  # comparing takes longer
+        if dtype is not _FLOAT32 and dtype is not _FLOAT64 and dtype not in FLOATS:  # `in` compares, which is slower
             array = _to_float(name, array, value)
         found.append(array)
     dtype = found[0].dtype
@@ -61,7 +61,7 @@ def _to_float(name: str, array: Array, value: Any) -> Array:
     if array.dtype.kind == "f" and array.dtype.itemsize <= 8:  # float16, or another byte order
         return array.astype(np.float64 if array.dtype.itemsize == 8 else np.float32)
     dtypes = np.ravel(getattr(value, "dtypes", ()))
-    if len(dtypes) and all(map(_is_number, dtypes)):  # pandas' columns of several kinds, or with its own gaps
+    if len(dtypes) and all(map(_is_number, dtypes)):  # pandas columns of mixed dtypes, or nullable ones
         return value.to_numpy(dtype="float64", na_value=np.nan)
     raise TypeError(f"{_not_numbers(name, array, value)}")
 
@@ -76,11 +76,11 @@ _PANDAS_ADVICE = (
         "pandas.to_numeric({series}), or for classes np.unique({series}, return_inverse=True)[1]",
     ),
 )
-"""Beginnings of names of pandas' dtypes, and what makes numbers of a column in a table and of a column alone."""
+"""Prefixes of pandas dtype names, each with the code that makes a column of a table, or a single column, numeric."""
 
 
 def _is_number(dtype: Any) -> bool:
-    """Whether a dtype of NumPy, pandas or polars is of numbers or booleans."""
+    """Whether a NumPy, pandas or polars dtype holds numbers or booleans."""
     kind = getattr(dtype, "kind", None)
     return kind in ("i", "u", "b", "f") if kind else bool(getattr(dtype, "is_numeric", bool)())
 
@@ -117,7 +117,7 @@ def _not_numbers(name: str, array: Array, value: Any) -> str:
 
 
 def matrix(name: str, array: Array, columns: int | None = None) -> None:
-    """Reject an array that is not two-dimensional; ``columns`` are those it should have, where that is known."""
+    """Reject an array that is not two-dimensional; ``columns`` is the number it should have, if known."""
     if array.ndim != 2:
         hint = ""
         if array.ndim == 1 and columns == 1:
@@ -146,7 +146,7 @@ def finite(name: str, array: Array, at: Array | None = None) -> None:
     rows = max(1, _CHUNK_ELEMENTS * len(array) // array.size)
     for start in range(0, len(array), rows):
         chunk = array[start : start + rows]
-        is_finite = np.isfinite(chunk)  # once: another thread may write to the array
+        is_finite = np.isfinite(chunk)  # evaluated once: another thread may write to the array
         if not is_finite.all():
             position = tuple(int(i) for i in np.argwhere(~is_finite)[0])
             what = "NaN" if np.isnan(chunk[position]) else "infinity"
@@ -180,7 +180,7 @@ def class_targets(name: str, value: ArrayLike, shape: tuple[int, ...], dtype: An
     shape : tuple of int
         (rows, classes).
     dtype : dtype
-        Of soft labels (rows, classes): probabilities of the classes.
+        Dtype of soft labels (rows, classes), which are probabilities of the classes.
     at : ndarray of int64, optional
 
     Raises
@@ -188,7 +188,7 @@ def class_targets(name: str, value: ArrayLike, shape: tuple[int, ...], dtype: An
     TypeError
         If they are not numbers.
     ValueError
-        If they are of another shape, not whole, out of range, or rows are no probabilities.
+        If they have another shape, are not whole or out of range, or rows are not probabilities.
     """
     rows, classes = shape
     array = _as_array(name, value)
@@ -210,7 +210,7 @@ def class_targets(name: str, value: ArrayLike, shape: tuple[int, ...], dtype: An
     if array.dtype.kind in "iu" and array.size and array.min() >= 0 and array.max() < classes:
         return array.astype(np.int64)
     finite(name, array, at)
-    with np.errstate(invalid="ignore"):  # 1e300 becomes some integer, and is rejected below
+    with np.errstate(invalid="ignore"):  # 1e300 becomes an arbitrary integer, which is rejected below
         whole = array.astype(np.int64)
     wrong = np.flatnonzero((whole != array) | (whole < 0) | (whole >= classes))
     if wrong.size:
@@ -228,7 +228,7 @@ def class_targets(name: str, value: ArrayLike, shape: tuple[int, ...], dtype: An
 
 
 def _from_probabilities(name: str, array: Array, dtype: Any, at: Array | None) -> Array:
-    """Return labels where every row is one-hot, else the rows in the dtype if they are probabilities."""
+    """Return labels if every row is one-hot, else the rows in the dtype, provided they are probabilities."""
     hot = array == 1
     if ((np.count_nonzero(hot, axis=1) == 1) & (np.count_nonzero(array, axis=1) == 1)).all():
         return hot.argmax(axis=1).astype(np.int64)
@@ -271,7 +271,7 @@ def in_place(**arrays: Array) -> None:
 
 
 def public(function: Callable[..., Any], name: str, **parts: str) -> Callable[..., Any]:
-    """Give a generated function its public name, and fill the gaps of its docstring."""
+    """Give a generated function its public name, and fill in the fields of its docstring."""
     function.__name__ = function.__qualname__ = name
     function.__doc__ = inspect.cleandoc(function.__doc__ or "").format(**parts) + "\n"
     return function

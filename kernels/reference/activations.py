@@ -1,6 +1,6 @@
 """The activations in NumPy: the oracle that every kernel is checked against.
 
-Deliberately obvious, and correct for any float dtype: in float64 (or longdouble) these functions give the true values
+Deliberately simple, and correct for any float dtype: in float64 (or longdouble) these functions give the true values
 that a float32 kernel is compared with; in the kernel's own dtype they are the variant `reference`, which the Trainer
 also runs with ``backend="numpy"``. They state the equations of `specs.activations` independently of the formulas given
 there.
@@ -56,7 +56,7 @@ def sigmoid(Z: Array) -> Array:
 
 def sigmoid_derivative(Z: Array) -> Array:
     """S (1 - S), where S = sigmoid(Z)."""
-    return sigmoid(Z) * sigmoid(-Z)  # 1 - S cancels for large Z; sigmoid(-Z) is the same without
+    return sigmoid(Z) * sigmoid(-Z)  # 1 - S cancels for large Z; sigmoid(-Z) is equal and does not
 
 
 def leaky_relu(Z: Array) -> Array:
@@ -75,8 +75,8 @@ _erfc = np.vectorize(math.erfc, otypes=[np.float64])
 def _normal_cdf(Z: Array) -> Array:
     """Phi(Z) = (1 + erf(Z / sqrt 2)) / 2, the share of the normal distribution below Z.
 
-    By erfc, so that tails keep digits, and through float64 whatever the dtype, since NumPy has no erf: of a longdouble
-    Z the result is right to a few roundings of float64, in the lower tail to (1 + Z^2) of them.
+    Computed with erfc, so that the tails keep their digits, and in float64 for every dtype, since NumPy has no erf: for
+    a longdouble Z the result is accurate to a few roundings of float64, in the lower tail to (1 + Z^2) of them.
     """
     result: Array = 0.5 * _erfc(Z * -math.sqrt(0.5))
     return result.astype(Z.dtype)
@@ -96,8 +96,8 @@ def gelu_derivative(Z: Array) -> Array:
 def silu(Z: Array) -> Array:
     """Z sigmoid(Z) (Hendrycks and Gimpel 2016).
 
-    Below 0 as Z e^(Z/2) e^(Z/2) / (1 + e^Z), where the last product alone may underflow: sigmoid(-100) has two
-    digits in float32. Clipped where that is 0, since 0 times infinity would be NaN.
+    Below 0 it is computed as Z e^(Z/2) e^(Z/2) / (1 + e^Z), where only the last product may underflow: sigmoid(-100)
+    has two digits in float32. Z is clipped where that is 0, since 0 times infinity would be NaN.
     """
     half = np.exp(-np.abs(Z) / 2)
     return np.where(Z < 0, np.clip(Z, -800, 0) * half * half, Z) / (1 + half * half)

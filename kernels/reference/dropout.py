@@ -10,7 +10,7 @@ Array = NDArray[Any]
 
 
 def mask(rate: float, seed: int, step: int, layer: int, rows: range, columns: int) -> Array:
-    """Return where outputs stay, bool (len(rows), columns), of some rows of the batch of a step."""
+    """Return a bool mask (len(rows), columns), true for kept outputs, for some rows of the batch of a step."""
     keys = np.full((1, 1), 0x9E3779B9, np.uint32)
     for words in ([seed], [step], [layer], list(rows)):
         low, high = np.divmod(np.array(words, np.uint64)[:, None], 2**32)[::-1]
@@ -20,12 +20,12 @@ def mask(rate: float, seed: int, step: int, layer: int, rows: range, columns: in
 
 
 def _mixed(x: Array) -> Array:
-    """Hash uint32, whose products wrap around."""
+    """Hash uint32 values; their products wrap around."""
     x = (x ^ x >> 16) * np.uint32(0x7FEB352D)
     x = (x ^ x >> 15) * np.uint32(0x846CA68B)
     return x ^ x >> 16
 
 
 def drop(rate: float, mask: Array) -> Callable[[Array], Array]:
-    """Return what multiplies outputs, and the gradient with respect to them, by mask / (1 - rate)."""
+    """Return a function that multiplies outputs, or the gradient with respect to them, by mask / (1 - rate)."""
     return lambda A: np.where(mask, A * A.dtype.type(1 / (1 - rate)), A.dtype.type(0))

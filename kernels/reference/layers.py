@@ -1,6 +1,6 @@
 """The dense layer in NumPy: the oracle of products and layers.
 
-Shapes: one sample a row. X (B, n); W (k, n); b (k,); Z and A (B, k).
+Shapes, with one sample per row: X (B, n); W (k, n); b (k,); Z and A (B, k).
 """
 
 from collections.abc import Callable

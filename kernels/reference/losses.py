@@ -1,8 +1,8 @@
-"""The losses in NumPy: the oracle, and what ``backend="numpy"`` computes.
+"""The losses in NumPy: the oracle, and the implementation behind ``backend="numpy"``.
 
-Each loss is stated once, as the loss and the derivative of rows, independently of the functions in `specs.losses`. From
-these come the means over a batch, by the operations' names, and the training step's row losses. All work for any float
-dtype.
+Each loss is stated once, as the loss and the derivative of rows, independently of the functions in `specs.losses`. The
+means over a batch, under the operations' names, and the training step's row losses are derived from these. All work for
+any float dtype.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ def softmax(Z: Array) -> Array:
 
 
 def accuracy(labels: Array, Z: Array) -> Any:
-    """Share of the rows whose largest output stands at the label (the first of equals; NaN counts as largest)."""
+    """Fraction of rows whose largest output is at the label (the first, if equal; NaN counts as largest)."""
     return np.mean(np.argmax(Z, axis=1) == labels)
 
 
@@ -47,7 +47,7 @@ def _cross_entropy_derivative(y: Array, Z: Array) -> Array:
 
 
 class Equations(NamedTuple):
-    """A loss of targets y and outputs Z: of each element or row, its derivative, and which answers are correct."""
+    """A loss of targets y and outputs Z: value per element or row, derivative, and which answers are correct."""
 
     value: Callable[[Array, Array], Array]
     derivative: Callable[[Array, Array], Array]
@@ -66,12 +66,12 @@ EQUATIONS = {
         _cross_entropy_derivative,
         lambda y, Z: np.argmax(Z, axis=1) == (y if y.ndim == 1 else np.argmax(y, axis=1)),
     ),
-    "binary_cross_entropy": Equations(  # -y log S - (1 - y) log(1 - S), S = sigmoid(Z), so that nothing overflows
+    "binary_cross_entropy": Equations(  # -y log S - (1 - y) log(1 - S), S = sigmoid(Z), to avoid overflow
         lambda y, Z: np.maximum(Z, 0) - Z * y + np.log1p(np.exp(-np.abs(Z))),
         lambda y, Z: sigmoid(Z) - y,
         lambda y, Z: (Z > 0) == (y > 0.5),
     ),
-    "log_cosh": Equations(  # |d| + log((1 + exp(-2 |d|)) / 2), so that nothing overflows
+    "log_cosh": Equations(  # |d| + log((1 + exp(-2 |d|)) / 2), to avoid overflow
         lambda y, Z: np.abs(Z - y) + np.log1p(np.expm1(-2 * np.abs(Z - y)) / 2),
         lambda y, Z: np.tanh(Z - y),
     ),
@@ -91,7 +91,7 @@ def row_losses(code: int, y: Array, outputs: Array) -> tuple[Array, Array, int]:
 
 
 def _mean(spec: LossSpec) -> Callable[[Array, Array], Any]:
-    """Make the loss of a batch as it is reported, a mean over all elements or over rows."""
+    """Make a function for the reported loss of a batch: a mean over all elements or over rows."""
     value = EQUATIONS[spec.name].value
 
     def mean(y_true: Array, outputs: Array) -> Any:
@@ -102,7 +102,7 @@ def _mean(spec: LossSpec) -> Callable[[Array, Array], Any]:
 
 
 def _gradient(spec: LossSpec) -> Callable[[Array, Array], Array]:
-    """Make the gradient of a batch's objective, the mean over rows of the rows' losses."""
+    """Make a function for the gradient of a batch's objective, which is the mean of the losses of its rows."""
     derivative = EQUATIONS[spec.name].derivative
     return lambda y_true, outputs: derivative(y_true, outputs) / len(outputs)
 

@@ -1,4 +1,4 @@
-"""The optimizers' updates in NumPy: the oracle, and what ``backend="numpy"`` computes.
+"""The optimizers' updates in NumPy: the oracle, and the implementation behind ``backend="numpy"``.
 
 Each rule is stated once, independently of the functions in `specs.optimizers`. All work for any float dtype.
 """

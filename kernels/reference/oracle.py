@@ -1,4 +1,4 @@
-"""The oracle of every operation: the reference function of its name, called as the variants are."""
+"""The oracle of every operation: the reference function of that name, with the variants' signature."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,12 +9,12 @@ from .activations import ACTIVATIONS, Array
 
 
 def oracle(spec: OpSpec) -> Callable[..., None]:
-    """Return the reference function of an operation, called as the variants are: it fills its output arguments.
+    """Return the reference function of an operation, with the variants' signature: it fills its output arguments.
 
     Parameters
     ----------
     spec : OpSpec
-        The operation; `activations`, `layers`, `losses` or `optimizers` defines the function of its name.
+        The operation; `activations`, `layers`, `losses` or `optimizers` defines the function of that name.
 
     Returns
     -------
@@ -36,7 +36,7 @@ def oracle(spec: OpSpec) -> Callable[..., None]:
 
 
 def _filling(function: Callable[..., Any], results: tuple[int, ...]) -> Callable[..., None]:
-    """Adapt a function that returns its one result to the variants' convention: the argument after the inputs."""
+    """Adapt a function that returns one result to the variants' convention: it fills the argument after the inputs."""
     (position,) = results
 
     def kernel(*arguments: Any) -> None:

@@ -1,4 +1,4 @@
-"""A training step in NumPy: the equations that the compiled step is checked against, written to be read.
+"""A training step in NumPy: the equations that the compiled step is checked against, in readable form.
 
 Networks are lists of layers (W (k, n), b (k,)) with one activation each.
 """
@@ -16,7 +16,7 @@ Array = NDArray[Any]
 Layers = Sequence[tuple[Array, Array]]
 
 Drops = Sequence[Callable[[Array], Array]]
-"""What multiplies a hidden layer's outputs, and in the backward pass their gradient, by its mask of dropout."""
+"""Functions that apply a hidden layer's dropout mask to its outputs or, in the backward pass, to their gradient."""
 
 
 def forward(
@@ -51,6 +51,6 @@ def backward(
 
 
 def clipped(gradient: Array, clip_norm: float) -> Array:
-    """Return the gradient, scaled down to a Euclidean norm where it is longer; NaN and infinity show."""
+    """Return the gradient, scaled down to ``clip_norm`` if its Euclidean norm is larger; NaN and infinity propagate."""
     norm = float(np.linalg.norm(gradient.astype(np.float64)))
     return gradient if norm <= clip_norm else gradient * gradient.dtype.type(clip_norm / norm)

@@ -6,7 +6,7 @@ operators and the tables of the documentation all come from `ACTIVATIONS`. ``doc
 A record's functions work on one number and use `math` only. The variant `loops` and CUDA compile them, so that each
 formula is written once; `reference` states it a second time, in NumPy, as the oracle. They call no helpers, and
 their constants have the type of z: Numba types a bare literal as int64 or float64, and float32 with either of them
-becomes float64, which is slower and rounds otherwise than NumPy does. The first line of a function's docstring is its
+becomes float64, which is slower and rounds differently from NumPy. The first line of a function's docstring is its
 equation in terms of the array Z, as public docstrings and the documentation show it; what follows is about rounding.
 """
 
@@ -19,10 +19,10 @@ from .base import Choice, by_name, equation_of
 
 
 class OnnxGraph(Protocol):
-    """What an activation needs in order to add itself to an ONNX graph; values are known by their names."""
+    """Interface through which an activation adds itself to an ONNX graph; values are identified by name."""
 
     def add(self, operator: str, *inputs: str) -> str:
-        """Add a node of one output and return the output's name."""
+        """Add a node with one output and return the output's name."""
 
     def constant(self, value: float) -> str:
         """Add a scalar of the network's dtype and return its name."""
@@ -52,11 +52,11 @@ class ActivationSpec(Choice):
     he_init : bool
         Whether initial weights have He's scale (the ReLU family) rather than Glorot's.
     max_slope : float
-        Largest value of ``|f'|``: what an error of Z may grow by.
+        Largest value of ``|f'|``: the factor by which an error of Z may grow.
     relative_error : float
-        Factor of the bound on f's error where it is larger than a few roundings of f.
+        Factor on the bound of f's error, if that error is larger than a few roundings of f.
     absolute_error, derivative_absolute_error : float
-        f and f' are right to a few roundings of a number this large where they are smaller themselves.
+        Where f or f' is smaller than this, it is accurate to a few roundings of this magnitude.
     source : str
         Where the activation was published.
     """
@@ -96,7 +96,7 @@ def identity(z: Any) -> Any:
 def identity_derivative(z: Any) -> Any:
     """1.
 
-    Whether z or the output is given.
+    The argument may be z or the output.
     """
     return type(z)(1)
 
@@ -325,7 +325,7 @@ ACTIVATIONS = by_name(
         _gelu_onnx,
         he_init=True,
         max_slope=1.129,
-        absolute_error=0.25,  # in the lower tail 1 + z^2 times the rounding of z
+        absolute_error=0.25,  # in the lower tail the error is 1 + z^2 times the rounding of z
         derivative_absolute_error=0.5,  # changes its sign at -0.75
         source="Hendrycks and Gimpel 2016",
     ),

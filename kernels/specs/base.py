@@ -1,12 +1,12 @@
-"""What the spec of an operation is made of, and the inputs and error bounds that specs share.
+"""The classes that make up the spec of an operation, and the inputs and error bounds that specs share.
 
 A spec knows nothing of the implementations: `registry` lists them, `verify` checks them against the oracle in
 `reference`.
 
-Error bounds. A sum of k products in floating point is off by a random walk of roundings, so an element may differ from
-the true value by ``C eps sqrt(k) (|A| |B|)``: tight enough that zeros, a dropped last k, a missing bias or
-half-precision weights fail, loose enough that correct kernels use under a third of it (both are tested). A bound linear
-in k would let half precision through.
+Error bounds. The rounding errors of a sum of k products add up like a random walk, so an element may differ from the
+true value by ``C eps sqrt(k) (|A| |B|)``. This is tight enough that zeros, a dropped last k, a missing bias or
+half-precision weights fail, and loose enough that correct kernels use under a third of it (both are tested). A bound
+linear in k would let half precision through.
 """
 
 from collections.abc import Callable
@@ -24,13 +24,13 @@ C = 8.0
 
 @dataclass(frozen=True)
 class Choice:
-    """What a user chooses by a name and compiled code by an integer: the base of the specs.
+    """Base of the specs of things that users select by name and compiled code by an integer code.
 
     Attributes
     ----------
     name : str
     code : int
-        Its position in the table.
+        Position in the table.
     """
 
     name: str
@@ -41,7 +41,7 @@ AnyChoice = TypeVar("AnyChoice", bound=Choice)
 
 
 def by_name(*specs: AnyChoice) -> dict[str, AnyChoice]:
-    """Return the table of specs by name, in the order of their codes, which it assigns."""
+    """Assign codes to specs in the given order, and return the table of specs by name."""
     return {spec.name: replace(spec, code=code) for code, spec in enumerate(specs)}
 
 
@@ -52,16 +52,16 @@ def equation_of(function: Callable[..., Any]) -> str:
 
 @dataclass(frozen=True)
 class Case:
-    """Sizes of one call, and why they are tested.
+    """Sizes of one call, and the reason to test them.
 
     Attributes
     ----------
     dims : tuple of int
         The operation's sizes, in the order of `OpSpec.dims`.
     why : str
-        What this case would catch.
+        The errors that this case would catch.
     option : str
-        Whatever else the operation needs: a memory layout, an activation.
+        Anything else that the operation needs, such as a memory layout or an activation.
     """
 
     dims: tuple[int, ...]
@@ -80,7 +80,7 @@ class SampleInput:
     Attributes
     ----------
     arguments : tuple
-        What a variant is called with. An output that is not also an input is full of NaN.
+        Passed to a variant. An output that is not also an input is filled with NaN.
     results : tuple of int
         Positions of the arguments that the variant must fill.
     """
@@ -91,10 +91,10 @@ class SampleInput:
 
 @dataclass(frozen=True)
 class OpSpec:
-    """Contract of an operation: what each of its variants must compute.
+    """Contract of an operation: defines what each of its variants must compute.
 
-    Variants are called with arrays for inputs and outputs alike and fill the outputs. The oracle is the function of the
-    same name in `reference`.
+    Variants receive arrays for both inputs and outputs, and fill the outputs. The oracle is the function of the same
+    name in `reference`.
 
     Attributes
     ----------
@@ -103,7 +103,7 @@ class OpSpec:
     dims : str
         Names of a case's sizes, such as ``"M,K,N"``.
     sample : callable
-        ``(case, dtype, rng) -> tuple``: arguments of one call; outputs full of NaN.
+        ``(case, dtype, rng) -> tuple``: arguments of one call, with outputs filled with NaN.
     bound : callable
         ``(arguments, results, eps) -> tuple of arrays``: largest error allowed, element by element, given the arguments
         and the true results in the wider dtype.
@@ -144,6 +144,6 @@ def normal(rng: np.random.Generator, shape: tuple[int, ...], dtype: Any) -> Arra
 
 
 def rounding(*magnitudes: Array | float, eps: float) -> Array:
-    """Bound of a few roundings of numbers this large; a denormal may be off by its whole spacing."""
+    """Return the bound for a few roundings of numbers this large; a denormal may be off by its whole spacing."""
     total: Any = sum(np.abs(magnitude) for magnitude in magnitudes)
     return C * (eps * total + np.finfo(np.float32 if eps > 1e-10 else np.float64).smallest_subnormal)

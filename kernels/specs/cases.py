@@ -39,7 +39,7 @@ VECTORS = (
     Case((65,), "one more than an unrolled loop of vectors"),
     Case((1003,), "odd and longer than any unrolling"),
 )
-"""Elementwise operations and updates: how many elements."""
+"""Elementwise operations and updates: number of elements."""
 
 BATCHES = (
     Case((1, 1), "one number"),

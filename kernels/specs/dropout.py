@@ -1,12 +1,11 @@
-"""Dropout: which outputs of a hidden layer count in a training step (Srivastava et al. 2014).
+"""Dropout: selects the outputs of a hidden layer that a training step keeps (Srivastava et al. 2014).
 
-An element is dropped where 32 bits, a function of (seed, step, layer, row of the batch, column), are below a threshold.
-So the mask depends on neither threads nor ranks nor backends, the backward pass makes it anew instead of storing it,
-and a run that is resumed goes on with it. Outputs that stay are multiplied by 1 / (1 - rate), and prediction does
-nothing.
+An element is dropped if a 32-bit hash of (seed, step, layer, row of the batch, column) is below a threshold. So the
+mask does not depend on threads, ranks or backends, the backward pass recomputes it instead of storing it, and a resumed
+run continues with the same masks. Kept outputs are multiplied by 1 / (1 - rate); prediction applies no dropout.
 
-The functions work on one number, an unsigned one of 64 bits that holds 32; the CPU and CUDA compile them, and Python's
-integers will do. `reference` states them a second time, in NumPy.
+The functions work on one number: 32 bits in an unsigned 64-bit integer. The CPU and CUDA compile them, and they accept
+Python integers too. `reference` states them a second time, in NumPy.
 """
 
 import math
@@ -14,14 +13,14 @@ from collections.abc import Callable
 from typing import Any
 
 START = 0x9E3779B9
-"""What the words are folded into first."""
+"""Initial key, into which the words are folded."""
 
 
 def mixed(word: Any) -> Any:
-    """Return 32 bits each of which depends on all 32 bits of a word; no two words give the same.
+    """Hash a word of 32 bits to 32 bits, each of which depends on all bits of the word; no two words collide.
 
     Source: Wellons 2018, "Prospecting for Hash Functions", lowbias32. A counter-based generator of ten rounds would
-    take as long as a twentieth of a training step.
+    take a twentieth of the time of a training step.
     """
     unsigned = type(word)
     low = unsigned(0xFFFFFFFF)
@@ -31,7 +30,7 @@ def mixed(word: Any) -> Any:
 
 
 def folding(mixed: Callable[[Any], Any]) -> Callable[[Any, Any], Any]:
-    """Return what makes a key of 32 bits from another and a word of 64; ``mixed`` is the function above, compiled."""
+    """Return a function that folds a 64-bit word into a 32-bit key; ``mixed`` is the function above, compiled."""
 
     def folded(key: Any, word: Any) -> Any:
         unsigned = type(word)
@@ -46,10 +45,10 @@ def seed_key(seed: int) -> int:
 
 
 def threshold(rate: float) -> int:
-    """Return below which of 2^32 numbers an element is dropped."""
+    """Return the threshold, of 2^32, below which an element is dropped."""
     return math.ceil(rate * 2**32)
 
 
 def scale(rate: float) -> float:
-    """Return what the other elements are multiplied by."""
+    """Return the factor by which kept elements are multiplied."""
     return 1 / (1 - rate)

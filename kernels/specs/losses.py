@@ -1,9 +1,9 @@
 """The losses: one record each, from which everything that lists losses is generated.
 
 A loss that is a sum over elements is defined by two plain Python functions of one output z and its target y, which use
-nothing but `math`. The CPU compiles them by ``jit(scalar=True)``, CUDA as device functions. A constant has the type of
-z, so that float32 stays float32. The first line of a function's docstring is its equation, as public docstrings and the
-documentation show it.
+nothing but `math`. The CPU compiles them with ``jit(scalar=True)``, CUDA as device functions. Constants are cast to the
+type of z, so that float32 stays float32. The first line of a function's docstring is its equation, as public docstrings
+and the documentation show it.
 """
 
 import math
@@ -24,21 +24,21 @@ class LossSpec(Choice):
     code : int
         The integer by which compiled code chooses it: its position in `LOSSES`, which assigns it.
     title : str
-        What it is called in a sentence, such as ``"squared error"``.
+        Name for use in sentences, such as ``"squared error"``.
     targets : str
-        What targets are: ``"values"`` of any size or ``"probabilities"`` from 0 to 1, one for each output (B, k), or
-        class ``"labels"`` (B,), for which soft labels may stand: probabilities of the classes (B, k).
+        Kind of targets: ``"values"`` of any size or ``"probabilities"`` from 0 to 1, one for each output (B, k), or
+        class ``"labels"`` (B,), instead of which soft labels are allowed: probabilities of the classes (B, k).
     value, slope : callable or None
         ``(z, y) -> float``: the loss of one element and its derivative with respect to z; None where the loss is not a
         sum over elements.
     correct : callable or None
-        ``(z, y) -> bool``: whether an element is answered correctly, where elements are counted.
+        ``(z, y) -> bool``: whether the output for an element is correct, if the accuracy counts elements.
     row_equations : tuple of str
-        The loss of one row and its derivative, where it is not a sum over elements.
+        Equations of the loss of one row and its derivative, if the loss is not a sum over elements.
     flops, derivative_flops : int
-        Floating-point operations an element, an exponential or logarithm counted as one.
+        Floating-point operations per element; an exponential or a logarithm counts as one.
     absolute_error : float
-        The loss of an element is right to a few roundings of itself and of this times ``|z - y|``.
+        The loss of an element is accurate to a few roundings of itself and of this times ``|z - y|``.
     source : str
         Where the loss was published.
     """
@@ -56,12 +56,12 @@ class LossSpec(Choice):
 
     @property
     def equation(self) -> str:
-        """Its loss of one element, or of one row where it is a mean over rows, for docstrings and documentation."""
+        """The equation for one element, or for one row if the loss is a mean over rows, for the documentation."""
         return self.row_equations[0] if self.value is None else equation_of(self.value)
 
     @property
     def derivative_equation(self) -> str:
-        """The derivative of that."""
+        """The equation of the derivative."""
         return self.row_equations[1] if self.slope is None else equation_of(self.slope)
 
     @property
@@ -76,17 +76,17 @@ class LossSpec(Choice):
 
     @property
     def mean_over_outputs(self) -> bool:
-        """Whether it is reported as a mean over all elements; otherwise as a mean over rows of the sum over outputs."""
+        """Whether the loss is reported as a mean over all elements, not as a mean over rows of the sum over outputs."""
         return self.targets == "values"
 
     @property
     def counts_correct(self) -> bool:
-        """Whether it is a loss for classification, of which an accuracy is reported."""
+        """Whether this is a classification loss, for which an accuracy is reported."""
         return self.targets != "values"
 
     @property
     def probabilities(self) -> str:
-        """What makes probabilities of the outputs: ``"softmax"``, ``"sigmoid"``, or "" where they are none."""
+        """The function from outputs to probabilities: ``"softmax"``, ``"sigmoid"``, or "" if there is none."""
         return {"values": "", "probabilities": "sigmoid", "labels": "softmax"}[self.targets]
 
 
@@ -213,7 +213,7 @@ LOSSES = by_name(
         flops=7,
         derivative_flops=4,
     ),
-    # log(cosh(d)) is d^2/2 near 0, the difference of two numbers near |d|.
+    # Near 0, log(cosh(d)) is d^2/2, computed as the difference of two numbers near |d|.
     LossSpec("log_cosh", "log-cosh loss", "values", log_cosh, log_cosh_slope, flops=6, absolute_error=0.5),
 )
 """Every loss by name, in the order of the codes."""

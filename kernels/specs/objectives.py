@@ -46,16 +46,16 @@ _INPUTS = {"values": _values, "probabilities": _probabilities, "labels": _labels
 
 
 def _spread(Z: Array) -> Array:
-    """1 + every element's distance to the top: exp magnifies the rounding of its argument by that, until it is 0."""
+    """Return 1 + each element's distance to the top: exp magnifies roundings of its argument by that, until it is 0."""
     return 1 + np.minimum(np.max(Z, axis=1, keepdims=True) - Z, 750)
 
 
 def _loss_bound(spec: LossSpec, targets: Array, outputs: Array, loss: Array, eps: float) -> Array:
     terms = loss * np.sqrt(targets.size)
-    if spec.takes_labels:  # log sum exp is right to eps of 1 or of itself, whichever is larger, in every row
+    if spec.takes_labels:  # in every row, log sum exp is accurate to eps times max(1, itself)
         return rounding(terms + np.sqrt(targets.size), eps=eps)
     if spec.unit_targets:
-        # A hard target's term is right to a few eps of itself, however small; of a soft one's, z y cancels.
+        # A hard target's term has a relative error of a few eps, however small it is; a soft target's z y may cancel.
         soft = np.abs(outputs) * ((targets != 0) & (targets != 1))
         return rounding(terms, np.sum(soft) / len(outputs), eps=eps)
     return rounding(terms, spec.absolute_error * np.mean(np.abs(outputs - targets)), eps=eps)

@@ -1,4 +1,4 @@
-"""The contract of every operation: its sample inputs, error bound, operations and bytes.
+"""The contract of every operation: sample inputs, error bound, and counts of FLOPs and of elements moved.
 
 Layers and activations are specified here, losses and updates in `objectives`; `OP_SPECS` holds them all.
 """
@@ -16,7 +16,7 @@ from .cases import EDGES, VECTORS, with_options
 
 
 def _matrix(rng: np.random.Generator, shape: tuple[int, int], dtype: Any, layout: str) -> Array:
-    """Draw a matrix of this shape: "n" row-major, "t" the transpose of a row-major one, "s" every other element."""
+    """Draw a matrix of this shape: "n" is row-major, "t" a transposed row-major matrix, "s" every other element."""
     rows, columns = shape
     if layout == "t":
         return normal(rng, (columns, rows), dtype).T
@@ -62,7 +62,7 @@ def _backward_sample(case: Case, dtype: Any, rng: np.random.Generator) -> tuple[
 
 def _backward_bound(arguments: tuple[Any, ...], results: tuple[Array, ...], eps: float) -> tuple[Array, ...]:
     X, _, dL_dA, W, activation, *_ = arguments
-    # Every derivative is right to a few eps of 1, near which the largest are, so dZ to a few eps of |dL_dA|.
+    # Derivatives are at most about 1 and accurate to a few eps of 1, so dZ is accurate to a few eps of |dL_dA|.
     dZ = max(1.0, ACTIVATION_BY_CODE[activation].max_slope) * np.abs(dL_dA)
     rows = C * eps * np.sqrt(len(X) + 1)
     return rows * (dZ.T @ np.abs(X)), rows * dZ.sum(axis=0), C * eps * np.sqrt(len(W) + 1) * (dZ @ np.abs(W))
@@ -129,7 +129,7 @@ def _activation_bound(spec: ActivationSpec, A: Array, eps: float) -> Array:
 
 
 def _elementwise(operation: str, relative_error: float, absolute_error: float) -> OpSpec:
-    """Specify a function of every element, right to a few roundings of itself or of an absolute magnitude."""
+    """Specify an elementwise function, accurate to a few roundings of its value or of an absolute magnitude."""
 
     def sample(case: Case, dtype: Any, rng: np.random.Generator) -> tuple[Any, ...]:
         Z = rng.standard_normal(case.dims[0]) * np.repeat([1, 10, 60], -(-case.dims[0] // 3))[: case.dims[0]]

@@ -2,11 +2,11 @@
 
 A rule is elementwise over the parameters and given by two plain Python functions, which use nothing but `math`:
 
-- ``constants(hyper, rate, step)`` computes in float64, once a call of a kernel, what is the same for all elements;
-- ``rule(p, g, s0, s1, constants)`` gives the new ``(p, s0, s1)`` of one element. It casts the constants to p's type,
-  which LLVM does once, before the loop. A state that the rule lacks is returned as it came.
+- ``constants(hyper, rate, step)`` computes the values that all elements share, in float64, once per kernel call;
+- ``rule(p, g, s0, s1, constants)`` returns the new ``(p, s0, s1)`` of one element. It casts the constants to p's type,
+  which LLVM hoists out of the loop. A state that the rule does not use is returned unchanged.
 
-The CPU compiles both, CUDA as device functions. What is stored, parameters and states, is `flushed`.
+The CPU compiles both, CUDA as device functions. Parameters and states are `flushed` before they are stored.
 """
 
 import math
@@ -35,7 +35,7 @@ class OptimizerSpec(Choice):
     state : tuple of str
         Names of the state vectors, each as long as the parameters and 0 before the first step.
     hyperparameters : tuple of str
-        Names, in the order of ``hyper``; the learning rate is apart.
+        Names, in the order of ``hyper``; the learning rate is passed separately.
     """
 
     constants: Callable[[Any, float, int], tuple[float, ...]]
@@ -54,12 +54,12 @@ HYPER_SIZE = 8
 
 
 LEAST_STATE = 2.0**-126
-"""The smallest normal float32. Without gradients a state decays to denormal numbers, on which CPUs compute a hundred
+"""The smallest normal float32. Without gradients a state decays to denormal numbers, with which CPUs compute a hundred
 times slower, and stays there; so does a weight under l2 or weight decay."""
 
 
 def flushed(x: Any) -> Any:
-    """Return 0 where abs(x) is below LEAST_STATE, whatever the dtype, else x."""
+    """Return 0 if abs(x) is below LEAST_STATE, whatever the dtype, else x."""
     real = type(x)
     return real(0) if abs(x) < real(LEAST_STATE) else x
 
@@ -103,8 +103,8 @@ def nesterov_rule(p: Any, g: Any, s0: Any, s1: Any, constants: Any) -> tuple[Any
 def adam_constants(hyper: Any, rate: float, step: int) -> tuple[float, ...]:
     """Factor of the parameters, corrected rate, 1 / (1 - beta2^step), beta1, 1 - beta1, beta2, 1 - beta2, epsilon.
 
-    In float64, where 1 - beta2 does not cancel. By math.pow, since Numba turns ** with an integer into repeated
-    squaring, whose error grows with the step (1e-13 at 1000).
+    Computed in float64, where 1 - beta2 does not cancel, and with math.pow, since Numba turns ** with an integer into
+    repeated squaring, whose error grows with the step (1e-13 at 1000).
     """
     beta1, beta2 = hyper[0], hyper[1]
     keep = 1 - rate * hyper[3]  # 1 without decay: the bits are then plain Adam's
@@ -144,7 +144,7 @@ def rmsprop_rule(p: Any, g: Any, s0: Any, s1: Any, constants: Any) -> tuple[Any,
 # -------------------------------------------------------------------------------------------- table
 
 OPTIMIZERS = by_name(
-    OptimizerSpec("none", sgd_constants, sgd_rule),  # parameters stay, and the gradient is left to be read
+    OptimizerSpec("none", sgd_constants, sgd_rule),  # leaves the parameters unchanged and the gradient readable
     OptimizerSpec("sgd", sgd_constants, sgd_rule),
     OptimizerSpec("momentum", momentum_constants, momentum_rule, ("velocity",), ("momentum",)),
     OptimizerSpec("nesterov", momentum_constants, nesterov_rule, ("velocity",), ("momentum",)),
@@ -159,7 +159,7 @@ OPTIMIZER_BY_CODE = tuple(OPTIMIZERS.values())
 
 
 class Step(NamedTuple):
-    """Arguments of a public update, sorted: what rule, on which arrays, with which numbers."""
+    """Arguments of a public update, parsed: the rule, its arrays and its numbers."""
 
     spec: OptimizerSpec
     parameters: Array
@@ -172,7 +172,7 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True)
 class UpdateSpec:
-    """A public update operation, in place: one rule, or several between which an argument chooses.
+    """A public in-place update operation: one rule, or several from which an argument selects one.
 
     Its variants are called with ``(parameters, gradient, *state, *numbers)``.
 
@@ -185,11 +185,11 @@ class UpdateSpec:
     choose : callable
         ``(*numbers) -> (index of the rule, hyper, rate, step)``, a plain function that the CPU compiles.
     options : dict
-        Numbers of the cases that are checked, by option; the first is timed.
+        Numbers of the cases to check, by option; the first case is also timed.
     bound : callable
-        As of `OpSpec`.
+        As in `OpSpec`.
     flops : int
-        Floating-point operations an element.
+        Floating-point operations per element.
     """
 
     operation: str
@@ -205,7 +205,7 @@ class UpdateSpec:
         return OPTIMIZERS[self.rules[-1]].state
 
     def parse(self, arguments: tuple[Any, ...]) -> Step:
-        """Sort the arguments of a call."""
+        """Parse the arguments of a call."""
         numbers = 2 + len(self.state)
         index, hyper, rate, step = self.choose(*arguments[numbers:])
         return Step(OPTIMIZERS[self.rules[index]], arguments[0], arguments[1], arguments[2:numbers], hyper, rate, step)
@@ -228,7 +228,7 @@ def _choose_adam(rate: float, *numbers: Any) -> tuple[int, tuple[float, ...], fl
 
 def _adam_bound(arguments: tuple[Any, ...], results: tuple[Array, ...], eps: float) -> tuple[Array, ...]:
     parameters, gradient, mean, square, rate, beta1, beta2, epsilon, _, step = arguments
-    new_mean = beta1 * np.abs(mean) + (1 - beta1) * np.abs(gradient)  # of magnitudes: m and g may cancel
+    new_mean = beta1 * np.abs(mean) + (1 - beta1) * np.abs(gradient)  # sums magnitudes, since m and g may cancel
     new_square = beta2 * square + (1 - beta2) * gradient**2
     move = rate * new_mean / (1 - beta1**step) / (np.sqrt(new_square / (1 - beta2**step)) + epsilon)
     return tuple(rounding(*terms, eps=eps) for terms in ((parameters, move), (new_mean,), (new_square,)))
