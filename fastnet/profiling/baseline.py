@@ -1,9 +1,9 @@
-"""Profiles kept in a file, and compared with a later run.
+"""Saves profiles to a file, and compares them with those of a later run.
 
-The earlier code cannot be timed again in turns with the new one, as bench/compare.py does. What stands in for it is
-what both runs have in common: times are multiplied by the FMA peak of the same rounds, so that a slower clock does not
-count, and the noise is what equal code differs by, which is NumPy's variant in both runs, and each variant's parts of
-the rounds among themselves. The rule is that of `verdicts`.
+The earlier code cannot be timed again in turns with the new code, as bench/compare.py does. The comparison relies on
+what both runs have in common instead. Times are multiplied by the FMA peak of the same rounds, so that a slower clock
+does not count. The noise is how much equal code differs: NumPy's variant between the two runs, and the parts of each
+variant's rounds among themselves. `verdicts` decides.
 """
 
 import json
@@ -23,17 +23,17 @@ FORMAT = "fastnet profile 1"
 
 PRODUCTS = ("matmul", "dense_forward", "dense_backward_batch")
 THRESHOLDS = dict.fromkeys(PRODUCTS, 0.05)
-"""The least difference between two processes that counts, by operation; see `OTHERS`."""
+"""The smallest difference between two processes that counts, by operation; see `OTHERS`."""
 
 OTHERS = 0.1
-"""Of operations that `THRESHOLDS` does not name: they wait for caches, where the placement of memory counts more."""
+"""The same for other operations: they are bound by caches, so the placement of memory matters more."""
 
 Runs = dict[str, Any]
-"""What a file holds: "hardware", and "profiles" by their keys."""
+"""The content of a file: "hardware", and "profiles" by their keys."""
 
 
 def save(path: str, profiles: Sequence[Profile], hardware: Mapping[str, Any]) -> None:
-    """Write profiles to a JSON file, which is replaced as a whole."""
+    """Write profiles to a JSON file, which is replaced atomically."""
     found = {_key_of(each): {"peaks": each.peaks, "variants": _sets(each)} for each in profiles}
     content = {"format": FORMAT, "fastnet": __version__, "hardware": dict(hardware), "profiles": found}
     with storage.replacing(path) as file:
@@ -48,16 +48,16 @@ def load(path: str, hardware: Mapping[str, Any], keys: Iterable[str] = ()) -> Ru
     path : str
         The file.
     hardware : dict
-        What this machine is.
+        Description of this machine.
     keys : iterable of str
-        The profiles that will be compared, as `key` names them.
+        Keys of the profiles that will be compared, as returned by `key`.
 
     Raises
     ------
     OSError
         If it cannot be read.
     ValueError
-        If it is no such file, was written on another kind of CPU, or lacks one of the profiles.
+        If it is not such a file, was written on another kind of CPU, or lacks one of the profiles.
     """
     with storage.naming_file(path), storage.reading(path) as file:
         found = json.loads(file.read())
@@ -79,7 +79,7 @@ def load(path: str, hardware: Mapping[str, Any], keys: Iterable[str] = ()) -> Ru
 
 
 def _object(holder: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Return what is under a name in the file, where an object of JSON belongs."""
+    """Return the JSON object under a name in the file."""
     found = holder[name]
     if not isinstance(found, dict):
         raise ValueError(f"its {name!r} is {found!r}; expected a JSON object")
@@ -96,16 +96,16 @@ def compare(profile: Profile, runs: Runs, threshold: float | None = None) -> dic
     Parameters
     ----------
     profile : Profile
-        What was measured now.
+        The new measurements.
     runs : dict
-        What `load` returned for this profile's key.
+        The result of `load` for this profile's key.
     threshold : float, optional
-        The least relative difference that counts; by default that of `THRESHOLDS` or `OTHERS`.
+        The smallest relative difference that counts; by default that of `THRESHOLDS` or `OTHERS`.
 
     Returns
     -------
     dict of str to Verdict
-        For each variant that both runs hold; the ratio is the time now, as a multiple of that before.
+        The verdict on each variant in both runs; its ratio is the new time divided by the old time.
     """
     before = runs["profiles"][_key_of(profile)]
     floor = THRESHOLDS.get(profile.operation, OTHERS) if threshold is None else threshold
@@ -123,7 +123,7 @@ def compare(profile: Profile, runs: Runs, threshold: float | None = None) -> dic
 
 
 def key(operation: str, case: Case, dtype: str, threads: int) -> str:
-    """Name a profile, as files do."""
+    """Return the key that identifies a profile in files."""
     return f"{operation} {case} {dtype}, {counted(threads, 'thread')}"
 
 
@@ -136,5 +136,5 @@ def _sets(profile: Profile) -> dict[str, tuple[float, ...]]:
 
 
 def _work(times: Sequence[float], peaks: Sequence[float]) -> list[float]:
-    """Return what could have been computed in these times."""
+    """Return the work that the FMA peak would have done in these times."""
     return [time * peak for time, peak in zip(times, peaks, strict=True)]

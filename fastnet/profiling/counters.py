@@ -1,7 +1,7 @@
-"""Hardware counters of the calling thread, by Linux' perf_event_open, where the system permits them.
+"""Hardware counters of the calling thread, read with Linux' perf_event_open, where the system permits them.
 
-Virtual machines often have none, containers may forbid the call, and other systems have no such call; `measure` then
-says why there are none. Counted is what the thread does outside the kernel.
+Virtual machines often have none, containers may forbid the call, and other systems do not have it; `measure` then says
+why there are none. Only events outside the kernel are counted.
 """
 
 import ctypes
@@ -22,37 +22,37 @@ EVENTS = {
     "L1 misses": (_CACHE, _L1_READ_MISSES),
     "cache misses": (_HARDWARE, 3),
 }
-"""Type and number of each event. "cache misses" are those of L2 on AMD's Zen, of the last level on Intel's CPUs."""
+"""Type and number of each event. "cache misses" are L2 misses on AMD Zen, last-level misses on Intel CPUs."""
 
 _ATTRIBUTE = struct.Struct("<IIQQQQQ16x")
-_ATTRIBUTE_BYTES = 64  # of the first version of the structure, which every kernel takes
+_ATTRIBUTE_BYTES = 64  # size of the structure's first version, which every kernel accepts
 _EXCLUDE_KERNEL_AND_HYPERVISOR = 1 << 5 | 1 << 6
-_TIMES = 1 | 2  # also read how long an event was wanted, and how long it was counted
+_TIMES = 1 | 2  # also read how long an event was enabled, and how long it was counted
 _RESULT = struct.Struct("<QQQ")
 
 
 class NotPermittedError(OSError):
-    """The system counts nothing here; the message says why."""
+    """The system does not permit counting; the message says why."""
 
 
 def measure(call: Callable[[], object], times: int = 10) -> dict[str, float]:
-    """Count events while a function is called; the mean of a call.
+    """Count events while a function is called, and return the mean per call.
 
     Parameters
     ----------
     call : callable
-        Called once before anything is counted.
+        Called once before counting starts.
     times : int, default 10
 
     Returns
     -------
     dict of str to float
-        Of the keys of `EVENTS`, those that this CPU counts.
+        Counts by key of `EVENTS`, for the events that this CPU counts.
 
     Raises
     ------
     NotPermittedError
-        If the system permits no counting.
+        If the system does not permit counting.
     """
     call()
     files = _open()
@@ -68,13 +68,13 @@ def measure(call: Callable[[], object], times: int = 10) -> dict[str, float]:
 
 
 def difference(before: bytes, after: bytes) -> float | None:
-    """Return what was counted between two readings, scaled where the event shared a counter; None where it had none."""
+    """Return the count between two readings, scaled if the event shared a counter; None if it never had one."""
     counted, wanted, had = (b - a for a, b in zip(_RESULT.unpack(before), _RESULT.unpack(after), strict=True))
     return counted * wanted / had if had else None
 
 
 def describe(counts: Mapping[str, float]) -> str:
-    """Write the counts of a call in a phrase."""
+    """Describe the counts of a call in a phrase."""
     parts = [f"{counts[name]:.3g} {name}" for name in EVENTS if name in counts]
     if counts.get("cycles") and "instructions" in counts:
         parts.append(f"{counts['instructions'] / counts['cycles']:.2f} instructions a cycle")
@@ -92,7 +92,7 @@ def _open() -> dict[str, int]:
     files, error = {}, 0
     for name, (kind, event) in EVENTS.items():
         attribute = _ATTRIBUTE.pack(kind, _ATTRIBUTE_BYTES, event, 0, 0, _TIMES, _EXCLUDE_KERNEL_AND_HYPERVISOR)
-        # This thread, any CPU, no group, closed in child processes.
+        # Counts this thread on any CPU, without a group; child processes close the file.
         file = syscall(ctypes.c_long(number), ctypes.c_char_p(attribute), 0, -1, -1, ctypes.c_ulong(8))
         if file >= 0:
             files[name] = file

@@ -1,7 +1,7 @@
-"""Diagnosis: says in one sentence why a variant takes as long as it does, by stated rules over measured facts.
+"""Diagnosis: explains a variant's time in one sentence, by applying explicit rules to measured facts.
 
-The rules are tried in the order of `RULES`, and the first that applies is what is said. They can name what is seen in
-the times, the sizes and the inner loop; they cannot see a cache miss, or a branch that was predicted wrongly.
+The rules are tried in the order of `RULES`, and the first that applies gives the sentence. They can recognise causes
+that show in the times, the sizes and the inner loop, but not cache misses or mispredicted branches.
 """
 
 from collections.abc import Callable
@@ -11,43 +11,43 @@ from ..messages import counted
 from .loop_bounds import Bounds
 
 NEAR_COMPUTE = 0.85
-"""At the limit: from this share of it, where the FMA units are."""
+"""Fraction of the FMA peak from which a variant counts as at the limit, if the limit is compute."""
 
 NEAR_BANDWIDTH = 0.7
-"""From this share of a bandwidth, which is that of reading alone."""
+"""The same for a bandwidth; it is lower because the measured bandwidth is that of reads only."""
 
 CALL = 0.25
-"""Calling it counts from this share of the time."""
+"""Fraction of the time from which call overhead counts as the cause."""
 
 LANES = 0.75
-"""Lanes count where less than this share of them computes what is wanted."""
+"""Idle vector lanes count as the cause if a smaller fraction of the lanes computes results."""
 
 FAR = 0.5
-"""The inner loop does not explain a time of which it could take less than this share."""
+"""The inner loop does not explain the time if its bound is less than this fraction of it."""
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What a diagnosis is made of.
+    """The facts on which a diagnosis is based.
 
     Attributes
     ----------
     fraction : float
-        Share of the limit that binds.
+        Fraction of the binding limit that is reached.
     binds : str
-        "compute", or the bandwidth that does, such as "L2 bandwidth".
+        The binding limit: "compute", or a bandwidth such as "L2 bandwidth".
     level : str
         The smallest cache that holds the arrays, or "memory".
     call_share : float
-        Share of the time that the same call takes with sizes of 1.
+        Time of the same call with sizes of 1, as a fraction of the time.
     lanes_used : float
-        Elements of the results, as a share of the lanes of the vectors that hold their rows.
+        Elements of the results, as a fraction of the lanes of the vectors that hold their rows.
     threads, threads_used : int
-        Threads that could compute, and that the variant uses.
+        Threads that are available, and threads that the variant uses.
     machine_vector_bytes, vector_bytes : int
-        Width of the CPU's vectors, and of those of the inner loop; the latter 0 if that is not known.
+        Vector width of the CPU, and of the inner loop; the latter is 0 if unknown.
     loop : Bounds or None
-        Of the inner loop; None if it is not known.
+        Bounds of the inner loop; None if unknown.
     """
 
     fraction: float
@@ -63,7 +63,7 @@ class Facts:
 
 
 def diagnose(facts: Facts) -> str:
-    """Return one sentence: what a variant's time goes to, and what would make it faster."""
+    """Return one sentence that says where a variant's time goes, and what would make it faster."""
     return next(said for rule in RULES if (said := rule(facts)))
 
 
@@ -171,4 +171,4 @@ RULES: tuple[Callable[[Facts], str], ...] = (
     _loop,
     _rest,
 )
-"""Each returns a sentence, or nothing where it does not apply; the last one always does."""
+"""Each rule returns a sentence, or "" if it does not apply; the last one always applies."""

@@ -1,8 +1,8 @@
-"""What bounds an inner loop: cycles that one of its iterations takes at least, for each resource of a core.
+"""Lower bounds on the cycles of an inner loop's iteration, for each resource of a core.
 
-The instructions are counted in the loop's assembly. What a cycle can do is stated here and holds, or nearly so, from
-Haswell and Zen 2 on; where a core can do more, a bound is too high, and it is the order of the bounds that counts.
-Chains are followed on x86 only: on ARM they count as empty.
+The instructions are counted in the loop's assembly. The throughputs and latencies below hold, at least nearly, from
+Haswell and Zen 2 on; if a core can do more, a bound is too high, but the order of the bounds is still what counts.
+Dependency chains are followed on x86 only: on ARM they count as empty.
 """
 
 import re
@@ -12,16 +12,16 @@ from dataclasses import dataclass
 from .machine_code import Loop, is_arithmetic, is_fma
 
 PER_CYCLE = {"arithmetic": 2, "loads": 2, "stores": 1, "instructions": 6}
-"""Instructions of each kind that a core begins in a cycle."""
+"""Instructions of each kind that a core starts per cycle."""
 
 FP_LATENCY = 4
 """Cycles until the result of an FMA, an addition or a multiplication can be used."""
 
 FORWARDING = 4
-"""Cycles until a number that was stored can be loaded again."""
+"""Cycles until a stored number can be loaded again (store-to-load forwarding)."""
 
 DIVISION = 5
-"""Cycles between two divisions or square roots of vectors."""
+"""Cycles between two vector divisions or square roots."""
 
 _DIVISION = re.compile(r"(?:v?(?:div|sqrt)[ps][sd]|fdiv|fsqrt)\s")
 _NO_RESULT = re.compile(r"(?:cmp[bwlq]?|test[bwlq]?|v?u?comis[sd]|v?ptest|(?:j|prefetch|nop|push|call|ret)\w*)$")
@@ -32,15 +32,15 @@ _OPERAND = re.compile(r"(?:[^,(]|\([^)]*\))+")
 
 @dataclass(frozen=True)
 class Bounds:
-    """One iteration of a loop.
+    """Instructions and lower bounds of one iteration of a loop.
 
     Attributes
     ----------
     counts : dict of str to int
-        Instructions by kind: "arithmetic" (of floating-point numbers), "loads", "stores", "divisions", "instructions".
+        Instructions by kind: "arithmetic" (floating-point), "loads", "stores", "divisions", "instructions".
     cycles : dict of str to float
-        The least cycles by resource: the keys of `PER_CYCLE`, "divisions", "address chain" (general registers, from
-        iteration to iteration) and "sum chain" (vector registers, and numbers stored and loaded again).
+        The fewest cycles by resource: the keys of `PER_CYCLE`, "divisions", and the loop-carried chains "address chain"
+        (general registers) and "sum chain" (vector registers, and numbers stored and loaded again).
     """
 
     counts: dict[str, int]
@@ -48,18 +48,18 @@ class Bounds:
 
     @property
     def binding(self) -> str:
-        """The resource that takes longest; of equal ones, not the arithmetic, which it then disturbs."""
+        """The resource that takes longest; in a tie not the arithmetic, since the other resource then delays it."""
         return max(self.cycles, key=lambda name: (self.cycles[name], name != "arithmetic"))
 
     @property
     def ceiling(self) -> float:
-        """The largest share of the FMA units that the loop can keep busy."""
+        """The largest fraction of the FMA units that the loop can keep busy."""
         return self.cycles["arithmetic"] / self.cycles[self.binding]
 
 
 @dataclass(frozen=True)
 class _Step:
-    """An instruction: what it is, which registers and places in memory it reads, and which one it writes."""
+    """An instruction, the registers and memory locations that it reads, and the one that it writes."""
 
     text: str
     sources: tuple[str, ...]
@@ -67,7 +67,7 @@ class _Step:
 
 
 def bounds(loop: Loop) -> Bounds:
-    """Count the instructions of a loop and follow its chains."""
+    """Count the instructions of a loop and follow its dependency chains."""
     lines = [line.strip() for line in loop.text.splitlines() if not re.match(r"\s*(?:\S+:|\.)", line)]
     kinds = [kinds_of(line) for line in lines]
     counts = {name: sum(kind.count(name) for kind in kinds) for name in ("arithmetic", "loads", "stores", "divisions")}
@@ -83,7 +83,7 @@ def bounds(loop: Loop) -> Bounds:
 
 
 def kinds_of(instruction: str) -> list[str]:
-    """Name what an instruction does: "arithmetic", "divisions", "loads", "stores"; an FMA from memory does two."""
+    """Classify an instruction: "arithmetic", "divisions", "loads", "stores"; an FMA with a memory operand is two."""
     name, _, rest = instruction.partition(" ")
     kinds = ["arithmetic"] * (is_fma(instruction) or is_arithmetic(instruction))
     kinds += ["divisions"] * bool(_DIVISION.match(instruction))
@@ -98,7 +98,7 @@ def kinds_of(instruction: str) -> list[str]:
 
 
 def _step(instruction: str) -> _Step | None:
-    """Read an x86 instruction in AT&T syntax; None of one without a result."""
+    """Parse an x86 instruction in AT&T syntax; None for one without a result."""
     name, _, rest = instruction.partition(" ")
     operands = [operand.strip() for operand in _OPERAND.findall(rest)]
     if not operands or _NO_RESULT.match(name) or "%" not in rest:
@@ -111,7 +111,7 @@ def _step(instruction: str) -> _Step | None:
 
 
 def _names(operand: str) -> Iterator[str]:
-    """Yield the place in memory that an operand names, then its registers, each by one name for all its widths."""
+    """Yield an operand's memory location, then its registers, each under one name for all its widths."""
     if "(" in operand:
         yield "(" + operand
     for register in re.findall(r"%(\w+)", operand):
@@ -120,14 +120,14 @@ def _names(operand: str) -> Iterator[str]:
 
 
 def _fixed(names: list[str] | tuple[str, ...], changed: set[str]) -> Iterator[str]:
-    """Yield names, without the places in memory whose address changes in the loop."""
+    """Yield names, except memory locations whose address changes in the loop."""
     for name in names:
         if not name.startswith("(") or not changed & set(list(_names(name[1:]))[1:]):
             yield name
 
 
 def _chain(steps: list[_Step], latency: Callable[[str], int], rounds: int = 8) -> float:
-    """Return the cycles of the longest chain from iteration to iteration, on a core without other limits."""
+    """Return the cycles of the longest loop-carried chain, on a core without other limits."""
     ready: dict[str, int] = {}
     ends = [0]
     for _ in range(2 * rounds):

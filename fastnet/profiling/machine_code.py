@@ -1,11 +1,11 @@
-"""What the compiler made of a variant: compile time, and the vector instructions of its inner loop.
+"""Inspects a compiled variant: compile time, and the vector instructions of its inner loop.
 
-Both need a fresh compilation: a kernel loaded from the cache took no time, and Numba cannot show its assembly. So
-`inspect` runs this module as a program, in a process of its own with an empty cache folder.
+Both need a fresh compilation: a kernel loaded from the cache has no compile time, and Numba cannot show its assembly.
+So `inspect` runs this module as a program, in a separate process with an empty cache folder.
 
-The inner loop is found in the assembly, not by watching it run: a micro-kernel's where there is one, otherwise, of all
-innermost loops, the one with the most vector arithmetic (bytes of registers, an FMA counting as two). It is therefore
-the loop of the widest micro-tile, though narrow matrices use narrower ones.
+The inner loop is found in the assembly, not by sampling: a micro-kernel's loop if there is one, otherwise the innermost
+loop with the most vector arithmetic (in bytes of registers; an FMA counts twice). It is therefore the loop of the
+widest micro-tile, although narrow matrices use narrower ones.
 """
 
 import functools
@@ -36,13 +36,13 @@ class Loop:
     Attributes
     ----------
     function : str
-        Name of the function that holds it, demangled.
+        Demangled name of the function that contains it.
     vector_bytes : int
-        Width of the widest registers that its arithmetic uses; an element's width where it is not vectorised.
+        Width of the widest registers that its arithmetic uses; an element's width if it is not vectorised.
     fmas, arithmetic, instructions : int
         Number of FMAs of that width, of all floating-point instructions, and of all instructions.
     loops : int
-        Number of loops with vector arithmetic, of which this one was chosen.
+        Number of loops with vector arithmetic from which this one was chosen.
     text : str
         Its assembly.
     """
@@ -86,7 +86,7 @@ _BRANCH = re.compile(r"\s*(?:j\w+|b|b\.\w+|cbn?z|tbn?z)\s(?:.*[\s,])?([^\s,]+)\s
 
 
 def is_fma(instruction: str) -> bool:
-    """Return whether an instruction, without the spaces before it, is an FMA."""
+    """Return whether an instruction, without leading spaces, is an FMA."""
     return _FMA.match(instruction) is not None
 
 
@@ -101,10 +101,10 @@ def inner_loop(assembly: str) -> Loop | None:
     Parameters
     ----------
     assembly : str
-        Of one or several modules, for x86 (AT&T syntax) or ARM.
+        Assembly of one or several modules, for x86 (AT&T syntax) or ARM.
     """
     parts = _SYMBOL.split(assembly)
-    functions = dict(zip(parts[1::2], parts[2::2], strict=True))  # one linked into several modules counts once
+    functions = dict(zip(parts[1::2], parts[2::2], strict=True))  # a function linked into several modules counts once
     best, best_score, count = None, (False, 0), 0
     for function, text in functions.items():
         if function.startswith(("_ZN7cpython", "cfunc.")):  # an entry from Python or C
@@ -119,7 +119,7 @@ def inner_loop(assembly: str) -> Loop | None:
 
 
 def _innermost(lines: list[str]) -> Iterator[list[str]]:
-    """Yield the lines of loops that hold no other: from a label to the last branch back to it."""
+    """Yield the lines of each innermost loop: from a label to the last branch back to it."""
     labels: dict[str, int] = {}
     ends: dict[int, int] = {}
     for i, line in enumerate(lines):
@@ -133,7 +133,7 @@ def _innermost(lines: list[str]) -> Iterator[list[str]]:
 
 
 def _weigh(function: str, body: list[str]) -> tuple[int, Loop]:
-    """Return a loop and its weight: bytes of registers that it computes on, FMAs counting twice."""
+    """Return a loop and its weight: bytes of registers that it computes on, with FMAs counted twice."""
     code = [line.strip() for line in body if not _NO_INSTRUCTION.match(line)]
     fmas = [_width(line) for line in code if is_fma(line)]
     widths = fmas + [_width(line) for line in code if is_arithmetic(line)]
@@ -157,7 +157,7 @@ def _width(instruction: str) -> int:
 
 @functools.cache
 def inspect(operation: str, variant: str, dtype: str, case: Case) -> Code | None:
-    """Compile a variant of the table in a new process with an empty cache; once for all calls of these arguments.
+    """Compile a variant of the table in a new process with an empty cache, once for each set of arguments.
 
     Returns
     -------
@@ -184,8 +184,8 @@ def inspect(operation: str, variant: str, dtype: str, case: Case) -> Code | None
 
 
 def _assembly(dtype: str) -> Iterator[str]:
-    """Yield the assembly of the kernels that this process has compiled for a dtype, or for neither float."""
-    # Factories make kernels that no module holds.
+    """Yield the assembly of the kernels that this process has compiled for a dtype, or without floats."""
+    # Kernels made by factories are not attributes of any module.
     for kernel in gc.get_objects():
         if isinstance(kernel, CPUDispatcher) and kernel.py_func.__module__.startswith("fastnet.kernels."):
             for signature in kernel.signatures:

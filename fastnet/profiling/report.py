@@ -1,8 +1,8 @@
-"""A profile as one HTML page that needs nothing else: machine, tables, plots, diagnoses, annotated inner loops.
+"""Writes a profile as one self-contained HTML page: machine, tables, plots, diagnoses, annotated inner loops.
 
-`document` and `svg` serve the page of a whole benchmark run, too.
+The page of a whole benchmark run uses `document` and `svg` too.
 
-The plots are matplotlib's, as SVG within the page; everything else is text in templates.
+Matplotlib draws the plots as SVG within the page; templates format everything else as text.
 """
 
 import io
@@ -63,13 +63,13 @@ def page(
     Parameters
     ----------
     profiles : sequence of Profile
-        Of one operation and case, with different numbers of threads.
+        Profiles of one operation and case, with different numbers of threads.
     sweeps : sequence of sequence of Profile
-        Of growing sizes, each with one number of threads.
+        Profiles of growing sizes, each sweep with one number of threads.
     machine : mapping of str to object
         Names and values that describe the machine.
     compared : sequence of mapping, optional
-        For each profile, what the comparison with a baseline found.
+        For each profile, the result of the comparison with a baseline.
 
     Returns
     -------
@@ -104,12 +104,12 @@ def page(
 
 
 def document(title: str, body: str) -> str:
-    """Write a page of a title, which is text, and a body, which is HTML."""
+    """Write a page from a title, which is text, and a body, which is HTML."""
     return _PAGE.format(title=escape(title), body=body)
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:
-    """Format cells, which are text, under heads."""
+    """Format a table of cells, which are text, under headings."""
     heads, *lines = [[escape(cell) for cell in row] for row in rows]
     head = "".join(f"<th>{cell}</th>" for cell in heads)
     body = "\n".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in lines)
@@ -117,7 +117,7 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def _list(lines: Iterable[str]) -> str:
-    """Format lines, which are text."""
+    """Format a list of lines, which are text."""
     return "<ul>\n" + "\n".join(f"<li>{escape(line)}</li>" for line in lines) + "\n</ul>"
 
 
@@ -132,7 +132,7 @@ def _comparison(compared: Mapping[str, Verdict]) -> str:
 
 
 def svg(figure: Any, salt: str) -> str:
-    """Return a figure of matplotlib as SVG whose text stays text; the salt makes its ids its own."""
+    """Return a matplotlib figure as SVG that keeps text as text; the salt makes its ids unique."""
     import matplotlib as mpl
 
     file = io.StringIO()
@@ -143,7 +143,7 @@ def svg(figure: Any, salt: str) -> str:
 
 
 def _plot(draw: Callable[[Any], None], salt: str) -> str:
-    """Draw into axes and return them as SVG."""
+    """Draw into new axes and return them as SVG."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.6, 4.0), layout="constrained")
@@ -168,7 +168,7 @@ def _sizes(profiles: Sequence[Profile], times: bool) -> str:
 
 
 def _loop(m: Measurement) -> str:
-    """Format an inner loop: what an iteration takes, then each line with the letters of what it does."""
+    """Format an inner loop: the bounds of an iteration, then each line with letters for what it does."""
     assert m.code is not None
     assert m.code.loop is not None
     loop, found = m.code.loop, bounds(m.code.loop)

@@ -8,7 +8,7 @@ from itertools import cycle
 from typing import Any, NamedTuple
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
-"""Of Okabe and Ito, which colour-blind readers can tell apart."""
+"""The palette of Okabe and Ito, which colour-blind readers can tell apart."""
 
 MARKS = ("o", "s", "^", "D", "v", "P", "X")
 
@@ -17,7 +17,7 @@ _SLANTED |= {"color": "0.35", "fontsize": 7.5}
 
 
 class Point(NamedTuple):
-    """A measured kernel: its label, FLOP/byte, GFLOP/s, and the group that gives it colour and mark."""
+    """A measured kernel: label, FLOP/byte, GFLOP/s, and the group that determines its colour and marker."""
 
     name: str
     intensity: float
@@ -33,13 +33,13 @@ def draw(ax: Any, points: Sequence[Point], gflops: float, gbps: Mapping[str, flo
     ax : matplotlib.axes.Axes
         Changed in place.
     points : sequence of Point
-        All with an intensity above 0.
+        Their intensities must be above 0.
     gflops : float
         The FMA peak in GFLOP/s.
     gbps : mapping of str to float
         Bandwidths in GB/s, by level of the memory hierarchy.
     title : str
-        Of the plot.
+        Title of the plot.
     """
     left = min([point.intensity for point in points] + [0.1]) / 2
     right = max([point.intensity for point in points] + [10 * gflops / min(gbps.values())]) * 3
@@ -47,7 +47,7 @@ def draw(ax: Any, points: Sequence[Point], gflops: float, gbps: Mapping[str, flo
     for level, rate in gbps.items():
         knee = gflops / rate
         ax.plot([left, knee, right], [left * rate, gflops, gflops], color="0.55", linewidth=1, zorder=1)
-        start = max(left, bottom / rate, 0.28 * knee)  # near the knee, where no kernel comes
+        start = max(left, bottom / rate, 0.28 * knee)  # near the knee, where there are no points
         label = f"{level} {rate:.0f} GB/s"
         ax.annotate(label, (start, start * rate), (0, 2), textcoords="offset points", **_SLANTED)
     ax.text(gflops / max(gbps.values()), gflops * 1.06, f"FMA peak {gflops:.0f} GFLOP/s", color="0.35", fontsize=8)

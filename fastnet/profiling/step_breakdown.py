@@ -1,8 +1,9 @@
-"""A training step, kernel by kernel: where its time goes.
+"""Breaks the time of a training step down by kernel.
 
-Each part of a step (forward by layer, loss, backward by layer, weights and update by layer) is the function of the
-compiled step at its own shapes, repeated by itself, interleaved with whole steps. Alone, a part finds its arrays in the
-nearest cache, which in a step it may not: `remainder` is what the parts do not explain, caches and loop included.
+Each part of a step (forward by layer, loss, backward by layer, weights and update by layer) is the function that the
+compiled step calls, with the same shapes. It is repeated on its own, interleaved with whole steps. On its own, a part
+finds its arrays in the nearest cache, which it may not within a step: `remainder` is the time that the parts do not
+explain, caches and loop included.
 """
 
 import math
@@ -30,7 +31,7 @@ from ..optimizers import SGD, Adam, Optimizer
 from .timing import Spread, batches, interleave, spread
 
 OPTIMIZERS: dict[str, Optimizer] = {"sgd": SGD(0.01), "adam": Adam(0.001)}
-_STEPS = 16  # of an epoch, so that what an epoch does once, such as W^T, weighs little
+_STEPS = 16  # per epoch, so that work done once per epoch, such as W^T, weighs little
 _REPEATED = 4
 
 
@@ -41,10 +42,10 @@ class Part:
     Attributes
     ----------
     name, shape : str
-        What is computed, and on what.
+        The computation, and its sizes.
     seconds : Spread
     flops : int
-        Of its product; 0 for what is none.
+        FLOPs of its matrix product; 0 if it has none.
     """
 
     name: str
@@ -65,7 +66,7 @@ class StepProfile:
     step : Spread
         Seconds of a step of a whole epoch on one thread.
     parts : tuple of Part
-        In their order, each by itself on one thread.
+        In the order of execution, each timed on its own on one thread.
     gflops : float
         This machine's limit for one thread, measured in the same minutes.
     threaded : dict of int to Spread
@@ -84,7 +85,7 @@ class StepProfile:
 
     @property
     def remainder(self) -> float:
-        """Seconds of a step that its parts do not explain; below 0 where they were slower by themselves."""
+        """Seconds of a step that its parts do not explain; negative if they were slower on their own."""
         return self.step.median - sum(part.seconds.median for part in self.parts)
 
 
@@ -97,7 +98,7 @@ def profile_step(
     threads: Sequence[int] = (1,),
     seconds: float = 3.0,
 ) -> StepProfile:
-    """Time a step of training, and each of its parts by itself.
+    """Time a training step, and each of its parts on its own.
 
     Parameters
     ----------
@@ -108,13 +109,13 @@ def profile_step(
     dtype : str, default "float32"
         float32 or float64.
     loss : str, default "mse"
-        mse or cross_entropy, say.
+        For example mse or cross_entropy.
     optimizer : str, default "sgd"
         A key of `OPTIMIZERS`.
     threads : sequence of int, default (1,)
-        Numbers of threads to time whole steps on; the parts are on one.
+        Numbers of threads on which to time whole steps; the parts run on one.
     seconds : float, default 3.0
-        About how long to time.
+        Approximate duration of the measurement.
 
     Returns
     -------
@@ -125,7 +126,7 @@ def profile_step(
     ValueError
         If the batch is larger than a micro-batch.
     WrongKernelError
-        If the parts, one after the other, do not give the bits of the step. Nothing has been timed then.
+        If the parts, run one after the other, do not give the bits of the step. Nothing has been timed then.
     """
     if not 1 <= batch_size <= MICRO_BATCH_ROWS:
         raise ValueError(
@@ -164,12 +165,12 @@ class _Task(NamedTuple):
 
 
 def _run(repeat: Any, dtype: Any, context: Array, layers: Array, *arguments: Any) -> None:
-    """Run a repeated part; the table of layers, to which the context points, is an argument to be kept alive."""
+    """Run a repeated part; the argument ``layers`` only keeps alive the table to which the context points."""
     repeat(dtype, address_of(context), *arguments)
 
 
 class _Step:
-    """A network, a batch over and over, and the engine that trains on it."""
+    """A network, data that repeat one batch, and the engine that trains on them."""
 
     def __init__(self, sizes: tuple[int, ...], rows: int, dtype: str, loss: str, optimizer: str) -> None:
         rng = np.random.default_rng(0)
@@ -187,13 +188,13 @@ class _Step:
         self.engine = CpuEngine(self.network.parameters, sizes, self.network.activation_codes, loss, rows, state)
 
     def train(self, steps: int, rate: float) -> None:
-        """Train ``steps`` steps from the first batch on."""
+        """Run ``steps`` training steps, from the first batch on."""
         plan = self.engine.plan
         start_epoch(plan.progress, plan.totals, 0)
         self.engine.train(self.X[: steps * self.rows], self.y[: steps * self.rows], rates=np.array([rate]))
 
     def epoch(self) -> None:
-        """Train on all batches at a rate of 0: the same work, and parameters that stay."""
+        """Train on all batches at a learning rate of 0: the same work without changing the parameters."""
         self.train(_STEPS, 0.0)
 
     def tasks(self, rate: float, times: int) -> list[_Task]:
@@ -219,7 +220,7 @@ class _Step:
         for i in range(len(sizes) - 1, 0, -1):
             (n, k), pair = sizes[i], layers[i - 1 : i + 1].copy()
             if i < len(sizes) - 1:
-                pair["activation"][1] = IDENTITY  # its dZ is there already
+                pair["activation"][1] = IDENTITY  # its dZ has been computed already
             add(f"backward {i + 1}", (rows, k, n), pair, rows_part, step_breakdown.BACKWARD, 0)
         for i, (n, k) in enumerate(sizes):
             tasks = np.flatnonzero(plan.weight_tasks["layer"] == i)
@@ -227,14 +228,14 @@ class _Step:
         return found
 
     def verify(self) -> None:
-        """Check the parts, in order, against a step: the same bits."""
+        """Check that the parts, run in order, give the bits of a step."""
         progress, parameters = self.engine.plan.progress, self.network.parameters
         start, results = parameters.copy(), []
         for by_parts in (True, False):
             parameters[:] = start
-            self.train(1, 0.0)  # W^T of the parameters at the start; compiles
+            self.train(1, 0.0)  # computes W^T of the initial parameters; compiles
             self.state[:] = progress["step"] = 0
-            self.engine.plan.workspace[:] = np.nan  # what a part leaves out must not be there from before
+            self.engine.plan.workspace[:] = np.nan  # so that earlier results cannot hide what a part fails to compute
             if by_parts:
                 for task in self.tasks(0.01, 1):
                     task.call()

@@ -1,7 +1,7 @@
-"""A kernel over a range of sizes: its speed at each, and the cliffs, where it falls from one size to the next.
+"""Times a kernel over a range of sizes, and finds cliffs: sizes at which the speed falls from one size to the next.
 
-Speeds are compared as shares of the FMA peak measured at the same size, so that a change of the machine's load between
-two sizes is not taken for one.
+Speeds are compared as fractions of the FMA peak measured at the same size, so that a change of the machine's load
+between two sizes is not taken for a cliff.
 """
 
 import math
@@ -21,20 +21,20 @@ from .variants import Measurement, Profile, case_of, profile
 SIZES = (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
 
 MAX_FLOAT64 = 512
-"""The true result of larger products in float64 takes minutes: its type has no BLAS."""
+"""Largest size in float64: for larger products the reference takes minutes, since its wider dtype has no BLAS."""
 
 SLOWEST_S = 0.1
-"""A variant whose call takes longer is left out at larger sizes."""
+"""A variant whose call takes longer is skipped at larger sizes."""
 
 FALL = 0.8
-"""A cliff: the speed falls below this share of that at the size before, by more than both quartiles explain."""
+"""A cliff: the speed falls below this fraction of that at the previous size, by more than both quartiles explain."""
 
 _STRIDE = 2048
-"""Rows that are multiples of this many bytes apart lie in one or two sets of an L1 of 64 sets."""
+"""Rows whose distance is a multiple of this many bytes map to one or two sets of an L1 cache with 64 sets."""
 
 
 class Cliff(NamedTuple):
-    """A fall of a variant's speed between two sizes: by which ratio, and why, as far as rules can tell."""
+    """A fall of a variant's speed between two sizes: its ratio, and its cause as far as rules can tell."""
 
     variant: str
     before: int
@@ -43,12 +43,12 @@ class Cliff(NamedTuple):
     cause: str
 
     def sentence(self) -> str:
-        """Say it."""
+        """Describe the cliff in a sentence."""
         return f"{self.variant} from {self.before} to {self.size}: {self.ratio:.2f} of its speed; {self.cause}"
 
 
 def default_sizes(operation: str, dtype: str) -> tuple[int, ...]:
-    """Return the sizes of a sweep: `SIZES`, or their squares for an operation on vectors."""
+    """Return the default sizes of a sweep: `SIZES`, or their squares for an operation on vectors."""
     if "," not in OP_SPECS[operation].dims:
         return tuple(size * size for size in SIZES)
     return tuple(size for size in SIZES if dtype == "float32" or size <= MAX_FLOAT64)
@@ -62,7 +62,7 @@ def sweep(
     threads: int = 1,
     seconds: float = 0.1,
 ) -> Iterator[Profile]:
-    """Yield a profile of each size, all sizes of the operation the same; arguments as of `variants.profile`."""
+    """Yield a profile for each size, which sets all dims of the operation; see `variants.profile` for the arguments."""
     left = tuple(candidates)
     for size in sorted(set(sizes)):
         case = case_of(operation, (size,) * len(OP_SPECS[operation].dims.split(",")))
@@ -75,7 +75,7 @@ def sweep(
 
 
 def speeds(profiles: Sequence[Profile]) -> dict[str, list[tuple[Profile, Measurement]]]:
-    """Arrange profiles by variant."""
+    """Group measurements by variant."""
     found: dict[str, list[tuple[Profile, Measurement]]] = {}
     for each in profiles:
         for m in each.measurements:
@@ -109,7 +109,7 @@ def _cause(before: Profile, after: Profile) -> str:
 
 
 def draw(ax: Any, profiles: Sequence[Profile], shown: Sequence[Cliff] = (), times: bool = False) -> None:
-    """Draw GFLOP/s against the size into axes, or times: a line for each variant, the limit, and rings at cliffs."""
+    """Plot GFLOP/s or times against the size: a line for each variant, the limit, and rings at cliffs."""
     first, sizes = profiles[0], [each.case.dims[0] for each in profiles]
     least = [each.limits.seconds(each.flops, each.bytes_moved) for each in profiles]
     limits = [1e6 * s if times else each.flops / s / 1e9 for each, s in zip(profiles, least, strict=True)]

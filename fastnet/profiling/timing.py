@@ -1,9 +1,9 @@
-"""Timing: batches of calls, interleaved, and their medians.
+"""Timing: interleaves batches of calls and takes their medians.
 
-A shared machine slows down for seconds at a time. Whatever is compared is therefore interleaved: every round runs one
-batch of each candidate, in a random order, since a fixed one falls in step with the scheduler's time slices
-(docs/performance-notes/profiling.md). A batch is long enough for the clock, and short enough that most batches run
-undisturbed, so that the median is taken from undisturbed ones.
+A shared machine slows down for seconds at a time. Candidates are therefore interleaved: every round runs one batch of
+each candidate, in a random order, since a fixed order falls in step with the scheduler's time slices
+(docs/performance-notes/profiling.md). A batch is long enough for the clock, and short enough that most batches, and
+so the median, are undisturbed.
 """
 
 import math
@@ -43,10 +43,10 @@ def spread(samples: list[float]) -> Spread:
 
 
 def aligned(argument: Any) -> Any:
-    """Copy an array without gaps to an address that is a multiple of 64 bytes; return anything else as it is.
+    """Copy an array without gaps to a 64-byte-aligned address; return anything else unchanged.
 
-    NumPy's arrays begin at multiples of 16. On Zen 3 that decides a third of the time of a kernel that keeps its sums
-    in memory (docs/performance-notes/profiling.md), so two runs would differ by the placement of their arrays.
+    NumPy aligns arrays to 16 bytes only. On Zen 3 alignment decides a third of the time of a kernel that keeps its
+    sums in memory (docs/performance-notes/profiling.md), so two runs would differ by the placement of their arrays.
     """
     if not isinstance(argument, np.ndarray) or not argument.flags.forc:
         return argument
@@ -62,21 +62,21 @@ def aligned(argument: Any) -> Any:
 def batches(call: Callable[[], object], batch_s: float = BATCH_S, rest_s: float = 0.0) -> Callable[[], float]:
     """Make a function that times a batch of calls.
 
-    Each batch begins with a call that is not timed: it brings the arrays back into the caches and wakes threads.
+    Each batch begins with an untimed call, which brings the arrays back into the caches and wakes threads.
 
     Parameters
     ----------
     call : callable
-        It is called a few times, to find out how many calls make a batch.
+        It is called a few times here, to determine how many calls make a batch.
     batch_s : float, default BATCH_S
         Seconds that a batch should take.
     rest_s : float, default 0
-        Seconds to sleep after a batch, until spinning threads have gone to sleep.
+        Seconds to sleep after a batch, so that spinning threads go to sleep.
 
     Returns
     -------
     callable
-        Runs a batch and returns the seconds of one call.
+        Runs a batch and returns the seconds per call.
     """
 
     def run(times: int) -> float:
@@ -104,14 +104,14 @@ def batches(call: Callable[[], object], batch_s: float = BATCH_S, rest_s: float 
 def interleave(
     candidates: Mapping[K, Callable[[], float]], seconds: float, min_rounds: int = MIN_ROUNDS
 ) -> dict[K, list[float]]:
-    """Run every candidate once a round, in an order that changes from round to round.
+    """Run every candidate once per round, in an order that changes from round to round.
 
     Parameters
     ----------
     candidates : mapping of key to callable
         Each returns one sample.
     seconds : float
-        After this time no further round begins.
+        No round begins after this time, except for the first ``min_rounds``.
     min_rounds : int, default MIN_ROUNDS
         Rounds to run even if they take longer.
 

@@ -1,9 +1,9 @@
-"""Profiles of kernel variants: verified, timed in turns, and compared with what this machine can do at most.
+"""Profiles kernel variants: verifies them, times them in turns, and compares them with the limits of this machine.
 
-The limit is the roofline: the lower of two rates measured in the same minutes, FMAs on registers alone and bytes read
-from the smallest cache that holds a problem's arrays. Operations and bytes are those that the operation's spec says its
-equation needs, whatever a variant does, so that the GFLOP/s of variants compare as their times do. A time is that of a
-call from Python on arrays in the cache, the dispatch of some 0.2 to 0.5 us included: what a caller pays.
+The limit is the roofline: the lower of two rates measured in the same minutes, that of FMAs on registers and that of
+reads from the smallest cache that holds a problem's arrays. Operations and bytes are those that the equation needs by
+the operation's spec, whatever a variant does, so that the GFLOP/s of variants compare as their times do. A time is that
+of a call from Python on arrays in the cache, including the dispatch of some 0.2 to 0.5 us: what a caller pays.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -34,32 +34,32 @@ _PEAK_S = 0.0005
 _PEAK_OF_THREADS_S = 0.03  # the system spreads new threads over the cores only after some milliseconds
 
 _CALLS_S = 0.005
-"""Seconds for which the calls with sizes of 1 are timed, of each variant."""
+"""Seconds for which the call of each variant with sizes of 1 is timed."""
 
 SETS = 4
-"""Parts of the rounds whose medians a comparison with another run takes for independent (see `baseline`)."""
+"""Parts of the rounds whose medians a comparison with another run treats as independent (see `baseline`)."""
 
 USES_THREADS = ("reference", "parallel")
-"""The variants that compute on more than one thread."""
+"""The variants that can use more than one thread."""
 
 _BLAS_RESTS_S = 0.1
-"""Seconds in which OpenBLAS's threads stop spinning on cores that others need (docs/performance-notes/profiling.md)."""
+"""Seconds until OpenBLAS's threads stop spinning on cores that others need (docs/performance-notes/profiling.md)."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What the machine can do at most on a number of threads, for one problem.
+    """Limits of the machine on a number of threads, for one problem.
 
     Attributes
     ----------
     gflops : float
-        GFLOP/s of FMAs on registers alone.
+        GFLOP/s of FMAs on registers.
     gbps : float
         GB/s read from ``level``.
     level : str
         The smallest cache that holds the arrays, or "memory".
     threads : int
-        Of which both are the sum.
+        Number of threads; both rates are totals over them.
     """
 
     gflops: float
@@ -68,17 +68,17 @@ class Limits:
     threads: int
 
     def seconds(self, flops: float, bytes_moved: float) -> float:
-        """Return the least time in which these operations and bytes are possible."""
+        """Return the shortest possible time for these operations and bytes."""
         return max(flops / self.gflops, bytes_moved / self.gbps) / 1e9
 
     def binds(self, flops: float, bytes_moved: float) -> str:
-        """Name the limit that determines this time: "compute", or the bandwidth of a level."""
+        """Name the binding limit: "compute", or the bandwidth of a level."""
         return "compute" if flops / self.gflops >= bytes_moved / self.gbps else f"{self.level} bandwidth"
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One variant, timed.
+    """Measurement of one variant.
 
     Attributes
     ----------
@@ -87,21 +87,21 @@ class Measurement:
     error_ratio : float
         Its largest error, divided by the bound of the operation's spec.
     seconds : Spread
-        Of one call.
+        Time of one call.
     gflops, gbps : float
         Operations and bytes of the spec, divided by the median time.
     fraction_of_limit : float
         The time at the limit, divided by the median time.
     call_s : float
-        Seconds of a call with sizes of 1: what calling takes, however small the work is.
+        Seconds of a call with sizes of 1: the call overhead, however small the work is.
     diagnosis : str
-        Why it takes that long, in a sentence (see `diagnosis`).
+        One sentence that explains the time (see `diagnosis`).
     sets : tuple of float
-        Median seconds in each of `SETS` equal parts of the rounds, one after the other.
+        Median seconds in each of `SETS` consecutive, equal parts of the rounds.
     counts : dict of str to float or None
-        Hardware events of a call, of one thread (see `counters`); None where none are counted.
+        Hardware events per call on one thread (see `counters`); None if none were counted.
     code : machine_code.Code or None
-        Compile time and inner loop; None if they were not asked for, or if the variant is not compiled.
+        Compile time and inner loop; None if not requested, or if the variant is not compiled.
     """
 
     variant: str
@@ -130,15 +130,15 @@ class Profile:
     dtype : str
         float32 or float64.
     flops, bytes_moved : int
-        What the equation needs, by the operation's spec.
+        Operations and bytes that the equation needs, by the operation's spec.
     limits : Limits
         Measured between the variants.
     measurements : tuple of Measurement
         One for each variant.
     peaks : tuple of float
-        The FMA peak in GFLOP/s, in the same parts of the rounds as `Measurement.sets`.
+        FMA peak in GFLOP/s in each of the parts of the rounds of `Measurement.sets`.
     uncounted : str
-        Why no hardware events are counted, where one thread computes and the system permits none.
+        The reason for missing hardware events, if the profile is of one thread and the system permits no counting.
     """
 
     operation: str
@@ -158,7 +158,7 @@ class Profile:
 
     @property
     def binds(self) -> str:
-        """Name of the lower limit."""
+        """Name of the binding limit."""
         return self.limits.binds(self.flops, self.bytes_moved)
 
 
@@ -179,7 +179,7 @@ def level_of(nbytes: int) -> str:
 
 
 def measure_limits(nbytes: int, dtype: str, threads: int = 1) -> Limits:
-    """Measure the limits of a problem whose arrays have this many bytes; takes 0.05 s."""
+    """Measure the limits for a problem whose arrays take this many bytes; takes 0.05 s."""
     level = level_of(nbytes)
     return Limits(fma_peak(dtype, _PEAK_OF_THREADS_S, threads), bandwidth(level, threads, _BANDWIDTH_S), level, threads)
 
@@ -191,7 +191,7 @@ BOUNDS_BLAS = find_spec("threadpoolctl") is not None
 
 
 def case_of(operation: str, dims: Sequence[int] | None = None, option: str | None = None) -> Case:
-    """Make the case of given sizes and option; by default those of the last case that is benchmarked.
+    """Make the case of given sizes and option, by default those of the operation's last benchmark case.
 
     Raises
     ------
@@ -214,7 +214,7 @@ def case_of(operation: str, dims: Sequence[int] | None = None, option: str | Non
 
 
 def chosen(operation: str, names: Sequence[str] | None, dtype: str) -> tuple[Variant, ...]:
-    """Return the CPU's variants that take a dtype, in the order of the table; those with these names, by default all.
+    """Return the CPU variants with these names, by default all, that take a dtype, in the order of the table.
 
     Raises
     ------
@@ -230,7 +230,7 @@ def chosen(operation: str, names: Sequence[str] | None, dtype: str) -> tuple[Var
 
 
 def cuda_variants(operation: str, names: Sequence[str] | None = None) -> tuple[str, ...]:
-    """Name an operation's CUDA variants, or those among some names; they are compiled and not timed here."""
+    """Name an operation's CUDA variants, or those among ``names``; these are only compiled here, not timed."""
     known = [variant.name for variant in CUDA_VARIANTS if variant.operation == operation]
     return tuple(name for name in known if names is None or name in names)
 
@@ -257,11 +257,11 @@ def profile(
     dtype : str, default "float32"
         float32 or float64.
     threads : int, default 1
-        Upper bound of the threads of kernels and of NumPy's BLAS; only `parallel` and `reference` use more than one.
+        Upper bound on the threads of kernels and of NumPy's BLAS; only `parallel` and `reference` use more than one.
     seconds : float, default 0.5
-        About how long to time each.
+        Approximate time to spend on each variant.
     code : bool, default True
-        Whether to compile each in a process of its own as well, for its compile time and its inner loop.
+        Whether to also compile each in a separate process, for its compile time and its inner loop.
 
     Returns
     -------
@@ -285,7 +285,7 @@ def profile(
         level = level_of(sum(argument.nbytes for argument in sample.arguments if isinstance(argument, np.ndarray)))
         arguments = [aligned(argument) for argument in sample.arguments]
         calls = {variant.name: partial(variant.function, *arguments) for variant in candidates}
-        batch_s = BATCH_S if threads == 1 else 10 * BATCH_S  # long against the time that waking threads takes
+        batch_s = BATCH_S if threads == 1 else 10 * BATCH_S  # much longer than it takes to wake threads
         timers = {}
         for name, call in calls.items():
             timers[name] = batches(call, batch_s, _BLAS_RESTS_S if name == "reference" and threads > 1 else 0.0)
@@ -297,7 +297,7 @@ def profile(
         call_s = {name: median(times) for name, times in interleave(empty, _CALLS_S * len(empty)).items()}
         counts, uncounted = _count(calls) if threads == 1 else ({}, "")
     peaks = samples.pop("")
-    highest = median if threads == 1 else max  # another process on one core halves what all reach
+    highest = median if threads == 1 else max  # another process on one core halves the rate of all
     limits = Limits(highest(peaks), max(gbps), level, threads)
     measurements = []
     for name, times in samples.items():
@@ -322,7 +322,7 @@ def profile(
 
 
 def _count(calls: Mapping[str, Callable[[], object]]) -> tuple[dict[str, dict[str, float]], str]:
-    """Count hardware events of each variant's call; where the system permits none, return why."""
+    """Count hardware events of each variant's call; if the system permits no counting, return the reason."""
     try:
         return {name: counters.measure(call) for name, call in calls.items()}, ""
     except counters.NotPermittedError as error:
@@ -330,7 +330,7 @@ def _count(calls: Mapping[str, Callable[[], object]]) -> tuple[dict[str, dict[st
 
 
 def _with_loop(facts: Facts, loop: machine_code.Loop, sample: SampleInput, itemsize: int) -> Facts:
-    """Add what the inner loop shows."""
+    """Add the facts about the inner loop."""
     return replace(
         facts,
         vector_bytes=loop.vector_bytes,
@@ -341,13 +341,13 @@ def _with_loop(facts: Facts, loop: machine_code.Loop, sample: SampleInput, items
 
 
 def _medians(samples: list[float], middle: Callable[[list[float]], float] = median) -> tuple[float, ...]:
-    """Return the median of each of `SETS` parts of samples, or another middle of them."""
+    """Return the median, or another average, of each of `SETS` parts of the samples."""
     ends = [i * len(samples) // SETS for i in range(SETS + 1)]
     return tuple(middle(samples[start:end]) for start, end in pairwise(ends))
 
 
 def lanes_used(sample: SampleInput, lanes: int) -> float:
-    """Return the elements of the matrices that a call fills, as a share of the lanes of vectors along their rows."""
+    """Return the elements of the matrices that a call fills, as a fraction of the vector lanes along their rows."""
     filled = [sample.arguments[i] for i in sample.results]
     matrices = [array for array in filled if array.ndim == 2 and array.size]
     computed = sum(len(array) * -(-array.shape[1] // lanes) * lanes for array in matrices)

@@ -1,9 +1,9 @@
-"""When two measurements differ: the rule by which bench/compare.py decides of commits, and `baseline` of two runs.
+"""Decides whether two measurements differ; used by bench/compare.py for commits, and by `baseline` for two runs.
 
 Several sets, of processes or of rounds, each give one ratio new over old, itself a median over turns, and one ratio of
-equal code, the control. New is slower where **every** set says so by more than a threshold: the largest that the
-controls strayed from 1, half as much again, and at least a floor. So a single disturbed set can hide a change, which
-measuring again will show, but cannot make one up.
+equal code, the control. New is slower if **every** set says so by more than a threshold: 1.5 times the largest
+deviation of a control from 1, but at least a floor. So a single disturbed set can hide a change, which a second
+measurement will show, but cannot cause a false one.
 """
 
 import math
@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 FLOOR = 0.03
-"""Differences below 3% are not told from the luck of code's and memory's placement."""
+"""Differences below 3% cannot be told from effects of the placement of code and memory."""
 
 MARGIN = 1.5
 
 
 class Verdict(NamedTuple):
-    """Whether new is slower, faster, or the same as old; by how much, and how much it takes."""
+    """Whether new is slower or faster than old, or the same; the ratio, and the threshold."""
 
     word: str
     ratio: float
@@ -26,12 +26,12 @@ class Verdict(NamedTuple):
 
 
 def verdict(changes: Sequence[float], controls: Sequence[float], floor: float = FLOOR) -> Verdict:
-    """Decide from ratios new / old and old / old, one of each a set; smaller differences than the floor are none.
+    """Decide from ratios new / old and old / old, one of each per set; differences below the floor do not count.
 
     Raises
     ------
     ValueError
-        If there are fewer than two sets, or ratios that are no numbers above 0.
+        If there are fewer than two sets, or a ratio is not a number above 0.
     """
     if len(changes) < 2 or len(changes) != len(controls):
         raise ValueError(f"{len(changes)} changes and {len(controls)} controls; expected as many, and at least 2")
