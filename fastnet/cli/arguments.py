@@ -12,8 +12,8 @@ T = TypeVar("T")
 class Parser(argparse.ArgumentParser):
     """An argument parser that reports an error in one line and accepts no abbreviated options.
 
-    The options it returns have the attribute ``parser``, the parser of the command; each command's has the default
-    ``run`` as well, a function of the options that returns the exit status.
+    The options it returns have the attribute ``parser``, the parser of the command. Each command's parser also sets the
+    default ``run``, a function that takes the options and returns the exit status.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -25,7 +25,7 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
     def parse_args(self, arguments: Any = None, namespace: Any = None) -> Any:
-        """Parse; unknown arguments are reported by the parser of the command that received them."""
+        """Parse the arguments; the parser of the command that received unknown ones reports them."""
         found, unknown = self.parse_known_args(arguments, namespace)
         if unknown:
             found.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
@@ -38,7 +38,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def _type(expected: str, parse: Callable[[str], T]) -> Callable[[str], T]:
-    """Make the type of an argument, which reports a ValueError as the text and what was expected."""
+    """Make an argument type that turns a ValueError into a message with the text and what was expected."""
 
     def parsed(text: str) -> T:
         try:
@@ -76,7 +76,7 @@ layer_sizes = _type(
 
 
 def names_of(known: Sequence[str]) -> Callable[[str], list[str]]:
-    """Make the type of a list of known names, separated by commas."""
+    """Make the argument type for a list of known names, separated by commas."""
 
     def parse(text: str) -> list[str]:
         names = text.split(",")

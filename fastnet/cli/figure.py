@@ -1,4 +1,4 @@
-"""Figures for the option --plot: made before anything is computed, so that a wrong file name is refused first."""
+"""Figures for the option --plot, made before any computation so that a wrong file name is rejected early."""
 
 import os
 from collections.abc import Sequence
@@ -20,14 +20,14 @@ def require_matplotlib(option: str) -> None:
 
 
 def new_figure(path: str) -> Any:
-    """Make a figure of 7 by 4.2 inches, without a window, for a file.
+    """Make a figure of 7 by 4.2 inches for a file, without a window.
 
     Raises
     ------
     ImportError
         If matplotlib is not installed.
     OSError, ValueError
-        If the file cannot be written, or its suffix is not that of an image that matplotlib can write.
+        If the file cannot be written, or its suffix is not of an image type that matplotlib can write.
     """
     storage.check_target(path)
     require_matplotlib("--plot")
@@ -42,7 +42,7 @@ def new_figure(path: str) -> Any:
 
 
 def draw(histories: Sequence[History], ax: Any) -> None:
-    """Draw the curves of a network, or of several: thin lines, and their mean over the epochs that all have."""
+    """Draw the curves of a network, or those of several as thin lines with their mean over the epochs that all have."""
     if len(histories) == 1:
         histories[0].plot(ax)
         return
@@ -61,7 +61,7 @@ def draw(histories: Sequence[History], ax: Any) -> None:
 
 
 def save_figure(figure: Any, path: str) -> None:
-    """Write a figure to its file, which is replaced only once all is written."""
+    """Write a figure to its file, which is replaced only after everything has been written."""
     with storage.replacing(path) as file:
         figure.savefig(file, format=_suffix(path), dpi=150)
 

@@ -1,4 +1,4 @@
-"""Fits the networks of ``fastnet train``: one in turn with a progress bar, several side by side, until a signal."""
+"""Fits the networks of ``fastnet train``: one with a progress bar, or several in parallel; a signal ends the fits."""
 
 import copy
 import signal
@@ -24,7 +24,7 @@ from ..trainer import DivergenceWarning, Trainer
 
 @dataclass
 class Data:
-    """What is learnt: features, targets, and for a table how its columns are read."""
+    """The data to learn: features, targets, and for a table how to read its columns."""
 
     X: Any
     y: Array
@@ -44,25 +44,25 @@ class Data:
 
 @dataclass
 class Member:
-    """A network to fit, with its data, and how it went.
+    """A network to fit, with its data, and the state of its training.
 
     Attributes
     ----------
     trainer : Trainer
     data, validation : tuple (X, y) or (X, y, weights)
     baseline : float or None
-        The loss of always predicting the same.
+        The loss of the best constant prediction.
     fold : int
-        Which rows are held out from it.
+        Index of the part of the rows that is held out from it.
     transformer : ColumnTransformer or None
-        What made X of a table.
+        The transformer that made X from a table.
     checkpoint : str or None
-        The file that is written after each epoch.
+        The file to write after each epoch.
     prepare_all : callable or None
-        Makes the transformer, a trainer and the data, as above, of all rows: those of the validation as well. It takes
-        the epochs of the learning rate's schedule, None for those of ``trainer``.
+        Makes the transformer, a trainer and the data, as above, for all rows, including those of the validation. Takes
+        the number of epochs of the learning rate's schedule, None for that of ``trainer``.
     refitted : Trainer or None
-        Has trained on these as long as the best took; its network is the result then.
+        A trainer that has trained on all rows for as long as the best epoch took; if set, its network is the result.
     """
 
     trainer: Trainer
@@ -77,26 +77,26 @@ class Member:
 
     @property
     def network(self) -> Network:
-        """The result."""
+        """The resulting network."""
         return (self.refitted or self.trainer).network
 
     @property
     def histories(self) -> list[History]:
-        """The curves of all trainings."""
+        """The histories of all trainings."""
         return [trainer.history for trainer in (self.trainer, self.refitted) if trainer is not None]
 
     @property
     def history(self) -> History:
-        """The curves."""
+        """The history of the first training."""
         return self.trainer.history
 
     @property
     def rows(self) -> int:
-        """How many rows it is fitted on."""
+        """Number of rows that the first training uses."""
         return len(self.data[1])
 
     def fit(self, epochs: int, patience: int, stop: Callable[[Any], None], progress: bool | None = None) -> None:
-        """Train until ``history`` has this many epochs, then on all rows; the best epoch is kept, whatever ends it."""
+        """Train until ``history`` has this many epochs, then refit on all rows; keep the best epoch in any case."""
         if epochs > self.history.epochs:
             rest: dict[str, Any] = {"patience": patience, "callbacks": [stop], "progress": progress}
             rest |= {"validation_data": self.validation, "checkpoint": self.checkpoint}
@@ -105,10 +105,10 @@ class Member:
         self.refit(stop)
 
     def refit(self, stop: Callable[[Any], None]) -> None:
-        """Train anew on all rows, for as many epochs as the best took.
+        """Train a new network on all rows, for as many epochs as the best epoch took.
 
-        At the best epoch of a cosine the rate is still high. The new network's falls to 0, in as many epochs as let it
-        sum up to the same.
+        At the best epoch of a cosine schedule the rate is still high. The new network's rate falls to 0, over as many
+        epochs as give the same sum of rates.
         """
         best, rate = self.kept()[0], self.trainer.optimizer.learning_rate
         if self.prepare_all is not None and best is not None:
@@ -119,20 +119,20 @@ class Member:
             self.transformer, self.refitted = transformer, trainer
 
     def kept(self) -> tuple[int | None, float]:
-        """Return what `recipe.kept` says of the first network."""
+        """Return the result of `recipe.kept` for the first training."""
         return kept(self.trainer, self.validation)
 
     def diagnosis(self) -> str:
-        """Describe how training went; nothing is said of the data, which the command line has prepared itself."""
+        """Describe how training went, without remarks on the data, which the command line itself has prepared."""
         history = copy.copy(self.history)
         history.set_remarks("", "")
         return history.diagnosis(self.baseline)
 
 
 def fit(members: Sequence[Member], epochs: int, patience: int) -> int:
-    """Fit all; report what went wrong, a line each, and return the exit status.
+    """Fit all members; report each problem in one line, and return the exit status.
 
-    Ctrl-C and SIGTERM end the fits with the best epoch so far; the status is then 128 and the signal's number.
+    Ctrl-C and SIGTERM end the fits with the best epoch so far; the status is then 128 plus the signal's number.
     """
     status = 0
     with warnings.catch_warnings(record=True) as caught, _heeded_signals(members[0].trainer.ranks == 1) as (stop, came):
@@ -155,10 +155,10 @@ def fit(members: Sequence[Member], epochs: int, patience: int) -> int:
 
 
 def _fit_side_by_side(members: Sequence[Member], epochs: int, patience: int, stop: Callable[[Any], None]) -> None:
-    """Fit all on the threads that the system starts, on the caller's if it starts none; no other begins after an error.
+    """Fit all members on as many threads as the system starts, or on the caller's thread; an error stops new fits.
 
-    The threads take members from one iterator, not each a task of its own: the pool loses a task for which it wanted a
-    thread that the system refused.
+    The threads take members from one shared iterator instead of one task per member: if the system refuses to start a
+    thread for a task, the pool loses that task.
     """
     waiting, count, running = iter(members), min(len(members), num_threads()), list[Future[None]]()
 
@@ -189,7 +189,7 @@ def _fit_side_by_side(members: Sequence[Member], epochs: int, patience: int, sto
 
 
 def _kept(members: Sequence[Member]) -> str:
-    """Say after how many epochs an interruption came, and what is kept."""
+    """Describe after how many epochs the interruption came, and what is kept."""
     begun = [member for member in members if member.history.epochs]
     done = min((member.history.epochs for member in begun), default=0)
     kept = "; the best of them is kept" if begun else "; nothing is kept"
@@ -205,11 +205,11 @@ def _lacks_refit(member: Member) -> bool:
 
 @contextmanager
 def _heeded_signals(at_once: bool) -> Iterator[tuple[Callable[[Any], None], list[int]]]:
-    """Give a callback that raises KeyboardInterrupt once a signal came, and the list of those that did.
+    """Yield a callback that raises KeyboardInterrupt once a signal has arrived, and the list of signals that have.
 
-    Python prints and drops exceptions that are raised in destructors and callbacks from C, of which compilation has
-    many, and a signal interrupts the main thread only: without the callback it would do nothing then. Several ranks end
-    together, after an epoch, so none raises it ``at_once``.
+    Python prints and drops exceptions raised in destructors and in callbacks from C, of which compilation has many, and
+    a signal interrupts only the main thread. In these cases only the callback makes the signal take effect. Several
+    ranks must end together, after an epoch, so none of them raises ``at_once``.
     """
     came: list[int] = []
 
@@ -222,7 +222,7 @@ def _heeded_signals(at_once: bool) -> Iterator[tuple[Callable[[Any], None], list
         if came:
             raise KeyboardInterrupt
 
-    # A background job's SIGINT is ignored, and only the main thread may set a handler.
+    # A background job ignores SIGINT, which must stay so; and only the main thread may set a handler.
     defaults = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
     in_main = threading.current_thread() is threading.main_thread()
     replaced = {number: old for number, old in defaults.items() if in_main and signal.getsignal(number) is old}

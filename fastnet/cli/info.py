@@ -67,7 +67,7 @@ def info(options: argparse.Namespace) -> int:
 
 
 def _compile(options: argparse.Namespace) -> None:
-    """Compile the kernels of every combination of what the options name, and what calls them where it can run here."""
+    """Compile the kernels of every combination that the options name, and their callers if they can run here."""
     codes = [ACTIVATIONS[name].code for name in options.activations]
     steps = [(LOSSES[loss], OPTIMIZERS[optimizer].code) for loss in options.losses for optimizer in options.optimizers]
     found = [kernel for step in steps for kernel in training_kernels(*step, codes, drops=True, measures=True).values()]
@@ -81,7 +81,7 @@ def _compile(options: argparse.Namespace) -> None:
 
 
 def _train_and_predict(loss: str, dtype: Any) -> None:
-    """Run what Python calls of compiled code: shuffling, the loops, the workers' start."""
+    """Run, and so compile, the code that Python calls: shuffling, the loops, the start of the workers."""
     rows = 5000
     net = Network([64, 64, 2], dtype=dtype)
     X, y = np.zeros((rows, 64), dtype), np.zeros((rows, 2), dtype)

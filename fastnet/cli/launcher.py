@@ -1,4 +1,4 @@
-"""``fastnet train`` under mpiexec: all of its processes train one network, and the first one prints."""
+"""``fastnet train`` under mpiexec: all processes train one network together, and only the first one prints."""
 
 import os
 from collections.abc import Iterator
@@ -6,15 +6,15 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any
 
 _RANKS = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK")
-"""Variables by which launchers tell a process its rank: those of MPICH and Intel, of PMIx, and of Open MPI."""
+"""Variables in which launchers tell a process its rank: MPICH and Intel MPI, PMIx, and Open MPI."""
 
 _SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE")
-"""Variables by which they tell how many processes they have started; PMIx has none."""
+"""Variables in which they tell how many processes they have started; PMIx has none."""
 
 
 @contextmanager
 def only_first_prints() -> Iterator[None]:
-    """Have a block print nothing on the processes of a launcher but the first, by what it tells them, without MPI."""
+    """Silence a block on all processes but the first, as the launcher's variables number them; needs no MPI."""
     if all(os.environ.get(name, "0") == "0" for name in _RANKS):
         yield
         return
@@ -23,14 +23,14 @@ def only_first_prints() -> Iterator[None]:
 
 
 def communicator() -> Any:
-    """Return MPI.COMM_WORLD where a launcher of MPI has started this process, otherwise None.
+    """Return MPI.COMM_WORLD if an MPI launcher has started this process, otherwise None.
 
     Raises
     ------
     ImportError
         If mpi4py is not installed.
     RuntimeError
-        If the launcher has started several processes, but mpi4py's MPI, which is another's, sees one.
+        If the launcher has started several processes, but mpi4py sees only one because it uses another MPI.
     """
     if not any(name in os.environ for name in _RANKS):
         return None

@@ -1,8 +1,8 @@
 """The command line: ``fastnet train | predict | export | profile | info``.
 
 Each command is a module with a function ``add_parser(subparsers)``. Results go to standard output; the progress bar and
-errors, one line each, go to standard error. The exit status is 0, 1 when the work failed, 2 for wrong usage, or 130
-after Ctrl-C.
+errors, one line each, go to standard error. The exit status is 0 on success, 1 if the work failed, 2 for wrong usage,
+or 130 after Ctrl-C.
 """
 
 import argparse
@@ -29,7 +29,7 @@ examples:
 
 
 def make_parser(commands: Sequence[str] = COMMANDS) -> Parser:
-    """Make the parser of the whole command line, or of some of its commands: their modules are imported."""
+    """Make the parser of the command line for these commands, and import only their modules."""
     parser = Parser(
         prog="fastnet",
         description="Train dense networks with compiled kernels.",
@@ -44,7 +44,7 @@ def make_parser(commands: Sequence[str] = COMMANDS) -> Parser:
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """Return the options of a command line, without the program's name; `run` is their command."""
+    """Parse a command line, given without the program's name; the attribute `run` of the options is its command."""
     named = [command for command in COMMANDS if command in arguments[:1]]
     with launcher.only_first_prints() if named == ["train"] else nullcontext():
         return make_parser(named or COMMANDS).parse_args(arguments)
@@ -54,7 +54,7 @@ def run(options: argparse.Namespace) -> int:
     """Run a command and return the exit status."""
     try:
         status: int = options.run(options)
-        if sys.stdout is not None:  # None where the shell closed it
+        if sys.stdout is not None:  # None if the shell closed it
             sys.stdout.flush()
         return status
     except KeyboardInterrupt:
@@ -69,5 +69,5 @@ def run(options: argparse.Namespace) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command line, by default that of the process, and return the exit status."""
+    """Run a command line, by default the process's own, and return the exit status."""
     return run(parse(sys.argv[1:] if arguments is None else arguments))

@@ -1,4 +1,4 @@
-"""The networks that ``fastnet train`` fits: what they are made of by default, and from which rows."""
+"""Makes the networks that ``fastnet train`` fits: their default settings, and the rows that each trains on."""
 
 import argparse
 import os
@@ -21,21 +21,21 @@ OPTIMIZERS: dict[str, Any] = {name.lower(): made for name, made in OPTIMIZER_CLA
 RATES = {name: 0.1 if name == "sgd" else made().learning_rate for name, made in OPTIMIZERS.items()}
 """Default learning rate of each optimizer."""
 DEFAULT_LOSSES = {"regression": "mse", "classification": "cross_entropy"}
-"""The loss of each task unless --loss names one."""
+"""Default loss of each task."""
 SCHEDULES: dict[str, Any] = {
     "constant": lambda rate, epochs: rate,
     "cosine": CosineDecay,
     "step": lambda rate, epochs: StepDecay(rate, epochs / 3),
     "warmup": lambda rate, epochs: WarmUp(max(1, epochs / 20), CosineDecay(rate, epochs)),
 }
-"""The learning rate over the epochs: as it is, to 0 along a cosine, a tenth after each third, grown first."""
+"""The learning rate over the epochs: constant; to 0 along a cosine; a tenth after each third; warm-up, then cosine."""
 
 DIGITS: dict[str, Any] = {"hidden": [128], "activation": "relu", "epochs": 30, "batch_size": 32, "schedule": "constant"}
-"""What is not given, for the digits."""
+"""Default options for the digits."""
 
 
 def settle(options: argparse.Namespace, task: str) -> None:
-    """Fill in what the options leave open: by the recipe of tables, or for the digits."""
+    """Fill in the options that were not given, from the recipe for tables or the defaults for the digits."""
     options.loss = options.loss or DEFAULT_LOSSES[task]
     if options.file is None:
         defaults = DIGITS | {"lr": RATES[options.optimizer], "label_smoothing": 0.0}
@@ -51,19 +51,19 @@ def settle(options: argparse.Namespace, task: str) -> None:
 
 
 def count(options: argparse.Namespace) -> int:
-    """Return how many networks are trained."""
+    """Return the number of networks to train."""
     return int((options.cv or 1) * options.ensemble)
 
 
 def checkpoints(options: argparse.Namespace) -> list[str]:
-    """Return the checkpoint of each network: that of one, or of several with -1, -2, ... before the suffix."""
+    """Return the checkpoint file of each network; several networks get -1, -2, ... before the suffix."""
     stem, suffix = os.path.splitext(options.checkpoint or "")
     several = [f"{stem}-{i + 1}{suffix}" for i in range(count(options))]
     return [] if options.checkpoint is None else [options.checkpoint] if len(several) == 1 else several
 
 
 def member_of(found: Data, parts: list[tuple[Array, Array]], number: int, options: argparse.Namespace) -> Member:
-    """Make a network for the rows of a part, of which some choose the epochs to train."""
+    """Make network ``number`` for the training rows of its part; some are set aside to choose the best epoch."""
     fold, seed = number // options.ensemble, options.seed + number % options.ensemble
     rows = parts[fold][0]
     if found.columns is None:
@@ -84,7 +84,7 @@ def member_of(found: Data, parts: list[tuple[Array, Array]], number: int, option
 def _prepared(
     found: Data, seed: int, options: argparse.Namespace, epochs: int | None, *parts: Array
 ) -> tuple[Any, Trainer, list[tuple[Any, ...]]]:
-    """Make a transformer, fitted on the first part of the rows, a trainer, and X, y and any weights of each part."""
+    """Make a transformer fitted on the first part of the rows, a trainer, and X, y and any weights of each part."""
     if found.columns is None:
         transformer, inputs = None, [found.X[part] for part in parts]
     else:
@@ -102,7 +102,7 @@ def _prepared(
     net = Network([inputs[0].shape[1], *options.hidden, outputs], hidden=options.activation, seed=seed)
     batch, extra = options.batch_size, dict[str, float]()
     if found.columns is not None:
-        net.weights[-1][...] = 0  # at first all rows are predicted alike
+        net.weights[-1][...] = 0  # so that the untrained network predicts the same for all rows
         batch = recipe.even_batch(len(parts[0])) if batch == "auto" else batch
         extra = {"beta2": recipe.BETA2} if options.optimizer == "adam" else {}
     optimizer = OPTIMIZERS[options.optimizer](
@@ -115,7 +115,7 @@ def _prepared(
 
 
 def _baseline(loss: str, y: Array, weights: Array | None = None) -> float | None:
-    """Return the loss of always predicting the same, if it is known."""
+    """Return the loss of the best constant prediction; None if it is not known."""
     if loss == "mse":
         mean = np.average(y, axis=0, weights=weights)
         return float(np.average((y - mean) ** 2, axis=0, weights=weights).mean())
@@ -127,7 +127,7 @@ def _baseline(loss: str, y: Array, weights: Array | None = None) -> float | None
 
 
 def resume(member: Member, options: argparse.Namespace, ranks: Any) -> None:
-    """Go on from a checkpoint that is there, if it is of the same network, options and data."""
+    """Resume from the checkpoint if its file exists; ValueError if it is of another network, other options or data."""
     path = member.checkpoint
     if path is None or not ranks.on_first("the command line", lambda: os.path.exists(path)):
         return
@@ -163,7 +163,7 @@ def resume(member: Member, options: argparse.Namespace, ranks: Any) -> None:
 
 
 def _differs_in_epochs(there: Any, here: Any) -> bool:
-    """Whether nothing differs but the epochs that the schedules of two optimizers are made for."""
+    """Return whether two optimizers differ only in the number of epochs of their schedules."""
     old, new = there.learning_rate, here.learning_rate
     if old == new or type(old) is not type(new) or not isinstance(old, Schedule):
         return False

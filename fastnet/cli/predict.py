@@ -39,29 +39,29 @@ def add_parser(subparsers: Any) -> None:
 
 
 def check_output(path: str, *inputs: str) -> None:
-    """Check before any work that a file can be written, and is not an input."""
+    """Check, before any work, that a file can be written and is not an input."""
     storage.check_target(path)
     if os.path.realpath(path) in map(os.path.realpath, inputs):
         raise ValueError(f"{storage.display_path(path)} is an input of this command; write to another file")
 
 
 def is_table_model(path: str) -> bool:
-    """Return whether a file is a model of a table, an archive, and not a network."""
+    """Return whether a file is a model of a table, which is an archive, rather than a network."""
     with storage.reading(path) as file:
         return file.read(4) == b"PK\x03\x04"
 
 
 def _is_model(path: str) -> bool:
-    """Return whether a file is laid out as a model: by skops, or as safetensors, which no table is."""
+    """Return whether a file has the layout of a model, skops or safetensors, which no table has."""
     with storage.reading(path) as file:
         start = file.read(9)
         file.seek(-min(file.seek(0, os.SEEK_END), 1 << 12), os.SEEK_END)
-        end = file.read()  # of an archive, its directory, in which skops' schema is last
+        end = file.read()  # an archive's directory, whose last entry is skops' schema
     return (start[:4] == b"PK\x03\x04" and b"schema.json" in end) or (start[8:] == b"{" and b"\0" in start)
 
 
 def _check_arguments(options: argparse.Namespace) -> None:
-    """Refuse a model as the file to predict; say so where the arguments are swapped."""
+    """Reject a model as the file to predict; say so if the arguments are swapped."""
     shown = storage.display_path(options.file)
     if not _is_model(options.file):
         return
@@ -93,7 +93,7 @@ def predict(options: argparse.Namespace) -> int:
 
 
 def _of_table(options: argparse.Namespace) -> dict[str, Any]:
-    """Predict by a model of a table."""
+    """Predict with a model of a table."""
     from .. import scores, table, table_file, table_model
 
     model, shown = table_model.load(options.model), storage.display_path(options.file)
@@ -120,7 +120,7 @@ def _of_table(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _of_network(options: argparse.Namespace) -> dict[str, Any]:
-    """Predict by a network or an ensemble, which take all columns in order."""
+    """Predict with a network or an ensemble, which take all columns in order."""
     net, shown = load(options.model), storage.display_path(options.file)
     first = net.networks[0] if isinstance(net, Ensemble) else net
     from .. import table, table_file
@@ -146,7 +146,7 @@ def _of_network(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _ids(column: Any) -> list[Any]:
-    """Return what names the rows; None where it is missing."""
+    """Return the ids of the rows, with None for missing ones."""
     return [None if gap else value for value, gap in zip(column.tolist(), column.isna(), strict=True)]
 
 
@@ -158,7 +158,7 @@ def _described(outputs: Array, classes: list[Any] | None, has_probabilities: boo
 
 
 def as_csv(result: dict[str, Any]) -> str:
-    """Return predictions as CSV: numbers with the seven digits that a network computes with."""
+    """Return predictions as CSV, with numbers in float32: the seven digits that a network computes with."""
     target, found = result["target"], result["predictions"]
     columns = dict[str, Any]()
     if "classes" in result:
@@ -183,12 +183,12 @@ def as_csv(result: dict[str, Any]) -> str:
 
 
 def numbers(values: Array) -> list[str]:
-    """Return the shortest decimal of each number that its dtype reads back: 1325968.8, not 1.3259688e+06."""
+    """Return the shortest decimal that its dtype reads back for each number: 1325968.8, not 1.3259688e+06."""
     return [repr(float(str(value))) for value in values]
 
 
 def to_json(value: Any) -> str:
-    """Return JSON, in which NaN and infinity, which JSON lacks, become null, and dates and the like their text."""
+    """Return JSON; NaN and infinity, which JSON lacks, become null, and values such as dates become text."""
     return json.dumps(_finite(value), allow_nan=False, default=str)
 
 

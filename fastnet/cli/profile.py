@@ -33,7 +33,7 @@ from .profile_options import add_common_options, check_threads, hardware, machin
 
 
 def add_parser(subparsers: Any) -> None:
-    """Add the parsers of all commands."""
+    """Add the parsers of all ``fastnet profile`` commands."""
     text = "time kernel variants, or the parts of a training step, against this machine's limits"
     profile = subparsers.add_parser("profile", help=text, description=f"{text.capitalize()}.")
     commands = profile.add_subparsers(dest="profiled", metavar="kernel|sweep|step", required=True)
@@ -85,7 +85,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def measure(threads: Sequence[int]) -> list[tuple[str, str]]:
-    """Measure the limits of this machine, for each number of threads, as names and values of `fastnet info`."""
+    """Measure this machine's limits for each number of threads, as names and values for `fastnet info`."""
     lines = []
     for count in threads:
         limits = variants.machine_limits(count)
@@ -161,11 +161,11 @@ def kernels(options: argparse.Namespace) -> int:
 
 _CUDA_COLUMNS = {name: name for name in ("variant", "kernel", "threads", "registers")}
 _CUDA_COLUMNS |= {"shared B": "shared_bytes", "spilled B": "spill_bytes", "16 B loads": "wide_loads"}
-"""Heads of the table of CUDA variants, and the fields of the report."""
+"""Column heads of the table of CUDA variants, and the report's field for each."""
 
 
 def _ptx_reports(options: argparse.Namespace, names: Sequence[str]) -> list[dict[str, Any]]:
-    """Return what NVIDIA's compiler makes of CUDA variants; this needs no device and times nothing."""
+    """Compile CUDA variants with NVIDIA's compiler and return reports of the code; needs no device, times nothing."""
     from ..kernels.cuda import ptx_report  # imports numba.cuda
 
     reports = ((name, r) for name in names for r in ptx_report.report(options.operation, name, options.dtype))
@@ -185,7 +185,7 @@ def _table(profile: variants.Profile) -> str:
 
 
 _PAGE_SIZES = 13
-"""Sizes of a page's sweep, up to 512: the larger ones would take minutes."""
+"""Number of sizes in the page's sweep, up to 512; larger ones would take minutes."""
 
 
 def _write_page(
@@ -194,7 +194,7 @@ def _write_page(
     profiles: Sequence[variants.Profile],
     compared: Sequence[Mapping[str, Verdict]],
 ) -> None:
-    """Sweep over the sizes, and write the page."""
+    """Run the sweeps over sizes, and write the page."""
     sizes = sweep.default_sizes(options.operation, options.dtype)[:_PAGE_SIZES]
     settings = options.operation, candidates, sizes, options.dtype
     sweeps = [list(sweep.sweep(*settings, count, options.seconds / 5)) for count in options.threads]
@@ -203,7 +203,7 @@ def _write_page(
 
 
 def _code_tables(profile: variants.Profile, asm: bool) -> list[str]:
-    """Format compile times and inner loops, what llvm-mca says of them, and their assembly if asked for."""
+    """Format compile times and inner loops, llvm-mca's results for them, and on request their assembly."""
     rows, simulated, texts = [("variant", "compile s", "inner loop")], [], []
     for m in profile.measurements:
         loop = m.code.loop if m.code else None
@@ -281,7 +281,7 @@ def step(options: argparse.Namespace) -> int:
 
 
 def _step_row(part: step_breakdown.Part, profile: step_breakdown.StepProfile) -> tuple[str, ...]:
-    """Format a part, its GFLOP/s and their ratio to the limit; dashes where nothing is multiplied."""
+    """Format a part, its GFLOP/s and their ratio to the limit; dashes for parts without FLOPs."""
     rate = part.flops / part.seconds.median / 1e9
     rates = (f"{rate:.1f}", f"{rate / profile.gflops:.1%}") if part.flops else ("-", "-")
     share = f"{part.seconds.median / profile.step.median:.1%}"

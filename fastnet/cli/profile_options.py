@@ -1,4 +1,4 @@
-"""What the commands of ``fastnet profile`` share: options, and the hardware's description."""
+"""Options and descriptions of the hardware that the commands of ``fastnet profile`` share."""
 
 import argparse
 import datetime
@@ -15,7 +15,7 @@ from . import arguments
 
 
 def add_common_options(parser: arguments.Parser, seconds: float = 0.5) -> None:
-    """Add the options of every command."""
+    """Add the options that every command has."""
     parser.option("--dtype", "of the arrays", choices=["float32", "float64"], default="float32")
     counts = "numbers of threads, such as 1,2; each is timed"
     parser.option("--threads", counts, type=arguments.integers, default="1", metavar="N,...")
@@ -24,18 +24,18 @@ def add_common_options(parser: arguments.Parser, seconds: float = 0.5) -> None:
 
 
 def check_threads(options: argparse.Namespace) -> None:
-    """Refuse more threads than can be used."""
+    """Reject more threads than can be used."""
     if max(options.threads) > num_threads():
         options.parser.error(f"--threads {max(options.threads)}: at most {num_threads()} can be used here")
 
 
 def hardware() -> dict[str, Any]:
-    """Describe the CPU that figures were measured on, as JSON holds it."""
+    """Describe the CPU of the measurements, for JSON."""
     return {"cpu": target.target_cpu(), "vector_bytes": target.vector_bytes(), "threads": num_threads()}
 
 
 def machine() -> dict[str, str]:
-    """Describe the machine and the versions for a reader."""
+    """Describe the machine and the versions, for people."""
     versions = [f"{name} {metadata.version(name)}" for name in ("numpy", "numba", "llvmlite")]
     return {
         "CPU": f"{target.target_cpu()}, vectors of {target.vector_bytes()} bytes",

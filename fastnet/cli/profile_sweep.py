@@ -64,7 +64,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def table(profiles: Sequence[variants.Profile]) -> str:
-    """Format GFLOP/s by size and variant, beside the limit, and the cliffs below."""
+    """Format the GFLOP/s by size and variant, next to the limit, and below them the cliffs."""
     names = list(sweep.speeds(profiles))
     rows = [("size", *names, "limit")]
     for each in profiles:
@@ -77,7 +77,7 @@ def table(profiles: Sequence[variants.Profile]) -> str:
 
 
 def as_json(profiles: Sequence[variants.Profile]) -> dict[str, Any]:
-    """Describe a sweep: by size the limits and each variant's times, then the cliffs."""
+    """Return a sweep for JSON: the limits and each variant's times by size, then the cliffs."""
     sizes = [
         {
             "case": str(each.case),

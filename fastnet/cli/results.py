@@ -1,4 +1,4 @@
-"""What ``fastnet train`` reports of the networks it has fitted: curves, scores beside two other models, JSON."""
+"""Reports the results of ``fastnet train``: curves, scores in comparison with two other models, JSON."""
 
 import argparse
 import sys
@@ -20,7 +20,7 @@ OURS = "this model"
 def held_out(
     found: Data, members: list[Member], model: Any, parts: list[tuple[Array, Array]], boosted: bool
 ) -> tuple[dict[str, Any], float]:
-    """Score all networks, and each fold, on rows that they have not seen, beside baselines, and time these."""
+    """Score the networks, overall and by fold, and the baselines on unseen rows; also return the baselines' seconds."""
     from .. import scores
 
     shift, scale = found.scaling
@@ -34,7 +34,7 @@ def held_out(
         data = fitted, features, found.columns.text, len(found.classes or ())
         try:
             others = scores.baseline_outputs(*data, boosted)
-        except RuntimeError as refused:  # a thread, by a limit of processes
+        except RuntimeError as refused:  # a limit on processes prevents a thread
             if not boosted or "thread" not in str(refused):
                 raise
             print(f"fastnet train: {scores.BOOSTING} is not fitted beside it: {refused}", file=sys.stderr)
@@ -57,7 +57,7 @@ def held_out(
 
 
 def fitted(members: list[Member]) -> list[str]:
-    """Draw the curves of one network, or list several; say which epoch is kept, and how it went."""
+    """Draw the curves of one network, or list several; state which epoch is kept, and the diagnosis."""
     first, kept = members[0].history, [member.kept() for member in members]
 
     def named(epoch: int | None) -> str:
@@ -86,7 +86,7 @@ def fitted(members: list[Member]) -> list[str]:
 def said(
     found: Data, members: list[Member], parts: list[tuple[Array, Array]], held_out: dict[str, Any], seconds: float
 ) -> list[str]:
-    """Say how well the held-out rows are predicted, and how long the baselines took."""
+    """Describe how well the held-out rows are predicted, and how long the baselines took."""
     if not held_out:
         trainer, held = members[0].trainer, parts[0][1]
         if LOSSES[trainer.loss].takes_labels:
@@ -122,7 +122,7 @@ def said(
 
 def _mean_and_spread(values: list[float]) -> str:
     mean, spread = np.mean(values), np.std(values, ddof=1)
-    return f"{mean:.4g} +- {0 if spread < 1e-12 * abs(mean) else spread:.2g}"  # equal scores differ by rounding
+    return f"{mean:.4g} +- {0 if spread < 1e-12 * abs(mean) else spread:.2g}"  # equal scores may differ by rounding
 
 
 def facts(found: Data, members: list[Member], held_out: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:

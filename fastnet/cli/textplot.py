@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 _MARKS = "*o+x"
 _LOG_FROM = 20.0  # if max / min exceeds this, the scale is logarithmic
 _SQUEEZED = 0.4
-"""Outlying values are left off the scale if the others would share less than this part of the height."""
+"""Outliers are left off the scale if all other values would share less than this fraction of the height."""
 
 
 def curves(named: Mapping[str, Sequence[float]], width: int = 64, height: int = 12) -> str:
@@ -61,9 +61,9 @@ def _is_logarithmic(low: float, high: float) -> bool:
 
 
 def _scale_end(values: Sequence[float], curves: int) -> tuple[float, bool]:
-    """Return the largest of sorted values that the scale shows, and whether a few are above it.
+    """Return the largest of the sorted values that the scale shows, and whether a few values are above it.
 
-    These are at most one in 50, or one for each curve.
+    A few means at most one in 50, or one per curve.
     """
     low, end = values[0], values[-1]
     scale = math.log if _is_logarithmic(low, end) else float
@@ -75,7 +75,7 @@ def _scale_end(values: Sequence[float], curves: int) -> tuple[float, bool]:
 
 
 def _epoch_ticks(epochs: int, columns: int) -> str:
-    """Return the numbers of the first, the middle and the last epoch under their columns."""
+    """Return the numbers of the first, middle and last epoch, placed under their columns."""
     last = str(epochs)
     middle = str(1 + round(columns // 2 * (epochs - 1) / max(1, columns - 1)))
     text = f"{'1':<{columns - len(last)}}{last}" if epochs > 1 else "1"
@@ -86,7 +86,7 @@ def _epoch_ticks(epochs: int, columns: int) -> str:
 
 
 def table(alignments: str, rows: Sequence[Sequence[str]]) -> str:
-    """Format rows of cells as lines, two spaces between columns; ``<`` or ``>`` aligns each column."""
+    """Format rows of cells as lines, with two spaces between columns; a ``<`` or ``>`` per column aligns it."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     formats = [f"{{:{align}{width}}}" for align, width in zip(alignments, widths, strict=True)]
     return "\n".join("  ".join(formats).format(*row).rstrip() for row in rows)

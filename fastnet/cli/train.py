@@ -146,7 +146,7 @@ def train(options: argparse.Namespace) -> int:
 
 
 def _begin(options: argparse.Namespace, ranks: Any) -> tuple[Data, list[Member], list[tuple[Array, Array]]]:
-    """Return the data, the networks to fit, and the rows of each; print what they are."""
+    """Return the data, the networks to fit, and the training and held-out rows of each part; print a description."""
     _check(options, ranks)
     found = _digits() if options.file is None else _table(options)
     settle(options, found.task)
@@ -172,7 +172,7 @@ def _begin(options: argparse.Namespace, ranks: Any) -> tuple[Data, list[Member],
 
 
 def _check(options: argparse.Namespace, ranks: Any) -> None:
-    """Check before any work that options fit each other, and that results can be written."""
+    """Check, before any work, that the options are compatible and that results can be written."""
     of_file = {"--target": options.target, "--task": options.task, "--drop": options.drop, "--id": options.id}
     of_file |= {"--category": options.category, "--class-weight": options.class_weight, "--cv": options.cv}
     of_file |= {"--ensemble": options.ensemble if options.ensemble > 1 else None}
@@ -205,7 +205,7 @@ def _outputs(options: argparse.Namespace) -> list[str]:
 
 
 def _print(options: argparse.Namespace, text: str) -> None:
-    """Print; if files are to be written, a reader that closed the pipe does not prevent that."""
+    """Print; if there are files to write, go on even if the reader has closed the pipe."""
     try:
         print(text, flush=True)
     except BrokenPipeError:
@@ -223,8 +223,8 @@ def _digits() -> Data:
 
 
 def _table(options: argparse.Namespace) -> Data:
-    """Read a table, and recognise its columns and its target."""
-    from .. import table, table_file, table_model  # noqa: F401 - what is missing for the model's file is said before training
+    """Read a table, and infer the types of its columns and its target."""
+    from .. import table, table_file, table_model  # noqa: F401 - finds packages missing for the model before training
 
     shown = storage.display_path(options.file)
     if options.target is None and shown.lower().endswith(".npz"):
@@ -271,7 +271,7 @@ def _table(options: argparse.Namespace) -> Data:
 
 
 def _parts(found: Data, options: argparse.Namespace) -> list[tuple[Array, Array]]:
-    """Return the rows to train on and those held out, once or for each fold."""
+    """Return the rows to train on and the held-out rows, once or for each fold."""
     if found.columns is None:
         return [split_rows(len(found.y), HELD_OUT, options.seed)]
     from .. import scores
@@ -289,7 +289,7 @@ def _parts(found: Data, options: argparse.Namespace) -> list[tuple[Array, Array]
 def _introduction(
     found: Data, members: list[Member], parts: list[tuple[Array, Array]], options: argparse.Namespace
 ) -> str:
-    """Describe the data, and what is made of them."""
+    """Describe the data, their split, the training and the network."""
     first = members[0]
     chosen, held = len(first.validation[1]), len(parts[0][1])
     rows = f"{first.rows:,} to train on, {chosen:,} choose the best epoch, {held:,} held out"
@@ -311,7 +311,7 @@ def _introduction(
 
 
 def _model(found: Data, members: list[Member], options: argparse.Namespace) -> Any:
-    """Return what is saved: a network, or a model of a table."""
+    """Return the model to save: a network, or a model of a table."""
     if found.columns is None:
         return members[0].network
     from ..table_model import TableModel
