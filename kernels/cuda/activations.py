@@ -1,4 +1,4 @@
-"""Device functions that choose an activation, or its derivative, by code; compiled from the formulas of the specs."""
+"""Device functions of the activations and their derivatives, selected by code and compiled from the specs' formulas."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from .device import by_code, device
 
 
 def _slope(spec: ActivationSpec) -> Any:
-    """Return ``(a, z) -> f'(z)``: from the output a where the spec has such a formula, else from z."""
+    """Return ``(a, z) -> f'(z)``, computed from the output a if the spec has such a formula, otherwise from z."""
     of_a, of_z = spec.derivative_from_output, device(spec.derivative)
     if of_a is None:
         return lambda a, z: of_z(z)
@@ -22,4 +22,4 @@ derivative = by_code({spec.code: spec.derivative for spec in ACTIVATION_BY_CODE}
 """``(code, z) -> f'(z)``."""
 
 slope = by_code({spec.code: _slope(spec) for spec in ACTIVATION_BY_CODE})
-"""``(code, a, z) -> f'(z)``, from the output a where that is enough."""
+"""``(code, a, z) -> f'(z)``, computed from the output a if that is enough."""

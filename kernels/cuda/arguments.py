@@ -1,4 +1,4 @@
-"""What a product on the device is given: a `GemmArgs`, and where the epoch stands."""
+"""Arguments of the GEMM kernels: a `GemmArgs`, and the epoch's position."""
 
 from typing import Any, NamedTuple
 
@@ -9,7 +9,7 @@ from ..specs.activations import IDENTITY
 from .device import SIMULATED
 
 VECTOR_BYTES = 16
-"""Bytes that the fast kernel moves at a time where it can."""
+"""Bytes that the fast kernel moves at a time if it can."""
 
 SIMULATED_LANES = 2
 """Elements that it moves at a time in the simulator."""
@@ -18,9 +18,9 @@ SIMULATED_LANES = 2
 class GemmArgs(NamedTuple):
     """One product: sizes, offsets and strides, in elements. A negative offset means that the operand is absent."""
 
-    m: int  # rows of C; -1: the rows of the present batch
+    m: int  # rows of C; -1: the rows of the current batch
     n: int
-    k: int  # terms of the sum; -1: the rows of the present batch
+    k: int  # terms of the sum; -1: the rows of the current batch
     a: int  # offset of A, its strides by M and by K, and how the fast kernel reads it
     a_long: int
     a_k: int
@@ -42,30 +42,30 @@ class GemmArgs(NamedTuple):
 
 
 GEMM_ARGS = np.dtype([(name, "i8") for name in GemmArgs._fields], align=True)
-"""The same as a record, for tables on the device."""
+"""`GemmArgs` as a record, for tables on the device."""
 
 DEVICE_PROGRESS = np.dtype([*PROGRESS.descr, ("batch_rows", "i8")], align=True)
-"""Where the epoch stands, on the device: PROGRESS, and the rows of the present batch."""
+"""The epoch's position on the device: PROGRESS, and the rows of the current batch."""
 
 Triple = tuple[int, int, int]
 
 ALONG_LONG, VECTORS = 1, 2
-"""How the fast kernels read a factor: along M or N, not K; and 16 bytes at a time, none of them beyond an edge."""
+"""Flags: the fast kernels read a factor along M or N, not K; and 16 bytes at a time, none of them beyond an edge."""
 
 
 def gemm_args(sizes: Triple, a: Triple, b: Triple, c: tuple[int, int], dtype: Any, **rest: int) -> GemmArgs:
-    """Return the arguments of a product C = A B, and how the fast kernel may read A and B.
+    """Return the arguments of a product C = A B, including how the fast kernel may read A and B.
 
     Parameters
     ----------
     sizes : tuple of int
-        (M, N, K); an M or K of -1 is the rows of the batch that is present when the kernel runs.
+        (M, N, K); an M or K of -1 means the rows of the batch that is current when the kernel runs.
     a : tuple of int
-        Of A (M, K): offset of its first element, stride by M, stride by K, in elements.
+        A (M, K): offset of its first element, stride by M, stride by K, in elements.
     b : tuple of int
-        Of B (K, N): offset, stride by N, stride by K.
+        B (K, N): offset, stride by N, stride by K.
     c : tuple of int
-        Of C (M, N): offset, elements from a row to the next; a row is contiguous.
+        C (M, N): offset, elements from a row to the next; rows are contiguous.
     dtype : dtype
         float32 or float64, of all arrays: 16 bytes are 4 or 2 elements.
     **rest : int
@@ -74,8 +74,8 @@ def gemm_args(sizes: Triple, a: Triple, b: Triple, c: tuple[int, int], dtype: An
     Returns
     -------
     GemmArgs
-        ``a_mode`` and ``b_mode`` have VECTORS where one stride is 1, and the factor consists of whole and aligned
-        vectors of 16 bytes, at least one, in every part of the sum.
+        ``a_mode`` and ``b_mode`` have VECTORS if one stride is 1 and, in every part of the sum, the factor consists of
+        whole and aligned vectors of 16 bytes, at least one.
     """
     lanes = SIMULATED_LANES if SIMULATED else VECTOR_BYTES // np.dtype(dtype).itemsize
     m, n, k = sizes
@@ -86,9 +86,9 @@ def gemm_args(sizes: Triple, a: Triple, b: Triple, c: tuple[int, int], dtype: An
 
 
 def _mode(factor: Triple, whole_long: bool, whole_k: bool, lanes: int) -> int:
-    """Return the flags ALONG_LONG and VECTORS of a factor: offset, strides by M or N, and by K; elements of 16 bytes.
+    """Return the flags ALONG_LONG and VECTORS of a factor, given its offset, its stride by M or N, and that by K.
 
-    ``whole_long``, ``whole_k``: whether its sizes are whole vectors; one that is -1, unknown, is not.
+    ``whole_long``, ``whole_k``: whether its sizes are whole vectors of ``lanes`` elements; an unknown size, -1, is not.
     """
     at, by_long, by_k = factor
     along_long = by_long == 1 and by_k != 1

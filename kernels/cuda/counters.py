@@ -1,4 +1,4 @@
-"""Counters: where an epoch stands and what it has added up, sent before its first step and fetched after its last."""
+"""Counters: an epoch's position and sums, sent to the device before its first step and fetched after its last."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -13,12 +13,12 @@ from .data import send_to
 
 @jit
 def _settle(kept: tuple[Array, Array, Array], new: tuple[Array, Array, Array]) -> None:
-    """Write everything that came back, in one compiled call: no KeyboardInterrupt comes in between.
+    """Write all fetched values in one compiled call, which a KeyboardInterrupt cannot interrupt.
 
     Parameters
     ----------
     kept, new : tuple of ndarray
-        PROGRESS (1,), TOTALS (1,), OBJECTIVE (1,): the host's records, and what they become.
+        PROGRESS (1,), TOTALS (1,), OBJECTIVE (1,): the host's records, and their new values.
     """
     kept[0][:] = new[0]
     kept[1][:] = new[1]
@@ -38,10 +38,10 @@ class Counters(NamedTuple):
         stands["rows"] = rows
         send_to(stands, on_device["progress"])
         sums = self.totals["loss"], self.objective["mean_loss"], self.objective["penalty"]
-        send_to(np.array(sums), on_device["totals"])  # to which the steps add
+        send_to(np.array(sums), on_device["totals"])  # the steps add to these
 
     def fetch(self, on_device: Mapping[str, Any], batch_weights: Array, batch: int) -> None:
-        """Update the host's records; a second call, after Ctrl-C, changes no more.
+        """Update the host's records; a second call, after Ctrl-C, changes nothing more.
 
         ``batch_weights``: sum of the sample weights of each of the epoch's batches.
         """

@@ -16,17 +16,17 @@ from .steps import THREADS, softmax_kernel
 from .variants import blocks
 
 BUFFER_BYTES = 1 << 28
-"""About how much what lies between layers may take: more rows go through the network in parts."""
+"""Approximate limit on the memory for outputs of layers; more rows go through the network in parts."""
 
 MAX_ROWS = 1 << 18
-"""Rows of a part at most: a grid has no more blocks than `launch` says."""
+"""Maximum number of rows in a part, because a grid has a maximum number of blocks, see `launch`."""
 
 
 class DeviceForward:
     """The forward pass on the device, called as `engine.forward.Forward` is.
 
-    A row's outputs do not depend on the rows that come with it: every element is one sum in the order of K, whatever
-    tile computes it. They are not the CPU's bits.
+    A row's outputs do not depend on the other rows: every element is one sum in the order of K, whatever tile computes
+    it. They are not bitwise equal to the CPU's.
 
     Parameters
     ----------
@@ -35,9 +35,9 @@ class DeviceForward:
     layer_sizes : tuple of int
         Inputs, hidden sizes, outputs.
     names : tuple of str
-        Every layer's activation.
+        Activation of every layer.
     softmax : bool
-        Whether outputs go through softmax.
+        Whether to apply softmax to the outputs.
     """
 
     def __init__(self, parameters: Any, layer_sizes: tuple[int, ...], names: tuple[str, ...], softmax: bool) -> None:
@@ -55,17 +55,17 @@ class DeviceForward:
         X : ndarray, shape (B, n_in)
         out : ndarray, shape (B, n_out)
         kept : bool
-            Whether ``out`` must stay as it is where this returns False.
+            Whether ``out`` must stay unchanged if this returns False.
 
         Returns
         -------
         bool
-            False where sizes do not fit, X is empty, holds NaN or infinity, or a kept ``out`` overlaps X or ``memory``.
+            False if sizes do not match, X is empty or has NaN or infinity, or a kept ``out`` overlaps X or ``memory``.
 
         Raises
         ------
         MemoryError
-            If what lies between layers does not fit the card.
+            If the outputs of layers do not fit on the card.
         """
         if len(X) == 0 or X.shape[1] != self.layer_sizes[0] or not all_finite(X.reshape(-1)):
             return False
@@ -82,7 +82,7 @@ class DeviceForward:
         return True
 
     def _outputs(self, X: Array, progress: Any, below: Any, above: Any) -> Array:
-        """Return the outputs for rows that fit two buffers, which the layers' inputs and outputs take turns in."""
+        """Return the outputs for rows that fit in two buffers, which alternate as the inputs and outputs of layers."""
         rows, offset = len(X), 0
         send_to(X, below)
         for (n, k), code in zip(pairwise(self.layer_sizes), self._codes, strict=True):

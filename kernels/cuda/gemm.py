@@ -1,20 +1,20 @@
-"""Matrix products on the device: what every kernel of a product is given and must do, and the two simple ones.
+"""Matrix products (GEMM) on the device: the interface of all GEMM kernels, and the two simple kernels.
 
-All take the same arguments: a `GemmArgs`, and the flat arrays that its offsets refer to, so that a product of matrices
-in one buffer and a product of three arrays are the same kernel. `GemmArgs` lies in the constant bank, as arguments do:
-read from memory its values took 16 registers too many, and the fast kernel spilled.
+All kernels take the same arguments, a `GemmArgs` and the flat arrays to which its offsets refer, so the same kernel
+multiplies matrices in one buffer or in three arrays. `GemmArgs` is a kernel argument, so it lies in the constant bank:
+when kernels read it from memory, its values took 16 registers too many, and the fast kernel spilled.
 
-C = A B, A (M, K) and B (K, N) of any strides, C (M, N) of contiguous rows; then a bias, an activation, or the
-derivative of the layer below's activation. An M or K of -1 is the number of rows of the
-present batch, which is on the device.
+The kernels compute C = A B, with A (M, K) and B (K, N) of any strides, and C (M, N) with contiguous rows; then they add
+a bias, and apply an activation or multiply by the derivative of the activation of the layer below. An M or K of -1
+means the number of rows in the current batch, which is on the device.
 
-- ``naive``: a thread an element. Each multiplication waits for two loads: the bandwidth of L2 is the limit.
-- ``tiled``: a block of 16 x 16 threads shares tiles in shared memory, so memory is read 16 times less. Two loads from
-  shared memory for each FMA: that is the limit, a quarter of the card's at most.
-The fast ones are in `gemm_fast`.
+- ``naive``: one thread per element. Each multiplication waits for two loads: the bandwidth of L2 is the limit.
+- ``tiled``: a block of 16 x 16 threads shares tiles in shared memory, so it reads global memory 16 times less. Two
+  loads from shared memory per FMA are the limit: at most a quarter of the card's peak.
+The fast kernels are in `gemm_fast`.
 
-Split-K: dW = dZ^T X is a small result of a long sum. Block z takes one part of the sum and stores its result in a
-place of its own; whoever reads them adds them up in order, so the bits are the same from run to run.
+Split-K: dW = dZ^T X is a small result of a long sum. Block z computes one part of the sum and stores its result
+separately; the reader of the parts adds them in order, so the bits are the same from run to run.
 """
 
 from functools import cache
@@ -36,20 +36,20 @@ SIDE = 4 if SIMULATED else 16
 def store_epilogue(args: Any, i: int, n: int, total: Any, a: Any, b: Any, c: Any, part: int) -> None:
     """Store one element of C with its epilogue: bias, Z, gate, activation.
 
-    Called by the thread that holds the element, in registers; it neither synchronises nor uses shared memory.
+    The thread that holds the element in a register calls it; it neither synchronises nor uses shared memory.
 
     Parameters
     ----------
     args : GemmArgs or record GEMM_ARGS
-        Offsets of C and of what the epilogue reads and writes; negative: absent.
+        Offsets of C and of the operands of the epilogue; a negative offset means that the operand is absent.
     i, n : int
         Row and column of C.
     total : float32 or float64
-        The element of A B, or one part's share of it.
+        The element of A B, or its sum over one part.
     a, b, c : vectors of the same dtype
-        The arrays of A, B and C: the gate's A and Z are in the first, the bias in the second, Z in the third.
+        The arrays of A, B and C; the gate's A and Z are in ``a``, the bias is in ``b``, and Z in ``c``.
     part : int
-        Which part ``total`` is: it is stored ``part * args.split_step`` elements behind C.
+        Number of the part that ``total`` belongs to: it is stored ``part * args.split_step`` elements after C.
     """
     if args.bias >= 0:
         total += b[args.bias + n]
@@ -65,7 +65,7 @@ def store_epilogue(args: Any, i: int, n: int, total: Any, a: Any, b: Any, c: Any
 
 @device
 def size_or_batch_rows(size: int, progress: Any) -> int:
-    """Return a size of `GemmArgs`: as it is, or, where it is negative, the rows of the present batch."""
+    """Return a size of `GemmArgs`, or the number of rows in the current batch if the size is negative."""
     return progress[0].batch_rows if size < 0 else size
 
 
@@ -74,20 +74,20 @@ def size_or_batch_rows(size: int, progress: Any) -> int:
 
 @kernel(SIDE * SIDE)
 def naive(args: Any, progress: Any, a: Any, b: Any, c: Any) -> None:
-    """C = A B, a thread an element. What every kernel of a product is given, and must do.
+    """Compute C = A B with one thread per element. All GEMM kernels have these parameters and this contract.
 
-    Launched with SIDE * SIDE threads a block, over a grid of (columns, rows, parts) that covers C at least; threads
-    beyond its edges return. Block z adds the terms of the sum from ``z * args.split`` on, at most ``args.split`` of
-    them, and stores every element of C as part z, by `store_epilogue`. No shared memory, no barrier.
+    It is launched with SIDE * SIDE threads per block, over a grid of (columns, rows, parts) that covers at least C;
+    threads outside C return. Block z sums the terms from ``z * args.split`` on, at most ``args.split`` of them, and
+    stores every element of C as part z with `store_epilogue`. This kernel has no shared memory and no barrier.
 
     Parameters
     ----------
     args : GemmArgs
-        Sizes, and offsets and strides of any size, in elements; an M or K of -1 is the rows of the present batch.
+        Sizes, and offsets and strides of any size, in elements; an M or K of -1 means the rows of the current batch.
     progress : vector of one DEVICE_PROGRESS
-        Holds the rows of the present batch; read only where a size is -1.
+        Holds the rows of the current batch; read only if a size is -1.
     a, b, c : vectors of float32 or float64
-        What the offsets refer to; they may be one buffer.
+        The arrays to which the offsets refer; they may be the same buffer.
     """
     n = cuda.blockIdx.x * SIDE + cuda.threadIdx.x % SIDE
     m = cuda.blockIdx.y * SIDE + cuda.threadIdx.x // SIDE
@@ -106,7 +106,7 @@ def naive(args: Any, progress: Any, a: Any, b: Any, c: Any) -> None:
 def tiled(dtype: Any) -> Any:
     """Make the kernel whose blocks share tiles of SIDE x SIDE of A and B in shared memory.
 
-    Source: CUDA C++ Programming Guide, "Shared Memory": its matrix multiplication.
+    Source: the matrix multiplication in the CUDA C++ Programming Guide, "Shared Memory".
 
     Parameters
     ----------
@@ -116,14 +116,14 @@ def tiled(dtype: Any) -> Any:
     Returns
     -------
     dispatcher
-        A kernel of SIDE * SIDE threads a block, with the parameters of `naive`.
+        A kernel of SIDE * SIDE threads per block, with the parameters of `naive`.
     """
     size = SIDE * SIDE
     real = np.dtype(dtype).type
 
     def cuda_tiled(args: Any, progress: Any, a: Any, b: Any, c: Any) -> None:
-        """C = A B, as `naive`. Two barriers a tile, which all threads of a block reach, also those beyond C's edges."""
-        left = cuda.shared.array(size, dtype)  # on lines of their own: the simulator tells arrays apart by lines
+        """Compute C = A B, as `naive`. All threads of a block, even those outside C, reach both barriers per tile."""
+        left = cuda.shared.array(size, dtype)  # on separate lines: the simulator tells arrays apart by line
         right = cuda.shared.array(size, dtype)
         x, y = cuda.threadIdx.x % SIDE, cuda.threadIdx.x // SIDE
         n, m = cuda.blockIdx.x * SIDE + x, cuda.blockIdx.y * SIDE + y

@@ -1,13 +1,14 @@
 """The fast product, variant ``cuda``: block, warp and thread tiles.
 
-Each thread holds 16 x 8 or 8 x 8 sums in registers, so six 16-byte loads from shared memory feed 128 FMAs, or four 64;
-warps of 4 x 8 threads, so that those loads are broadcasts or free of conflicts; the next panels are on their way from
-memory, in registers, while these are multiplied, and shared memory is double, so that one barrier a panel does. The
-terms of a panel follow one another without a loop. Costs: 26 or 17 KB of shared memory, some 250 or 128 registers, and
-whole tiles of work at the edges. Not measured: no card was at hand; docs/performance-notes/cuda.md has what the
-assembler says.
+Each thread holds 16 x 8 or 8 x 8 sums in registers, so six 16-byte loads from shared memory feed 128 FMAs, or four feed
+64. A warp is 4 x 8 threads, so that those loads are broadcasts or free of bank conflicts. While a block multiplies its
+panels, the next ones are on their way from memory to registers; shared memory is double-buffered, so that one barrier
+per panel is enough. The terms of a panel are unrolled. The costs are 26 or 17 KB of shared memory, some 250 or 128
+registers per thread, and whole tiles of work at the edges. Nothing is measured, because no card was available;
+docs/performance-notes/cuda.md has the assembler's figures.
 
-A kernel for each way in which two factors of whole vectors lie, whose main loop has no branch, and one for all others.
+There is one kernel for each layout of two factors of whole vectors, without a branch in its main loop, and one for all
+other factors.
 """
 
 from functools import cache
@@ -25,7 +26,7 @@ from .register_tile import outer, row_of, storer
 
 
 class BlockTile(NamedTuple):
-    """A block's tile of C (m, n), its steps k through the sum, a thread's tile (tm, tn), elements of 16 bytes."""
+    """A block's tile of C (m, n), the depth k of its panels, a thread's tile (tm, tn), and the elements in 16 bytes."""
 
     m: int
     n: int
@@ -41,29 +42,29 @@ class BlockTile(NamedTuple):
 
     @property
     def together(self) -> int:
-        """Terms of a panel that follow one another without a loop: all, where that spills no registers."""
+        """Terms of a panel to unroll: all of them, if that spills no registers."""
         return 2 if self.tm * self.tn == 64 else self.k
 
     @property
     def blocks(self) -> int:
-        """Blocks that are to share an SM: few enough that each of their threads has the registers for its sums."""
+        """Blocks that should share an SM: few enough that each thread has the registers for its sums."""
         return 1 if self.tm * self.tn > 64 else 2 if self.threads >= 256 else 4
 
 
 class Multiplier(NamedTuple):
-    """What a block does with panels of A and B: device functions, which do not synchronise.
+    """Device functions that move and multiply a block's panels of A and B, and store its tile; they do not synchronise.
 
     Attributes
     ----------
     a, b : Panels
-        How they are moved.
+        Functions that move the panels.
     places : device function
-        ``(t) -> at_a, at_b, y, x``: where what thread ``t`` multiplies begins in a panel of A and of B, and where its
-        tile begins in the block's tile of C.
+        ``(t) -> at_a, at_b, y, x``: the offsets of thread ``t``'s first elements in a panel of A and of B, and the row
+        and column of its tile in the block's tile of C.
     multiplied : device function
         ``(sums, left, at_a, right, at_b) -> sums``: adds all terms of the panels to a thread's sums, row by row.
     store_tile : device function
-        What `tile_storer` makes.
+        A result of `tile_storer`.
     """
 
     a: Panels
@@ -79,7 +80,7 @@ def tile_storer(real: Any, tile: BlockTile, step_n: int) -> Any:
     Parameters
     ----------
     real : type
-        Of the elements.
+        Type of the elements.
     tile : BlockTile
     step_n : int
         Columns from a thread's first piece of 16 bytes to its second.
@@ -88,7 +89,7 @@ def tile_storer(real: Any, tile: BlockTile, step_n: int) -> Any:
     -------
     store_tile : device function
         ``(args, sums, m0, n0, rows, arrays, part)``: ``m0``, ``n0``: row and column of C of the tile's first element;
-        ``rows``: of C; ``arrays``: a, b, c. It neither synchronises nor uses shared memory.
+        ``rows``: number of rows of C; ``arrays``: a, b, c. It neither synchronises nor uses shared memory.
     """
     bm, _, _, tm, tn, lanes = tile
     pieces_n, step_m = tn // lanes, bm * lanes // tm
@@ -97,29 +98,29 @@ def tile_storer(real: Any, tile: BlockTile, step_n: int) -> Any:
 
     @device
     def one_bias(b: Any, at: int, left: int) -> Any:
-        """A thread's elements of the bias, as a row of its tile, ``left`` columns from C's edge."""
+        """Return a thread's elements of the bias as a row of its tile, which starts ``left`` columns from C's edge."""
         return piece(b, at, 1, left)
 
     @device
     def two_biases(b: Any, at: int, left: int) -> Any:
-        """The same of two pieces."""
+        """Return the same for two pieces."""
         return piece(b, at, 1, left) + piece(b, at + step_n, 1, left - step_n)
 
     @device
     def rectified2(values: Any) -> Any:
-        """ReLU of two elements; NaN stays NaN."""
+        """Return ReLU of two elements; NaN stays NaN."""
         return zero if values[0] < zero else values[0], zero if values[1] < zero else values[1]
 
     @device
     def rectified4(values: Any) -> Any:
-        """ReLU of four."""
+        """Return ReLU of four elements."""
         return rectified2(values[:2]) + rectified2(values[2:])
 
     bias_row, rectified = one_bias if pieces_n == 1 else two_biases, rectified2 if lanes == 2 else rectified4
 
     @device
     def store_piece(flat: Any, at: int, values: Any, left: int, aligned: bool) -> None:
-        """Store a piece, ``left`` columns from C's edge: 16 bytes at once, or one by one."""
+        """Store a piece that starts ``left`` columns from C's edge: 16 bytes at once, or element by element."""
         if aligned and left >= lanes:
             store(flat, at, values)
         else:
@@ -129,9 +130,9 @@ def tile_storer(real: Any, tile: BlockTile, step_n: int) -> Any:
 
     @device
     def store_tile(args: Any, sums: Any, m0: int, n0: int, rows: int, arrays: Any, part: int) -> None:
-        """Bias, Z and ReLU in the first loop; in the second, from C, what needs exponentials, or another's A.
+        """Apply bias, Z and ReLU in the first loop; in the second, to C read back, other activations and the gate.
 
-        In the first its code would be there once for each of the sums.
+        These need exponentials, or another layer's A: in the first loop their code would be repeated for each sum.
         """
         a, b, c = arrays
         columns, c_row, z_at = args.n, args.c_row, args.z
@@ -169,14 +170,14 @@ def tile_storer(real: Any, tile: BlockTile, step_n: int) -> Any:
 
 
 def in_sequence(term: Any, count: int, a_step: int, b_step: int) -> Any:
-    """Make the device function that adds terms of a panel to a thread's sums, one after the other, without a loop.
+    """Make the device function that adds terms of a panel to a thread's sums, in order and without a loop.
 
-    NVVM leaves a loop as it is, and the counter, the offsets and the branch would be a twentieth of the instructions.
+    NVVM would not unroll a loop, and its counter, offsets and branch would be a twentieth of the instructions.
 
     Parameters
     ----------
     term : device function
-        ``(sums, left, at_a, right, at_b) -> sums``: panels of A and B in shared memory, and where the term begins.
+        ``(sums, left, at_a, right, at_b) -> sums``: panels of A and B in shared memory, and the offsets of the term.
     count : int
         A power of two.
     a_step, b_step : int
@@ -185,7 +186,7 @@ def in_sequence(term: Any, count: int, a_step: int, b_step: int) -> Any:
     Returns
     -------
     multiplied : device function
-        As ``term``, for all of them.
+        As ``term``, for all ``count`` terms.
     """
     if count == 1:
         return term
@@ -202,9 +203,9 @@ def in_sequence(term: Any, count: int, a_step: int, b_step: int) -> Any:
 
 
 def _panel_product(terms: int, together: int, a: Panels, b: Panels) -> Any:
-    """Make `Multiplier.multiplied` by outer products, with a loop of ``together`` terms.
+    """Make `Multiplier.multiplied` from outer products, in a loop that adds ``together`` terms at a time.
 
-    For kernels that have too few registers without; where all are together, there is none.
+    The loop is for kernels that would otherwise lack registers; if ``together`` covers all terms, there is no loop.
     """
     row_of_a, row_of_b = a.row, b.row
 
@@ -220,7 +221,7 @@ def _panel_product(terms: int, together: int, a: Panels, b: Panels) -> Any:
 
     @device
     def looped(sums: Any, left: Any, at_a: int, right: Any, at_b: int) -> Any:
-        """Add some terms at a time."""
+        """Add ``together`` terms at a time."""
         for _ in range(0, terms, together):
             sums = some(sums, left, at_a, right, at_b)
             at_a += to_a
@@ -241,14 +242,14 @@ def fast(dtype: Any, tile: BlockTile, a_mode: int = ANY_MODE, b_mode: int = ANY_
     dtype : dtype
         float32 or float64.
     tile : BlockTile
-        ``tile.threads`` threads a block, at least one warp outside the simulator.
+        ``tile.threads`` threads per block, at least one warp outside the simulator.
     a_mode, b_mode : int, default ANY_MODE
-        With VECTORS: the only modes of A and B that the kernel is for, in arrays of fewer than 2**31 elements.
+        With VECTORS: specializes the kernel for these modes of A and B, in arrays of fewer than 2**31 elements.
 
     Returns
     -------
     dispatcher
-        A kernel with the parameters of `gemm.naive`, whose block computes a tile of C.
+        A kernel with the parameters of `gemm.naive`, each of whose blocks computes a tile of C.
     """
     bm, bn, bk, tm, tn, lanes = tile
     a, b = (panels(bm, bk, tm, lanes, tile.threads, a_mode), panels(bn, bk, tn, lanes, tile.threads, b_mode))
@@ -273,18 +274,18 @@ def fast(dtype: Any, tile: BlockTile, a_mode: int = ANY_MODE, b_mode: int = ANY_
 
 
 def block_kernel(name: str, dtype: Any, tile: BlockTile, blocks: int, modes: tuple[int, int], how: Multiplier) -> Any:
-    """Make a kernel whose block computes a tile of C from panels of A and B in shared memory.
+    """Make a kernel each of whose blocks computes a tile of C from panels of A and B in shared memory.
 
     Parameters
     ----------
     name : str
-        The kernel's, to which its tile and its modes are added.
+        The kernel's name, to which its tile and its modes are added.
     dtype : dtype
     tile : BlockTile
     blocks : int
-        Blocks that are to share an SM.
+        Blocks that should share an SM.
     modes : tuple of int
-        Of A and B, as of `fast`.
+        Modes of A and B, as in `fast`.
     how : Multiplier
 
     Returns
@@ -302,11 +303,11 @@ def block_kernel(name: str, dtype: Any, tile: BlockTile, blocks: int, modes: tup
     zeros = (real(0),) * (tm * tn)
 
     def cuda_block(args: Any, progress: Any, a: Any, b: Any, c: Any) -> None:
-        """C = A B, as `gemm.naive`. Sums and the next panels are in registers, two panels of each in shared memory.
+        """Compute C = A B, as `gemm.naive`. Registers hold sums and next panels, shared memory two of each factor's.
 
-        One barrier for every bk terms, which all threads of a block reach: a block beyond C's edges returns as a whole.
+        All threads of a block reach the one barrier per bk terms, because a block outside C returns as a whole.
         """
-        if SIMULATED:  # which knows no alignment; elsewhere this branch is not compiled
+        if SIMULATED:  # it does not accept an alignment; elsewhere this branch is not compiled
             left = cuda.shared.array(a_buffer, dtype)
             right = cuda.shared.array(b_buffer, dtype)
         else:
@@ -326,12 +327,12 @@ def block_kernel(name: str, dtype: Any, tile: BlockTile, blocks: int, modes: tup
         a_at, a_moved = start_a((args.a, args.a_long, args.a_k, args.a_mode), m0, rows, top, t)
         b_at, b_moved = start_b((args.b, args.b_long, args.b_k, args.b_mode), n0, columns, top, t)
         half = np.int32(0)
-        k = np.int32(max(0, bottom - top))  # terms that are left
+        k = np.int32(max(0, bottom - top))  # remaining terms
         put_a(left, 0, a_moved, take_a(a, a_at, a_moved, k))
         put_b(right, 0, b_moved, take_b(b, b_at, b_moved, k))
         cuda.syncthreads()
         while k > 0:
-            # Beyond the sum's end these are zeros, which are stored where they are never read.
+            # Beyond the end of the sum these are zeros, and the panels that get them are never read.
             k = np.int32(k - bk)
             a_at, b_at = advance_a(a_at, a_moved), advance_b(b_at, b_moved)
             a_pieces, b_pieces = take_a(a, a_at, a_moved, k), take_b(b, b_at, b_moved, k)

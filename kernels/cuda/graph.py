@@ -1,4 +1,4 @@
-"""What cuda.core has and numba-cuda lacks: a step captured as a graph, and a stream that does not wait for kernels."""
+"""Features of cuda.core that numba-cuda lacks: CUDA graphs of steps, and a stream that does not wait for kernels."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,9 +7,9 @@ from .device import SIMULATED, cuda
 
 
 def side_stream() -> tuple[Any, Callable[[], None]]:
-    """Return a stream for copies beside kernels, and the function that waits for them.
+    """Return a stream for copies that overlap with kernels, and the function that waits for these copies.
 
-    Those of ``cuda.stream()`` wait for stream 0, on which the kernels run.
+    Streams of ``cuda.stream()`` wait for stream 0, on which the kernels run.
     """
     if SIMULATED:
         stream = cuda.stream()
@@ -19,27 +19,27 @@ def side_stream() -> tuple[Any, Callable[[], None]]:
 
 
 def _current_card() -> Any:
-    """Return the current device as cuda.core knows it."""
+    """Return the current device as an object of cuda.core."""
     from cuda.core import Device
 
     card = Device()
-    card.set_current()  # cuda.core asks for it, also where Numba has made the card's context current
+    card.set_current()  # cuda.core requires this even if Numba has made the device's context current
     return card
 
 
 class CapturedStep:
-    """An executable graph of some launches; freed with this object.
+    """An executable CUDA graph of some launches; freed with this object.
 
     Parameters
     ----------
     launches : callable
-        ``(stream) -> None``: launches kernels, compiled before, on a stream, here the builder of the graph. What they
-        read and write must live as long as this object.
+        ``(stream) -> None``: launches kernels, already compiled, on a stream, here the graph builder. The arrays that
+        they read and write must live as long as this object.
 
     Raises
     ------
     Exception
-        What an older numba-cuda or driver raises. The builder and its stream are closed then.
+        Whatever an older numba-cuda or driver raises; the builder and its stream are closed before.
     """
 
     def __init__(self, launches: Callable[[Any], None]) -> None:
@@ -55,5 +55,5 @@ class CapturedStep:
             builder.close()
 
     def launch(self) -> None:
-        """Launch the graph after all launches before, without waiting for it."""
+        """Launch the graph after all earlier launches, without waiting for it."""
         self._graph.launch(self._stream)

@@ -1,7 +1,7 @@
-"""The list of the product variants: which kernels each has, which of them a product gets, and its launch.
+"""The GEMM variants: the kernels of each, the choice of a kernel for a product, and its launch.
 
 `GEMM_VARIANTS` is what `variants`, `ptx_report`, `bench/gpu.py` and the tests iterate over. The registry names the same
-variants a second time, since it must not import `numba.cuda`; a test compares the two.
+variants again, because it must not import `numba.cuda`; a test compares the two.
 """
 
 from collections.abc import Callable
@@ -26,38 +26,39 @@ TILES: dict[str, tuple[BlockTile, ...]] = {
     ),
     "float64": (BlockTile(64, 64, 8, 4, 4, 2), BlockTile(32, 32, 8, 4, 4, 2)),
 }
-"""Largest first. `launch` takes the largest that still gives every SM a block; else the smallest."""
+"""Largest first. `launch` uses the largest tile that still gives every SM a block, otherwise the smallest."""
 
 SIMULATED_TILES = BlockTile(16, 16, 4, 8, 2, SIMULATED_LANES), BlockTile(8, 8, 2, 4, 4, SIMULATED_LANES)
-"""So small that inputs of some ten rows cross blocks; a thread's rows come in as many pieces as on a card, and panels
-are as deep as it takes for a loop over terms."""
+"""Small enough that inputs of some ten rows span several blocks. A thread's rows come in as many pieces as on a card,
+and panels are deep enough for a loop over terms."""
 
 TENSOR_TILE = BlockTile(64, 32, 8, 4, 4, SIMULATED_LANES) if SIMULATED else BlockTile(128, 128, 8, 8, 8, 4)
-"""The tile of variant ``cuda_tf32x3``; in the simulator it has as many warps, which lie as on a card."""
+"""The tile of variant ``cuda_tf32x3``; in the simulator it also has several warps, arranged by the same rule."""
 
 MODES = tuple(product((VECTORS, VECTORS | ALONG_LONG), repeat=2))
-"""The modes of A and B for which the fast variant has kernels of their own."""
+"""The pairs of modes of A and B for which the fast variants have specialized kernels."""
 
 SMS = 4 if SIMULATED else 132
-"""Streaming multiprocessors of an H100 SXM (NVIDIA H100 whitepaper): how many blocks a grid should have at least."""
+"""Streaming multiprocessors of an H100 SXM (NVIDIA H100 whitepaper): the fewest blocks that a grid should have."""
 
 GRID_Y = 65535
-"""Blocks that a grid has at most in its second or third direction, by the CUDA C++ Programming Guide's limits."""
+"""Maximum number of blocks in the second or third dimension of a grid (limits in the CUDA C++ Programming Guide)."""
 
 
 class GemmKernel(NamedTuple):
-    """A kernel of a product for one dtype, and what its launch needs to know.
+    """A GEMM kernel for one dtype, and the parameters that its launch needs.
 
     Attributes
     ----------
     kernel : dispatcher
-        What `device.kernel` returns; called with ``(args, progress, a, b, c)``, as `gemm.naive` documents.
+        The result of `device.kernel`; called with ``(args, progress, a, b, c)``, as `gemm.naive` documents.
     m, n : int
         Rows and columns of C that a block computes.
     threads : int
         Threads of a block.
     of_modes : callable, optional
-        ``(a_mode, b_mode) -> kernel`` for these only, one of MODES, in arrays of fewer than 2**31 elements.
+        ``(a_mode, b_mode) -> kernel``, specialized for these modes, one of MODES, and for arrays of fewer than 2**31
+        elements.
     """
 
     kernel: Any
@@ -89,13 +90,13 @@ GEMM_VARIANTS: dict[str, Callable[[Any], tuple[GemmKernel, ...]]] = {
     "cuda": _fast,
     "cuda_tf32x3": _tensor,
 }
-"""``dtype -> kernels`` of every product variant by name, the kernel with the largest tile first; none where it does not
-take the dtype."""
+"""A function ``dtype -> kernels`` for every GEMM variant, by name. The kernel with the largest tile comes first; there
+are none if the variant does not support the dtype."""
 
 
 @cache
 def gemm_kernels(variant: str, dtype: Any) -> tuple[GemmKernel, ...]:
-    """Return the kernels that a variant's products are chosen from.
+    """Return the kernels from which `launch` chooses for a variant.
 
     Parameters
     ----------
@@ -107,8 +108,8 @@ def gemm_kernels(variant: str, dtype: Any) -> tuple[GemmKernel, ...]:
     Returns
     -------
     tuple of GemmKernel
-        The largest tile first; none where the variant does not take the dtype. Nothing is compiled before a kernel's
-        first launch.
+        The largest tile first; empty if the variant does not support the dtype. A kernel is compiled at its first
+        launch.
 
     Raises
     ------
@@ -121,7 +122,7 @@ def gemm_kernels(variant: str, dtype: Any) -> tuple[GemmKernel, ...]:
 
 
 def launch(variant: str, args: GemmArgs, arrays: Any, splits: int = 1, batch: int = 0, stream: Any = 0) -> None:
-    """Launch one product with the largest tile that still gives every SM a block; else with the smallest.
+    """Launch one product with the largest tile that still gives every SM a block, otherwise with the smallest.
 
     Parameters
     ----------
@@ -130,21 +131,21 @@ def launch(variant: str, args: GemmArgs, arrays: Any, splits: int = 1, batch: in
     args : GemmArgs
         Sizes, offsets and strides. Without rows or columns nothing is launched.
     arrays : tuple of device arrays
-        ``(progress, a, b, c)``: a vector of one DEVICE_PROGRESS, which is read where M or K of ``args`` is -1, and the
-        vectors that its offsets of A, B and C refer to, all of c's dtype. They may be one buffer.
+        ``(progress, a, b, c)``: a vector of one DEVICE_PROGRESS, which is read if M or K of ``args`` is -1, and the
+        vectors to which its offsets of A, B and C refer, all of c's dtype. These may be the same buffer.
     splits : int, default 1
-        Parts of the sum over K, each stored in a place of its own; ``args.split`` terms each.
+        Split-K: parts of the sum over K, of ``args.split`` terms each, which are stored separately.
     batch : int, default 0
-        Rows for which the grid is large enough, where M of ``args`` is -1.
+        Rows that the grid must cover if M of ``args`` is -1.
     stream : stream or graph builder, default 0
-        Where the launch goes. The call does not wait for the kernel.
+        The stream to launch on. The call does not wait for the kernel.
 
     Raises
     ------
     ValueError
         If there is no such variant, or a grid cannot have that many rows.
     TypeError
-        If the variant does not take the dtype.
+        If the variant does not support the dtype.
     OSError
         If the card is too old for the variant.
     """

@@ -1,12 +1,12 @@
-"""How a block moves panels of a factor: from memory into registers, from there into shared memory, and back a row.
+"""Moves a block's panels of a factor: from memory to registers, from there to shared memory, and back row by row.
 
-A panel is ``depth`` terms of the sum for ``size`` rows of A, or columns of B. In shared memory k is its slow index,
-whatever its layout was, so that rows of it are contiguous, ``stride`` elements apart. Each thread moves one or two
-pieces of 16 bytes.
+A panel is ``depth`` terms of the sum for ``size`` rows of A, or columns of B. In shared memory k is always the slow
+index, whatever the factor's layout, so that the panel's rows are contiguous, and ``stride`` elements apart. Each thread
+moves one or two pieces of 16 bytes.
 
-Factors of which every piece is whole and aligned have kernels that know it (``mode``, see `GemmArgs`): they read no
-strides that are 1, keep offsets in 32 bits, and take a panel without a branch: rows beyond the matrix are read as its
-first row, since what becomes of them is not stored, and terms beyond the sum are zeros.
+Factors whose pieces are all whole and aligned have specialized kernels (``mode``, see `GemmArgs`). These do not read
+strides that are 1, keep offsets in 32 bits, and load a panel without a branch: instead of rows beyond the matrix they
+read a row inside it, since those results are not stored, and terms beyond the sum are zeros.
 """
 
 from typing import Any, NamedTuple
@@ -18,23 +18,24 @@ from .device import device
 from .register_tile import loader, masked_loader, row_of, storer
 
 ANY_MODE = -1
-"""The mode of a kernel that is told the mode of its factors when it runs."""
+"""The mode of a kernel that reads the modes of its factors from its arguments at run time."""
 
 
 class Panels(NamedTuple):
-    """How panels of one factor are moved: device functions that all threads of a block call, and do not synchronise.
+    """Device functions that move panels of one factor; all threads of a block call them, and they do not synchronise.
 
     Attributes
     ----------
     start : device function
-        ``((offset, stride by M or N, stride by K, mode), begin, end, top, t) -> at, moved``: where thread ``t`` begins,
+        ``((offset, stride by M or N, stride by K, mode), begin, end, top, t) -> at, moved``: prepares thread ``t``
         for all panels; ``begin``, ``end``: the block's first row of A, or column of B, and how many the matrix has;
-        ``top``: the first term of the block's part of the sum. ``at``: the offset of its first piece. Nothing is read.
+        ``top``: the first term of the block's part of the sum; ``at``: the offset of the thread's first piece. It reads
+        no memory.
     advance : device function
-        ``(at, moved) -> at`` in the next panel.
+        ``(at, moved) -> at``: the offset in the next panel.
     take : device function
-        ``(flat, at, moved, k) -> pieces`` in registers; ``k``: terms of the sum from the panel's first on. Elements
-        beyond the sum are 0; none beyond the factor is read.
+        ``(flat, at, moved, k) -> pieces``: loads into registers; ``k``: terms of the sum from the panel's first on.
+        Elements beyond the sum are 0; nothing beyond the factor is read.
     put : device function
         ``(shared, at, moved, pieces)``: stores all of the panel that begins at ``at``, edges included.
     row : device function
@@ -52,7 +53,7 @@ class Panels(NamedTuple):
 
 
 class _Moved(NamedTuple):
-    """What a thread moves of a panel: one or two pieces of 16 bytes, the second so far from the first."""
+    """A thread's share of a panel: one or two pieces of 16 bytes, and the distance between them."""
 
     by_long: Any  # strides of the factor in memory, and how it is read
     by_k: Any
@@ -93,18 +94,18 @@ def panels(size: int, depth: int, side: int, lanes: int, threads: int, mode: int
     side : int
         Elements of a row that a thread multiplies: the height or width of its tile.
     lanes : int
-        Elements of 16 bytes.
+        Elements in 16 bytes.
     threads : int
         Threads of the block: each moves one or two pieces of every panel.
     mode : int
-        With VECTORS: how every factor is read. Else ANY_MODE.
+        How every factor is read, with VECTORS; otherwise ANY_MODE.
 
     Returns
     -------
     Panels
     """
     load, masked, store, piece = loader(lanes), masked_loader(lanes), storer(lanes), PIECES[lanes]
-    stride = size + lanes  # rows that begin 16 bytes apart, modulo the banks
+    stride = size + lanes  # rows begin 16 bytes apart, modulo the banks
     across, down = size // lanes, depth // lanes
     next_k, next_long = threads // across, threads // down
     two = across * depth // threads > 1
@@ -142,7 +143,7 @@ def panels(size: int, depth: int, side: int, lanes: int, threads: int, mode: int
 
     @device
     def take_piece(flat: Any, at: int, moved: Any, left_long: int, left_k: int) -> Any:
-        """Load one piece, of N rows or columns and K terms, from its first element until the edges."""
+        """Load a piece that begins ``left_long`` rows or columns, and ``left_k`` terms, before the edges."""
         step, left = moved.by_k, left_k if left_long > 0 else 0
         if moved.mode & ALONG_LONG:
             step, left = moved.by_long, left_long if left_k > 0 else 0
@@ -152,7 +153,7 @@ def panels(size: int, depth: int, side: int, lanes: int, threads: int, mode: int
 
     @device
     def take_any(flat: Any, at: int, moved: Any, k: int) -> Any:
-        """See `Panels`; however the factor lies."""
+        """See `Panels`; for any layout of the factor."""
         left, left_k = moved.left, k - moved.k
         first = take_piece(flat, at, moved, left, left_k)
         second = first
@@ -162,7 +163,7 @@ def panels(size: int, depth: int, side: int, lanes: int, threads: int, mode: int
 
     @device
     def take_vectors(flat: Any, at: int, moved: Any, k: int) -> Any:
-        """See `Panels`; where every piece is whole: a piece beyond the sum reads the vector's first, and counts 0."""
+        """See `Panels`; for whole pieces only. For a piece beyond the sum it reads the array's first and returns 0."""
         left_k = k - moved.k
         first = masked(flat, at, left_k > 0)
         second = first
@@ -172,10 +173,10 @@ def panels(size: int, depth: int, side: int, lanes: int, threads: int, mode: int
 
     @device
     def put_piece(shared: Any, at: int, how: int, values: Any) -> None:
-        """Store a piece in a panel, with its elements along M or N contiguous: as it is, or transposed."""
+        """Store a piece in a panel, where elements along M or N are contiguous: unchanged, or transposed."""
         if how & ALONG_LONG:
             store(shared, at, values)
-        else:  # a transposition
+        else:  # transpose
             for i in range(lanes):
                 shared[at + i * stride] = row_of(values, i, 1)[0]
 
@@ -191,14 +192,14 @@ def panels(size: int, depth: int, side: int, lanes: int, threads: int, mode: int
 
 
 def _row(load: Any, pieces: int, apart: int) -> Any:
-    """Make ``(shared, at) -> tuple``: the ``pieces``, a power of two, whose starts are ``apart`` elements."""
+    """Make ``(shared, at) -> tuple``: loads ``pieces`` pieces, a power of two, that start ``apart`` elements apart."""
     if pieces == 1:
         return load
     half, far = _row(load, pieces // 2, apart), pieces // 2 * apart
 
     @device
     def row(shared: Any, at: int) -> Any:
-        """A thread's elements of a row in shared memory."""
+        """Load a thread's elements of a row in shared memory."""
         return half(shared, at) + half(shared, at + far)
 
     return row

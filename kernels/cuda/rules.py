@@ -1,4 +1,4 @@
-"""Device functions of the losses and update rules, chosen by code; compiled from the formulas of the specs."""
+"""Device functions of the losses and update rules, selected by code and compiled from the formulas of the specs."""
 
 from typing import Any
 
@@ -10,15 +10,15 @@ from ..specs.optimizers import HYPER_SIZE, OPTIMIZER_BY_CODE, OptimizerSpec, flu
 from .device import by_code, device
 
 CONSTANTS = HYPER_SIZE
-"""Numbers that all elements of an update share, computed once a step on the host, in float64."""
+"""Number of constants that all elements of an update share; the host computes them once per step, in float64."""
 
 INVERSE_WEIGHT, L2, MAX_ROW_LOSS = range(CONSTANTS, CONSTANTS + 3)
 RATES = CONSTANTS + 3
-"""Columns of the table of rates, a row a step: the update rule's constants, 1 / the batch's weight, the step's l2, the
-largest loss that a row may count for."""
+"""Number of columns of the rate table, which has one row per step: the update rule's constants, 1 / the batch's weight,
+the step's l2, and the largest loss that a row may contribute."""
 
 loss_value = by_code({loss.code: loss.value for loss in LOSS_BY_CODE if loss.value is not None})
-"""``(code, z, y)`` -> the loss of one element, where the loss is a sum over elements."""
+"""``(code, z, y)`` -> the loss of one element, for losses that are sums over elements."""
 
 loss_slope = by_code({loss.code: loss.slope for loss in LOSS_BY_CODE if loss.slope is not None})
 """``(code, z, y)`` -> its derivative with respect to z."""
@@ -26,7 +26,7 @@ loss_slope = by_code({loss.code: loss.slope for loss in LOSS_BY_CODE if loss.slo
 is_correct = by_code(
     {loss.code: loss.correct for loss in LOSS_BY_CODE if loss.correct is not None} | {-1: lambda z, y: False}
 )
-"""``(code, z, y)`` -> whether an element is answered correctly; never, where elements are not counted."""
+"""``(code, z, y)`` -> whether an element's answer is correct; always False if the loss does not count elements."""
 
 _flushed = device(flushed)
 _updated = by_code({rule.code: rule.rule for rule in OPTIMIZER_BY_CODE})
@@ -36,19 +36,19 @@ _updated = by_code({rule.code: rule.rule for rule in OPTIMIZER_BY_CODE})
 def update_element(code: int, vectors: int, arrays: Any, places: Any, g: Any, c: Any) -> None:
     """Update one parameter and its state in place, and flush denormals.
 
-    Called by one thread for an element; it neither synchronises nor uses shared memory.
+    One thread calls it for an element; it neither synchronises nor uses shared memory.
 
     Parameters
     ----------
     code : int
-        Of the OptimizerSpec.
+        Code of the OptimizerSpec.
     vectors : int
-        State vectors that the rule has, 0 to 2.
+        Number of the rule's state vectors, 0 to 2.
     arrays : tuple of vectors
-        (p, s, t): parameters, first and second state vector, float32 or float64. Of the state only ``vectors`` are
-        read and written, so the others may be anything of the dtype.
+        (p, s, t): parameters, first and second state vector, float32 or float64. Only ``vectors`` state vectors are
+        read and written; the others may be any vector of the dtype.
     places : tuple of int
-        Where in each of these the element is.
+        The element's index in each of these vectors.
     g : float
         Its gradient, of the same dtype.
     c : tuple of float
@@ -67,7 +67,7 @@ def update_element(code: int, vectors: int, arrays: Any, places: Any, g: Any, c:
 
 
 def constants(rule: OptimizerSpec, hyper: Any, rate: float, step: int) -> tuple[float, ...]:
-    """Return the numbers that a step's updates share, in float64.
+    """Return the constants that all elements of a step's update share, in float64.
 
     Parameters
     ----------
@@ -77,12 +77,12 @@ def constants(rule: OptimizerSpec, hyper: Any, rate: float, step: int) -> tuple[
     rate : float
         Learning rate of the step.
     step : int
-        Number of the step in all epochs, from 1.
+        Number of the step over all epochs, from 1.
 
     Returns
     -------
     tuple of float, length CONSTANTS
-        Those of the rule, then zeros.
+        The rule's constants, padded with zeros.
     """
     found = rule.constants(hyper, rate, step)
     return (*found, *(0.0,) * (CONSTANTS - len(found)))
@@ -91,26 +91,26 @@ def constants(rule: OptimizerSpec, hyper: Any, rate: float, step: int) -> tuple[
 def rate_table(
     optimizer: OptimizerState, rates: Any, batch_weights: Any, steps: range, steps_before: int
 ) -> np.ndarray[Any, Any]:
-    """Return an epoch's table of rates, which steps read on the device.
+    """Return an epoch's rate table, which the steps read on the device.
 
     Parameters
     ----------
     optimizer : OptimizerState
-        Its rule and hyper-parameters; its l2, per row and per batch, and its largest loss of a row.
+        Provides the rule, its hyperparameters, l2 per row and per batch, and the largest loss of a row.
     rates : ndarray of float64, shape (steps,), or None
-        Learning rate of each step of the epoch; steps beyond the last have its rate. Not read without ``steps``.
+        Learning rate of each step of the epoch; further steps use the last one. Not read if ``steps`` is empty.
     batch_weights : ndarray of float64, shape (batches,)
         Sum of the sample weights of each batch of the epoch.
     steps : range
-        The batches that will be trained on: only their constants are computed, the others' are 0.
+        The batches to train on: only their constants are computed; those of other batches are 0.
     steps_before : int
-        Steps taken in all epochs before this one's first.
+        Steps taken in all epochs before the first step of this one.
 
     Returns
     -------
     ndarray of float64, shape (batches, RATES)
-        `constants` of the step, then 1 / the batch's weight, 0 for a weight of 0, then what it multiplies weights by to
-        add l2's gradient, and the largest loss.
+        The step's `constants`; 1 / the batch's weight, or 0 for a weight of 0; the factor of the weights in l2's
+        gradient; and the largest loss.
     """
     table = np.zeros((len(batch_weights), RATES))
     np.divide(1, batch_weights, out=table[:, INVERSE_WEIGHT], where=batch_weights > 0)
@@ -129,7 +129,7 @@ def batch_weights_of(weights: Any, order: Any, rows: int, batch: int) -> np.ndar
     Parameters
     ----------
     weights : ndarray of float64, shape (rows,), or None
-        Sample weights; None: each row counts 1.
+        Sample weights; None means that each row has weight 1.
     order : ndarray of int64, shape (rows,), or None
         The order in which rows are visited.
     rows, batch : int
