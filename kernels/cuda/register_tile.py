@@ -1,8 +1,8 @@
 """A thread's register tile as tuples: 16-byte loads and stores, the outer product, tensor cores, in LLVM IR and PTX.
 
-A tuple is a value that LLVM splits into registers, whatever loop it passes through; an array of
-`cuda.local` is memory unless every index is a constant after unrolling, which nothing promises. Each intrinsic has a
-twin in Python for the simulator, which knows no types.
+A tuple is a value that LLVM splits into registers, even across loops; an array of `cuda.local` is memory unless every
+index is a constant after unrolling, which nothing guarantees. Each intrinsic has a twin in Python for the simulator,
+which has no types.
 """
 
 from collections.abc import Iterator
@@ -12,13 +12,13 @@ from .device import SIMULATED, cuda, device
 
 
 def mma_operands(tm: int, tn: int) -> Iterator[tuple[list[int], list[int], list[int]]]:
-    """Yield the operands of every `mma_tf32` instruction, in the instruction's order: places in c, a and b.
+    """Yield the operands of every instruction of `mma_tf32`, in the instruction's order, as indices of c, a and b.
 
     Parameters
     ----------
     tm, tn : int
-        Rows and columns of C that a thread has: of tile (i, j) of a warp, 16 x 8, the rows i and i + tm / 2, and the
-        columns j and j + tn / 2. It has ``tm`` rows of A for each of two terms, and ``tn / 2`` columns of B.
+        Rows and columns of C that a thread holds. Its rows i and i + tm / 2, and columns j and j + tn / 2, belong to
+        tile (i, j) of the warp, 16 x 8. For each of two terms it holds ``tm`` rows of A and ``tn / 2`` columns of B.
     """
     columns = tn // 2
     for i in range(tm // 2):
@@ -32,34 +32,34 @@ if SIMULATED:
     import numpy as np
 
     def loader(width: int) -> Any:
-        """Return ``(flat, at) -> tuple`` that loads so many elements from a multiple of that."""
+        """Return ``(flat, at) -> tuple``, which loads ``width`` elements from a multiple of ``width``."""
 
         def load(flat: Any, at: int) -> Any:
-            """Return ``width`` elements from ``at`` on; AssertionError where a card would report a misaligned one."""
+            """Return ``width`` elements from ``at`` on; AssertionError if a card would report a misaligned address."""
             assert at % width == 0, "not aligned"
             return tuple(flat[at + i] for i in range(width))
 
         return load
 
     def masked_loader(width: int) -> Any:
-        """Return ``(flat, at, inside) -> tuple``: what `loader`'s gives, or zeros where not ``inside``.
+        """Return ``(flat, at, inside) -> tuple``, which loads as `loader`'s function, or gives zeros if not ``inside``.
 
-        Where not ``inside``, the array's first elements are read, as on a card: IndexError where there are none.
+        If not ``inside``, it reads the array's first elements, as on a card: IndexError if there are none.
         """
         load = loader(width)
 
         def masked(flat: Any, at: int, inside: bool) -> Any:
-            """Load from the array's front where not ``inside``, and return zeros."""
+            """Return the elements; if not ``inside``, load the array's first ones and return zeros."""
             values = load(flat, at if inside else 0)
             return values if inside else (flat.dtype.type(0),) * width
 
         return masked
 
     def storer(width: int) -> Any:
-        """Return ``(flat, at, values) -> None`` that stores so many elements at a multiple of that."""
+        """Return ``(flat, at, values) -> None``, which stores ``width`` elements at a multiple of ``width``."""
 
         def store(flat: Any, at: int, values: Any) -> None:
-            """Store ``width`` values from ``at`` on; AssertionError where a card would report a misaligned one."""
+            """Store ``width`` values from ``at`` on; AssertionError if a card would report a misaligned address."""
             assert at % width == 0, "not aligned"
             for i in range(width):
                 flat[at + i] = values[i]
@@ -80,7 +80,7 @@ if SIMULATED:
         return tuple(x + y for x, y in zip(values, others, strict=True))
 
     def _tf32(value: Any, half: int) -> Any:
-        """Cut a float32 to 11 significant bits, after ``half`` of the last was added: 0x1000 rounds, ties away."""
+        """Truncate a float32 to 11 significant bits after adding ``half``; 0x1000 rounds to nearest, ties away."""
         return ((np.float32(value).view(np.uint32) + np.uint32(half)) & np.uint32(0xFFFFE000)).view(np.float32)
 
     def split_tf32(values: Any) -> Any:
@@ -90,18 +90,18 @@ if SIMULATED:
 
     @device
     def mma_tf32(tile: Any, a: Any, b: Any) -> Any:
-        """Return tile + A B, where A and B are those of a warp, whose threads all call it.
+        """Return tile + A B for the A and B of a warp, all of whose threads call it.
 
-        As the PTX ISA's figures of the fragments of mma.m16n8k8 for .tf32 say, for any places of the operands that
-        `mma_operands` gives. As a card does, it reads 19 bits of a factor; as a card may, it adds exactly, then cuts.
+        It follows the PTX ISA's figures of the fragments of mma.m16n8k8 for .tf32, for any operands that `mma_operands`
+        gives. Like a card, it reads 19 bits of a factor; as a card may, it adds exactly, then truncates.
         """
-        shared_a = cuda.shared.array((1024, 16), np.float32)  # as many threads as a block has at most
+        shared_a = cuda.shared.array((1024, 16), np.float32)  # the most threads that a block can have
         shared_b = cuda.shared.array((1024, 16), np.float32)
         t = cuda.threadIdx.x
         warp, lane = t // 32 * 32, t % 32
         shared_a[t, : len(a)] = a
         shared_b[t, : len(b)] = b
-        cuda.syncthreads()  # of the block, which is more than the warp that a card would wait for
+        cuda.syncthreads()  # waits for the block; a card would wait only for the warp
         out = list(tile)
         for c_at, a_at, b_at in mma_operands(len(a) // 2, len(b)):
             for e in range(4):
@@ -129,26 +129,26 @@ else:
         return builder.bitcast(pointer, ir.VectorType(element, width).as_pointer())
 
     def _loaded(context: Any, builder: Any, signature: Any, array: Any, at: Any) -> Any:
-        """Emit one vector load, of the signature's result, from an array; the vector."""
+        """Emit one vector load from an array, as long as the signature's result, and return the vector."""
         flat, width = signature.args[0], signature.return_type.count
         place = _address(context, builder, flat, array, at, width)
         return builder.load(place, align=width * flat.dtype.bitwidth // 8)
 
     def _as_tuple(context: Any, builder: Any, signature: Any, vector: Any) -> Any:
-        """Emit a vector's elements as the tuple of the signature's result."""
+        """Emit the conversion of a vector to the tuple that the signature returns."""
         out = ir.Constant(context.get_value_type(signature.return_type), ir.Undefined)
         for i in range(signature.return_type.count):
             out = builder.insert_value(out, builder.extract_element(vector, ir.Constant(ir.IntType(32), i)), i)
         return out
 
     def loader(width: int) -> Any:
-        """Return ``(flat, at) -> tuple`` that loads so many elements, 16 bytes, from a multiple of that."""
+        """Return ``(flat, at) -> tuple``, which loads ``width`` elements, 16 bytes, from a multiple of ``width``."""
 
         def load(typingctx: Any, flat: Any, at: Any) -> Any:
             """Type the load: a tuple of ``width`` elements of the array's dtype."""
 
             def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-                """Emit one vector load, and its elements as the tuple's."""
+                """Emit one vector load, and its conversion to a tuple."""
                 return _as_tuple(context, builder, signature, _loaded(context, builder, signature, *arguments))
 
             return types.UniTuple(flat.dtype, width)(flat, types.int64), codegen
@@ -156,16 +156,16 @@ else:
         return intrinsic(load)
 
     def masked_loader(width: int) -> Any:
-        """Return ``(flat, at, inside) -> tuple``: what `loader`'s gives, or zeros where not ``inside``.
+        """Return ``(flat, at, inside) -> tuple``, which loads as `loader`'s function, or gives zeros if not ``inside``.
 
-        Without a branch: where not ``inside``, the vector's first elements are read, which must be there.
+        It has no branch: if not ``inside``, it reads the vector's first elements, which must exist.
         """
 
         def load(typingctx: Any, flat: Any, at: Any, inside: Any) -> Any:
-            """Type the load; ``at`` may be of 32 bits."""
+            """Type the load; ``at`` may have 32 bits."""
 
             def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-                """Emit two selections, around one vector load."""
+                """Emit one vector load between two selects."""
                 array, at, inside = arguments
                 place = builder.select(inside, at, ir.Constant(at.type, 0))
                 vector = _loaded(context, builder, signature, array, place)
@@ -177,13 +177,13 @@ else:
         return intrinsic(load)
 
     def storer(width: int) -> Any:
-        """Return ``(flat, at, values) -> None`` that stores so many elements, 16 bytes, at a multiple of that."""
+        """Return ``(flat, at, values) -> None``, which stores ``width`` elements, 16 bytes, at a multiple of it."""
 
         def store(typingctx: Any, flat: Any, at: Any, values: Any) -> Any:
             """Type the store, which returns nothing."""
 
             def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-                """Emit the tuple's elements as one vector, and its store."""
+                """Emit the conversion of the tuple to a vector, and one vector store."""
                 place = _address(context, builder, flat, arguments[0], arguments[1], width)
                 vector = ir.Constant(place.type.pointee, ir.Undefined)
                 for i in range(width):
@@ -212,7 +212,7 @@ else:
         return tile(tile, a, b), codegen
 
     def _row_of(typingctx: Any, tile: Any, i: Any, width: Any) -> Any:
-        """Type elements i width to (i + 1) width, for an i that is known when it runs and a literal ``width``."""
+        """Type elements i width to (i + 1) width, for an i known only at run time and a literal ``width``."""
         if not isinstance(width, types.IntegerLiteral):
             return None
         i = types.int64
@@ -220,7 +220,7 @@ else:
         out = types.UniTuple(tile.dtype, columns)
 
         def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            """Emit each element by selection among the rows, never by address, which would put the tile in memory."""
+            """Emit selects among the rows for each element, never an address, which would put the tile in memory."""
             row = ir.Constant(context.get_value_type(out), ir.Undefined)
             for j in range(columns):
                 found = builder.extract_value(arguments[0], j)
@@ -250,9 +250,9 @@ else:
         out = types.UniTuple(values.dtype, 2 * count)
 
         def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            """Emit two conversions for each element, the second of what the first leaves.
+            """Emit two conversions for each element, the second of the remainder of the first.
 
-            Its last 13 bits are no part of it, and are whatever the conversion left there: for sm_90a not zeros.
+            The last 13 bits of the second are not part of its value; on sm_90a the conversion does not zero them.
             """
             bits, real = ir.IntType(32), ir.FloatType()
             cvt = ir.InlineAsm(ir.FunctionType(bits, [real]), "cvt.rna.tf32.f32 $0, $1;", "=r,f")
@@ -267,10 +267,10 @@ else:
         return out(values), codegen
 
     def _mma_tf32(typingctx: Any, tile: Any, a: Any, b: Any) -> Any:
-        """Type tile + A B, where A and B are those of a warp, whose threads all call it."""
+        """Type tile + A B for the A and B of a warp, all of whose threads call it."""
 
         def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            """Emit one instruction for each of the warp's tiles of 16 x 8."""
+            """Emit one mma instruction for each of the warp's tiles of 16 x 8."""
             bits, real = ir.IntType(32), ir.FloatType()
             kind = ir.FunctionType(ir.LiteralStructType([real] * 4), [real] * 4 + [bits] * 6)
             text = "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {$0,$1,$2,$3}, {$8,$9,$10,$11}, {$12,$13}, "

@@ -1,14 +1,14 @@
-"""What a training step does besides its products, on the device: losses, sums, updates.
+"""The parts of a training step other than its products, on the device: losses, sums, updates.
 
-Elementwise work is written once, as a function of one element or row that kernels call: those here, of one operation
-each, which `variants` launches, and those of `training_step`. The formulas are the specs'.
+Elementwise work is written once, as a function of one element or row. It is called by the kernels here, each for one
+operation, which `variants` launches, and by those of `training_step`. The formulas are the specs'.
 
-Vectors are contiguous, on the device, float32 or float64, all of a call the same unless stated; matrices lie in them
-row by row. Elementwise kernels accept any grid of blocks of THREADS threads: each thread takes every so many elements.
-Device functions are called by one thread for itself and neither synchronise nor use shared memory, except `block_sum`.
+Vectors are contiguous and on the device, float32 or float64, in a call all of one dtype unless stated; matrices lie in
+them row by row. Elementwise kernels accept any grid of blocks of THREADS threads, and loop with the grid's stride. Each
+thread calls device functions for itself; they neither synchronise nor use shared memory, except `block_sum`.
 
-Sums over rows are float64, each thread's in order and then a tree over the threads of one block: the bits do not
-depend on who is first. No atomics anywhere.
+Sums over rows are float64: each thread adds in order, then a tree adds the threads of one block, so the bits do not
+depend on the timing of threads. There are no atomics.
 """
 
 from math import exp, isfinite, log
@@ -23,30 +23,30 @@ from .device import SIMULATED, cuda, device, kernel
 from .rules import is_correct, loss_slope, loss_value, update_element
 
 SOFT_CROSS_ENTROPY = len(LOSS_BY_CODE)
-"""The code by which device code chooses cross-entropy of soft labels, where CROSS_ENTROPY has labels."""
+"""The code of cross-entropy of soft labels in device code, in which CROSS_ENTROPY is that of integer labels."""
 
 THREADS = 8 if SIMULATED else 256
-"""Of a block of elementwise work; a power of two, for the trees."""
+"""Threads per block of elementwise work; a power of two, for the trees."""
 
 GROUP_PARTS = GROUP_ROWS // MICRO_BATCH_ROWS
-"""Parts of a sum over rows that are added from zero, before their sum is added to that of the others."""
+"""Parts of a sum over rows that form a group, whose sum is computed by itself before it is added to the total."""
 
 # ---------------------------------------------------------------------------------- one row, one element
 
 
 class Row(NamedTuple):
-    """One row of a batch, as the losses get it: values in registers, and the arrays that they refer to.
+    """One row of a batch, an argument of the losses: values in registers, and the arrays to which they refer.
 
     Attributes
     ----------
     code : int
-        Of the LossSpec, or SOFT_CROSS_ENTROPY.
+        Code of the LossSpec, or SOFT_CROSS_ENTROPY.
     labels : vector of int64
         Read by CROSS_ENTROPY, at ``y``.
     targets : vector
         Read by the others, from ``y k`` on.
     y : int
-        The row's place among labels or targets.
+        The row's index in the labels or targets.
     outputs : vector
         Holds the row's outputs from ``at`` on.
     at : int
@@ -65,7 +65,7 @@ class Row(NamedTuple):
 
 @device
 def row_exponentials(outputs: Any, at: int, k: int) -> Any:
-    """Return a row's largest output, NaN counting as largest; where it is first; the sum of exp(z - largest).
+    """Return a row's largest output (NaN counts as largest), its first index, and the sum of exp(z - largest).
 
     Parameters
     ----------
@@ -91,7 +91,7 @@ def row_exponentials(outputs: Any, at: int, k: int) -> Any:
 
 @device
 def row_loss(row: Row) -> Any:
-    """Return the loss of a row, summed over its outputs and of their dtype, and how many answers are right.
+    """Return the loss of a row, summed over its outputs in their dtype, and the number of correct answers.
 
     Parameters
     ----------
@@ -126,13 +126,13 @@ def row_loss(row: Row) -> Any:
 
 @device
 def row_gradient(row: Row, share: Any, d: Any, to: int) -> None:
-    """Store the derivative of a row's loss with respect to its outputs, times what the row counts.
+    """Store the derivative of a row's loss with respect to its outputs, times the row's weight.
 
     Parameters
     ----------
     row : Row
     share : float
-        What the row counts, of the dtype of outputs.
+        Weight of the row, of the dtype of outputs.
     d : vector
         Written, k elements from ``to`` on.
     to : int
@@ -158,14 +158,14 @@ def row_gradient(row: Row, share: Any, d: Any, to: int) -> None:
 
 @device
 def block_sum(shared: Any, value: Any) -> Any:
-    """Sum over a block's threads, by a tree, in float64.
+    """Sum over a block's threads, with a tree, in float64.
 
-    Called by all THREADS threads of a block together: it has barriers, the last one after the sum has been read.
+    All THREADS threads of a block must call it together: it has barriers, the last one after all have read the sum.
 
     Parameters
     ----------
     shared : array of float64 in shared memory, shape (THREADS,)
-        Overwritten. The caller's, since a function with an array in shared memory can be linked only once.
+        Overwritten. The caller provides it, since a function with an array in shared memory can be linked only once.
     value : float
         The thread's term.
 
@@ -197,11 +197,11 @@ def column_sum(d: Any, at: int, k: int, top: int, bottom: int) -> Any:
     d : vector
         Holds the matrix.
     at : int
-        The column's element in row 0.
+        Index of the column's element in row 0.
     k : int
-        Columns, from an element to the one below.
+        Columns of d: the distance from an element to the one below.
     top, bottom : int
-        First row, and the one behind the last; none, and the sum is 0, where top >= bottom.
+        First row, and the one after the last; if top >= bottom, there are none, and the sum is 0.
 
     Returns
     -------
@@ -222,7 +222,7 @@ def sum_of_parts(parts: Any, at: int, count: int, step: int) -> Any:
     ----------
     parts : vector
     at, step : int
-        The first part, and elements from a part to the next.
+        Index of the first part, and elements from a part to the next.
     count : int
         Parts, at least 1.
     """
@@ -245,7 +245,7 @@ def activation_kernel(code: int, derives: bool, z: Any, out: Any, size: int) -> 
     Parameters
     ----------
     code : int
-        Of the ActivationSpec.
+        Code of the ActivationSpec.
     derives : bool
         Whether to compute the derivative.
     z, out : vectors of ``size`` elements
@@ -263,7 +263,7 @@ def gate_kernel(code: int, z: Any, d: Any, out: Any, size: int) -> None:
     Parameters
     ----------
     code : int
-        Of the ActivationSpec.
+        Code of the ActivationSpec.
     z, d, out : vectors of ``size`` elements
         out may be either of the others.
     size : int
@@ -274,12 +274,12 @@ def gate_kernel(code: int, z: Any, d: Any, out: Any, size: int) -> None:
 
 @kernel(THREADS)
 def loss_kernel(code: int, labels: Any, targets: Any, outputs: Any, rows: int, k: int, count: int, result: Any) -> None:
-    """Store the reported loss of a batch, or the share of right answers. One block; the sum is float64 (`block_sum`).
+    """Store the reported loss of a batch, or its accuracy. Launched as one block; the sum is float64 (`block_sum`).
 
     Parameters
     ----------
     code : int
-        Of the LossSpec, or SOFT_CROSS_ENTROPY.
+        Code of the LossSpec, or SOFT_CROSS_ENTROPY.
     labels : vector of int64, shape (rows,)
         Read by CROSS_ENTROPY only.
     targets : vector, shape (rows * k,)
@@ -287,7 +287,7 @@ def loss_kernel(code: int, labels: Any, targets: Any, outputs: Any, rows: int, k
     outputs : vector, shape (rows * k,)
     rows, k : int
     count : int
-        result = sum of all rows' losses / count; where it is negative, right answers / -count. Not 0.
+        result = sum of all rows' losses / count; if count is negative, correct answers / -count. Not 0.
     result : vector of float64, shape (1,)
         Written by thread 0.
     """
@@ -304,12 +304,12 @@ def loss_kernel(code: int, labels: Any, targets: Any, outputs: Any, rows: int, k
 
 @kernel(THREADS)
 def loss_gradient_kernel(code: int, labels: Any, targets: Any, outputs: Any, rows: int, k: int, out: Any) -> None:
-    """Store the derivative of the mean over rows of the loss, a thread a row.
+    """Store the derivative of the mean over rows of the loss, one thread per row.
 
     Parameters
     ----------
     code, labels, targets, outputs, rows, k
-        As of `loss_kernel`.
+        As in `loss_kernel`.
     out : vector, shape (rows * k,)
         Written.
     """
@@ -320,12 +320,12 @@ def loss_gradient_kernel(code: int, labels: Any, targets: Any, outputs: Any, row
 
 @kernel(THREADS)
 def softmax_kernel(outputs: Any, out: Any, rows: int, k: int) -> None:
-    """out = exp(z - top) / sum, a thread a row.
+    """out = exp(z - top) / sum, one thread per row.
 
     Parameters
     ----------
     outputs, out : vectors, shape (rows * k,)
-        They must differ.
+        They must not be the same.
     rows, k : int
     """
     for r in range(cuda.grid(1), rows, cuda.gridsize(1)):
@@ -336,7 +336,7 @@ def softmax_kernel(outputs: Any, out: Any, rows: int, k: int) -> None:
 
 @kernel(THREADS)
 def sums_kernel(d: Any, rows: int, k: int, out: Any, part_rows: int) -> None:
-    """Sums over the rows of a matrix, in parts: a thread a column, block row y a part.
+    """Sum the rows of a matrix in parts: one thread per column, one block row per part.
 
     Parameters
     ----------
@@ -373,14 +373,14 @@ def reduce_kernel(parts: Any, count: int, size: int, out: Any) -> None:
 
 @kernel(THREADS)
 def finite_kernel(z: Any, size: int, result: Any) -> None:
-    """result = 1 where an element is NaN or infinite, else as it was; any grid.
+    """Set result to 1 if an element is NaN or infinite, otherwise leave it unchanged; any grid.
 
     Parameters
     ----------
     z : vector of ``size`` elements
     size : int
     result : vector of int64, shape (1,)
-        Every thread that writes it writes the same.
+        Every thread that writes it writes the same value.
     """
     for i in range(cuda.grid(1), size, cuda.gridsize(1)):
         if not isfinite(z[i]):
@@ -389,21 +389,21 @@ def finite_kernel(z: Any, size: int, result: Any) -> None:
 
 @kernel(THREADS)
 def update_kernel(code: int, vectors: int, p: Any, g: Any, s: Any, t: Any, size: int, constants: Any) -> None:
-    """One step of an update rule; elementwise, by `update_element`.
+    """Take one step of an update rule; elementwise, with `update_element`.
 
     Parameters
     ----------
     code : int
-        Of the OptimizerSpec.
+        Code of the OptimizerSpec.
     vectors : int
         State vectors of the rule, 0 to 2.
     p, g : vectors, shape (size,)
         Parameters, updated in place; gradient.
     s, t : vectors, shape (size,)
-        First and second state vector, updated in place; what the rule lacks is left alone and may be any vector.
+        First and second state vector, updated in place; one that the rule lacks is left alone, and may be any vector.
     size : int
     constants : tuple of float, length CONSTANTS
-        As of `rules.constants`, of the vectors' dtype.
+        The result of `rules.constants`, in the vectors' dtype.
     """
     for i in range(cuda.grid(1), size, cuda.gridsize(1)):
         update_element(code, vectors, (p, s, t), (i, i, i), g[i], constants)

@@ -1,4 +1,4 @@
-"""The phases of a training step on the device, and their two ways to run: a grid for each, or one block for an epoch.
+"""The phases of a training step on the device, and two ways to run them: a grid per phase, or one block per epoch.
 
 A step is::
 
@@ -7,16 +7,16 @@ A step is::
     losses      loss of every row, and dZ of the last layer
     products    dZ of the layers below, with dropout; then dW of every layer, in parts
     sums        db of every layer, in the same parts
-    clip        where the gradient's norm has a limit: parts added up in order, l2, the norm, a scale
-    penalty     where it is reported: squares of the weights
-    update      the optimizer, on what clip scaled, or else on parts added up in order, with l2
-    close       losses and penalty added up; where the epoch stands
+    clip        if the gradient's norm has a limit: parts added up in order, l2, the norm, a scale
+    penalty     if it is reported: squares of the weights
+    update      the optimizer, on the gradient that clip scaled, or on parts added up in order, with l2
+    close       losses and penalty added up; the epoch's position
 
-Everything lies in two buffers, one of the network's dtype and one of integers, and a kernel gets offsets; the step's
-number, its rows and its learning rate are read on the device, so that every step is the same launches: a graph.
+All data lie in two buffers, one of the network's dtype and one of integers, and a kernel gets offsets. Kernels read the
+step's number, its rows and its learning rate on the device, so every step has the same launches and can be a graph.
 
-``resident`` does all steps of an epoch in one launch of one block, for networks so small that a launch, some 2 us even
-in a graph, costs more than what it does: a barrier of a block costs about a hundredth of that.
+``resident`` runs all steps of an epoch in one launch of one block, for networks so small that a launch, some 2 us even
+in a graph, costs more than its work; a barrier of a block costs about a hundredth of that.
 """
 
 from math import sqrt
@@ -38,18 +38,18 @@ DEVICE_CONTEXT = record(
     "vectors count gathered a_last z_last d_last losses parameters gradient state is_weight scale dropout_key",
     floats="clip_norm l2_per_batch",
 )
-"""What the phases of a step read.
+"""The parameters that the phases of a step read.
 
 - inputs, outputs, layers: of the network
 - loss, out_code, optimizer: codes of specs; out_code is the last layer's activation
 - batch: rows of a step
 - ordered, weighted, trains, clips: 0 or 1
-- first_row: row of the epoch that X begins with; 0 where rows are ordered
+- first_row: row of the epoch that X begins with; 0 if rows are ordered
 - vectors: state vectors of the optimizer
 - count: parameters, P
-- clip_norm: largest norm of the gradient
-- dropout_key: of the seed
-- l2_per_batch: an l2 that each batch divides by its weight, whose penalty is reported
+- clip_norm: limit on the gradient's norm
+- dropout_key: dropout's key, derived from the seed
+- l2_per_batch: an l2 that each batch divides by its weight; its penalty is reported
 
 Offsets in the buffer of floats, in elements:
 
@@ -59,11 +59,11 @@ Offsets in the buffer of floats, in elements:
 - parameters, gradient: (P,)
 - state: (vectors, P)
 - is_weight: 1 for each weight, 0 for each bias (P,); negative: no l2
-- scale: what the gradient is multiplied by
+- scale: factor by which clipping multiplies the gradient
 """
 
 LAYER_SUMS = record("dz neurons begin count parts to")
-"""Where a layer's gradient is summed, in parts whose number suits its product.
+"""Location of the parts of a layer's gradient, whose number suits the layer's product.
 
 - dz, neurons: offset of dZ, and its columns
 - begin, count: the layer's first parameter, and how many it has: W, then b
@@ -71,15 +71,15 @@ LAYER_SUMS = record("dz neurons begin count parts to")
 """
 
 DROPOUT = record("source target columns layer threshold", floats="scale")
-"""What dropout does after a product of the same number; a threshold of 0: nothing.
+"""Dropout after the product of the same number; a threshold of 0 means none.
 
-- source, target: offsets of the matrix (batch, columns), and of where the result goes, which may be the same
+- source, target: offsets of the matrix (batch, columns) and of the result, which may be the same
 - layer, threshold, scale: number of the layer, and its constants of `specs.dropout`
 """
 
 
 class StepArrays(NamedTuple):
-    """The arrays of a step, as every phase gets them; all on the device, contiguous vectors."""
+    """The arrays of a step, which every phase gets; all are contiguous vectors on the device."""
 
     flat: Any  # the buffer of floats
     context: Any  # a record DEVICE_CONTEXT
@@ -89,13 +89,13 @@ class StepArrays(NamedTuple):
     sums: Any  # LAYER_SUMS of every layer
     drops: Any  # DROPOUT of every product
     correct: Any  # int64 (batch,): correct answers of the rows
-    norms: Any  # float64: each block's share of a squared length: of the gradient, then of the weights
+    norms: Any  # float64: each block's share of a squared norm: of the gradient, then of the weights
     X: Any
     targets: Any
     labels: Any
     weights: Any
     order: Any
-    rates: Any  # the table of rates, a row a step
+    rates: Any  # the rate table, one row per step
 
 
 # ------------------------------------------------------------------------------------------- the phases
@@ -103,7 +103,7 @@ class StepArrays(NamedTuple):
 
 @kernel(THREADS)
 def epoch_gather(step: StepArrays) -> None:
-    """Copy the batch's rows of X to ``gathered``, in the epoch's order; a thread an element, any grid."""
+    """Copy the batch's rows of X to ``gathered``, in the epoch's order; one thread per element, any grid."""
     context, rows, n, start = step.context[0], step.progress[0].batch_rows, step.context[0].inputs, step.progress[0].row
     for e in range(cuda.grid(1), rows * n, cuda.gridsize(1)):
         r = e // n
@@ -117,7 +117,7 @@ _folded = device(dropout.folding(_mixed))
 
 @kernel(THREADS)
 def epoch_dropout(step: StepArrays, index: int) -> None:
-    """Drop what the product of this number computed, or copy it where nothing is trained; a thread an element."""
+    """Apply dropout to the result of product ``index``, or copy it when not training; one thread per element."""
     flat, context, progress, drop = step.flat, step.context[0], step.progress[0], step.drops[index]
     zero, factor, columns = flat.dtype.type(0), flat.dtype.type(drop.scale), drop.columns
     key = _folded(_folded(np.uint64(context.dropout_key), np.uint64(progress.step)), np.uint64(drop.layer))
@@ -132,9 +132,9 @@ def epoch_dropout(step: StepArrays, index: int) -> None:
 
 @kernel(THREADS)
 def epoch_losses(step: StepArrays) -> None:
-    """Store losses and correct answers of the batch's rows; where it trains, dZ of the last layer; a thread a row.
+    """Store losses and correct answers of the batch's rows, and when training the last layer's dZ; one thread per row.
 
-    A row counts its sample weight in the loss, which has a largest value; in dZ, that / the batch's weight.
+    A row's loss is capped, then multiplied by its sample weight; its dZ is multiplied by that weight / the batch's.
     """
     flat, context, start, k = step.flat, step.context[0], step.progress[0].row, step.context[0].outputs
     one = flat.dtype.type(1)
@@ -172,7 +172,7 @@ def epoch_sums(step: StepArrays) -> None:
 
 @device
 def _gradient_element(step: StepArrays, sums: Any, i: int) -> Any:
-    """Return element i of the gradient, in the layer of ``sums``: its parts in order, and l2's share. One thread."""
+    """Return element i of the gradient, in the layer of ``sums``: its parts in order, plus l2's. For one thread."""
     context = step.context[0]
     total = sum_of_parts(step.flat, sums.to + i - sums.begin, sums.parts, sums.count)
     if context.is_weight >= 0:
@@ -183,7 +183,7 @@ def _gradient_element(step: StepArrays, sums: Any, i: int) -> Any:
 
 @kernel(THREADS)
 def epoch_update(step: StepArrays) -> None:
-    """Take the optimizer's step, by `update_element`; a thread a parameter, any grid."""
+    """Take the optimizer's step with `update_element`; one thread per parameter, any grid."""
     flat, context, r = step.flat, step.context[0], step.rates
     at = step.progress[0].row // context.batch * RATES
     c = r[at], r[at + 1], r[at + 2], r[at + 3], r[at + 4], r[at + 5], r[at + 6], r[at + 7]
@@ -201,9 +201,9 @@ def epoch_update(step: StepArrays) -> None:
 
 @device
 def _squares(step: StepArrays) -> float:
-    """Store the gradient, and return this block's share of its squared length, float64, to every thread.
+    """Store the gradient, and return this block's share of its squared norm, float64, to every thread.
 
-    All threads of a block call it: it has an array in shared memory and the barriers of `block_sum`.
+    All threads of a block must call it: it has an array in shared memory and the barriers of `block_sum`.
     """
     shared = cuda.shared.array(THREADS, np.float64)
     total = 0.0
@@ -218,9 +218,9 @@ def _squares(step: StepArrays) -> float:
 
 @device
 def _clip(step: StepArrays, squares: float) -> None:
-    """Store what the gradient is multiplied by: 1, or clip_norm / its length; infinity and NaN in it become NaN.
+    """Store the factor of the gradient: 1, or clip_norm / its norm; infinity and NaN in the gradient become NaN.
 
-    All threads of one block may call it; thread 0 stores, and the caller has the barrier.
+    All threads of one block may call it; thread 0 stores the factor, and the caller provides the barrier.
     """
     if cuda.threadIdx.x == 0:
         norm, limit = sqrt(squares), step.context[0].clip_norm
@@ -229,7 +229,7 @@ def _clip(step: StepArrays, squares: float) -> None:
 
 @kernel(THREADS)
 def epoch_squares(step: StepArrays) -> None:
-    """Store the gradient, and each block's share of its squared length in ``norms``; any grid."""
+    """Store the gradient, and each block's share of its squared norm in ``norms``; any grid."""
     total = _squares(step)
     if cuda.threadIdx.x == 0:
         step.norms[cuda.blockIdx.x] = total
@@ -237,7 +237,7 @@ def epoch_squares(step: StepArrays) -> None:
 
 @kernel(THREADS)
 def epoch_clip(step: StepArrays) -> None:
-    """Add up the shares of the squared length in one block, in a fixed order, and store the scale."""
+    """Add up the shares of the squared norm in one block, in a fixed order, and store the scale."""
     shared = cuda.shared.array(THREADS, np.float64)
     total = 0.0
     for i in range(cuda.threadIdx.x, step.norms.size, THREADS):
@@ -247,7 +247,7 @@ def epoch_clip(step: StepArrays) -> None:
 
 @kernel(THREADS)
 def epoch_penalty(step: StepArrays) -> None:
-    """Store each block's share of the squared length of all weights, before the update, in ``norms``; any grid."""
+    """Store each block's share of the squared norm of all weights, before the update, in ``norms``; any grid."""
     context, flat = step.context[0], step.flat
     shared = cuda.shared.array(THREADS, np.float64)
     total = 0.0
@@ -296,9 +296,9 @@ _gather, _dropout, _losses, _sums, _penalty, _update, _close = (
 
 @device
 def _block_product(step: StepArrays, index: int) -> None:
-    """C = A B with its epilogue, by the threads of one block, a thread an element; the sum in one part. Then dropout.
+    """Compute C = A B with its epilogue in one block, one thread per element and no split-K; then apply dropout.
 
-    All threads of the block call it: it ends with a barrier.
+    All threads of the block must call it: it ends with a barrier.
 
     Parameters
     ----------
@@ -327,14 +327,14 @@ def _block_product(step: StepArrays, index: int) -> None:
 
 @kernel(THREADS)
 def resident(step: StepArrays, steps: int) -> None:
-    """Run whole steps, one after the other, in one block, whose barriers divide the phases.
+    """Run whole steps, one after the other, in one block; barriers separate the phases.
 
     Parameters
     ----------
     step : StepArrays
-        With one part of every layer's sums.
+        Every layer's sums have one part.
     steps : int
-        Not beyond the epoch's end.
+        Number of steps, not beyond the epoch's end.
     """
     layers = step.context[0].layers
     for _ in range(steps):
