@@ -1,9 +1,9 @@
-"""DeviceData: the rows that steps read, on the device, and how they get there; and copies of a `SyncedArray`.
+"""DeviceData: copies the rows that steps read to the device; and functions that copy `SyncedArray`s.
 
-Arrays are copied once. The parts of a memory map take turns in the two halves of one vector: a part is copied, from
-pinned memory and on a stream of its own, while steps still read the part before it; those over the part before that,
-which was in the same half, must be done. Steps get the same vectors for every part, so a step that was captured as a
-graph serves them all.
+Arrays are copied once. The parts of a memory map alternate between the two halves of one vector: a part is copied, from
+pinned memory and on a separate stream, while steps still read the previous part; the steps over the part before that,
+which was in the same half, must be done. Steps get the same vectors for every part, so one captured graph of a step
+serves all parts.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,9 +24,9 @@ class DeviceData:
     def __init__(self) -> None:
         self._copies: dict[str, tuple[Array | None, Any]] = {}  # arrays, and the device's copies of them
         self._halves: dict[str, tuple[Array, Any]] = {}  # pinned, and on the device
-        self._rows, self._half = 0, 0  # of a half; the half that the last part is in
-        self._read = cuda.event(), cuda.event()  # of each half: the steps over the last part in it are done
-        self._stream: Any = None  # of the copies of parts
+        self._rows, self._half = 0, 0  # rows of a half; the half that holds the last part
+        self._read = cuda.event(), cuda.event()  # for each half: the steps over the last part in it are done
+        self._stream: Any = None  # for the copies of parts
         self._wait: Callable[[], None]
 
     def copy(self, name: str, array: Array | None, dtype: Any, changes: bool = False) -> Any:
@@ -35,20 +35,20 @@ class DeviceData:
         Parameters
         ----------
         name : str
-            A field of `StepArrays`, for each of which one copy is kept.
+            A field of `StepArrays`; one copy is kept for each.
         array : ndarray or None
-            Sent where it is another one than the last. None: an array that the steps will not read.
+            Sent if it is not the array of the last call. None stands for an array that the steps will not read.
         dtype : dtype
-            Of the vector.
+            Dtype of the vector.
         changes : bool, default False
-            Whether to send it though it is the same array.
+            Whether to send it even if it is the same array.
 
         Raises
         ------
         MemoryError
-            If it does not fit the card.
+            If it does not fit on the card.
         """
-        held, copy = self._copies.pop(name, (None, None))  # of which Ctrl-C may leave a part
+        held, copy = self._copies.pop(name, (None, None))  # popped, since Ctrl-C may leave a partial copy
         size = 0 if array is None else array.size
         if copy is None or copy.size < size:
             copy = empty(size, dtype, _purpose(name))
@@ -58,21 +58,21 @@ class DeviceData:
         return copy
 
     def copy_rows(self, X: Array, y: Array, dtype: Any, whole: bool) -> tuple[dict[str, Any], int]:
-        """Return ``X``, ``labels`` and ``targets`` of `StepArrays`, and the row of them that X begins with.
+        """Return ``X``, ``labels`` and ``targets`` of `StepArrays`, and the row in them at which X begins.
 
         Parameters
         ----------
         X, y : ndarray
-            Rows as `CudaEngine.train` is given them.
+            Rows, as passed to `CudaEngine.train`.
         dtype : dtype
             Of X and targets on the device.
         whole : bool
-            Whether they are a whole epoch's, kept for the next one; else a part, see `copy_part`.
+            Whether they are a whole epoch, kept for the next one; otherwise they are a part, see `copy_part`.
 
         Raises
         ------
         MemoryError
-            If they do not fit the card.
+            If they do not fit on the card.
         """
         name, kind = ("labels", np.int64) if y.ndim == 1 else ("targets", dtype)
         if whole:
@@ -86,29 +86,29 @@ class DeviceData:
     def copy_part(self, arrays: Mapping[str, Array]) -> tuple[dict[str, Any], int]:
         """Copy a part of a memory map into the half that no step reads, once none does.
 
-        After the launches of the steps over it, `mark_launched` must be called.
+        The caller must call `mark_launched` after it has launched the steps over the part.
 
         Parameters
         ----------
         arrays : mapping of str to ndarray
-            By field of `StepArrays`; of the device's dtypes, and of as many rows each, which take turns in two halves.
+            By field of `StepArrays`; of the device's dtypes, and with the same number of rows.
 
         Returns
         -------
         vectors : dict of str to device array
-            The same ones for every part that is not larger than those before.
+            The same vectors for every part that is not larger than all earlier ones.
         row : int
-            The row of the vectors that the part begins with.
+            The row of the vectors at which the part begins.
 
         Raises
         ------
         MemoryError
-            If two parts do not fit the card.
+            If two parts do not fit on the card.
         """
         rows = max(map(len, arrays.values()))
-        # The first part, one larger than all before, or the first one whose labels are soft, or are not.
+        # The first part, one larger than all earlier ones, or the first one with soft labels, or with integer labels.
         if rows > self._rows or not arrays.keys() <= self._halves.keys():
-            cuda.synchronize()  # the steps before may still read the old halves
+            cuda.synchronize()  # earlier steps may still read the old halves
             self._halves.clear()
             for name, array in arrays.items():
                 size, purpose = 2 * array.size, _purpose(name)
@@ -127,19 +127,19 @@ class DeviceData:
         return {name: vector for name, (_, vector) in self._halves.items()}, self._half * self._rows
 
     def mark_launched(self) -> None:
-        """Note that all steps over the last part have been launched: its half is free once they are done."""
+        """Record that all steps over the last part have been launched: its half is free once they are done."""
         self._read[self._half].record()
 
 
 def move_to_device(array: SyncedArray) -> Any:
-    """Return the device's vector of the newest values, which the device owns from now on.
+    """Return the device's vector of the newest values, and make the device their owner.
 
     Raises
     ------
     MemoryError
-        If the values are on the host, and do not fit the card.
+        If the values are on the host, and do not fit on the card.
     """
-    vector = array.device  # read once: another thread may look at the values, and make it None
+    vector = array.device  # read once: another thread may access the values on the host, which makes it None
     if vector is None:
         purpose = 'parameters and optimizer state; use a smaller network, or the CPU: backend="cpu"'
         vector = empty(array.memory.size, array.dtype, purpose)
@@ -148,7 +148,7 @@ def move_to_device(array: SyncedArray) -> Any:
 
 
 def copy_newest(array: SyncedArray, vector: Any) -> None:
-    """Copy the newest values to the front of a device vector, over the bus only where the host owns them."""
+    """Copy the newest values to the front of a device vector, over the bus only if the host owns them."""
     source = array.device
     if source is None:
         send_to(array.host, vector)

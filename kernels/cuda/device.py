@@ -1,15 +1,14 @@
-"""The only place that imports `numba.cuda`: whether a device is here, what is missing where none is, the flags.
+"""The only place that imports `numba.cuda`: detects a device, or what is missing for one, and sets the flags.
 
-Only modules of `kernels.cuda` import this one, and they are imported at the first call of a CUDA variant, so that
-importing fastnet costs no more for them. The package numba-cuda provides `numba.cuda` (the module
-inside Numba is deprecated and serves the simulator only); the extra ``cuda12`` or ``cuda13`` brings
-it.
+Only modules of `kernels.cuda` import this one, and they are imported at the first call of a CUDA variant, so they do
+not slow down the import of fastnet. The package numba-cuda provides `numba.cuda` (the module inside Numba is deprecated
+and serves the simulator only); the extra ``cuda12`` or ``cuda13`` installs it.
 
 Flags. Fast math stays off: it flushes denormals and approximates division. FMA contraction is on by default. Link-time
 optimization is off, so that the PTX that `ptx_report` reads is what the linker assembles at a launch.
 
-The simulator (``NUMBA_ENABLE_CUDASIM=1``) runs every kernel as Python, one thread of the operating system for a CUDA
-thread: right answers for tiny inputs.
+The simulator (``NUMBA_ENABLE_CUDASIM=1``) runs every kernel as Python, with one operating system thread per CUDA
+thread: it gives correct results, for tiny inputs.
 """
 
 import contextlib
@@ -40,7 +39,7 @@ SIMULATED = bool(int(os.environ.get("NUMBA_ENABLE_CUDASIM", "0") or 0))
 
 @functools.cache
 def missing() -> str:
-    """What keeps CUDA kernels from running here, in one line; empty where nothing does."""
+    """Return in one line what keeps CUDA kernels from running here; empty if nothing does."""
     if SIMULATED:
         return ""
     if importlib.util.find_spec("numba_cuda") is None:
@@ -49,7 +48,7 @@ def missing() -> str:
         )
     try:
         cuda.current_context()
-    except Exception as error:  # whatever the driver says
+    except Exception as error:  # any error of the driver
         said = " ".join(str(error).split())
         if "library" in said.lower() or "not found" in said.lower():
             return f"the NVIDIA driver is not installed, or is not found ({said[:160]})"
@@ -58,33 +57,33 @@ def missing() -> str:
 
 
 def require(asked: str = 'variant="cuda"') -> None:
-    """Refuse to go on without a device.
+    """Raise an error if there is no device.
 
     Parameters
     ----------
     asked : str
-        What was asked for, as the user wrote it; the message begins with it.
+        The request, as the user wrote it; the message begins with it.
 
     Raises
     ------
     OSError
-        If `missing` says that something is.
+        If `missing` reports something.
     """
     if missing():
         raise OSError(f'{asked} cannot run here: {missing()}; "auto" computes on the CPU')
 
 
 LEAST_CAPABILITY = {"cuda_tf32x3": (8, 0)}
-"""The compute capability that a variant of a product needs, where not every card has it: TF32 came with 8.0."""
+"""Minimum compute capability of the GEMM variants that not every card can run: TF32 came with 8.0."""
 
 
 def capability() -> tuple[int, int]:
-    """Return the compute capability of the card; the simulator passes for a new one."""
+    """Return the compute capability of the card; the simulator reports that of a new one."""
     return (9, 0) if SIMULATED else tuple(cuda.get_current_device().compute_capability)
 
 
 def too_old(variant: str) -> str:
-    """Say that the card is too old for a variant of a product; "" where it is not."""
+    """Return that the card is too old for a GEMM variant, as a phrase; "" if it is not."""
     least = LEAST_CAPABILITY.get(variant, (0, 0))
     if least == (0, 0) or capability() >= least:
         return ""
@@ -112,12 +111,12 @@ def device(function: Callable[..., Any]) -> Any:
 
 
 def by_code(functions: dict[int, Callable[..., Any]]) -> Any:
-    """Make ``(code, *arguments) -> functions[code](*arguments)``, where a code that is none of them gets the last.
+    """Make ``(code, *arguments) -> functions[code](*arguments)``, where any other code gets the last function.
 
     Parameters
     ----------
     functions : dict of int to callable
-        Plain functions of the same number of arguments, whose results have one type.
+        Plain functions with the same number of arguments and the same result type.
 
     Returns
     -------
@@ -133,7 +132,7 @@ def by_code(functions: dict[int, Callable[..., Any]]) -> Any:
 
 
 def _choice(own: int, function: Any, others: Any) -> Any:
-    """Return a device function that calls ``function`` where its first argument is ``own``, else ``others``."""
+    """Return a device function that calls ``function`` if its first argument is ``own``, else ``others``."""
 
     @device
     def choose(code: int, *arguments: Any) -> Any:
@@ -144,23 +143,23 @@ def _choice(own: int, function: Any, others: Any) -> Any:
 
 
 def register_limit(threads: int, blocks: int) -> int:
-    """Return the registers a thread may have, so that ``blocks`` blocks of ``threads`` threads share an SM.
+    """Return the most registers per thread with which ``blocks`` blocks of ``threads`` threads can share an SM.
 
-    Source: the CUDA C++ Programming Guide's table of technical specifications: 65536 registers an SM, 255 a thread; and
-    Nsight Compute's occupancy calculator: a warp gets them by 256, so a thread by 8.
+    Source: the CUDA C++ Programming Guide's table of technical specifications: 65536 registers per SM, 255 per thread;
+    and Nsight Compute's occupancy calculator: a warp gets them in units of 256, so a thread in units of 8.
     """
     return min(255, 65536 // (threads * blocks) // 8 * 8)
 
 
 def kernel(threads: int, blocks: int = 1) -> Callable[[Callable[..., Any]], Any]:
-    """Decorate a kernel, and enter it in CUDA_KERNELS under its name.
+    """Make the decorator of a kernel, which registers it in CUDA_KERNELS under its name.
 
     Parameters
     ----------
     threads : int
         Threads of every block that it will be launched with.
     blocks : int, default 1
-        Blocks that are to share an SM. Both bound the registers that ptxas allots: see `register_limit`.
+        Blocks that should share an SM. Both limit the registers that ptxas may allocate: see `register_limit`.
 
     Returns
     -------
@@ -169,14 +168,14 @@ def kernel(threads: int, blocks: int = 1) -> Callable[[Callable[..., Any]], Any]
     """
 
     def decorate(function: Callable[..., Any]) -> Any:
-        """Enter the function in CUDA_KERNELS and return its dispatcher."""
+        """Register the function in CUDA_KERNELS, and return its dispatcher."""
         if SIMULATED:
             made = cuda.jit(function)
             made.extensions.append(SimpleNamespace(prepare_args=_simulated_tuples))
         else:
             # In one call: numba-cuda 0.30.4 forgets the lto of ``cuda.jit(lto=False)(function)``, and links with it.
             made = cuda.jit(function, max_registers=register_limit(threads, blocks), lto=False)
-            function.__qualname__ = function.__name__  # of which a factory gives each kernel one; it names the file
+            function.__qualname__ = function.__name__  # unique also for kernels of a factory; it names the cache file
             made._cache = new_cache(function, _cuda_cache())
         CUDA_KERNELS[function.__name__] = (function, made, threads, blocks)
         return made
@@ -188,7 +187,7 @@ def kernel(threads: int, blocks: int = 1) -> Callable[[Callable[..., Any]], Any]
 def _cuda_cache() -> Any:
     """Return the class of a CUDA kernel's cache: numba-cuda's, with the safety of the CPU's.
 
-    It keeps PTX and machine code, under the signature and the card's compute capability, so a card is asked for when a
+    It stores PTX and machine code under the signature and the card's compute capability, so it needs a card when a
     kernel is loaded or saved, at its first launch.
     """
 
@@ -203,7 +202,7 @@ def _cuda_cache() -> Any:
 
 
 def _simulated_tuples(kind: Any, value: Any, **options: Any) -> tuple[Any, Any]:
-    """Give a kernel the arrays of a tuple as arrays of a kernel, which the simulator leaves out."""
+    """Convert the arrays of a tuple to the simulator's arrays in kernels, which the simulator itself does not do."""
     if isinstance(value, tuple):
         fake, make = cuda.simulator.kernel, getattr(value, "_make", tuple)
         seen = fake.FakeWithinKernelCUDAArray
@@ -212,7 +211,7 @@ def _simulated_tuples(kind: Any, value: Any, **options: Any) -> tuple[Any, Any]:
 
 
 CUDA_KERNELS: dict[str, tuple[Callable[..., Any], Any, int, int]] = {}
-"""Every kernel by name: its Python function, its dispatcher, threads a block, blocks that are to share an SM."""
+"""Every kernel by name: its Python function, its dispatcher, threads per block, blocks that should share an SM."""
 
 
 def enqueue(kernel: Any, grid: int | tuple[int, ...], threads: int, *arguments: Any, stream: Any = 0) -> None:
@@ -221,16 +220,16 @@ def enqueue(kernel: Any, grid: int | tuple[int, ...], threads: int, *arguments: 
     Parameters
     ----------
     kernel : dispatcher
-        What `kernel` returned.
+        A result of `kernel`.
     grid : int or tuple of int
-        Blocks, in one to three directions.
+        Blocks, in one to three dimensions.
     threads : int
         Threads of a block.
     *arguments
-        The kernel's.
+        Arguments of the kernel.
     stream : stream or graph builder, default 0
-        Where the launch goes. numba-cuda keeps that of ``kernel[grid, threads, stream]``, and with it all that it owns,
-        in a cache of 128 launches, and warns that small problems have small grids; here neither happens.
+        The stream to launch on. ``kernel[grid, threads, stream]`` of numba-cuda keeps the stream, and all that it owns,
+        in a cache of 128 launches, and warns about the small grids of small problems; this function does neither.
     """
     if SIMULATED:
         kernel[grid, threads](*arguments)
@@ -246,19 +245,19 @@ def enqueue(kernel: Any, grid: int | tuple[int, ...], threads: int, *arguments: 
 
 @contextlib.contextmanager
 def _enough_memory(size: int, purpose: str) -> Iterator[None]:
-    """Turn the driver's error of too little memory into a MemoryError.
+    """Turn the driver's out-of-memory error into a MemoryError.
 
     Parameters
     ----------
     size : int
-        Bytes that are allocated inside.
+        Bytes that the block allocates.
     purpose : str
-        What for, and what to do instead; the message ends with it.
+        What the memory is for, and what to do instead; the message ends with it.
 
     Raises
     ------
     MemoryError
-        If they do not fit the card. Other errors pass.
+        If they do not fit on the card. Other errors pass through.
     """
     try:
         yield
@@ -274,17 +273,17 @@ def send(array: Array) -> Any:
     Parameters
     ----------
     array : ndarray
-        Of any shape and dtype, not empty. Its strides are kept where it is contiguous in either order.
+        Of any shape and dtype, not empty. Its strides are kept if it is contiguous in either order.
 
     Returns
     -------
     device array
-        A copy, of rows in C order where the array was contiguous in neither.
+        A copy, in C order if the array was contiguous in neither order.
 
     Raises
     ------
     MemoryError
-        If it does not fit the card.
+        If it does not fit on the card.
     """
     if not (array.flags.c_contiguous or array.flags.f_contiguous):
         array = np.ascontiguousarray(array)
@@ -310,7 +309,7 @@ def empty(size: int, dtype: Any, purpose: str = "workspace; call the kernel for 
     Raises
     ------
     MemoryError
-        If it does not fit the card.
+        If it does not fit on the card.
     """
     with _enough_memory(size * np.dtype(dtype).itemsize, purpose):
         return cuda.device_array(max(1, size), dtype)
@@ -333,7 +332,7 @@ def on_host(function: Callable[..., None], results: tuple[int, ...], arguments: 
     OSError
         If there is no device.
     MemoryError
-        If the arrays do not fit the card.
+        If the arrays do not fit on the card.
     """
     require()
     filled = {i % len(arguments) for i in results}  # row by row, as the kernels write

@@ -1,17 +1,16 @@
 """CudaEngine: trains and evaluates a network on a CUDA device; a `Backend`.
 
-Arrays that arrive have been validated, as `Backend` says.
+Callers have validated the arrays, as `Backend` says.
 
-What is on the device: X, y and weights, sent when they are first seen; parameters, optimizer state, gradient and
-workspace, in one buffer; where the epoch stands. Parameters and state are `SyncedArray`s, which the device owns while
-it trains: an epoch starts from their vectors there, and its results are copied back to these; they are sent again only
-where somebody has looked at them on the host, and may have changed them. Sent before an epoch's first step: the order
-of the rows and the learning rate of each step. The order is made on the host, since its shuffle is a chain of swaps
-whose bits are the same everywhere, and 8 bytes a row. Fetched after its last step: where it stands, the loss. In
-between nothing crosses the bus but the parts of a memory map: while steps run, the next part is read, and copied by
-`DeviceData`.
+The device holds X, y and weights, sent when they are first seen; parameters, optimizer state, gradient and workspace,
+in one buffer; and the epoch's position. Parameters and state are `SyncedArray`s, which the device owns while it trains:
+an epoch starts from their vectors on the device, and its results are copied back to these. They are sent again only if
+they have been accessed on the host, and so may have changed. Before an epoch's first step the engine sends the order of
+the rows and the learning rate of each step. The host makes the order, since its shuffle is a chain of swaps that gives
+the same bits everywhere, and takes 8 bytes per row. After the last step the engine fetches the position and the loss.
+In between only the parts of a memory map cross the bus: while steps run, `DeviceData` reads and copies the next part.
 
-A batch goes through all layers as one piece: memory grows with it.
+A batch goes through all layers as one piece, so memory grows with it.
 """
 
 import time
@@ -45,15 +44,15 @@ from .steps import SOFT_CROSS_ENTROPY, THREADS
 from .variants import blocks, splits_for
 
 RESIDENT_FLOPS = 1_000_000
-"""Steps of fewer floating-point operations are one block's work. An estimate, not a measurement: a graph's
-3 L + 4 launches of L layers, 13 of three, cost some 26 us, in which one SM does about that much."""
+"""Steps of fewer floating-point operations run in one block. An estimate, not a measurement: for L layers a graph has
+3 L + 4 launches, 13 for three layers, which cost some 26 us, and in that time one SM does about that much."""
 
 _ALIGNED = 32
-"""Elements to which regions of the buffer are aligned: whole sectors, and whole vectors."""
+"""Alignment of the buffer's regions in elements, for whole sectors and whole vectors."""
 
 
 class _Epoch(NamedTuple):
-    """An epoch whose steps have begun: what all its parts have in common."""
+    """An epoch whose steps have begun: the values that all its parts share."""
 
     counters: Counters
     rows: int
@@ -90,9 +89,9 @@ class CudaEngine:
     Attributes
     ----------
     launch_mode : str
-        How steps run: "resident", one launch an epoch; "graph", one launch a step; "stream", a launch a phase.
+        How steps run: "resident", one launch per epoch; "graph", one per step; "stream", one per phase.
     tuner : Tuner
-        Chooses only how many rows the next launches train before Ctrl-C is let in.
+        Chooses only how many rows the next launches train before Ctrl-C can take effect.
     objective : OBJECTIVE, shape ()
 
     Raises
@@ -116,7 +115,7 @@ class CudaEngine:
         self._parameters, self._sizes, self._dtype = parameters, tuple(layer_sizes), parameters.dtype
         self._loss, self._batch, self._count = LOSSES[loss], batch_rows, parameter_count(layer_sizes)
         flops = 6 * self._count * batch_rows
-        small = flops <= RESIDENT_FLOPS and batch_rows <= MICRO_BATCH_ROWS  # whose sums have one part
+        small = flops <= RESIDENT_FLOPS and batch_rows <= MICRO_BATCH_ROWS  # so the sums have one part
         self.launch_mode = "resident" if small else "stream" if SIMULATED else "graph"
         self._context = np.zeros(1, e.DEVICE_CONTEXT)
         self._names = tuple(ACTIVATION_BY_CODE[code].name for code in codes)
@@ -125,9 +124,9 @@ class CudaEngine:
         self.objective = np.zeros((), OBJECTIVE)
         self._data = DeviceData()
         self._epoch: _Epoch | None = None
-        self._trained: list[tuple[SyncedArray, Any, int]] = []  # what is trained, its vector, its offset in the buffer
-        self._row = 0  # where it stands once the steps launched so far are done
-        self._graphs: dict[bool, tuple[CapturedStep, e.StepArrays]] = {}  # of a step that trains, or measures
+        self._trained: list[tuple[SyncedArray, Any, int]] = []  # trained array, its vector, its offset in the buffer
+        self._row = 0  # the epoch's position once all launched steps are done
+        self._graphs: dict[bool, tuple[CapturedStep, e.StepArrays]] = {}  # by whether the step trains
         self._on_device: dict[str, Any] = {}  # the other arrays of `StepArrays`
 
     def results(self) -> dict[str, float]:
@@ -135,13 +134,13 @@ class CudaEngine:
         return results_of(self._optimizer.progress, self._optimizer.totals, self._loss, self._sizes[-1])
 
     def _lay_out(self, codes: Sequence[int]) -> None:
-        """Divide the buffer; fill in the context and a step's products; ``codes``: of the layers' activations."""
+        """Lay out the buffer, and fill in the context and a step's products; ``codes``: the layers' activations."""
         sizes, batch, count, dtype, context = self._sizes, self._batch, self._count, self._dtype, self._context[0]
         optimizer, trains = self._optimizer, self._trains
         self._size = 0
 
         def region(elements: int) -> int:
-            """Reserve so many elements, and return the offset of the first."""
+            """Reserve this many elements, and return the offset of the first."""
             start, self._size = self._size, self._size + padded(elements, _ALIGNED)
             return start
 
@@ -165,7 +164,7 @@ class CudaEngine:
         forwards, backwards, gradients, sums = [], [], [], []
         drops = np.zeros(3 * len(codes) - 1, e.DROPOUT)  # of the products in their order: forward, dZ, dW
         below, offset = gathered, weights
-        # Of the layer below: where its dZ is, and how dX is multiplied by its activation's derivative.
+        # Of the layer below: the offset of its dZ, and the arguments that multiply dX by its activation's derivative.
         under, gate = 0, dict[str, int]()
         for i, ((n, k), code) in enumerate(zip(pairwise(sizes), codes, strict=True)):
             a = region(batch * k)
@@ -180,7 +179,7 @@ class CudaEngine:
             if trains:
                 splits = 1 if self.launch_mode == "resident" else splits_for(dtype, k, n, batch)
                 part, size = -(-batch // splits), (n + 1) * k
-                parts = -(-batch // part)  # none of them without rows
+                parts = -(-batch // part)  # none of them is empty
                 to, split = region(parts * size), {"split": part, "split_step": size}
                 gradients.append(gemm_args((k, n, -1), (d, 1, k), (below, 1, n), (to, n), dtype, **split))
                 sums.append((d, k, offset - weights, size, parts, to))
@@ -191,15 +190,15 @@ class CudaEngine:
                 below = a if drops_in_place(code) else region(batch * k)
                 drops[i] = dropping(i, a, below)
         self._forwards, self._backwards, self._drops = forwards, [*reversed(backwards), *gradients], drops
-        self._sums = np.array(sums or [(0,) * 6], e.LAYER_SUMS)  # a kernel takes an array of one at least
+        self._sums = np.array(sums or [(0,) * 6], e.LAYER_SUMS)  # kernels need at least one element
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the device's buffer, second copies of parameters and state in it included."""
+        """Bytes of the device's buffer, including its second copies of parameters and state."""
         return self._size * self._dtype.itemsize
 
     def _allocate(self) -> None:
-        """Allocate and fill all that is on the device but the data, the first time. Raises MemoryError."""
+        """On the first call allocate and fill everything on the device except the data. Raises MemoryError."""
         if self._on_device:
             return
         flat = empty(self._size, self._dtype, f"batches of {self._batch} rows; use a smaller batch_size")
@@ -232,11 +231,11 @@ class CudaEngine:
         first_row: int = 0,
         epoch_rows: int | None = None,
     ) -> None:
-        """Train from where the epoch stands to the last row of X.
+        """Train from the epoch's position to the last row of X.
 
-        After the epoch's last row, progress, totals and objective are written, and the device owns what was trained.
-        Before, the steps may still run when this returns, and it may be called for the next part only; `finish` waits
-        for them.
+        After the epoch's last row, progress, totals and objective are written, and the device owns the trained arrays.
+        Before that, steps may still run when this returns, and it may be called for the next part only; `finish` waits
+        for the steps.
 
         Parameters
         ----------
@@ -257,11 +256,11 @@ class CudaEngine:
         Raises
         ------
         ValueError
-            If X ends within a batch before the epoch does, since a batch is taken as one piece.
+            If X ends within a batch before the epoch does, since a batch is processed as one piece.
         MemoryError
-            If the batch or the data do not fit the card.
+            If the batch or the data do not fit on the card.
         KeyboardInterrupt
-            After whole steps, whose results are fetched first.
+            After complete steps, whose results are fetched first.
         """
         assert self._trains, "this engine only measures"
         epoch_rows = len(X) if epoch_rows is None else epoch_rows
@@ -273,7 +272,7 @@ class CudaEngine:
             self.finish()
 
     def finish(self) -> None:
-        """Wait for the steps of `train`, and write their results, however often Ctrl-C comes; without steps nothing."""
+        """Wait for the steps of `train`, if any, and write their results, however often Ctrl-C is pressed."""
         interrupted = False
         while self._epoch is not None:
             try:
@@ -295,12 +294,12 @@ class CudaEngine:
         rows : int
             Rows of all parts together.
         visit : callable, optional
-            Called with each part's outputs, which are computed once more.
+            Called with each part's outputs, for which the forward pass runs once more.
 
         Returns
         -------
         dict
-            "loss" and, where the loss counts correct answers, "accuracy".
+            "loss" and, if the loss counts correct answers, "accuracy".
 
         Raises
         ------
@@ -329,10 +328,10 @@ class CudaEngine:
         order: Array | None = None,
         rates: Array | None = None,
     ) -> None:
-        """Send what all parts of an epoch of ``rows`` rows need: where it stands, parameters, state, rates.
+        """Send the data that all parts of an epoch of ``rows`` rows need: its position, parameters, state, rates.
 
-        ``counters``: what `finish` will write. ``weights``, ``order``, ``rates``: as of `train`;
-        without ``rates`` steps only evaluate.
+        ``counters``: the records that `finish` will write. ``weights``, ``order``, ``rates``: as in `train`;
+        without ``rates`` the steps only evaluate.
         """
         self._allocate()
         optimizer, batch, trains, progress = self._optimizer, self._batch, rates is not None, counters.progress
@@ -361,7 +360,7 @@ class CudaEngine:
     def _advance(self, X: Array, y: Array, first_row: int) -> None:
         """Launch the steps over a part, X and y from the epoch's ``first_row`` on, and wait for all but the last ones.
 
-        Where anything is raised, a KeyboardInterrupt say, what steps have done is fetched first.
+        If anything is raised, such as a KeyboardInterrupt, the results of the steps are fetched first.
         """
         assert self._epoch is not None
         (_, rows, visits, _, arrays, trains), batch = self._epoch, self._batch
@@ -376,7 +375,7 @@ class CudaEngine:
             step = e.StepArrays(**arrays, **data)
             loss = SOFT_CROSS_ENTROPY if self._loss.takes_labels and y.ndim > 1 else self._loss.code
             _assign(self._context[0], first_row=first_row - begins, loss=loss)
-            send_to(self._context, step.context)  # after the steps over the part before
+            send_to(self._context, step.context)  # takes effect after the steps over the previous part
             last = min(rows, stop)
             while self._row < last:
                 steps = -(-min(max(1, self.tuner.rows), last - self._row) // batch)
@@ -393,7 +392,7 @@ class CudaEngine:
             raise
 
     def _fetch(self, epoch: _Epoch) -> None:
-        """Keep what the epoch trained, and bring back where it stands; a second call, after Ctrl-C, changes no more."""
+        """Keep the trained arrays, and fetch the counters; a second call, after Ctrl-C, changes nothing more."""
         for array, vector, at in self._trained if epoch.trains else ():
             array.move(vector, partial(copy_between, self._on_device["flat"][at:], vector, array.memory.size))
         epoch.counters.fetch(self._on_device, epoch.batch_weights, self._batch)
@@ -401,18 +400,18 @@ class CudaEngine:
     # ------------------------------------------------------------------------------------ steps
 
     def _step(self, steps: int, step: e.StepArrays, trains: bool) -> None:
-        """Launch so many steps, without waiting for them; ``trains``: whether they train, or only evaluate."""
+        """Launch this many steps, without waiting for them; ``trains``: whether they train, or only evaluate."""
         if self.launch_mode == "resident":
             enqueue(e.resident, 1, THREADS, step, steps)
             return
         graph, read = self._graphs.get(trains, (None, step))
         if self.launch_mode == "graph" and (graph is None or not all(map(is_, step, read))):
-            self._phases(step, trains)  # a real step, which compiles what is then captured
+            self._phases(step, trains)  # a real step, which compiles the kernels to capture
             steps -= 1
             try:
                 graph = CapturedStep(partial(self._phases, step, trains))
                 self._graphs[trains] = graph, step
-            except Exception as error:  # an older numba-cuda or driver: slower steps, but right
+            except Exception as error:  # an older numba-cuda or driver: slower steps, but correct
                 self.launch_mode = f"stream ({type(error).__name__} while capturing: {error})"
         launch_step = graph.launch if graph and self.launch_mode == "graph" else partial(self._phases, step, trains)
         for _ in range(steps):
@@ -427,7 +426,7 @@ class CudaEngine:
             enqueue(kernel, grid, THREADS, step, *index, stream=stream)
 
         def products(gemms: list[GemmArgs], first: int) -> None:
-            """Launch products one after the other, each with its dropout; those that sum over rows in parts."""
+            """Launch products one after the other, each with its dropout; those that sum over rows use split-K."""
             for i, args in enumerate(gemms, first):
                 arrays = step.progress, step.flat, step.flat, step.flat
                 launch("cuda", args, arrays, -(-batch // args.split), batch, stream)

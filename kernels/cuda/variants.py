@@ -1,7 +1,7 @@
-"""The table's CUDA variants: functions of the operations' arguments, arrays on the device, that launch kernels.
+"""The registry's CUDA variants: functions that take an operation's arguments, on the device, and launch kernels.
 
 Arrays have the shapes of the operation's `OpSpec`, are all on the device, and all float32 or all float64. They are
-C-contiguous, as the public functions make them, but those of `matmul`. Calls do not wait for the kernels.
+C-contiguous, as the public functions make them, except those of `matmul`. Calls do not wait for the kernels.
 """
 
 from functools import cache, partial
@@ -53,12 +53,12 @@ def _flat(array: Any) -> tuple[Any, int, int]:
 
 @cache
 def _no_progress() -> Any:
-    """Return what products of fixed sizes get for ``progress``, and never read."""
+    """Return the ``progress`` for products of fixed sizes, which never read it."""
     return cuda.to_device(np.zeros(1, DEVICE_PROGRESS))
 
 
 def _product(variant: str, sizes: tuple[int, int, int], a: Any, b: Any, c: Any, splits: int = 1, **rest: int) -> None:
-    """C = A B, by `launch`.
+    """Compute C = A B with `launch`.
 
     Parameters
     ----------
@@ -71,7 +71,7 @@ def _product(variant: str, sizes: tuple[int, int, int], a: Any, b: Any, c: Any, 
     c : vector
         C (M, N), row by row, from its first element on.
     splits : int, default 1
-        As of `launch`.
+        As in `launch`.
     **rest : int
         Other fields of `GemmArgs`.
     """
@@ -96,7 +96,7 @@ def matmul(variant: str, A: Any, B: Any, out: Any) -> None:
     Raises
     ------
     ValueError
-        If M is more than a grid can have.
+        If M exceeds the rows of the largest grid.
     """
     b, b_k, b_column = _flat(B)
     _product(variant, (A.shape[0], B.shape[1], A.shape[1]), _flat(A), (b, b_column, b_k), _flat(out)[0])
@@ -105,7 +105,7 @@ def matmul(variant: str, A: Any, B: Any, out: Any) -> None:
 def dense_forward(variant: str, X: Any, W: Any, b: Any, activation: int, A: Any, Z: Any) -> None:
     """A = activation(Z), Z = X W^T + b: one product with its epilogue.
 
-    W and b are copied into one buffer, as a network has them, and so are A and Z from theirs.
+    W and b are copied into one buffer, as they are in a network, and A and Z are copied out of another.
 
     Parameters
     ----------
@@ -122,9 +122,9 @@ def dense_forward(variant: str, X: Any, W: Any, b: Any, activation: int, A: Any,
     Raises
     ------
     ValueError
-        If B is more than a grid can have.
+        If B exceeds the rows of the largest grid.
     MemoryError
-        If the buffers do not fit the card.
+        If the buffers do not fit on the card.
     """
     (rows, n), k = X.shape, W.shape[0]
     if rows * k == 0:
@@ -140,10 +140,10 @@ def dense_forward(variant: str, X: Any, W: Any, b: Any, activation: int, A: Any,
 
 
 def splits_for(dtype: Any, rows: int, columns: int, depth: int) -> int:
-    """Return in how many parts a long sum is computed: enough that the grid fills the card, each of 64 to 1024 terms.
+    """Return the number of parts of a long sum: enough that the grid fills the card, each of 64 to 1024 terms.
 
-    A longer chain of float32 would be off by its length. The parts take less memory than what is summed, as long as the
-    rows or the columns of the result are fewer than 1024.
+    The error of a longer chain of float32 additions would grow with its length. The parts take less memory than the
+    summands, as long as the rows or the columns of the result are fewer than 1024.
 
     Parameters
     ----------
@@ -157,7 +157,7 @@ def splits_for(dtype: Any, rows: int, columns: int, depth: int) -> int:
     Returns
     -------
     int
-        At least 1, by these sizes alone, so the bits are the same from run to run.
+        At least 1; depends on these sizes alone, so the bits are the same from run to run.
     """
     short = min(GRID_Y, -(-depth // MICRO_BATCH_ROWS))
     if SIMULATED:
@@ -191,9 +191,9 @@ def dense_backward_batch(
     Raises
     ------
     ValueError
-        If B or k is more than a grid can have.
+        If B or k exceeds the rows of the largest grid.
     MemoryError
-        If dZ or the parts do not fit the card.
+        If dZ or the parts do not fit on the card.
     """
     (rows, n), k, dtype = X.shape, W.shape[0], X.dtype
     dz = empty(rows * k, dtype)
@@ -214,13 +214,13 @@ def dense_backward_batch(
 
 
 def apply_activation(code: int, derives: bool, Z: Any, out: Any) -> None:
-    """out = activation(Z), or its derivative there where ``derives``; vectors of one length, ``code`` the spec's."""
+    """out = activation(Z), or its derivative at Z if ``derives``; vectors of one length; ``code`` is the spec's."""
     if Z.size:
         enqueue(activation_kernel, blocks(Z.size), THREADS, code, derives, Z, out, Z.size)
 
 
 def _rows(code: int, truth: Any, outputs: Any) -> tuple[Any, ...]:
-    """Return what the kernels of losses are given first, up to ``k``; ``truth``: labels (B,) or targets (B, k)."""
+    """Return the first arguments of the loss kernels, up to ``k``; ``truth``: labels (B,) or targets (B, k)."""
     labelled = truth.ndim == 1
     code = SOFT_CROSS_ENTROPY if code == CROSS_ENTROPY and not labelled else code
     labels, targets = (truth, empty(1, outputs.dtype)) if labelled else (empty(1, np.int64), _flat(truth)[0])
@@ -235,7 +235,7 @@ def loss(code: int, counts: bool, truth: Any, outputs: Any, out: Any) -> None:
     code : int
         Of the LossSpec.
     counts : bool
-        Whether to store the share of rows that are answered correctly instead, for losses of labels.
+        Whether to store the fraction of rows answered correctly instead, for losses of labels.
     truth : device array
         Labels int64 (B,), or targets (B, k).
     outputs : device array, shape (B, k)
@@ -249,7 +249,7 @@ def loss(code: int, counts: bool, truth: Any, outputs: Any, out: Any) -> None:
 
 
 def loss_gradient(code: int, truth: Any, outputs: Any, out: Any) -> None:
-    """Store the derivative of the mean over rows of a loss in ``out`` (B, k); other parameters as of `loss`."""
+    """Store the derivative of the mean over rows of a loss in ``out`` (B, k); other parameters as in `loss`."""
     enqueue(loss_gradient_kernel, blocks(len(outputs)), THREADS, *_rows(code, truth, outputs), _flat(out)[0])
 
 
@@ -269,7 +269,7 @@ def update(operation: UpdateSpec, *arguments: Any) -> None:
     """
     spec, p, g, state, hyper, rate, step = operation.parse(arguments)
     shared = tuple(map(p.dtype.type, constants(spec, (*hyper, *np.zeros(HYPER_SIZE - len(hyper))), rate, step)))
-    first, second, *_ = (*state, g, g)  # what a rule lacks, the kernel leaves alone
+    first, second, *_ = (*state, g, g)  # the kernel leaves alone the vectors that a rule lacks
     if p.size:
         enqueue(
             update_kernel, blocks(p.size), THREADS, spec.code, spec.state_vectors, p, g, first, second, p.size, shared
