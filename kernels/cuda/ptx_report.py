@@ -1,10 +1,10 @@
-"""What the CUDA kernels become, without a card: compiled and linked as their first launch does, and looked at.
+"""Compiles and links the CUDA kernels without a card, as their first launch does, and inspects the results.
 
 The extra ``cuda12`` brings numba-cuda's compiler and nvJitLink, its linker, which need no driver.
 ``python -m fastnet.kernels.cuda.ptx_report`` compiles every kernel for sm_80, sm_90a and sm_100a, prints a line for
-each, and fails where one spills, computes in float64 what is float32, approximates (fast math), needs more registers
-or shared memory than its launch can have, or reads memory by less than 16 bytes at a time where it should not. PTX is
-read as text; registers, local and shared memory are read from the machine code that a launch would load.
+each, and fails if one spills, computes in float64 what is float32, approximates (fast math), needs more registers
+or shared memory than its launch can have, or lacks 16-byte loads that it should have. The PTX is searched as text;
+registers, local and shared memory are read from the machine code that a launch would load.
 """
 
 import contextlib
@@ -30,25 +30,25 @@ from .rules import CONSTANTS
 from .variants import VARIANTS
 
 SHARED_BYTES = {(8, 0): 164 << 10, (9, 0): 228 << 10, (10, 0): 228 << 10}
-"""Of an SM, by compute capability: the CUDA C++ Programming Guide's table."""
+"""Shared memory of an SM, by compute capability: the CUDA C++ Programming Guide's table."""
 
 DTYPES = ("float32", "float64")
 
 ADDS_UP = ("loss_kernel", "epoch_squares", "epoch_clip", "epoch_penalty", "epoch_close", "resident")
-"""Kernels that add up in float64 whatever the dtype."""
+"""Kernels that accumulate in float64 whatever the dtype."""
 
 ROW_SUMS = {"softmax_kernel": 10, "loss_gradient_kernel": 10, "epoch_losses": 20, "epoch_dropout": 2}
-"""Kernels that add up only the parts of a row's exponentials in float64, or only read dropout's scale, and the
-instructions that this takes."""
+"""Kernels that use float64 only to add up the parts of a row's exponentials, or to read dropout's scale, and the number
+of instructions that this takes."""
 
 APPROXIMATE = re.compile(r"\b(?:div\.full|(?:div|tanh|sin|cos|lg2|sqrt|rsqrt)\.approx)[\w.]*|__nv_fast_\w+")
-"""What only fast math emits, in PTX and in the LLVM IR that it is made from. ``ex2.approx`` and ``rcp.approx`` may be
-in PTX, since libdevice's accurate functions use them: a fast exp is known by IR's call of ``__nv_fast_expf``."""
+"""Matches what only fast math emits, in PTX and in the LLVM IR that it comes from. ``ex2.approx`` and ``rcp.approx``
+may be in PTX, since libdevice's accurate functions use them; a fast exp is a call in the IR of ``__nv_fast_expf``."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """One kernel, compiled.
+    """The figures of one compiled kernel.
 
     Attributes
     ----------
@@ -56,29 +56,29 @@ class Report:
     cc : tuple of int
         Compute capability.
     threads, blocks : int
-        Of a block, and blocks that are to share an SM.
+        Threads per block, and blocks that should share an SM.
     registers : int
-        A thread.
+        Per thread.
     shared_bytes : int
-        A block.
+        Per block.
     shared_alignment : int
-        Bytes, of the array in shared memory that has the least; 0 where there is none.
+        Least alignment of an array in shared memory, in bytes; 0 if there is none.
     spill_bytes : int
-        Of local memory, a thread: spilled registers, and arrays that did not become registers.
+        Local memory per thread: spilled registers, and arrays that are not in registers.
     wide_loads : int
         16-byte loads from global and shared memory in the code.
     double_operations : int
-        Instructions over float64 in the code.
+        float64 instructions in the code.
     approximations : int
         Instructions and calls that only fast math emits.
     target : str
-        Architecture that the code is for, such as sm_90a.
+        Architecture of the code, such as sm_90a.
     shared_loads : int
-        Those of ``wide_loads`` that read shared memory, known as such: ``ld.shared.v4``.
+        Those of ``wide_loads`` that explicitly read shared memory: ``ld.shared.v4``.
     loop : int
         PTX instructions of the `main_loop`.
     branches : int
-        Those of them that branch forward, so not the loop's own.
+        Forward branches among these, so not the loop's own.
     """
 
     kernel: str
@@ -100,7 +100,7 @@ class Report:
 
 
 def _types(function: Callable[..., Any], dtype: str) -> tuple[Any, ...]:
-    """Return the Numba types of a kernel's arguments, by their names, which all kernels use for the same things."""
+    """Return the Numba types of a kernel's arguments from their names, which mean the same in all kernels."""
     from numba.cuda import types
     from numba.cuda.np.numpy_support import from_dtype
 
@@ -121,7 +121,7 @@ def _types(function: Callable[..., Any], dtype: str) -> tuple[Any, ...]:
 
 @contextlib.contextmanager
 def card_of(cc: tuple[int, int]) -> Iterator[None]:
-    """Let numba-cuda compile as it would on a card of this compute capability, where there is none."""
+    """Make numba-cuda compile as it would on a card of this compute capability, without such a card."""
     card = SimpleNamespace(compute_capability=cc, id=0)
     with (
         mock.patch("numba.cuda.dispatcher.get_current_device", return_value=card),
@@ -136,16 +136,16 @@ def compiled(dispatcher: Any, types: tuple[Any, ...], cc: tuple[int, int]) -> tu
     Parameters
     ----------
     dispatcher : dispatcher
-        What `device.kernel` returns.
+        A result of `device.kernel`.
     types : tuple
         Numba's types of the arguments.
     cc : tuple of int
-        Compute capability; numba-cuda adds the architecture's suffix, as in sm_90a, which it does on a card.
+        Compute capability; numba-cuda adds the architecture's suffix, as in sm_90a, as it does on a card.
 
     Returns
     -------
     ir, ptx, cubin : str, str, bytes
-        LLVM IR, the PTX that is made from it, and the machine code that is made from that, which a launch loads.
+        LLVM IR, the PTX compiled from it, and the machine code assembled from that, which a launch loads.
     """
     from numba.cuda.dispatcher import _Kernel
 
@@ -155,17 +155,17 @@ def compiled(dispatcher: Any, types: tuple[Any, ...], cc: tuple[int, int]) -> tu
 
 
 class Cubin(NamedTuple):
-    """What the loader reads from a kernel's machine code: an ELF file."""
+    """Figures that the loader reads from a kernel's machine code, an ELF file."""
 
-    registers: int  # a thread
-    local_bytes: int  # a thread: spilled registers, and arrays that are not in registers
-    shared_bytes: int  # a block
+    registers: int  # per thread
+    local_bytes: int  # per thread: spilled registers, and arrays that are not in registers
+    shared_bytes: int  # per block
 
 
 def read_cubin(code: bytes) -> Cubin:
-    """Read what one kernel needs from its cubin.
+    """Read the resources that one kernel needs from its cubin.
 
-    Source: the section ``.nv.info``: entries of format, attribute, size, and the data, which are a symbol and a number;
+    Source: the section ``.nv.info``: entries of format, attribute, size and data, which are a symbol and a number;
     EIATTR_REGCOUNT is 0x2f, EIATTR_FRAME_SIZE 0x11.
     """
     (table,), (width, count, names) = struct.unpack_from("<Q", code, 0x28), struct.unpack_from("<HHH", code, 0x3A)
@@ -187,7 +187,7 @@ def read_cubin(code: bytes) -> Cubin:
 def main_loop(ptx: str) -> tuple[list[str], int]:
     """Return the instructions of the shortest loop that has a barrier, and how many of them branch forward.
 
-    Without such a loop: none.
+    Without such a loop there are none.
     """
     lines = [line.split("//")[0].strip() for line in ptx.splitlines()]
     labels = {line[:-1]: i for i, line in enumerate(lines) if re.fullmatch(r"\$\w+:", line)}
@@ -200,11 +200,11 @@ def main_loop(ptx: str) -> tuple[list[str], int]:
 
 
 def _compile(name: str, dtype: str, cc: tuple[int, int]) -> Report:
-    """Compile and link a kernel of CUDA_KERNELS; RuntimeError where numba-cuda or the linker refuse."""
+    """Compile and link a kernel of CUDA_KERNELS; RuntimeError if numba-cuda or the linker fails."""
     function, dispatcher, threads, blocks = CUDA_KERNELS[name]
     try:
         ir, ptx, cubin = compiled(dispatcher, _types(function, dtype), cc)
-    except Exception as error:  # of Numba's, NVVM's or the linker's own class
+    except Exception as error:  # its class is Numba's, NVVM's or the linker's own
         raise RuntimeError(f"numba-cuda cannot compile {name} for sm_{cc[0]}{cc[1]}: {error}") from error
     registers, local_bytes, shared_bytes = read_cubin(cubin)
     wide = re.findall(r"\bld((?:\.\w+)*)\.(?:v4\.[fb]32|v2\.[fb]64)", ptx)
@@ -231,7 +231,7 @@ def _compile(name: str, dtype: str, cc: tuple[int, int]) -> Report:
 
 
 def _product_kernels(variant: str, dtype: str) -> tuple[str, ...]:
-    """Return the names of the kernels of a variant's products, which this enters in CUDA_KERNELS."""
+    """Return the names of a GEMM variant's kernels, and register these in CUDA_KERNELS."""
     names: list[str] = []
     for made in gemm_kernels(variant, np.dtype(dtype)):
         names.append(made.kernel.__name__)
@@ -253,12 +253,12 @@ def _kernels(operation: str, variant: str, dtype: str) -> tuple[str, ...]:
 
 
 def report(operation: str, variant: str, dtype: str, cc: tuple[int, int] = (9, 0)) -> tuple[Report, ...]:
-    """Compile what a CUDA variant launches, and say what it needs.
+    """Compile the kernels that a CUDA variant launches, and report what they need.
 
     Parameters
     ----------
     operation, variant : str
-        As the table names them, such as "matmul" and "cuda".
+        As the registry names them, such as "matmul" and "cuda".
     dtype : str
         "float32" or "float64".
     cc : tuple of int, default (9, 0)
@@ -315,15 +315,15 @@ def all_reports(dtype: str, cc: tuple[int, int]) -> list[Report]:
 
 
 def faults(found: Report) -> list[str]:
-    """Return what is wrong with a kernel, a phrase for each fault; nothing, if all is well."""
+    """Return a phrase for each fault of a kernel; an empty list if there is none."""
     shared, registers, blocks = found.shared_bytes, found.registers, found.blocks
     mixed = found.dtype == "float32" and found.double_operations > ROW_SUMS.get(found.kernel, 0)
     mixed = mixed and found.kernel not in ADDS_UP
     is_fast = re.search(r"\d+x\d+x\d+", found.kernel) is not None
     unaligned = is_fast and found.shared_alignment % arguments.VECTOR_BYTES
-    # Of A and of B: from global memory at least one each, from shared memory two, for two terms of the sum.
+    # A and B each need at least one load from global memory, and two from shared memory, for two terms of the sum.
     few = is_fast and (found.wide_loads < 6 or found.shared_loads < 4)
-    branches = found.branches if re.search(r"_[kl]{2}$", found.kernel) else 0  # which know how their factors lie
+    branches = found.branches if re.search(r"_[kl]{2}$", found.kernel) else 0  # specialized for the factors' layouts
     crowded = registers * found.threads * blocks > 65536
     large = shared > 48 << 10 or shared * blocks > SHARED_BYTES[found.cc]
     checks = (
@@ -348,7 +348,7 @@ def main() -> int:
     Returns
     -------
     int
-        The exit status: 0; 1 where a kernel has `faults`; 2 in the simulator.
+        The exit status: 0; 1 if a kernel has `faults`; 2 in the simulator.
     """
     if SIMULATED:
         print("the simulator compiles nothing; unset NUMBA_ENABLE_CUDASIM", file=sys.stderr)
