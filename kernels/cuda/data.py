@@ -1,4 +1,4 @@
-"""DeviceData: copies the rows that steps read to the device; and functions that copy `SyncedArray`s.
+"""DeviceData: copies to the device the rows that steps read; and functions that copy `SyncedArray`s.
 
 Arrays are copied once. The parts of a memory map alternate between the two halves of one vector: a part is copied, from
 pinned memory and on a separate stream, while steps still read the previous part; the steps over the part before that,

@@ -83,7 +83,7 @@ def capability() -> tuple[int, int]:
 
 
 def too_old(variant: str) -> str:
-    """Return that the card is too old for a GEMM variant, as a phrase; "" if it is not."""
+    """Return a phrase that says that the card is too old for a GEMM variant; "" if it is not."""
     least = LEAST_CAPABILITY.get(variant, (0, 0))
     if least == (0, 0) or capability() >= least:
         return ""

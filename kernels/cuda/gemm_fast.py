@@ -307,7 +307,7 @@ def block_kernel(name: str, dtype: Any, tile: BlockTile, blocks: int, modes: tup
 
         All threads of a block reach the one barrier per bk terms, because a block outside C returns as a whole.
         """
-        if SIMULATED:  # it does not accept an alignment; elsewhere this branch is not compiled
+        if SIMULATED:  # the simulator does not accept an alignment; elsewhere this branch is not compiled
             left = cuda.shared.array(a_buffer, dtype)
             right = cuda.shared.array(b_buffer, dtype)
         else:

@@ -12,7 +12,7 @@ also numbers from 3.40199e38 on, which round to infinity; the small parts of tho
 A warp computes 64 x 32 of the block's 128 x 128, as 4 x 4 tiles of 16 x 8, from panels that move as in `gemm_fast`. Any
 row of C may be any row of a tile, and the terms may come in any order, as long as A, B and C agree. Both are chosen so
 that a thread's parts of A and B lie in pieces of 16 bytes, whose loads have no bank conflicts, and its part of C in
-pieces too: see `places`. The kernel has never run on a card, and nothing of it has been timed.
+such pieces too: see `places`. The kernel has never run on a card, and nothing of it has been timed.
 """
 
 from functools import cache

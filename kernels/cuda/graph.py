@@ -39,7 +39,7 @@ class CapturedStep:
     Raises
     ------
     Exception
-        Whatever an older numba-cuda or driver raises; the builder and its stream are closed before.
+        Whatever an older numba-cuda or driver raises; the builder and its stream are closed first.
     """
 
     def __init__(self, launches: Callable[[Any], None]) -> None:

@@ -43,7 +43,7 @@ of instructions that this takes."""
 
 APPROXIMATE = re.compile(r"\b(?:div\.full|(?:div|tanh|sin|cos|lg2|sqrt|rsqrt)\.approx)[\w.]*|__nv_fast_\w+")
 """Matches what only fast math emits, in PTX and in the LLVM IR that it comes from. ``ex2.approx`` and ``rcp.approx``
-may be in PTX, since libdevice's accurate functions use them; a fast exp is a call in the IR of ``__nv_fast_expf``."""
+may be in PTX, since libdevice's accurate functions use them; a fast exp shows in the IR, as ``__nv_fast_expf``."""
 
 
 @dataclass(frozen=True)
