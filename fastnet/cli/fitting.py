@@ -62,7 +62,7 @@ class Member:
         Makes the transformer, a trainer and the data, as above, for all rows, including those of the validation. Takes
         the number of epochs of the learning rate's schedule, None for that of ``trainer``.
     refitted : Trainer or None
-        A trainer that has trained on all rows for as long as the best epoch took; if set, its network is the result.
+        Has trained on all rows for as long as ``trainer`` took to its best epoch; if set, its network is the result.
     """
 
     trainer: Trainer
@@ -96,7 +96,7 @@ class Member:
         return len(self.data[1])
 
     def fit(self, epochs: int, patience: int, stop: Callable[[Any], None], progress: bool | None = None) -> None:
-        """Train until ``history`` has this many epochs, then refit on all rows; keep the best epoch in any case."""
+        """Train until ``history`` has this many epochs, then refit on all rows; the best is kept, whatever ends it."""
         if epochs > self.history.epochs:
             rest: dict[str, Any] = {"patience": patience, "callbacks": [stop], "progress": progress}
             rest |= {"validation_data": self.validation, "checkpoint": self.checkpoint}
@@ -105,7 +105,7 @@ class Member:
         self.refit(stop)
 
     def refit(self, stop: Callable[[Any], None]) -> None:
-        """Train a new network on all rows, for as many epochs as the best epoch took.
+        """Train a new network on all rows, for as many epochs as the first training took to reach its best one.
 
         At the best epoch of a cosine schedule the rate is still high. The new network's rate falls to 0, over as many
         epochs as give the same sum of rates.
@@ -155,7 +155,7 @@ def fit(members: Sequence[Member], epochs: int, patience: int) -> int:
 
 
 def _fit_side_by_side(members: Sequence[Member], epochs: int, patience: int, stop: Callable[[Any], None]) -> None:
-    """Fit all members on as many threads as the system starts, or on the caller's thread; an error stops new fits.
+    """Fit all members on the threads that the system starts, the caller's if it starts none; an error stops new fits.
 
     The threads take members from one shared iterator instead of one task per member: if the system refuses to start a
     thread for a task, the pool loses that task.

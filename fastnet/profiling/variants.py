@@ -341,7 +341,7 @@ def _with_loop(facts: Facts, loop: machine_code.Loop, sample: SampleInput, items
 
 
 def _medians(samples: list[float], middle: Callable[[list[float]], float] = median) -> tuple[float, ...]:
-    """Return the median, or another average, of each of `SETS` parts of the samples."""
+    """Return the median of each of `SETS` parts of the samples, or what ``middle`` gives instead."""
     ends = [i * len(samples) // SETS for i in range(SETS + 1)]
     return tuple(middle(samples[start:end]) for start, end in pairwise(ends))
 

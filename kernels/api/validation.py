@@ -188,7 +188,7 @@ def class_targets(name: str, value: ArrayLike, shape: tuple[int, ...], dtype: An
     TypeError
         If they are not numbers.
     ValueError
-        If they have another shape, are not whole or out of range, or rows are not probabilities.
+        If they have another shape, are not whole, are out of range, or rows are not probabilities.
     """
     rows, classes = shape
     array = _as_array(name, value)

@@ -250,7 +250,7 @@ def _enough_memory(size: int, purpose: str) -> Iterator[None]:
     Parameters
     ----------
     size : int
-        Bytes that the block allocates.
+        Bytes that the body of the ``with`` statement allocates.
     purpose : str
         What the memory is for, and what to do instead; the message ends with it.
 

@@ -8,7 +8,7 @@ an epoch starts from their vectors on the device, and its results are copied bac
 they have been accessed on the host, and so may have changed. Before an epoch's first step the engine sends the order of
 the rows and the learning rate of each step. The host makes the order, since its shuffle is a chain of swaps that gives
 the same bits everywhere, and takes 8 bytes per row. After the last step the engine fetches the position and the loss.
-In between only the parts of a memory map cross the bus: while steps run, `DeviceData` reads and copies the next part.
+In between only the parts of a memory map cross the bus: while steps run, the next is read, and `DeviceData` copies it.
 
 A batch goes through all layers as one piece, so memory grows with it.
 """

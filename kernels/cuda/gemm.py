@@ -41,7 +41,7 @@ def store_epilogue(args: Any, i: int, n: int, total: Any, a: Any, b: Any, c: Any
     Parameters
     ----------
     args : GemmArgs or record GEMM_ARGS
-        Offsets of C and of the operands of the epilogue; a negative offset means that the operand is absent.
+        Offsets of C and of what the epilogue reads and writes; a negative offset means that it is absent.
     i, n : int
         Row and column of C.
     total : float32 or float64

@@ -130,7 +130,7 @@ def tile_storer(real: Any, tile: BlockTile, step_n: int) -> Any:
 
     @device
     def store_tile(args: Any, sums: Any, m0: int, n0: int, rows: int, arrays: Any, part: int) -> None:
-        """Apply bias, Z and ReLU in the first loop; in the second, to C read back, other activations and the gate.
+        """Store Z and apply ReLU in one loop, after the bias; in another, to C read back, other activations and gate.
 
         These need exponentials, or another layer's A: in the first loop their code would be repeated for each sum.
         """
@@ -244,7 +244,7 @@ def fast(dtype: Any, tile: BlockTile, a_mode: int = ANY_MODE, b_mode: int = ANY_
     tile : BlockTile
         ``tile.threads`` threads per block, at least one warp outside the simulator.
     a_mode, b_mode : int, default ANY_MODE
-        With VECTORS: specializes the kernel for these modes of A and B, in arrays of fewer than 2**31 elements.
+        With VECTORS: the kernel is for these modes of A and B only, in arrays of fewer than 2**31 elements.
 
     Returns
     -------

@@ -57,7 +57,7 @@ class GemmKernel(NamedTuple):
     threads : int
         Threads of a block.
     of_modes : callable, optional
-        ``(a_mode, b_mode) -> kernel``, specialized for these modes, one of MODES, and for arrays of fewer than 2**31
+        ``(a_mode, b_mode) -> kernel`` for these modes only, one of MODES, and only for arrays of fewer than 2**31
         elements.
     """
 

@@ -252,7 +252,7 @@ else:
         def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             """Emit two conversions for each element, the second of the remainder of the first.
 
-            The last 13 bits of the second are not part of its value; on sm_90a the conversion does not zero them.
+            The last 13 bits of a result are not part of it, and on sm_90a not zeros: the first's are cleared here.
             """
             bits, real = ir.IntType(32), ir.FloatType()
             cvt = ir.InlineAsm(ir.FunctionType(bits, [real]), "cvt.rna.tf32.f32 $0, $1;", "=r,f")

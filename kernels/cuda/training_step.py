@@ -132,7 +132,7 @@ def epoch_dropout(step: StepArrays, index: int) -> None:
 
 @kernel(THREADS)
 def epoch_losses(step: StepArrays) -> None:
-    """Store losses and correct answers of the batch's rows, and when training the last layer's dZ; one thread per row.
+    """Store losses and correct answers of the batch's rows and, if it trains, the last layer's dZ; a thread per row.
 
     A row's loss is capped, then multiplied by its sample weight; its dZ is multiplied by that weight / the batch's.
     """

@@ -51,6 +51,6 @@ def backward(
 
 
 def clipped(gradient: Array, clip_norm: float) -> Array:
-    """Return the gradient, scaled down to ``clip_norm`` if its Euclidean norm is larger; NaN and infinity propagate."""
+    """Return the gradient, scaled to Euclidean norm ``clip_norm`` if its own is larger; NaN and infinity give NaN."""
     norm = float(np.linalg.norm(gradient.astype(np.float64)))
     return gradient if norm <= clip_norm else gradient * gradient.dtype.type(clip_norm / norm)

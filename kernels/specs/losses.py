@@ -56,7 +56,7 @@ class LossSpec(Choice):
 
     @property
     def equation(self) -> str:
-        """The equation for one element, or for one row if the loss is a mean over rows, for the documentation."""
+        """Equation of one element, or of one row if the loss is a mean over rows, for docstrings and documentation."""
         return self.row_equations[0] if self.value is None else equation_of(self.value)
 
     @property
