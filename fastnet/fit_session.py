@@ -129,9 +129,9 @@ class FitSession:
         if state.engine is None:
             compile_kernels(trainer)
         self._batch = data.rows if trainer.batch_size is None else min(trainer.batch_size, data.rows)
-        self._backend = build(self._batch, True)
+        self.backend = build(self._batch, True)
         # A backend of its own, so that losses do not depend on the batch size: other micro-batches round differently.
-        self._validator = self._evaluator(validation) if validation is not None else self._backend
+        self._validator = self._evaluator(validation) if validation is not None else self.backend
         self._order = np.empty(data.rows, np.int64) if trainer.shuffle else None
         self._best = self._best_state()
 
@@ -180,7 +180,7 @@ class FitSession:
                     if not validates:
                         best.snapshot()
                     self._train_epoch(epoch)
-                    row = self._backend.results() | self._validated()
+                    row = self.backend.results() | self._validated()
                     history.append(row)
                     finite = all(map(math.isfinite, row.values())) and best.is_finite()
                     if finite or not validates:
@@ -223,7 +223,6 @@ class FitSession:
                 writer.write(*state_dict(trainer, state, best.arrays))
         if history.epochs >= MIN_EPOCHS:
             history.set_remarks(*self._data.remarks())
-        self._state.keep(self._backend)
         return warning
 
     def _validated(self) -> dict[str, float]:
@@ -237,9 +236,9 @@ class FitSession:
         data = self._data.at_once(self._order is not None)
         held = None if self._validation is None else self._validation.at_once(False)
         missing = data is None or (self._validation is not None and held is None)
-        if data is None or missing or not isinstance(self._backend, CpuEngine):
+        if data is None or missing or not isinstance(self.backend, CpuEngine):
             return None
-        return EpochLoop(self._backend, data, self._order, self._best, self._validator, held and held[:3])
+        return EpochLoop(self.backend, data, self._order, self._best, self._validator, held and held[:3])
 
     def _starts(self, epoch: int) -> bool:
         """Start or continue an epoch; return False if it is the rest of an interrupted one."""
@@ -258,6 +257,6 @@ class FitSession:
         chunks = self._data.iter_chunks(batch, order, int(state.progress["row"]))
         try:
             for X, y, weights, chunk_order, first_row in chunks:
-                self._backend.train(X, y, weights, chunk_order, rates, first_row, rows)
+                self.backend.train(X, y, weights, chunk_order, rates, first_row, rows)
         finally:  # Ctrl-C may come while a chunk is read
-            self._backend.finish()
+            self.backend.finish()

@@ -313,9 +313,7 @@ def _run(jobs: list[_Job], progress: bool | None, threads: int | None) -> list[F
             return ""
         try:
             with limit_threads(1), interruptible(stop):
-                warning = fit_prepared(*job[:-1])
-                job.trainer._state.engine = None  # those of thousands of networks would fill the memory
-                return warning
+                return fit_prepared(*job[:-1])
         except Exception:
             raise
         except BaseException as error:  # such as a callback's sys.exit

@@ -30,7 +30,7 @@ from .summary import summary
 from .validation import check_inputs, check_loss, check_targets, takes_softmax
 
 _SURELY_FITS = 1 << 26
-"""Bytes of parameters for which nobody asks the system how much memory there is."""
+"""Parameters of at most this many bytes are allocated without a look at how much memory the system has."""
 
 
 class Network(Hinting):

@@ -398,7 +398,7 @@ def codes(frame: Any, targets: Array) -> list[str]:
 # ---------------------------------------------------------------------------------------------- the target
 
 MAX_INTEGER_CLASSES = 20
-"""Whole numbers count as classes if there are at most so many different ones, each at least twice on average."""
+"""Whole numbers count as classes if there are at most this many different ones, each at least twice on average."""
 
 _MIN_ROWS, _MAX_CLASSES = 10, 1000
 

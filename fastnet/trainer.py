@@ -301,6 +301,7 @@ class Trainer(Hinting):
             with in_fit([self]), limit_threads(threads), progress_bar(options.epochs, shown) as bar:
                 session = FitSession(self, self._state, data, validation, ranks.builder(self._build), ranks.fail)
                 warning = session.run(options._replace(callbacks=ranks.joined(options.callbacks)), bar, writer)
+                self._state.keep(session.backend)  # not by `fit_many`: thousands of them would fill the memory
         if warning:
             warnings.warn(warning, DivergenceWarning, stacklevel=3)
         return self.history
