@@ -137,9 +137,11 @@ class VectorBuilder:
         vectors = [pointer, *(self.at(pointer, _INT32(q * self.lanes * self.bytes)) for q in range(1, count))]
         return vectors if last is None else [*vectors[:-1], self.at(pointer, last)]
 
-    def prefetch(self, pointer: ir.Value) -> None:
-        """Prefetch a cache line that will be read soon."""
-        self.intrinsic("prefetch.p0", VOID, pointer, _INT32(0), _INT32(3), _INT32(1))  # for reading, into L1, data
+    def prefetch(self, pointer: ir.Value, near: bool = True) -> None:
+        """Prefetch a cache line that will be read soon; ``near``: into L1, otherwise into L2."""
+        self.intrinsic(
+            "prefetch.p0", VOID, pointer, _INT32(0), _INT32(3 if near else 2), _INT32(1)
+        )  # for reading, into L1, data
 
     def splat(self, scalar: ir.Value) -> ir.Value:
         """Return a vector with ``scalar`` in every lane."""

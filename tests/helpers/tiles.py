@@ -8,7 +8,7 @@ import numba
 import numpy as np
 from numba import types
 
-from fastnet.kernels.cpu.gemm.microkernel import MR, SINGLE_ROW_VECTORS, WIDTHS, microkernel, sum_rows
+from fastnet.kernels.cpu.gemm.microkernel import SINGLE_ROW_VECTORS, TILES, microkernel, sum_rows
 from fastnet.kernels.cpu.gemm.operands import Epilogue, MicroPanels, Rows, Tile
 from fastnet.kernels.llvm import builder as builder
 from fastnet.kernels.llvm.builder import VECTOR
@@ -45,7 +45,7 @@ def kernels(dtype: Any) -> dict[str, Any]:
             alpha,
         )
         panels = MicroPanels(a[0], a[1], a[2], height * a[1])
-        tile = Tile(height, columns, A.shape[1], tiles)
+        tile = Tile(height, columns, A.shape[1], tiles, 0, 0)
         microkernel(C.dtype, tile, panels, Rows(b[0], b[1]), Rows(c[0] if store else 0, c[1]), epilogue)
 
     def copy(target: Any, source: Any, count: Any) -> None:
@@ -95,8 +95,8 @@ def assert_guard(outer: Any, rows: int, columns: int) -> None:
 def tiles(dtype: Any) -> list[tuple[int, int]]:
     """Every height, and every number of columns that has a tile: only the last vector is filled in part."""
     lanes = lanes_of(dtype)
-    widths = [lanes * w - missing for w in WIDTHS for missing in range(lanes)]
-    return [*product(range(1, MR + 1), widths), (1, lanes * SINGLE_ROW_VECTORS)]
+    missing = {vectors: range(lanes if vectors < SINGLE_ROW_VECTORS else 1) for _, vectors in TILES}
+    return [(rows, lanes * vectors - few) for rows, vectors in TILES for few in missing[vectors]]
 
 
 def layouts(A: Any) -> list[Any]:

@@ -100,6 +100,16 @@ PACK_A_PANELS = 8
 not in L1."""
 
 
+FAR_B_BYTES = L2 // 2
+"""If micro-panels of a whole B take more than this, they come from L3: the tiles of one prefetch the next one."""
+
+FAR_B_TILES = 4
+"""Fewest tiles that do so: fewer are done before the next micro-panel could have arrived."""
+
+FAR_B_K = 64
+"""Shortest micro-panel that is prefetched so."""
+
+
 class Blocking(NamedTuple):
     """How one product is divided into blocks.
 

@@ -32,10 +32,10 @@ from numba import types
 
 from ...jit.call_by_address import by_address, kernel_address, kernel_entry, succeeds
 from ...jit.decorator import jit
-from ...llvm.builder import VECTOR
+from ...llvm.builder import LINE, VECTOR
 from ...llvm.memory import address_and_strides, allocate, copy_element, item_bytes, release
-from .blocking import A_BYTES, choose_blocking
-from .microkernel import MR, NV, SINGLE_ROW_VECTORS, microkernel
+from .blocking import A_BYTES, FAR_B_BYTES, FAR_B_K, FAR_B_TILES, choose_blocking
+from .microkernel import MR, MR_NARROW, NV, PREFETCH_INTERVAL, SINGLE_ROW_VECTORS, microkernel
 from .operands import (
     NO_ROWS,
     Epilogue,
@@ -94,12 +94,17 @@ def _macro_kernel(dtype: Any, block: Any, n: int, a: Any, b: Any, c: Any, epilog
     lanes = VECTOR // item
     nr = NV * lanes
     rows, nb, kb = block.m, block.n, block.k
-    tiles = -(-rows // (MR if b.panel_stride >= 0 else MAX_ROWS))
+    most = MR if nb > lanes or a.panel_stride > 0 else MR_NARROW
+    tiles = -(-rows // (most if b.panel_stride >= 0 else MAX_ROWS))
     height = rows // tiles if tiles > 1 else rows
     taller = rows - height * tiles  # number of tiles that have one row more
     t, group = 0, tiles
     if nb > nr:
         group = max(1, A_BYTES // (MR * kb * item + 1))
+    b_step, steps = np.intp(0), (kb - 1) // PREFETCH_INTERVAL
+    is_far = n * kb * item > FAR_B_BYTES and b.row_stride == nr * item
+    if is_far and nb <= nr and kb >= FAR_B_K and tiles >= FAR_B_TILES:
+        b_step = -(-kb * nr * item // (tiles * steps * LINE)) * LINE  # the tiles share out the next micro-panel
     while t < tiles:  # loop 2
         i = t * height + min(t, taller)
         tile_rows = height + (t < taller)
@@ -121,7 +126,7 @@ def _macro_kernel(dtype: Any, block: Any, n: int, a: Any, b: Any, c: Any, epilog
                 if tile_rows == 1:
                     width = single_row_width(item, kb, n, nb - j, b.column_stride)
                 columns = Rows(b.address + j * b.column_stride, b.column_stride)
-                tile = Tile(tile_rows, width, kb, 1)
+                tile = Tile(tile_rows, width, kb, 1, 0, 0)
                 gemm_bt_microkernel(
                     dtype, tile, Rows(panels.address, panels.row_stride), columns, c_tile, tile_epilogue
                 )
@@ -133,7 +138,8 @@ def _macro_kernel(dtype: Any, block: Any, n: int, a: Any, b: Any, c: Any, epilog
             while width > lanes and nb - j <= width - lanes:  # a tile's last vector may be partial
                 width >>= 1
             b_tile = Rows(b.address + j // nr * b.panel_stride + j % nr * item, b.row_stride)
-            tile = Tile(tile_rows, min(width, nb - j), kb, count)
+            b_next = b.address + b.panel_stride + t * steps * b_step
+            tile = Tile(tile_rows, min(width, nb - j), kb, count, b_next, b_step)
             microkernel(dtype, tile, panels, b_tile, c_tile, tile_epilogue)
             j += width
         t += count

@@ -18,8 +18,8 @@ units, not the load ports, are the limit. Why LLVM and not a Python loop: in Num
 which sums live in registers; an explicit tile of vectors leaves no choice.
 
 Addresses and strides are intp, strides in bytes, so that one compiled kernel serves arrays of every layout. The caller
-keeps the arrays alive; nothing here allocates. A is read one element at a time. With AVX2 and NEON, its rows or its
-columns must be contiguous. Tall tiles have a kernel for either case, in which the elements of a round are at constant
+keeps the arrays alive; nothing here allocates. A is read one element at a time; its rows or its columns must be
+contiguous. Tall tiles of few vectors have a kernel for either case, in which the elements of a round are at constant
 distances: with arbitrary strides, the chain of address additions would be as long as that of the FMAs. NEON reads
 contiguous columns of A as whole vectors, whose lanes are operands of its FMAs. The rows of B and C are contiguous, and
 nothing beyond ``columns`` is read or written.
@@ -46,6 +46,10 @@ from .operands import Epilogue, MicroPanels, Rows, Tile, epilogue_type, micro_pa
 MR = 6
 """Rows of the largest tile."""
 
+MR_NARROW = 8 if VECTOR >= 32 else MR
+"""Rows of the largest tile of a single vector: on x86 an FMA takes 4 cycles and two begin in each, so 8 sums keep the
+units busy."""
+
 NV = 4 if registers() >= 32 else 2
 """Vectors in a row of the largest tile.  6 x 4 + 4 + 1 = 29 registers of 32;  6 x 2 + 2 + 1 = 15 of 16."""
 
@@ -56,26 +60,45 @@ SINGLE_ROW_VECTORS = 16 if VECTOR == 64 else 8
 """Vectors in a tile of a single row. B is read once, so long contiguous parts of its rows matter most. 16 sums fit into
 the registers if FMAs read B from memory; on ARM, B needs registers, too."""
 
-UNROLL = 2
+UNROLL = 4 if VECTOR == 64 else 2
 """Iterations of k in one round of a tall tile's loop; the elements of A in a round are at constant distances (LAYOUTS).
 """
 
-LAYOUTS = ("k", "rows") if VECTOR == 32 or IS_ARM else ("",)
-"""Direction in which A is contiguous; with AVX2 and NEON, tall tiles have a kernel for either. With AVX-512's 24 FMAs
-per iteration, the rest of the loop is free; without FMA instructions, LLVM has no registers left for unrolling."""
+LAYOUTS = ("k", "rows") if VECTOR >= 32 or IS_ARM else ("",)
+"""Direction in which A is contiguous; tall tiles of up to LAYOUT_VECTORS have a kernel for either. Without FMA
+instructions, LLVM has no registers left for unrolling."""
+
+LAYOUT_VECTORS = 2 if VECTOR == 64 else NV
+"""With the 24 FMAs of AVX-512's widest tile in an iteration, the rest of the loop is free."""
 
 TALL = MR - 1
 """Tiles with at least this many rows are tall. Since rows are divided evenly, most tiles are; kernels for lower ones
 would only take longer to compile."""
 
-AHEAD = VECTOR == 32
-"""Whether to prefetch the following elements of an A in place, instead of the tile below: measured with AVX2 only."""
+AHEAD_K = {32: 0, 64: 512}.get(VECTOR, 1 << 62)
+"""From this k on, the following elements of an A in place are prefetched instead of the tile below; measured on x86."""
 
-PREFETCH_INTERVAL = 32 if AHEAD else 64
+PREFETCH_INTERVAL = 32 if VECTOR >= 32 else 64
 """Iterations of k between two prefetches of data that the micro-kernel will need next."""
+
+PREFETCHES_B = VECTOR >= 32
+"""Whether the elements of B at ``Tile.b_next`` are prefetched into L2. Measured on x86."""
 
 PREFETCH_BYTES = 512
 """Prefetch distance for an A with contiguous columns, as in packed micro-panels."""
+
+
+TILES = (
+    *product(range(1, MR + 1), WIDTHS),
+    *product(range(MR + 1, MR_NARROW + 1), (1,)),
+    (1, SINGLE_ROW_VECTORS),
+)
+"""Rows and vectors of every tile that has a kernel."""
+
+
+def layouts_of(rows: int, vectors: int) -> tuple[str, ...]:
+    """Return the directions of a contiguous A for which a tile has a kernel; one kernel, "", may serve both."""
+    return LAYOUTS if rows >= TALL and vectors <= LAYOUT_VECTORS else ("",)
 
 
 class Outputs(NamedTuple):
@@ -94,13 +117,11 @@ class Outputs(NamedTuple):
 def _emit_tiles(rows: int, vectors: int, contiguous: str) -> Callable[..., None]:
     """Return a function that emits the code for tiles of ``rows`` x ``vectors``, one below the other.
 
-    ``contiguous``, one of LAYOUTS, is the direction in which A is contiguous.
+    ``contiguous``, one of `layouts_of` the tile, is the direction in which A is contiguous.
     """
 
-    def emit(
-        code: VectorBuilder, columns: ir.Value, k: ir.Value, count: ir.Value, a: MicroPanels, b: Rows, outputs: Outputs
-    ) -> None:
-        builder, intp = code.builder, k.type
+    def emit(code: VectorBuilder, tile: Tile, a: MicroPanels, b: Rows, outputs: Outputs) -> None:
+        builder, intp, columns = code.builder, tile.k.type, tile.columns
         if contiguous:
             a = a._replace(**{"k_stride" if contiguous == "k" else "row_stride": intp(code.bytes)})
         unroll = UNROLL if contiguous else 1
@@ -114,15 +135,16 @@ def _emit_tiles(rows: int, vectors: int, contiguous: str) -> Callable[..., None]
         ]
 
         def one_tile(carried: list[ir.Value]) -> list[ir.Value]:
-            left, a_address, *addresses = carried
+            left, a_address, b_next, *addresses = carried
             moved = [Rows(at, rows_.row_stride) for at, rows_ in zip(addresses, operands, strict=True)]
             current = Outputs(moved[0], moved[1], moved[2], moved[3], alpha)
-            sums = _sums_over_k(code, (rows, vectors, unroll), columns, k, a._replace(address=a_address), b, current.c)
+            size, current_a = (rows, vectors, unroll), a._replace(address=a_address)
+            b_next, *sums = _sums_over_k(code, size, tile._replace(b_next=b_next), current_a, b, current.c)
             store_epilogue(code, sums, vectors, columns, current)
             following = [builder.add(at, step) for at, step in zip(addresses, steps, strict=True)]
-            return [builder.sub(left, intp(1)), builder.add(a_address, a.tile_stride), *following]
+            return [builder.sub(left, intp(1)), builder.add(a_address, a.tile_stride), b_next, *following]
 
-        carried = [count, a.address, *(rows_.address for rows_ in operands)]
+        carried = [tile.tiles, a.address, tile.b_next, *(rows_.address for rows_ in operands)]
         code.loop(carried, lambda new: builder.icmp_signed(">", new[0], intp(0)), one_tile, at_least_once=True)
 
     return emit
@@ -131,22 +153,24 @@ def _emit_tiles(rows: int, vectors: int, contiguous: str) -> Callable[..., None]
 def _sums_over_k(
     code: VectorBuilder,
     size: tuple[int, int, int],
-    columns: ir.Value,
-    k: ir.Value,
+    tile: Tile,
     a: MicroPanels,
     b: Rows,
     c: Rows,
 ) -> list[ir.Value]:
-    """Emit the loop over k; return rows x vectors sums, row by row.  If k is 0 there are no iterations.
+    """Emit the loop over k; return the next tile's ``b_next`` and rows x vectors sums, row by row.
+
+    If k is 0 there are no iterations.
 
     ``size`` holds rows, vectors, and the number of iterations in one round of the loop. After every PREFETCH_INTERVAL
-    iterations, the code prefetches another row of C and, of A's rows, the interval after the next one or, without
-    AHEAD, the part of the tile below at the k of the last interval. An A with contiguous columns is prefetched
-    continuously, line by line.
+    iterations, the code prefetches another row of C, ``tile.b_step`` bytes of B, and, of A's rows, the interval after
+    the next one or, if k is below AHEAD_K, the part of the tile below at the k of the last interval. An A with
+    contiguous columns is prefetched continuously, line by line.
     """
+    k, b_next = tile.k, tile.b_next
     builder, intp = code.builder, k.type
     rows, vectors, unroll = size
-    lane_mask, last = _edge(code, vectors, columns)
+    lane_mask, last = _edge(code, vectors, tile.columns)
     offsets = [builder.mul(intp(i), a.row_stride) for i in range(rows)]
     columns_are_contiguous = isinstance(a.row_stride, ir.Constant)
     per_line = max(1, LINE // (rows * code.bytes))  # approximate iterations per line of such an A
@@ -167,10 +191,10 @@ def _sums_over_k(
 
     def interval(carried: list[ir.Value]) -> list[ir.Value]:
         """Emit PREFETCH_INTERVAL iterations, or the whole rounds that are left, and the prefetches."""
-        left, c_row, *rest = carried
+        left, c_row, b_next, *rest = carried
         stop = builder.sub(left, intp(PREFETCH_INTERVAL))
         stop = builder.select(builder.icmp_signed("<", stop, intp(0)), builder.and_(left, intp(unroll - 1)), stop)
-        a_start = rest[0]
+        a_start, b_end = rest[0], builder.add(b_next, tile.b_step) if PREFETCHES_B else b_next
         left, *rest = code.loop(
             [left, *rest],
             lambda now: builder.icmp_signed(">", now[0], stop),
@@ -181,21 +205,32 @@ def _sums_over_k(
             for pointer in code.vectors_at(code.pointer(c_row), vectors):
                 code.prefetch(pointer)
             nbytes = PREFETCH_INTERVAL * code.bytes
-            following = code.at(rest[0], intp(nbytes)) if AHEAD else code.at(a_start, a.tile_stride)
+            following = builder.select(
+                builder.icmp_signed(">=", k, intp(AHEAD_K)),
+                code.at(rest[0], intp(nbytes)),
+                code.at(a_start, a.tile_stride),
+            )
             for offset in [] if columns_are_contiguous else offsets:
                 for line in range(0, nbytes, LINE):
                     code.prefetch(code.at(following, builder.add(offset, intp(line))))
-        return [left, builder.add(c_row, c.row_stride), *rest]
+            if PREFETCHES_B:
+                code.loop([b_next], lambda now: builder.icmp_signed("<", now[0], b_end), prefetch_b)
+        return [left, builder.add(c_row, c.row_stride), b_end, *rest]
 
-    carried = [k, c.address, code.pointer(a.address), code.pointer(b.address), *[code.zero] * (rows * vectors)]
-    left, _, *rest = code.loop(carried, lambda now: builder.icmp_signed(">=", now[0], intp(unroll)), interval)
+    def prefetch_b(now: list[ir.Value]) -> list[ir.Value]:
+        code.prefetch(code.pointer(now[0]), near=False)
+        return [builder.add(now[0], intp(LINE))]
+
+    addresses = code.pointer(a.address), code.pointer(b.address)
+    carried = [k, c.address, b_next, *addresses, *[code.zero] * (rows * vectors)]
+    left, _, b_next, *rest = code.loop(carried, lambda now: builder.icmp_signed(">=", now[0], intp(unroll)), interval)
     if unroll > 1:
         _, *rest = code.loop(
             [left, *rest],
             lambda now: builder.icmp_signed(">", now[0], intp(0)),
             lambda now: [builder.sub(now[0], intp(1)), *add(now[1], now[2], now[3:], 1)],
         )
-    return rest[2:]
+    return [b_next, *rest[2:]]
 
 
 def _broadcast(code: VectorBuilder, pointer: ir.Value, count: int) -> list[ir.Value]:
@@ -286,8 +321,8 @@ def microkernel(
     dtype : dtype
         float32 or float64, of all operands.
     tile : Tile
-        rows from 1 to MR; columns that fill one of WIDTHS, except for less than a vector; k products in each sum, where
-        0 gives zeros; at least 1 tile.
+        rows and columns of one of TILES, the columns less than a vector fewer; k products in each sum, where 0 gives
+        zeros; at least 1 tile.
     a : MicroPanels
         A. Its rows or its columns are contiguous: k_stride or row_stride is the size of an element. Tiles that are not
         tall may have any strides.
@@ -304,19 +339,18 @@ def microkernel(
     vectors = builder.sdiv(builder.add(tile.columns, intp(code.lanes - 1)), intp(code.lanes))
     done, impossible = builder.append_basic_block("tile_done"), builder.append_basic_block("no_such_tile")
     k_is_contiguous = builder.zext(builder.icmp_signed("==", a.k_stride, intp(code.bytes)), intp)
-    number = builder.add(builder.mul(vectors, intp(MR + 1)), tile.rows)
+    number = builder.add(builder.mul(vectors, intp(MR_NARROW + 1)), tile.rows)
     choice = builder.switch(builder.add(builder.shl(number, intp(1)), k_is_contiguous), impossible)
-    for height, width in (*product(range(1, MR + 1), WIDTHS), (1, SINGLE_ROW_VECTORS)):
-        for contiguous in LAYOUTS if height >= TALL else ("",):
+    for height, width in TILES:
+        for contiguous in layouts_of(height, width):
             name = f"{height}x{width}{contiguous}"
             block = builder.append_basic_block(f"tile_{name}")
             for k_contiguous in (False, True):
                 if contiguous == "" or (contiguous == "k") == k_contiguous:
-                    choice.add_case(intp(2 * (width * (MR + 1) + height) + k_contiguous), block)
+                    choice.add_case(intp(2 * (width * (MR_NARROW + 1) + height) + k_contiguous), block)
             builder.position_at_end(block)
             emit = _emit_tiles(height, width, contiguous)
-            operands = tile.columns, tile.k, tile.tiles, a, b, outputs
-            code.call_shared(f"fastnet.tile.{dtype}.{name}x{VECTOR}", emit, *operands)
+            code.call_shared(f"fastnet.tile.{dtype}.{name}x{VECTOR}", emit, tile, a, b, outputs)
             builder.branch(done)
     builder.position_at_end(impossible)  # the macro-kernel asks for tiles that exist
     builder.unreachable()

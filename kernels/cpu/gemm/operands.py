@@ -77,12 +77,17 @@ class Workspace(NamedTuple):
 
 
 class Tile(NamedTuple):
-    """A column of tiles of C: rows and columns of each, length k of the sums, and number of tiles."""
+    """A column of tiles of C: rows and columns of each, length k of the sums, and number of tiles.
+
+    ``b_next`` is the address of the part of B that the tiles prefetch, ``b_step`` bytes at a time: 0 for none.
+    """
 
     rows: Integer
     columns: Integer
     k: Integer
     tiles: Integer
+    b_next: Integer
+    b_step: Integer
 
 
 class MicroPanels(NamedTuple):
@@ -96,7 +101,7 @@ class MicroPanels(NamedTuple):
 
 def tile_type() -> Any:
     """Numba's type of `Tile`."""
-    return types.NamedUniTuple(types.intp, 4, Tile)
+    return types.NamedUniTuple(types.intp, 6, Tile)
 
 
 def micro_panels_type() -> Any:

@@ -33,11 +33,12 @@ from tiles import (
 )
 
 from fastnet.kernels.cpu.gemm.microkernel import (
-    LAYOUTS,
     MR,
+    MR_NARROW,
     NV,
     PREFETCH_INTERVAL,
     SINGLE_ROW_VECTORS,
+    layouts_of,
 )
 from fastnet.kernels.llvm import builder
 from fastnet.kernels.llvm.builder import VECTOR
@@ -75,12 +76,13 @@ def test_sums_are_chains_over_ascending_k(dtype: Any) -> None:
     """The bits of an element are the same in every tile, and those of one chain, with or without FMA."""
     rng = np.random.default_rng(2)
     k = 2 * PREFETCH_INTERVAL + 3
-    A = rng.standard_normal((MR, k)).astype(dtype)
+    A = rng.standard_normal((MR_NARROW, k)).astype(dtype)
     B = rng.standard_normal((k, SINGLE_ROW_VECTORS * lanes_of(dtype))).astype(dtype)
-    widest = np.full((MR, B.shape[1]), np.nan, dtype)
+    widest = np.full((MR_NARROW, B.shape[1]), np.nan, dtype)
     strip = NV * lanes_of(dtype)
     for left in range(0, B.shape[1], strip):
-        run_tile(A, B[:, left:], widest[:, left:], strip)
+        for rows in (slice(MR), slice(MR_NARROW - MR, MR_NARROW)):
+            run_tile(A[rows], B[:, left:], widest[rows, left:], strip)
     for rows, columns in tiles(dtype):
         C = np.full((rows, columns), np.nan, dtype)
         run_tile(A[:rows], B, C, columns)
@@ -153,10 +155,17 @@ ARM = MACHINE in ("arm64", "aarch64") and platform.system() == "Linux"
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     ("tile", "sums"),
-    [*((f"{MR}x{NV}{layout}", MR * NV) for layout in LAYOUTS), (f"1x{SINGLE_ROW_VECTORS}", SINGLE_ROW_VECTORS)],
+    [
+        (f"{rows}x{vectors}{layout}", rows * vectors)
+        for rows, vectors in ((MR, NV), (1, SINGLE_ROW_VECTORS), *[(MR_NARROW, 1)] * (VECTOR == 64))
+        for layout in layouts_of(rows, vectors)
+    ],
 )
 def test_assembly_of_the_loops(dtype: Any, tile: str, sums: int) -> None:
-    """The largest tiles' loops: each FMA on whole registers, as many as sums, no vector moved or on the stack."""
+    """The largest tiles' loops: each FMA on whole registers, as many as sums, no vector moved or on the stack.
+
+    With AVX2, the mask of a single vector of columns does not stay in a register, so that tile is not among them.
+    """
     (assembly,) = kernels(dtype)["tile"].inspect_asm().values()  # compiled in this process: no cache
     function = re.search(rf'\n"?fastnet.tile.{np.dtype(dtype)}.{tile}x{VECTOR}"?:.*?\.Lfunc_end', assembly, re.DOTALL)
     assert function
@@ -188,7 +197,7 @@ platform.machine = lambda: "aarch64"
 import llvmlite.binding as llvm, numba
 from llvmlite import ir
 from fastnet.kernels.cpu.gemm import microkernel as m
-from fastnet.kernels.cpu.gemm.operands import MicroPanels, Rows
+from fastnet.kernels.cpu.gemm.operands import MicroPanels, Rows, Tile
 from fastnet.kernels.llvm.builder import VectorBuilder
 llvm.initialize_all_targets()
 llvm.initialize_all_asmprinters()
@@ -197,14 +206,15 @@ machine = target.create_target_machine(cpu=sys.argv[1], features="+neon", opt=3)
 for dtype in (numba.float32, numba.float64):
     for layout in m.LAYOUTS:
         module, word = ir.Module(), ir.IntType(64)
-        function = ir.Function(module, ir.FunctionType(ir.VoidType(), [word] * 16), "outer")
+        function = ir.Function(module, ir.FunctionType(ir.VoidType(), [word] * 14), "outer")
         code = VectorBuilder(ir.IRBuilder(function.append_basic_block()), dtype)
         take = iter(function.args)
         rows = [Rows(next(take), next(take)) for _ in range(5)]
         panels = MicroPanels(*(next(take) for _ in range(4)))
         outputs = m.Outputs(*rows[1:], ir.Constant(code.scalar, 1))
         tile = m._emit_tiles(m.MR, m.NV, layout)
-        code.call_shared("tile", tile, next(take), next(take), word(1), panels, rows[0], outputs)
+        shape = Tile(word(m.MR), word(m.NV), word(1), word(1), word(0), word(0))
+        code.call_shared("tile", tile, shape, panels, rows[0], outputs)
         code.builder.ret_void()
         parsed = llvm.parse_assembly(str(module).replace("linkonce_odr", ""))
         tuning = llvm.create_pipeline_tuning_options(speed_level=3)

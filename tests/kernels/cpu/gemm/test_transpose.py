@@ -73,7 +73,7 @@ def kernels(dtype: Any) -> dict[str, Any]:
             Rows(g[0] if mask.size > 0 else 0, g[1]),
             alpha,
         )
-        tile = Tile(A.shape[0], W.shape[0], A.shape[1], 1)
+        tile = Tile(A.shape[0], W.shape[0], A.shape[1], 1, 0, 0)
         outputs = Rows(c[0] if store else 0, c[1])
         a_rows = Rows(a[0], a[1])
         panel = np.full(((A.shape[1] + lanes) * MAX_ROWS,), np.nan, C.dtype)
