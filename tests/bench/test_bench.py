@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import groups
+import numpy as np
 import predictions
 import pytest
 import report
 import sides
+import small_products
 
 from fastnet.profiling.verdicts import FLOOR, MARGIN, verdict
 
@@ -270,6 +272,44 @@ def test_predictions_are_held_against_numpy(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(predictions, "_MAKERS", {"fastnet": lambda net, threads: lambda X: X[:, :10]})
     with pytest.raises(ArithmeticError, match="fastnet is wrong: it predicts"):
         predictions.maker("fastnet", name, task, 1)
+
+
+# -------------------------------------------------------------------------------------- small_products
+
+SMALL = ["--shapes", "3,5,2", "--repeats", "2", "--seconds", "0.001"]
+
+
+def test_small_products_prints_a_line_for_each_call(capsys: pytest.CaptureFixture[str]) -> None:
+    small_products.main(SMALL)
+    _, heading, *lines, last = capsys.readouterr().out.splitlines()
+    assert heading.split()[-1] == "error"
+    cells = [re.fullmatch(r"(float\d\d) +3,5,2 +(.*?) +\d[^a-z]*?(\d\.\d{3})", line) for line in lines]
+    assert all(cells), lines
+    products = [f"{name}{ending}" for name in ("A B", "A.T B", "A B.T") for ending in ("", " out=")]
+    expected = [(dtype, name) for dtype in ("float32", "float64") for name in (*products, "dense_forward")]
+    assert [cell.group(1, 2) for cell in cells if cell] == expected
+    assert all(0 <= float(cell[3]) <= 1 for cell in cells if cell)
+    assert last.startswith("geometric mean of 14 cells ")
+
+
+def test_small_products_names_the_slow_cells() -> None:
+    said = small_products.summary({"a": 0.5, "b": 2.0, "c": 0.97})
+    assert said == "geometric mean of 3 cells 0.990; below 0.97: a (0.50)"
+    assert small_products.summary({"b": 4.0, "c": 1.0}) == "geometric mean of 2 cells 2.000; below 0.97: none"
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("matmul", lambda A, B, out=None: np.matmul(A, B, out) * np.nan),
+        ("dense_forward", lambda X, W, b, activation: (activation(X @ W.T), X @ W.T)),
+        ("relu", lambda Z: Z),
+    ],
+)
+def test_small_products_are_held_against_numpy(name: str, wrong: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(small_products, name, wrong)
+    with pytest.raises(ArithmeticError, match="fastnet is wrong"):
+        small_products.main(SMALL)
 
 
 # ---------------------------------------------------------------------------------------------- groups
