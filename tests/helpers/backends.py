@@ -5,12 +5,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastnet import Network, Trainer
+from fastnet import SGD, Adam, AdamW, Network, Trainer
 from fastnet.kernels.engine import engine
 
 X = np.random.default_rng(0).standard_normal((50, 3))
 Y = np.stack([X[:, 0] - X[:, 1], np.sin(X[:, 2])], axis=1)
 LABELS = (X[:, 0] > 0).astype(int) + (X[:, 1] > 0)
+
+OPTIMIZERS = [
+    SGD(0.05),
+    SGD(0.05, momentum=0.9),
+    SGD(0.05, momentum=0.9, nesterov=True),
+    Adam(0.01),
+    AdamW(0.01, weight_decay=0.1),
+]
 
 
 def trainer(sizes: Any = (3, 8, 2), **options: Any) -> Trainer:

@@ -121,19 +121,19 @@ def test_step_is_compiled_once_for_all_networks() -> None:
 @pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
 @pytest.mark.parametrize("optimizer", [SGD(0.01), Adam()], ids=repr)
 def test_threads_never_change_a_bit(optimizer: Any, loss: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Loss, accuracy, norm, parameters; batches of several micro-batches, the last one short; clipping and l2."""
+    """Curves, parameters, evaluations; batches of several micro-batches, the last one short; clipping and l2."""
     monkeypatch.setattr(engine, "SURE_FLOPS", 0)
     monkeypatch.setattr(engine, "THREAD_FLOPS", 0)
     rng = np.random.default_rng(1)
     X = rng.standard_normal((3000, 40)).astype("float32")
     y = rng.integers(0, 10, 3000) if loss == "cross_entropy" else rng.standard_normal((3000, 10)).astype("float32")
     runs = []
-    for threads in (1, 2, 3, None):
+    for threads in (1, 2, 3, 7, None):
         for batch in (100, 2500):
             net = Network((40, 100, 70, 10))
             ours = Trainer(net, loss, optimizer, batch, l2=1e-3, clip_norm=0.5, threads=threads)
-            ours.fit(X, y, 2, sample_weight=np.linspace(0, 1, 3000))
-            runs.append((batch, dict(ours.history), net.parameters.tobytes()))
+            ours.fit(X, y, 2, sample_weight=np.linspace(0, 1, 3000), validation_split=0.1)
+            runs.append((batch, dict(ours.history), net.parameters.tobytes(), ours.evaluate(X, y)))
     assert all(run == other for run in runs[:2] for other in runs if other[0] == run[0])
 
 
