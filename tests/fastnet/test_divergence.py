@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from backends import X, Y, trainer
 
-from fastnet import SGD
+from fastnet import SGD, Adam, Network, Trainer
 from fastnet.fit_session import FitSession
 from fastnet.trainer import DivergenceWarning
 
@@ -64,3 +64,18 @@ def test_divergence_in_the_last_step_is_noticed() -> None:
         history = ours.fit([[1e10]], [-1e10], epochs=1)
     assert math.isfinite(history["loss"][0])
     assert np.isfinite(ours.network.parameters).all()
+
+
+@pytest.mark.compiled
+def test_infinite_gradient_norm_is_divergence() -> None:
+    for backend in ("numpy", "cpu"):
+        ours = Trainer(Network((1, 1), dtype="float64"), optimizer=SGD(0.1), clip_norm=1, backend=backend)
+        with pytest.warns(DivergenceWarning):
+            ours.fit([[1e200]], [-1e200], 2)
+
+
+def test_infinite_optimizer_state_is_divergence() -> None:
+    ours = Trainer(Network((1, 1)), optimizer=Adam(), batch_size=None)
+    with pytest.warns(DivergenceWarning):
+        ours.fit(np.full((4, 1), 1e3), np.full((4, 1), 1e18), 3)
+    assert np.isfinite(ours._state.vectors).all()

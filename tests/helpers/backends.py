@@ -21,6 +21,12 @@ OPTIMIZERS = [
 ]
 
 
+def random_data(rows: int, sizes: tuple[int, ...], dtype: str) -> tuple[Any, Any]:
+    """Return X and y, normally distributed, for a network of these layers."""
+    rng = np.random.default_rng(0)
+    return tuple(rng.standard_normal((rows, size)).astype(dtype) for size in (sizes[0], sizes[-1]))  # type: ignore[return-value]
+
+
 def trainer(sizes: Any = (3, 8, 2), **options: Any) -> Trainer:
     """Return a Trainer of a float64 network."""
     network = {name: options.pop(name) for name in ("hidden", "output", "dtype") if name in options}
