@@ -12,23 +12,21 @@ from unittest import mock
 
 import numpy as np
 import pytest
+from simulator import BATCH, ROWS, X, residency
 
 from fastnet import SGD, Adam, Ensemble, Network, Trainer, fit_many
 from fastnet.kernels.cuda import best as cuda_best
 from fastnet.kernels.cuda import counters as cuda_counters
 from fastnet.kernels.cuda import engine as cuda_engine
 from fastnet.kernels.cuda import forward as cuda_forward
-from fastnet.kernels.cuda.device import SIMULATED, cuda
+from fastnet.kernels.cuda.device import cuda
 from fastnet.kernels.engine.optimizer_state import OptimizerState
 from fastnet.kernels.engine.synced import SyncedArray
 from fastnet.kernels.specs.activations import IDENTITY
 from fastnet.sklearn import MLPClassifier, MLPRegressor, TabularClassifier, TabularRegressor
 
-assert SIMULATED, "run by test_cuda.py"
-
-ROWS, BATCH, SIZES = 20, 9, (5, 7, 3)
+SIZES = (5, 7, 3)
 P = 6 * 7 + 8 * 3
-X = np.random.default_rng(0).standard_normal((ROWS, SIZES[0]))
 Y = np.arange(ROWS) % SIZES[-1]
 
 
@@ -250,7 +248,7 @@ def test_evaluation_adds_no_penalty(resident: bool) -> None:
     """Nothing stores the weights' squares then; and the engine says how large its buffer is."""
     rule = OptimizerState.none(np.dtype("float64"))
     rule.l2_per_batch = 1.0
-    with mock.patch.object(cuda_engine, "RESIDENT_FLOPS", 10**9 if resident else 0):
+    with residency(resident):
         engine = cuda_engine.CudaEngine(
             SyncedArray(np.ones(P)), SIZES, (IDENTITY, IDENTITY), "cross_entropy", BATCH, rule
         )
@@ -332,7 +330,7 @@ def test_estimators_of_scikit_learn(kind: Any, options: dict[str, Any], resident
     y, weights = (Y if kind is MLPClassifier else np.sin(X)), np.linspace(0.5, 2, ROWS)
     options = {"hidden_layer_sizes": (4,), "max_iter": 2, "batch_size": 9, "random_state": 0, **options}
     ours, truth = (kind(backend=backend, **options) for backend in ("cuda", "numpy"))
-    with mock.patch.object(cuda_engine, "RESIDENT_FLOPS", 10**9 if resident else 0):
+    with residency(resident):
         for each in (ours, truth):
             each.fit(X, y, weights)
             if not each.early_stopping:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from fastnet.cli import main as cli
 from fastnet.kernels.cuda import device as cuda
 from fastnet.kernels.registry import CUDA_VARIANTS, OP_SPECS, TABLE, find, variants
 
-SIMULATED = ("tests/kernels/cuda/simulated_cuda.py", "tests/kernels/cuda/simulated_parameters.py")
+SIMULATED = sorted(map(str, Path(__file__).parent.glob("simulated_*.py")))
 """Files of tests that a process of their own runs."""
 
 
