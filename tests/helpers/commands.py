@@ -15,3 +15,8 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str, status: int = 0) ->
     """Run a command, whose exit status must be ``status``; return what it prints."""
     assert cli.main(arguments) == status, capsys.readouterr().err
     return capsys.readouterr().out
+
+
+def rows_of(text: str) -> list[list[str]]:
+    """Return the cells of the rows of CSV that quotes nothing."""
+    return [line.split(",") for line in text.splitlines()]
