@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from fastnet.kernels.cpu.gemm.gemm import gemm_address, multiply
+from fastnet.kernels.cpu.gemm.gemm import ANY_WORK, gemm_address, multiply
 from fastnet.kernels.jit.decorator import jit
 from fastnet.kernels.jit.target import target_cpu, vector_bytes
 from fastnet.kernels.limits import fma_peak
@@ -39,7 +39,7 @@ KINDS = ("nn", "tn", "nt")
 @jit
 def _repeat(A: Any, B: Any, C: Any, address: int, times: int) -> None:
     for _ in range(times):
-        multiply(A, B, C, address)
+        multiply(A, B, C, address, ANY_WORK)
 
 
 def repeat(A: Any, B: Any, C: Any, times: int) -> None:

@@ -16,7 +16,7 @@ from ...specs.activations import RELU
 from ...specs.batches import GROUP_ROWS, MICRO_BATCH_ROWS
 from ..activations import activation_address, apply_activation, derivative_address
 from ..row_parts import sums_parts
-from .gemm import gemm_address, gemm_bias_relu, matrix_of, plain_product, require_memory, rows_of, transposed
+from .gemm import ANY_WORK, gemm_address, gemm_bias_relu, matrix_of, plain_product, require_memory, rows_of, transposed
 from .operands import NO_ROWS, Product, Shape
 
 
@@ -67,16 +67,29 @@ def dz_columns(derive: int, Z: Any, dL_dA: Any, dZ: Any, db: Any, scratch: Any, 
         types.intp,
         *[types.Array(real, 2, "A")] * 2,
         types.intp,
+        types.intp,
     )
 )
 @jit
-def _forward(X: Any, W: Any, b: Any, activate: int, A: Any, Z: Any, gemm: int) -> bool:
-    """Compute `dense_forward`; ``activate`` is the address of the activation's kernel, 0 for ReLU."""
+def _forward(X: Any, W: Any, b: Any, activate: int, A: Any, Z: Any, gemm: int, most: int) -> int:
+    """Compute `dense_forward`; ``activate`` is the address of the activation's kernel, 0 for ReLU.
+
+    Return 1, or 0 if memory for packing was lacking; -2, without computing anything, if X, W and b do not fit, b is
+    not contiguous, or ``most`` floating-point operations do not suffice.
+    """
+    if X.shape[1] != W.shape[1] or b.size != W.shape[0] or (b.size > 1 and b.strides[0] != b.itemsize):
+        return -2
+    if 2 * X.size * W.shape[0] > most:
+        return -2
     z, a = rows_of(matrix_of(Z)), rows_of(matrix_of(A))
     found = gemm_bias_relu(Z.dtype, gemm, forward_product(X, W, b, z, a if activate == 0 else NO_ROWS))
     if activate != 0:
         activate_block(Z.dtype, activate, z, a, Z.shape[0], Z.shape[1])
-    return found
+    return 1 if found else 0
+
+
+_FORWARD: dict[int, tuple[Any, int]] = {}
+"""For elements of 4 or 8 bytes, a function that calls `_forward`, and the address of `gemm`."""
 
 
 def activation_or_relu(activation: int, dtype: Any) -> int:
@@ -84,10 +97,19 @@ def activation_or_relu(activation: int, dtype: Any) -> int:
     return 0 if activation == RELU else activation_address(activation, dtype)
 
 
-def dense_forward(X: Any, W: Any, b: Any, activation: int, A: Any, Z: Any) -> None:
-    """Z (B, k) = X (B, n) W^T (n, k) + b;  A = activation(Z)."""
-    activate = activation_or_relu(activation, Z.dtype)
-    require_memory(kernel_entry(_forward, Z.dtype)(X, W, b, activate, A, Z, gemm_address(Z.itemsize)))
+def dense_forward(X: Any, W: Any, b: Any, activation: int, A: Any, Z: Any, most: int = ANY_WORK) -> bool:
+    """Z (B, k) = X (B, n) W^T (n, k) + b;  A = activation(Z).
+
+    Return False, without computing anything, if X, W and b do not fit, b is not contiguous, or ``most`` floating-point
+    operations do not suffice.
+    """
+    try:
+        call, address = _FORWARD[Z.itemsize]
+    except KeyError:
+        call, address = _FORWARD[Z.itemsize] = kernel_entry(_forward, Z.dtype), gemm_address(Z.itemsize)
+    found = call(X, W, b, activation_or_relu(activation, Z.dtype), A, Z, address, most)
+    require_memory(found != 0)
+    return bool(found > 0)
 
 
 @jit(scalar=True)

@@ -56,6 +56,9 @@ from .packing import pack_a, pack_a_rows, pack_b
 from .transpose import MAX_ROWS, gemm_bt_microkernel, single_row_width
 from .turned import next_rows, turn, turn_back, turned_product, turns_product
 
+ANY_WORK = 2**63 - 1
+"""More floating-point operations than any product takes."""
+
 NO_WORKSPACE = Workspace(0, 0)
 """With this workspace, `gemm` allocates the memory that it needs."""
 
@@ -377,14 +380,18 @@ def _span(array: Any) -> Any:
     return address + min(rows, 0) + min(columns, 0), address + max(rows, 0) + max(columns, 0) + array.itemsize
 
 
-@by_address(lambda real: (*[types.Array(real, 2, "A")] * 3, types.intp))
+@by_address(lambda real: (*[types.Array(real, 2, "A")] * 3, types.intp, types.intp))
 @jit
-def multiply(A: Any, B: Any, C: Any, address: int) -> int:
+def multiply(A: Any, B: Any, C: Any, address: int, most: int) -> int:
     """Compute `matmul` by the address of `gemm`, for callers in Python.
 
-    Return 1, or 0 if memory for packing was lacking. Return -1, without computing anything, if the result needs other
-    memory: C may overlap A or B, or neither its rows nor its columns are contiguous.
+    Return 1, or 0 if memory for packing was lacking. Without computing anything, return -1 if the result needs other
+    memory, because C may overlap A or B or neither its rows nor its columns are contiguous, and -2 if the shapes do not
+    fit or ``most`` floating-point operations do not suffice.
     """
+    m, n, k = C.shape[0], C.shape[1], A.shape[1]
+    if m != A.shape[0] or n != B.shape[1] or k != B.shape[0] or 2 * m * n * k > most:
+        return -2
     begin, end = _span(C)
     (a_begin, a_end), (b_begin, b_end) = _span(A), _span(B)
     if (a_begin < end and begin < a_end) or (b_begin < end and begin < b_end):
@@ -398,19 +405,22 @@ _MULTIPLY: dict[int, tuple[Any, int]] = {}
 """For elements of 4 or 8 bytes, a function that calls `multiply`, and the address of `gemm`."""
 
 
-def matmul(A: Any, B: Any, C: Any) -> None:
+def matmul(A: Any, B: Any, C: Any, most: int = ANY_WORK) -> bool:
     """C (M, N) = A (M, K) B (K, N).  Any strides.
 
     If C may overlap A or B, or neither its rows nor its columns are contiguous, the result is computed in a copy.
+    Return False, and leave C as it is, if the shapes do not fit or ``most`` floating-point operations do not suffice.
     """
     try:
         call, address = _MULTIPLY[C.itemsize]
     except KeyError:
         call, address = _MULTIPLY[C.itemsize] = kernel_entry(multiply, C.dtype), gemm_address(C.itemsize)
-    found = call(A, B, C, address)  # checks C itself, since Python would take longer than a small product
-    if found < 0:
+    found = call(A, B, C, address, most)  # checks all that it can, since Python would take longer than a small product
+    if found == 1:
+        return True
+    if found == -1:
         product = np.empty(C.shape, C.dtype)
-        found = call(A, B, product, address)
+        found = call(A, B, product, address, most)
         C[...] = product
-    if found != 1:
-        require_memory(False)
+    require_memory(found != 0)
+    return found == 1
