@@ -5,15 +5,18 @@ It needs pandas (``pip install pandas scikit-learn skops``).
 
 from __future__ import annotations
 
+import csv
+import math
 import re
 import warnings
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
 from .io import storage
-from .messages import listed, one_line
+from .messages import counted, listed, one_line
 
 try:
     import pandas
@@ -103,7 +106,15 @@ def read(path: storage.Path, target: str = "y") -> Any:
     ImportError
         If the file is Parquet or Feather and pyarrow is not installed.
     OSError, ValueError
-        If the file cannot be read; the message is one line.
+        If the file cannot be read; the message is one line. In a CSV, a quoted cell of several lines must end at its
+        closing quote: if text follows there, two stray quotes have made one cell of the rows between them.
+
+    Warns
+    -----
+    UserWarning
+        If quoted cells of several lines begin and end in lines that are as long as whole rows: each may be a text, or
+        rows between two stray quotes. They are read as the former; the warning says where they are, and how many rows
+        would be lost.
     """
     shown, suffix = storage.display_path(path), str(path).lower().rpartition(".")[2]
     with storage.reading(path) as file:
@@ -160,6 +171,82 @@ def _has_names(frame: Any) -> bool:
     return not isinstance(frame.index, pandas.RangeIndex)
 
 
+def _has_line_breaks(frame: Any) -> bool:
+    """Whether any name or cell holds several lines; only then are a file's lines worth a look."""
+    columns = [frame.columns.to_series(), frame.index.to_series(), *(column for _, column in frame.items())]
+    texts = [each for each in columns if each.dtype == object or isinstance(each.dtype, pandas.StringDtype)]
+    return any(text.astype("string").str.contains(r"[\r\n]", na=False).any() for text in texts)
+
+
+def _lines(path: storage.Path, encoding: str) -> Any:
+    """Return a file's lines, read by pandas since it decompresses them."""
+    one_cell = {"sep": "\x1f", "quoting": csv.QUOTE_NONE, "skip_blank_lines": False, "header": None, "names": ["line"]}
+    as_text = {"dtype": str, "keep_default_na": False, "index_col": False, "encoding": encoding}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a line that holds the separator, which no text does
+        return pandas.read_csv(path, **one_cell, **as_text)["line"]
+
+
+def _likely_rows(lines: Iterable[str], separator: str) -> list[tuple[int, int, int]]:
+    """Return where quoted cells of several lines may be rows between two stray quotes.
+
+    A cell is suspected if the line where it begins and the line where it ends hold as many separators as rows of a
+    single line do. A text whose lines hold separators can look the same.
+
+    Parameters
+    ----------
+    lines : iterable of str
+        All lines of a CSV.
+    separator : str
+        A character, or the regular expression for spaces.
+
+    Returns
+    -------
+    list of tuple of int
+        For each place, its first and last line, from 1, and the rows that would be lost: its lines but the first and
+        blank ones.
+
+    Raises
+    ------
+    ValueError
+        If text follows the closing quote of a cell of several lines: no text column is written like that.
+    """
+    cut = separator if separator == r"\s+" else re.escape(separator)
+    between, opening = re.compile(cut), re.compile(rf'(?:^|{cut}) *"')
+    quoted = re.compile(rf'(^|{cut}) *"[^"]*(?:""[^"]*)*"(?!")')
+    rest, end = re.compile(r'[^"]*(?:""[^"]*)*"(?!")'), re.compile(rf"\s*(?:{cut}|$)")
+    opened = opened_length = rows = 0
+    found, lengths = list[tuple[int, int, int, int, int]](), set[int]()  # a place, its ends' separators
+    for number, line in enumerate(lines, 1):
+        line = line.strip() if separator == r"\s+" else line
+        if not opened and not line.strip():
+            continue
+        inside, outside, began = "", line, opened
+        rows += bool(line.strip())
+        if opened:
+            closing = rest.match(line)
+            if closing is None:
+                continue
+            if not end.match(line, closing.end()):
+                raise ValueError(
+                    f"the quote that opens in line {opened} closes in line {number}, in the middle of a cell, so that "
+                    f"{counted(rows, 'row')} would be lost; leave both quotes out, or close the first where its cell "
+                    "ends; a quote inside of a quoted cell is doubled"
+                )
+            inside, outside = line[: closing.end()], "_" + line[closing.end() :]
+        outside = quoted.sub(r"\1_", outside)
+        length = len(between.findall(inside)) + len(between.findall(outside))
+        if opened:
+            found.append((opened, number, rows, opened_length, length))
+            opened = 0
+        if opening.search(outside):
+            opened, opened_length, rows = number, length, 0
+        elif not began:
+            lengths.add(length)
+    least, most = min(lengths, default=0), max(lengths, default=math.inf)
+    return [(a, b, lost) for a, b, lost, *ends in found if least <= min(ends) <= max(ends) <= most]
+
+
 def _parse_csv(path: storage.Path, options: dict[str, Any]) -> Any:
     samples, ragged = dict[str, Any](), dict[str, pandas.errors.ParserError]()
     for separator in _SEPARATORS:
@@ -194,6 +281,16 @@ def _parse_csv(path: storage.Path, options: dict[str, Any]) -> Any:
         frame = pandas.read_csv(path, **options)
         if _has_names(frame) and frame.iloc[:, -1].isna().all():
             frame = pandas.read_csv(path, index_col=False, **options)  # rows end with a separator
+    if _has_line_breaks(frame) and (places := _likely_rows(_lines(path, options["encoding"]), separator)):
+        first, last, _ = places[0]
+        lost = counted(sum(rows for *_, rows in places), "row")
+        more = f", and so on in {counted(len(places) - 1, 'more place')}" if len(places) > 1 else ""
+        warnings.warn(
+            f"{storage.display_path(path)}: lines {first} to {last} are read as one row, since a quote opens in the "
+            f"first and closes in the last{more}; if every line there is a row of its own, {lost} are lost: leave "
+            "these quotes out, or double them",
+            stacklevel=4,
+        )
     if all(re.fullmatch(r"[+-]?\d*[.,]?\d+(\.\d+)?", str(name)) for name in frame.columns):
         raise ValueError(f"its first line must name the columns, and here it holds numbers: {listed(frame.columns)}")
     as_text = {**options, "header": None, "dtype": str, "keep_default_na": False, "na_values": []}  # NA is a name

@@ -8,6 +8,7 @@ import math
 import os
 import shlex
 import sys
+import warnings
 from typing import Any
 
 import numpy as np
@@ -92,12 +93,24 @@ def predict(options: argparse.Namespace) -> int:
     return 0
 
 
+def read_table(options: argparse.Namespace, target: str) -> Any:
+    """Read the table that a command line names; print warnings as lines of the command."""
+    from .. import table_file
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        frame = table_file.read(options.file, target)
+    for warning in caught:
+        print(f"{options.parser.prog}: {warning.message}", file=sys.stderr)
+    return frame
+
+
 def _of_table(options: argparse.Namespace) -> dict[str, Any]:
     """Predict with a model of a table."""
-    from .. import scores, table, table_file, table_model
+    from .. import scores, table, table_model
 
     model, shown = table_model.load(options.model), storage.display_path(options.file)
-    frame = table_file.read(options.file, model.target)
+    frame = read_table(options, model.target)
     name = model.id if options.id is None and model.id in frame.columns else options.id
     if name is not None:
         table.check_columns([name], list(frame.columns), shown)
@@ -123,9 +136,9 @@ def _of_network(options: argparse.Namespace) -> dict[str, Any]:
     """Predict with a network or an ensemble, which take all columns in order."""
     net, shown = load(options.model), storage.display_path(options.file)
     first = net.networks[0] if isinstance(net, Ensemble) else net
-    from .. import table, table_file
+    from .. import table
 
-    frame = table_file.read(options.file, "")
+    frame = read_table(options, "")
     if options.id is not None:
         table.check_columns([options.id], list(frame.columns), shown)
     features = frame.drop(columns=[] if options.id is None else options.id)

@@ -22,7 +22,7 @@ from . import arguments, figure, results
 from .fitting import Data, Member, fit
 from .launcher import communicator
 from .members import DEFAULT_LOSSES, DIGITS, OPTIMIZERS, RATES, SCHEDULES, checkpoints, count, member_of, resume, settle
-from .predict import check_output, to_json
+from .predict import check_output, read_table, to_json
 
 HELD_OUT = 0.2
 
@@ -224,12 +224,12 @@ def _digits() -> Data:
 
 def _table(options: argparse.Namespace) -> Data:
     """Read a table, and infer the types of its columns and its target."""
-    from .. import table, table_file, table_model  # noqa: F401 - finds packages missing for the model before training
+    from .. import table, table_model  # noqa: F401 - finds packages missing for the model before training
 
     shown = storage.display_path(options.file)
     if options.target is None and shown.lower().endswith(".npz"):
         options.target = "y"
-    frame = table_file.read(options.file, options.target or "y")
+    frame = read_table(options, options.target or "y")
     if options.target is None:
         raise ValueError(f"{shown}: which column is to be predicted? Name it by --target; there are: {listed(frame)}")
     ids = [] if options.id is None else [options.id]

@@ -119,6 +119,66 @@ def test_broken_files_are_one_line(tmp_path: Path) -> None:
     refused(tmp_path / "d.csv", "it is a folder")
 
 
+ROWS = [f"{i},text {i},{i % 4}" for i in range(30)]
+
+
+def with_rows(changed: dict[int, str], header: str = "x,word,y") -> list[str]:
+    """Lines of a CSV of which some are others, counted from 1 as messages do."""
+    return [changed.get(number, line) for number, line in enumerate([header, *ROWS], 1)]
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.csv.gz"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_rows_between_two_stray_quotes_are_refused(end: str, name: str, tmp_path: Path) -> None:
+    for separator in (",", ";", "\t"):
+        lines = [line.replace(",", separator) for line in with_rows({5: '7,"seven,1', 8: "", 12: '8,"eight,2'})]
+        path = written(tmp_path, *lines, end=end)
+        if name.endswith("gz"):
+            (tmp_path / name).write_bytes(gzip.compress(path.read_bytes()))
+        message = (
+            "the quote that opens in line 5 closes in line 12, in the middle of a cell, so that 6 rows would be lost"
+        )
+        refused(tmp_path / name, message)
+    quoted = with_rows({5: '7,"seven,1', 12: '8,"eight",2'})
+    refused(written(tmp_path, *quoted), "opens in line 5 closes in line 12, .* so that 7 rows")
+    in_header = with_rows({6: '"8",eight,2'}, header='"x,word,y')
+    refused(written(tmp_path, *in_header), "opens in line 1 closes in line 6")
+    spaced = [line.replace(" ", "").replace(",", " ") for line in with_rows({5: '7,"seven,1', 12: '8,"eight,2'})]
+    refused(written(tmp_path, *spaced), "opens in line 5 closes in line 12, .* so that 7 rows")
+
+
+def test_rows_that_may_be_text_are_read_with_a_warning(tmp_path: Path) -> None:
+    def read(lines: list[str]) -> Any:
+        with pytest.warns(UserWarning, match="are read as one row") as caught:
+            frame = table_file.read(written(tmp_path, *lines))
+        assert len(caught) == 1
+        return frame, str(caught[0].message)
+
+    frame, said = read(with_rows({5: '7,"seven,1', 12: '8,eight",2'}))
+    assert len(frame) == 23
+    assert "t.csv: lines 5 to 12 are read as one row, since a quote opens in the first and closes in the last;" in said
+    assert "every line there is a row of its own, 7 rows are lost: leave these quotes out, or double them" in said
+    frame, said = read(with_rows({5: '7,"seven,1', 12: '8,eight",2', 20: '1,"a,1', 21: '2,b",2'}))
+    assert "in the last, and so on in 1 more place; if" in said
+    assert "8 rows are lost" in said
+    short = with_rows({3: "7", 5: '7,"seven', 12: '8,eight"'})  # a row without its last cells: no line tells
+    assert "lines 5 to 12" in read(short)[1]
+    assert "lines 2 to 4" in read(["y", '"1', "2", '3"', *"4567"])[1]
+    assert "lines 1 to 3" in read(['y,"x', "1,2", '3,4"', "5,6", "7,8"])[1]
+
+
+def test_texts_of_several_lines_are_read(tmp_path: Path) -> None:
+    texts = ["It works, but\nI had hoped for more.", 'He said:\n\n"no, no"', "a\n", "plain", "b, c, d"]
+    frame = pandas.DataFrame({"x": range(30), "word": texts * 6, "y": [i % 4 for i in range(30)]})
+    for columns in (["x", "word", "y"], ["word", "x", "y"], ["x", "y", "word"]):
+        for separator in (",", ";", "\t"):
+            frame[columns].to_csv(tmp_path / "t.csv", index=False, sep=separator)
+            assert table_file.read(tmp_path / "t.csv").equals(frame[columns])
+    frame["word"] = frame["word"].str.replace("\n", "\r\n")
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    assert table_file.read(tmp_path / "t.csv").equals(frame)
+
+
 def other_kinds(folder: Path) -> dict[str, str]:
     """Write files that are no tables here; return what each is said to be."""
     frame = pandas.DataFrame({"x": range(30), "y": [0, 1] * 15})

@@ -159,3 +159,15 @@ def test_an_id_of_the_name_of_a_prediction_is_refused(folder: Path, capsys: pyte
     said = "--id 'prediction' is the name of a column of predictions, too; rename it, or add --json"
     assert capsys.readouterr().err == f"fastnet predict: {said}\n"
     assert not Path("p.csv").exists()
+
+
+def test_rows_between_quotes_are_warned_of_in_a_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = ["a,b", *[f"{i},{i % 2}" for i in range(40)]]
+    lines[5], lines[9] = '5,"1', '9,1"'
+    (folder / "t.csv").write_text("\n".join(lines))
+    fastnet.Network([1, 2]).save("m")
+    for arguments, status in ((("train", "t.csv", "--target", "b", "--drop", "a"), 1), (("predict", "m", "t.csv"), 1)):
+        assert cli.main(arguments) == status
+        warning, error = capsys.readouterr().err.splitlines()
+        assert warning.startswith(f"fastnet {arguments[0]}: t.csv: lines 6 to 10 are read as one row")
+        assert error.startswith(f"fastnet {arguments[0]}: t.csv")
