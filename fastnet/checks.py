@@ -15,8 +15,12 @@ from typing import Any
 import numpy as np
 
 from .kernels.api.validation import FLOATS
+from .kernels.jit.quota import memory_total
 from .kernels.specs.activations import ACTIVATIONS
 from .messages import counted
+
+_SURELY_FITS = 1 << 26
+"""So many bytes are allocated without a look at how much memory the system has."""
 
 
 def number(
@@ -131,3 +135,21 @@ def dtype(value: Any) -> np.dtype[Any]:
         if value is not None and np.dtype(value) in FLOATS:  # np.dtype(None) is float64
             return np.dtype(value)
     raise ValueError(f"dtype is {value!r}; expected 'float32' or 'float64'")
+
+
+def memory(nbytes: float, what: str, remedy: str) -> None:
+    """Reject what is larger than all memory, before it is allocated: filling it would have the system kill the process.
+
+    Raises
+    ------
+    MemoryError
+        Its message begins with ``what``.
+    """
+    if nbytes > _SURELY_FITS and nbytes > (most := memory_total()):
+        at_most = f"expected at most {gibibytes(most)}, the memory that this process may use"
+        raise MemoryError(f"{what}; {at_most}: {remedy}")
+
+
+def gibibytes(nbytes: float) -> str:
+    """Return a number of bytes for a message about memory."""
+    return f"{nbytes / 2**30:.1f} GiB"

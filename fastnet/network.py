@@ -21,16 +21,12 @@ from .kernels.engine.engine import CPU
 from .kernels.engine.forward import forward_of
 from .kernels.engine.plan import aligned, hold, layer_views, parameter_count
 from .kernels.engine.synced import SyncedArray
-from .kernels.jit.quota import memory_total
 from .kernels.specs.activations import ACTIVATIONS
 from .kernels.specs.base import Array
 from .kernels.specs.batches import MICRO_BATCH_ROWS
 from .predictor import Predictor, predict
 from .summary import summary
 from .validation import check_inputs, check_loss, check_targets, takes_softmax
-
-_SURELY_FITS = 1 << 26
-"""Parameters of at most this many bytes are allocated without a look at how much memory the system has."""
 
 
 class Network(Hinting):
@@ -113,14 +109,11 @@ class Network(Hinting):
         super().__setattr__(name, value)
 
     def _allocate(self) -> SyncedArray:
-        """Return uninitialised parameters on the host. More than there is would have the system kill the process."""
+        """Return uninitialised parameters on the host."""
         count = parameter_count(self.layer_sizes)
         nbytes = count * self.dtype.itemsize
-        if nbytes > _SURELY_FITS and nbytes > (most := memory_total()):
-            raise MemoryError(
-                f"a network of the sizes {list(self.layer_sizes)} has {nbytes / 2**30:.1f} GiB of parameters; expected "
-                f"at most {most / 2**30:.1f} GiB, the memory that this process may use: choose smaller layers"
-            )
+        said = f"a network of the sizes {list(self.layer_sizes)} has {checks.gibibytes(nbytes)} of parameters"
+        checks.memory(nbytes, said, "choose smaller layers")
         memory = aligned(count, self.dtype)
         hold(memory)
         return SyncedArray(memory)

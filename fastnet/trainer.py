@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -30,11 +28,11 @@ from .kernels.jit.target import COMPILES
 from .kernels.specs.batches import MICRO_BATCH_ROWS
 from .kernels.specs.losses import LOSSES
 from .network import Network
-from .optimizers import SGD, Optimizer, Schedule
+from .optimizers import SGD, Optimizer
 from .progress import progress_bar
 from .regression import RegressionScores
-from .training_state import TrainingState
-from .validation import check_loss
+from .training_state import TrainingState, check_memory
+from .validation import check_loss, check_optimizer
 
 __all__ = ["BACKENDS", "DivergenceWarning", "Trainer"]
 
@@ -129,6 +127,8 @@ class Trainer(Hinting):
         If an argument is of the wrong type.
     ValueError
         If a name is unknown, a number out of range, or the loss does not fit the network's outputs.
+    MemoryError
+        If the parameters and the optimizer's state are larger than all memory.
     OSError
         If the backend is "cuda", but numba-cuda, the driver or the GPU is missing; the message says which.
 
@@ -172,7 +172,7 @@ class Trainer(Hinting):
         self.l2 = checks.number("l2", l2, least=0)
         self.clip_norm = None if clip_norm is None else checks.number("clip_norm", clip_norm, above=0)
         self.dropout, rates = checks.dropout(dropout, len(network.layer_sizes) - 2)
-        _check_dtype(network, optimizer)
+        check_optimizer(optimizer, network.dtype)
         self.network, self.loss, self.optimizer, self.shuffle = network, loss, optimizer, bool(shuffle)
         self.seed = checks.seed(seed)
         self.threads = checks.count_or_none("threads", threads, " for all")
@@ -256,6 +256,8 @@ class Trainer(Hinting):
         TypeError, ValueError
             If an argument has the wrong type, shape or range, or holds NaN or infinity; nothing has been changed then.
             Rows of a memory map are checked only when they are read, when steps may have been taken.
+        MemoryError
+            If what training allocates is larger than all memory; the message names the bytes of each part.
         OSError
             If the checkpoint cannot be written.
         RuntimeError
@@ -417,6 +419,7 @@ class Trainer(Hinting):
             raise ValueError("network.parameters is read-only; training changes it in place")
         if self.network._synced.device is None:  # parameters that `fit` has left on a device are finite
             validation.finite("network.parameters", self.network.parameters)
+        check_memory(self.network, self.optimizer, self.backend)
 
     def _build(self, batch_rows: int, train: bool = False) -> Backend:
         """Build a backend that trains, or one that only evaluates."""
@@ -433,18 +436,3 @@ class Trainer(Hinting):
         if train:
             self._state.tuner = backend.tuner
         return backend
-
-
-def _check_dtype(network: Network, optimizer: Optimizer) -> None:
-    """Reject hyper-parameters that overflow or vanish in the network's dtype."""
-    for field in dataclasses.fields(optimizer):
-        value = getattr(optimizer, field.name)
-        if isinstance(value, Schedule):
-            value = value.learning_rate
-        with np.errstate(over="ignore"):
-            held = float(network.dtype.type(value))
-        if value != 0 and not 0 < held < math.inf:
-            raise ValueError(
-                f"{type(optimizer).__name__} {field.name} is {value!r}, which {network.dtype} cannot hold; "
-                'use another, or a network of dtype="float64"'
-            )

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from . import checks
 from .kernels.engine.engine import CpuEngine
 from .kernels.engine.optimizer_state import OptimizerState
 from .kernels.engine.plan import aligned_zeros, parameter_count
@@ -14,6 +15,34 @@ from .optimizers import Optimizer
 
 KEPT_BYTES = 1 << 20
 """Largest engine, in bytes, that is kept between two calls of `fit`: building even a small one takes 0.2 ms."""
+
+
+def check_memory(network: Network, optimizer: Optimizer, backend: str = "") -> None:
+    """Reject a network whose training takes more than all memory.
+
+    Parameters
+    ----------
+    network : Network
+    optimizer : Optimizer
+    backend : str, default ""
+        The backend of a `fit`; "" counts only what a `Trainer` allocates before.
+
+    Raises
+    ------
+    MemoryError
+        Its message names the bytes of each part.
+    """
+    vectors, name = optimizer.spec.state_vectors, type(optimizer).__name__
+    copies = {"parameters": 1, f"the state of {name}": vectors}
+    if backend in ("cpu", "numpy"):  # on a GPU, these are in its memory
+        copies |= {"gradient": 1, "packed weights": int(backend == "cpu")}
+        copies["two copies to find the best epoch"] = 2 * (1 + vectors)
+    each = parameter_count(network.layer_sizes) * network.dtype.itemsize
+    parts = ", ".join(f"{part} {checks.gibibytes(number * each)}" for part, number in copies.items() if number)
+    total = sum(copies.values()) * each
+    said = f"training a network of the sizes {list(network.layer_sizes)} takes {checks.gibibytes(total)} ({parts})"
+    other = ", or SGD without momentum, which has no state" if vectors else ""
+    checks.memory(total, said, f"choose smaller layers{other}")
 
 
 class TrainingState(OptimizerState):
@@ -43,6 +72,7 @@ class TrainingState(OptimizerState):
         dropout: Sequence[float],
         seed: int,
     ) -> None:
+        check_memory(network, optimizer)
         size = parameter_count(network.layer_sizes)
         vectors = aligned_zeros(optimizer.spec.state_vectors, size, network.dtype)
         longest = math.inf if clip_norm is None else clip_norm

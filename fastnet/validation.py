@@ -2,6 +2,8 @@
 
 from __future__ import annotations  # so that help() shows ArrayLike by its name
 
+import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +15,7 @@ from .kernels.api import validation
 from .kernels.specs.base import Array
 from .kernels.specs.losses import LOSSES
 from .messages import counted
+from .optimizers import Optimizer, Schedule
 
 
 def finite_matrix(name: str, X: ArrayLike, at: Array | None = None, columns: int | None = None) -> Array:
@@ -117,3 +120,23 @@ def _converted(array: Array, dtype: Any, name: str) -> Array:
         except ValueError:
             raise ValueError(f'{name} holds numbers too large for float32; scale it or use dtype="float64"') from None
     return converted
+
+
+def check_optimizer(optimizer: Optimizer, dtype: Any) -> None:
+    """Reject hyper-parameters that overflow or vanish in a network's dtype.
+
+    Raises
+    ------
+    ValueError
+    """
+    for field in dataclasses.fields(optimizer):
+        value = getattr(optimizer, field.name)
+        if isinstance(value, Schedule):
+            value = value.learning_rate
+        with np.errstate(over="ignore"):
+            held = float(dtype.type(value))
+        if value != 0 and not 0 < held < math.inf:
+            raise ValueError(
+                f"{type(optimizer).__name__} {field.name} is {value!r}, which {dtype} cannot hold; "
+                'use another, or a network of dtype="float64"'
+            )

@@ -9,12 +9,13 @@ import threading
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from fastnet import SGD, Adam, Network, Trainer
+from fastnet import SGD, Adam, Network, RMSprop, Trainer, checks, fit_many, training_state
 from fastnet.kernels.engine import engine
 from fastnet.kernels.engine.bounds import check_network
 from fastnet.kernels.engine.optimizer_state import OptimizerState
@@ -318,6 +319,55 @@ for limited in limits:
     parameters.append(trainer.network.parameters.tobytes())
 assert parameters[0] == parameters[1]
 """
+
+
+def test_training_that_takes_more_than_the_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before its arrays are allocated, by whichever call would do that; the network itself fits."""
+    net = Network([400, 300, 200])
+    monkeypatch.setattr(checks, "_SURELY_FITS", 0)
+
+    def limit(networks: float) -> None:
+        monkeypatch.setattr(checks, "memory_total", lambda: networks * net.parameters.nbytes)
+
+    limit(2.9)
+    with monkeypatch.context() as patched:
+        patched.setattr(training_state, "aligned_zeros", lambda *shape: pytest.fail("the state is allocated"))
+        with pytest.raises(MemoryError, match=r"^training a network of the sizes \[400, 300, 200\] takes 0.0 GiB \("):
+            Trainer(net, optimizer=Adam())
+    for optimizer, backend, networks in (
+        (Adam(), "cpu", 11),
+        (SGD(), "cpu", 5),
+        (SGD(momentum=0.9), "cpu", 8),
+        (Adam(), "numpy", 10),
+    ):
+        limit(networks)
+        ours = Trainer(net, optimizer=optimizer, backend=backend)
+        ours.fit(X, Y, 1)
+        limit(networks - 0.1)
+        with monkeypatch.context() as patched:
+            patched.setattr("fastnet.trainer.FitSession", lambda *session: pytest.fail("the gradient is allocated"))
+            with pytest.raises(MemoryError, match=r"gradient 0\.0 GiB"):
+                ours.fit(X, Y, 1)
+            with pytest.raises(MemoryError, match=r"gradient 0\.0 GiB"):
+                fit_many([ours], X, Y, 1)
+        ours.evaluate(X, Y)
+    limit(3)
+    training_state.check_memory(net, Adam(), "cuda")  # where the rest is in the GPU's memory
+
+
+def test_the_bytes_of_each_part_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    large: Any = SimpleNamespace(layer_sizes=(1023, 1 << 20), dtype=np.dtype("float32"))
+    monkeypatch.setattr(checks, "memory_total", lambda: 2.0**34)
+    with pytest.raises(MemoryError) as caught:
+        training_state.check_memory(large, RMSprop(), "cpu")
+    assert str(caught.value) == (
+        "training a network of the sizes [1023, 1048576] takes 32.0 GiB (parameters 4.0 GiB, the state of RMSprop 4.0 "
+        "GiB, gradient 4.0 GiB, packed weights 4.0 GiB, two copies to find the best epoch 16.0 GiB); expected at most "
+        "16.0 GiB, the memory that this process may use: choose smaller layers, or SGD without momentum, which has no "
+        "state"
+    )
+    with pytest.raises(MemoryError, match=r"may use: choose smaller layers$"):
+        training_state.check_memory(large, SGD(), "cpu")
 
 
 @pytest.mark.compiled

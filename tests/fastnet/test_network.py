@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastnet import Network, Trainer, network
+from fastnet import Network, Trainer, checks, network
 from fastnet.kernels.jit.target import COMPILES
 from fastnet.kernels.reference import activations as reference
 from fastnet.kernels.reference import losses
@@ -255,7 +255,7 @@ def test_predict_labels_are_decisions() -> None:
 
 def test_network_larger_than_the_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Before it is filled: the system killed the process."""
-    monkeypatch.setattr(network, "memory_total", lambda: 2.0**27)
+    monkeypatch.setattr(checks, "memory_total", lambda: 2.0**27)
     monkeypatch.setattr(network, "aligned", lambda size, dtype: pytest.fail("it is allocated"))
     said = r"^a network of the sizes \[10, 99999999, 10\] has 7.8 GiB of parameters; expected at most 0.1 GiB, the mem"
     with pytest.raises(MemoryError, match=said + "ory that this process may use: choose smaller layers$"):
