@@ -27,6 +27,9 @@ PART_BYTES = 16 << 20
 _SAMPLE_ROWS = 256
 """Rows from which the data's scale is estimated."""
 
+_MOST_TARGETS = 1 << 20
+"""Targets from which the loss of always predicting the same is computed; more would take memory for nothing."""
+
 _FAR = 100.0
 """A mean or standard deviation above this is far from unit scale; so are columns whose standard
 deviations are all below its reciprocal."""
@@ -170,6 +173,14 @@ class Dataset:
         scaled += ", without columns that hold one value only" if constant else ""
         return "", f"The data are far from unit scale ({'; '.join(far.values())}): train on {scaled}." if far else ""
 
+    def constant_loss(self) -> float | None:
+        """Return the `constant_loss` of the targets, of evenly spaced rows if they are many; None for a memory map."""
+        if self.mapped:
+            return None
+        chosen = np.arange(self.rows) if self._chosen is None else self._chosen
+        chosen = chosen[:: -(-self._y.size // _MOST_TARGETS)]
+        return constant_loss(self._loss, self._y[chosen], None if self._weights is None else self._weights[chosen])
+
     def split(self, share: float, seed: int) -> tuple[Dataset, Dataset]:
         """Return the rows to keep and those to hold out, by the rule of `fastnet.data.split`."""
         kept, held = split_rows(self.rows, share, seed)
@@ -224,6 +235,19 @@ def _far_from_unit_scale(name: str, rows: Array) -> str:
     i = int(far.argmax())
     where = f"column {i} of {name}" if len(means) > 1 else name
     return f"{where} has mean {means[i]:.3g} and standard deviation {deviations[i]:.3g}"
+
+
+def constant_loss(loss: str, y: Array, weights: Array | None = None) -> float | None:
+    """Return the loss of always predicting the same: the means, medians for mae, or shares; None if it is not known."""
+    if loss in ("huber", "log_cosh") or (weights is not None and not weights.any()):
+        return None
+    if loss in ("mse", "mae"):
+        y = y.astype(np.float64)
+        away = y - np.average(y, axis=0, weights=weights) if loss == "mse" else abs(y - np.median(y, axis=0))
+        return float(np.average(away**2 if loss == "mse" else away, axis=0, weights=weights).mean())
+    shares = np.bincount(y, weights) if y.ndim == 1 else np.average(y, axis=0, weights=weights)
+    shares = np.stack([shares, 1 - shares]) if loss == "binary_cross_entropy" else shares / shares.sum()
+    return float(-np.sum(shares * np.log(np.maximum(shares, 1e-300))))
 
 
 def split_rows(rows: int, share: float, seed: int) -> tuple[Array, Array]:

@@ -93,6 +93,7 @@ def diagnose(
     baseline: float | None = None,
     remarks: tuple[str, str] = ("", ""),
     rates: Sequence[float] = (),
+    constant_loss: float | None = None,
 ) -> Diagnosis:
     """Judge a run by its curves.
 
@@ -109,6 +110,9 @@ def diagnose(
         latter ends every verdict but "too short".
     rates : sequence of float, optional
         The learning rate at the start of each epoch, and at the end of the last; empty if it is constant.
+    constant_loss : float, optional
+        The loss of always predicting the same value, where it is known but no baseline given. It becomes the baseline
+        of a run that ends less than 2% below it: such a run has not converged, however far its first epoch was above.
 
     Returns
     -------
@@ -148,10 +152,10 @@ def diagnose(
     kept = [t for t in range(first, epochs) if math.isfinite(measured[t])]
     validated = len(kept) >= MIN_EPOCHS and kept[-1] == epochs - 1
     if not validated:
-        return _levelled("loss", train, range(first, epochs), (train, baseline, unscaled), rates)
+        return _levelled("loss", train, range(first, epochs), (train, baseline, unscaled, constant_loss), rates)
     curve = _Curve([measured[t] for t in kept])
     overfitting = _overfitting(train, curve, kept, first, unscaled)
-    return overfitting or _levelled("val_loss", curve, kept, (train, baseline, unscaled), rates)
+    return overfitting or _levelled("val_loss", curve, kept, (train, baseline, unscaled, constant_loss), rates)
 
 
 def _overfitting(train: _Curve, curve: _Curve, epochs: Sequence[int], first: int, unscaled: str) -> Diagnosis | None:
@@ -182,10 +186,10 @@ def _levelled(
     name: str,
     curve: _Curve,
     epochs: Sequence[int],
-    of_training: tuple[_Curve, float | None, str],
+    of_training: tuple[_Curve, float | None, str, float | None],
     rates: Sequence[float],
 ) -> Diagnosis:
-    train, baseline, unscaled = of_training
+    train, baseline, unscaled, constant_loss = of_training
     highest = max(rates, default=0)
     shares = [rate / highest for rate in rates]
     fall, count = curve.fall()
@@ -205,8 +209,10 @@ def _levelled(
         lowered += (
             f"({_percent(shares[-1])} at the end): training anew, with a schedule over more epochs, may still help."
         )
-    start = train.values[0] if baseline is None else baseline
     lower, end = min(("loss", train.end), (name, curve.end), key=lambda each: each[1])  # dropout raises loss alone
+    if baseline is None and constant_loss is not None and end > (1 - FALL) * constant_loss:
+        baseline = constant_loss
+    start = train.values[0] if baseline is None else baseline
     if start - end <= max(LEARNT * start, 0.0 if baseline else ERRORS * train.sigma):
         against = "its first epoch's" if baseline is None else "that of always predicting the same"
         share = 1 - end / start if start > 0 else 0.0

@@ -222,7 +222,7 @@ class FitSession:
             if writer is not None and (trained or not writer.is_there()):  # else the file may hold a trained network
                 writer.write(*state_dict(trainer, state, best.arrays))
         if history.epochs >= MIN_EPOCHS:
-            history.set_remarks(*self._data.remarks())
+            history.set_remarks(*self._data.remarks(), self._data.constant_loss())
         return warning
 
     def _validated(self) -> dict[str, float]:

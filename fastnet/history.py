@@ -48,6 +48,7 @@ class History(Hinting, dict[str, list[float]]):
         super().__init__()
         self._epochs = self._validated = 0  # _validated: up to the last epoch that had validation
         self._remarks = ("", "")
+        self._constant_loss: float | None = None
         self._title = ""
         self._schedule: Any = None
 
@@ -119,7 +120,8 @@ class History(Hinting, dict[str, list[float]]):
             - still falling: ``val_loss``, or ``loss`` if there was no validation, fell by more than 2% over
               the last third of the epochs;
             - underfitting: it no longer falls, and ``loss`` ends less than 10% below the baseline or, without
-              one, below its first epoch;
+              one, below its first epoch, or less than 2% below the loss of always predicting the same, which `fit` has
+              computed unless X was a memory map;
             - converged since epoch N: none of these.
 
             If a schedule had lowered the learning rate to less than half of its highest before the curve
@@ -132,7 +134,8 @@ class History(Hinting, dict[str, list[float]]):
         """
         rates = [] if self._schedule is None else self._schedule.rates(np.arange(self.epochs + 1)).tolist()
         validation = self.get("val_loss", [])[: self._validated]
-        return diagnose(self.get("loss", ()), validation, baseline, self._remarks, rates).words
+        loss = self.get("loss", ())
+        return diagnose(loss, validation, baseline, self._remarks, rates, self._constant_loss).words
 
     def plot(self, ax: Any = None) -> Any:
         """Draw ``loss`` and ``val_loss``, with the best epoch marked (needs matplotlib).
@@ -219,9 +222,9 @@ class History(Hinting, dict[str, list[float]]):
         with replacing(path) as file:
             file.write("".join(f"{line}\n" for line in lines).encode())
 
-    def set_remarks(self, constant: str, unscaled: str) -> None:
-        """Store remarks on the data for diagnoses, as `diagnose` takes them."""
-        self._remarks = constant, unscaled
+    def set_remarks(self, constant: str, unscaled: str, constant_loss: float | None = None) -> None:
+        """Store remarks on the data for diagnoses, and the loss of always predicting the same; see `diagnose`."""
+        self._remarks, self._constant_loss = (constant, unscaled), constant_loss
 
     def set_run(self, layer_sizes: Sequence[int], loss: str, optimizer: Optimizer, batch_size: int | None) -> None:
         """Store the title of plots and, for diagnoses, the learning rate's schedule, if there is one."""

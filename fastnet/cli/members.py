@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .. import recipe
-from ..dataset import split_rows
+from ..dataset import constant_loss, split_rows
 from ..io import storage
 from ..kernels.specs.base import Array
 from ..kernels.specs.losses import LOSSES
@@ -73,7 +73,7 @@ def member_of(found: Data, parts: list[tuple[Array, Array]], number: int, option
 
         kept, chosen = scores.split(found.y[rows], min(0.25, max(0.1, 250 / len(rows))), seed)
     transformer, trainer, (own, validation) = _prepared(found, seed, options, None, rows[kept], rows[chosen])
-    member = Member(trainer, own, validation, _baseline(options.loss, *own[1:]), fold, transformer)
+    member = Member(trainer, own, validation, constant_loss(options.loss, *own[1:]), fold, transformer)
     if found.columns is not None:
         member.prepare_all = lambda epochs: _prepared(found, seed, options, epochs, rows)
     if options.checkpoint is not None:
@@ -112,18 +112,6 @@ def _prepared(
     run["threads"] = options.threads if count(options) == 1 else 1
     trainer = Trainer(net, options.loss, optimizer, batch, **run)
     return transformer, trainer, [(X, *(of[part] for of in of_rows)) for X, part in zip(inputs, parts, strict=True)]
-
-
-def _baseline(loss: str, y: Array, weights: Array | None = None) -> float | None:
-    """Return the loss of the best constant prediction; None if it is not known."""
-    if loss == "mse":
-        mean = np.average(y, axis=0, weights=weights)
-        return float(np.average((y - mean) ** 2, axis=0, weights=weights).mean())
-    if loss == "cross_entropy":
-        shares = np.bincount(y, weights) if y.ndim == 1 else np.average(y, axis=0, weights=weights)
-        shares = shares / shares.sum()
-        return float(-np.sum(shares * np.log(np.maximum(shares, 1e-300))))
-    return None
 
 
 def resume(member: Member, options: argparse.Namespace, ranks: Any) -> None:

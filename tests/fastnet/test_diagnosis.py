@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fastnet import SGD, CosineDecay, History, Network, Trainer, diagnosis
+from fastnet import SGD, CosineDecay, History, Network, Trainer, dataset, diagnosis
 from fastnet.cli.fitting import Member
+from fastnet.dataset import Dataset, constant_loss
 from fastnet.diagnosis import diagnose
 
 NAN, INF = math.nan, math.inf
@@ -151,6 +152,55 @@ def test_diagnosis_with_a_baseline_is_not_underfitting() -> None:
     assert diagnose(loss, [], baseline=1.0).kind == "converged"
     found = diagnose([5, 2, *[0.97] * 20], [], baseline=1.0)
     assert found.words.startswith("Underfitting: loss has levelled off at 0.97, 3% below that of always predicting")
+
+
+def test_diagnosis_of_no_more_than_a_constant_is_not_converged() -> None:
+    """A wild first epoch is far above any loss that a network should be praised for."""
+    loss = [3e15, 5e12, *[2e10] * 30]
+    assert diagnose(loss, []).kind == "converged"
+    for known, where in ((1.0, "not below"), (2e10, "not below"), (2.03e10, "1% below")):
+        found = diagnose(loss, [], constant_loss=known)
+        said = f"Underfitting: loss has levelled off at 2e+10, {where} that of always predicting the same"
+        assert found.words.startswith(f"{said} ({known:.3g}). Use"), found
+    assert diagnose(loss, [], constant_loss=2.1e10).kind == "converged"
+    assert diagnose(loss, [1e10] * 32, constant_loss=1.5e10).kind == "converged"
+    assert diagnose([1.0] * 20, [], constant_loss=9.0).kind == "underfitting", "its first epoch tells"
+    assert diagnose([9.0, *[0.5] * 20], [], 0.6, constant_loss=0.1).kind == "converged", "the baseline given counts"
+
+
+@pytest.mark.parametrize(
+    ("loss", "outputs"), [("mse", 2), ("mae", 1), ("cross_entropy", 3), ("binary_cross_entropy", 2)]
+)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_fit_knows_the_loss_of_always_predicting_the_same(loss: str, outputs: int, weighted: bool) -> None:
+    random = np.random.default_rng(0)
+    X, y = random.standard_normal((600, 1)), random.standard_normal((600, outputs))
+    y = (y > 0.5).astype(float) if loss == "binary_cross_entropy" else y
+    y = random.choice(3, 600, p=[0.6, 0.3, 0.1]) if loss == "cross_entropy" else y
+    weights = random.uniform(0.5, 1.5, 600) if weighted else None
+    rate = 0.2 if loss.startswith("m") else 1.0
+    trainer = Trainer(Network([1, outputs], dtype="float64"), loss, SGD(rate), None, backend="numpy")
+    trainer.network.biases[0][0] = 5
+    history = trainer.fit(X, y, 200, sample_weight=weights)
+    assert "below that of always predicting the same" in history.diagnosis(), history.diagnosis()
+    assert "always" in pickle.loads(pickle.dumps(history)).diagnosis()
+    rows = np.arange(0, 600, 2)
+    chosen = Dataset(trainer.network, loss, X, y, weights).select(rows)
+    flat = Trainer(Network([1, outputs], dtype="float64"), loss, SGD(rate), None, backend="numpy")
+    zeros, of_rows = np.zeros((300, 1)), None if weights is None else weights[rows]
+    best = min(flat.fit(zeros, y[rows], 500, sample_weight=of_rows)["loss"])
+    assert chosen.constant_loss() == pytest.approx(best, rel=1e-2 if loss == "mae" else 1e-6)
+
+
+def test_losses_of_constants_are_of_some_rows_where_there_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, y = Network([1, 2]), np.arange(20.0).reshape(10, 2)
+    data = Dataset(net, "mse", np.ones((10, 1)), y, np.arange(10.0))
+    whole = constant_loss("mse", y, np.arange(10.0))
+    assert data.constant_loss() == whole
+    monkeypatch.setattr(dataset, "_MOST_TARGETS", 10)
+    assert data.constant_loss() == constant_loss("mse", y[::2], np.arange(10.0)[::2]) != whole
+    assert constant_loss("huber", y) is None
+    assert constant_loss("mse", y, np.zeros(10)) is None
 
 
 def test_diagnosis_with_dropout_heeds_the_whole_networks_loss() -> None:
