@@ -94,6 +94,7 @@ def diagnose(
     remarks: tuple[str, str] = ("", ""),
     rates: Sequence[float] = (),
     constant_loss: float | None = None,
+    kept: str = "",
 ) -> Diagnosis:
     """Judge a run by its curves.
 
@@ -113,6 +114,8 @@ def diagnose(
     constant_loss : float, optional
         The loss of always predicting the same value, where it is known but no baseline given. It becomes the baseline
         of a run that ends less than 2% below it: such a run has not converged, however far its first epoch was above.
+    kept : str, optional
+        What has been done with the best epoch, a sentence without its stop; replaces the advice to stop there.
 
     Returns
     -------
@@ -149,16 +152,19 @@ def diagnose(
     if train.end > BLOWN_UP * train.level(loss[first]):
         words = f"Diverged: the loss has risen from {loss[first]:.3g} in epoch {first + 1} to {train.end:.3g}. {calmer}"
         return Diagnosis("diverged", words)
-    kept = [t for t in range(first, epochs) if math.isfinite(measured[t])]
-    validated = len(kept) >= MIN_EPOCHS and kept[-1] == epochs - 1
+    judged = [t for t in range(first, epochs) if math.isfinite(measured[t])]
+    validated = len(judged) >= MIN_EPOCHS and judged[-1] == epochs - 1
     if not validated:
         return _levelled("loss", train, range(first, epochs), (train, baseline, unscaled, constant_loss), rates)
-    curve = _Curve([measured[t] for t in kept])
-    overfitting = _overfitting(train, curve, kept, first, unscaled)
-    return overfitting or _levelled("val_loss", curve, kept, (train, baseline, unscaled, constant_loss), rates)
+    curve = _Curve([measured[t] for t in judged])
+    overfitting = _overfitting(train, curve, judged, first, (unscaled, kept))
+    return overfitting or _levelled("val_loss", curve, judged, (train, baseline, unscaled, constant_loss), rates)
 
 
-def _overfitting(train: _Curve, curve: _Curve, epochs: Sequence[int], first: int, unscaled: str) -> Diagnosis | None:
+def _overfitting(
+    train: _Curve, curve: _Curve, epochs: Sequence[int], first: int, remarks: tuple[str, str]
+) -> Diagnosis | None:
+    unscaled, kept = remarks
     width = min(curve.width, LOWEST_WIDTH)
     medians = curve.medians(width)
     lowest = min(range(len(epochs)), key=medians.__getitem__)
@@ -172,9 +178,10 @@ def _overfitting(train: _Curve, curve: _Curve, epochs: Sequence[int], first: int
     low = curve.values[best]
     words = (
         f"Overfitting since epoch {epochs[best] + 1}: val_loss has risen by {(curve.end - low) / curve.level(low):.0%} "
-        f"since, from {low:.3g} to {curve.end:.3g}, while loss has not. Stop there (patience does), or use more data, "
-        "l2, dropout or a smaller network."
+        f"since, from {low:.3g} to {curve.end:.3g}, while loss has not. "
     )
+    words += f"{kept}; to do better," if kept else "Stop there (patience does), or"
+    words += " use more data, l2, dropout or a smaller network."
     return Diagnosis("overfitting", f"{words} {unscaled}".rstrip())
 
 

@@ -222,7 +222,8 @@ class FitSession:
             if writer is not None and (trained or not writer.is_there()):  # else the file may hold a trained network
                 writer.write(*state_dict(trainer, state, best.arrays))
         if history.epochs >= MIN_EPOCHS:
-            history.set_remarks(*self._data.remarks(), self._data.constant_loss())
+            kept = "The network holds the best parameters of the last fit" if restores else ""
+            history.set_remarks(*self._data.remarks(), self._data.constant_loss(), kept)
         return warning
 
     def _validated(self) -> dict[str, float]:

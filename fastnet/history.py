@@ -49,6 +49,7 @@ class History(Hinting, dict[str, list[float]]):
         self._epochs = self._validated = 0  # _validated: up to the last epoch that had validation
         self._remarks = ("", "")
         self._constant_loss: float | None = None
+        self._kept = ""
         self._title = ""
         self._schedule: Any = None
 
@@ -135,7 +136,7 @@ class History(Hinting, dict[str, list[float]]):
         rates = [] if self._schedule is None else self._schedule.rates(np.arange(self.epochs + 1)).tolist()
         validation = self.get("val_loss", [])[: self._validated]
         loss = self.get("loss", ())
-        return diagnose(loss, validation, baseline, self._remarks, rates, self._constant_loss).words
+        return diagnose(loss, validation, baseline, self._remarks, rates, self._constant_loss, self._kept).words
 
     def plot(self, ax: Any = None) -> Any:
         """Draw ``loss`` and ``val_loss``, with the best epoch marked (needs matplotlib).
@@ -222,9 +223,9 @@ class History(Hinting, dict[str, list[float]]):
         with replacing(path) as file:
             file.write("".join(f"{line}\n" for line in lines).encode())
 
-    def set_remarks(self, constant: str, unscaled: str, constant_loss: float | None = None) -> None:
-        """Store remarks on the data for diagnoses, and the loss of always predicting the same; see `diagnose`."""
-        self._remarks, self._constant_loss = (constant, unscaled), constant_loss
+    def set_remarks(self, constant: str, unscaled: str, constant_loss: float | None = None, kept: str = "") -> None:
+        """Store remarks on the data and the best epoch, and the loss of always predicting the same; see `diagnose`."""
+        self._remarks, self._constant_loss, self._kept = (constant, unscaled), constant_loss, kept
 
     def set_run(self, layer_sizes: Sequence[int], loss: str, optimizer: Optimizer, batch_size: int | None) -> None:
         """Store the title of plots and, for diagnoses, the learning rate's schedule, if there is one."""

@@ -125,7 +125,12 @@ class Member:
     def diagnosis(self) -> str:
         """Describe how training went, without remarks on the data, which the command line itself has prepared."""
         history = copy.copy(self.history)
-        history.set_remarks("", "")
+        kept = (
+            "The best epoch is kept"
+            if self.refitted is None
+            else "A new network was trained on all rows, for that long"
+        )
+        history.set_remarks("", "", kept=kept)
         return history.diagnosis(self.baseline)
 
 

@@ -154,6 +154,31 @@ def test_diagnosis_with_a_baseline_is_not_underfitting() -> None:
     assert found.words.startswith("Underfitting: loss has levelled off at 0.97, 3% below that of always predicting")
 
 
+def test_diagnosis_does_not_advise_what_was_done() -> None:
+    """To stop at the best epoch, where its parameters are kept."""
+    loss, validation = decay(100, 1, 0.01, 15), rising(decay(100, 1, 0.3, 8), 25, 0.004)
+    advice = "use more data, l2, dropout or a smaller network."
+    assert diagnose(loss, validation).words.endswith(f"has not. Stop there (patience does), or {advice}")
+    assert diagnose(loss, validation, kept="It is kept").words.endswith(f"has not. It is kept; to do better, {advice}")
+    member = Member(Trainer(Network([1, 1])), (), (), baseline=None)
+    for row in zip(loss, validation, strict=True):
+        member.trainer.history.append(dict(zip(("loss", "val_loss"), row, strict=True)))
+    assert member.diagnosis().endswith(f"has not. The best epoch is kept; to do better, {advice}")
+    member.refitted = member.trainer
+    said = "A new network was trained on all rows, for that long"
+    assert member.diagnosis().endswith(f"has not. {said}; to do better, {advice}")
+    assert "Stop there" in member.trainer.history.diagnosis()
+
+
+def test_a_fit_with_patience_has_kept_the_best() -> None:
+    random = np.random.default_rng(0)
+    X, y = random.standard_normal((60, 20)), random.standard_normal((60, 1))
+    for patience, said in ((200, "The network holds the best parameters of the last fit; to do"), (None, "Stop there")):
+        trainer = Trainer(Network([20, 50, 1]), optimizer=SGD(0.02), backend="numpy")
+        history = trainer.fit(X, y, 100, validation_split=0.5, patience=patience)
+        assert f"while loss has not. {said}" in history.diagnosis(), history.diagnosis()
+
+
 def test_diagnosis_of_no_more_than_a_constant_is_not_converged() -> None:
     """A wild first epoch is far above any loss that a network should be praised for."""
     loss = [3e15, 5e12, *[2e10] * 30]
