@@ -143,8 +143,6 @@ class Evaluator:
         self, parameters: Array, dtype: Any, layer_sizes: tuple[int, ...], names: tuple[str, ...], loss: str
     ) -> None:
         check_array("network.parameters", parameters, (parameter_count(layer_sizes),), dtype)
-        if not parameters.flags.writeable:  # Numba would compile `pack` again for a read-only array
-            parameters = parameters.copy()
         row_bytes = max(layer_sizes[0], layer_sizes[-1]) * dtype.itemsize
         self._forward, self._addresses = _kernels(layer_sizes, names, dtype, loss)
         self._parameters, self._dtype, self._loss, self._n_out = parameters, dtype, LOSSES[loss], layer_sizes[-1]

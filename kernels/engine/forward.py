@@ -171,10 +171,15 @@ class Forward:
         return forward_of(self.layer_sizes, self._names, self.dtype, True, bool(self.record["softmax"]))
 
     def pack(self, parameters: Array, threads: int = 1) -> Array | None:
-        """Return a copy of parameters (P,) in micro-panels, or None if their number is wrong."""
+        """Return a copy of parameters (P,) in micro-panels, or None if their number or dtype is wrong."""
+        if parameters.dtype != self.dtype:
+            return None
+        # The entry checks neither dimensions nor strides: a matrix would crash the process.
+        parameters = np.ascontiguousarray(parameters).reshape(-1)
         packed = self.packed()
         values = aligned(int(packed.record["value_count"]), self.dtype)
-        return values if pack(self.address, packed.address, parameters, values, threads) else None
+        done = kernel_entry(pack, self.dtype)(self.address, packed.address, parameters, values, threads)
+        return values if done else None
 
     def unpack(self, values: Array) -> Array:
         """Return the parameters (P,) of packed values."""

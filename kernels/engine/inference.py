@@ -270,6 +270,7 @@ def _pack_task(
             copy_bytes(target + into.weights, source + layer.weights, n * item)
 
 
+@by_address(lambda real: (*[types.intp] * 2, *[types.Array(real, 1, "C")] * 2, types.intp))
 @jit
 def pack(forward: int, packed_forward: int, parameters: Any, packed: Any, threads: int) -> bool:
     """Copy parameters (P,) into the values of the packed forward pass; return False if sizes do not fit."""

@@ -8,7 +8,7 @@ import pytest
 from fastnet import Network, Trainer, trainer
 from fastnet.dataset import Dataset
 from fastnet.fit_session import COMPANIONS, LATER, evaluate_all
-from fastnet.kernels.engine import evaluation, inference
+from fastnet.kernels.engine import evaluation, forward, inference
 from fastnet.kernels.engine.engine import CpuEngine
 from fastnet.kernels.specs.losses import LOSSES
 from fastnet.regression import RegressionScores
@@ -120,12 +120,34 @@ def test_what_was_changed_after_the_checks_is_refused() -> None:
         evaluation.Evaluator(network.parameters.view(np.int32), *layers)
 
 
-def test_read_only_parameters_are_evaluated_by_the_same_code() -> None:
-    ours, (X, y) = Trainer(Network([6, 3])), _data("mse", 40, 3)
-    expected, compiled = ours.evaluate(X, y), len(inference.run.signatures)
+def test_read_only_parameters_are_evaluated_by_the_same_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And in place, in many rows too, for which they are packed."""
+    ours = Trainer(Network([6, 300, 3]), threads=1)
+    few, many = _data("mse", 40, 3), _data("mse", 20_000, 3)
+    expected = [ours.evaluate(*data) for data in (few, many)]
+    compiled = len(inference.run.signatures), len(inference.pack.signatures)
     ours.network.parameters.flags.writeable = False
-    assert ours.evaluate(X, y) == expected
-    assert len(inference.run.signatures) == compiled
+    packed: list[Any] = []
+    pack = forward.Forward.pack
+    monkeypatch.setattr(forward.Forward, "pack", lambda self, *given: packed.append(given[0]) or pack(self, *given))
+    assert [ours.evaluate(*data) for data in (few, many)] == expected
+    assert packed, "enough rows for packing"
+    assert all(each is ours.network.parameters for each in packed)
+    assert (len(inference.run.signatures), len(inference.pack.signatures)) == compiled
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_parameters_of_other_layouts_are_packed_or_refused(dtype: Any) -> None:
+    """The compiled code takes an address and a number of elements on trust."""
+    passes = forward.forward_of((6, 9, 3), ("relu", "identity"), np.dtype(dtype))
+    parameters = np.random.default_rng(0).standard_normal(93).astype(dtype)
+    for given in (parameters, parameters.reshape(31, 3), np.repeat(parameters, 2)[::2], parameters.reshape(3, 31, 1)):
+        values = passes.pack(given)
+        assert values is not None
+        assert (passes.packed().unpack(values) == parameters).all()
+    other = np.float64 if dtype == np.float32 else np.float32
+    for wrong in (parameters[:92], parameters.astype(other), parameters.view(f"i{parameters.itemsize}"), dtype(1)):
+        assert passes.pack(np.asarray(wrong)) is None
 
 
 def test_means_without_weights_are_those_of_equal_weights() -> None:
