@@ -81,14 +81,15 @@ def scratch_elements(
     heights = {own // tasks, -(-own // tasks)}  # as `task_bounds` cuts them
     nbytes = [loss_scratch(task_rows, sizes[-1][1]) * item]  # which is not checked: an evaluation's tasks may be higher
     packed = Matrix(0, panel, item, -1)
+    # W, and X of the first layer, may begin anywhere: address 1.
     for i, (n, k, _) in enumerate(sizes):  # X W^T, whose W^T is packed already, and dX = dZ W but of the first layer
         x = Matrix(0, n * item, item, 0)
         nbytes += [choose(item, Shape(height, k, n), x, packed).buffer_bytes for height in heights]
         if i > 0:
-            dz, w = Matrix(0, k * item, item, 0), Matrix(0, n * item, item, panel)
+            dz, w = Matrix(0, k * item, item, 0), Matrix(1, n * item, item, panel)
             nbytes += [choose(item, Shape(height, n, k), dz, w).buffer_bytes for height in heights]
     for layer, height in {(layer, end - begin) for layer, begin, end in weight_tasks.tolist()}:  # dW = dZ^T X
         n, k, panels = sizes[layer]
-        dz, x = Matrix(0, item, k * item, 0), packed if panels else Matrix(0, n * item, item, panel)
+        dz, x = Matrix(0, item, k * item, 0), packed if panels else Matrix(1, n * item, item, panel)
         nbytes.append(choose(item, Shape(height, n, rows), dz, x).buffer_bytes)
     return -(-max(nbytes) // item)

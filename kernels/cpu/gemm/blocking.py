@@ -153,8 +153,13 @@ def choose_blocking(item: int, shape: Shape, a: Matrix, b: Matrix) -> Any:
     transposes_b = m <= MAX_ROWS and a_rows and b.row_stride == item and b.column_stride != item
     # In place, rows of B a WAY apart share a set of L1, and often of L2, and every tile of C reads them again.
     few_rows = FEW_ROWS // 2 if not WIDE and b.row_stride % WAY == 0 else FEW_ROWS
-    small = m < few_rows or kc * n * item <= (B_IN_PLACE_BYTES if m < MANY_ROWS else B_IN_PLACE_BYTES // 2)
-    b_in_place = in_panels or transposes_b or (b.column_stride == item and small)
+    small = kc * n * item <= (B_IN_PLACE_BYTES if m < MANY_ROWS else B_IN_PLACE_BYTES // 2)
+    if WIDE and (b.address | b.row_stride) % LINE != 0:
+        # Vectors cross lines, two loads each, which costs time unless L1 supplies them. A row of a micro-panel takes up
+        # as much of L1 as the rows' distance excludes for the others.
+        row_bytes = max(nr * item, min(b.row_stride & -b.row_stride, WAY))
+        small = small and 3 * kc * row_bytes < 2 * L1
+    b_in_place = in_panels or transposes_b or (b.column_stride == item and (small or m < few_rows))
     if not a_rows and not a_columns:
         pack_a = m > 1  # the micro-kernel cannot read such an A
     elif WIDE:
