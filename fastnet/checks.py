@@ -19,7 +19,7 @@ from .kernels.jit.quota import memory_total
 from .kernels.specs.activations import ACTIVATIONS
 from .messages import counted
 
-_SURELY_FITS = 1 << 26
+SURELY_FITS = 1 << 26
 """So many bytes are allocated without a look at how much memory the system has."""
 
 
@@ -145,7 +145,7 @@ def memory(nbytes: float, what: str, remedy: str) -> None:
     MemoryError
         Its message begins with ``what``.
     """
-    if nbytes > _SURELY_FITS and nbytes > (most := memory_total()):
+    if nbytes > SURELY_FITS and nbytes > (most := memory_total()):
         at_most = f"expected at most {gibibytes(most)}, the memory that this process may use"
         raise MemoryError(f"{what}; {at_most}: {remedy}")
 

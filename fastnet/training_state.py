@@ -16,6 +16,9 @@ from .optimizers import Optimizer
 KEPT_BYTES = 1 << 20
 """Largest engine, in bytes, that is kept between two calls of `fit`: building even a small one takes 0.2 ms."""
 
+MOST_COPIES = 11
+"""Vectors of the parameters' size that training takes with two vectors of state: see `check_memory`."""
+
 
 def check_memory(network: Network, optimizer: Optimizer, backend: str = "") -> None:
     """Reject a network whose training takes more than all memory.
@@ -32,12 +35,14 @@ def check_memory(network: Network, optimizer: Optimizer, backend: str = "") -> N
     MemoryError
         Its message names the bytes of each part.
     """
+    each = parameter_count(network.layer_sizes) * network.dtype.itemsize
+    if MOST_COPIES * each <= checks.SURELY_FITS:  # what follows takes longer than an epoch of a small network
+        return
     vectors, name = optimizer.spec.state_vectors, type(optimizer).__name__
     copies = {"parameters": 1, f"the state of {name}": vectors}
     if backend in ("cpu", "numpy"):  # on a GPU, these are in its memory
         copies |= {"gradient": 1, "packed weights": int(backend == "cpu")}
         copies["two copies to find the best epoch"] = 2 * (1 + vectors)
-    each = parameter_count(network.layer_sizes) * network.dtype.itemsize
     parts = ", ".join(f"{part} {checks.gibibytes(number * each)}" for part, number in copies.items() if number)
     total = sum(copies.values()) * each
     said = f"training a network of the sizes {list(network.layer_sizes)} takes {checks.gibibytes(total)} ({parts})"

@@ -324,7 +324,7 @@ assert parameters[0] == parameters[1]
 def test_training_that_takes_more_than_the_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Before its arrays are allocated, by whichever call would do that; the network itself fits."""
     net = Network([400, 300, 200])
-    monkeypatch.setattr(checks, "_SURELY_FITS", 0)
+    monkeypatch.setattr(checks, "SURELY_FITS", 0)
 
     def limit(networks: float) -> None:
         monkeypatch.setattr(checks, "memory_total", lambda: networks * net.parameters.nbytes)
