@@ -238,8 +238,13 @@ def _far_from_unit_scale(name: str, rows: Array) -> str:
 
 
 def constant_loss(loss: str, y: Array, weights: Array | None = None) -> float | None:
-    """Return the loss of always predicting the same: the means, medians for mae, or shares; None if it is not known."""
-    if loss in ("huber", "log_cosh") or (weights is not None and not weights.any()):
+    """Return the loss of always predicting the same: the means, medians for mae, or shares; None if it is not known.
+
+    It is not known of weighted medians, nor of probabilities as targets, whose own entropy no network can go below.
+    """
+    if loss in ("huber", "log_cosh") or (weights is not None and (loss == "mae" or not weights.any())):
+        return None
+    if loss in ("cross_entropy", "binary_cross_entropy") and ((y > 0) & (y < 1)).any():
         return None
     if loss == "mse" and weights is None:
         return float(np.square(y - y.mean(axis=0, dtype=np.float64)).mean())  # `average` takes longer than an epoch

@@ -217,7 +217,7 @@ def _levelled(
             f"({_percent(shares[-1])} at the end): training anew, with a schedule over more epochs, may still help."
         )
     lower, end = min(("loss", train.end), (name, curve.end), key=lambda each: each[1])  # dropout raises loss alone
-    if baseline is None and constant_loss is not None and end > (1 - FALL) * constant_loss:
+    if baseline is None and constant_loss and end > (1 - FALL) * constant_loss:
         baseline = constant_loss
     start = train.values[0] if baseline is None else baseline
     if start - end <= max(LEARNT * start, 0.0 if baseline else ERRORS * train.sigma):

@@ -179,12 +179,13 @@ def _has_line_breaks(frame: Any) -> bool:
 
 
 def _lines(path: storage.Path, encoding: str) -> Any:
-    """Return a file's lines, read by pandas since it decompresses them."""
+    """Return a file's lines, read by pandas since it decompresses them; none if it cannot tell them."""
     one_cell = {"sep": "\x1f", "quoting": csv.QUOTE_NONE, "skip_blank_lines": False, "header": None, "names": ["line"]}
     as_text = {"dtype": str, "keep_default_na": False, "index_col": False, "encoding": encoding}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a line that holds the separator, which no text does
+    with suppress(pandas.errors.ParserError), warnings.catch_warnings():  # a line may hold the separator
+        warnings.simplefilter("ignore")
         return pandas.read_csv(path, **one_cell, **as_text)["line"]
+    return []
 
 
 def _likely_rows(lines: Iterable[str], separator: str) -> list[tuple[int, int, int]]:
@@ -211,9 +212,10 @@ def _likely_rows(lines: Iterable[str], separator: str) -> list[tuple[int, int, i
     ValueError
         If text follows the closing quote of a cell of several lines: no text column is written like that.
     """
-    cut = separator if separator == r"\s+" else re.escape(separator)
-    between, opening = re.compile(cut), re.compile(rf'(?:^|{cut}) *"')
-    quoted = re.compile(rf'(^|{cut}) *"[^"]*(?:""[^"]*)*"(?!")')
+    # A run of spaces is matched from its first one only: from each, long runs would take minutes.
+    cut, blank = (r"(?<!\s)\s+", "") if separator == r"\s+" else (re.escape(separator), " *")
+    between, opening = re.compile(cut), re.compile(rf'(?:^|{cut}){blank}"')
+    quoted = re.compile(rf'(^|{cut}){blank}"[^"]*(?:""[^"]*)*"(?!")')
     rest, end = re.compile(r'[^"]*(?:""[^"]*)*"(?!")'), re.compile(rf"\s*(?:{cut}|$)")
     opened = opened_length = rows = 0
     found, lengths = list[tuple[int, int, int, int, int]](), set[int]()  # a place, its ends' separators
@@ -243,7 +245,7 @@ def _likely_rows(lines: Iterable[str], separator: str) -> list[tuple[int, int, i
             opened, opened_length, rows = number, length, 0
         elif not began:
             lengths.add(length)
-    least, most = min(lengths, default=0), max(lengths, default=math.inf)
+    least, most = max(1, min(lengths, default=0)), max(lengths, default=math.inf)  # 0: a single column, all of it text
     return [(a, b, lost) for a, b, lost, *ends in found if least <= min(ends) <= max(ends) <= most]
 
 

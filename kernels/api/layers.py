@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..cpu.gemm import dense, gemm
+from ..jit.target import COMPILES
 from ..registry import PARALLEL_MIN_WORK, find
 from ..specs.activations import IDENTITY
 from ..specs.base import Array
@@ -19,6 +20,8 @@ from .activations import DERIVATIVES, FUNCTIONS
 
 _ndarray, _empty = np.ndarray, np.empty
 _FLOAT32, _FLOAT64 = validation.FLOATS
+_SMALL = 1 << 16
+"""Results of fewer elements are allocated before it is known whether the shapes fit."""
 
 
 def matmul(A: ArrayLike, B: ArrayLike, out: Array | None = None, variant: str = "auto") -> Array:
@@ -48,12 +51,13 @@ def matmul(A: ArrayLike, B: ArrayLike, out: Array | None = None, variant: str = 
         If the shapes do not fit, ``out`` cannot be written, or there is no such variant.
     """
     # For 8 x 8 x 8 NumPy takes 0.9 us and the kernel 0.1 us: what compiled code can check is not checked here.
-    if variant == "auto" and type(A) is _ndarray and type(B) is _ndarray and A.ndim == B.ndim == 2:
+    if COMPILES and variant == "auto" and type(A) is _ndarray and type(B) is _ndarray and A.ndim == B.ndim == 2:
         dtype = A.dtype
         if dtype is B.dtype and (dtype is _FLOAT32 or dtype is _FLOAT64):
             C = out
             if out is None:
-                C = _empty((len(A), B.shape[1]), dtype)
+                m, n = len(A), B.shape[1]
+                C = _empty((m, n), dtype) if m * n < _SMALL else None
             elif type(out) is not _ndarray or out.dtype is not dtype or out.ndim != 2 or not out.flags.writeable:
                 C = None
             if C is not None and gemm.matmul(A, B, C, PARALLEL_MIN_WORK):
@@ -126,10 +130,11 @@ def dense_forward(
     """
     # As in `matmul`, what compiled code can check is not checked here.
     code = _ACTIVATION_CODES.get(id(activation))
-    if variant == "auto" and code is not None and type(X) is _ndarray and type(W) is _ndarray and type(b) is _ndarray:
+    are_arrays = type(X) is _ndarray and type(W) is _ndarray and type(b) is _ndarray
+    if COMPILES and variant == "auto" and code is not None and are_arrays:
         dtype = X.dtype
         is_float = dtype is W.dtype and dtype is b.dtype and (dtype is _FLOAT32 or dtype is _FLOAT64)
-        if is_float and X.ndim == W.ndim == 2 and b.ndim == 1:
+        if is_float and X.ndim == W.ndim == 2 and b.ndim == 1 and len(X) * len(W) < _SMALL:
             shape = len(X), len(W)
             A, Z = _empty(shape, dtype), _empty(shape, dtype)
             if dense.dense_forward(X, W, b, code, A, Z, PARALLEL_MIN_WORK):

@@ -139,9 +139,8 @@ class VectorBuilder:
 
     def prefetch(self, pointer: ir.Value, near: bool = True) -> None:
         """Prefetch a cache line that will be read soon; ``near``: into L1, otherwise into L2."""
-        self.intrinsic(
-            "prefetch.p0", VOID, pointer, _INT32(0), _INT32(3 if near else 2), _INT32(1)
-        )  # for reading, into L1, data
+        level = _INT32(3 if near else 2)
+        self.intrinsic("prefetch.p0", VOID, pointer, _INT32(0), level, _INT32(1))  # for reading, data
 
     def splat(self, scalar: ir.Value) -> ir.Value:
         """Return a vector with ``scalar`` in every lane."""

@@ -188,6 +188,7 @@ def test_diagnosis_of_no_more_than_a_constant_is_not_converged() -> None:
         said = f"Underfitting: loss has levelled off at 2e+10, {where} that of always predicting the same"
         assert found.words.startswith(f"{said} ({known:.3g}). Use"), found
     assert diagnose(loss, [], constant_loss=2.1e10).kind == "converged"
+    assert diagnose([9.0, *[1e-10] * 30], [], constant_loss=0.0).kind == "converged", "nothing is below 0"
     assert diagnose(loss, [1e10] * 32, constant_loss=1.5e10).kind == "converged"
     assert diagnose([1.0] * 20, [], constant_loss=9.0).kind == "underfitting", "its first epoch tells"
     assert diagnose([9.0, *[0.5] * 20], [], 0.6, constant_loss=0.1).kind == "converged", "the baseline given counts"
@@ -202,7 +203,7 @@ def test_a_fit_knows_the_loss_of_always_predicting_the_same(loss: str, outputs: 
     X, y = random.standard_normal((600, 1)), random.standard_normal((600, outputs))
     y = (y > 0.5).astype(float) if loss == "binary_cross_entropy" else y
     y = random.choice(3, 600, p=[0.6, 0.3, 0.1]) if loss == "cross_entropy" else y
-    weights = random.uniform(0.5, 1.5, 600) if weighted else None
+    weights = random.uniform(0.5, 1.5, 600) if weighted and loss != "mae" else None
     rate = 0.2 if loss.startswith("m") else 1.0
     trainer = Trainer(Network([1, outputs], dtype="float64"), loss, SGD(rate), None, backend="numpy")
     trainer.network.biases[0][0] = 5
@@ -225,6 +226,9 @@ def test_losses_of_constants_are_of_some_rows_where_there_are_many(monkeypatch: 
     monkeypatch.setattr(dataset, "_MOST_TARGETS", 10)
     assert data.constant_loss() == constant_loss("mse", y[::2], np.arange(10.0)[::2]) != whole
     assert constant_loss("huber", y) is None
+    assert constant_loss("mae", y, np.ones(10)) is None
+    assert constant_loss("cross_entropy", np.full((4, 2), 0.5)) is None, "their own entropy is all that is left"
+    assert constant_loss("cross_entropy", np.eye(2)) == pytest.approx(np.log(2))
     assert constant_loss("mse", y, np.zeros(10)) is None
 
 

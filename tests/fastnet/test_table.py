@@ -163,8 +163,17 @@ def test_rows_that_may_be_text_are_read_with_a_warning(tmp_path: Path) -> None:
     assert "8 rows are lost" in said
     short = with_rows({3: "7", 5: '7,"seven', 12: '8,eight"'})  # a row without its last cells: no line tells
     assert "lines 5 to 12" in read(short)[1]
-    assert "lines 2 to 4" in read(["y", '"1', "2", '3"', *"4567"])[1]
     assert "lines 1 to 3" in read(['y,"x', "1,2", '3,4"', "5,6", "7,8"])[1]
+
+
+def test_lines_that_tell_nothing_are_read_without_a_warning(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    assert len(table_file.read(written(tmp_path, "y", *['"a\nb"'] * 20, *"c" * 20))) == 40
+    assert len(table_file.read(written(tmp_path, "x,word,y", '1,"one\x1f\ntwo",0', *ROWS))) == 31
+    spaces = " " * 20_000  # matched from each of them, they took minutes
+    assert (
+        len(table_file.read(written(tmp_path, "x word y", '1 "one\ntwo" 0', *[f"{i} w{spaces}{i}" for i in "23"]))) == 3
+    )
+    assert not recwarn
 
 
 def test_texts_of_several_lines_are_read(tmp_path: Path) -> None:

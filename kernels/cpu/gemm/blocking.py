@@ -99,9 +99,8 @@ PACK_A_PANELS = 8
 """Without AVX-512, packing A pays from this many micro-panels of B on; from half as many if each reads an A.T that is
 not in L1."""
 
-
 FAR_B_BYTES = L2 // 2
-"""If micro-panels of a whole B take more than this, they come from L3: the tiles of one prefetch the next one."""
+"""If micro-panels of a whole B take more than this, they come from L3: the tiles of a micro-panel prefetch the next."""
 
 FAR_B_TILES = 4
 """Fewest tiles that do so: fewer are done before the next micro-panel could have arrived."""

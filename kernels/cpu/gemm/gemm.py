@@ -35,7 +35,7 @@ from ...jit.decorator import jit
 from ...llvm.builder import LINE, VECTOR
 from ...llvm.memory import address_and_strides, allocate, copy_element, item_bytes, release
 from .blocking import A_BYTES, FAR_B_BYTES, FAR_B_K, FAR_B_TILES, choose_blocking
-from .microkernel import MR, MR_NARROW, NV, PREFETCH_INTERVAL, SINGLE_ROW_VECTORS, microkernel
+from .microkernel import MR, MR_NARROW, NV, PREFETCH_INTERVAL, PREFETCHES_B, SINGLE_ROW_VECTORS, UNROLL, microkernel
 from .operands import (
     NO_ROWS,
     Epilogue,
@@ -67,6 +67,12 @@ NO_WORKSPACE = Workspace(0, 0)
 def _offset(rows: Any, i: int, nbytes: int) -> Any:
     """Return `Rows` that begin i rows down and ``nbytes`` to the right; an absent operand stays absent."""
     return Rows(rows.address + (i * rows.row_stride + nbytes) * (rows.address != 0), rows.row_stride)
+
+
+@jit(scalar=True)
+def prefetch_step(nbytes: int, times: int) -> int:
+    """Return the bytes, in whole cache lines, of each of a number of prefetches that together take at least nbytes."""
+    return -(-nbytes // (times * LINE)) * LINE
 
 
 @jit(inline=True)
@@ -104,10 +110,10 @@ def _macro_kernel(dtype: Any, block: Any, n: int, a: Any, b: Any, c: Any, epilog
     t, group = 0, tiles
     if nb > nr:
         group = max(1, A_BYTES // (MR * kb * item + 1))
-    b_step, steps = np.intp(0), (kb - 1) // PREFETCH_INTERVAL
-    is_far = n * kb * item > FAR_B_BYTES and b.row_stride == nr * item
+    b_step, steps = np.intp(0), (kb - UNROLL) // PREFETCH_INTERVAL
+    is_far = PREFETCHES_B and n * kb * item > FAR_B_BYTES and b.row_stride == nr * item
     if is_far and nb <= nr and kb >= FAR_B_K and tiles >= FAR_B_TILES:
-        b_step = -(-kb * nr * item // (tiles * steps * LINE)) * LINE  # the tiles share out the next micro-panel
+        b_step = prefetch_step(kb * nr * item, tiles * steps)
     while t < tiles:  # loop 2
         i = t * height + min(t, taller)
         tile_rows = height + (t < taller)

@@ -194,14 +194,17 @@ def _sums_over_k(
         left, c_row, b_next, *rest = carried
         stop = builder.sub(left, intp(PREFETCH_INTERVAL))
         stop = builder.select(builder.icmp_signed("<", stop, intp(0)), builder.and_(left, intp(unroll - 1)), stop)
-        a_start, b_end = rest[0], builder.add(b_next, tile.b_step) if PREFETCHES_B else b_next
+        a_start = rest[0]
         left, *rest = code.loop(
             [left, *rest],
             lambda now: builder.icmp_signed(">", now[0], stop),
             lambda now: [builder.sub(now[0], intp(unroll)), *add(now[1], now[2], now[3:], unroll)],
             at_least_once=True,
         )
-        with builder.if_then(builder.icmp_signed(">=", left, intp(unroll))):
+        continues, b_end = builder.icmp_signed(">=", left, intp(unroll)), b_next
+        if PREFETCHES_B:
+            b_end = builder.add(b_next, builder.select(continues, tile.b_step, intp(0)))
+        with builder.if_then(continues):
             for pointer in code.vectors_at(code.pointer(c_row), vectors):
                 code.prefetch(pointer)
             nbytes = PREFETCH_INTERVAL * code.bytes

@@ -1,5 +1,8 @@
 """The public products, layers, activations and updates: what they accept, convert, refuse; `out`, in every variant."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from processes import python_path
 
 from fastnet.kernels import (
     accuracy,
@@ -100,6 +104,24 @@ def test_ragged_lists_are_rejected() -> None:
 def test_matmul_checks_shapes(shapes: tuple[Any, Any]) -> None:
     with pytest.raises(ValueError, match=r"cannot multiply A .* by B .*; expected \(M, K\) and \(K, N\)"):
         matmul(np.ones(shapes[0]), np.ones(shapes[1]))
+
+
+def test_shapes_are_checked_before_the_result_is_allocated() -> None:
+    tall, wide, bias = np.ones((3_000_000, 2), "f4"), np.ones((3, 3_000_000), "f4"), np.ones(3_000_000, "f4")
+    with pytest.raises(ValueError, match="cannot multiply A"):
+        matmul(tall, wide)
+    with pytest.raises(ValueError, match="do not fit"):
+        dense_forward(tall, wide.T, bias, relu)
+
+
+def test_functions_run_where_numba_does_not_compile() -> None:
+    code = (
+        "import numpy as np; from fastnet.kernels import dense_forward, matmul, relu; x = np.ones((3, 3), 'f4')\n"
+        "A, Z = dense_forward(x, -x, x[0], relu); print(matmul(x, x).sum(), matmul(x, x, out=A).sum(), Z.sum())"
+    )
+    environment = {**os.environ, "NUMBA_DISABLE_JIT": "1", "PYTHONPATH": python_path()}
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert run.stdout == "27.0 27.0 -18.0\n"
 
 
 @pytest.mark.parametrize("variant", variants("matmul"))

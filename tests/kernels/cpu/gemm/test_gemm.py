@@ -13,7 +13,7 @@ from processes import outermost
 from fastnet.kernels.cpu import loops
 from fastnet.kernels.cpu.gemm import blocking, dense, turned
 from fastnet.kernels.cpu.gemm import gemm as simd
-from fastnet.kernels.cpu.gemm.microkernel import MR, NV
+from fastnet.kernels.cpu.gemm.microkernel import MR, NV, PREFETCH_INTERVAL, UNROLL, layouts_of
 from fastnet.kernels.cpu.gemm.operands import Matrix, Shape
 from fastnet.kernels.llvm.builder import LINE, VECTOR
 from fastnet.kernels.reference import activations as reference
@@ -391,3 +391,20 @@ def test_second_process_compiles_nothing(tmp_path: Path) -> None:
         for _ in range(2)
     ]
     assert misses == ["1 1\n", "0 0\n"]
+
+
+@pytest.mark.parametrize("tiles", [blocking.FAR_B_TILES, 7, 43, 1000])
+def test_tiles_prefetch_the_whole_of_the_next_micro_panel(tiles: int) -> None:
+    """A tile prefetches after each interval of k that leaves a round: as `_sums_over_k` does, and as is counted."""
+    prefetch_step: Any = getattr(simd.prefetch_step, "py_func", simd.prefetch_step)
+    unroll = UNROLL if layouts_of(MR, NV) != ("",) else 1
+    for k in range(blocking.FAR_B_K, 1100):
+        left, times = k, 0
+        while left >= unroll:
+            left = left - PREFETCH_INTERVAL if left > PREFETCH_INTERVAL else left & (unroll - 1)
+            times += left >= unroll
+        counted = (k - UNROLL) // PREFETCH_INTERVAL
+        step = prefetch_step(k * NV * VECTOR, tiles * counted) if counted > 0 else 0
+        assert counted <= times
+        assert step % LINE == 0
+        assert PREFETCH_INTERVAL > blocking.FAR_B_K // 2 or step * tiles * times >= k * NV * VECTOR
