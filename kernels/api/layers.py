@@ -130,8 +130,8 @@ def dense_forward(
     """
     # As in `matmul`, what compiled code can check is not checked here.
     code = _ACTIVATION_CODES.get(id(activation))
-    are_arrays = type(X) is _ndarray and type(W) is _ndarray and type(b) is _ndarray
-    if COMPILES and variant == "auto" and code is not None and are_arrays:
+    is_auto = COMPILES and variant == "auto"
+    if is_auto and type(X) is _ndarray and type(W) is _ndarray and type(b) is _ndarray and code is not None:
         dtype = X.dtype
         is_float = dtype is W.dtype and dtype is b.dtype and (dtype is _FLOAT32 or dtype is _FLOAT64)
         if is_float and X.ndim == W.ndim == 2 and b.ndim == 1 and len(X) * len(W) < _SMALL:

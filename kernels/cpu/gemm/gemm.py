@@ -110,7 +110,8 @@ def _macro_kernel(dtype: Any, block: Any, n: int, a: Any, b: Any, c: Any, epilog
     t, group = 0, tiles
     if nb > nr:
         group = max(1, A_BYTES // (MR * kb * item + 1))
-    b_step, steps = np.intp(0), (kb - UNROLL) // PREFETCH_INTERVAL
+    b_step: Any = np.intp(0)
+    steps = (kb - UNROLL) // PREFETCH_INTERVAL
     is_far = PREFETCHES_B and n * kb * item > FAR_B_BYTES and b.row_stride == nr * item
     if is_far and nb <= nr and kb >= FAR_B_K and tiles >= FAR_B_TILES:
         b_step = prefetch_step(kb * nr * item, tiles * steps)
