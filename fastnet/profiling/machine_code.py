@@ -74,7 +74,7 @@ class Code:
 
 # ------------------------------------------------------------------------------------------- assembly
 
-_MICROKERNEL = re.compile(r"fastnet\.(?:tile|microkernel)\.")
+_MICROKERNEL = re.compile(r"fastnet\.tile\.\w+\.(\d+)x(\d+)")  # rows and vectors of the tile
 _FMA = re.compile(r"(?:vfn?m(?:add|sub)\w*[ps][sd]|fml[as]|fmadd)\s")
 _ARITHMETIC = re.compile(
     r"(?:v?(?:add|sub|mul|div|min|max|sqrt)[ps][sd]|f(?:add|sub|mul|div|min|max|sqrt|minnm|maxnm))\s"
@@ -96,7 +96,7 @@ def is_arithmetic(instruction: str) -> bool:
 
 
 def inner_loop(assembly: str) -> Loop | None:
-    """Find the innermost loop with the most vector arithmetic, a micro-kernel's if there is one.
+    """Find the innermost loop with the most vector arithmetic, the micro-kernel's of the largest tile if there is one.
 
     Parameters
     ----------
@@ -105,14 +105,16 @@ def inner_loop(assembly: str) -> Loop | None:
     """
     parts = _SYMBOL.split(assembly)
     functions = dict(zip(parts[1::2], parts[2::2], strict=True))  # a function linked into several modules counts once
-    best, best_score, count = None, (False, 0), 0
+    best, best_score, count = None, (0, 0), 0
     for function, text in functions.items():
         if function.startswith(("_ZN7cpython", "cfunc.")):  # an entry from Python or C
             continue
+        tile = _MICROKERNEL.match(function)
+        size = int(tile[1]) * int(tile[2]) if tile else 0  # loops of small tiles may be unrolled more often
         for body in _innermost(text.splitlines()):
             weight, loop = _weigh(function, body)
             count += loop.vector_bytes > 8
-            score = (_MICROKERNEL.match(function) is not None, weight)
+            score = size, weight
             if weight > 0 and score > best_score:
                 best, best_score = loop, score
     return best and replace(best, loops=count)
