@@ -87,7 +87,6 @@ PREFETCHES_B = VECTOR >= 32
 PREFETCH_BYTES = 512
 """Prefetch distance for an A with contiguous columns, as in packed micro-panels."""
 
-
 TILES = (
     *product(range(1, MR + 1), WIDTHS),
     *product(range(MR + 1, MR_NARROW + 1), (1,)),
